@@ -1,0 +1,55 @@
+"""The cache: features on disk, one self-describing HDF5 file per data set and encoder. FORMAT.md has the format."""
+
+from __future__ import annotations
+
+if __name__ != "cafe.cache":
+    raise ImportError("this folder is imported as cafe.cache")
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cafe.cache.extraction import extract as extract
+    from cafe.cache.locate import cache_dir as cache_dir
+    from cafe.cache.locate import cache_path as cache_path
+    from cafe.cache.locate import find_cache as find_cache
+    from cafe.cache.provenance import Provenance as Provenance
+    from cafe.cache.report import ExtractionProgress as ExtractionProgress
+    from cafe.cache.report import ExtractionSummary as ExtractionSummary
+    from cafe.cache.store import load_features as load_features
+    from cafe.cache.store import write_cache as write_cache
+    from cafe.cache.summary import CacheSummary as CacheSummary
+    from cafe.cache.summary import list_caches as list_caches
+    from cafe.cache.summary import summarise as summarise
+    from cafe.cache.verify import VerifyReport as VerifyReport
+    from cafe.cache.verify import verify_cache as verify_cache
+
+# Resolved when first used, so that listing caches does not import what extraction needs.
+_EXPORTS = {
+    "CacheSummary": "summary",
+    "ExtractionProgress": "report",
+    "ExtractionSummary": "report",
+    "Provenance": "provenance",
+    "VerifyReport": "verify",
+    "cache_dir": "locate",
+    "cache_path": "locate",
+    "extract": "extraction",
+    "find_cache": "locate",
+    "list_caches": "summary",
+    "load_features": "store",
+    "summarise": "summary",
+    "verify_cache": "verify",
+    "write_cache": "store",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'cafe.cache' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"cafe.cache.{_EXPORTS[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXPORTS})

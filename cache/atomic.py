@@ -1,0 +1,125 @@
+"""Files that are there completely or not at all: temporary name, sync, rename, sync of the folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from cafe.errors import CafeError, InputError
+
+_TEMPORARY = re.compile(r"^\..+\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.tmp$")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path in the same folder; on leaving, it takes the place of ``path`` in one step.
+
+    If the block fails or is interrupted, the temporary file is removed and ``path`` is as it was. If the
+    process is killed, ``path`` is as it was and the leftover is removed by a later call in this folder.
+
+    Parameters
+    ----------
+    path : Path
+        The file to make or replace. Its folder is made if needed.
+
+    Yields
+    ------
+    Path
+        Where to write; unique to this call.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be made or written to.
+    """
+    prepare_folder(path.parent)
+    temporary = path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+        if os.name == "posix":  # elsewhere a folder cannot be opened, and a rename is synced by itself
+            _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make a folder if needed, and remove leftovers of dead processes from it.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"folder {folder} cannot be made: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"folder {folder} cannot be written to; name another, or change its permissions")
+    remove_leftovers(folder)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files whose process on this machine is dead; those of other machines are left alone."""
+    for path in folder.glob(".*.tmp"):
+        match = _TEMPORARY.match(path.name)
+        if match and match["host"] == _host() and not _alive(int(match["pid"])):
+            with suppress(OSError):  # somebody else may be removing the same one
+                path.unlink()
+
+
+def check_free_space(folder: Path, needed: int) -> None:
+    """Refuse to begin what the disk cannot hold.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the file will stand; it need not exist yet.
+    needed : int
+        Bytes.
+
+    Raises
+    ------
+    CafeError
+        If fewer are free; the message has both numbers.
+    """
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise CafeError(
+            f"the cache needs {needed / 1e6:,.1f} MB in {folder}, but only {free / 1e6:,.1f} MB are free; "
+            f"make room, or name another folder with --cache-dir"
+        )
+
+
+def _host() -> str:
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def _alive(pid: int) -> bool:
+    if os.name != "posix":
+        return True  # os.kill would end the process there; a leftover that stays harms nobody
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

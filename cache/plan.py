@@ -1,0 +1,195 @@
+"""Decides everything about an extraction before the first image is read."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from cafe.cache import spec
+from cafe.cache.fingerprint import differing_fields, image_part, text_part
+from cafe.cache.locate import distinct_path
+from cafe.cache.opening import open_cache
+from cafe.cache.provenance import Provenance, library_versions
+from cafe.cache.store import read_provenance
+from cafe.data.base import Dataset
+from cafe.encoders.base import Encoder
+from cafe.errors import CacheError, InputError, unknown_name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be extracted from where, with its identity.
+
+    Attributes
+    ----------
+    dataset, encoder : Dataset, Encoder
+        Where images and features come from.
+    splits : tuple of str
+        In the data set's order.
+    templates : tuple of str
+        At least one.
+    stored_dtype : str
+        ``"float16"`` or ``"float32"``.
+    image, text, recorded : mapping
+        As in :class:`~cafe.cache.provenance.Provenance`.
+    """
+
+    dataset: Dataset
+    encoder: Encoder
+    splits: tuple[str, ...]
+    templates: tuple[str, ...]
+    stored_dtype: spec.StoredDtype
+    image: Mapping[str, Any]
+    text: Mapping[str, Any]
+    recorded: Mapping[str, Any]
+
+    @property
+    def n_images(self) -> int:
+        """Images of all splits."""
+        return sum(len(self.dataset.splits[name]) for name in self.splits)
+
+    def provenance(self, unreadable: Sequence[Mapping[str, str]] = ()) -> Provenance:
+        """Return what a cache made by this plan records."""
+        return Provenance(
+            dataset=self.dataset.name,
+            encoder=self.encoder.id,
+            image=self.image,
+            text=self.text,
+            recorded={"image": self.recorded, "text": self.recorded},
+            unreadable=unreadable,
+        )
+
+    def bytes_needed(self) -> int:
+        """Estimate the size of the file, from above."""
+        width = self.encoder.dim * np.dtype(self.stored_dtype).itemsize
+        longest = max((len(s.encode("utf-8", "surrogateescape")) for s in self._sample_ids()), default=1)
+        rows = self.n_images * (width + 16 + longest)
+        text = len(self.templates) * len(self.dataset.class_names) * width
+        return rows + text + 64 * spec.ALIGNMENT
+
+    def _sample_ids(self) -> Iterator[str]:
+        for name in self.splits:
+            yield from self.dataset.splits[name].sample_ids
+
+
+def make_plan(
+    dataset: Dataset,
+    encoder: Encoder,
+    splits: Sequence[str] | None,
+    templates: Sequence[str] | None,
+    stored_dtype: spec.StoredDtype,
+) -> Plan:
+    """Check what was asked for against the data set, and compute its identity.
+
+    Raises
+    ------
+    InputError
+        If a split is not there or empty, no template is left, or the dtype is unknown.
+    """
+    if stored_dtype not in spec.STORED_DTYPES:
+        raise unknown_name("stored dtype", stored_dtype, spec.STORED_DTYPES)
+    for name in splits or ():
+        if name not in dataset.splits:
+            raise unknown_name(f"split of {dataset.name}", name, dataset.splits)
+    names = tuple(name for name in dataset.splits if splits is None or name in splits)
+    if not names:
+        raise InputError(f"no split of {dataset.name} was asked for; possible: {', '.join(dataset.splits)}")
+    for name in names:
+        if not len(dataset.splits[name]):
+            raise InputError(f"split {name!r} of {dataset.name} has no images; leave it out with --splits")
+    templates = tuple(dataset.templates if templates is None else templates)
+    if not templates:
+        raise InputError("no template was given; at least one is needed, such as 'a photo of a {}.'")
+    identity = encoder.identity()
+    return Plan(
+        dataset=dataset,
+        encoder=encoder,
+        splits=names,
+        templates=templates,
+        stored_dtype=stored_dtype,
+        image=image_part(dataset.identity(), identity["image"], splits=names, stored_dtype=stored_dtype),
+        text=text_part(dataset.class_names, identity["text"], templates=templates, stored_dtype=stored_dtype),
+        recorded=_recorded(encoder, identity["recorded"]),
+    )
+
+
+@dataclass(frozen=True)
+class Target:
+    """Which file a plan ends in, and what has to be done for it.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    missing : str
+        ``"all"``, ``"text"`` (its image features are the ones wanted) or ``"nothing"``.
+    notes : tuple of str
+        What was recorded otherwise in the file that is there.
+    """
+
+    path: Path
+    missing: Literal["all", "text", "nothing"]
+    notes: tuple[str, ...] = ()
+
+
+def choose_target(plan: Plan, out: Path, *, force: bool) -> Target:
+    """Find out which file the plan ends in.
+
+    ``out`` is used if it is free or holds the same image features; a cache of other image features is left alone,
+    and a name with the short fingerprint beside it is used.
+
+    Raises
+    ------
+    CacheError
+        If ``out`` is something else than a sound cache, and not to be replaced by force.
+    """
+    wanted = plan.provenance()
+    for path in (out, distinct_path(out, wanted.image_fingerprint)):
+        if not path.exists():
+            return Target(path, "all")
+        try:
+            with open_cache(path) as file:
+                there = read_provenance(file)
+        except CacheError as error:
+            if force and path.is_file():
+                return Target(path, "all")
+            raise CacheError(f"{error} To replace it, extract with --force.") from error
+        if there["image_fingerprint"] != wanted.image_fingerprint:
+            continue
+        if force:
+            return Target(path, "all")
+        return Target(path, "text" if there["fingerprint"] != wanted.fingerprint else "nothing", _notes(there, wanted))
+    raise CacheError(f"{out} and {path} both hold other image features than those asked for; name another file")
+
+
+def batches(n: int, size: int) -> Iterator[range]:
+    """Cut n rows at fixed positions, so that neither speed nor resuming changes a batch.
+
+    Examples
+    --------
+    >>> list(batches(5, 2))
+    [range(0, 2), range(2, 4), range(4, 5)]
+    """
+    for start in range(0, n, size):
+        yield range(start, min(start + size, n))
+
+
+def _recorded(encoder: Encoder, recorded: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **recorded,
+        "device": encoder.device,
+        "dtype": encoder.dtype,
+        "batch_size": encoder.batch_size,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "libraries": library_versions(),
+    }
+
+
+def _notes(there: Mapping[str, Any], wanted: Provenance) -> tuple[str, ...]:
+    clauses = differing_fields(there["recorded"].get("image", {}), wanted.recorded["image"], ending="is here now")
+    return tuple(f"the cache that is there was made with {clause}" for clause in clauses)

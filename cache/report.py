@@ -1,0 +1,108 @@
+"""What extraction tells: progress while it runs, and a summary at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal
+
+Action = Literal["extracted", "text encoded again", "already there"]
+
+
+@dataclass(frozen=True)
+class ExtractionProgress:
+    """How far extraction is; given to the ``progress`` callback after every batch.
+
+    Attributes
+    ----------
+    stage : str
+        ``"images"``, ``"text"`` or ``"write"``.
+    split : str
+        The split being read; empty in the other stages.
+    done, total : int
+        Images of all splits, or templates, or files.
+    images_per_second : float
+        Since extraction began; 0 in the other stages.
+    unreadable : int
+        Images so far that could not be decoded.
+    """
+
+    stage: Literal["images", "text", "write"]
+    split: str
+    done: int
+    total: int
+    images_per_second: float = 0.0
+    unreadable: int = 0
+
+
+@dataclass(frozen=True)
+class ExtractionSummary:
+    """What extraction did.
+
+    Attributes
+    ----------
+    path : Path
+        The cache.
+    action : str
+        ``"extracted"``, ``"text encoded again"`` (images were copied) or ``"already there"`` (nothing was encoded).
+    dataset, encoder, fingerprint : str
+        As recorded in the cache.
+    splits : dict of str to int
+        Rows of each split.
+    dim, n_classes, n_templates : int
+        Feature width, classes, templates.
+    bytes : int
+        Size of the file.
+    unreadable : tuple of dict
+        Images without a row: ``split``, ``sample_id``, ``reason``.
+    seconds : dict of str to float
+        The three clocks of this run: ``read`` (waiting for decoded images), ``encode``, ``write``.
+    images_per_second : float
+        Images over wall seconds from the first image to the last; 0 if none were encoded.
+    notes : tuple of str
+        Warnings for the user, one sentence each.
+    """
+
+    path: Path
+    action: Action
+    dataset: str
+    encoder: str
+    fingerprint: str
+    splits: dict[str, int]
+    dim: int
+    n_classes: int
+    n_templates: int
+    bytes: int
+    unreadable: tuple[dict[str, str], ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+    images_per_second: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {**asdict(self), "path": str(self.path)}
+
+
+class Clocks:
+    """Sums wall seconds by name.
+
+    Attributes
+    ----------
+    seconds : dict of str to float
+        ``read``, ``encode`` and ``write``.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = {"read": 0.0, "encode": 0.0, "write": 0.0}
+
+    @contextmanager
+    def running(self, name: str) -> Iterator[None]:
+        """Let one clock run within the block."""
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] += perf_counter() - start

@@ -1,0 +1,63 @@
+"""cafe: cached-feature fast training of few-shot classifiers on a frozen CLIP.
+
+A frozen CLIP sees every image and prompt once; its features go to one HDF5 file; every method then
+fits in seconds from cached tensors. ``import cafe`` is light: exports are resolved when first used.
+
+Examples
+--------
+>>> import cafe
+>>> cafe.CLIPAdapter(alpha=0.2).get_params()["alpha"]
+0.2
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cafe.cache.store import load_features as load_features
+    from cafe.errors import CafeError as CafeError
+    from cafe.features import Features as Features
+    from cafe.methods import fit_many as fit_many
+    from cafe.methods.clip_adapter import CLIPAdapter as CLIPAdapter
+    from cafe.methods.linear_probe import LinearProbe as LinearProbe
+    from cafe.methods.tip_adapter import TipAdapter as TipAdapter
+    from cafe.methods.zero_shot import ZeroShot as ZeroShot
+    from cafe.protocol.draws import draw_few_shot as draw_few_shot
+    from cafe.saved import load as load
+
+__version__ = "0.1.0"
+
+# Exported functions and classes that are not methods; every class of cafe/methods is exported by itself.
+# `load_features` lives one floor up (cafe.cache) and is only named here, never imported by the core.
+_EXPORTS = {
+    "CafeError": "cafe.errors",
+    "Features": "cafe.features",
+    "draw_few_shot": "cafe.protocol.draws",
+    "fit_many": "cafe.methods",
+    "load": "cafe.saved",
+    "load_features": "cafe.cache.store",
+}
+
+
+def _exports() -> dict[str, str]:
+    from cafe.rooms import entries
+
+    methods = {entry.class_name: entry.module for entry in entries("methods", "METHOD").values()}
+    return {**methods, **_EXPORTS}
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    module = _exports().get(name)
+    if module is None:
+        raise AttributeError(f"module 'cafe' has no attribute {name!r}")
+    value = getattr(importlib.import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_exports()})

@@ -1,0 +1,147 @@
+"""What a data set is: named splits of samples, class names, templates, and a way to see an image.
+
+A named data set is one file here with ``DATASET = "name"``; a reader for something on disk that users
+bring is one file with ``SOURCE = "name"`` whose class says what it ``accepts``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cafe.prompts import GENERIC_TEMPLATE
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclass(frozen=True)
+class ImageSplit:
+    """The samples of one split, in the order that every array of the cache keeps.
+
+    Attributes
+    ----------
+    sample_ids : sequence of str, length n
+        Path relative to the data set's root (with forward slashes), or a key; unique within the data set.
+    labels : ndarray of shape (n,), int64
+        Row of ``class_names``.
+    sizes : ndarray of shape (n,), int64
+        Bytes of each encoded image; part of the data set's identity, so that a replaced file is noticed.
+    """
+
+    sample_ids: Sequence[str]
+    labels: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.sample_ids)
+
+
+class Dataset(ABC):
+    """Images with labels. Instances are picklable, for workers.
+
+    Attributes
+    ----------
+    name : str
+        As it will stand in tables and file names.
+    class_names : tuple of str
+        In label order, as they go into prompts.
+    templates : tuple of str
+        The templates published for this data set, or the generic one.
+    splits : mapping of str to ImageSplit
+        In the order train, val, test.
+    split_origin : str
+        ``"published"``, ``"folders"``, or what made the split, such as ``"hash, stratified, 50/20/30"``.
+    notes : list of str
+        Warnings for the user: counts that differ from the published ones, say.
+    """
+
+    templates: tuple[str, ...] = (GENERIC_TEMPLATE,)
+    split_origin: str = "published"
+    homepage: ClassVar[str] = ""
+
+    name: str
+    class_names: tuple[str, ...]
+    splits: Mapping[str, ImageSplit]
+    notes: list[str]
+
+    @abstractmethod
+    def image(self, split: str, index: int) -> Image.Image:
+        """Return one image as RGB.
+
+        Raises
+        ------
+        UnreadableImageError
+            If it cannot be decoded.
+        """
+
+    def identity(self) -> dict[str, Any]:
+        """Return what makes this data set this one: name, classes and a hash of every split's samples.
+
+        Two copies of a data set on two machines have the same identity; a renamed, replaced or relabelled
+        image gives another. Times and absolute paths are left out on purpose.
+        """
+        hashes = {}
+        for name, split in self.splits.items():
+            digest = hashlib.sha256()
+            for sample_id, label, size in zip(split.sample_ids, split.labels, split.sizes, strict=True):
+                digest.update(f"{sample_id}\0{label}\0{size}\n".encode("utf-8", "surrogateescape"))
+            hashes[name] = digest.hexdigest()
+        return {
+            "name": self.name,
+            "class_names": list(self.class_names),
+            "split_origin": self.split_origin,
+            "splits": {name: {"n": len(split), "sha256": hashes[name]} for name, split in self.splits.items()},
+        }
+
+
+class NamedDataset(Dataset):
+    """A data set that people ask for by name; the file that defines one sets ``DATASET``."""
+
+    @classmethod
+    @abstractmethod
+    def open(cls, root: Path | None) -> Dataset:
+        """Open it.
+
+        Parameters
+        ----------
+        root : Path or None
+            Folder that holds it (``--root``, else ``$CAFE_DATA``); None for embedded ones.
+
+        Raises
+        ------
+        InputError
+            If it is not there; the message says which file is expected where.
+        """
+
+    @classmethod
+    def missing(cls, root: Path | None) -> str | None:
+        """Say in one sentence why it cannot be opened from this root; None if it can."""
+        from cafe.errors import CafeError
+
+        try:
+            cls.open(root)
+        except CafeError as error:
+            return str(error)
+        return None
+
+
+class Source(Dataset):
+    """A reader for what users bring on disk; the file that defines one sets ``SOURCE``."""
+
+    @classmethod
+    @abstractmethod
+    def accepts(cls, path: Path) -> bool:
+        """Whether this reader is the one for that path (cheap: no listing of big folders)."""
+
+    @classmethod
+    @abstractmethod
+    def open(cls, path: Path) -> Dataset:
+        """Open it. Raises InputError with what is wrong and where."""

@@ -1,0 +1,78 @@
+"""Content keys: equal for identical files, found without reading every file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+_END = 4096  # bytes read at each end of a file before all of it is
+
+
+def content_keys(root: Path, files: list[tuple[str, int]]) -> list[str]:
+    """Make the keys by which images without split folders are split.
+
+    A file's key is the SHA-256 of its relative path; files with identical bytes share the key of the one whose
+    path sorts first. So the split of a file does not change when the folder moves or when other images come,
+    and copies stay on one side. Only files of equal size can be identical: of those both ends are read, and of
+    those whose ends agree everything.
+
+    Parameters
+    ----------
+    root : Path
+        The data set's root; does not enter the keys.
+    files : list of (str, int)
+        Path relative to the root with forward slashes, and size in bytes.
+
+    Returns
+    -------
+    list of str
+        One hexadecimal key for each file, in the order given.
+    """
+    first_copy: dict[str, str] = {}
+    by_size: dict[int, list[str]] = defaultdict(list)
+    for path, size in files:
+        by_size[size].append(path)
+    for size, group in by_size.items():
+        # Empty files and links that lead nowhere are no images, so they are no copies of each other.
+        if size == 0 or len(group) == 1:
+            continue
+        for alike in _regroup(group, lambda path: _ends(root / path)):
+            for copies in _regroup(alike, lambda path: _digest(root / path)):
+                first = min(copies)
+                first_copy.update(dict.fromkeys(copies, first))
+    return [_hash_text(first_copy.get(path, path)) for path, _ in files]
+
+
+def _regroup(paths: Iterable[str], key: Callable[[str], bytes | None]) -> list[list[str]]:
+    """Group paths by key and keep groups of at least two; a key of None is like no other."""
+    groups: dict[bytes, list[str]] = defaultdict(list)
+    for path in paths:
+        value = key(path)
+        if value is not None:
+            groups[value].append(path)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _ends(path: Path) -> bytes | None:
+    try:
+        with path.open("rb") as file:
+            head = file.read(_END)
+            file.seek(-min(_END, file.seek(0, os.SEEK_END)), os.SEEK_END)
+            return hashlib.sha256(head + file.read()).digest()
+    except OSError:
+        return None  # reported by name when its pixels are asked for
+
+
+def _digest(path: Path) -> bytes | None:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError:
+        return None
+
+
+def _hash_text(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

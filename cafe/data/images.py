@@ -1,0 +1,118 @@
+"""The one place where bytes become an RGB image.
+
+What comes in, and what comes out:
+
+=========================================  ===================================================================
+EXIF orientation                           applied; an EXIF block that cannot be read is ignored
+grey, black-and-white, palette, YCbCr      converted to RGB
+CMYK                                       converted to RGB without a colour profile, as Pillow does
+16-bit grey                                divided by 257, so that white stays white (Pillow alone would clip)
+16-bit RGB                                 the upper 8 bits of each channel, as Pillow reads it
+32-bit integer or float                    refused: nothing says which value is white
+transparency (alpha, or a colour key)      composited on white
+animation, several pages                   the first frame
+truncated, empty, or not an image          refused
+more than 178,956,970 pixels               refused as a decompression bomb (Pillow's own limit)
+=========================================  ===================================================================
+
+Refused means :class:`cafe.errors.UnreadableImageError`, with the sample's id and the reason.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cafe.errors import UnreadableImageError
+
+EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2"}
+)
+MAX_PIXELS = 178_956_970
+
+# Named, since Pillow also reads formats that start other programs (EPS) or are no pictures of a scene.
+_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
+_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
+_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
+
+
+def read_image(source: Path | bytes, sample_id: str) -> Image.Image:
+    """Decode one image as RGB; the module's table says what becomes of every kind.
+
+    Parameters
+    ----------
+    source : Path or bytes
+        File, or its content.
+    sample_id : str
+        Names the image in the error.
+
+    Returns
+    -------
+    PIL.Image.Image
+        Mode RGB, loaded, not tied to a file.
+
+    Raises
+    ------
+    UnreadableImageError
+        If it cannot be decoded.
+
+    Examples
+    --------
+    >>> content = io.BytesIO()
+    >>> Image.new("LA", (2, 1), (0, 0)).save(content, "PNG")
+    >>> read_image(content.getvalue(), "see-through").getpixel((0, 0))
+    (255, 255, 255)
+    """
+    try:
+        content = source if isinstance(source, bytes) else source.read_bytes()
+    except OSError as error:
+        raise UnreadableImageError(sample_id, (error.strerror or type(error).__name__).lower()) from error
+    if not content:
+        raise UnreadableImageError(sample_id, "the file is empty")
+    try:
+        with Image.open(io.BytesIO(content), formats=_formats()) as image:
+            return _decode(image)
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError(sample_id, "it is not an image, or of a kind that is not read here") from error
+    # A damaged file makes a decoder raise nearly anything, from OSError to zlib.error and IndexError.
+    except Exception as error:
+        raise UnreadableImageError(sample_id, str(error) or type(error).__name__) from error
+
+
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
+
+
+def _decode(image: Image.Image) -> Image.Image:
+    # Asked before any pixel is decoded, and whatever limit the program around us has set in Pillow.
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} pixels are more than the limit of {MAX_PIXELS}")
+    image.load()
+    return _to_rgb(_upright(image))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    # Cameras and editors write broken EXIF (ImageNet has such files); the pixels are sound.
+    except Exception:
+        return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    # Pillow opens a 16-bit PNG as 32-bit integers in some versions.
+    if image.mode in _SIXTEEN_BIT or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        values = np.asarray(image).astype(np.float32)
+        return Image.fromarray(np.round(values / 257).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError("its pixels have 32 bits, and nothing says which value is white")
+    if image.mode in _ALPHA or "transparency" in image.info:
+        see_through = image.convert("RGBA")
+        white = Image.new("RGBA", see_through.size, "white")
+        return Image.alpha_composite(white, see_through).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,71 @@
+"""What an encoder is: a frozen image tower and a frozen text tower, with their own preprocessing.
+
+One file here per library, with ``ENCODER = "name"``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+class Cropper(Protocol):
+    """Picklable and without the model: what extraction workers need to turn an image into pixels."""
+
+    def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Resize and crop one RGB image as the checkpoint says: (height, width, 3), uint8."""
+
+
+class Encoder(ABC):
+    """A frozen CLIP.
+
+    Attributes
+    ----------
+    id : str
+        What the user asked for, such as ``"cafe:mini"`` or ``"openai/clip-vit-base-patch32"``.
+    dim : int
+        Feature width d, after the projection.
+    logit_scale : float
+        Learned scale, exponentiated.
+    logit_bias : float
+        0 but for SigLIP.
+    device, dtype : str
+        Where and in what the towers run: ``"cpu"``, ``"float32"``.
+    batch_size : int
+        Default encoding batch for that device; fixed, so that speed never changes bytes.
+    cropper : Cropper
+        Image to uint8 pixels.
+    """
+
+    id: str
+    dim: int
+    logit_scale: float
+    logit_bias: float
+    device: str
+    dtype: str
+    batch_size: int
+    cropper: Cropper
+
+    @abstractmethod
+    def encode_images(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Encode pixels (n, height, width, 3) to features (n, d): rescaled and normalised on the device."""
+
+    @abstractmethod
+    def encode_text(self, prompts: Sequence[str]) -> NDArray[np.float32]:
+        """Encode prompts to features (n, d), in chunks; a long prompt is cut at the tower's context."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Return what changes a feature, as two JSON parts plus what is only recorded.
+
+        Keys: ``image`` (weights_sha256 of the image side, preprocessing with its backend, dtype),
+        ``text`` (weights_sha256 of the text side, tokenizer_sha256, dtype),
+        ``recorded`` (id, revision, library versions, device).
+        """

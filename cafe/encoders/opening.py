@@ -1,0 +1,107 @@
+"""Opens an encoder by name, folder or hub id, and lists the models worth knowing."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from cafe.encoders.base import Encoder
+from cafe.errors import InputError, unknown_name
+from cafe.mini import MODEL_FOLDER
+from cafe.rooms import entries
+
+MINI = "cafe:mini"
+DEFAULT_LIBRARY = "transformers"
+
+_HUB_MODELS = {
+    "openai/clip-vit-base-patch32": "OpenAI's CLIP ViT-B/32, 151 M parameters, features 512 wide",
+    "openai/clip-vit-base-patch16": "OpenAI's CLIP ViT-B/16, 150 M parameters, features 512 wide",
+    "openai/clip-vit-large-patch14": "OpenAI's CLIP ViT-L/14, 428 M parameters, features 768 wide",
+    "openai/clip-vit-large-patch14-336": "OpenAI's CLIP ViT-L/14 at 336 pixels, features 768 wide",
+    "laion/CLIP-ViT-B-32-laion2B-s34B-b79K": "OpenCLIP ViT-B/32 trained on LAION-2B, features 512 wide",
+    "laion/CLIP-ViT-L-14-laion2B-s32B-b82K": "OpenCLIP ViT-L/14 trained on LAION-2B, features 768 wide",
+    "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": "OpenCLIP ViT-H/14 trained on LAION-2B, features 1024 wide",
+}
+
+
+def open_encoder(model: str = MINI, device: str = "auto", dtype: str = "auto") -> Encoder:
+    """Open a frozen CLIP.
+
+    Parameters
+    ----------
+    model : str, default "cafe:mini"
+        ``"cafe:mini"``, a local folder in the hub's layout, or a hub id such as
+        ``"openai/clip-vit-base-patch32"``. A leading library name and a colon choose another loader where
+        there is one.
+    device : str, default "auto"
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
+    dtype : str, default "auto"
+        ``"auto"`` (float32 on the CPU, bfloat16 on CUDA), ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+
+    Returns
+    -------
+    Encoder
+
+    Raises
+    ------
+    InputError
+        If the model is unknown, not a CLIP or not to be had, or the device or dtype cannot be had.
+    """
+    libraries = entries("encoders", "ENCODER")
+    library, source = DEFAULT_LIBRARY, os.fspath(model)
+    folder = Path(source).expanduser()
+    if source == MINI:
+        if not (MODEL_FOLDER / "config.json").is_file():
+            raise InputError(
+                f"{MINI} has not been trained here: {MODEL_FOLDER} holds no model; "
+                f"make it with: python -m cafe.mini.train --out {MODEL_FOLDER}"
+            )
+        source = str(MODEL_FOLDER)
+    elif source and folder.exists():
+        if not folder.is_dir():
+            raise InputError(f"{model} is a file; give the folder that holds config.json and the weights")
+        source = str(folder)
+    else:
+        prefix, colon, rest = source.partition(":")
+        if colon and prefix in libraries:
+            library, source = prefix, rest
+        elif not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or source.startswith("."):
+            raise _unknown_model(source)
+    encoder: Encoder = libraries[library].load().open(source, device, dtype, model_id=os.fspath(model))
+    return encoder
+
+
+def known_models() -> list[dict[str, str]]:
+    """List models worth knowing, without importing torch.
+
+    Returns
+    -------
+    list of dict
+        Each with ``name``, ``summary`` and ``kind``: ``"embedded"``, ``"hub"`` (downloaded on first use) or
+        ``"folder"`` (any local folder). The hub ids are examples; any CLIP of the hub works.
+
+    Examples
+    --------
+    >>> known_models()[0]["name"]
+    'cafe:mini'
+    """
+    mini = {
+        "name": MINI,
+        "summary": "a small CLIP trained by this project on images it drew itself; comes with it",
+        "kind": "embedded",
+    }
+    hub = [{"name": name, "summary": summary, "kind": "hub"} for name, summary in _HUB_MODELS.items()]
+    folder = {
+        "name": "PATH",
+        "summary": "any local folder with a CLIP in the hub's layout: config.json, weights, tokenizer, preprocessor",
+        "kind": "folder",
+    }
+    return [mini, *hub, folder]
+
+
+def _unknown_model(given: str) -> InputError:
+    if given.startswith((".", "~", "/")) or os.sep in given:
+        return InputError(f"no such model folder: {given!r}; give a folder, {MINI}, or a hub id such as owner/name")
+    names = [row["name"] for row in known_models() if row["kind"] != "folder"]
+    return InputError(f"{unknown_name('model', given, names)}; or any local folder or hub id of a CLIP")

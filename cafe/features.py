@@ -1,0 +1,137 @@
+"""Features: the one currency between rooms.
+
+Letters used throughout the project: n samples, d feature width, c classes, m templates, v views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cafe.errors import InputError
+
+
+@dataclass(frozen=True)
+class Split:
+    """The image features of one split.
+
+    Attributes
+    ----------
+    image_features : ndarray of shape (n, d)
+        As the encoder returned them, not normalised unless provenance says so.
+    labels : ndarray of shape (n,), int64
+        Row of ``class_names`` that each sample belongs to.
+    sample_ids : ndarray of shape (n,), str
+        Path or key of each sample, unique within the data set.
+    view_features : ndarray of shape (v, n, d) or None
+        Features of seeded augmentations of the same samples.
+    projection_features : ndarray of shape (n, width of the tower) or None
+        Features before the encoder's projection, for methods that train it.
+    """
+
+    image_features: NDArray[Any]
+    labels: NDArray[np.int64]
+    sample_ids: NDArray[np.str_]
+    view_features: NDArray[Any] | None = None
+    projection_features: NDArray[Any] | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.image_features)
+        if self.image_features.ndim != 2 or self.labels.shape != (n,) or self.sample_ids.shape != (n,):
+            raise InputError(
+                f"a split needs image_features (n, d), labels (n,) and sample_ids (n,), but got "
+                f"{self.image_features.shape}, {self.labels.shape} and {self.sample_ids.shape}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: NDArray[np.int64]) -> Split:
+        """Return the split that holds only these rows, in this order."""
+        return Split(
+            self.image_features[rows],
+            self.labels[rows],
+            self.sample_ids[rows],
+            None if self.view_features is None else self.view_features[:, rows],
+            None if self.projection_features is None else self.projection_features[rows],
+        )
+
+
+@dataclass(frozen=True)
+class Features:
+    """Everything that a method may learn from: one data set seen once by one frozen encoder.
+
+    Attributes
+    ----------
+    splits : mapping of str to Split
+        Usually ``train``, ``val``, ``test``; a source without a val split has none here.
+    class_names : tuple of str
+        In label order.
+    text_features : ndarray of shape (m, c, d) or None
+        One row per template and class, as the encoder returned them; None where no text tower was at hand.
+    templates : tuple of str
+        The m templates; empty for per-class prompt files.
+    logit_scale : float
+        The encoder's own learned scale (already exponentiated; 100 for OpenAI's CLIP).
+    logit_bias : float
+        SigLIP's own bias; 0 elsewhere. It moves no softmax prediction, and is kept for those who need it.
+    provenance : mapping
+        Where all this came from; see cache/FORMAT.md. ``dataset``, ``encoder`` and ``fingerprint`` are always there.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> split = Split(np.eye(2, dtype=np.float32), np.array([0, 1]), np.array(["a", "b"]))
+    >>> text = np.array([[[2.0, 0.0], [0.0, 4.0]]], dtype=np.float32)
+    >>> features = Features({"test": split}, ("cat", "dog"), text)
+    >>> features.class_embeddings.tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+
+    splits: Mapping[str, Split]
+    class_names: tuple[str, ...]
+    text_features: NDArray[Any] | None = None
+    templates: tuple[str, ...] = ()
+    logit_scale: float = 100.0
+    logit_bias: float = 0.0
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        text = self.text_features
+        if text is None:
+            return
+        if text.ndim != 3 or text.shape[1] != len(self.class_names):
+            raise InputError(
+                f"text_features must be (templates, {len(self.class_names)} classes, width), got {text.shape}"
+            )
+        for name, split in self.splits.items():
+            if split.image_features.shape[1] != text.shape[2]:
+                raise InputError(
+                    f"text features are {text.shape[2]} wide but the image features of split {name!r} are "
+                    f"{split.image_features.shape[1]} wide; they come from different encoders"
+                )
+
+    @property
+    def class_embeddings(self) -> NDArray[np.float32] | None:
+        """Unit-length per-class mean of the unit-length text features, (c, d); None without text."""
+        if self.text_features is None:
+            return None
+        from cafe.prompts import class_embeddings
+
+        return class_embeddings(self.text_features)
+
+    def split(self, name: str) -> Split:
+        """Return one split.
+
+        Raises
+        ------
+        InputError
+            If this data set has none of that name; the message lists what it has.
+        """
+        if name not in self.splits:
+            raise InputError(f"there is no split {name!r} here; possible: {', '.join(self.splits)}")
+        return self.splits[name]

@@ -1,0 +1,203 @@
+"""What CLIPAdapter is made of: its objective for the trainer, and its inference in NumPy.
+
+Letters as in kernels/reference.py: g configurations, b rows, d width, c classes, h bottleneck, q ratio width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cafe.device import choose_device
+from cafe.errors import InputError, unknown_name
+from cafe.kernels.reference import AdapterShape, adapter_losses_and_gradients
+from cafe.methods.base import Array, Problem
+from cafe.training import Configuration, Trained, fit_many, steps_for
+
+RATIO_MODES = ("scalar", "learned")
+# Width of the hypernetwork that gives learned ratios: small against d, so that one shot cannot fit it alone.
+RATIO_WIDTH = 16
+
+
+@dataclass(frozen=True)
+class AdapterObjective:
+    """Cross-entropy of the adapted logits against fixed class embeddings, for the trainer.
+
+    Attributes
+    ----------
+    text : Tensor of shape (1, c, d)
+        Class embeddings that every configuration shares.
+    """
+
+    text: Tensor
+    # Where trained ratios start: the paper's value for generic images.
+    start: ClassVar[float] = 0.2
+
+    def initial(self, configuration: Configuration, generator: torch.Generator) -> dict[str, Tensor]:
+        """Draw weights as torch.nn.Linear does, U(-1/sqrt(fan in), 1/sqrt(fan in)), image before text."""
+        shape: Any = configuration.shape
+        d, h = self.text.shape[-1], shape.bottleneck
+
+        def uniform(rows: int, columns: int) -> Tensor:
+            bound = 1 / math.sqrt(rows)
+            return (2 * torch.rand(rows, columns, generator=generator) - 1) * bound
+
+        parameters: dict[str, Tensor] = {}
+        for side, used in (("image", shape.adapts_image), ("text", shape.adapts_text)):
+            if used:
+                parameters[f"{side}_down"] = uniform(d, h)
+                parameters[f"{side}_up"] = uniform(h, d)
+        for ratio, mode, used in (
+            ("alpha", shape.alpha, shape.adapts_image),
+            ("beta", shape.beta, shape.adapts_text),
+        ):
+            if not used or mode == "fixed":
+                continue
+            parameters[f"{ratio}_bias"] = torch.tensor(math.log(self.start / (1 - self.start)))
+            if mode == "learned":
+                parameters[f"{ratio}_own"] = uniform(d, RATIO_WIDTH)
+                parameters[f"{ratio}_other"] = uniform(d, RATIO_WIDTH)
+                parameters[f"{ratio}_out"] = torch.zeros(RATIO_WIDTH)
+        return parameters
+
+    def losses_and_gradients(
+        self,
+        shape: Any,
+        parameters: dict[str, Tensor],
+        hyper: dict[str, Tensor],
+        features: Tensor,
+        labels: Tensor,
+        feature_mean: Tensor,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return losses (g,) and gradients by the reference kernel."""
+        return adapter_losses_and_gradients(shape, parameters, hyper, features, labels, self.text, feature_mean)
+
+    def activation_bytes(self, configuration: Configuration) -> int:
+        """Four copies of logits and of both sides' features, which autograd keeps."""
+        b = min(configuration.batch_size, len(configuration.rows))
+        c, d = self.text.shape[1:]
+        shape: Any = configuration.shape
+        rows = b + (c if shape.adapts_text else 0)
+        return int(4 * self.text.element_size() * (b * c + rows * (d + shape.bottleneck)))
+
+    def multiply_adds(self, configuration: Configuration) -> int:
+        """Forward once and backward twice: logits, and the two maps of each side that has an adapter."""
+        b = min(configuration.batch_size, len(configuration.rows))
+        c, d = self.text.shape[1:]
+        shape: Any = configuration.shape
+        rows = b * shape.adapts_image + c * shape.adapts_text
+        return int(3 * d * (b * c + 2 * rows * shape.bottleneck))
+
+    @classmethod
+    def fit(cls, estimators: Sequence[Any], problems: Sequence[Problem]) -> None:
+        """Train all estimators; those that share checked arrays, device and dtype in one run."""
+        runs: dict[tuple[Any, ...], list[int]] = {}
+        for i, (one, problem) in enumerate(zip(estimators, problems, strict=True)):
+            key = (id(problem.base), choose_device(one.device), training_dtype(one.dtype))
+            runs.setdefault(key, []).append(i)
+        for (_, device, dtype), members in runs.items():
+            base = problems[members[0]].base
+            to = {"device": device, "dtype": dtype}
+            objective = cls(torch.as_tensor(base.class_embeddings).to(**to)[None])
+            X = torch.as_tensor(np.ascontiguousarray(base.X)).to(**to)
+            y = torch.as_tensor(base.y).to(device)
+            configurations = [configuration_of(estimators[i], problems[i]) for i in members]
+            trained = fit_many(objective, X, y, configurations)
+            for i, configuration, result in zip(members, configurations, trained, strict=True):
+                store(estimators[i], problems[i], configuration, result)
+                estimators[i].device_, estimators[i].dtype_ = device, str(dtype).removeprefix("torch.")
+
+
+def training_dtype(name: str) -> torch.dtype:
+    """Return the torch dtype to train in.
+
+    Raises
+    ------
+    InputError
+        If the name is unknown.
+    """
+    known = {"auto": torch.float32, "float32": torch.float32, "float64": torch.float64}
+    if name not in known:
+        raise unknown_name("dtype of clip-adapter", name, known)
+    return known[name]
+
+
+def configuration_of(estimator: Any, problem: Problem) -> Configuration:
+    """Translate an estimator's parameters for the trainer."""
+    from cafe.methods.clip_adapter import DEFAULT_STEPS
+
+    seed = estimator.random_state
+    if seed is None:
+        seed = int(np.random.default_rng().integers(2**31))
+    elif not isinstance(seed, (int, np.integer)):
+        raise InputError(f"random_state of clip-adapter must be an integer or None, but is {seed!r}")
+    n, d = len(problem.rows), problem.base.X.shape[1]
+    epochs = estimator.epochs
+    return Configuration(
+        rows=problem.rows,
+        random_state=int(seed),
+        shape=AdapterShape(
+            estimator.variant,
+            estimator.form,
+            max(1, d // estimator.reduction),
+            estimator.alpha_mode_,
+            estimator.beta_mode_,
+        ),
+        hyper={"alpha": estimator.alpha_, "beta": estimator.beta_, "logit_scale": estimator.logit_scale},
+        steps=DEFAULT_STEPS if epochs is None else steps_for(epochs, n, estimator.batch_size),
+        batch_size=estimator.batch_size,
+        lr=estimator.lr,
+        weight_decay=estimator.weight_decay,
+        optimizer=estimator.optimizer,
+    )
+
+
+def store(estimator: Any, problem: Problem, configuration: Configuration, trained: Trained) -> None:
+    """Set the fitted attributes."""
+    estimator.parameters_ = trained.parameters
+    estimator.loss_ = trained.loss
+    estimator.n_steps_ = configuration.steps
+    estimator.kernel_ = "reference"
+    text = problem.base.class_embeddings
+    if configuration.shape.adapts_text:  # type: ignore[attr-defined]
+        mean = problem.base.X[problem.rows].mean(axis=0)
+        if estimator.beta_mode_ == "learned":
+            ratio = learned_ratio(trained.parameters, "beta", text, mean)
+        else:
+            scalar = estimator.beta_mode_ == "scalar"
+            value = sigmoid(trained.parameters["beta_bias"]) if scalar else estimator.beta_
+            ratio = np.full((1, 1), value, dtype=text.dtype)
+        text = blend(text, trained.parameters, "text", ratio, estimator.form)
+    estimator.text_ = text
+    for name in ("alpha", "beta"):
+        if getattr(estimator, f"{name}_mode_") == "scalar" and f"{name}_bias" in trained.parameters:
+            setattr(estimator, f"{name}_", float(sigmoid(trained.parameters[f"{name}_bias"])))
+
+
+def blend(x: Array, parameters: dict[str, Array], side: str, ratio: Array, form: str) -> Array:
+    """Return ratio A(x) + (1 - ratio) x in x's dtype; see kernels/reference.py for A."""
+    down, up = (parameters[f"{side}_{part}"].astype(x.dtype, copy=False) for part in ("down", "up"))
+    adapted = np.maximum(x @ down, 0) @ up  # (rows, d)
+    if form == "released":
+        adapted = np.maximum(adapted, 0)
+    blended: Array = ratio * adapted + (1 - ratio) * x
+    return blended
+
+
+def learned_ratio(parameters: dict[str, Array], side: str, own: Array, other_mean: Array) -> Array:
+    """Return the hypernetwork's ratio of every row, (rows, 1); formula in kernels/reference.py."""
+    u, v, o = (parameters[f"{side}_{part}"].astype(own.dtype, copy=False) for part in ("own", "other", "out"))
+    hidden = np.tanh(own @ u + other_mean @ v)  # (rows, q)
+    return sigmoid(hidden @ o[:, None] + parameters[f"{side}_bias"].astype(own.dtype))
+
+
+def sigmoid(x: Array) -> Array:
+    """Return 1 / (1 + exp(-x)), stable for large |x|."""
+    value: Array = 0.5 * (1 + np.tanh(0.5 * x))
+    return value

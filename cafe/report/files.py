@@ -1,0 +1,102 @@
+"""Writes a comparison to a folder: rows for programs, a table, a figure and a page for people."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cafe.errors import InputError
+from cafe.report.comparison import ComparisonLike
+from cafe.report.figure import draw
+from cafe.report.page import page
+from cafe.report.plain import plain
+from cafe.report.table import markdown_table
+
+
+def write_report(out: Path, comparison: ComparisonLike) -> list[Path]:
+    """Write ``results.jsonl``, ``results.csv``, ``table.md``, ``figure.png`` and ``report.html``.
+
+    Parameters
+    ----------
+    out : Path
+        Folder; made if it is not there. Files of these names in it are replaced, each in one step.
+    comparison : Comparison
+        What ``cafe.compare.compare`` returned.
+
+    Returns
+    -------
+    list of Path
+        The five files.
+
+    Raises
+    ------
+    InputError
+        If ``out`` cannot be a folder.
+    """
+    # Everything is made before anything is written: a failure leaves an older report whole.
+    contents = {
+        "results.jsonl": jsonl(comparison.rows).encode("utf-8"),
+        "results.csv": csv_text(comparison.rows).encode("utf-8"),
+        "table.md": f"# {comparison.title}\n\n{markdown_table(comparison.summary)}".encode(),
+        "figure.png": draw(comparison.summary),
+        "report.html": page(comparison).encode("utf-8"),
+    }
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{str(out)!r} cannot be used as a folder for the report: {error.strerror}") from error
+    for name, content in contents.items():
+        _replace(out / name, content)
+    return [out / name for name in contents]
+
+
+def jsonl(rows: Sequence[Mapping[str, Any]]) -> str:
+    r"""Write rows as JSON, one a line.
+
+    Examples
+    --------
+    >>> jsonl([{"acc1": 0.5}, {"acc1": None}])
+    '{"acc1": 0.5}\n{"acc1": null}\n'
+    """
+    return "".join(json.dumps(plain(row), allow_nan=False, ensure_ascii=False) + "\n" for row in rows)
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    r"""Write rows as CSV with a head; nested values as JSON, None as an empty cell.
+
+    Examples
+    --------
+    >>> csv_text([{"method": "clip-adapter", "params": {"alpha": 0.2}, "variant": None}])
+    'method,params,variant\nclip-adapter,"{""alpha"": 0.2}",\n'
+    """
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        cells = {key: plain(value) for key, value in row.items()}
+        writer.writerow({k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in cells.items()})
+    return buffer.getvalue()
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Put a file in place by rename, so that a reader sees the old one or the new one."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        # mkstemp makes private files; a report has the rights that any new file of this user has.
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

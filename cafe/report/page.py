@@ -1,0 +1,173 @@
+"""The report as one HTML file: figure, table, settings, provenance and every row; nothing is loaded from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from cafe.report.comparison import ComparisonLike
+from cafe.report.figure import draw
+from cafe.report.panels import ORACLE_NOTE, panels
+from cafe.report.plain import plain
+from cafe.report.table import METRIC_NAMES, caption, grid
+from cafe.report.themes import DARK, LIGHT
+
+_STYLE = """
+:root { color-scheme: light dark; --paper: #fff; --ink: #1b1f24; --muted: #5c6670; --line: #e1e5e9; --stripe: #f6f8f9; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #15191e; --ink: #eef1f4; --muted: #a3adb8; --line: #2c333b; --stripe: #1b2026; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 62rem; padding: 2.5rem 1.25rem 4rem; background: var(--paper); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .25rem; }
+h2 { font-size: 1.1rem; margin: 2.5rem 0 .5rem; }
+p.lead, p.note, caption, footer { color: var(--muted); }
+p.lead { margin: 0 0 1.5rem; }
+img { width: 100%; height: auto; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; min-width: 50%; }
+caption { text-align: left; padding: .25rem 0 .5rem; font-size: .88rem; }
+th, td { padding: .35rem .8rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
+th:first-child, td:first-child { text-align: left; padding-left: 0; }
+thead th { color: var(--muted); font-weight: 600; }
+table.rows { font-size: .8rem; }
+table.rows td, table.rows th { text-align: left; }
+table.rows tbody tr:nth-child(even) { background: var(--stripe); }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.5rem; margin: 0; }
+dt { color: var(--muted); }
+dd { margin: 0; overflow-wrap: anywhere; }
+summary { cursor: pointer; margin: 2rem 0 .5rem; font-weight: 600; }
+footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: 1rem; font-size: .85rem; }
+"""
+
+
+def page(comparison: ComparisonLike) -> str:
+    """Write a comparison as one self-contained page.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        What ``cafe.compare.compare`` returned.
+
+    Returns
+    -------
+    str
+        HTML; all text is escaped, the figure is embedded twice (for light and for dark screens).
+    """
+    rows = comparison.rows
+    parts = [
+        f"<h1>{escape(comparison.title)}</h1>",
+        f'<p class="lead">{_lead(rows)}</p>',
+        _picture(comparison),
+        "<h2>Results</h2>",
+        *_tables(comparison.summary, "acc1"),
+        "<details><summary>Other metrics</summary>",
+        *(table for metric in METRIC_NAMES if metric != "acc1" for table in _tables(comparison.summary, metric)),
+        "</details>",
+        "<h2>Settings</h2>",
+        _definitions(_settings(comparison)),
+        "<h2>Provenance</h2>",
+        _definitions(_provenance(rows)),
+        f"<details><summary>Every row ({len(rows)})</summary>",
+        _row_table(rows),
+        "</details>",
+        "<footer>Written by cafe. Every row holds what is needed to run it again.</footer>",
+    ]
+    head = (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(comparison.title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+    )
+    return head + "\n".join(parts) + "\n</body>\n</html>\n"
+
+
+def _lead(rows: Sequence[Mapping[str, Any]]) -> str:
+    n_methods = len({(row["method"], row.get("variant")) for row in rows})
+    seeds = sorted({row["seed"] for row in rows if row.get("seed") is not None})
+    tests = sorted({(str(row["dataset"]), row["n_test"]) for row in rows})
+    on = ", ".join(f"{escape(name)} ({n:,} test images)" for name, n in tests)
+    return f"{len(rows)} runs of {n_methods} methods on {on}, seeds {escape(', '.join(map(str, seeds)) or 'none')}."
+
+
+def _picture(comparison: ComparisonLike) -> str:
+    light, dark = (
+        "data:image/png;base64," + base64.b64encode(draw(comparison.summary, theme=theme)).decode("ascii")
+        for theme in (LIGHT, DARK)
+    )
+    return (
+        f'<picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
+        f'<img src="{light}" alt="Top-1 accuracy against shots, one line for each method"></picture>'
+    )
+
+
+def _tables(summary: Sequence[Mapping[str, Any]], metric: str) -> list[str]:
+    tables = []
+    for panel in panels(summary, metric):
+        if not panel.shots:  # no run has this metric
+            continue
+        head, body = grid(panel)
+        tables.append(_table(head, body, caption=caption(panel, metric)))
+        if panel.has_oracle:
+            tables.append(f'<p class="note">{escape(ORACLE_NOTE)}</p>')
+    return tables
+
+
+def _table(head: Sequence[str], body: Sequence[Sequence[str]], caption: str = "", css: str = "") -> str:
+    titles = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+    lines = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in body)
+    above = f"<caption>{escape(caption)}</caption>" if caption else ""
+    return (
+        f'<div class="scroll"><table{f" class={css!r}" if css else ""}>{above}'
+        f"<thead><tr>{titles}</tr></thead>\n<tbody>\n{lines}\n</tbody></table></div>"
+    )
+
+
+def _row_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    head = list(dict.fromkeys(key for row in rows for key in row))
+    return _table(head, [[_value(row.get(key)) for key in head] for row in rows], css="rows")
+
+
+def _definitions(pairs: Mapping[str, str]) -> str:
+    return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in pairs.items()) + "</dl>"
+
+
+def _settings(comparison: ComparisonLike) -> dict[str, str]:
+    rows = comparison.rows
+    shots = sorted({row["shots"] for row in rows if row.get("shots")})
+    policies = sorted({_policy(row.get("selection")) for row in rows})
+    return {
+        "suite": comparison.suite,
+        "shots": ", ".join(map(str, shots)) or "all training images",
+        "seeds": ", ".join(map(str, sorted({row["seed"] for row in rows if row.get("seed") is not None}))),
+        "selection": ", ".join(policies),
+        "chosen on test data": "yes, where marked" if "oracle-test" in policies else "nothing",
+        "fitting time": f"{sum(row.get('fit_seconds') or 0.0 for row in rows):.1f} s in total",
+    }
+
+
+def _provenance(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    names = {
+        "dataset": "data set", "encoder": "encoder", "cache_fingerprint": "cache fingerprint", "device": "device",
+        "dtype": "dtype", "kernel": "kernel", "cafe_version": "cafe version",
+    }  # fmt: skip
+    return {
+        label: ", ".join(sorted({_value(row[key]) for row in rows if row.get(key) is not None}))
+        for key, label in names.items()
+    }
+
+
+def _policy(selection: Any) -> str:
+    return str(selection.get("policy")) if isinstance(selection, Mapping) else str(selection)
+
+
+def _value(value: Any) -> str:
+    value = plain(value)
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

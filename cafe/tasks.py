@@ -1,0 +1,104 @@
+"""A few-shot task: which rows are learned from, chosen by, and tested on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cafe.errors import InputError
+from cafe.features import Features, Split
+from cafe.protocol.draws import draw_few_shot
+from cafe.protocol.overlap import check_overlap
+
+
+@dataclass(frozen=True)
+class Task:
+    """One draw of shots.
+
+    Attributes
+    ----------
+    features : Features
+        The data set.
+    shots : int or None
+        Training images per class; None for all.
+    seed : int
+        Of the draw and of every fit.
+    train : Split
+        The shots, in the protocol's order.
+    val : Split or None
+        min(shots, 4) validation images per class (all, where shots is None); None where there is no val split.
+    test : Split
+        Never seen before a fit is over.
+    """
+
+    features: Features
+    shots: int | None
+    seed: int
+    train: Split
+    val: Split | None
+    test: Split
+
+
+def make_task(features: Features, shots: int | None, seed: int, check: bool = True) -> Task:
+    """Draw the shots of one task by CoOp's protocol.
+
+    Parameters
+    ----------
+    features : Features
+        With splits ``train`` and ``test``, and perhaps ``val``.
+    shots : int or None
+        Per class; None for all training images.
+    seed : int
+        Of the draw.
+    check : bool, default=True
+        Whether to look for rows that the shots and the test split share.
+
+    Raises
+    ------
+    InputError
+        If a split is missing or empty, or train and test overlap.
+    """
+    train, test = features.split("train"), features.split("test")
+    val = features.splits.get("val")
+    for name, split in (("train", train), ("test", test)):
+        if len(split) == 0:
+            raise InputError(f"split {name!r} of {dataset_name(features)} is empty")
+    if shots is not None:
+        val_labels = None if val is None else val.labels
+        train_rows, val_rows = draw_few_shot(train.labels, val_labels, shots, seed)
+        train = train.take(np.asarray(train_rows, dtype=np.int64))
+        val = None if val is None else val.take(np.asarray(val_rows, dtype=np.int64))
+    if check:
+        check_overlap(train, test)
+        if val is not None:
+            check_overlap(val, test)
+    return Task(features, shots, seed, train, val, test)
+
+
+def dataset_name(features: Features) -> str:
+    """Return the data set's name as provenance has it."""
+    return str(features.provenance.get("dataset", "unnamed"))
+
+
+def encoder_name(features: Features) -> str:
+    """Return the encoder's id as provenance has it."""
+    return str(features.provenance.get("encoder", "unnamed"))
+
+
+def stacked(tasks: list[Task]) -> tuple[NDArray[Any], NDArray[np.int64], list[NDArray[np.int64]]]:
+    """Put the training rows of several tasks under each other, so that all can be fitted in one run.
+
+    Returns
+    -------
+    tuple
+        Features (n, d), labels (n,), and for each task its rows of both. Shots drawn more than once are kept
+        once for each draw: a few thousand rows cost less than finding the doubles.
+    """
+    X = np.concatenate([task.train.image_features for task in tasks])
+    y = np.concatenate([task.train.labels for task in tasks])
+    ends = np.cumsum([len(task.train) for task in tasks])
+    rows = [np.arange(end - len(task.train), end) for task, end in zip(tasks, ends, strict=True)]
+    return X, y, rows

@@ -1,0 +1,205 @@
+"""The one trainer: any number of configurations fitted side by side on the same cached features.
+
+A single fit is a grid of one. Configurations that share a shape are stacked along a leading axis and take
+their optimiser steps together; they share features and class embeddings in memory, and nothing else.
+
+Initial weights and batch order come from a CPU generator seeded by ``random_state`` alone, per configuration,
+so every kernel, device and batch of fits sees the same problem. Batches are cut from a stream of permutations
+of the configuration's rows, one after the other, so that every batch has the same size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cafe.optimizers import Update, make_update
+from cafe.threads import threads_for
+
+# Bytes that one stacked group may use for its batches' activations; larger groups are cut into parts.
+MEMORY_BUDGET = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One fit.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (n,), int64
+        Rows of X and y to train on.
+    random_state : int
+        Seed of initial weights and batch order.
+    shape : hashable
+        Whatever the objective needs configurations to share.
+    hyper : mapping of str to float
+        Numbers that may differ within a group, such as ``alpha`` and ``logit_scale``.
+    steps : int
+        Optimiser steps.
+    batch_size : int
+        Rows of a step; at most n are used.
+    lr, weight_decay : float
+        Peak learning rate of the cosine schedule; decay as the optimiser defines it.
+    optimizer : str
+        ``"adamw"`` or ``"sgd"`` (momentum 0.9).
+    warmup_steps : int, default=0
+        Steps at a constant 1e-5 before the cosine starts (CoOp's schedule).
+    """
+
+    rows: NDArray[np.int64]
+    random_state: int
+    shape: Hashable
+    hyper: Mapping[str, float]
+    steps: int
+    batch_size: int
+    lr: float
+    weight_decay: float
+    optimizer: str
+    warmup_steps: int = 0
+
+
+class Objective(Protocol):
+    """What is trained: initial parameters, and losses with gradients on batches."""
+
+    def initial(self, configuration: Configuration, generator: torch.Generator) -> dict[str, Tensor]:
+        """Draw one configuration's parameters on the CPU in float32."""
+
+    def losses_and_gradients(
+        self,
+        shape: Any,
+        parameters: dict[str, Tensor],
+        hyper: dict[str, Tensor],
+        features: Tensor,
+        labels: Tensor,
+        feature_mean: Tensor,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return losses (g,) and gradients, from features (g, b, d), labels (g, b), feature_mean (g, 1, d)."""
+
+    def activation_bytes(self, configuration: Configuration) -> int:
+        """Estimate of what one configuration's step needs beside its parameters."""
+
+    def multiply_adds(self, configuration: Configuration) -> int:
+        """Estimate of the multiply-adds of one configuration's step."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One fit's result: parameters as float arrays on the CPU, and the mean loss over the last tenth of its steps."""
+
+    parameters: dict[str, NDArray[Any]]
+    loss: float
+
+
+def steps_for(epochs: float, n_rows: int, batch_size: int) -> int:
+    """Return how many optimiser steps are that many passes over the rows.
+
+    Examples
+    --------
+    >>> steps_for(200, 1600, 32), steps_for(1, 10, 256)
+    (10000, 1)
+    """
+    return max(1, math.ceil(epochs * n_rows / min(batch_size, n_rows)))
+
+
+def fit_many(
+    objective: Objective,
+    X: Tensor,
+    y: Tensor,
+    configurations: Sequence[Configuration],
+) -> list[Trained]:
+    """Fit all configurations, in groups of equal shape.
+
+    Parameters
+    ----------
+    objective : Objective
+        What is trained.
+    X : Tensor of shape (n, d)
+        Features on the device and in the dtype to train in.
+    y : Tensor of shape (n,), int64
+        Class rows, on the same device.
+    configurations : sequence of Configuration
+        In any order and mix.
+
+    Returns
+    -------
+    list of Trained
+        In the order of the configurations.
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for i, one in enumerate(configurations):
+        batch = min(one.batch_size, len(one.rows))
+        key = (one.shape, one.steps, batch, one.optimizer, one.warmup_steps)
+        groups.setdefault(key, []).append(i)
+    results: dict[int, Trained] = {}
+    for members in groups.values():
+        size = max(1, MEMORY_BUDGET // max(1, objective.activation_bytes(configurations[members[0]])))
+        for start in range(0, len(members), size):
+            part = members[start : start + size]
+            with threads_for(sum(objective.multiply_adds(configurations[i]) for i in part)):
+                trained = _fit_group(objective, X, y, [configurations[i] for i in part])
+            results.update(zip(part, trained, strict=True))
+    return [results[i] for i in range(len(configurations))]
+
+
+def _fit_group(objective: Objective, X: Tensor, y: Tensor, group: Sequence[Configuration]) -> list[Trained]:
+    """Train configurations of one shape, stacked along the leading axis."""
+    first = group[0]
+    initial, batches = _draw(objective, group)
+
+    def tensor(values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, device=X.device, dtype=X.dtype)
+
+    parameters = {name: value.to(X) for name, value in initial.items()}
+    batches = batches.to(X.device)  # (g, steps, b)
+    hyper = {k: tensor([float(c.hyper[k]) for c in group]) for k in first.hyper}
+    feature_mean = torch.stack([X[torch.as_tensor(c.rows, device=X.device)].mean(0, keepdim=True) for c in group])
+    lr = tensor([c.lr for c in group])
+    update: Update = make_update(first.optimizer, parameters, tensor([c.weight_decay for c in group]))
+    factor = _schedule(first.steps, first.warmup_steps)
+    tail = X.new_zeros(len(group))
+    tail_start = first.steps - max(1, first.steps // 10)
+    for step in range(first.steps):
+        index = batches[:, step]  # (g, b)
+        losses, gradients = objective.losses_and_gradients(
+            first.shape, parameters, hyper, X[index], y[index], feature_mean
+        )
+        update(parameters, gradients, factor(step, lr))
+        if step >= tail_start:
+            tail += losses.to(tail.dtype)
+    tail /= first.steps - tail_start
+    arrays = {name: value.cpu().numpy() for name, value in parameters.items()}
+    return [Trained({k: v[i].copy() for k, v in arrays.items()}, float(tail[i])) for i in range(len(group))]
+
+
+def _draw(objective: Objective, group: Sequence[Configuration]) -> tuple[dict[str, Tensor], Tensor]:
+    """Draw initial parameters (g, ...) and batches (g, steps, b) of rows, from each configuration's own seed."""
+    initial: list[dict[str, Tensor]] = []
+    batches: list[Tensor] = []
+    for one in group:
+        generator = torch.Generator().manual_seed(one.random_state)
+        initial.append(objective.initial(one, generator))
+        rows = torch.as_tensor(one.rows)
+        b = min(one.batch_size, len(rows))
+        passes = math.ceil(one.steps * b / len(rows))
+        stream = torch.cat([torch.randperm(len(rows), generator=generator) for _ in range(passes)])
+        batches.append(rows[stream[: one.steps * b]].view(one.steps, b))
+    return {k: torch.stack([p[k] for p in initial]) for k in initial[0]}, torch.stack(batches)
+
+
+def _schedule(steps: int, warmup_steps: int) -> Callable[[int, Tensor], Tensor]:
+    """Cosine from the peak to zero, after a warm-up at a constant 1e-5 (Dassl's ConstantWarmupScheduler)."""
+
+    def learning_rate(step: int, peak: Tensor) -> Tensor:
+        if step < warmup_steps:
+            return torch.full_like(peak, 1e-5)
+        progress = (step - warmup_steps) / max(1, steps - warmup_steps)
+        return peak * (0.5 * (1 + math.cos(math.pi * progress)))
+
+    return learning_rate

@@ -1,0 +1,86 @@
+"""The ``cafe`` command: which verbs there are. Nothing but wiring."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from cafe import __version__
+from cafe.cli import cache, compare, demo, extract, fit, lists, predict
+from cafe.cli.problems import run
+from cafe.cli.verbs import Verbs, help_without_verb
+
+_EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong usage or bad input, 130 interrupted. CAFE_DEBUG=1 shows tracebacks."
+
+app = typer.Typer(
+    name="cafe",
+    cls=Verbs,
+    epilog=_EPILOG,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cafe {__version__}")
+        raise typer.Exit()
+
+
+@app.callback(invoke_without_command=True)
+def _cafe(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Few-shot image classifiers from a frozen CLIP: features are extracted once, then every method fits in seconds.
+
+    Start with: cafe demo
+    """
+    help_without_verb(context)
+
+
+app.command("demo")(demo.demo)
+app.command("extract")(extract.extract)
+app.command("fit")(fit.fit)
+app.command("compare")(compare.compare)
+app.command("predict")(predict.predict)
+app.add_typer(cache.app, name="cache")
+app.command("datasets")(lists.datasets)
+app.command("methods")(lists.methods)
+app.command("models")(lists.models)
+app.command("suites")(lists.suites)
+
+
+def call(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code.
+
+    Parameters
+    ----------
+    arguments : sequence of str or None
+        What stands after ``cafe``; None takes it from ``sys.argv``.
+
+    Returns
+    -------
+    int
+        0 done, 1 failed on the way, 2 wrong usage or bad input, 130 interrupted.
+
+    Examples
+    --------
+    >>> call(["--version"])
+    cafe 0.1.0
+    0
+    """
+    command = typer.main.get_command(app)
+    words = None if arguments is None else list(arguments)
+    return run(lambda: command.main(args=words, prog_name="cafe", standalone_mode=False))
+
+
+def main() -> None:
+    """Run ``cafe`` as a program."""
+    sys.exit(call())

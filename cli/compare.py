@@ -1,0 +1,94 @@
+"""``cafe compare``: run a suite over shots and seeds, and write a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cafe.cli.caches import opened_caches
+from cafe.cli.options import CacheDir, Device, Dtype, Json, Quiet, Seeds, Selection, Shots, listed, whole_numbers
+from cafe.cli.runs import new_run_folder
+from cafe.cli.screen import Screen
+from cafe.report.table import terminal_table
+from cafe.rooms import entries, find
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cafe.features import Features
+
+DEFAULT_SHOTS = ("1,2,4,8,16",)
+DEFAULT_SEEDS = ("1,2,3",)
+
+
+def _complete_suite(incomplete: str) -> list[str]:
+    return [name for name in entries("compare.suites", "SUITE") if name.startswith(incomplete)]
+
+
+def compare(
+    suite: Annotated[str, typer.Argument(metavar="SUITE", help="See `cafe suites`.", autocompletion=_complete_suite)],
+    cache: Annotated[
+        list[str] | None,
+        typer.Option("--cache", metavar="FILE,...", help="Caches to compare on; a list [default: the newest]."),
+    ] = None,
+    shots: Shots = None,
+    seeds: Seeds = None,
+    methods: Annotated[
+        list[str] | None,
+        typer.Option("--methods", metavar="NAME,...", help="Only these methods of the suite; a list."),
+    ] = None,
+    selection: Selection = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Where the report is written [default: below <cache-dir>/runs]."),
+    ] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    cache_dir: CacheDir = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a suite over shots and seeds and write a report.
+
+    Prints the table; the report is results.jsonl, results.csv, table.md, figure.png and report.html.
+    """
+    find("compare.suites", "SUITE", "suite", suite)
+    for name in listed(methods):
+        find("methods", "METHOD", "method", name)
+    all_shots = whole_numbers(shots or DEFAULT_SHOTS, "--shots", least=1)
+    all_seeds = whole_numbers(seeds or DEFAULT_SEEDS, "--seeds", least=0)
+    with Screen(json=json, quiet=quiet) as screen:
+        from cafe.cache.locate import cache_dir as cache_folder
+
+        folder = cache_folder(cache_dir)
+        features = opened_caches(cache, folder, screen)
+
+        # After the caches: a missing one should not wait for torch.
+        from cafe.compare import compare as run_suite
+        from cafe.report.files import write_report
+
+        with screen.progress("series") as progress:
+            comparison = run_suite(
+                suite, features, shots=all_shots, seeds=all_seeds, methods=listed(methods) or None,
+                selection=selection, device=device, dtype=dtype, progress=progress,
+            )  # fmt: skip
+        folder = out or report_folder(folder, suite, features)
+        files = write_report(folder, comparison)
+        document = {
+            "suite": comparison.suite,
+            "title": comparison.title,
+            "rows": comparison.rows,
+            "summary": comparison.summary,
+            "files": files,
+        }
+        screen.answer(document, terminal_table(comparison.summary))
+        screen.say(f"\nfigure: {folder / 'figure.png'}\nreport: {folder / 'report.html'}")
+
+
+def report_folder(cache_dir: Path, suite: str, features: Sequence[Features]) -> Path:
+    """Name a new folder after the suite and what it ran on."""
+    names = [word for one in features for word in (one.provenance["dataset"], one.provenance["encoder"])]
+    # Many data sets would make a name that no file system takes.
+    return new_run_folder(cache_dir, "compare", suite, *(names if len(features) <= 2 else [f"{len(features)}-caches"]))

@@ -1,0 +1,119 @@
+"""``cafe demo``: the whole of cafe on what comes with it, offline."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cafe.cli.compare import DEFAULT_SEEDS, DEFAULT_SHOTS
+from cafe.cli.extract import DEFAULT_MODEL, shown_on, warn_about
+from cafe.cli.extract import described as described_extraction
+from cafe.cli.fit import DEFAULT_METHOD
+from cafe.cli.fit import described as described_fit
+from cafe.cli.options import CacheDir, Device, Dtype, Json, Quiet, Seed, whole_numbers
+from cafe.cli.progress import duration
+from cafe.cli.screen import Screen, paint
+from cafe.report.table import terminal_table
+
+if TYPE_CHECKING:
+    from cafe.cache.report import ExtractionSummary
+    from cafe.features import Features
+    from cafe.report.comparison import ComparisonLike
+
+DATASET = "digits"
+SUITE = "baselines"
+FIT_SHOTS = 16
+
+
+def demo(
+    seed: Seed = 1,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    cache_dir: CacheDir = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run the whole of cafe on what comes with it, offline.
+
+    Extracts features of real handwritten digits with a small CLIP (both come with cafe), fits CLIP-Adapter, compares
+    the baselines, and writes a table, a figure and a page.
+    """
+    started = time.monotonic()
+    with Screen(json=json, quiet=quiet) as screen:
+        from cafe.cache.locate import cache_dir as cache_folder
+        from cafe.cache.store import load_features
+        from cafe.report.files import write_report
+
+        folder = cache_folder(cache_dir)
+        run = folder / "runs" / "demo"
+        summary = _extract(screen, folder, device, dtype)
+        features = load_features(summary.path)
+        row = _fit(screen, features, run / "fit", seed, device, dtype)
+        comparison = _compare(screen, features, device, dtype)
+        files = write_report(run, comparison)
+        document = {
+            "cache": summary.to_json(),
+            "run": str(run / "fit"),
+            "fit": row,
+            "rows": comparison.rows,
+            "summary": comparison.summary,
+            "files": files,
+            "seconds": time.monotonic() - started,
+        }
+        screen.answer(document, terminal_table(comparison.summary))
+        _farewell(screen, run, cache_dir, time.monotonic() - started)
+
+
+def _extract(screen: Screen, folder: Path, device: str, dtype: str) -> ExtractionSummary:
+    from cafe.cache.extraction import extract
+    from cafe.cache.locate import cache_path
+    from cafe.data.opening import open_dataset
+    from cafe.encoders.opening import open_encoder
+
+    _headline(screen, "1 of 3: every image through the frozen encoder, once")
+    dataset = open_dataset(DATASET, None)
+    encoder = open_encoder(DEFAULT_MODEL, device, dtype)
+    with screen.progress("images") as images, screen.progress("templates") as text:
+        path = cache_path(folder, dataset.name, encoder.id)
+        summary = extract(dataset, encoder, path, progress=shown_on(images, text))
+    warn_about(summary, screen)
+    screen.say(described_extraction(summary))
+    return summary
+
+
+def _fit(screen: Screen, features: Features, run: Path, seed: int, device: str, dtype: str) -> dict[str, Any]:
+    from cafe.fitting import fit_method
+    from cafe.saved import save
+
+    _headline(screen, f"2 of 3: CLIP-Adapter on {FIT_SHOTS} images of each class, from the cache")
+    fitted = fit_method(features, DEFAULT_METHOD, {}, shots=FIT_SHOTS, seed=seed, device=device, dtype=dtype)
+    save(fitted.estimator, run, row=fitted.row, features=features)
+    screen.say(described_fit(fitted.row, run))
+    return fitted.row
+
+
+def _compare(screen: Screen, features: Features, device: str, dtype: str) -> ComparisonLike:
+    from cafe.compare import compare
+
+    _headline(screen, "3 of 3: the baselines, at five numbers of shots and three seeds")
+    shots = whole_numbers(DEFAULT_SHOTS, "--shots", least=1)
+    seeds = whole_numbers(DEFAULT_SEEDS, "--seeds", least=0)
+    with screen.progress("series") as progress:
+        return compare(SUITE, [features], shots=shots, seeds=seeds, device=device, dtype=dtype, progress=progress)
+
+
+def _headline(screen: Screen, text: str) -> None:
+    import sys
+
+    screen.say(f"\n{paint(text, 'bold', sys.stderr)}")
+
+
+def _farewell(screen: Screen, run: Path, cache_dir: Path | None, seconds: float) -> None:
+    where = "" if cache_dir is None else f" --cache-dir {cache_dir}"
+    screen.say(f"\nfigure: {run / 'figure.png'}\nreport: {run / 'report.html'}\nall in {duration(seconds)}; next, try:")
+    screen.next_steps(
+        f"cafe fit --variant both --alpha auto --shots 16{where}",
+        f"cafe predict --run {run / 'fit'} IMAGE",
+        f"cafe extract --dataset ./my_photos --model openai/clip-vit-base-patch32{where}",
+    )

@@ -1,0 +1,144 @@
+"""``cafe fit``: fit one method on cached features and save it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cafe.cli.caches import chosen_cache
+from cafe.cli.options import CacheDir, Device, Dtype, Json, Quiet, Seed, Selection, ratio
+from cafe.cli.progress import duration
+from cafe.cli.runs import new_run_folder
+from cafe.cli.screen import Screen
+from cafe.errors import InputError
+from cafe.report.table import align_left
+from cafe.rooms import entries, find
+
+DEFAULT_METHOD = "clip-adapter"
+
+
+def _complete_method(incomplete: str) -> list[str]:
+    return [name for name in entries("methods", "METHOD") if name.startswith(incomplete)]
+
+
+def fit(
+    cache: Annotated[
+        str | None,
+        typer.Option("--cache", metavar="FILE|NAME", help="Which cache to learn from [default: the newest]."),
+    ] = None,
+    method: Annotated[
+        str, typer.Option("--method", metavar="NAME", help="See `cafe methods`.", autocompletion=_complete_method)
+    ] = DEFAULT_METHOD,
+    variant: Annotated[
+        str | None, typer.Option("--variant", metavar="image|text|both", help="Which tower's features are adapted.")
+    ] = None,
+    alpha: Annotated[
+        str | None,
+        typer.Option("--alpha", metavar="X|auto|learned|scalar", help="Weight of the adapted image feature."),
+    ] = None,
+    beta: Annotated[
+        str | None,
+        typer.Option("--beta", metavar="X|auto|learned|scalar", help="Weight of the adapted text feature."),
+    ] = None,
+    reduction: Annotated[
+        int | None, typer.Option("--reduction", metavar="R", help="The bottleneck is the feature width divided by R.")
+    ] = None,
+    shots: Annotated[
+        int | None,
+        typer.Option("--shots", metavar="K", help="Training images per class [default: all training images]."),
+    ] = None,
+    seed: Seed = 1,
+    selection: Selection = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="Where the fitted method is saved [default: below <cache-dir>/runs]."
+        ),
+    ] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    cache_dir: CacheDir = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fit one method on cached features and save it.
+
+    It is measured on the test split; nothing is ever chosen there unless oracle-test is asked for.
+    """
+    given = {
+        "variant": variant,
+        "alpha": None if alpha is None else ratio(alpha, "--alpha"),
+        "beta": None if beta is None else ratio(beta, "--beta"),
+        "reduction": reduction,
+    }
+    parameters = {name: value for name, value in given.items() if value is not None}
+    check_names(method, shots)
+    with Screen(json=json, quiet=quiet) as screen:
+        from cafe.cache.locate import cache_dir as cache_folder
+        from cafe.cache.store import load_features
+
+        folder = cache_folder(cache_dir)
+        features = load_features(chosen_cache(cache, folder, screen))
+
+        # After the cache: a missing one should not wait for torch.
+        from cafe.fitting import fit_method
+        from cafe.saved import save
+
+        fitted = fit_method(
+            features, method, parameters, shots=shots, seed=seed, selection=selection, device=device, dtype=dtype
+        )
+        run = out or run_folder(folder, fitted.row)
+        save(fitted.estimator, run, row=fitted.row, features=features)
+        screen.answer({"run": str(run), "rows": [fitted.row]}, described(fitted.row, run))
+        screen.say("try it on an image of your own:")
+        screen.next_steps(f"cafe predict --run {run} IMAGE")
+
+
+def check_names(method: str, shots: int | None) -> None:
+    """Refuse what can be seen to be wrong before anything heavy is loaded.
+
+    Raises
+    ------
+    InputError
+        If the method is unknown or the number of shots is not positive.
+    """
+    find("methods", "METHOD", "method", method)
+    if shots is not None and shots < 1:
+        raise InputError(f"--shots takes a whole number of at least 1; got {shots}")
+
+
+def run_folder(cache_dir: Path, row: dict[str, Any]) -> Path:
+    """Name a new folder after what was fitted."""
+    shots = "all" if row["shots"] is None else f"{row['shots']}-shot"
+    return new_run_folder(
+        cache_dir, row["dataset"], row["encoder"], row["method"], row["variant"], shots, f"seed-{row['seed']}"
+    )
+
+
+def described(row: dict[str, Any], run: Path) -> str:
+    """Write one fitted row for people."""
+    shots = "all training images" if row["shots"] is None else f"{row['shots']} shots"
+    pairs = [
+        [
+            " ".join(str(word) for word in (row["method"], row["variant"]) if word),
+            f"{row['dataset']}, {row['encoder']}",
+        ],
+        ["trained on", f"{row['n_train']:,} images ({shots}, seed {row['seed']}) in {duration(row['fit_seconds'])}"],
+        ["accuracy", f"{_percent(row['acc1'])} on {row['n_test']:,} test images"],
+        ["zero-shot", _percent(row["zero_shot_acc1"])],
+        ["chosen", _chosen(row["selection"])],
+        ["saved in", str(run)],
+    ]
+    first, *rest = [pair for pair in pairs if pair[1]]
+    return "\n".join(align_left(first, rest))
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.2f} %"
+
+
+def _chosen(selection: dict[str, Any]) -> str:
+    chosen = ", ".join(f"{name} {value}" for name, value in (selection.get("chosen") or {}).items())
+    return f"{chosen} by {selection['policy']}" if chosen else ""

@@ -1,0 +1,68 @@
+"""``cafe datasets``, ``cafe methods``, ``cafe models`` and ``cafe suites``: what there is, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cafe.cli.options import Json, Quiet
+from cafe.cli.screen import Screen
+from cafe.report.table import align_left
+from cafe.rooms import entries
+
+
+def datasets(
+    root: Annotated[
+        Path | None, typer.Option("--root", metavar="DIR", help="Folder that holds data sets [default: $CAFE_DATA].")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """List the data sets known by name, and whether they are at hand."""
+    from cafe.data.listing import known_datasets
+
+    with Screen(json=json, quiet=quiet) as screen:
+        known = known_datasets(root)
+        body = [[one["name"], "yes" if one["available"] else "no", one["summary"]] for one in known]
+        screen.answer({"datasets": known}, _columns(["data set", "at hand", ""], body))
+        missing = [one for one in known if not one["available"]]
+        for one in missing:
+            screen.say(f"{one['name']}: {one['why']}")
+        screen.say("Any folder of images is a data set too: cafe extract --dataset ./my_photos")
+
+
+def methods(json: Json = False, quiet: Quiet = False) -> None:
+    """List the methods."""
+    _list_room("methods", "METHOD", "methods", "method", json, quiet)
+
+
+def suites(json: Json = False, quiet: Quiet = False) -> None:
+    """List the suites of comparisons."""
+    _list_room("compare.suites", "SUITE", "suites", "suite", json, quiet)
+
+
+def models(json: Json = False, quiet: Quiet = False) -> None:
+    """List models to extract with.
+
+    Any local folder or hub id of a transformers CLIP works besides.
+    """
+    from cafe.encoders.opening import known_models
+
+    with Screen(json=json, quiet=quiet) as screen:
+        known = known_models()
+        body = [[one["name"], one["kind"], one["summary"]] for one in known]
+        screen.answer({"models": known}, _columns(["model", "kind", ""], body))
+
+
+def _list_room(room: str, constant: str, key: str, title: str, json: bool, quiet: bool) -> None:
+    with Screen(json=json, quiet=quiet) as screen:
+        known = [{"name": entry.name, "summary": entry.summary} for entry in entries(room, constant).values()]
+        body = [[one["name"], one["summary"]] for one in known]
+        screen.answer({key: known}, _columns([title, ""], body))
+
+
+def _columns(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    return "\n".join(align_left(head, body))

@@ -1,0 +1,105 @@
+"""Options that several verbs share, and how lists and residual ratios are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from cafe.errors import InputError
+
+WORDS_FOR_RATIO = ("auto", "learned", "scalar")
+
+Json: TypeAlias = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")
+]
+Quiet: TypeAlias = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No prose and no progress; warnings and errors stay.")
+]
+Device: TypeAlias = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:i]|mps", help="Where to compute.")]
+Dtype: TypeAlias = Annotated[
+    str, typer.Option("--dtype", metavar="auto|float32|bfloat16|float16", help="Floating-point type to compute in.")
+]
+Seed: TypeAlias = Annotated[int, typer.Option("--seed", metavar="S", help="Seed of the few-shot draw and of training.")]
+CacheDir: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache-dir",
+        metavar="DIR",
+        help="Folder of caches and runs [default: $CAFE_CACHE, else $XDG_CACHE_HOME/cafe].",
+    ),
+]
+Shots: TypeAlias = Annotated[
+    list[str] | None, typer.Option("--shots", metavar="1,2,4", help="Training images per class; a list.")
+]
+Seeds: TypeAlias = Annotated[
+    list[str] | None, typer.Option("--seeds", metavar="1,2,3", help="Seeds of the few-shot draws; a list.")
+]
+Selection: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--selection",
+        metavar="POLICY",
+        help="How settings are chosen: auto, fixed, few-shot-val, cross-validation, or oracle-test "
+        "(looks at the test set; every result it touches is marked).",
+    ),
+]
+
+
+def listed(values: Sequence[str] | None) -> list[str]:
+    """Read a list that is comma-separated, given by repeating the option, or both.
+
+    Examples
+    --------
+    >>> listed(["1,2", "4"]), listed(None)
+    (['1', '2', '4'], [])
+    """
+    return [part for value in values or () for part in (piece.strip() for piece in value.split(",")) if part]
+
+
+def whole_numbers(values: Sequence[str] | None, option: str, *, least: int) -> list[int]:
+    """Read a list of whole numbers; a number given twice counts once.
+
+    Raises
+    ------
+    InputError
+        If something else stands there; the message names the option.
+
+    Examples
+    --------
+    >>> whole_numbers(["1,2,4"], "--shots", least=1)
+    [1, 2, 4]
+    """
+    numbers: dict[int, None] = {}
+    for text in listed(values):
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least:
+            raise InputError(f"{option} takes whole numbers of at least {least}, such as 1,2,4; got {text!r}")
+        numbers[number] = None
+    return list(numbers)
+
+
+def ratio(text: str, option: str) -> float | str:
+    """Read a residual ratio: a number, or a word for how it is found.
+
+    Raises
+    ------
+    InputError
+        If it is neither.
+
+    Examples
+    --------
+    >>> ratio("0.2", "--alpha"), ratio("learned", "--alpha")
+    (0.2, 'learned')
+    """
+    if text in WORDS_FOR_RATIO:
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"{option} takes a number or one of {', '.join(WORDS_FOR_RATIO)}; got {text!r}") from None

@@ -1,0 +1,94 @@
+"""Turns whatever stops a verb into one sentence on stderr and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from cafe.cli.screen import paint
+from cafe.errors import CafeError
+
+DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+
+# Typer carries click's exceptions inside, or uses click's own, depending on its version;
+# the class above its public BadParameter is the usage error in both.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+
+def run(call: Callable[[], Any]) -> int:
+    """Run a command and return the exit code; never raises what a user could see as a traceback.
+
+    Parameters
+    ----------
+    call : callable
+        The command; may return an exit code, or None for 0.
+
+    Returns
+    -------
+    int
+        0 done, 1 failed on the way, 2 wrong usage or bad input, 130 interrupted.
+
+    Examples
+    --------
+    >>> run(lambda: None)
+    0
+    """
+    try:
+        code = call()
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except CafeError as error:
+        return _tell(str(error), error.exit_code)
+    except _UsageError as error:
+        return _tell(_usage_message(error), WRONG)
+    except OSError as error:
+        return _tell(_os_message(error), FAILED)
+    except MemoryError:
+        return _tell("not enough memory; close other programs, or use a smaller data set or model", FAILED)
+    except Exception as error:
+        return _tell(_unexpected(error), FAILED)
+    if code == INTERRUPTED:
+        _say("interrupted; what was finished before is whole, and the same command can be run again")
+        return INTERRUPTED
+    return code if isinstance(code, int) else DONE
+
+
+def debugging() -> bool:
+    """Whether ``CAFE_DEBUG`` asks for tracebacks."""
+    return os.environ.get("CAFE_DEBUG", "") not in ("", "0")
+
+
+def _tell(message: str, code: int) -> int:
+    if debugging():
+        traceback.print_exc(file=sys.stderr)
+    _say(message)
+    return code
+
+
+def _say(message: str) -> None:
+    print(f"{paint('cafe:', 'red', sys.stderr)} {message}", file=sys.stderr)
+
+
+def _usage_message(error: Any) -> str:
+    message = str(error.format_message()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "cafe"
+    return f"{message[:1].lower()}{message[1:]}; see: {path} --help"
+
+
+def _os_message(error: OSError) -> str:
+    if error.strerror is None:
+        return _unexpected(error)
+    where = f": {error.filename}" if error.filename is not None else ""
+    return f"{error.strerror[:1].lower()}{error.strerror[1:]}{where}"
+
+
+def _unexpected(error: Exception) -> str:
+    first_line = str(error).partition("\n")[0]
+    what = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+    return f"unexpected {what}; set CAFE_DEBUG=1 to see where"

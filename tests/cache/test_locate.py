@@ -1,0 +1,85 @@
+"""Where caches are, what they are called, which one is meant."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from cafe.cache.locate import cache_dir, cache_path, find_cache
+from cafe.cache.store import write_cache
+from cafe.cache.summary import list_caches
+from cafe.errors import CacheError
+
+
+@pytest.fixture
+def folder(make, tmp_path):
+    """Three caches, the newest in the middle of the alphabet."""
+    for day, (name, dataset) in enumerate(
+        [("digits--mini", "digits"), ("pets--mini", "pets"), ("digits--vit", "digits")]
+    ):
+        moment = datetime(2026, 1, 1 + day, tzinfo=UTC)
+        write_cache(tmp_path / f"{name}.h5", make.features(), make.provenance(dataset=dataset), created=moment)
+    return tmp_path
+
+
+def test_cache_dir_rule():
+    full = {"CAFE_CACHE": "/one", "XDG_CACHE_HOME": "/two"}
+    assert cache_dir("given", full) == Path("given")
+    assert cache_dir(None, full) == Path("/one")
+    assert cache_dir(None, {"XDG_CACHE_HOME": "/two"}) == Path("/two/cafe")
+    assert cache_dir(None, {"CAFE_CACHE": "", "XDG_CACHE_HOME": ""}) == Path.home() / ".cache" / "cafe"
+
+
+def test_names_hold_nothing_that_a_file_system_dislikes():
+    assert cache_path(Path("c"), "digits", "cafe:mini") == Path("c/digits--cafe-mini.h5")
+    assert cache_path(Path("c"), "../my photos", "/models/clip").name == "my-photos--models-clip.h5"
+
+
+def test_list_is_newest_first_and_damage_is_not_fatal(folder):
+    (folder / "broken.h5").write_bytes((folder / "pets--mini.h5").read_bytes()[:-1])
+    (folder / ".pets.h5.00000000-1-00000000.tmp").write_bytes(b"")
+    (folder / "notes.txt").write_text("mine")
+    found = list_caches(folder)
+    assert [summary.path.stem for summary in found] == ["digits--vit", "pets--mini", "digits--mini", "broken"]
+    assert "truncated" in found[-1].damaged
+    newest = found[0].to_json()
+    assert newest["splits"] == {"train": 5, "test": 4}
+    assert (newest["dim"], newest["n_classes"], newest["n_templates"]) == (6, 3, 2)
+    assert (newest["dataset"], newest["stored_dtype"], newest["damaged"]) == ("digits", "float16", None)
+    assert newest["created"] == "2026-01-03T00:00:00.000000+00:00"
+    assert list_caches(folder / "none") == []
+
+
+def test_find_newest_by_time_recorded(folder):
+    assert find_cache(None, folder).stem == "digits--vit"
+
+
+def test_find_by_data_set_or_file_name(folder):
+    assert find_cache("pets", folder).stem == "pets--mini"
+    assert find_cache("digits--mini", folder).stem == "digits--mini"
+    assert find_cache("digits--mini.h5", folder).stem == "digits--mini"
+    assert find_cache(folder / "pets--mini.h5", Path("elsewhere")) == folder / "pets--mini.h5"
+    assert find_cache(str(folder / "pets--mini.h5"), Path("elsewhere")) == folder / "pets--mini.h5"
+
+
+def test_several_that_fit_are_all_named(folder):
+    with pytest.warns(
+        UserWarning, match=r"2 caches fit 'digits' \(digits--vit\.h5, digits--mini\.h5\); taking the newest"
+    ):
+        assert find_cache("digits", folder).stem == "digits--vit"
+
+
+def test_none_yet(tmp_path):
+    with pytest.raises(CacheError, match="there is no cache in .* yet; make one with: cafe extract"):
+        find_cache(None, tmp_path)
+    with pytest.raises(CacheError, match="there is no cache 'pets' in .*none at all yet"):
+        find_cache("pets", tmp_path)
+
+
+def test_unknown_name_lists_what_there_is(folder):
+    with pytest.raises(CacheError, match=r"no cache 'cars'.*those there are: digits--vit, pets--mini, digits--mini"):
+        find_cache("cars", folder)
+    with pytest.raises(CacheError, match=r"there is no cache .*cars\.h5"):
+        find_cache("cars.h5", folder)

@@ -1,0 +1,96 @@
+"""Runs ``cafe`` within the test, and makes small caches without any encoder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cafe.cli.app import call
+
+
+@dataclass
+class Outcome:
+    """What a user sees of one command."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The one JSON document on stdout, which must not hold NaN."""
+
+        def refuse(constant: str) -> None:
+            raise AssertionError(f"{constant} is not JSON")
+
+        return json.loads(self.out, parse_constant=refuse)
+
+
+@pytest.fixture
+def cafe(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Outcome]:
+    """``cafe("fit", "--shots", 4)``: runs in this process, with ``cache_dir`` as the folder of caches."""
+    monkeypatch.setenv("CAFE_CACHE", str(tmp_path / "caches"))
+    for name in ("CAFE_DEBUG", "CAFE_DATA", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*arguments: object) -> Outcome:
+        capfd.readouterr()
+        code = call([str(argument) for argument in arguments])
+        captured = capfd.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def cache_dir(tmp_path: Path) -> Path:
+    """The folder that ``cafe`` of this test takes for caches."""
+    return tmp_path / "caches"
+
+
+def write_blobs(
+    folder: Path, name: str = "blobs", *, encoder: str = "made-up", classes: int = 4, seed: int = 0
+) -> Path:
+    """Write a cache of noisy class means, with text features that only half know them: an easy but real task."""
+    from cafe.cache.locate import cache_path
+    from cafe.cache.provenance import Provenance
+    from cafe.cache.store import write_cache
+    from cafe.features import Features, Split
+
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((classes, 16)).astype(np.float32)
+
+    def split(prefix: str, per_class: int) -> Split:
+        labels = np.repeat(np.arange(classes), per_class)
+        noise = 0.6 * rng.standard_normal((len(labels), 16)).astype(np.float32)
+        ids = np.array([f"{prefix}/{i:03d}.png" for i in range(len(labels))])
+        return Split(centres[labels] + noise, labels, ids)
+
+    splits = {"train": split("train", 20), "val": split("val", 6), "test": split("test", 25)}
+    text = (centres + 1.2 * rng.standard_normal(centres.shape).astype(np.float32))[None]
+    features = Features(splits, tuple(f"class {i}" for i in range(classes)), text, ("a {}",), logit_scale=20.0)
+    provenance = Provenance(
+        dataset=name,
+        encoder=encoder,
+        image={"dataset": name, "encoder": {"weights_sha256": "ab"}, "seed": seed},
+        text={"templates": ["a {}"]},
+    )
+    return write_cache(cache_path(folder, name, encoder), features, provenance)
+
+
+@pytest.fixture
+def make_cache(cache_dir: Path) -> Callable[..., Path]:
+    """``make_cache("name")`` writes a small cache into ``cache_dir`` and returns its path."""
+    return lambda name="blobs", **settings: write_blobs(cache_dir, name, **settings)
+
+
+@pytest.fixture
+def blobs(make_cache: Callable[..., Path]) -> Path:
+    """One small cache."""
+    return make_cache()

@@ -1,0 +1,136 @@
+"""Every data set and source found in the room keeps the contract; a newcomer is found without an edit here."""
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cafe.data import open_dataset
+from cafe.data.base import Dataset, NamedDataset, Source
+from cafe.data.listing import known_datasets
+from cafe.errors import InputError
+from cafe.rooms import Entry, entries
+
+DATASETS = list(entries("data", "DATASET").values())
+SOURCES = list(entries("data", "SOURCE").values())
+
+
+def check(dataset: Dataset, again: Dataset) -> None:
+    assert isinstance(dataset, Dataset)
+    assert dataset.name
+    assert len(set(dataset.class_names)) == len(dataset.class_names) >= 2
+    assert all("{}" in template or "{c}" in template for template in dataset.templates)
+    assert dataset.split_origin
+    assert all(isinstance(note, str) for note in dataset.notes)
+    order = [name for name in ("train", "val", "test") if name in dataset.splits]
+    assert list(dataset.splits) == order
+    assert "train" in order
+    ids = [sample for split in dataset.splits.values() for sample in split.sample_ids]
+    assert len(set(ids)) == len(ids)
+    for name, split in dataset.splits.items():
+        assert len(split) == len(split.sample_ids) == len(split.labels) == len(split.sizes) > 0
+        assert split.labels.dtype == split.sizes.dtype == np.int64
+        assert split.labels.min() >= 0
+        assert split.labels.max() < len(dataset.class_names)
+        assert dataset.image(name, len(split) - 1).mode == "RGB"
+    identity = dataset.identity()
+    assert json.loads(json.dumps(identity)) == identity == again.identity()
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert copy.identity() == identity
+    assert np.array_equal(np.asarray(copy.image("train", 0)), np.asarray(dataset.image("train", 0)))
+
+
+@pytest.mark.parametrize("entry", DATASETS, ids=lambda entry: entry.name)
+def test_named_data_sets(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CAFE_DATA", raising=False)
+    cls = entry.load()
+    assert issubclass(cls, NamedDataset)
+    assert cls.__doc__
+    assert entry.summary
+    assert cls.homepage.startswith("https://")
+    why = cls.missing(None)
+    if why is None:
+        dataset = open_dataset(entry.name)
+        assert dataset.name == entry.name
+        check(dataset, open_dataset(entry.name))
+    else:
+        assert len(why) > 20
+        assert "\n" not in why
+        with pytest.raises(InputError) as caught:
+            open_dataset(entry.name)
+        assert str(caught.value) == why
+
+
+@pytest.mark.parametrize("entry", SOURCES, ids=lambda entry: entry.name)
+def test_sources(entry: Entry, tmp_path: Path) -> None:
+    cls = entry.load()
+    assert issubclass(cls, Source)
+    assert cls.__doc__
+    assert entry.summary
+    assert cls.accepts(tmp_path / "nowhere") is False
+    with pytest.raises(InputError) as caught:
+        cls.open(tmp_path / "nowhere")
+    assert "nowhere" in str(caught.value)
+    for label, name in enumerate(("cat", "dog")):
+        (tmp_path / name).mkdir()
+        for number in range(5):
+            Image.new("RGB", (4, 4), (number, label, 0)).save(tmp_path / name / f"{number}.png")
+    if cls.accepts(tmp_path):
+        check(cls.open(tmp_path), cls.open(tmp_path))
+
+
+def test_rooms_are_not_empty() -> None:
+    assert {"digits", "caltech101"} <= {entry.name for entry in DATASETS}
+    assert "image-folder" in {entry.name for entry in SOURCES}
+
+
+def test_known_data_sets() -> None:
+    rows = known_datasets()
+    assert [row["name"] for row in rows] == sorted(entry.name for entry in DATASETS)
+    for row in rows:
+        assert row["available"] is (row["why"] == "")
+        assert row["summary"]
+
+
+def test_registered_names_win_and_a_dot_makes_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("left", "right"):
+        (tmp_path / "digits" / name).mkdir(parents=True)
+        Image.new("L", (2, 2), len(name)).save(tmp_path / "digits" / name / "0.png")
+    assert len(open_dataset("digits").class_names) == 10
+    assert open_dataset("./digits").class_names == ("left", "right")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("digit", "unknown data set 'digit'; did you mean 'digits'.* or a path: a folder"),
+        ("", "unknown data set ''"),
+        ("./nowhere", "no such folder: './nowhere'"),
+        ("some/where", "no such folder: 'some/where'"),
+    ],
+)
+def test_unknown(given: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=words):
+        open_dataset(given)
+
+
+def test_a_file_is_no_data_set(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").touch()
+    with pytest.raises(InputError, match=r"photo\.jpg cannot be read as a data set; give a folder"):
+        open_dataset(str(tmp_path / "photo.jpg"))
+
+
+def test_listing_is_light() -> None:
+    code = (
+        "import sys; from cafe.data.listing import known_datasets; known_datasets(); "
+        "print([m for m in ('torch', 'sklearn', 'transformers', 'h5py') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

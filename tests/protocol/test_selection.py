@@ -1,0 +1,152 @@
+"""Selection: sees training and validation rows only, breaks ties by likelihood, falls back aloud."""
+
+import inspect
+
+import numpy as np
+import pytest
+
+from cafe import CLIPAdapter, LinearProbe, TipAdapter, ZeroShot
+from cafe.errors import InputError
+from cafe.methods import fit_many
+from cafe.protocol import selection
+from cafe.protocol.selection import (
+    NothingToChooseByError,
+    choose,
+    cross_validation,
+    fall_back,
+    few_shot_val,
+    resolve_policy,
+)
+
+
+def problem(per_class=6, seed=0):
+    rng = np.random.default_rng(seed)
+    text = rng.normal(size=(3, 8))
+    y = np.arange(3 * per_class) % 3
+    return text[y] + rng.normal(size=(len(y), 8)), y, text
+
+
+def test_no_function_here_takes_a_test_array():
+    for name, function in inspect.getmembers(selection, inspect.isfunction):
+        if function.__module__ == selection.__name__:
+            assert not [
+                p for p in inspect.signature(function).parameters if "test" in p or p in ("task", "features")
+            ], name
+
+
+def test_test_rows_cannot_change_what_is_chosen(monkeypatch):
+    """Poison the test split: honest policies choose the same, and the oracle does not."""
+    from cafe.features import Features, Split
+    from cafe.fitting import fit_method
+
+    rng = np.random.default_rng(1)
+    text = rng.normal(size=(1, 3, 8)).astype(np.float32)
+
+    def split(n, name, shift):
+        y = np.arange(n) % 3
+        X = (text[0][(y + shift) % 3] + 0.8 * rng.normal(size=(n, 8))).astype(np.float32)
+        return Split(X, y, np.array([f"{name}{i}" for i in range(n)]))
+
+    train, val = split(60, "train", 1), split(30, "val", 1)
+    tests = [split(60, "test", 0), split(60, "test", 1)]
+
+    def chosen(test, policy):
+        features = Features({"train": train, "val": val, "test": test}, ("a", "b", "c"), text)
+        row = fit_method(features, "tip-adapter", {"alpha": "auto", "beta": "auto"}, shots=8, selection=policy).row
+        return row["selection"]["chosen"], row["oracle"]
+
+    for policy in ("few-shot-val", "cross-validation"):
+        assert chosen(tests[0], policy) == chosen(tests[1], policy)
+        assert chosen(tests[0], policy)[1] is False
+    assert chosen(tests[0], "oracle-test")[0] != chosen(tests[1], "oracle-test")[0]
+    assert chosen(tests[0], "oracle-test")[1] is True
+
+
+def test_nothing_automatic_is_fixed():
+    estimator, chosen = choose(CLIPAdapter(alpha=0.3), "cross-validation", None)
+    assert (estimator.alpha, chosen.policy, chosen.candidates) == (0.3, "fixed", 0)
+
+
+def test_fixed_refuses_automatic_parameters():
+    with pytest.raises(InputError, match="alpha of CLIPAdapter is 'auto'"):
+        choose(CLIPAdapter(alpha="auto"), "fixed", None)
+
+
+def test_a_ratio_that_the_variant_has_not_is_not_chosen():
+    assert CLIPAdapter(variant="image", alpha="auto", beta="auto").automatic() == ["alpha"]
+    assert CLIPAdapter(variant="both", alpha="auto", beta="auto").automatic() == ["alpha", "beta"]
+
+
+def test_the_best_wins_and_likelihood_breaks_ties():
+    tip = TipAdapter(alpha="auto", beta=1.0)
+
+    def score(candidates):
+        return [(0.5, -abs(c.alpha - 3.0)) for c in candidates]
+
+    assert choose(tip, "few-shot-val", score)[0].alpha == 3.0
+
+
+def test_search_of_c_bisects_around_the_best():
+    tried = []
+
+    def score(candidates):
+        tried.extend(c.C for c in candidates)
+        return [(-abs(np.log10(c.C) - 2.7), 0.0) for c in candidates]
+
+    chosen, report = choose(LinearProbe(C="auto"), "few-shot-val", score)
+    assert np.log10(chosen.C) == pytest.approx(2.7, abs=2**-7)
+    assert tried[:7] == [1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6]
+    assert len(tried) == report.candidates == 7 + 16
+
+
+def test_folds_hold_rows_out():
+    X, y, text = problem()
+    seen = []
+
+    def spying(X, y, candidates, rows):
+        seen.extend(rows)
+        return fit_many(X, y, candidates, rows)
+
+    scorer = cross_validation(spying, X, y, np.arange(len(y)), 0)
+    scorer([ZeroShot(text)])
+    held = [np.setdiff1d(np.arange(len(y)), rows) for rows in seen]
+    assert sorted(np.concatenate(held).tolist()) == list(range(len(y)))
+    assert all(set(y[rows]) == {0, 1, 2} for rows in seen)
+
+
+def test_one_row_per_class_cannot_be_split():
+    X, y, _ = problem(per_class=1)
+    with pytest.raises(NothingToChooseByError, match="at least two training rows"):
+        cross_validation(fit_many, X, y, np.arange(3), 0)
+    estimator, chosen = fall_back(LinearProbe(C="auto"), "one row")
+    assert (estimator.C, chosen.note) == (LinearProbe.default_C, "one row")
+    assert fall_back(CLIPAdapter(alpha="auto"), "")[0].alpha == 0.2
+
+
+def test_few_shot_val_scores_validation_rows():
+    X, y, text = problem()
+    scorer = few_shot_val(fit_many, X, y, np.arange(6), (X[6:], y[6:]))
+    ((accuracy, likelihood),) = scorer([ZeroShot(text)])
+    model = ZeroShot(text).fit(X, y)
+    assert accuracy == model.score(X[6:], y[6:])
+    p = model.predict_proba(X[6:])[np.arange(len(y) - 6), y[6:]]
+    assert likelihood == pytest.approx(np.log(p).mean())
+
+
+def test_class_means_are_taken_from_each_folds_own_rows():
+    """With one outlier per class, means that had seen the held-out row would classify it."""
+    X, y, _ = problem(per_class=4)
+    model = CLIPAdapter(alpha="auto", epochs=2, random_state=0).fit(X, y)
+    scorer = cross_validation(fit_many, X, y, np.arange(len(y)), 0)
+    grid = [CLIPAdapter(alpha=a, epochs=2, random_state=0) for a in CLIPAdapter.grid["alpha"]]
+    scores = scorer(grid)
+    assert model.selection_["accuracy"] == max(scores)[0]
+
+
+def test_policies_by_name():
+    assert resolve_policy("auto", True) == "few-shot-val"
+    assert resolve_policy("auto", False) == "cross-validation"
+    with pytest.raises(InputError, match="needs a val split.*cross-validation"):
+        resolve_policy("few-shot-val", False)
+    with pytest.raises(InputError, match="did you mean 'oracle-test'"):
+        resolve_policy("oracle", True)

@@ -1,0 +1,82 @@
+"""What is written can be read back, and is written completely or not at all."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from cafe.errors import InputError
+from cafe.report import files
+from cafe.report.files import write_report
+from cafe.report.plain import plain
+
+NAMES = ["results.jsonl", "results.csv", "table.md", "figure.png", "report.html"]
+
+
+def test_five_files_and_nothing_else(comparison, tmp_path):
+    out = tmp_path / "deep" / "report"
+    paths = write_report(out, comparison)
+    assert [path.name for path in paths] == NAMES
+    assert sorted(path.name for path in out.iterdir()) == sorted(NAMES)
+
+
+def test_rows_come_back_from_jsonl_and_nan_never_gets_there(comparison, tmp_path):
+    write_report(tmp_path, comparison)
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    lines = (tmp_path / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line, parse_constant=refuse) for line in lines]
+    assert rows == [{**row, "ece": None} for row in comparison.rows]
+
+
+def test_rows_come_back_from_csv(comparison, tmp_path):
+    write_report(tmp_path, comparison)
+    with (tmp_path / "results.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["acc1"]) for row in rows] == [row["acc1"] for row in comparison.rows]
+    assert json.loads(rows[0]["params"]) == {"alpha": 0.2, "classes": None}
+    assert rows[0]["ece"] == ""
+
+
+def test_a_second_report_replaces_the_first(comparison, make_row, tmp_path):
+    write_report(tmp_path, comparison)
+    comparison.rows = [make_row("zero-shot", 0, None, 0.5)]
+    write_report(tmp_path, comparison)
+    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(NAMES)
+
+
+def test_a_failure_leaves_the_older_report_whole(comparison, tmp_path, monkeypatch):
+    write_report(tmp_path, comparison)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(_):
+        raise RuntimeError("no figure today")
+
+    monkeypatch.setattr(files, "draw", fail)
+    comparison.rows = []
+    with pytest.raises(RuntimeError, match="no figure today"):
+        write_report(tmp_path, comparison)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_file_in_the_way_is_named(comparison, tmp_path):
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(InputError, match="taken"):
+        write_report(tmp_path / "taken", comparison)
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_numpy_values_become_plain():
+    value = {"a": np.float32(0.5), "b": np.array([1, 2]), "c": np.float64("inf"), "d": np.bool_(True), "e": np.int64(3)}
+    assert json.dumps(plain(value), allow_nan=False) == '{"a": 0.5, "b": [1, 2], "c": null, "d": true, "e": 3}'
+
+
+def test_what_is_not_plain_is_refused():
+    with pytest.raises(TypeError, match="object"):
+        plain({"x": object()})
