@@ -147,7 +147,7 @@ def test_auto_ratio_is_chosen_on_training_rows(problem):
         ({"reduction": 0}, "at least 1"),
         ({"epochs": 0}, "above 0"),
         ({"dtype": "float31"}, "did you mean 'float32'"),
-        ({"device": "cuda:9"}, "not there"),
+        ({"device": "cuda:9"}, "not here"),
         ({"device": "gpu"}, "unknown device"),
         ({"random_state": "one"}, "must be an integer"),
     ],

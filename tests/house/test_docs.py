@@ -1,0 +1,94 @@
+"""Docs are run: every `cafe` command of README.md, and its Python, on small stand-ins for what readers bring."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cafe.cli.app import call
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def indented_commands(text):
+    return [line.strip() for line in text.splitlines() if line.startswith("    cafe ")]
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory):
+    """A reader's desk: a folder of photographs (digits, here), a new photograph, a cache folder."""
+    from sklearn.datasets import load_digits
+
+    folder = tmp_path_factory.mktemp("desk")
+    images, labels = load_digits(return_X_y=True)
+    for name, digit in (("zero", 0), ("one", 1), ("two", 2)):
+        (folder / "my_photos" / name).mkdir(parents=True)
+        for i in np.flatnonzero(labels == digit)[:40]:
+            picture = Image.fromarray(np.uint8(images[i].reshape(8, 8) * 15))
+            picture.save(folder / "my_photos" / name / f"{i}.png")
+    picture.save(folder / "new.png")
+    return folder
+
+
+def test_readme_commands_run_as_typed(desk, monkeypatch, capfd):
+    """Stand-ins: the embedded model for models of the hub, and the one run that `fit` left for NAME."""
+    monkeypatch.chdir(desk)
+    monkeypatch.setenv("CAFE_CACHE", str(desk / "cache"))
+    commands = indented_commands(README)
+    assert len(commands) >= 5
+    ran = 0
+    for command in commands:
+        words = shlex.split(re.sub(r"--model \S+", "--model cafe:mini", command))[1:]
+        if "/data" in words:
+            continue  # the published photographs: tests/real
+        for i, word in enumerate(words):
+            if word.endswith("runs/NAME"):
+                words[i] = str(next(p.parent for p in (desk / "cache" / "runs").rglob("run.json")))
+            if word == "new.jpg":
+                words[i] = "new.png"
+        assert call(words) == 0, f"{command}: {capfd.readouterr().err}"
+        ran += 1
+    assert ran >= 4
+
+
+def test_readme_python_runs(desk, monkeypatch):
+    from cafe.cli.app import call
+
+    monkeypatch.chdir(desk)
+    assert call(["extract", "--dataset", "digits", "--cache-dir", str(desk), "--quiet"]) == 0
+    for block in re.findall(r"```python\n(.*?)```", README, flags=re.S):
+        exec(compile(block, "README.md", "exec"), {})
+
+
+def test_contributing_recipe_is_a_method(tmp_path, monkeypatch):
+    """The file of the recipe, dropped into the room, is found and fits."""
+    import importlib.util
+
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), flags=re.S)
+    (tmp_path / "my_method.py").write_text(block, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("my_method", tmp_path / "my_method.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    text = np.eye(3)
+    assert module.MyMethod(text).fit(text, [0, 1, 2]).score(text, [0, 1, 2]) == 1.0
+    from cafe.rooms import _read_entry
+
+    entry = _read_entry(tmp_path / "my_method.py", "my_method", "METHOD")
+    assert (entry.name, entry.class_name) == ("my-method", "MyMethod")
+
+
+def test_links_between_documents_lead_somewhere():
+    for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_continuous_integration_runs_the_readmes_two_commands():
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    for command in ("pip install -e . && cafe demo", "pip install -e '.[test]' && pytest"):
+        assert f"\n    {command}\n" in README
+    assert script.count("readme_command") == 3
