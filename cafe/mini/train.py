@@ -162,7 +162,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=128, help="default: 128")
     parser.add_argument("--bank-size", type=int, default=600, help="drawings per digit (default: 600)")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=int, default=1500, help="default: 1500")
+    length.add_argument("--steps", type=int, default=1100, help="default: 1100")
     length.add_argument("--seconds", type=float, help="train this long, not by steps")
     return parser.parse_args(arguments)
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
+from cafe.mini import bank, fonts
 from cafe.mini.train import contrastive_loss, learning_rate, main
 
 
@@ -14,6 +15,8 @@ def test_three_steps_write_a_folder_that_loads(tmp_path, monkeypatch):
     pytest.importorskip("HersheyFonts")
     pytest.importorskip("font_roboto")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    few = fonts.font_files()[::15]
+    monkeypatch.setattr(bank, "font_files", lambda held_out: few)
     out = tmp_path / "model"
     sizes = ["--batch-size", "16", "--bank-size", "4"]
     assert main(["--out", str(out), "--steps", "3", *sizes]) == 0
