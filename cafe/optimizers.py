@@ -98,7 +98,7 @@ class SGD:
             p.sub_(_along(lr, p) * velocity)
 
 
-def make_update(name: str, parameters: dict[str, Tensor], weight_decay: Tensor) -> Update:
+def make_update(name: str, parameters: dict[str, Tensor], weight_decay: Tensor, eps: float = 1e-8) -> Update:
     """Make the named optimiser.
 
     Raises
@@ -107,7 +107,7 @@ def make_update(name: str, parameters: dict[str, Tensor], weight_decay: Tensor) 
         If the name is not one of ``OPTIMIZERS``.
     """
     if name == "adamw":
-        return AdamW(parameters, weight_decay)
+        return AdamW(parameters, weight_decay, eps=eps)
     if name == "sgd":
         return SGD(parameters, weight_decay)
     raise unknown_name("optimizer", name, OPTIMIZERS)

@@ -51,6 +51,8 @@ class Configuration:
         ``"adamw"`` or ``"sgd"`` (momentum 0.9).
     warmup_steps : int, default=0
         Steps at a constant 1e-5 before the cosine starts (CoOp's schedule).
+    eps : float, default=1e-8
+        AdamW's; Tip-Adapter-F has 1e-4.
     """
 
     rows: NDArray[np.int64]
@@ -63,6 +65,7 @@ class Configuration:
     weight_decay: float
     optimizer: str
     warmup_steps: int = 0
+    eps: float = 1e-8
 
 
 class Objective(Protocol):
@@ -135,7 +138,7 @@ def fit_many(
     groups: dict[Hashable, list[int]] = {}
     for i, one in enumerate(configurations):
         batch = min(one.batch_size, len(one.rows))
-        key = (one.shape, one.steps, batch, one.optimizer, one.warmup_steps)
+        key = (one.shape, one.steps, batch, one.optimizer, one.warmup_steps, one.eps)
         groups.setdefault(key, []).append(i)
     results: dict[int, Trained] = {}
     for members in groups.values():
@@ -161,7 +164,7 @@ def _fit_group(objective: Objective, X: Tensor, y: Tensor, group: Sequence[Confi
     hyper = {k: tensor([float(c.hyper[k]) for c in group]) for k in first.hyper}
     feature_mean = torch.stack([X[torch.as_tensor(c.rows, device=X.device)].mean(0, keepdim=True) for c in group])
     lr = tensor([c.lr for c in group])
-    update: Update = make_update(first.optimizer, parameters, tensor([c.weight_decay for c in group]))
+    update: Update = make_update(first.optimizer, parameters, tensor([c.weight_decay for c in group]), first.eps)
     factor = _schedule(first.steps, first.warmup_steps)
     tail = X.new_zeros(len(group))
     tail_start = first.steps - max(1, first.steps // 10)
