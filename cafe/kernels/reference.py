@@ -15,6 +15,7 @@ Source: Gao et al., CLIP-Adapter (arXiv 2110.04544), section 3.2; the released c
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize, relu
 
 Parameters = dict[str, Tensor]
+
+# Trained ratios are kept as an offset from here: zero is the paper's ratio for generic images, and weight decay
+# pulls towards it instead of towards one half.
+START_RATIO = 0.2
+START_LOGIT = math.log(START_RATIO / (1 - START_RATIO))
 
 
 @dataclass(frozen=True)
@@ -89,11 +95,11 @@ def ratio_values(
 
     The hypernetwork Q of the paper was never published; this design is ours (docs/methods.md):
 
-        ratio_i = sigmoid( tanh(x_i U + m V) . o + bias )
+        ratio_i = sigmoid( logit(0.2) + bias + tanh(x_i U + m V) . o )
 
     with x_i the row itself (an image feature for alpha, a class embedding for beta), m the mean of the other
-    side (class embeddings for alpha, training features for beta), o = 0 at the start and bias = logit(default),
-    so that it starts at the fixed default and every part but o receives gradient from the second step on.
+    side (class embeddings for alpha, training features for beta), o = 0 and bias = 0 at the start, so that it
+    starts at the fixed default; U and V receive gradient from the second step on.
 
     Parameters
     ----------
@@ -113,7 +119,7 @@ def ratio_values(
     """
     if mode == "fixed":
         return fixed[:, None, None]
-    bias = parameters[f"{side}_bias"][:, None, None]  # (g, 1, 1)
+    bias = START_LOGIT + parameters[f"{side}_bias"][:, None, None]  # (g, 1, 1)
     if mode == "scalar":
         return torch.sigmoid(bias)
     hidden = torch.tanh(own @ parameters[f"{side}_own"] + other_mean @ parameters[f"{side}_other"])  # (g, rows, q)

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cafe.errors import InputError, unknown_name
 from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits
-from cafe.methods.clip_adapter_parts import RATIO_MODES, AdapterObjective, blend, learned_ratio, sigmoid
+from cafe.methods.clip_adapter_parts import RATIO_MODES, AdapterObjective, blend, learned_ratio, trained_ratio
 from cafe.optimizers import OPTIMIZERS
 
 METHOD = "clip-adapter"
@@ -222,7 +222,7 @@ class CLIPAdapter(FewShotClassifier):
         """Return alpha of every row of checked, normalised features: (n, 1) where learned, else (1, 1)."""
         if self.alpha_mode_ == "learned":
             return learned_ratio(self.parameters_, "alpha", X, self._entry_text(X.dtype).mean(axis=0))
-        value = sigmoid(self.parameters_["alpha_bias"]) if self.alpha_mode_ == "scalar" else self.alpha_
+        value = trained_ratio(self.parameters_, "alpha") if self.alpha_mode_ == "scalar" else self.alpha_
         return np.full((1, 1), value, dtype=X.dtype)
 
     def adapt(self, X: Array) -> Array:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cafe.device import choose_device
 from cafe.errors import InputError, unknown_name
-from cafe.kernels.reference import AdapterShape, adapter_losses_and_gradients
+from cafe.kernels.reference import START_LOGIT, START_RATIO, AdapterShape, adapter_losses_and_gradients
 from cafe.methods.base import Array, Problem
 from cafe.training import Configuration, Trained, fit_many, steps_for
 
@@ -36,8 +36,7 @@ class AdapterObjective:
     """
 
     text: Tensor
-    # Where trained ratios start: the paper's value for generic images.
-    start: ClassVar[float] = 0.2
+    start: ClassVar[float] = START_RATIO
 
     def initial(self, configuration: Configuration, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw weights as torch.nn.Linear does, U(-1/sqrt(fan in), 1/sqrt(fan in)), image before text."""
@@ -59,7 +58,7 @@ class AdapterObjective:
         ):
             if not used or mode == "fixed":
                 continue
-            parameters[f"{ratio}_bias"] = torch.tensor(math.log(self.start / (1 - self.start)))
+            parameters[f"{ratio}_bias"] = torch.tensor(0.0)
             if mode == "learned":
                 parameters[f"{ratio}_own"] = uniform(d, RATIO_WIDTH)
                 parameters[f"{ratio}_other"] = uniform(d, RATIO_WIDTH)
@@ -171,13 +170,13 @@ def store(estimator: Any, problem: Problem, configuration: Configuration, traine
             ratio = learned_ratio(trained.parameters, "beta", text, mean)
         else:
             scalar = estimator.beta_mode_ == "scalar"
-            value = sigmoid(trained.parameters["beta_bias"]) if scalar else estimator.beta_
+            value = trained_ratio(trained.parameters, "beta") if scalar else estimator.beta_
             ratio = np.full((1, 1), value, dtype=text.dtype)
         text = blend(text, trained.parameters, "text", ratio, estimator.form)
     estimator.text_ = text
     for name in ("alpha", "beta"):
         if getattr(estimator, f"{name}_mode_") == "scalar" and f"{name}_bias" in trained.parameters:
-            setattr(estimator, f"{name}_", float(sigmoid(trained.parameters[f"{name}_bias"])))
+            setattr(estimator, f"{name}_", float(trained_ratio(trained.parameters, name)))
 
 
 def blend(x: Array, parameters: dict[str, Array], side: str, ratio: Array, form: str) -> Array:
@@ -194,7 +193,12 @@ def learned_ratio(parameters: dict[str, Array], side: str, own: Array, other_mea
     """Return the hypernetwork's ratio of every row, (rows, 1); formula in kernels/reference.py."""
     u, v, o = (parameters[f"{side}_{part}"].astype(own.dtype, copy=False) for part in ("own", "other", "out"))
     hidden = np.tanh(own @ u + other_mean @ v)  # (rows, q)
-    return sigmoid(hidden @ o[:, None] + parameters[f"{side}_bias"].astype(own.dtype))
+    return sigmoid(START_LOGIT + parameters[f"{side}_bias"].astype(own.dtype) + hidden @ o[:, None])
+
+
+def trained_ratio(parameters: dict[str, Array], side: str) -> Array:
+    """Return the one number that ``"scalar"`` trained."""
+    return sigmoid(START_LOGIT + parameters[f"{side}_bias"])
 
 
 def sigmoid(x: Array) -> Array:

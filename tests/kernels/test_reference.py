@@ -60,9 +60,9 @@ def by_hand(shape, parameters, hyper, features, labels, text, mean):
             if mode == "fixed":
                 return hyper[name][k].item()
             if mode == "scalar":
-                return sigmoid(p[f"{name}_bias"])
+                return sigmoid(np.log(0.2 / 0.8) + p[f"{name}_bias"])
             hidden = np.tanh(row @ p[f"{name}_own"] + other @ p[f"{name}_other"])
-            return sigmoid(hidden @ p[f"{name}_out"] + p[f"{name}_bias"])
+            return sigmoid(np.log(0.2 / 0.8) + p[f"{name}_bias"] + hidden @ p[f"{name}_out"])
 
         classes = []
         for row in w:

@@ -112,6 +112,7 @@ def test_trained_ratios_start_at_the_default_and_move(problem, mode):
 
 def test_learned_ratio_depends_on_the_image_and_on_the_classes(problem):
     X, y, text, queries = problem
+    y = y[::-1]  # zero-shot is wrong about these, so there is something to learn
     model = CLIPAdapter(text, alpha="learned", lr=1e-2, epochs=200, random_state=0).fit(X, y)
     ratios = model.ratios(unit(queries))
     assert ratios.shape == (5, 1)
@@ -156,3 +157,10 @@ def test_bad_parameters_of_clip_adapter(problem, parameters, words):
     X, y, text, _ = problem
     with pytest.raises(InputError, match=words):
         CLIPAdapter(text, **parameters).fit(X, y)
+
+
+@pytest.mark.parametrize("mode", ["scalar", "learned"])
+def test_weight_decay_pulls_trained_ratios_to_the_default(problem, mode):
+    X, y, text, queries = problem
+    strong = CLIPAdapter(text, alpha=mode, lr=1e-2, weight_decay=50.0, epochs=200, random_state=0).fit(X, y[::-1])
+    np.testing.assert_allclose(strong.ratios(queries), 0.2, atol=5e-3)
