@@ -14,17 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe import __version__
-from cafe.errors import InputError
 from cafe.features import Features
 from cafe.methods import fit_many, make_method
-from cafe.metrics import all_metrics
 from cafe.protocol import selection as policies
 from cafe.protocol.oracle import oracle_test
-from cafe.tasks import Task, dataset_name, encoder_name, make_task, stacked
-
-# Rows of one inference block: 4096 x 1,000 classes in float32 are 16 MB.
-INFERENCE_ROWS = 4096
+from cafe.scoring import full_probabilities, make_row, zero_shot_accuracy
+from cafe.tasks import Task, make_task, stacked
 
 
 @dataclass(frozen=True)
@@ -39,11 +34,22 @@ class Fitted:
         See DESIGN "The command line": everything needed to run it again.
     predicted : ndarray of shape (n_test,), int64
         Class row predicted for each test sample, for paired comparisons.
+    labels : ndarray of shape (n_test,), int64
+        Class row that each test sample belongs to.
+    selection : Selection
+        How its parameters were chosen.
     """
 
     estimator: Any
     row: dict[str, Any]
     predicted: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    selection: policies.Selection
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether each test sample was predicted right, (n_test,)."""
+        return self.predicted == self.labels
 
 
 def fit_method(
@@ -84,6 +90,15 @@ def fit_method(
     return fit_tasks([task], method, parameters or {}, selection=selection, device=device, dtype=dtype)[0]
 
 
+@dataclass(frozen=True)
+class Job:
+    """One method with its parameters, to be fitted on one task."""
+
+    task: Task
+    method: str
+    parameters: Mapping[str, Any]
+
+
 def fit_tasks(
     tasks: Sequence[Task],
     method: str,
@@ -97,18 +112,44 @@ def fit_tasks(
 
     Parameters are as in :func:`fit_method`. ``fit_seconds`` of each row is its share of the run.
     """
+    return fit_jobs([Job(task, method, parameters) for task in tasks], selection, device, dtype)
+
+
+def fit_jobs(jobs: Sequence[Job], selection: str = "auto", device: str = "auto", dtype: str = "auto") -> list[Fitted]:
+    """Fit any mix of methods, parameters and tasks of the same data set, in as few runs as possible.
+
+    A grid over a parameter, shots and seeds is one call: everything that a method can train side by side is.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+        Their tasks share one set of features.
+    selection, device, dtype : str
+        As in :func:`fit_method`.
+
+    Returns
+    -------
+    list of Fitted
+        In the order of the jobs; ``fit_seconds`` of each row is its share of the run.
+    """
     started = time.perf_counter()
-    templates = [estimator_for(task, method, parameters, device, dtype) for task in tasks]
-    resolved = [_resolve(one, task, selection) for one, task in zip(templates, tasks, strict=True)]
-    X, y, rows = stacked(list(tasks))
-    fits = fit_many(X, y, [one for one, _ in resolved], rows)
-    seconds = (time.perf_counter() - started) / len(tasks)
+    templates = [estimator_for(job.task, job.method, job.parameters, device, dtype) for job in jobs]
+    resolved = [_resolve(one, job.task, selection) for one, job in zip(templates, jobs, strict=True)]
+    tasks = list({id(job.task): job.task for job in jobs}.values())
+    X, y, rows = stacked(tasks)
+    rows_of = {id(task): own for task, own in zip(tasks, rows, strict=True)}
+    fits = fit_many(X, y, [one for one, _ in resolved], [rows_of[id(job.task)] for job in jobs])
+    seconds = (time.perf_counter() - started) / len(jobs)
     zero_shot: dict[int, float | None] = {}
     fitted = []
-    for fit, (_, chosen), task in zip(fits, resolved, tasks, strict=True):
-        if id(task.features) not in zero_shot:
-            zero_shot[id(task.features)] = zero_shot_accuracy(task)
-        fitted.append(_test(fit, chosen, task, method, seconds, zero_shot[id(task.features)]))
+    for fit, (_, chosen), job in zip(fits, resolved, jobs, strict=True):
+        features, test = job.task.features, job.task.test
+        if id(features) not in zero_shot:
+            zero_shot[id(features)] = zero_shot_accuracy(features, test)
+        # The one look at the test split.
+        probabilities = full_probabilities(fit, test.image_features, len(features.class_names))
+        row = make_row(fit, chosen, job.task, job.method, seconds, zero_shot[id(features)], probabilities, test.labels)
+        fitted.append(Fitted(fit, row, probabilities.argmax(axis=1), test.labels, chosen))
     return fitted
 
 
@@ -125,36 +166,6 @@ def estimator_for(task: Task, method: str, parameters: Mapping[str, Any], device
     }
     known = estimator.get_params(deep=False)
     return estimator.set_params(**{k: v for k, v in own.items() if k in known and k not in parameters})
-
-
-def full_probabilities(estimator: Any, X: NDArray[Any], n_classes: int) -> NDArray[Any]:
-    """Return probabilities over all classes of the data set, (n, n_classes); unseen ones have zero.
-
-    Only methods that started from class means lack columns: those of classes without a training row.
-    """
-    probabilities = None
-    for start in range(0, len(X), INFERENCE_ROWS):
-        block = estimator.predict_proba(X[start : start + INFERENCE_ROWS])
-        if probabilities is None:
-            probabilities = np.zeros((len(X), n_classes), dtype=block.dtype)
-        probabilities[start : start + len(block), estimator.classes_] = block
-    if probabilities is None:
-        raise InputError("there is no row to predict")
-    return probabilities
-
-
-def zero_shot_accuracy(task: Task) -> float | None:
-    """Return zero-shot's acc1 on the task's test split; None without text."""
-    if task.features.class_embeddings is None:
-        return None
-    from cafe.methods.zero_shot import ZeroShot
-
-    plain = estimator_for(task, "zero-shot", {}, "auto", "auto")
-    assert isinstance(plain, ZeroShot)
-    # Zero-shot learns nothing from rows; two of them satisfy the interface.
-    fit = plain.fit(task.test.image_features[:1], task.test.labels[:1])
-    probabilities = full_probabilities(fit, task.test.image_features, len(task.features.class_names))
-    return float(np.mean(probabilities.argmax(axis=1) == task.test.labels))
 
 
 def _resolve(estimator: Any, task: Task, selection: str) -> tuple[Any, policies.Selection]:
@@ -178,36 +189,3 @@ def _resolve(estimator: Any, task: Task, selection: str) -> tuple[Any, policies.
         if selection == "cross-validation":
             raise
         return policies.fall_back(estimator, str(error))
-
-
-def _test(
-    estimator: Any, chosen: policies.Selection, task: Task, method: str, seconds: float, zero_shot: float | None
-) -> Fitted:
-    """Look at the test split, once, and write the row."""
-    features = task.features
-    probabilities = full_probabilities(estimator, task.test.image_features, len(features.class_names))
-    parameters = estimator.get_params(deep=False)
-    uses_text = features.text_features is not None
-    row = {
-        "dataset": dataset_name(features),
-        "encoder": encoder_name(features),
-        "method": method if uses_text or method != "zero-shot" else "class-means",
-        "variant": parameters.get("variant"),
-        "shots": task.shots,
-        "seed": task.seed,
-        "n_train": len(task.train),
-        "n_test": len(task.test),
-        **all_metrics(probabilities, task.test.labels),
-        "zero_shot_acc1": zero_shot,
-        "params": {k: v for k, v in parameters.items() if k not in ("class_embeddings", "classes")},
-        "class_embeddings": "text" if uses_text else "class-means",
-        "selection": chosen.as_json(),
-        "oracle": chosen.policy == "oracle-test",
-        "fit_seconds": seconds,
-        "kernel": estimator.kernel_,
-        "device": getattr(estimator, "device_", "cpu"),
-        "dtype": getattr(estimator, "dtype_", str(probabilities.dtype)),
-        "cafe_version": __version__,
-        "cache_fingerprint": features.provenance.get("fingerprint"),
-    }
-    return Fitted(estimator, row, probabilities.argmax(axis=1))
