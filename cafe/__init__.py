@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cafe.methods.clip_adapter import CLIPAdapter as CLIPAdapter
     from cafe.methods.linear_probe import LinearProbe as LinearProbe
     from cafe.methods.tip_adapter import TipAdapter as TipAdapter
+    from cafe.methods.tip_adapter_f import TipAdapterF as TipAdapterF
     from cafe.methods.zero_shot import ZeroShot as ZeroShot
     from cafe.protocol.draws import draw_few_shot as draw_few_shot
     from cafe.saved import load as load
