@@ -1,0 +1,123 @@
+"""What methods that train with :func:`cafe.training.fit_many` share: seeds, precision, automatic values, grouping.
+
+Estimators that read the same checked arrays, device and precision are trained in one run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from cafe.device import choose_device
+from cafe.errors import InputError, unknown_name
+from cafe.methods.base import CheckedArrays, Problem, unit_length
+from cafe.training import Configuration, Objective, Trained, fit_many, steps_for
+
+# The constant in AdamW's denominator, as the trainer has it.
+TRAINER_EPS = 1e-8
+DTYPES = {"auto": torch.float32, "float32": torch.float32, "float64": torch.float64}
+
+ObjectiveOf = Callable[[CheckedArrays, list[Any], list[Problem], dict[str, Any]], Objective]
+ConfigurationOf = Callable[[Any, Problem, int], Configuration]
+
+
+def check_numbers(estimator: Any, **lowest: float) -> None:
+    """Check that parameters are finite numbers not below a bound, or ``"auto"`` where they have a grid.
+
+    Raises
+    ------
+    InputError
+        Naming the parameter, its value and what is possible.
+    """
+    for name, low in lowest.items():
+        value = getattr(estimator, name)
+        if value is None or (value == "auto" and name in estimator.grid):
+            continue
+        if isinstance(value, str) or not low <= value < np.inf:
+            automatic = ", or 'auto'" if name in estimator.grid else ""
+            raise InputError(
+                f"{name} of {type(estimator).__name__} must be a number not below {low:g}{automatic}, but is {value!r}"
+            )
+
+
+def resolve_grid(estimator: Any, problem: Problem) -> None:
+    """Set ``name_`` for every parameter that may be ``"auto"``: as given, or chosen on the training rows."""
+    from cafe.protocol.selection import resolve_automatic
+
+    chosen = resolve_automatic(estimator, problem)
+    for name in estimator.grid:
+        setattr(estimator, f"{name}_", getattr(chosen, name))
+
+
+def seed_of(estimator: Any) -> int:
+    """Return ``random_state``, or a fresh seed for None. Raises InputError."""
+    seed = estimator.random_state
+    if seed is None:
+        return int(np.random.default_rng().integers(2**31))
+    if not isinstance(seed, (int, np.integer)):
+        raise InputError(f"random_state of {type(estimator).__name__} must be an integer or None, but is {seed!r}")
+    return int(seed)
+
+
+def dassl_steps(epochs: float, n_rows: int, batch_size: int) -> tuple[int, int]:
+    """Return the steps of so many epochs, and of the first one, in which CoOp's schedule warms up.
+
+    Examples
+    --------
+    >>> dassl_steps(300, 1024, 256)
+    (1200, 4)
+    """
+    steps = steps_for(epochs, n_rows, batch_size)
+    return steps, min(steps - 1, steps_for(1, n_rows, batch_size))
+
+
+def fit_side_by_side(
+    estimators: Sequence[Any],
+    problems: Sequence[Problem],
+    objective_of: ObjectiveOf,
+    configuration_of: ConfigurationOf,
+    key_of: Callable[[Any], Hashable] = lambda estimator: None,
+    cosine: bool = False,
+) -> list[Trained]:
+    """Train estimators in as few runs as possible; sets ``loss_``, ``n_steps_``, ``kernel_``, ``device_``, ``dtype_``.
+
+    Parameters
+    ----------
+    estimators, problems : sequence
+        Checked, with everything that is ``"auto"`` resolved.
+    objective_of : callable
+        Takes the shared arrays, the estimators and problems of one run, and ``{"device", "dtype"}``.
+    configuration_of : callable
+        Takes an estimator, its problem and its place in the run.
+    key_of : callable
+        What estimators must share beside arrays, device and precision, to be one run.
+    cosine : bool, default=False
+        Whether rows are scaled to length one whatever ``normalize`` says, since the logits are cosines.
+
+    Returns
+    -------
+    list of Trained
+        In the order of the estimators.
+    """
+    runs: dict[Hashable, list[int]] = {}
+    for i, (one, problem) in enumerate(zip(estimators, problems, strict=True)):
+        if one.dtype not in DTYPES:
+            raise unknown_name(f"dtype of {type(one).__name__}", str(one.dtype), DTYPES)
+        runs.setdefault((id(problem.base), choose_device(one.device), DTYPES[one.dtype], key_of(one)), []).append(i)
+    results: dict[int, Trained] = {}
+    for (_, device, dtype, _), members in runs.items():  # type: ignore[misc]
+        to = {"device": device, "dtype": dtype}
+        base = problems[members[0]].base
+        X = torch.as_tensor(np.ascontiguousarray(unit_length(base.X) if cosine else base.X)).to(**to)
+        objective = objective_of(base, [estimators[i] for i in members], [problems[i] for i in members], to)
+        configurations = [configuration_of(estimators[i], problems[i], place) for place, i in enumerate(members)]
+        trained = fit_many(objective, X, torch.as_tensor(base.y).to(device), configurations)
+        for i, configuration, result in zip(members, configurations, trained, strict=True):
+            results[i] = result
+            estimators[i].loss_, estimators[i].n_steps_ = result.loss, configuration.steps
+            estimators[i].kernel_, estimators[i].device_ = "torch", device
+            estimators[i].dtype_ = str(dtype).removeprefix("torch.")
+    return [results[i] for i in range(len(estimators))]
