@@ -49,7 +49,8 @@ class Fitted:
     @property
     def correct(self) -> NDArray[np.bool_]:
         """Whether each test sample was predicted right, (n_test,)."""
-        return self.predicted == self.labels
+        right: NDArray[np.bool_] = self.predicted == self.labels
+        return right
 
 
 def fit_method(

@@ -1,0 +1,101 @@
+"""Paired tests: equal to textbook tests where they coincide, and wrong as often as they say where they do not."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from cafe.errors import InputError
+from cafe.protocol.paired import _standard_error, holm, interval95, paired_test
+
+
+def test_with_one_seed_it_is_the_t_test_over_images():
+    rng = np.random.default_rng(0)
+    a, b = rng.random((1, 200)) < 0.7, rng.random((1, 200)) < 0.6
+    expected = stats.ttest_rel(a[0].astype(float), b[0].astype(float))
+    found = paired_test(a, b)
+    assert found.p_value == pytest.approx(expected.pvalue)
+    assert found.ci95 == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert found.n_seeds == 1
+
+
+def test_mcnemar_is_the_exact_binomial_test():
+    a = np.array([[1, 1, 1, 1, 1, 1, 0, 0, 1, 0]], dtype=bool)
+    b = np.array([[0, 0, 0, 0, 0, 1, 1, 0, 1, 0]], dtype=bool)
+    ((only_a, only_b, p),) = paired_test(a, b).mcnemar
+    assert (only_a, only_b) == (5, 1)
+    assert p == pytest.approx(stats.binomtest(1, 6).pvalue)
+
+
+def test_variance_is_that_of_the_variance_components():
+    """Independent route: unbiased components from the law of total variance, then Var = i/n + s/S + e/(nS)."""
+    rng = np.random.default_rng(1)
+    d = 0.3 * rng.normal(size=(4, 1)) + 0.5 * rng.normal(size=(1, 60)) + rng.normal(size=(4, 60))
+    seeds, n = d.shape
+    centred = d - d.mean(0) - d.mean(1, keepdims=True) + d.mean()
+    e = (centred**2).sum() / ((seeds - 1) * (n - 1))
+    s, i = d.mean(1).var(ddof=1) - e / n, d.mean(0).var(ddof=1) - e / seeds
+    assert i > 0
+    error, _ = _standard_error(d)
+    assert error**2 == pytest.approx(i / n + s / seeds + e / (n * seeds))
+
+
+@pytest.mark.parametrize(("of_seed", "of_image"), [(0.0, 1.0), (0.15, 1.0), (0.3, 0.0)])
+def test_without_a_difference_it_errs_as_often_as_it_says(of_seed, of_image):
+    """2,000 experiments of 3 seeds and 150 images without a true difference: p < 0.05 in about 5 %.
+
+    Student's t over the images of all seeds, for comparison, errs far more often once the draws matter.
+    """
+    rng = np.random.default_rng(2)
+    wrong = naive = 0
+    for _ in range(2000):
+        d = of_seed * rng.normal(size=(3, 1)) + of_image * rng.normal(size=(1, 150)) + rng.normal(size=(3, 150))
+        error, df = _standard_error(d)
+        wrong += 2 * stats.t.sf(abs(d.mean()) / error, df) < 0.05
+        naive += abs(d.mean()) / (d.std(ddof=1) / np.sqrt(d.size)) > 1.96
+    # Binomial standard deviation at 5 % of 2,000 is 0.5 points; three of them, and the approximation of the df.
+    assert wrong / 2000 < 0.07
+    if of_seed:
+        assert naive / 2000 > 0.15
+
+
+def test_zero_shot_has_no_seed_and_is_compared_with_every_one():
+    rng = np.random.default_rng(3)
+    a, zero = rng.random((3, 80)) < 0.8, rng.random((1, 80)) < 0.5
+    assert paired_test(a, zero).difference == pytest.approx(a.mean() - zero.mean())
+    assert paired_test(a, zero).p_value == paired_test(a, np.repeat(zero, 3, axis=0)).p_value
+    assert len(paired_test(a, zero).mcnemar) == 3
+
+
+def test_it_is_antisymmetric():
+    rng = np.random.default_rng(4)
+    a, b = rng.random((3, 50)) < 0.8, rng.random((3, 50)) < 0.5
+    one, other = paired_test(a, b), paired_test(b, a)
+    assert one.difference == -other.difference
+    assert one.p_value == other.p_value
+    assert one.ci95 == pytest.approx((-other.ci95[1], -other.ci95[0]))
+
+
+def test_nothing_differs_or_everything_does():
+    right = np.ones((2, 5), dtype=bool)
+    assert paired_test(right, right).p_value == 1.0
+    assert paired_test(right, ~right).p_value == 0.0
+    assert paired_test(right[:, :1], ~right[:, :1]).p_value == 1.0  # one image says nothing
+
+
+def test_arrays_that_do_not_belong_together():
+    for a, b in (((2, 5), (3, 5)), ((2, 5), (2, 4)), ((5,), (5,)), ((1, 0), (1, 0))):
+        with pytest.raises(InputError, match="paired test"):
+            paired_test(np.zeros(a), np.zeros(b))
+
+
+def test_holm_is_the_textbook_example():
+    # Holm by hand: 4 x 0.005, 3 x 0.01, 2 x 0.03, then not below the one before.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+
+
+def test_interval_over_seeds_is_students():
+    values = [0.61, 0.64, 0.66]
+    expected = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
+    assert interval95(values) == pytest.approx(expected)
+    assert interval95([0.5]) is None
