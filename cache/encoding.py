@@ -1,11 +1,11 @@
-"""Runs the images and prompts of a plan through the encoder."""
+"""Runs the images of a plan through the encoder."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
 from time import perf_counter
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,6 @@ from cafe.cache.plan import Plan, batches
 from cafe.cache.report import Clocks, ExtractionProgress
 from cafe.errors import InputError, UnreadableImageError
 from cafe.features import Split
-from cafe.prompts import prompts
 
 ProgressCallback = Callable[[ExtractionProgress], None]
 OnError = Literal["skip", "fail"]
@@ -95,15 +94,3 @@ class ImageEncoding:
     def _last_reason(self) -> str:
         last = self.unreadable[-1]
         return f"the last one, {last['sample_id']!r}: {last['reason']}"
-
-
-def encode_text(plan: Plan, clocks: Clocks, tell: ProgressCallback) -> NDArray[Any]:
-    """Encode every template with every class name, one template at a time: (m, c, d) in the stored dtype."""
-    classes = plan.dataset.class_names
-    text = np.empty((len(plan.templates), len(classes), plan.encoder.dim), dtype=plan.stored_dtype)
-    for index, template in enumerate(plan.templates):
-        with clocks.running("encode"):
-            encoded = plan.encoder.encode_text(prompts([template], classes))  # (c, d)
-        text[index] = as_stored(encoded, plan.stored_dtype, f"text_features of template {template!r}")
-        tell(ExtractionProgress("text", "", index + 1, len(plan.templates)))
-    return text

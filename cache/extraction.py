@@ -10,13 +10,14 @@ from typing import Any
 from cafe.cache import spec
 from cafe.cache.atomic import check_free_space, prepare_folder
 from cafe.cache.checksums import array_sha256, arrays_of
-from cafe.cache.encoding import ImageEncoding, OnError, ProgressCallback, encode_text
+from cafe.cache.encoding import ImageEncoding, OnError, ProgressCallback
 from cafe.cache.opening import open_cache
 from cafe.cache.plan import Plan, Target, choose_target, make_plan
 from cafe.cache.provenance import Provenance
 from cafe.cache.report import Clocks, ExtractionProgress, ExtractionSummary
 from cafe.cache.store import load_features, load_projection, load_sizes, read_provenance, write_cache
 from cafe.cache.summary import summarise
+from cafe.cache.text import encode_text
 from cafe.data.base import Dataset
 from cafe.encoders.base import Encoder
 from cafe.errors import CacheError, InputError, unknown_name
@@ -32,6 +33,7 @@ def extract(
     *,
     splits: Sequence[str] | None = None,
     templates: Sequence[str] | None = None,
+    prompts: Sequence[Sequence[str]] | None = None,
     stored_dtype: spec.StoredDtype = "float16",
     on_error: OnError = "skip",
     progress: ProgressCallback | None = None,
@@ -54,6 +56,8 @@ def extract(
         None is every split there is.
     templates : sequence of str or None
         None is the data set's own.
+    prompts : sequence of c sequences of str, or None
+        Prompts written per class, as of :func:`cafe.prompts.read_prompts`; they take the place of templates.
     stored_dtype : str, default "float16"
         Or ``"float32"``.
     on_error : str, default "skip"
@@ -78,7 +82,7 @@ def extract(
     """
     if on_error not in _ON_ERROR:
         raise unknown_name("on_error", on_error, _ON_ERROR)
-    plan = make_plan(dataset, encoder, splits, templates, stored_dtype)
+    plan = make_plan(dataset, encoder, splits, templates, stored_dtype, prompts)
     target = choose_target(plan, Path(out), force=force)
     prepare_folder(target.path.parent)
     if target.missing != "nothing":
@@ -104,8 +108,7 @@ def _extract_all(
     features = Features(
         splits=splits,
         class_names=tuple(plan.dataset.class_names),
-        text_features=encode_text(plan, clocks, tell),
-        templates=plan.templates,
+        **encode_text(plan, clocks, tell),
         logit_scale=plan.encoder.logit_scale,
         logit_bias=plan.encoder.logit_bias,
     )
@@ -155,8 +158,7 @@ def _encode_text_again(plan: Plan, path: Path, clocks: Clocks, tell: ProgressCal
     features = replace(
         old,
         class_names=tuple(plan.dataset.class_names),
-        text_features=encode_text(plan, clocks, tell),
-        templates=plan.templates,
+        **encode_text(plan, clocks, tell),
         logit_scale=plan.encoder.logit_scale,
         logit_bias=plan.encoder.logit_bias,
     )

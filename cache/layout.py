@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -39,6 +39,9 @@ def arrays_to_store(
     }
     if features.text_features is not None:
         arrays[spec.TEXT_FEATURES] = as_stored(features.text_features, dtype, spec.TEXT_FEATURES)
+    if features.prompt_features is not None:
+        arrays[spec.PROMPT_FEATURES] = as_stored(features.prompt_features, dtype, spec.PROMPT_FEATURES)
+        arrays[spec.PROMPT_CLASSES] = np.ascontiguousarray(features.prompt_classes, dtype="<i8")
     if projection is not None:
         arrays[spec.PROJECTION] = as_stored(projection, "float32", spec.PROJECTION)
     for name, split in features.splits.items():
@@ -57,14 +60,9 @@ def _split_arrays(
     split: Split, dtype: spec.StoredDtype, sizes: NDArray[np.int64] | None, name: str
 ) -> dict[str, NDArray[Any]]:
     n = len(split)
-    sizes = np.full(n, spec.UNKNOWN_SIZE) if sizes is None else np.asarray(sizes)
-    if sizes.shape != (n,):
-        raise InputError(f"split {name!r} has {n} samples but sizes of shape {sizes.shape}")
-    arrays: dict[str, NDArray[Any]] = {
+    arrays = {
         spec.IMAGE_FEATURES: as_stored(split.image_features, dtype, f"image_features of split {name!r}"),
-        spec.LABELS: np.ascontiguousarray(split.labels, dtype="<i8"),
-        spec.SAMPLE_IDS: text_array(split.sample_ids),
-        spec.SIZES: np.ascontiguousarray(sizes, dtype="<i8"),
+        **sample_arrays(name, split.labels, split.sample_ids, sizes, split.full_labels, split.full_rows),
     }
     if split.view_features is not None:
         if split.view_features.ndim != 3 or split.view_features.shape[1:] != split.image_features.shape:
@@ -79,6 +77,38 @@ def _split_arrays(
         arrays[spec.PROJECTION_FEATURES] = as_stored(
             split.projection_features, dtype, f"projection_features of split {name!r}"
         )
+    return arrays
+
+
+def sample_arrays(
+    name: str,
+    labels: NDArray[np.int64],
+    sample_ids: Sequence[str] | NDArray[np.str_],
+    sizes: NDArray[np.int64] | None,
+    full_labels: NDArray[np.int64] | None = None,
+    full_rows: NDArray[np.int64] | None = None,
+) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a split that say which samples it holds; ``sizes=None`` stores "not known".
+
+    Raises
+    ------
+    InputError
+        If their lengths do not fit together.
+    """
+    n = len(labels)
+    sizes = np.full(n, spec.UNKNOWN_SIZE) if sizes is None else np.asarray(sizes)
+    if sizes.shape != (n,):
+        raise InputError(f"split {name!r} has {n} samples but sizes of shape {sizes.shape}")
+    arrays: dict[str, NDArray[Any]] = {
+        spec.LABELS: np.ascontiguousarray(labels, dtype="<i8"),
+        spec.SAMPLE_IDS: text_array(sample_ids),
+        spec.SIZES: np.ascontiguousarray(sizes, dtype="<i8"),
+    }
+    if full_labels is not None and full_rows is not None:
+        if full_rows.shape != (n,):
+            raise InputError(f"split {name!r} has {n} samples but full_rows of shape {full_rows.shape}")
+        arrays[spec.FULL_LABELS] = np.ascontiguousarray(full_labels, dtype="<i8")
+        arrays[spec.FULL_ROWS] = np.ascontiguousarray(full_rows, dtype="<i8")
     return arrays
 
 

@@ -32,7 +32,9 @@ class Plan:
     splits : tuple of str
         In the data set's order.
     templates : tuple of str
-        At least one.
+        At least one, unless there are prompts.
+    prompts : tuple of c tuples of str, or None
+        Prompts written per class, in place of templates.
     stored_dtype : str
         ``"float16"`` or ``"float32"``.
     image, text, recorded : mapping
@@ -43,6 +45,7 @@ class Plan:
     encoder: Encoder
     splits: tuple[str, ...]
     templates: tuple[str, ...]
+    prompts: tuple[tuple[str, ...], ...] | None
     stored_dtype: spec.StoredDtype
     image: Mapping[str, Any]
     text: Mapping[str, Any]
@@ -70,6 +73,8 @@ class Plan:
         longest = max((len(s.encode("utf-8", "surrogateescape")) for s in self._sample_ids()), default=1)
         rows = self.n_images * (width + 16 + longest)
         text = len(self.templates) * len(self.dataset.class_names) * width
+        if self.prompts is not None:  # once as features, once as text in the provenance
+            text += sum(width + 8 + 6 * len(prompt) for own in self.prompts for prompt in own)
         return rows + text + 64 * spec.ALIGNMENT
 
     def _sample_ids(self) -> Iterator[str]:
@@ -83,13 +88,14 @@ def make_plan(
     splits: Sequence[str] | None,
     templates: Sequence[str] | None,
     stored_dtype: spec.StoredDtype,
+    prompts: Sequence[Sequence[str]] | None = None,
 ) -> Plan:
     """Check what was asked for against the data set, and compute its identity.
 
     Raises
     ------
     InputError
-        If a split is not there or empty, no template is left, or the dtype is unknown.
+        If a split is not there or empty, no template or prompt is left, or the dtype is unknown.
     """
     if stored_dtype not in spec.STORED_DTYPES:
         raise unknown_name("stored dtype", stored_dtype, spec.STORED_DTYPES)
@@ -102,8 +108,9 @@ def make_plan(
     for name in names:
         if not len(dataset.splits[name]):
             raise InputError(f"split {name!r} of {dataset.name} has no images; leave it out with --splits")
-    templates = tuple(dataset.templates if templates is None else templates)
-    if not templates:
+    own = None if prompts is None else _checked_prompts(prompts, dataset)
+    templates = () if own is not None else tuple(dataset.templates if templates is None else templates)
+    if not templates and own is None:
         raise InputError("no template was given; at least one is needed, such as 'a photo of a {}.'")
     identity = encoder.identity()
     return Plan(
@@ -111,11 +118,23 @@ def make_plan(
         encoder=encoder,
         splits=names,
         templates=templates,
+        prompts=own,
         stored_dtype=stored_dtype,
         image=image_part(dataset.identity(), identity["image"], splits=names, stored_dtype=stored_dtype),
-        text=text_part(dataset.class_names, identity["text"], templates=templates, stored_dtype=stored_dtype),
+        text=text_part(
+            dataset.class_names, identity["text"], templates=templates, prompts=own, stored_dtype=stored_dtype
+        ),
         recorded=_recorded(encoder, identity["recorded"]),
     )
+
+
+def _checked_prompts(prompts: Sequence[Sequence[str]], dataset: Dataset) -> tuple[tuple[str, ...], ...]:
+    if len(prompts) != len(dataset.class_names) or not all(prompts):
+        raise InputError(
+            f"prompts need one list for each of the {len(dataset.class_names)} classes of {dataset.name}, "
+            f"with at least one prompt in each; got {len(prompts)} lists"
+        )
+    return tuple(tuple(own) for own in prompts)
 
 
 @dataclass(frozen=True)

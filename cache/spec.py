@@ -20,6 +20,8 @@ STORED_DTYPES: Final[tuple[StoredDtype, ...]] = ("float16", "float32")
 CLASS_NAMES: Final = "class_names"
 TEMPLATES: Final = "templates"
 TEXT_FEATURES: Final = "text_features"
+PROMPT_FEATURES: Final = "prompt_features"
+PROMPT_CLASSES: Final = "prompt_classes"
 PROVENANCE: Final = "provenance"
 PROJECTION: Final = "projection"
 SPLITS: Final = "splits"
@@ -29,6 +31,8 @@ SAMPLE_IDS: Final = "sample_ids"
 SIZES: Final = "sizes"
 VIEW_FEATURES: Final = "view_features"
 PROJECTION_FEATURES: Final = "projection_features"
+FULL_LABELS: Final = "full_labels"
+FULL_ROWS: Final = "full_rows"
 
 UNKNOWN_SIZE: Final = -1
 

@@ -110,6 +110,8 @@ def _shape_findings(file: h5py.File) -> list[str]:
         expected[f"{folder}/{spec.PROJECTION_FEATURES}"] = (n, None)
     expected[spec.TEXT_FEATURES] = (m or None, c, width)
     expected[spec.PROJECTION] = (None, width)
+    prompts = file.get(spec.PROMPT_CLASSES)
+    expected[spec.PROMPT_FEATURES] = (None if prompts is None else len(prompts), width)
     findings = []
     for path, shape in expected.items():
         if path in file and not _fits(file[path].shape, shape):

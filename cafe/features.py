@@ -31,6 +31,11 @@ class Split:
         Features of seeded augmentations of the same samples.
     projection_features : ndarray of shape (n, width of the tower) or None
         Features before the encoder's projection, for methods that train it.
+    full_labels : ndarray of shape (N,), int64, or None
+        Labels of the whole split, where only the rows that few-shot draws need were extracted; the draws are made
+        from these. None where the whole split is here.
+    full_rows : ndarray of shape (n,), int64, or None
+        Row of ``full_labels`` that each sample is; given together with it.
     """
 
     image_features: NDArray[Any]
@@ -38,6 +43,8 @@ class Split:
     sample_ids: NDArray[np.str_]
     view_features: NDArray[Any] | None = None
     projection_features: NDArray[Any] | None = None
+    full_labels: NDArray[np.int64] | None = None
+    full_rows: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.image_features)
@@ -74,7 +81,12 @@ class Features:
     text_features : ndarray of shape (m, c, d) or None
         One row per template and class, as the encoder returned them; None where no text tower was at hand.
     templates : tuple of str
-        The m templates; empty for per-class prompt files.
+        The m templates; empty for prompts written per class.
+    prompt_features : ndarray of shape (p, d) or None
+        One row per prompt written for a class, as the encoder returned it; ``text_features`` is then (1, c, d) and
+        holds their class means.
+    prompt_classes : ndarray of shape (p,), int64, or None
+        Row of ``class_names`` that each of these prompts belongs to; classes may have different numbers of them.
     logit_scale : float
         The encoder's own learned scale (already exponentiated; 100 for OpenAI's CLIP).
     logit_bias : float
@@ -99,9 +111,15 @@ class Features:
     logit_scale: float = 100.0
     logit_bias: float = 0.0
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    prompt_features: NDArray[Any] | None = None
+    prompt_classes: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
-        text = self.text_features
+        text, prompts, owners = self.text_features, self.prompt_features, self.prompt_classes
+        if (prompts is None) != (owners is None) or (prompts is not None and text is None):
+            raise InputError("prompt_features, prompt_classes and text_features must be there together")
+        if prompts is not None and owners is not None and owners.shape != prompts.shape[:1]:
+            raise InputError(f"each prompt feature needs its class, got {prompts.shape} and {owners.shape}")
         if text is None:
             return
         if text.ndim != 3 or text.shape[1] != len(self.class_names):
@@ -117,11 +135,13 @@ class Features:
 
     @property
     def class_embeddings(self) -> NDArray[np.float32] | None:
-        """Unit-length per-class mean of the unit-length text features, (c, d); None without text."""
+        """Unit-length per-class mean of the unit-length text (or prompt) features, (c, d); None without text."""
         if self.text_features is None:
             return None
-        from cafe.prompts import class_embeddings
+        from cafe.prompts import class_embeddings, mean_of_prompts
 
+        if self.prompt_features is not None and self.prompt_classes is not None:
+            return mean_of_prompts(self.prompt_features, self.prompt_classes, len(self.class_names))
         return class_embeddings(self.text_features)
 
     def split(self, name: str) -> Split:

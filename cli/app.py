@@ -55,6 +55,7 @@ app.command("datasets")(lists.datasets)
 app.command("methods")(lists.methods)
 app.command("models")(lists.models)
 app.command("suites")(lists.suites)
+app.command("templates")(lists.templates)
 
 
 def call(arguments: Sequence[str] | None = None) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,7 +11,7 @@ import typer
 from cafe.cli.options import CacheDir, Device, Dtype, Json, Quiet, listed
 from cafe.cli.progress import Progress, duration
 from cafe.cli.screen import Screen
-from cafe.errors import InputError, unknown_name
+from cafe.errors import unknown_name
 from cafe.report.table import align_left
 from cafe.rooms import entries
 
@@ -52,9 +52,26 @@ def extract(
         list[str] | None,
         typer.Option(
             "--templates",
-            metavar="TEXT|FILE",
-            help="A template such as 'a photo of a {}.', or a file with one on each line; may be repeated "
-            "[default: the data set's own].",
+            metavar="NAME|TEXT|FILE",
+            help="A set of `cafe templates`, a template such as 'a photo of a {}.', or a file with one on each line; "
+            "may be repeated [default: the data set's own].",
+        ),
+    ] = None,
+    class_names: Annotated[
+        Path | None,
+        typer.Option(
+            "--class-names",
+            metavar="FILE",
+            help="Class names for the prompts: one on each line in label order, or JSON {present: new}.",
+        ),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts",
+            metavar="FILE",
+            help="Prompts written per class, as CuPL's: JSON {class: [prompt, ...]}; --templates given besides are "
+            "averaged with them.",
         ),
     ] = None,
     stored_dtype: Annotated[
@@ -80,6 +97,8 @@ def extract(
 
     Every image and class name goes through the frozen encoder; the features go to one HDF5 file.
     """
+    from cafe.prompts import read_class_names, read_prompts, read_templates, with_templates
+
     error_policy, stored = _one_of_two(on_error, stored_dtype)
     texts = read_templates(templates)
     with Screen(json=json, quiet=quiet) as screen:
@@ -88,6 +107,11 @@ def extract(
         from cafe.data.opening import open_dataset
 
         opened = open_dataset(dataset, root)
+        if class_names is not None:
+            opened.class_names = read_class_names(class_names, opened.class_names)
+        own = None if prompts is None else read_prompts(prompts, opened.class_names)
+        if own is not None and texts:
+            own = with_templates(own, texts, opened.class_names)
 
         # After the data set: a wrong path should not wait for torch.
         from cafe.cache.extraction import extract as run_extraction
@@ -98,10 +122,10 @@ def extract(
         names = listed(splits) or None
         path = out or cache_path(cache_folder(cache_dir), opened.name, encoder.id)
         if out is not None and out.exists() and not force:
-            refuse_another(make_plan(opened, encoder, names, texts, stored), out)
+            refuse_another(make_plan(opened, encoder, names, texts, stored, own), out)
         with screen.progress("images") as images, screen.progress("templates") as text:
             summary = run_extraction(
-                opened, encoder, path, splits=names, templates=texts, stored_dtype=stored,
+                opened, encoder, path, splits=names, templates=texts, prompts=own, stored_dtype=stored,
                 on_error=error_policy, progress=shown_on(images, text), force=force,
             )  # fmt: skip
         warn_about(summary, screen)
@@ -137,47 +161,6 @@ def _one_of_two(on_error: str, stored_dtype: str) -> tuple[Literal["skip", "fail
     if stored_dtype not in dtypes:
         raise unknown_name("--stored-dtype", stored_dtype, dtypes)
     return policies[on_error], dtypes[stored_dtype]
-
-
-def read_templates(given: Sequence[str] | None) -> list[str] | None:
-    """Read templates: each a text with a slot, or a file of such texts, one on each line.
-
-    Raises
-    ------
-    InputError
-        If it is neither, or a line has no slot; the message names the line.
-
-    Examples
-    --------
-    >>> read_templates(["a photo of a {}, a digit."])
-    ['a photo of a {}, a digit.']
-    """
-    if not given:
-        return None
-    return [template for text in given for template in ([text] if _has_slot(text) else _template_file(Path(text)))]
-
-
-def _template_file(path: Path) -> list[str]:
-    if not path.is_file():
-        raise InputError(
-            f"--templates takes a text with {{}} where the class name goes, such as 'a photo of a {{}}.', "
-            f"or a file of such texts; got {str(path)!r}, which is neither"
-        )
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise InputError(f"template file {path} is not UTF-8 text") from None
-    for number, text in enumerate(lines, start=1):
-        if text.strip() and not _has_slot(text):
-            raise InputError(f"{path}, line {number}: template {text!r} has no slot {{}} for the class name")
-    found = [text.strip() for text in lines if text.strip()]
-    if not found:
-        raise InputError(f"template file {path} is empty")
-    return found
-
-
-def _has_slot(text: str) -> bool:
-    return "{}" in text or "{c}" in text
 
 
 def shown_on(images: Progress, text: Progress) -> Callable[[ExtractionProgress], None]:

@@ -1,4 +1,4 @@
-"""``cafe datasets``, ``cafe methods``, ``cafe models`` and ``cafe suites``: what there is, by name."""
+"""``cafe datasets | methods | models | suites | templates``: what there is, by name."""
 
 from __future__ import annotations
 
@@ -55,6 +55,16 @@ def models(json: Json = False, quiet: Quiet = False) -> None:
         known = known_models()
         body = [[one["name"], one["kind"], one["summary"]] for one in known]
         screen.answer({"models": known}, _columns(["model", "kind", ""], body))
+
+
+def templates(json: Json = False, quiet: Quiet = False) -> None:
+    """List the template sets that --templates takes by name."""
+    from cafe.prompts import known_template_sets
+
+    with Screen(json=json, quiet=quiet) as screen:
+        known = known_template_sets()
+        body = [[one["name"], str(len(one["templates"])), one["templates"][0]] for one in known]
+        screen.answer({"templates": known}, _columns(["templates", "number", "the first"], body))
 
 
 def _list_room(room: str, constant: str, key: str, title: str, json: bool, quiet: bool) -> None:
