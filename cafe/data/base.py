@@ -53,6 +53,9 @@ class Dataset(ABC):
         As it will stand in tables and file names.
     class_names : tuple of str
         In label order, as they go into prompts.
+    class_ids : tuple of str
+        A key of each class that other data sets share, such as ImageNet's ``n01440764``; empty if there is none.
+        Names are no keys: ImageNet has two classes called "crane".
     templates : tuple of str
         The templates published for this data set, or the generic one.
     splits : mapping of str to ImageSplit
@@ -64,6 +67,7 @@ class Dataset(ABC):
     """
 
     templates: tuple[str, ...] = (GENERIC_TEMPLATE,)
+    class_ids: tuple[str, ...] = ()
     split_origin: str = "published"
     homepage: ClassVar[str] = ""
 
@@ -94,9 +98,11 @@ class Dataset(ABC):
             for sample_id, label, size in zip(split.sample_ids, split.labels, split.sizes, strict=True):
                 digest.update(f"{sample_id}\0{label}\0{size}\n".encode("utf-8", "surrogateescape"))
             hashes[name] = digest.hexdigest()
+        ids = {"class_ids": list(self.class_ids)} if self.class_ids else {}
         return {
             "name": self.name,
             "class_names": list(self.class_names),
+            **ids,
             "split_origin": self.split_origin,
             "splits": {name: {"n": len(split), "sha256": hashes[name]} for name, split in self.splits.items()},
         }
@@ -107,13 +113,16 @@ class NamedDataset(Dataset):
 
     @classmethod
     @abstractmethod
-    def open(cls, root: Path | None) -> Dataset:
+    def open(cls, root: Path | None, *, lenient: bool = False) -> Dataset:
         """Open it.
 
         Parameters
         ----------
         root : Path or None
             Folder that holds it (``--root``, else ``$CAFE_DATA``); None for embedded ones.
+        lenient : bool, default False
+            Whether an image that a published list names and the disk lacks is kept, with size 0, so that it is
+            unreadable when its pixels are asked for; otherwise it is an error now.
 
         Raises
         ------
@@ -134,14 +143,38 @@ class NamedDataset(Dataset):
 
 
 class Source(Dataset):
-    """A reader for what users bring on disk; the file that defines one sets ``SOURCE``."""
+    """A reader for what users bring; the file that defines one sets ``SOURCE``.
+
+    Attributes
+    ----------
+    general : bool, default False
+        Whether it takes anything of a kind, such as any folder; such readers are asked last.
+    """
+
+    general: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod
     def accepts(cls, path: Path) -> bool:
-        """Whether this reader is the one for that path (cheap: no listing of big folders)."""
+        """Whether this reader is the one for that path (cheap: no listing of big folders).
+
+        A reader of something that is no path, such as ``hf:NAME``, accepts it by its text.
+        """
 
     @classmethod
     @abstractmethod
-    def open(cls, path: Path) -> Dataset:
-        """Open it. Raises InputError with what is wrong and where."""
+    def open(cls, path: Path, *, lenient: bool = False) -> Dataset:
+        """Open it.
+
+        Parameters
+        ----------
+        path : Path
+            What the user gave.
+        lenient : bool, default False
+            As in :meth:`NamedDataset.open`.
+
+        Raises
+        ------
+        InputError
+            With what is wrong and where.
+        """

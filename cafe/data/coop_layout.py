@@ -6,22 +6,18 @@ Such a data set is a few lines: a file with ``DATASET`` and a subclass of :class
 
 from __future__ import annotations
 
-import json
-import os
-from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
-from cafe.data.base import Dataset, ImageSplit, NamedDataset
+from cafe.data.base import Dataset, NamedDataset
+from cafe.data.coop_split import class_names_of, image_splits, read_split_file
+from cafe.data.counts import count_note
 from cafe.errors import InputError
 
 if TYPE_CHECKING:
     from PIL import Image
 
 SPLITS_PUBLISHED_AT = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"
-_SPLITS = ("train", "val", "test")
 
 
 class CoopLayout(NamedDataset):
@@ -44,33 +40,29 @@ class CoopLayout(NamedDataset):
     split_file: ClassVar[str]
     published: ClassVar[dict[str, int]]
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, lenient: bool = False) -> None:
         """Read the split file and find the size of every image that it names."""
         self._images = (root / self.folder / self.image_folder).absolute()
         split_path = root / self.folder / self.split_file
-        rows = _read_splits(split_path)
-        self.class_names = _class_names(split_path, rows)
-        sizes = _find_sizes(self._images, split_path, rows)
-        self.splits = {}
-        for split in _SPLITS:
-            paths = [path for path, _, _ in rows[split]]
-            labels = np.array([label for _, label, _ in rows[split]], dtype=np.int64)
-            self.splits[split] = ImageSplit(paths, labels, np.array([sizes[p] for p in paths], dtype=np.int64))
-        self.notes = self._count_note()
+        rows = read_split_file(split_path)
+        self.class_names = class_names_of(split_path, rows)
+        self.splits = image_splits(self._images, split_path, rows, lenient=lenient)
+        self.notes = count_note(self, self.published)
 
     @classmethod
-    def open(cls, root: Path | None) -> Dataset:
+    def open(cls, root: Path | None, *, lenient: bool = False) -> Dataset:
         """Open it below ``root``.
 
         Raises
         ------
         InputError
-            If the root is not given, or the split file, the image folder or an image is not there.
+            If the root is not given, or the split file, the image folder or (unless ``lenient``) an image is not
+            there.
         """
         why = cls.missing(root)
         if root is None or why is not None:
             raise InputError(why or "")
-        return cls(root)
+        return cls(root, lenient=lenient)
 
     @classmethod
     def missing(cls, root: Path | None) -> str | None:
@@ -95,56 +87,3 @@ class CoopLayout(NamedDataset):
 
         sample_id = self.splits[split].sample_ids[index]
         return read_image(self._images / sample_id, sample_id)
-
-    def _count_note(self) -> list[str]:
-        counts = {"classes": len(self.class_names), **{name: len(split) for name, split in self.splits.items()}}
-        if counts == self.published:
-            return []
-        here, there = (", ".join(f"{c[name]} {name}" for name in counts) for c in (counts, self.published))
-        return [f"this is not the full {self.name}: {here}; published are {there}"]
-
-
-def _read_splits(path: Path) -> dict[str, list[tuple[str, int, str]]]:
-    try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-        return {split: [(str(p), int(label), str(name)) for p, label, name in content[split]] for split in _SPLITS}
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            f"{path} is not a CoOp split file ({type(error).__name__}: {error}); it should hold "
-            f'{{"train": [[path, label, class name], ...], "val": ..., "test": ...}}'
-        ) from error
-
-
-def _class_names(path: Path, rows: dict[str, list[tuple[str, int, str]]]) -> tuple[str, ...]:
-    names: dict[int, str] = {}
-    for split in _SPLITS:
-        for _, label, name in rows[split]:
-            if names.setdefault(label, name) != name:
-                raise InputError(f"{path} gives label {label} two class names: {names[label]!r} and {name!r}")
-    if sorted(names) != list(range(len(names))) or len(names) < 2:
-        raise InputError(f"{path} must number its classes from 0 without a gap, and have at least two")
-    return tuple(names[label].replace("_", " ") for label in range(len(names)))
-
-
-def _find_sizes(images: Path, split_path: Path, rows: dict[str, list[tuple[str, int, str]]]) -> dict[str, int]:
-    """Find the size of every file that the splits name, listing each folder once instead of asking for each file."""
-    wanted: dict[str, set[str]] = defaultdict(set)
-    for split in _SPLITS:
-        for path, _, _ in rows[split]:
-            folder, _, name = path.rpartition("/")
-            wanted[folder].add(name)
-    sizes: dict[str, int] = {}
-    missing: list[str] = []
-    for folder, names in wanted.items():
-        found: dict[str, int] = {}
-        if (images / folder).is_dir():
-            with os.scandir(images / folder) as entries:
-                found = {entry.name: entry.stat().st_size for entry in entries if entry.name in names}
-        prefix = f"{folder}/" if folder else ""
-        sizes.update({prefix + name: size for name, size in found.items()})
-        missing.extend(prefix + name for name in names - found.keys())
-    if missing:
-        raise InputError(
-            f"{split_path} names {len(missing)} images that are not in {images}, the first: {min(missing)!r}"
-        )
-    return sizes

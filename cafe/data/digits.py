@@ -56,8 +56,8 @@ class Digits(NamedDataset):
             self._pixels[part] = pixels[rows]
 
     @classmethod
-    def open(cls, root: Path | None) -> Dataset:
-        """Open it; ``root`` is not looked at, since scikit-learn carries the images."""
+    def open(cls, root: Path | None, *, lenient: bool = False) -> Dataset:
+        """Open it; neither argument is looked at, since scikit-learn carries the images."""
         from sklearn.datasets import load_digits
 
         bunch = load_digits()

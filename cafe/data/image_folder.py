@@ -32,6 +32,8 @@ class ImageFolder(Source):
     :mod:`cafe.data.content_keys`). Hidden files are not looked at.
     """
 
+    general = True
+
     def __init__(self, root: Path, listings: dict[str, dict[str, Listing]], others: int) -> None:
         """Take the listings by split and class folder; the split named ``""`` is still to be divided."""
         self._root = root.absolute()
@@ -57,8 +59,8 @@ class ImageFolder(Source):
         return path.is_dir()
 
     @classmethod
-    def open(cls, path: Path) -> Dataset:
-        """List the folder.
+    def open(cls, path: Path, *, lenient: bool = False) -> Dataset:
+        """List the folder; ``lenient`` changes nothing, since nothing is named that is not there.
 
         Raises
         ------

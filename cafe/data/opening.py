@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+from typing import Any
 
 from cafe.data.base import Dataset
 from cafe.errors import InputError, unknown_name
@@ -12,11 +14,11 @@ from cafe.rooms import entries
 ROOT_VARIABLE = "CAFE_DATA"
 
 
-def open_dataset(name_or_path: str, root: Path | None = None) -> Dataset:
+def open_dataset(name_or_path: str, root: Path | None = None, *, lenient: bool = False) -> Dataset:
     """Open a data set.
 
-    A registered name wins; anything else that exists on disk is a path, read by the first source that
-    accepts it. ``./digits`` is always a path.
+    A registered name wins; anything else is read by the first source that accepts it, readers of anything (any
+    folder) last. ``./digits`` is always a path.
 
     Parameters
     ----------
@@ -24,6 +26,9 @@ def open_dataset(name_or_path: str, root: Path | None = None) -> Dataset:
         Such as ``"digits"`` or ``"./my_photos"``.
     root : Path or None
         Folder that holds the named data sets; None takes ``$CAFE_DATA``.
+    lenient : bool, default False
+        Whether an image that a list names and the disk lacks is kept and unreadable later; otherwise it is an
+        error.
 
     Returns
     -------
@@ -42,14 +47,20 @@ def open_dataset(name_or_path: str, root: Path | None = None) -> Dataset:
     name_or_path = os.fspath(name_or_path)
     named = entries("data", "DATASET")
     if name_or_path in named:
-        dataset: Dataset = named[name_or_path].load().open(data_root(root))
+        dataset: Dataset = named[name_or_path].load().open(data_root(root), lenient=lenient)
         return dataset
     path = Path(name_or_path).expanduser()
     # An empty string would be the current folder.
+    source = _source_for(path) if name_or_path else None
+    if source is not None:
+        opened: Dataset = source.open(path, lenient=lenient)
+        return opened
     if name_or_path and path.exists():
-        return _open_path(path)
+        raise InputError(f"{path} cannot be read as a data set; give {_path_help()}")
     if _looks_like_path(name_or_path):
-        raise InputError(f"no such folder: {name_or_path!r}; give {_path_help()}, or one of: {', '.join(named)}")
+        raise InputError(
+            f"no such file or folder: {name_or_path!r}; give {_path_help()}, or one of: {', '.join(named)}"
+        )
     message = f"{unknown_name('data set', name_or_path, named)}; or a path: {_path_help()}"
     raise InputError(message)
 
@@ -62,18 +73,17 @@ def data_root(root: Path | None) -> Path | None:
     return Path(from_environment).expanduser() if from_environment else None
 
 
-def _open_path(path: Path) -> Dataset:
-    for entry in entries("data", "SOURCE").values():
-        source = entry.load()
+def _source_for(path: Path) -> Any:
+    sources = [entry.load() for entry in entries("data", "SOURCE").values()]
+    for source in sorted(sources, key=lambda source: source.general):  # stable: by name otherwise
         if source.accepts(path):
-            dataset: Dataset = source.open(path)
-            return dataset
-    raise InputError(f"{path} cannot be read as a data set; give {_path_help()}")
+            return source
+    return None
 
 
 def _path_help() -> str:
     summaries = [entry.summary.rstrip(".") for entry in entries("data", "SOURCE").values()]
-    return " or ".join(summary[:1].lower() + summary[1:] for summary in summaries)
+    return "; or ".join(re.sub("^An? ", lambda article: article[0].lower(), summary) for summary in summaries)
 
 
 def _looks_like_path(text: str) -> bool:

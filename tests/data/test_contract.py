@@ -111,8 +111,8 @@ def test_registered_names_win_and_a_dot_makes_a_path(tmp_path: Path, monkeypatch
     [
         ("digit", "unknown data set 'digit'; did you mean 'digits'.* or a path: a folder"),
         ("", "unknown data set ''"),
-        ("./nowhere", "no such folder: './nowhere'"),
-        ("some/where", "no such folder: 'some/where'"),
+        ("./nowhere", "no such file or folder: './nowhere'"),
+        ("some/where", "no such file or folder: 'some/where'"),
     ],
 )
 def test_unknown(given: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

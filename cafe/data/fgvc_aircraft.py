@@ -1,0 +1,107 @@
+"""FGVC-Aircraft with its own lists of variants."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cafe.data.base import Dataset, ImageSplit, NamedDataset
+from cafe.data.counts import count_note
+from cafe.data.file_sizes import find_sizes
+from cafe.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+DATASET = "fgvc-aircraft"
+
+_FOLDER = "fgvc_aircraft"
+_SPLITS = ("train", "val", "test")
+
+
+class FGVCAircraft(NamedDataset):
+    """FGVC-Aircraft: 10,000 photographs of 100 variants of aircraft.
+
+    Classes stand in the order of ``variants.txt``. Expected below the root: ``fgvc_aircraft/variants.txt``,
+    ``fgvc_aircraft/images_variant_{train,val,test}.txt`` and ``fgvc_aircraft/images/NNNNNNN.jpg``.
+    """
+
+    name = DATASET
+    templates = ("a photo of a {}, a type of aircraft.",)
+    homepage = "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/"
+    published = {"classes": 100, "train": 3334, "val": 3333, "test": 3333}
+
+    def __init__(self, root: Path, *, lenient: bool = False) -> None:
+        """Read the lists and find the size of every image that they name."""
+        folder = root / _FOLDER
+        self._images = (folder / "images").absolute()
+        self.class_names = tuple(_lines(folder / "variants.txt"))
+        label_of = {name: label for label, name in enumerate(self.class_names)}
+        if len(label_of) != len(self.class_names) or len(label_of) < 2:
+            raise InputError(f"{folder / 'variants.txt'} must name at least two variants, each once")
+        self.splits = {}
+        for split in _SPLITS:
+            listed = folder / f"images_variant_{split}.txt"
+            ids, labels = _read_list(listed, label_of)
+            sizes = find_sizes(self._images, ids, listed, lenient=lenient)
+            size_row = np.array([sizes[one] for one in ids], dtype=np.int64)
+            self.splits[split] = ImageSplit(ids, np.array(labels, dtype=np.int64), size_row)
+        self.notes = count_note(self, self.published)
+
+    @classmethod
+    def open(cls, root: Path | None, *, lenient: bool = False) -> Dataset:
+        """Open it below ``root``.
+
+        Raises
+        ------
+        InputError
+            If the root is not given, or a list or (unless ``lenient``) an image is not there.
+        """
+        why = cls.missing(root)
+        if root is None or why is not None:
+            raise InputError(why or "")
+        return cls(root, lenient=lenient)
+
+    @classmethod
+    def missing(cls, root: Path | None) -> str | None:
+        """Say which file is expected where; None if the lists and the image folder are there."""
+        if root is None:
+            return (
+                f"{cls.name} needs the folder that holds it: give --root DIR or set CAFE_DATA, where "
+                f"{Path('DIR', _FOLDER, 'variants.txt')} and {Path('DIR', _FOLDER, 'images')} exist, the archive's "
+                f"data folder under that name; it is published at {cls.homepage}"
+            )
+        for name in ("variants.txt", *(f"images_variant_{split}.txt" for split in _SPLITS)):
+            if not (root / _FOLDER / name).is_file():
+                return f"{cls.name}: the list {root / _FOLDER / name} is expected; it is published at {cls.homepage}"
+        if not (root / _FOLDER / "images").is_dir():
+            images = root / _FOLDER / "images"
+            return f"{cls.name}: the images are expected in {images}; they are published at {cls.homepage}"
+        return None
+
+    def image(self, split: str, index: int) -> Image.Image:
+        """Return one image as RGB; see :mod:`cafe.data.images`."""
+        from cafe.data.images import read_image
+
+        sample_id = self.splits[split].sample_ids[index]
+        return read_image(self._images / sample_id, sample_id)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+
+
+def _read_list(path: Path, label_of: dict[str, int]) -> tuple[list[str], list[int]]:
+    ids, labels = [], []
+    for number, line in enumerate(_lines(path), start=1):
+        image, _, variant = line.partition(" ")
+        if variant not in label_of:
+            raise InputError(f"{path}, line {number}: {variant!r} is not a variant of variants.txt")
+        ids.append(f"{image}.jpg")
+        labels.append(label_of[variant])
+    return ids, labels

@@ -1,0 +1,180 @@
+"""ImageNet and its shifted relatives: a folder for each class, and ``classnames.txt``.
+
+Such a data set is a file with ``DATASET`` and a subclass of :class:`ImageNetLayout`; see imagenet_a.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from cafe.data.base import Dataset, ImageSplit, NamedDataset
+from cafe.data.coop_layout import SPLITS_PUBLISHED_AT
+from cafe.data.counts import count_note
+from cafe.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+CLASS_FILE = "classnames.txt"
+# The seven that Tip-Adapter and CLIP-Adapter use, chosen from OpenAI's 80 (METHODS: CoOp's "ImageNet, select").
+TEMPLATES = (
+    "itap of a {}.",
+    "a bad photo of the {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+)
+
+
+class ImageNetLayout(NamedDataset):
+    """Base of ImageNet and its relatives.
+
+    Labels follow the sorted folder names, over the classes that are on the disk; images of a class are sorted by
+    file name. (CoOp's code takes images in whatever order the file system lists them, so its draws of ImageNet
+    differ between machines.)
+
+    Attributes
+    ----------
+    folder : str
+        Folder of this data set below the root.
+    split_folders : dict of str to str
+        Folder of each split below that one.
+    published : dict of str to int
+        Published number of ``classes``, and of images in each split.
+    """
+
+    templates = TEMPLATES
+    folder: ClassVar[str]
+    split_folders: ClassVar[dict[str, str]]
+    published: ClassVar[dict[str, int]]
+
+    def __init__(self, root: Path) -> None:
+        """List the class folders of every split that is there."""
+        self._root = (root / self.folder).absolute()
+        names = read_class_names(_class_file(root, self.folder))
+        found = {split: self._classes(self._root / below, names) for split, below in self._present(root).items()}
+        known = next(iter(found.values()))
+        for split, classes in found.items():
+            for wnid in classes:
+                if wnid not in known:
+                    where = self._root / self.split_folders[split]
+                    raise InputError(f"{where} holds class {wnid}, which the train folder has not")
+        if len(known) < 2:
+            raise InputError(f"{self._root} holds images of {len(known)} class; at least two are needed")
+        self.class_ids = tuple(sorted(known))
+        self.class_names = tuple(names[wnid] for wnid in self.class_ids)
+        self.splits = {split: self._split(split, classes) for split, classes in found.items()}
+        self.notes = count_note(self, self.published)
+
+    @classmethod
+    def open(cls, root: Path | None, *, lenient: bool = False) -> Dataset:
+        """Open it below ``root``; ``lenient`` changes nothing, since no list names images.
+
+        Raises
+        ------
+        InputError
+            If the root is not given, something is not there, or a folder is no class of ``classnames.txt``.
+        """
+        why = cls.missing(root)
+        if root is None or why is not None:
+            raise InputError(why or "")
+        return cls(root)
+
+    @classmethod
+    def missing(cls, root: Path | None) -> str | None:
+        """Say which file is expected where; None if the class names and a folder of images are there."""
+        expected = [Path(cls.folder, below) for below in cls.split_folders.values()]
+        if root is None:
+            where = " and ".join(str(Path("DIR", path)) for path in (*expected, Path(cls.folder, CLASS_FILE)))
+            return (
+                f"{cls.name} needs the folder that holds it: give --root DIR or set CAFE_DATA, where {where} exist; "
+                f"images: {cls.homepage}, class names: {SPLITS_PUBLISHED_AT}"
+            )
+        if not cls._present(root):
+            where = " and ".join(str(root / path) for path in expected)
+            return f"{cls.name}: the images are expected in {where}; they are published at {cls.homepage}"
+        if not _class_file(root, cls.folder).is_file():
+            where = str(root / cls.folder / CLASS_FILE)
+            return f"{cls.name}: the class names are expected in {where}; it is published at {SPLITS_PUBLISHED_AT}"
+        return None
+
+    def image(self, split: str, index: int) -> Image.Image:
+        """Return one image as RGB; see :mod:`cafe.data.images`."""
+        from cafe.data.images import read_image
+
+        sample_id = self.splits[split].sample_ids[index]
+        return read_image(self._root / sample_id, sample_id)
+
+    @staticmethod
+    def wnid_of(folder: str, wnids: tuple[str, ...]) -> str | None:
+        """Return the class that a folder name means, None if it means none."""
+        return folder if folder in wnids else None
+
+    @classmethod
+    def _present(cls, root: Path) -> dict[str, str]:
+        return {split: below for split, below in cls.split_folders.items() if (root / cls.folder / below).is_dir()}
+
+    def _classes(self, folder: Path, names: dict[str, str]) -> dict[str, str]:
+        """Return the folder of each class below ``folder``, by WordNet id."""
+        from cafe.data.folder_listing import list_images, subfolders
+
+        below = subfolders(folder)
+        if not below:
+            n = len(list_images(folder, recursive=False).files)
+            raise InputError(f"{folder} holds {n} images but no class folders; sort them into one folder per class")
+        classes = {}
+        wnids = tuple(names)
+        for name in below:
+            wnid = self.wnid_of(name, wnids)
+            if wnid is None:
+                raise InputError(f"the folder {folder / name} is no class of {CLASS_FILE}, which names {len(names)}")
+            classes[wnid] = name
+        return classes
+
+    def _split(self, split: str, classes: dict[str, str]) -> ImageSplit:
+        from cafe.data.folder_listing import list_images
+
+        ids: list[str] = []
+        labels: list[int] = []
+        sizes: list[int] = []
+        for label, wnid in enumerate(self.class_ids):
+            if wnid in classes:
+                files = list_images(self._root, f"{self.split_folders[split]}/{classes[wnid]}", recursive=False).files
+                ids.extend(path for path, _ in files)
+                sizes.extend(size for _, size in files)
+                labels.extend([label] * len(files))
+        return ImageSplit(ids, np.array(labels, dtype=np.int64), np.array(sizes, dtype=np.int64))
+
+
+def read_class_names(path: Path) -> dict[str, str]:
+    """Read ``classnames.txt``: on each line a WordNet id, a space and the class name.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or a line has another form; the message names the line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    names: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        wnid, _, name = line.strip().partition(" ")
+        if not name or wnid in names:
+            raise InputError(f"{path}, line {number}: {line!r} is not a new WordNet id, a space and a class name")
+        names[wnid] = name.strip()
+    return names
+
+
+def _class_file(root: Path, folder: str) -> Path:
+    # CoOp's guide copies ImageNet's file into every relative; the one of ImageNet does as well.
+    own, shared = root / folder / CLASS_FILE, root / "imagenet" / CLASS_FILE
+    return shared if shared.is_file() and not own.is_file() else own
