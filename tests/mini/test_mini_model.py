@@ -5,7 +5,10 @@ import pathlib
 
 import pytest
 import torch
-from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer
+from transformers.models.auto.image_processing_auto import (
+    AutoImageProcessor,
+)  # the short import may ask for torchvision
 
 from cafe.mini import MODEL_FOLDER
 
