@@ -102,14 +102,14 @@ def fit_side_by_side(
     list of Trained
         In the order of the estimators.
     """
-    runs: dict[Hashable, list[int]] = {}
+    runs: dict[tuple[int, str, torch.dtype, Hashable], list[int]] = {}
     for i, (one, problem) in enumerate(zip(estimators, problems, strict=True)):
         if one.dtype not in DTYPES:
             raise unknown_name(f"dtype of {type(one).__name__}", str(one.dtype), DTYPES)
         runs.setdefault((id(problem.base), choose_device(one.device), DTYPES[one.dtype], key_of(one)), []).append(i)
     results: dict[int, Trained] = {}
-    for (_, device, dtype, _), members in runs.items():  # type: ignore[misc]
-        to = {"device": device, "dtype": dtype}
+    for (_, device, dtype, _), members in runs.items():
+        to: dict[str, Any] = {"device": device, "dtype": dtype}
         base = problems[members[0]].base
         X = torch.as_tensor(np.ascontiguousarray(unit_length(base.X) if cosine else base.X)).to(**to)
         objective = objective_of(base, [estimators[i] for i in members], [problems[i] for i in members], to)

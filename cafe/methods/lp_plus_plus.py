@@ -1,0 +1,185 @@
+"""LP++: a linear probe whose weights are a visual part plus a learned multiple of the text, with data-driven steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from cafe.device import choose_device
+from cafe.errors import unknown_name
+from cafe.methods.base import Array, FewShotClassifier, Problem
+from cafe.methods.side_by_side import DTYPES, check_numbers, resolve_grid
+from cafe.threads import threads_for
+
+METHOD = "lp++"
+
+FORMS = ("paper", "released")
+# Of the released code: momentum of the visual weights, iterations between two steps of alpha, start of alpha.
+MOMENTUM, ALPHA_EVERY, ALPHA_START = 0.9, 10, 250.0
+
+
+class LPPlusPlus(FewShotClassifier):
+    """Train a visual prototype and a text multiplier per class on all shots at once; encoders frozen.
+
+    ::
+
+        logits_c = f . (w_c + alpha_c t_c) + b_c            no logit scale: alpha plays it
+        start      w_c = sum of the shots of class c,  alpha_c = 250 mean_i f_i . t_(y_i),  b = 0
+        w, b       gradient steps with momentum 0.9 and step 4 n / lambda_max(F^T F)
+        alpha      every 10th iteration, step n / (4 max_c sum_i (f_i . t_c)^2)
+
+    Step sizes come from Lipschitz constants of the loss on the data, so there is no learning rate to choose. Full
+    batch; cost of an iteration: two products of all shots with all classes. Nothing is random (the released code
+    draws b).
+
+    Parameters
+    ----------
+    class_embeddings : array-like of shape (c, d), default=None
+        One row per class; None for class means of the training features.
+    iterations : int or "auto", default=300
+        As published. The paper keeps the best iterate on validation images: that is ``"auto"``, and all candidates
+        are snapshots of one run.
+    form : {"paper", "released"}, default="paper"
+        Alpha's gradient at the current point, or, as in the released code, which never clears it, summed over all
+        iterations so far.
+    logit_scale : float, default=100.0
+        Not used; kept so that every method takes the same parameters.
+    classes : array-like of shape (c,), default=None
+        Label of each row; None for 0 to c - 1.
+    normalize : bool, default=True
+        Scale rows to length one on entry, as published.
+    device : str, default="auto"
+        Where to train.
+    dtype : {"auto", "float32", "float64"}, default="auto"
+        Precision of training; auto is float32.
+    random_state : int, default=None
+        Folds of ``"auto"``.
+
+    Attributes
+    ----------
+    weights_ : ndarray of shape (c, d)
+        w + alpha t.
+    intercept_ : ndarray of shape (c,)
+        b.
+    alpha_ : ndarray of shape (c,)
+        Text multipliers.
+    iterations_ : int
+        The number used.
+
+    References
+    ----------
+    Huang et al., LP++: A Surprisingly Strong Linear Probe for Few-Shot CLIP (CVPR 2024), sections 3 and 4; released
+    methods/linear_probe_p2.py.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X = np.array([[1.0, 0.1], [1.0, 0.2], [0.1, 1.0], [0.2, 1.0]])
+    >>> LPPlusPlus(np.eye(2)).fit(X, [0, 0, 1, 1]).predict([[0.9, 0.3]])
+    array([0])
+    """
+
+    grid: ClassVar[dict[str, tuple[Any, ...]]] = {"iterations": (1, 10, 25, 50, 100, 200, 300)}
+
+    def __init__(
+        self,
+        class_embeddings: ArrayLike | None = None,
+        iterations: int | str = 300,
+        form: str = "paper",
+        logit_scale: float = 100.0,
+        classes: ArrayLike | None = None,
+        normalize: bool = True,
+        device: str = "auto",
+        dtype: str = "auto",
+        random_state: int | None = None,
+    ) -> None:
+        self.class_embeddings = class_embeddings
+        self.iterations = iterations
+        self.form = form
+        self.logit_scale = logit_scale
+        self.classes = classes
+        self.normalize = normalize
+        self.device = device
+        self.dtype = dtype
+        self.random_state = random_state
+
+    @classmethod
+    def fit_grid(
+        cls, estimators: Sequence[Any], X: ArrayLike, y: ArrayLike, rows: Sequence[NDArray[np.int64]] | None
+    ) -> None:
+        """Fit several; those that differ in iterations alone are snapshots of one run."""
+        runs: dict[tuple[Any, ...], list[tuple[Any, Problem]]] = {}
+        for one, problem in zip(estimators, cls._problems(estimators, X, y, rows), strict=True):
+            one._prepare()
+            resolve_grid(one, problem)
+            key = (id(problem.base), problem.rows.tobytes(), one.form, one.device, one.dtype)
+            runs.setdefault(key, []).append((one, problem))
+        for members in runs.values():
+            first, problem = members[0]
+            snapshots = train(problem, first.form, first.device, first.dtype, {one.iterations_ for one, _ in members})
+            for one, _ in members:
+                one.weights_, one.alpha_, one.intercept_ = snapshots[one.iterations_]
+                one.kernel_, one.device_ = "torch", choose_device(one.device)
+                one.dtype_ = str(DTYPES[one.dtype]).removeprefix("torch.")
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        check_numbers(self, iterations=1)
+        if self.form not in FORMS:
+            raise unknown_name("form of lp++", self.form, FORMS)
+        if self.dtype not in DTYPES:
+            raise unknown_name("dtype of lp++", self.dtype, DTYPES)
+
+    def _logits(self, X: Array) -> Array:
+        logits: Array = X @ self.weights_.astype(X.dtype, copy=False).T + self.intercept_.astype(X.dtype, copy=False)
+        return logits
+
+
+def train(
+    problem: Problem, form: str, device: str, dtype: str, wanted: set[int]
+) -> dict[int, tuple[Array, Array, Array]]:
+    """Return w + alpha t, alpha and b after each wanted number of iterations; formulas in :class:`LPPlusPlus`."""
+    to: dict[str, Any] = {"device": choose_device(device), "dtype": DTYPES[dtype]}
+    F, t = (torch.as_tensor(np.ascontiguousarray(v)).to(**to) for v in (problem.X, problem.class_embeddings))
+    y = torch.as_tensor(problem.y).to(to["device"])
+    (n, d), c = F.shape, len(t)
+    snapshots: dict[int, tuple[Array, Array, Array]] = {}
+    with threads_for(n * c * d):
+        text = F @ t.T  # (n, c)
+        w = torch.zeros(c, d, **to).index_add_(0, y, F)
+        alpha = torch.full((c,), float(ALPHA_START * _mean_over_classes(text, y)), **to)
+        b, w_speed, b_speed, alpha_sum = (torch.zeros_like(v) for v in (alpha, w, alpha, alpha))
+        tiny = torch.finfo(F.dtype).tiny
+        # F F^T and F^T F have the same largest eigenvalue; the smaller is factorised.
+        gram = F @ F.T if n < d else F.T @ F
+        w_step = 4 * n / torch.linalg.eigvalsh(gram.double())[-1].clamp_min(tiny).item()
+        alpha_step = n / (4 * text.square().sum(0).max().clamp_min(tiny).item())
+        for iteration in range(1, max(wanted) + 1):
+            residual = torch.softmax(torch.addcmul(torch.addmm(b, F, w.T), text, alpha), dim=1)
+            residual[torch.arange(n, device=F.device), y] -= 1
+            residual /= n  # (n, c): dloss/dlogits
+            alpha_gradient = torch.einsum("nc,nc->c", residual, text)
+            alpha_sum += alpha_gradient
+            w_speed.mul_(MOMENTUM).add_(residual.T @ F)
+            b_speed.mul_(MOMENTUM).add_(residual.sum(0))
+            w.sub_(w_speed, alpha=w_step)
+            b.sub_(b_speed, alpha=w_step)
+            if iteration % ALPHA_EVERY == 0:
+                alpha.sub_(alpha_sum if form == "released" else alpha_gradient, alpha=alpha_step)
+            if iteration in wanted:
+                merged = w + alpha[:, None] * t
+                snapshots[iteration] = tuple(v.cpu().numpy().copy() for v in (merged, alpha, b))  # type: ignore[assignment]
+    return snapshots
+
+
+def _mean_over_classes(text: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Return the mean over classes with a row of the mean over their rows of f_i . t_(y_i)."""
+    own = text.gather(1, y[:, None])[:, 0]
+    counts = torch.bincount(y, minlength=text.shape[1])
+    sums = torch.zeros(text.shape[1], dtype=text.dtype, device=text.device).index_add_(0, y, own)
+    seen = counts > 0
+    return (sums[seen] / counts[seen]).mean()
