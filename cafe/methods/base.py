@@ -279,6 +279,43 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         scores = score(candidates)
         return candidates[max(range(len(candidates)), key=lambda i: scores[i])]
 
+    # ------------------------------------------------------------------ other classes
+
+    def for_classes(self, class_embeddings: ArrayLike, class_names: Sequence[str] | None = None) -> Self:
+        """Return this fitted method scoring other classes, which it has never seen an image of.
+
+        Methods whose trained part belongs to no class override it.
+
+        Parameters
+        ----------
+        class_embeddings : array-like of shape (c, d)
+            One row for each new class; labels are then 0 to c - 1.
+        class_names : sequence of str, default=None
+            Their names, for methods that run the text tower.
+
+        Raises
+        ------
+        InputError
+            If what was trained belongs to the classes trained on; the message says so.
+        """
+        raise InputError(
+            f"{type(self).__name__} learned weights that belong to the classes it was trained on; "
+            "it cannot score classes that it has no image of"
+        )
+
+    def _with_embeddings(self, class_embeddings: ArrayLike) -> Self:
+        """Return a copy whose class embeddings and labels are those given."""
+        from copy import copy
+
+        embeddings: Array = np.asarray(class_embeddings, dtype=self.class_embeddings_.dtype)
+        if embeddings.ndim != 2 or embeddings.shape[1] != self.n_features_in_:
+            raise InputError(
+                f"class_embeddings must be (classes, {self.n_features_in_}), but its shape is {embeddings.shape}"
+            )
+        other = copy(self)
+        other.class_embeddings_, other.classes_ = embeddings, np.arange(len(embeddings))
+        return other
+
     # ------------------------------------------------------------------ inference
 
     def _entry_text(self, dtype: Any) -> Array:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cafe.errors import InputError, unknown_name
 from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits
-from cafe.methods.clip_adapter_parts import RATIO_MODES, AdapterObjective, blend, learned_ratio, trained_ratio
+from cafe.methods.clip_adapter_parts import (
+    RATIO_MODES,
+    AdapterObjective,
+    adapted_text,
+    blend,
+    learned_ratio,
+    trained_ratio,
+)
 from cafe.optimizers import OPTIMIZERS
 
 METHOD = "clip-adapter"
@@ -201,6 +208,19 @@ class CLIPAdapter(FewShotClassifier):
         used = {"image": ("alpha",), "text": ("beta",)}.get(self.variant, ("alpha", "beta"))
         return [name for name in super().automatic() if name in used]
 
+    def search(self, score: Callable[[list[Any]], list[tuple[float, float]]]) -> Any:
+        """Choose the ratios; where both are ``"auto"``, alpha with beta at its default, then beta with that alpha.
+
+        18 candidates in place of 81: a few validation images cannot tell 81 apart, and would fit their noise.
+        """
+        if len(self.automatic()) < 2:
+            return super().search(score)
+        from sklearn.base import clone
+
+        half = clone(self).set_params(beta=AdapterObjective.start)
+        alpha = super(CLIPAdapter, half).search(score).alpha
+        return super(CLIPAdapter, clone(self).set_params(alpha=alpha)).search(score)
+
     def _resolve_ratios(self, problem: Problem) -> None:
         from cafe.protocol.selection import resolve_automatic
 
@@ -214,6 +234,12 @@ class CLIPAdapter(FewShotClassifier):
         )
 
     # ------------------------------------------------------------------ inference
+
+    def for_classes(self, class_embeddings: ArrayLike, class_names: Sequence[str] | None = None) -> Self:
+        """Return the same adapters over other classes: neither side's weights belong to a class."""
+        other = self._with_embeddings(class_embeddings)
+        other.text_ = adapted_text(other, other._entry_text(other.class_embeddings_.dtype))
+        return other
 
     def _logits(self, X: Array) -> Array:
         return cosine_logits(self.adapt(X), self.text_.astype(X.dtype, copy=False), self.logit_scale)

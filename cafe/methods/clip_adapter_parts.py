@@ -163,20 +163,23 @@ def store(estimator: Any, problem: Problem, configuration: Configuration, traine
     estimator.loss_ = trained.loss
     estimator.n_steps_ = configuration.steps
     estimator.kernel_ = "reference"
-    text = problem.base.class_embeddings
-    if configuration.shape.adapts_text:  # type: ignore[attr-defined]
-        mean = problem.base.X[problem.rows].mean(axis=0)
-        if estimator.beta_mode_ == "learned":
-            ratio = learned_ratio(trained.parameters, "beta", text, mean)
-        else:
-            scalar = estimator.beta_mode_ == "scalar"
-            value = trained_ratio(trained.parameters, "beta") if scalar else estimator.beta_
-            ratio = np.full((1, 1), value, dtype=text.dtype)
-        text = blend(text, trained.parameters, "text", ratio, estimator.form)
-    estimator.text_ = text
     for name in ("alpha", "beta"):
         if getattr(estimator, f"{name}_mode_") == "scalar" and f"{name}_bias" in trained.parameters:
             setattr(estimator, f"{name}_", float(trained_ratio(trained.parameters, name)))
+    estimator.feature_mean_ = problem.X.mean(axis=0)
+    estimator.text_ = adapted_text(estimator, problem.base.class_embeddings)
+
+
+def adapted_text(estimator: Any, text: Array) -> Array:
+    """Return W* of class embeddings as they enter the method, (c, d), before the L2 norm."""
+    if estimator.variant == "image":
+        return text
+    parameters = estimator.parameters_
+    if estimator.beta_mode_ == "learned":
+        ratio = learned_ratio(parameters, "beta", text, estimator.feature_mean_.astype(text.dtype, copy=False))
+    else:
+        ratio = np.full((1, 1), estimator.beta_, dtype=text.dtype)
+    return blend(text, parameters, "text", ratio, estimator.form)
 
 
 def blend(x: Array, parameters: dict[str, Array], side: str, ratio: Array, form: str) -> Array:

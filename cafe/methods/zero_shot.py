@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Self
+
 from numpy.typing import ArrayLike
 
 from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits
@@ -54,6 +57,10 @@ class ZeroShot(FewShotClassifier):
 
     def _fit_rows(self, problem: Problem) -> None:
         self.kernel_ = "numpy"
+
+    def for_classes(self, class_embeddings: ArrayLike, class_names: Sequence[str] | None = None) -> Self:
+        """Return zero-shot over other classes; see the base class."""
+        return self._with_embeddings(class_embeddings)
 
     def _logits(self, X: Array) -> Array:
         return cosine_logits(X, self._entry_text(X.dtype), self.logit_scale)
