@@ -10,100 +10,19 @@ Letters: n samples, d feature width, c classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from cafe.errors import InputError
+from cafe.methods.problem import CheckedArrays, Problem, problems_of, widen
+from cafe.methods.scores import Array, cosine_logits, softmax, unit_length
 
-Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class CheckedArrays:
-    """Checked arrays, ready to learn from.
-
-    Attributes
-    ----------
-    X : ndarray of shape (n, d), float32 or float64
-        Unit-length rows if ``normalize``.
-    y : ndarray of shape (n,), int64
-        Row of ``class_embeddings``.
-    class_embeddings : ndarray of shape (c, d), dtype of X
-        Text, or class means of the training features; unit-length if ``normalize``.
-    """
-
-    X: Array
-    y: NDArray[np.int64]
-    class_embeddings: Array
-
-
-@dataclass(frozen=True)
-class Problem:
-    """The rows of checked arrays that one estimator learns from.
-
-    Attributes
-    ----------
-    base : CheckedArrays
-        Shared by every estimator that reads the arrays in the same way.
-    rows : ndarray of shape (n_train,), int64
-        Rows of ``base`` to learn from.
-    """
-
-    base: CheckedArrays
-    rows: NDArray[np.int64]
-
-    @property
-    def X(self) -> Array:
-        """Features of the rows, (n_train, d)."""
-        return self.base.X[self.rows]
-
-    @property
-    def y(self) -> NDArray[np.int64]:
-        """Class rows, (n_train,)."""
-        return self.base.y[self.rows]
-
-    @property
-    def class_embeddings(self) -> Array:
-        """Class embeddings, (c, d)."""
-        return self.base.class_embeddings
-
-
-def unit_length(x: Array) -> Array:
-    """Scale rows to length one; rows of zeros stay zeros.
-
-    Examples
-    --------
-    >>> unit_length(np.array([[3.0, 4.0], [0.0, 0.0]])).tolist()
-    [[0.6, 0.8], [0.0, 0.0]]
-    """
-    length = np.linalg.norm(x, axis=-1, keepdims=True)
-    scaled: Array = x / np.maximum(length, np.finfo(x.dtype).tiny)
-    return scaled
-
-
-def cosine_logits(features: Array, class_embeddings: Array, logit_scale: float) -> Array:
-    """Return logit_scale times the cosine of every row with every class: (n, c)."""
-    logits: Array = logit_scale * (unit_length(features) @ unit_length(class_embeddings).T)
-    return logits
-
-
-def softmax(logits: Array) -> Array:
-    """Return probabilities along the last axis.
-
-    Examples
-    --------
-    >>> softmax(np.array([[0.0, 0.0]])).tolist()
-    [[0.5, 0.5]]
-    """
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    probabilities: Array = shifted / shifted.sum(axis=-1, keepdims=True)
-    return probabilities
+# What a method needs from here is one import.
+__all__ = ["Array", "CheckedArrays", "FewShotClassifier", "Problem", "cosine_logits", "softmax", "unit_length"]
 
 
 class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -159,79 +78,13 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Methods whose fits can be trained side by side override this; here they are fitted one after the other.
         """
-        for estimator, problem in zip(estimators, cls._problems(estimators, X, y, rows), strict=True):
+        for estimator, problem in zip(estimators, problems_of(estimators, X, y, rows), strict=True):
             estimator._prepare()
             estimator._fit_rows(problem)
 
-    @classmethod
-    def _problems(
-        cls, estimators: Sequence[Any], X: ArrayLike, y: ArrayLike, rows: Sequence[NDArray[np.int64]] | None
-    ) -> list[Problem]:
-        """Check the arrays once for each way of reading them, and cut out each estimator's rows.
-
-        Estimators given the same class embeddings, classes and normalisation share one checked copy of X.
-        """
-        shared: dict[tuple[Any, ...], tuple[CheckedArrays, Any]] = {}
-        problems = []
-        for i, estimator in enumerate(estimators):
-            if estimator.class_embeddings is None and rows is not None:
-                # Class means come from the rows trained on, so nothing can be shared.
-                base = estimator._check(np.asarray(X)[rows[i]], np.asarray(y)[rows[i]])
-                problems.append(Problem(base, np.arange(len(base.y))))
-                continue
-            key = (_content(estimator.class_embeddings), _content(estimator.classes), bool(estimator.normalize))
-            if key not in shared:
-                shared[key] = (estimator._check(X, y), estimator)
-            base, first = shared[key]
-            for name in ("classes_", "class_embeddings_", "embedding_source_", "n_features_in_"):
-                setattr(estimator, name, getattr(first, name))
-            problems.append(Problem(base, np.arange(len(base.y)) if rows is None else np.asarray(rows[i])))
-        return problems
-
-    def _check(self, X: ArrayLike, y: ArrayLike) -> CheckedArrays:
-        """Validate X and y, set ``classes_`` and ``class_embeddings_``, and normalise."""
-        checked: tuple[Array, Array] = validate_data(self, _widen(X), y, dtype=[np.float32, np.float64])
-        check_classification_targets(checked[1])
-        if self.class_embeddings is None:
-            if self.classes is not None:
-                raise InputError("classes names the rows of class_embeddings, which was not given")
-            return self._check_with_class_means(*checked)
-        return self._check_with_text(*checked)
-
-    def _check_with_text(self, X: Array, y: Array) -> CheckedArrays:
-        """Check the class embeddings against features and labels."""
-        embeddings: Array = np.asarray(self.class_embeddings)
-        if embeddings.ndim != 2 or embeddings.shape[1] != X.shape[1]:
-            raise InputError(
-                f"class_embeddings must be (classes, {X.shape[1]}), as wide as the image features, "
-                f"but its shape is {embeddings.shape}; do both come from the same encoder?"
-            )
-        if not np.all(np.isfinite(embeddings)):
-            raise InputError("class_embeddings contains NaN or infinity")
-        self.classes_, rows = _label_rows(y, self.classes, len(embeddings))
-        self.class_embeddings_ = embeddings.astype(X.dtype)
-        self.embedding_source_ = "text"
-        return self._normalised(X, rows)
-
-    def _check_with_class_means(self, X: Array, y: Array) -> CheckedArrays:
-        """Use class means of the training features where there is no text."""
-        self.classes_, rows = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise InputError(
-                f"a classifier needs at least two classes, but every label is {self.classes_[0]!r}: one class"
-            )
-        scaled = unit_length(X) if self.normalize else X
-        sums = np.zeros((len(self.classes_), X.shape[1]), dtype=np.float64)
-        np.add.at(sums, rows, scaled)
-        self.class_embeddings_ = (sums / np.bincount(rows)[:, None]).astype(X.dtype)
-        self.embedding_source_ = "class-means"
-        return self._normalised(X, rows)
-
-    def _normalised(self, X: Array, rows: NDArray[np.int64]) -> CheckedArrays:
-        embeddings = self.class_embeddings_
-        if self.normalize:
-            return CheckedArrays(unit_length(X), rows, unit_length(embeddings))
-        return CheckedArrays(X, rows, embeddings)
+    def starting_embeddings(self) -> ArrayLike | None:
+        """Return what the method starts from, (c, d), or None for class means."""
+        return self.class_embeddings
 
     def _prepare(self) -> None:
         """Check parameters before learning. Raises InputError."""
@@ -341,7 +194,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             In X's float dtype (float32 for float16); their softmax is ``predict_proba``.
         """
         check_is_fitted(self)
-        checked: Array = validate_data(self, _widen(X), reset=False, dtype=[np.float32, np.float64])
+        checked: Array = validate_data(self, widen(X), reset=False, dtype=[np.float32, np.float64])
         return self._logits(unit_length(checked) if self.normalize else checked)
 
     def decision_function(self, X: ArrayLike) -> Array:
@@ -361,51 +214,3 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         best = self.logits(X).argmax(axis=1)  # first, for it says where the classifier was not fitted
         labels: Array = self.classes_[best]
         return labels
-
-
-def _content(values: ArrayLike | None) -> bytes | None:
-    """Return what makes two parameters the same although scikit-learn's ``clone`` copied them."""
-    if values is None:
-        return None
-    array = np.ascontiguousarray(values)
-    return repr((array.shape, array.dtype.str)).encode() + array.tobytes()
-
-
-def _widen(X: ArrayLike) -> ArrayLike:
-    """Cast float16, in which caches store features, to float32; leave everything else to scikit-learn's checks."""
-    if isinstance(X, np.ndarray) and X.dtype == np.float16:
-        return X.astype(np.float32)
-    return X
-
-
-def _label_rows(y: Array, classes: ArrayLike | None, n_classes: int) -> tuple[Array, NDArray[np.int64]]:
-    """Return classes_ and, for each label, its row of the class embeddings.
-
-    Raises
-    ------
-    InputError
-        If a label is none of the classes, or there are not as many classes as rows.
-    """
-    if n_classes < 2:
-        raise InputError(
-            f"a classifier needs at least two classes, but class_embeddings has {n_classes} row: one class"
-        )
-    if classes is None:
-        if not np.issubdtype(y.dtype, np.number) or np.any(y != np.floor(y)) or y.min() < 0 or y.max() >= n_classes:
-            raise InputError(
-                f"with class_embeddings and no classes, labels must be integers 0 to {n_classes - 1} "
-                f"(the row of each class); got labels such as {y[0]!r}. Pass classes, one label per row, for others"
-            )
-        return np.arange(n_classes), y.astype(np.int64)
-    names = np.asarray(classes)
-    if names.shape != (n_classes,) or len(np.unique(names)) != n_classes:
-        raise InputError(
-            f"classes must name each of the {n_classes} rows of class_embeddings once, but its shape is {names.shape}"
-        )
-    order = np.argsort(names)
-    place = np.clip(np.searchsorted(names[order], y), 0, n_classes - 1)
-    rows = order[place]
-    strange = names[rows] != y
-    if np.any(strange):
-        raise InputError(f"label {y[strange][0]!r} is none of the {n_classes} classes given")
-    return names, rows.astype(np.int64)

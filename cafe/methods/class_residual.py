@@ -29,6 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from cafe.methods.base import Array, CheckedArrays, FewShotClassifier, Problem, cosine_logits, unit_length
+from cafe.methods.problem import problems_of
 from cafe.methods.side_by_side import check_numbers, dassl_steps, fit_side_by_side, resolve_grid, seed_of
 from cafe.training import Configuration
 
@@ -105,7 +106,7 @@ class ClassResidualClassifier(FewShotClassifier):
         cls, estimators: Sequence[Any], X: ArrayLike, y: ArrayLike, rows: Sequence[NDArray[np.int64]] | None
     ) -> None:
         """Fit several side by side; see the base class."""
-        problems = cls._problems(estimators, X, y, rows)
+        problems = problems_of(estimators, X, y, rows)
         for estimator, problem in zip(estimators, problems, strict=True):
             estimator._prepare()
             resolve_grid(estimator, problem)

@@ -18,6 +18,7 @@ from cafe.methods.clip_adapter_parts import (
     learned_ratio,
     trained_ratio,
 )
+from cafe.methods.problem import problems_of
 from cafe.optimizers import OPTIMIZERS
 
 METHOD = "clip-adapter"
@@ -171,7 +172,7 @@ class CLIPAdapter(FewShotClassifier):
         cls, estimators: Sequence[Any], X: ArrayLike, y: ArrayLike, rows: Sequence[NDArray[np.int64]] | None
     ) -> None:
         """Fit several side by side; see the base class."""
-        problems = cls._problems(estimators, X, y, rows)
+        problems = problems_of(estimators, X, y, rows)
         for estimator, problem in zip(estimators, problems, strict=True):
             estimator._prepare()
             estimator._resolve_ratios(problem)

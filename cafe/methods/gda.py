@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cafe.errors import unknown_name
 from cafe.methods.base import Array, FewShotClassifier, cosine_logits
+from cafe.methods.problem import problems_of
 from cafe.methods.side_by_side import check_numbers, resolve_grid
 from cafe.threads import threads_for
 
@@ -101,7 +102,7 @@ class GDA(FewShotClassifier):
     ) -> None:
         """Fit several; those that learn from the same rows share one factorisation."""
         solved: dict[tuple[Any, ...], tuple[Array, Array, str]] = {}
-        for one, problem in zip(estimators, cls._problems(estimators, X, y, rows), strict=True):
+        for one, problem in zip(estimators, problems_of(estimators, X, y, rows), strict=True):
             one._prepare()
             resolve_grid(one, problem)
             key = (id(problem.base), problem.rows.tobytes(), one.zero_covariance)

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from cafe.device import choose_device
 from cafe.errors import unknown_name
 from cafe.methods.base import Array, FewShotClassifier, Problem
+from cafe.methods.problem import problems_of
 from cafe.methods.side_by_side import DTYPES, check_numbers, resolve_grid
 from cafe.threads import threads_for
 
@@ -113,7 +114,7 @@ class LPPlusPlus(FewShotClassifier):
     ) -> None:
         """Fit several; those that differ in iterations alone are snapshots of one run."""
         runs: dict[tuple[Any, ...], list[tuple[Any, Problem]]] = {}
-        for one, problem in zip(estimators, cls._problems(estimators, X, y, rows), strict=True):
+        for one, problem in zip(estimators, problems_of(estimators, X, y, rows), strict=True):
             one._prepare()
             resolve_grid(one, problem)
             key = (id(problem.base), problem.rows.tobytes(), one.form, one.device, one.dtype)

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cafe.errors import InputError
 from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits, unit_length
+from cafe.methods.problem import problems_of
 from cafe.methods.tip_adapter import TipAdapter
 from cafe.methods.tip_adapter_f_parts import KeysObjective
 from cafe.methods.training_runs import at_least, seed_of
@@ -138,7 +139,7 @@ class TipAdapterF(FewShotClassifier):
         cls, estimators: Sequence[Any], X: ArrayLike, y: ArrayLike, rows: Sequence[NDArray[np.int64]] | None
     ) -> None:
         """Fit several side by side; those that differ in alpha and beta after training only are trained once."""
-        problems = cls._problems(estimators, X, y, rows)
+        problems = problems_of(estimators, X, y, rows)
         for estimator, problem in zip(estimators, problems, strict=True):
             estimator._prepare()
             estimator._resolve(problem)

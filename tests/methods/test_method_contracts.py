@@ -150,6 +150,14 @@ def test_more_classes_than_samples_and_duplicate_rows(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_one_shot_is_no_reason_to_warn(name):
+    X, y, text = problem(n_classes=4, per_class=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make(name, text).fit(X, y).predict(X)
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_zero_rows_are_scored_without_nan(name):
     X, y, text = problem()
     X[0] = 0

@@ -1,0 +1,194 @@
+"""From what users pass to ``fit`` to checked arrays: labels become class rows, rows become unit length.
+
+Letters: n samples, d feature width, c classes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import validate_data
+
+from cafe.errors import InputError
+from cafe.methods.scores import Array, unit_length
+
+
+@dataclass(frozen=True)
+class CheckedArrays:
+    """Checked arrays, ready to learn from.
+
+    Attributes
+    ----------
+    X : ndarray of shape (n, d), float32 or float64
+        Unit-length rows if ``normalize``.
+    y : ndarray of shape (n,), int64
+        Row of ``class_embeddings``.
+    class_embeddings : ndarray of shape (c, d), dtype of X
+        Text, or class means of the training features; unit-length if ``normalize``.
+    """
+
+    X: Array
+    y: NDArray[np.int64]
+    class_embeddings: Array
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The rows of checked arrays that one estimator learns from.
+
+    Attributes
+    ----------
+    base : CheckedArrays
+        Shared by every estimator that reads the arrays in the same way.
+    rows : ndarray of shape (n_train,), int64
+        Rows of ``base`` to learn from.
+    """
+
+    base: CheckedArrays
+    rows: NDArray[np.int64]
+
+    @property
+    def X(self) -> Array:
+        """Features of the rows, (n_train, d)."""
+        return self.base.X[self.rows]
+
+    @property
+    def y(self) -> NDArray[np.int64]:
+        """Class rows, (n_train,)."""
+        return self.base.y[self.rows]
+
+    @property
+    def class_embeddings(self) -> Array:
+        """Class embeddings, (c, d)."""
+        return self.base.class_embeddings
+
+
+def problems_of(
+    estimators: Sequence[Any], X: ArrayLike, y: ArrayLike, rows: Sequence[NDArray[np.int64]] | None
+) -> list[Problem]:
+    """Check the arrays once for each way of reading them, and cut out each estimator's rows.
+
+    Estimators given the same class embeddings, classes and normalisation share one checked copy of X.
+    """
+    shared: dict[tuple[Any, ...], tuple[CheckedArrays, Any]] = {}
+    problems = []
+    for i, estimator in enumerate(estimators):
+        if estimator.class_embeddings is None and rows is not None:
+            # Class means come from the rows trained on, so nothing can be shared.
+            base = check_arrays(estimator, np.asarray(X)[rows[i]], np.asarray(y)[rows[i]])
+            problems.append(Problem(base, np.arange(len(base.y))))
+            continue
+        key = (_content(estimator.class_embeddings), _content(estimator.classes), bool(estimator.normalize))
+        if key not in shared:
+            shared[key] = (check_arrays(estimator, X, y), estimator)
+        base, first = shared[key]
+        for name in ("classes_", "class_embeddings_", "embedding_source_", "n_features_in_"):
+            setattr(estimator, name, getattr(first, name))
+        problems.append(Problem(base, np.arange(len(base.y)) if rows is None else np.asarray(rows[i])))
+    return problems
+
+
+def check_arrays(estimator: Any, X: ArrayLike, y: ArrayLike) -> CheckedArrays:
+    """Validate X and y, set ``classes_`` and ``class_embeddings_``, and normalise."""
+    checked: tuple[Array, Array] = validate_data(estimator, widen(X), y, dtype=[np.float32, np.float64])
+    with warnings.catch_warnings():
+        # One image per class is a legitimate task here, not a regression in disguise.
+        warnings.filterwarnings("ignore", message="The number of unique classes is greater than 50%")
+        check_classification_targets(checked[1])
+    embeddings = estimator.starting_embeddings()
+    if embeddings is None:
+        if estimator.classes is not None:
+            raise InputError("classes names the rows of class_embeddings, which was not given")
+        return _check_with_class_means(estimator, *checked)
+    return _check_with_text(estimator, *checked, np.asarray(embeddings))
+
+
+def _check_with_text(estimator: Any, X: Array, y: Array, embeddings: Array) -> CheckedArrays:
+    """Check the class embeddings against features and labels."""
+    if embeddings.ndim != 2 or embeddings.shape[1] != X.shape[1]:
+        raise InputError(
+            f"class_embeddings must be (classes, {X.shape[1]}), as wide as the image features, "
+            f"but its shape is {embeddings.shape}; do both come from the same encoder?"
+        )
+    if not np.all(np.isfinite(embeddings)):
+        raise InputError("class_embeddings contains NaN or infinity")
+    estimator.classes_, rows = _label_rows(y, estimator.classes, len(embeddings))
+    estimator.class_embeddings_ = embeddings.astype(X.dtype)
+    estimator.embedding_source_ = "text"
+    return _normalised(estimator, X, rows)
+
+
+def _check_with_class_means(estimator: Any, X: Array, y: Array) -> CheckedArrays:
+    """Use class means of the training features where there is no text."""
+    estimator.classes_, rows = np.unique(y, return_inverse=True)
+    if len(estimator.classes_) < 2:
+        raise InputError(
+            f"a classifier needs at least two classes, but every label is {estimator.classes_[0]!r}: one class"
+        )
+    scaled = unit_length(X) if estimator.normalize else X
+    sums = np.zeros((len(estimator.classes_), X.shape[1]), dtype=np.float64)
+    np.add.at(sums, rows, scaled)
+    estimator.class_embeddings_ = (sums / np.bincount(rows)[:, None]).astype(X.dtype)
+    estimator.embedding_source_ = "class-means"
+    return _normalised(estimator, X, rows)
+
+
+def _normalised(estimator: Any, X: Array, rows: NDArray[np.int64]) -> CheckedArrays:
+    embeddings = estimator.class_embeddings_
+    if estimator.normalize:
+        return CheckedArrays(unit_length(X), rows, unit_length(embeddings))
+    return CheckedArrays(X, rows, embeddings)
+
+
+def _content(values: ArrayLike | None) -> bytes | None:
+    """Return what makes two parameters the same although scikit-learn's ``clone`` copied them."""
+    if values is None:
+        return None
+    array = np.ascontiguousarray(values)
+    return repr((array.shape, array.dtype.str)).encode() + array.tobytes()
+
+
+def widen(X: ArrayLike) -> ArrayLike:
+    """Cast float16, in which caches store features, to float32; leave everything else to scikit-learn's checks."""
+    if isinstance(X, np.ndarray) and X.dtype == np.float16:
+        return X.astype(np.float32)
+    return X
+
+
+def _label_rows(y: Array, classes: ArrayLike | None, n_classes: int) -> tuple[Array, NDArray[np.int64]]:
+    """Return classes_ and, for each label, its row of the class embeddings.
+
+    Raises
+    ------
+    InputError
+        If a label is none of the classes, or there are not as many classes as rows.
+    """
+    if n_classes < 2:
+        raise InputError(
+            f"a classifier needs at least two classes, but class_embeddings has {n_classes} row: one class"
+        )
+    if classes is None:
+        if not np.issubdtype(y.dtype, np.number) or np.any(y != np.floor(y)) or y.min() < 0 or y.max() >= n_classes:
+            raise InputError(
+                f"with class_embeddings and no classes, labels must be integers 0 to {n_classes - 1} "
+                f"(the row of each class); got labels such as {y[0]!r}. Pass classes, one label per row, for others"
+            )
+        return np.arange(n_classes), y.astype(np.int64)
+    names = np.asarray(classes)
+    if names.shape != (n_classes,) or len(np.unique(names)) != n_classes:
+        raise InputError(
+            f"classes must name each of the {n_classes} rows of class_embeddings once, but its shape is {names.shape}"
+        )
+    order = np.argsort(names)
+    place = np.clip(np.searchsorted(names[order], y), 0, n_classes - 1)
+    rows = order[place]
+    strange = names[rows] != y
+    if np.any(strange):
+        raise InputError(f"label {y[strange][0]!r} is none of the {n_classes} classes given")
+    return names, rows.astype(np.int64)
