@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cafe.encoders.text_tower import TextTower
+from cafe.errors import InputError
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -69,3 +72,13 @@ class Encoder(ABC):
         ``text`` (weights_sha256 of the text side, tokenizer_sha256, dtype),
         ``recorded`` (id, revision, library versions, device).
         """
+
+    def text_tower(self) -> TextTower:
+        """Return the live text tower, for methods that learn prompts.
+
+        Raises
+        ------
+        InputError
+            If this encoder's library has none here.
+        """
+        raise InputError(f"encoder {self.id!r} gives no live text tower, which methods that learn prompts need")

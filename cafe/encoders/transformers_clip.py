@@ -15,6 +15,8 @@ from cafe.encoders.base import Encoder
 from cafe.encoders.checkpoint import Checkpoint, load_checkpoint
 from cafe.encoders.cropper import ProcessorCropper
 from cafe.encoders.placing import choose_dtype
+from cafe.encoders.text_tower import TextTower
+from cafe.encoders.transformers_text import TransformersTextTower, pooled, tokenize
 from cafe.encoders.weights import tower_hashes
 from cafe.errors import InputError
 
@@ -128,22 +130,17 @@ class TransformersCLIP(Encoder):
         features = []
         with torch.inference_mode():
             for start in range(0, len(prompts), self.batch_size):
-                tokens = self._tokenize(list(prompts[start : start + self.batch_size]))
+                tokens = self._tokenize(prompts[start : start + self.batch_size])
                 features.append(_feature(self._model.get_text_features(**tokens)))
         return np.concatenate(features)
 
-    def _tokenize(self, prompts: list[str]) -> dict[str, torch.Tensor]:
-        # SigLIP was trained on prompts padded to full length, and without a mask.
-        full_length = str(self._config.model_type).startswith("siglip")
-        tokens = self._tokenizer(
-            prompts,
-            padding="max_length" if full_length else True,
-            truncation=True,
-            max_length=self._max_tokens,
-            return_tensors="pt",
-        )
-        names = ("input_ids",) if full_length else ("input_ids", "attention_mask")
-        return {name: tokens[name].to(self.device) for name in names}
+    def _tokenize(self, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
+        tokens = tokenize(self._tokenizer, str(self._config.model_type), self._max_tokens, prompts)
+        return {name: value.to(self.device) for name, value in tokens.items()}
+
+    def text_tower(self) -> TextTower:
+        """Return the live text tower; it shares this encoder's weights."""
+        return TransformersTextTower(self.id, self._model, self._text_sha256, self._tokenizer, self._max_tokens)
 
     def identity(self) -> dict[str, Any]:
         """Return what changes a feature (``image``, ``text``) and what is only recorded; all of it JSON."""
@@ -187,12 +184,7 @@ class TransformersCLIP(Encoder):
 
 
 def _feature(output: Any) -> NDArray[np.float32]:
-    import torch
-
-    # From version 5 the library returns an object whose pooler_output is projected already; to project it again
-    # would pass unnoticed wherever the tower is as wide as the projection.
-    tensor = output if isinstance(output, torch.Tensor) else output.pooler_output
-    array: NDArray[np.float32] = tensor.float().cpu().numpy()
+    array: NDArray[np.float32] = pooled(output).float().cpu().numpy()
     return array
 
 

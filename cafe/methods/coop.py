@@ -1,0 +1,270 @@
+"""CoOp: learned context words in front of the class names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cafe.errors import InputError, unknown_name
+from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits
+from cafe.methods.coop_parts import ContextObjective
+from cafe.methods.coop_prompts import CLASS_TOKENS
+from cafe.methods.coop_tower import open_tower
+from cafe.methods.problem import problems_of
+from cafe.methods.training_runs import at_least, seed_of
+from cafe.prompts import GENERIC_TEMPLATE, prompts
+
+METHOD = "coop"
+
+_NEEDS_TOWER = "trains prompts through a live text tower (text_tower=, class_names=), which the check does not give"
+
+
+class CoOp(FewShotClassifier):
+    """Learn context vectors v of the prompt "v_1 ... v_M NAME." through the frozen text tower.
+
+    ::
+
+        W_j    = text tower( [start] v_1 ... v_M NAME_j . [end] )
+        logits = logit_scale  f/|f| . W_j/|W_j|
+
+    trained by cross-entropy on cached image features. Every step encodes a prompt for every class and goes back
+    through the tower, so that a fit costs (steps) x (classes) x (one prompt forwards and backwards), and seconds
+    only where classes are few and the tower is small: docs/methods.md has what a step costs. After ``fit`` the
+    class embeddings are stored; predicting and saving need no tower.
+
+    Parameters
+    ----------
+    class_embeddings : array-like of shape (c, d), default=None
+        Hand-written prompts' embeddings, for ``class_embeddings_`` only: nothing is trained from them. None
+        encodes "a photo of a NAME." with the tower.
+    class_names : sequence of str of length c, default=None
+        What stands in the prompts, in the order of the classes; None for ``classes``, where these are strings.
+    text_tower : str or object, default=None
+        The tower: a model id or folder as :func:`cafe.encoders.open_encoder` takes it, an encoder, or a
+        :class:`~cafe.encoders.text_tower.TextTower`. It has to be the one that encoded the images. Only a string
+        can be saved with the fitted method. None is refused by ``fit``.
+    text_tower_sha256 : str, default=None
+        Hash that the tower's weights must have; the command line passes the cache's. None takes any.
+    n_context : int, default=16
+        Context vectors M; the paper has 16 and 4.
+    class_token : {"end", "middle"}, default="end"
+        Where the class name stands.
+    class_specific : bool, default=False
+        One context for every class (CSC in the paper) instead of one for all.
+    context_init : str, default=None
+        Words such as ``"a photo of a"`` to start from; they then set M. None draws N(0, 0.02).
+    epochs : float, default=None
+        Passes over the training rows; None for the paper's 50, 100 or 200 for 1, 2 to 4, or more shots, and 50
+        from 1,000 classes on.
+    warmup_epochs : float, default=1
+        Passes at a constant learning rate of 1e-5 before the cosine starts.
+    batch_size : int, default=32
+        Rows of a step.
+    lr : float, default=0.002
+        Peak learning rate of SGD with momentum 0.9.
+    weight_decay : float, default=5e-4
+        Of SGD.
+    class_chunk : int, default=None
+        Classes encoded at a time; None for as many as fit the trainer's memory budget.
+    checkpoint : bool, default=None
+        Keep no activations of a chunk and encode it again in the backward pass; None where there are several
+        chunks. Memory is then that of one chunk, however many classes there are.
+    logit_scale : float, default=100.0
+        The encoder's learned scale, exponentiated; frozen.
+    classes : array-like of shape (c,), default=None
+        Label of each class; None for 0 to c - 1.
+    normalize : bool, default=True
+        Scale rows to length one on entry; changes nothing here, since the logits are cosines.
+    device : str, default="auto"
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``: where to train. Inference runs in NumPy.
+    dtype : {"auto", "float32", "float64"}, default="auto"
+        Precision of training, and of the tower in it; auto is float32.
+    random_state : int, default=None
+        Seed of contexts and batch order; None draws one.
+
+    Attributes
+    ----------
+    contexts_ : ndarray of shape (M, w) or (c, M, w)
+        Learned vectors, in the space of the tower's token embeddings.
+    text_ : ndarray of shape (c, d)
+        The class embeddings that the learned prompts give.
+    tower_id_, tower_sha256_ : str
+        The tower that was used.
+    loss_ : float
+        Mean training loss over the last tenth of the steps.
+    n_steps_ : int
+        Optimiser steps taken.
+
+    References
+    ----------
+    Zhou et al., Learning to Prompt for Vision-Language Models (IJCV 2022; arXiv 2109.01134), section 3.2;
+    released trainers/coop.py and configs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cafe.encoders import open_encoder
+    >>> names = ["circle", "square", "triangle"]
+    >>> text = open_encoder("cafe:mini").encode_text(names)
+    >>> y = np.arange(12) % 3
+    >>> X = text[y] + 0.1 * np.random.default_rng(0).normal(size=(12, text.shape[1]))
+    >>> model = CoOp(class_names=names, text_tower="cafe:mini", n_context=4, epochs=2, random_state=0)
+    >>> model.fit(X, y).contexts_.shape
+    (4, 128)
+    """
+
+    expected_failed_checks: ClassVar[dict[str, str]] = {}
+
+    def __init__(
+        self,
+        class_embeddings: ArrayLike | None = None,
+        class_names: Sequence[str] | None = None,
+        text_tower: Any = None,
+        text_tower_sha256: str | None = None,
+        n_context: int = 16,
+        class_token: str = "end",
+        class_specific: bool = False,
+        context_init: str | None = None,
+        epochs: float | None = None,
+        warmup_epochs: float = 1,
+        batch_size: int = 32,
+        lr: float = 0.002,
+        weight_decay: float = 5e-4,
+        class_chunk: int | None = None,
+        checkpoint: bool | None = None,
+        logit_scale: float = 100.0,
+        classes: ArrayLike | None = None,
+        normalize: bool = True,
+        device: str = "auto",
+        dtype: str = "auto",
+        random_state: int | None = None,
+    ) -> None:
+        self.class_embeddings = class_embeddings
+        self.class_names = class_names
+        self.text_tower = text_tower
+        self.text_tower_sha256 = text_tower_sha256
+        self.n_context = n_context
+        self.class_token = class_token
+        self.class_specific = class_specific
+        self.context_init = context_init
+        self.epochs = epochs
+        self.warmup_epochs = warmup_epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.class_chunk = class_chunk
+        self.checkpoint = checkpoint
+        self.logit_scale = logit_scale
+        self.classes = classes
+        self.normalize = normalize
+        self.device = device
+        self.dtype = dtype
+        self.random_state = random_state
+
+    # ------------------------------------------------------------------ learning
+
+    @classmethod
+    def fit_grid(
+        cls, estimators: Sequence[Any], X: ArrayLike, y: ArrayLike, rows: Sequence[NDArray[np.int64]] | None
+    ) -> None:
+        """Fit several; a tower that several name is opened once, and equal prompts are encoded side by side."""
+        towers: dict[Any, Any] = {}
+        try:
+            for estimator in estimators:
+                estimator._prepare()
+                given = estimator.text_tower
+                key = (given if isinstance(given, str) else id(given), estimator.device)
+                if key not in towers:
+                    towers[key] = open_tower(estimator.text_tower, estimator.device)
+                estimator._tower = towers[key]
+            problems = problems_of(estimators, X, y, rows)
+            for estimator, problem in zip(estimators, problems, strict=True):
+                estimator._check_tower(problem)
+            ContextObjective.fit(estimators, problems, [estimator._tower for estimator in estimators])
+        finally:
+            for estimator in estimators:
+                vars(estimator).pop("_tower", None)
+
+    def names(self) -> list[str]:
+        """Return the class names that stand in the prompts.
+
+        Raises
+        ------
+        InputError
+            If there are none.
+        """
+        if self.class_names is not None:
+            return [str(name) for name in self.class_names]
+        labels = None if self.classes is None else np.asarray(self.classes)
+        if labels is None or labels.dtype.kind not in "UO":
+            raise InputError(
+                "coop puts class names into prompts: give class_names, one string per class, in their order"
+            )
+        return [str(label) for label in labels]
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        if self.text_tower is None:
+            raise InputError(
+                "coop trains prompts through a live text tower: give text_tower, the model id or folder that encoded "
+                "the images, such as 'cafe:mini'"
+            )
+        self.names()
+        if self.class_token not in CLASS_TOKENS:
+            raise unknown_name("class_token of coop", str(self.class_token), CLASS_TOKENS)
+        for name, low in (("n_context", 1), ("batch_size", 1), ("warmup_epochs", 0), ("lr", 0), ("weight_decay", 0)):
+            at_least(METHOD, name, getattr(self, name), low)
+        if self.epochs is not None:
+            at_least(METHOD, "epochs", self.epochs, 0, above=True)
+        if self.class_chunk is not None:
+            at_least(METHOD, "class_chunk", self.class_chunk, 1)
+        seed_of(METHOD, self.random_state)
+
+    def starting_embeddings(self) -> ArrayLike | None:
+        if self.class_embeddings is not None:
+            return self.class_embeddings
+        embeddings: Array = self._tower.encode(prompts([GENERIC_TEMPLATE], self.names())).cpu().numpy()
+        return embeddings
+
+    def _check_tower(self, problem: Problem) -> None:
+        """Compare the tower with names, features and what is known of the tower."""
+        c, d = problem.class_embeddings.shape
+        tower: Any = self._tower
+        if len(self.names()) != c:
+            raise InputError(f"class_names of coop must name {c} classes, but has {len(self.names())}")
+        if tower.dim != d:
+            raise InputError(
+                f"text_tower {tower.id} gives features {tower.dim} wide, but the image features are {d} wide; "
+                "it must be the encoder that made them"
+            )
+        if self.text_tower_sha256 is not None and tower.sha256 != self.text_tower_sha256:
+            raise InputError(
+                f"text_tower {tower.id} is not the one that encoded these features: its text weights have sha256 "
+                f"{tower.sha256[:12]}..., text_tower_sha256 says {self.text_tower_sha256[:12]}..."
+            )
+
+    # ------------------------------------------------------------------ inference
+
+    def for_classes(self, class_embeddings: ArrayLike, class_names: Sequence[str] | None = None) -> Self:
+        """Return the same context in front of other names, encoded by the tower; see the base class.
+
+        Raises
+        ------
+        InputError
+            If every class has its own context, or there are no names.
+        """
+        if self.class_specific:
+            return super().for_classes(class_embeddings, class_names)
+        if class_names is None:
+            raise InputError("coop puts class names into prompts: for_classes needs class_names")
+        other = self._with_embeddings(class_embeddings)
+        tower = open_tower(self.text_tower, self.device)
+        other.set_params(class_names=list(class_names), classes=None)
+        other.text_ = ContextObjective.of(other, tower).encode(self.contexts_)
+        return other
+
+    def _logits(self, X: Array) -> Array:
+        return cosine_logits(X, self.text_.astype(X.dtype, copy=False), self.logit_scale)
