@@ -98,14 +98,89 @@ class SGD:
             p.sub_(_along(lr, p) * velocity)
 
 
+class FusedUpdate:
+    """AdamW or SGD on a CPU in one pass over memory, by the kernels that ``torch.optim`` runs with ``fused=True``.
+
+    They take one rate and one decay per call, so configurations are grouped by both; a grid that shares them, as
+    grids over seeds and ratios do, takes a single call.
+
+    Parameters
+    ----------
+    name : str
+        ``"adamw"`` or ``"sgd"``; formulas in :class:`AdamW` and :class:`SGD`.
+    parameters : dict of str to Tensor of shape (g, ...)
+        What will be updated; always the same tensors.
+    weight_decay : Tensor of shape (g,)
+        One per configuration.
+    eps : float, default=1e-8
+        AdamW's.
+    """
+
+    def __init__(self, name: str, parameters: dict[str, Tensor], weight_decay: Tensor, eps: float = 1e-8) -> None:
+        self.name, self.eps = name, eps
+        self.decays = weight_decay.tolist()
+        self.first = {k: torch.zeros_like(v) for k, v in parameters.items()}
+        self.second = {k: torch.zeros_like(v) for k, v in parameters.items()} if name == "adamw" else {}
+        self.t = torch.zeros(())
+
+    def __call__(self, parameters: dict[str, Tensor], gradients: dict[str, Tensor], lr: Tensor) -> None:
+        """Take one step; see the class."""
+        self.t += 1
+        groups: dict[tuple[float, float], list[int]] = {}
+        for k, pair in enumerate(zip(lr.tolist(), self.decays, strict=True)):
+            groups.setdefault(pair, []).append(k)
+        for (rate, decay), members in groups.items():
+
+            def pick(tensors: dict[str, Tensor], members: list[int] = members) -> list[Tensor]:
+                if len(groups) == 1:
+                    return [tensors[name] for name in parameters if name in tensors]
+                return [tensors[name][k] for name in parameters if name in tensors for k in members]
+
+            values, first = pick(parameters), pick(self.first)
+            # The kernels walk memory, whatever the strides say.
+            slopes = [value.contiguous() for value in pick(gradients)]
+            if self.name == "sgd":
+                torch._fused_sgd_(
+                    values,
+                    slopes,
+                    first,
+                    weight_decay=decay,
+                    momentum=0.9,
+                    lr=rate,
+                    dampening=0.0,
+                    nesterov=False,
+                    maximize=False,
+                    is_first_step=False,
+                )
+                continue
+            torch._fused_adamw_(
+                values,
+                slopes,
+                first,
+                pick(self.second),
+                [],
+                [self.t] * len(values),
+                lr=rate,
+                beta1=0.9,
+                beta2=0.999,
+                weight_decay=decay,
+                eps=self.eps,
+                amsgrad=False,
+                maximize=False,
+            )
+
+
 def make_update(name: str, parameters: dict[str, Tensor], weight_decay: Tensor, eps: float = 1e-8) -> Update:
-    """Make the named optimiser.
+    """Make the named optimiser; on a CPU the fused one, where this PyTorch has it.
 
     Raises
     ------
     InputError
         If the name is not one of ``OPTIMIZERS``.
     """
+    on_cpu = all(value.device.type == "cpu" for value in parameters.values())
+    if name in OPTIMIZERS and on_cpu and hasattr(torch, f"_fused_{name}_"):
+        return FusedUpdate(name, parameters, weight_decay, eps)
     if name == "adamw":
         return AdamW(parameters, weight_decay, eps=eps)
     if name == "sgd":

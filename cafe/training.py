@@ -11,8 +11,9 @@ of the configuration's rows, one after the other, so that every batch has the sa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,10 +22,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cafe.optimizers import Update, make_update
-from cafe.threads import threads_for
+from cafe.threads import SMALL, run_each, threads_for
 
 # Bytes that one stacked group may use for its batches' activations; larger groups are cut into parts.
 MEMORY_BUDGET = 512 * 2**20
+# On a CPU, bytes of parameters, gradients and optimiser state that one stacked group may have: what a core's share
+# of a last-level cache holds. A larger stack would read its state from memory at every step.
+STATE_BUDGET = 8 * 2**20
+# Steps whose batches are drawn at once.
+DRAWN_STEPS = 256
+
+Step = Callable[[dict[str, Tensor], Tensor, bool], tuple[Tensor | None, dict[str, Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,13 @@ class Configuration:
 
 
 class Objective(Protocol):
-    """What is trained: initial parameters, and losses with gradients on batches."""
+    """What is trained: initial parameters, and losses with gradients on batches.
+
+    An objective may also have ``stepper(shape, hyper, X, y, feature_mean)``, which is called once per stacked
+    group and returns None or a function ``(parameters, index, with_losses) -> (losses or None, gradients)``. The
+    function takes the place of ``losses_and_gradients`` for that group, and may keep what is constant and reuse its
+    buffers: the gradients are read before the next call.
+    """
 
     def initial(self, configuration: Configuration, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw one configuration's parameters on the CPU in float32."""
@@ -141,14 +155,36 @@ def fit_many(
         key = (one.shape, one.steps, batch, one.optimizer, one.warmup_steps, one.eps)
         groups.setdefault(key, []).append(i)
     results: dict[int, Trained] = {}
-    for members in groups.values():
-        size = max(1, MEMORY_BUDGET // max(1, objective.activation_bytes(configurations[members[0]])))
-        for start in range(0, len(members), size):
-            part = members[start : start + size]
-            with threads_for(sum(objective.multiply_adds(configurations[i]) for i in part)):
-                trained = _fit_group(objective, X, y, [configurations[i] for i in part])
-            results.update(zip(part, trained, strict=True))
+    parts = [part for members in groups.values() for part in _parts(objective, X, configurations, members)]
+    work = [sum(objective.multiply_adds(configurations[i]) for i in part) for part in parts]
+
+    def fit(part: list[int]) -> None:
+        trained = _fit_group(objective, X, y, [configurations[i] for i in part])
+        results.update(zip(part, trained, strict=True))
+
+    if len(parts) > 1 and X.device.type == "cpu" and torch.get_num_threads() > 1 and sum(work) >= SMALL:
+        run_each([partial(fit, part) for part in parts])
+    else:
+        for part, multiply_adds in zip(parts, work, strict=True):
+            with threads_for(multiply_adds):
+                fit(part)
     return [results[i] for i in range(len(configurations))]
+
+
+def _parts(
+    objective: Objective, X: Tensor, configurations: Sequence[Configuration], members: list[int]
+) -> list[list[int]]:
+    """Cut a group so that each part fits in memory, on a CPU in cache, and there is a part for every thread."""
+    first = configurations[members[0]]
+    size = max(1, MEMORY_BUDGET // max(1, objective.activation_bytes(first)))
+    if X.device.type == "cpu":
+        initial = objective.initial(first, torch.Generator().manual_seed(0))
+        # Parameters, gradients, two moments, and a copy in the products' dtype.
+        state = 5 * X.element_size() * sum(value.numel() for value in initial.values())
+        size = max(1, min(size, STATE_BUDGET // max(1, state)))
+        if len(members) * objective.multiply_adds(first) >= SMALL:
+            size = min(size, math.ceil(len(members) / torch.get_num_threads()))
+    return [members[start : start + size] for start in range(0, len(members), size)]
 
 
 def _fit_group(objective: Objective, X: Tensor, y: Tensor, group: Sequence[Configuration]) -> list[Trained]:
@@ -160,40 +196,70 @@ def _fit_group(objective: Objective, X: Tensor, y: Tensor, group: Sequence[Confi
         return torch.tensor(values, device=X.device, dtype=X.dtype)
 
     parameters = {name: value.to(X) for name, value in initial.items()}
-    batches = batches.to(X.device)  # (g, steps, b)
     hyper = {k: tensor([float(c.hyper[k]) for c in group]) for k in first.hyper}
     feature_mean = torch.stack([X[torch.as_tensor(c.rows, device=X.device)].mean(0, keepdim=True) for c in group])
     lr = tensor([c.lr for c in group])
     update: Update = make_update(first.optimizer, parameters, tensor([c.weight_decay for c in group]), first.eps)
     factor = _schedule(first.steps, first.warmup_steps)
+    take = _stepper(objective, first.shape, hyper, X, y, feature_mean)
     tail = X.new_zeros(len(group))
     tail_start = first.steps - max(1, first.steps // 10)
     for step in range(first.steps):
-        index = batches[:, step]  # (g, b)
-        losses, gradients = objective.losses_and_gradients(
-            first.shape, parameters, hyper, X[index], y[index], feature_mean
-        )
+        if step % DRAWN_STEPS == 0:
+            drawn = next(batches).to(X.device)  # (g, DRAWN_STEPS or the rest, b)
+        losses, gradients = take(parameters, drawn[:, step % DRAWN_STEPS], step >= tail_start)
         update(parameters, gradients, factor(step, lr))
-        if step >= tail_start:
+        if step >= tail_start and losses is not None:
             tail += losses.to(tail.dtype)
     tail /= first.steps - tail_start
     arrays = {name: value.cpu().numpy() for name, value in parameters.items()}
     return [Trained({k: v[i].copy() for k, v in arrays.items()}, float(tail[i])) for i in range(len(group))]
 
 
-def _draw(objective: Objective, group: Sequence[Configuration]) -> tuple[dict[str, Tensor], Tensor]:
-    """Draw initial parameters (g, ...) and batches (g, steps, b) of rows, from each configuration's own seed."""
+def _stepper(
+    objective: Objective, shape: Any, hyper: dict[str, Tensor], X: Tensor, y: Tensor, feature_mean: Tensor
+) -> Step:
+    """Return the objective's own step function, or one that gathers a batch and calls ``losses_and_gradients``."""
+    own = getattr(objective, "stepper", None)
+    found: Step | None = own(shape, hyper, X, y, feature_mean) if own is not None else None
+    if found is not None:
+        return found
+
+    def gathered(
+        parameters: dict[str, Tensor], index: Tensor, with_losses: bool
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        return objective.losses_and_gradients(shape, parameters, hyper, X[index], y[index], feature_mean)
+
+    return gathered
+
+
+def _draw(objective: Objective, group: Sequence[Configuration]) -> tuple[dict[str, Tensor], Iterator[Tensor]]:
+    """Draw initial parameters (g, ...) and batches of rows, each configuration from its own seed.
+
+    Batches come as blocks (g, steps, b) of up to DRAWN_STEPS steps: 12,500 steps of 45 fits would fill a gigabyte.
+    """
     initial: list[dict[str, Tensor]] = []
-    batches: list[Tensor] = []
+    streams: list[Iterator[Tensor]] = []
     for one in group:
         generator = torch.Generator().manual_seed(one.random_state)
         initial.append(objective.initial(one, generator))
-        rows = torch.as_tensor(one.rows)
-        b = min(one.batch_size, len(rows))
-        passes = math.ceil(one.steps * b / len(rows))
-        stream = torch.cat([torch.randperm(len(rows), generator=generator) for _ in range(passes)])
-        batches.append(rows[stream[: one.steps * b]].view(one.steps, b))
-    return {k: torch.stack([p[k] for p in initial]) for k in initial[0]}, torch.stack(batches)
+        streams.append(_batches(one, generator))
+    blocks = (torch.stack(blocks) for blocks in zip(*streams, strict=True))
+    return {k: torch.stack([p[k] for p in initial]) for k in initial[0]}, blocks
+
+
+def _batches(one: Configuration, generator: torch.Generator) -> Iterator[Tensor]:
+    """Cut a stream of permutations of the rows into blocks (steps, b) of batches."""
+    rows = torch.as_tensor(one.rows)
+    b = min(one.batch_size, len(rows))
+    left = rows[:0]
+    for start in range(0, one.steps, DRAWN_STEPS):
+        steps = min(DRAWN_STEPS, one.steps - start)
+        passes = max(0, math.ceil((steps * b - len(left)) / len(rows)))
+        fresh = [rows[torch.randperm(len(rows), generator=generator)] for _ in range(passes)]
+        stream = torch.cat([left, *fresh])
+        left = stream[steps * b :]
+        yield stream[: steps * b].view(steps, b)
 
 
 def _schedule(steps: int, warmup_steps: int) -> Callable[[int, Tensor], Tensor]:

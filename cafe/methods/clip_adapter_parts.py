@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from cafe.device import choose_device
-from cafe.errors import InputError, unknown_name
+from cafe.errors import InputError
+from cafe.kernels.choose import choose_kernel, precisions
 from cafe.kernels.reference import START_LOGIT, START_RATIO, AdapterShape, adapter_losses_and_gradients
 from cafe.methods.base import Array, Problem
-from cafe.training import Configuration, Trained, fit_many, steps_for
+from cafe.training import Configuration, Step, Trained, fit_many, steps_for
 
 RATIO_MODES = ("scalar", "learned")
 # Width of the hypernetwork that gives learned ratios: small against d, so that one shot cannot fit it alone.
@@ -33,9 +34,15 @@ class AdapterObjective:
     ----------
     text : Tensor of shape (1, c, d)
         Class embeddings that every configuration shares.
+    kernel : str, default="reference"
+        ``"reference"``, ``"cpu"`` or ``"triton"``.
+    features : Tensor of shape (n, d), default=None
+        The trainer's X in the dtype of matrix products; None for X itself.
     """
 
     text: Tensor
+    kernel: str = "reference"
+    features: Tensor | None = None
     start: ClassVar[float] = START_RATIO
 
     def initial(self, configuration: Configuration, generator: torch.Generator) -> dict[str, Tensor]:
@@ -77,6 +84,15 @@ class AdapterObjective:
         """Return losses (g,) and gradients by the reference kernel."""
         return adapter_losses_and_gradients(shape, parameters, hyper, features, labels, self.text, feature_mean)
 
+    def stepper(self, shape: Any, hyper: dict[str, Tensor], X: Tensor, y: Tensor, feature_mean: Tensor) -> Step | None:
+        """Return the step function of the chosen kernel; None for the reference."""
+        if self.kernel == "cpu":
+            from cafe.kernels.cpu import CpuAdapterStep
+
+            features = X if self.features is None else self.features
+            return CpuAdapterStep(shape, hyper, features, y, self.text, feature_mean)
+        return None
+
     def activation_bytes(self, configuration: Configuration) -> int:
         """Four copies of logits and of both sides' features, which autograd keeps."""
         b = min(configuration.batch_size, len(configuration.rows))
@@ -95,36 +111,26 @@ class AdapterObjective:
 
     @classmethod
     def fit(cls, estimators: Sequence[Any], problems: Sequence[Problem]) -> None:
-        """Train all estimators; those that share checked arrays, device and dtype in one run."""
+        """Train all estimators; those that share checked arrays, device, kernel and dtype in one run."""
         runs: dict[tuple[Any, ...], list[int]] = {}
+        configurations = [configuration_of(*pair) for pair in zip(estimators, problems, strict=True)]
         for i, (one, problem) in enumerate(zip(estimators, problems, strict=True)):
-            key = (id(problem.base), choose_device(one.device), training_dtype(one.dtype))
-            runs.setdefault(key, []).append(i)
-        for (_, device, dtype), members in runs.items():
+            device = choose_device(one.device)
+            kernel = choose_kernel(one.kernel, device)
+            sizes = cls(torch.empty(1, *problem.base.class_embeddings.shape, device="meta"))
+            dtypes = precisions(one.dtype, kernel, sizes.multiply_adds(configurations[i]))
+            runs.setdefault((id(problem.base), device, kernel, *dtypes), []).append(i)
+        for (_, device, kernel, dtype, products), members in runs.items():
             base = problems[members[0]].base
             to = {"device": device, "dtype": dtype}
-            objective = cls(torch.as_tensor(base.class_embeddings).to(**to)[None])
             X = torch.as_tensor(np.ascontiguousarray(base.X)).to(**to)
+            objective = cls(torch.as_tensor(base.class_embeddings).to(**to)[None], kernel, X.to(products))
             y = torch.as_tensor(base.y).to(device)
-            configurations = [configuration_of(estimators[i], problems[i]) for i in members]
-            trained = fit_many(objective, X, y, configurations)
-            for i, configuration, result in zip(members, configurations, trained, strict=True):
-                store(estimators[i], problems[i], configuration, result)
-                estimators[i].device_, estimators[i].dtype_ = device, str(dtype).removeprefix("torch.")
-
-
-def training_dtype(name: str) -> torch.dtype:
-    """Return the torch dtype to train in.
-
-    Raises
-    ------
-    InputError
-        If the name is unknown.
-    """
-    known = {"auto": torch.float32, "float32": torch.float32, "float64": torch.float64}
-    if name not in known:
-        raise unknown_name("dtype of clip-adapter", name, known)
-    return known[name]
+            trained = fit_many(objective, X, y, [configurations[i] for i in members])
+            for i, result in zip(members, trained, strict=True):
+                store(estimators[i], problems[i], configurations[i], result)
+                estimators[i].kernel_ = kernel
+                estimators[i].device_, estimators[i].dtype_ = device, str(products).removeprefix("torch.")
 
 
 def configuration_of(estimator: Any, problem: Problem) -> Configuration:
@@ -162,7 +168,6 @@ def store(estimator: Any, problem: Problem, configuration: Configuration, traine
     estimator.parameters_ = trained.parameters
     estimator.loss_ = trained.loss
     estimator.n_steps_ = configuration.steps
-    estimator.kernel_ = "reference"
     for name in ("alpha", "beta"):
         if getattr(estimator, f"{name}_mode_") == "scalar" and f"{name}_bias" in trained.parameters:
             setattr(estimator, f"{name}_", float(trained_ratio(trained.parameters, name)))

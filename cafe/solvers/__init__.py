@@ -1,0 +1,1 @@
+"""Array-in, array-out solvers that methods call."""
