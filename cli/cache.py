@@ -1,4 +1,4 @@
-"""``cafe cache ls | info | verify | rm``: what is in the cache folder, and whether it is sound."""
+"""``cafe cache``: ls, info, verify and rm are here; import, merge and export in cache_transfer.py."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cafe.cli import cache_transfer
 from cafe.cli.caches import chosen_cache
 from cafe.cli.options import CacheDir, Json, Quiet
 from cafe.cli.screen import Screen
@@ -18,7 +19,7 @@ from cafe.report.table import align_left
 if TYPE_CHECKING:
     from cafe.cache.summary import CacheSummary
 
-app = typer.Typer(cls=Verbs, help="Look at, check and remove caches.", rich_markup_mode=None)
+app = typer.Typer(cls=Verbs, help="Look at, check, import, join, export and remove caches.", rich_markup_mode=None)
 
 _Which = Annotated[
     str | None, typer.Argument(metavar="[CACHE]", help="File, or name as `cafe cache ls` has it [default: the newest].")
@@ -27,8 +28,13 @@ _Which = Annotated[
 
 @app.callback(invoke_without_command=True)
 def _cache(context: typer.Context) -> None:
-    """Look at, check and remove caches."""
+    """Look at, check, import, join, export and remove caches."""
     help_without_verb(context)
+
+
+app.command("import")(cache_transfer.import_)
+app.command("merge")(cache_transfer.merge)
+app.command("export")(cache_transfer.export)
 
 
 @app.command("ls")
@@ -149,12 +155,21 @@ def _described(document: dict[str, Any]) -> str:
         "images": splits,
         "features": f"{document['dim']} wide, {document['stored_dtype']}, {_size(document['bytes'])} on disk",
         "classes": f"{len(classes)}: {_some(classes)}",
-        "templates": f"{document['n_templates']}: {_some(templates)}",
+        "templates": f"{document['n_templates']}: {_some(templates)}" if templates else _without(document),
         "logit scale": f"{document['logit_scale']:.4g}",
         "made": document["created"],
         "fingerprint": document["fingerprint"],
     }
     return "\n".join(align_left(*_as_table(pairs)))
+
+
+def _without(document: dict[str, Any]) -> str:
+    text = document["provenance"].get("text")
+    if text is None:
+        return "none, and no text features"
+    if text.get("prompts"):
+        return f"none; {sum(map(len, text['prompts'])):,} prompts written per class"
+    return "not known"
 
 
 def _as_table(pairs: dict[str, str]) -> tuple[list[str], list[list[str]]]:

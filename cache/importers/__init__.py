@@ -1,0 +1,1 @@
+"""Readers for features that other tools extracted: one file per layout, with ``IMPORTER = "name"``."""
