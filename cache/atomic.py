@@ -18,7 +18,7 @@ _TEMPORARY = re.compile(r"^\..+\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, prepare: bool = True) -> Iterator[Path]:
     """Give a temporary path in the same folder; on leaving, it takes the place of ``path`` in one step.
 
     If the block fails or is interrupted, the temporary file is removed and ``path`` is as it was. If the
@@ -28,6 +28,8 @@ def replacing(path: Path) -> Iterator[Path]:
     ----------
     path : Path
         The file to make or replace. Its folder is made if needed.
+    prepare : bool, default True
+        Whether to call :func:`prepare_folder` first; False where many files are written to one folder.
 
     Yields
     ------
@@ -39,8 +41,9 @@ def replacing(path: Path) -> Iterator[Path]:
     InputError
         If the folder cannot be made or written to.
     """
-    prepare_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    if prepare:
+        prepare_folder(path.parent)
+    temporary = path.with_name(f".{path.name}.{host_name()}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
         _sync(temporary)
@@ -72,9 +75,19 @@ def remove_leftovers(folder: Path) -> None:
     """Remove temporary files whose process on this machine is dead; those of other machines are left alone."""
     for path in folder.glob(".*.tmp"):
         match = _TEMPORARY.match(path.name)
-        if match and match["host"] == _host() and not _alive(int(match["pid"])):
+        if match and match["host"] == host_name() and not process_is_alive(int(match["pid"])):
             with suppress(OSError):  # somebody else may be removing the same one
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder with all its files, in one step as others see it; a kill leaves what a later call removes."""
+    doomed = folder.with_name(f".{folder.name}.{host_name()}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        folder.rename(doomed)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def check_free_space(folder: Path, needed: int) -> None:
@@ -101,11 +114,13 @@ def check_free_space(folder: Path, needed: int) -> None:
         )
 
 
-def _host() -> str:
+def host_name() -> str:
+    """Return a short hash of this machine's name."""
     return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
 
-def _alive(pid: int) -> bool:
+def process_is_alive(pid: int) -> bool:
+    """Whether a process of this machine lives; True where that cannot be asked."""
     if os.name != "posix":
         return True  # os.kill would end the process there; a leftover that stays harms nobody
     try:

@@ -43,6 +43,7 @@ def image_part(
     splits: Sequence[str],
     stored_dtype: StoredDtype,
     views: Mapping[str, Any] | None = None,
+    draws: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Gather every input that changes an image feature.
 
@@ -58,6 +59,8 @@ def image_part(
         ``"float16"`` or ``"float32"``.
     views : mapping or None
         What augmented views are made with.
+    draws : mapping or None
+        Few-shot draws, where only the rows that they need are extracted; the key stands only then.
 
     Returns
     -------
@@ -73,6 +76,7 @@ def image_part(
         "splits": list(splits),
         "stored_dtype": stored_dtype,
         "views": None if views is None else dict(views),
+        **({} if draws is None else {"draws": dict(draws)}),
     }
 
 

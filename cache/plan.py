@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cafe.cache import spec
 from cafe.cache.fingerprint import differing_fields, image_part, text_part
 from cafe.cache.locate import distinct_path
 from cafe.cache.opening import open_cache
 from cafe.cache.provenance import Provenance, library_versions
+from cafe.cache.rows import Draws, rows_to_extract
 from cafe.cache.store import read_provenance
+from cafe.cache.views import Views
 from cafe.data.base import Dataset
 from cafe.encoders.base import Encoder
 from cafe.errors import CacheError, InputError, unknown_name
@@ -39,6 +42,12 @@ class Plan:
         ``"float16"`` or ``"float32"``.
     image, text, recorded : mapping
         As in :class:`~cafe.cache.provenance.Provenance`.
+    rows : mapping of str to ndarray of int64
+        Rows of each split that are extracted, ascending; all, unless only few-shot draws are wanted.
+    views : Views or None
+        Augmentations of every training image.
+    draws : Draws or None
+        The few-shot draws that ``rows`` were chosen for.
     """
 
     dataset: Dataset
@@ -50,11 +59,24 @@ class Plan:
     image: Mapping[str, Any]
     text: Mapping[str, Any]
     recorded: Mapping[str, Any]
+    rows: Mapping[str, NDArray[np.int64]]
+    views: Views | None = None
+    draws: Draws | None = None
 
     @property
     def n_images(self) -> int:
-        """Images of all splits."""
-        return sum(len(self.dataset.splits[name]) for name in self.splits)
+        """Images of all splits that are extracted."""
+        return sum(len(self.rows[name]) for name in self.splits)
+
+    def views_of(self, split: str) -> int:
+        """Number of augmentations of each image of a split; views are of training images."""
+        return self.views.n if self.views is not None and split == "train" else 0
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of draws and views, as the provenance records them."""
+        drawn = () if self.draws is None else tuple(self.draws.specification()["seeds"])
+        return tuple(sorted({*drawn, *(() if self.views is None else (self.views.seed,))}))
 
     def provenance(self, unreadable: Sequence[Mapping[str, str]] = ()) -> Provenance:
         """Return what a cache made by this plan records."""
@@ -64,6 +86,7 @@ class Plan:
             image=self.image,
             text=self.text,
             recorded={"image": self.recorded, "text": self.recorded},
+            seeds=self.seeds,
             unreadable=unreadable,
         )
 
@@ -72,6 +95,9 @@ class Plan:
         width = self.encoder.dim * np.dtype(self.stored_dtype).itemsize
         longest = max((len(s.encode("utf-8", "surrogateescape")) for s in self._sample_ids()), default=1)
         rows = self.n_images * (width + 16 + longest)
+        rows += sum(self.views_of(name) * len(self.rows[name]) * width for name in self.splits)
+        if self.draws is not None:
+            rows += sum(8 * (len(self.rows[name]) + len(self.dataset.splits[name])) for name in self.splits)
         text = len(self.templates) * len(self.dataset.class_names) * width
         if self.prompts is not None:  # once as features, once as text in the provenance
             text += sum(width + 8 + 6 * len(prompt) for own in self.prompts for prompt in own)
@@ -89,13 +115,17 @@ def make_plan(
     templates: Sequence[str] | None,
     stored_dtype: spec.StoredDtype,
     prompts: Sequence[Sequence[str]] | None = None,
+    *,
+    views: Views | None = None,
+    draws: Draws | None = None,
 ) -> Plan:
     """Check what was asked for against the data set, and compute its identity.
 
     Raises
     ------
     InputError
-        If a split is not there or empty, no template or prompt is left, or the dtype is unknown.
+        If a split is not there or empty, no template or prompt is left, the dtype is unknown, or views or draws are
+        asked for without a train split.
     """
     if stored_dtype not in spec.STORED_DTYPES:
         raise unknown_name("stored dtype", stored_dtype, spec.STORED_DTYPES)
@@ -112,6 +142,8 @@ def make_plan(
     templates = () if own is not None else tuple(dataset.templates if templates is None else templates)
     if not templates and own is None:
         raise InputError("no template was given; at least one is needed, such as 'a photo of a {}.'")
+    if views is not None and "train" not in names:
+        raise InputError(f"views are of training images, but extracted are only: {', '.join(names)}")
     identity = encoder.identity()
     return Plan(
         dataset=dataset,
@@ -120,11 +152,21 @@ def make_plan(
         templates=templates,
         prompts=own,
         stored_dtype=stored_dtype,
-        image=image_part(dataset.identity(), identity["image"], splits=names, stored_dtype=stored_dtype),
+        image=image_part(
+            dataset.identity(),
+            identity["image"],
+            splits=names,
+            stored_dtype=stored_dtype,
+            views=None if views is None else views.specification(),
+            draws=None if draws is None else draws.specification(),
+        ),
         text=text_part(
             dataset.class_names, identity["text"], templates=templates, prompts=own, stored_dtype=stored_dtype
         ),
         recorded=_recorded(encoder, identity["recorded"]),
+        rows=rows_to_extract(dataset, names, draws),
+        views=views,
+        draws=draws,
     )
 
 

@@ -28,6 +28,8 @@ class ExtractionProgress:
         Since extraction began; 0 in the other stages.
     unreadable : int
         Images so far that could not be decoded.
+    kept : int
+        Images among ``done`` that were there when this run began.
     """
 
     stage: Literal["images", "text", "write"]
@@ -36,6 +38,11 @@ class ExtractionProgress:
     total: int
     images_per_second: float = 0.0
     unreadable: int = 0
+    kept: int = 0
+
+
+class ExtractionInterrupted(KeyboardInterrupt):
+    """Ctrl-C or a signal in the midst of an extraction; its text says what is kept."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,15 @@ class ExtractionSummary:
     seconds : dict of str to float
         The three clocks of this run: ``read`` (waiting for decoded images), ``encode``, ``write``.
     images_per_second : float
-        Images over wall seconds from the first image to the last; 0 if none were encoded.
+        Images of this run over its wall seconds from the first image to the last; 0 if none were encoded.
+    kept : int
+        Images that had been encoded before, by a run that was cut off or by another process.
+    bottleneck : str
+        The clock that ran longest: ``"read"``, ``"encode"`` or ``"write"``; empty if nothing was encoded.
+    workers : int
+        Decoding processes; 0 is threads of this one.
+    batch_size : int
+        Images of one encoding batch; 0 if none were encoded.
     notes : tuple of str
         Warnings for the user, one sentence each.
     """
@@ -79,6 +94,10 @@ class ExtractionSummary:
     unreadable: tuple[dict[str, str], ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     images_per_second: float = 0.0
+    kept: int = 0
+    bottleneck: str = ""
+    workers: int = 0
+    batch_size: int = 0
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +25,30 @@ from cafe.errors import CafeError
 from cafe.features import Features, Split
 
 _MAP_ABOVE = 1 << 31  # bytes; memmap="auto" maps files that are larger
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """An array that is written piece by piece, so that it need not fit in memory.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Of the whole.
+    dtype : dtype
+        As stored.
+    pieces : callable
+        Gives pairs of (where, values): an index into the whole, and what stands there.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    pieces: Callable[[], Iterable[tuple[Any, NDArray[Any]]]]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 def write_cache(
@@ -77,13 +103,35 @@ def write_cache(
     provenance = Provenance.of(features.provenance) if provenance is None else provenance
     arrays = arrays_to_store(features, provenance, stored_dtype, sizes, projection)
     attributes = attributes_to_store(features, provenance, normalised, seconds, created)
+    write_arrays(path, arrays, attributes)
+    return path
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any] | Pieces], attributes: Mapping[str, Any]) -> None:
+    """Write a cache from its arrays and root attributes, as laid out by :mod:`cafe.cache.layout`, in one step.
+
+    Parameters
+    ----------
+    path : Path
+        The file to make or replace; its folder is made if needed.
+    arrays : mapping of str to ndarray or Pieces
+        By path within the file; what comes in pieces is never in memory as a whole.
+    attributes : mapping
+        Of the root, without the checksum.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be written to.
+    CafeError
+        If the disk has too little space or fails.
+    """
     check_free_space(path.parent, sum(array.nbytes for array in arrays.values()) + 64 * spec.ALIGNMENT)
     with replacing(path) as temporary:
         try:
             _write(temporary, arrays, attributes)
         except OSError as error:
             raise CafeError(f"cache {path} could not be written: {error}") from error
-    return path
 
 
 def load_features(path: Path | str, *, memmap: bool | Literal["auto"] = False) -> Features:
@@ -168,7 +216,7 @@ _TEXT_ATTRIBUTES = (
 )
 
 
-def _write(path: Path, arrays: Mapping[str, NDArray[Any]], attributes: Mapping[str, Any]) -> None:
+def _write(path: Path, arrays: Mapping[str, NDArray[Any] | Pieces], attributes: Mapping[str, Any]) -> None:
     with h5py.File(
         path,
         "w-",
@@ -181,6 +229,11 @@ def _write(path: Path, arrays: Mapping[str, NDArray[Any]], attributes: Mapping[s
             file.attrs[name] = value
         file.create_group(spec.SPLITS)
         for name, array in arrays.items():
+            if isinstance(array, Pieces):
+                stored = file.create_dataset(name, shape=array.shape, dtype=array.dtype, track_times=False)
+                for where, piece in array.pieces():
+                    stored[where] = piece
+                continue
             if array.dtype.kind == "S":  # the type alone says that these bytes are UTF-8; `astype` would drop that
                 array = array.view(h5py.string_dtype("utf-8", array.dtype.itemsize))
             file.create_dataset(name, data=array, track_times=False)
@@ -198,6 +251,8 @@ def _load_split(file: h5py.File, name: str, read: Any) -> Split:
         sample_ids=np.array(texts_of(_read(group[spec.SAMPLE_IDS])), dtype=np.str_),
         view_features=read(group[spec.VIEW_FEATURES]) if spec.VIEW_FEATURES in group else None,
         projection_features=read(group[spec.PROJECTION_FEATURES]) if spec.PROJECTION_FEATURES in group else None,
+        full_labels=_read(group[spec.FULL_LABELS]) if spec.FULL_LABELS in group else None,
+        full_rows=_read(group[spec.FULL_ROWS]) if spec.FULL_ROWS in group else None,
     )
 
 

@@ -108,6 +108,7 @@ def _shape_findings(file: h5py.File) -> list[str]:
         expected |= {f"{folder}/{key}": (n,) for key in (spec.LABELS, spec.SAMPLE_IDS, spec.SIZES)}
         expected[f"{folder}/{spec.VIEW_FEATURES}"] = (None, n, width)
         expected[f"{folder}/{spec.PROJECTION_FEATURES}"] = (n, None)
+        expected[f"{folder}/{spec.FULL_ROWS}"] = (n,)
     expected[spec.TEXT_FEATURES] = (m or None, c, width)
     expected[spec.PROJECTION] = (None, width)
     prompts = file.get(spec.PROMPT_CLASSES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,15 +68,60 @@ def make_task(features: Features, shots: int | None, seed: int, check: bool = Tr
         if len(split) == 0:
             raise InputError(f"split {name!r} of {dataset_name(features)} is empty")
     if shots is not None:
-        val_labels = None if val is None else val.labels
-        train_rows, val_rows = draw_few_shot(train.labels, val_labels, shots, seed)
-        train = train.take(np.asarray(train_rows, dtype=np.int64))
-        val = None if val is None else val.take(np.asarray(val_rows, dtype=np.int64))
+        val_labels = None if val is None else _all_labels(val)
+        train_rows, val_rows = draw_few_shot(_all_labels(train), val_labels, shots, seed)
+        train = _take_drawn(features, "train", np.asarray(train_rows, dtype=np.int64), shots, seed)
+        val = None if val is None else _take_drawn(features, "val", np.asarray(val_rows, dtype=np.int64), shots, seed)
+    elif train.full_labels is not None:
+        raise InputError(
+            f"the cache of {dataset_name(features)} holds only the images of few-shot draws "
+            f"({_draws_there(features)}); name one of them with shots and seed, or extract all training images"
+        )
     if check:
         check_overlap(train, test)
         if val is not None:
             check_overlap(val, test)
     return Task(features, shots, seed, train, val, test)
+
+
+def _all_labels(split: Split) -> NDArray[np.int64]:
+    """Labels that the protocol draws from: of the whole split, also where only drawn rows were extracted."""
+    return split.labels if split.full_labels is None else split.full_labels
+
+
+def _take_drawn(features: Features, name: str, drawn: NDArray[np.int64], shots: int, seed: int) -> Split:
+    """Take drawn rows of the whole split from what was extracted of it.
+
+    Raises
+    ------
+    InputError
+        If they were not extracted.
+    """
+    split = features.splits[name]
+    if split.full_rows is None:
+        return split.take(drawn)
+    position = {int(row): here for here, row in enumerate(split.full_rows)}
+    there = [position[row] for row in drawn.tolist() if row in position]
+    draws = features.provenance.get("image", {}).get("draws", {})
+    if len(there) < len(drawn):
+        if shots not in draws.get("shots", ()) or seed not in draws.get("seeds", ()):
+            raise InputError(
+                f"the cache of {dataset_name(features)} holds only the images of few-shot draws "
+                f"({_draws_there(features)}); shots {shots} with seed {seed} needs {len(drawn) - len(there)} more"
+            )
+        warnings.warn(
+            f"{len(drawn) - len(there)} images drawn from split {name!r} could not be read when the cache was made; "
+            f"the others are used",
+            UserWarning,
+            stacklevel=3,
+        )
+    return split.take(np.array(there, dtype=np.int64))
+
+
+def _draws_there(features: Features) -> str:
+    draws = features.provenance.get("image", {}).get("draws", {})
+    shots, seeds = (", ".join(map(str, draws.get(key, ()))) for key in ("shots", "seeds"))
+    return f"shots {shots}; seeds {seeds}"
 
 
 def dataset_name(features: Features) -> str:

@@ -80,6 +80,8 @@ class Dataset(ABC):
     def image(self, split: str, index: int) -> Image.Image:
         """Return one image as RGB.
 
+        It is called from several threads and processes at once, in any order.
+
         Raises
         ------
         UnreadableImageError

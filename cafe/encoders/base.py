@@ -6,7 +6,7 @@ One file here per library, with ``ENCODER = "name"``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 
 class Cropper(Protocol):
-    """Picklable and without the model: what extraction workers need to turn an image into pixels."""
+    """Picklable and without the model: what extraction workers need to turn an image into pixels.
+
+    It is called from several threads at once, and must not change anything that another call sees.
+    """
 
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
         """Resize and crop one RGB image as the checkpoint says: (height, width, 3), uint8."""
@@ -59,6 +62,15 @@ class Encoder(ABC):
     @abstractmethod
     def encode_images(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Encode pixels (n, height, width, 3) to features (n, d): rescaled and normalised on the device."""
+
+    def start_images(self, crops: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
+        """Begin to encode pixels (n, height, width, 3), and return what waits for their features (n, d).
+
+        On a device of its own, the copy and the work may go on after the return; the array may be filled anew at
+        once. An encoder that does not override this encodes here and now.
+        """
+        features = self.encode_images(crops)
+        return lambda: features
 
     @abstractmethod
     def encode_text(self, prompts: Sequence[str]) -> NDArray[np.float32]:

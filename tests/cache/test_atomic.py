@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cafe.cache.atomic import _host, replacing
+from cafe.cache.atomic import host_name, replacing
 from cafe.cache.store import load_features, write_cache
 from cafe.cache.verify import verify_cache
 from cafe.errors import InputError
@@ -72,8 +72,8 @@ def test_killed_writer(make, tmp_path, instant):
 def test_leftovers_of_the_living_and_of_other_machines_stay(tmp_path):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    dead = tmp_path / f".a.h5.{_host()}-{ended.pid}-0123abcd.tmp"
-    living = tmp_path / f".a.h5.{_host()}-{os.getppid()}-0123abcd.tmp"
+    dead = tmp_path / f".a.h5.{host_name()}-{ended.pid}-0123abcd.tmp"
+    living = tmp_path / f".a.h5.{host_name()}-{os.getppid()}-0123abcd.tmp"
     elsewhere = tmp_path / f".a.h5.ffffffff-{ended.pid}-0123abcd.tmp"
     mine = tmp_path / ".other.tmp"
     for path in (dead, living, elsewhere, mine):

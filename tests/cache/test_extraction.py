@@ -87,8 +87,9 @@ def test_on_error_fail_stops(fakes, tmp_path):
     dataset = fakes[0](unreadable=["val/image_01.png"])
     with pytest.raises(InputError, match=r"val/image_01\.png.*cannot identify"):
         extract(dataset, fakes[1](), tmp_path / "a.h5", on_error="fail")
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["a.h5.partial"]  # the train split is kept
     extract(dataset, fakes[1](), tmp_path / "a.h5")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
     with pytest.raises(InputError, match=r"val/image_01\.png"):
         extract(dataset, fakes[1](), tmp_path / "a.h5", on_error="fail")
 

@@ -1,0 +1,124 @@
+"""Sees extractions through: what is kept, one pass over what is missing, the files, and a calm end if it is cut off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Protocol
+
+from cafe.cache.atomic import check_free_space
+from cafe.cache.choosing import Workers, open_source
+from cafe.cache.decoding import Decoding
+from cafe.cache.encoding import OnError, ProgressCallback, unreadable_under_fail
+from cafe.cache.fingerprint import differing_fields
+from cafe.cache.finishing import finish
+from cafe.cache.report import Clocks, ExtractionInterrupted
+from cafe.cache.running import Pass, Run
+from cafe.errors import CafeError
+
+
+class Job(Protocol):
+    """An extraction, and how it went."""
+
+    run: Run | None
+    kept: int
+    rate: float
+    workers: int
+    notes: tuple[str, ...]
+
+
+def encode_all(
+    jobs: Sequence[Job], on_error: OnError, workers: Workers, clocks: Clocks, tell: ProgressCallback
+) -> None:
+    """Encode what is missing of several extractions of equal shards, and finish each.
+
+    Raises
+    ------
+    InputError, CafeError, ExtractionInterrupted
+        As :func:`cafe.cache.extraction.extract_many`; what is done is kept.
+    """
+    runs = [job.run for job in jobs if job.run is not None]
+    try:
+        with _cut_off(runs):
+            for job, run in zip(jobs, runs, strict=True):
+                job.notes = (*job.notes, *_look_at_what_is_kept(run, on_error))
+                run.is_finished_elsewhere()
+                _check_space(run)
+            done = _encode(runs, jobs, on_error, workers, clocks, tell)
+            for job, run in zip(jobs, runs, strict=True):
+                job.kept, job.rate = done.kept, done.rate
+                job.notes = (*job.notes, *finish(run, clocks, tell))
+    finally:
+        for run in runs:
+            with suppress(OSError):  # whatever went wrong is on its way already
+                run.partial.remove_if_empty()
+
+
+def _encode(
+    runs: list[Run], jobs: Sequence[Job], on_error: OnError, workers: Workers, clocks: Clocks, tell: ProgressCallback
+) -> Pass:
+    one = Pass(runs, on_error, clocks, tell)
+    if not one.missing:
+        return one
+    plans = [run.plan for run in runs]
+    decoding = Decoding(plans[0].dataset, tuple(plan.encoder.cropper for plan in plans), plans[0].views)
+    batch_size = max(run.partial.batch_size for run in runs)
+    for run in runs:
+        run.plan.encoder.batch_size = run.partial.batch_size
+    source, number = open_source(decoding, plans, batch_size, workers)
+    for job in jobs:
+        job.workers = number
+    try:
+        one.run(source)
+    finally:
+        source.close()
+        one.close()
+    return one
+
+
+def _look_at_what_is_kept(run: Run, on_error: OnError) -> list[str]:
+    """Drop shards that are damaged or foreign; refuse unreadable images where they are an error; say what differs."""
+    kept = False
+    for shard in run.partial.shards:
+        content = run.partial.read(shard) if run.partial.is_done(shard) else None
+        kept |= content is not None
+        if content is not None and content.unreadable and on_error == "fail":
+            raise unreadable_under_fail(**content.unreadable[0])
+    if not kept:
+        return []
+    now = {**run.plan.recorded, "batch_size": run.partial.batch_size}
+    return [
+        f"the part that was there was made with {clause}"
+        for clause in differing_fields(run.partial.recorded, now, ending="is here now")
+    ]
+
+
+def _check_space(run: Run) -> None:
+    """Refuse to begin what the disk cannot hold: the shards that are missing, and the file made from all of them."""
+    missing = sum(len(shard) * (1 + shard.views) for shard in run.partial.shards if not run.partial.is_done(shard))
+    width = run.plan.encoder.dim * (2 if run.plan.stored_dtype == "float16" else 4)
+    check_free_space(run.target.path.parent, run.plan.bytes_needed() + missing * (width + 8))
+
+
+@contextmanager
+def _cut_off(runs: Sequence[Run]) -> Iterator[None]:
+    """Say what is kept when a run ends before its time."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise ExtractionInterrupted(f"interrupted; {kept_of(runs)}") from error
+    except OSError as error:
+        what = (error.strerror or str(error)).lower()
+        raise CafeError(f"{runs[0].partial.folder} could not be written: {what}; {kept_of(runs)}") from error
+
+
+def kept_of(runs: Sequence[Run]) -> str:
+    """Write how many images are kept, and how to carry on."""
+    run = runs[0]
+    done = sum(len(shard) for shard in run.partial.shards if run.partial.is_done(shard))
+    if not done:
+        return "nothing was done yet that could be kept"
+    return (
+        f"{done:,} of {run.plan.n_images:,} images are kept in {run.partial.folder}, and the same command carries on "
+        f"from there"
+    )
