@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cafe.features import Features as Features
     from cafe.methods import fit_many as fit_many
     from cafe.methods.clip_adapter import CLIPAdapter as CLIPAdapter
+    from cafe.methods.coop import CoOp as CoOp
     from cafe.methods.linear_probe import LinearProbe as LinearProbe
     from cafe.methods.tip_adapter import TipAdapter as TipAdapter
     from cafe.methods.tip_adapter_f import TipAdapterF as TipAdapterF

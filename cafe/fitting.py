@@ -19,7 +19,7 @@ from cafe.methods import fit_many, make_method
 from cafe.protocol import selection as policies
 from cafe.protocol.oracle import oracle_test
 from cafe.scoring import full_probabilities, make_row, zero_shot_accuracy
-from cafe.tasks import Task, make_task, stacked
+from cafe.tasks import Task, encoder_name, make_task, stacked
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,10 @@ def estimator_for(task: Task, method: str, parameters: Mapping[str, Any], device
         "device": device,
         "dtype": dtype,
         "random_state": task.seed,
+        # Methods that learn prompts open the tower that made the cache, and refuse any other.
+        "class_names": list(features.class_names),
+        "text_tower": encoder_name(features),
+        "text_tower_sha256": ((features.provenance.get("text") or {}).get("encoder") or {}).get("weights_sha256"),
     }
     known = estimator.get_params(deep=False)
     return estimator.set_params(**{k: v for k, v in own.items() if k in known and k not in parameters})

@@ -96,6 +96,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Learn from checked arrays; sets attributes that end in an underscore."""
         raise TypeError(f"{type(self).__name__} must say how it learns")
 
+    def row_extras(self) -> dict[str, Any]:
+        """Return what else a row should say of this fitted method, as JSON; nothing for most."""
+        return {}
+
     # ------------------------------------------------------------------ choosing
 
     def automatic(self) -> list[str]:

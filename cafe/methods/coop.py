@@ -8,18 +8,17 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cafe.encoders.text_tower import TextTower
 from cafe.errors import InputError, unknown_name
 from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits
 from cafe.methods.coop_parts import ContextObjective
 from cafe.methods.coop_prompts import CLASS_TOKENS
-from cafe.methods.coop_tower import open_tower
+from cafe.methods.coop_tower import FITTING_CHECKS, NEEDS_TOWER, Towers, open_tower
 from cafe.methods.problem import problems_of
 from cafe.methods.training_runs import at_least, seed_of
 from cafe.prompts import GENERIC_TEMPLATE, prompts
 
 METHOD = "coop"
-
-_NEEDS_TOWER = "trains prompts through a live text tower (text_tower=, class_names=), which the check does not give"
 
 
 class CoOp(FewShotClassifier):
@@ -116,7 +115,7 @@ class CoOp(FewShotClassifier):
     (4, 128)
     """
 
-    expected_failed_checks: ClassVar[dict[str, str]] = {}
+    expected_failed_checks: ClassVar = {f"check_{name}": NEEDS_TOWER for name in FITTING_CHECKS}
 
     def __init__(
         self,
@@ -171,22 +170,26 @@ class CoOp(FewShotClassifier):
         cls, estimators: Sequence[Any], X: ArrayLike, y: ArrayLike, rows: Sequence[NDArray[np.int64]] | None
     ) -> None:
         """Fit several; a tower that several name is opened once, and equal prompts are encoded side by side."""
-        towers: dict[Any, Any] = {}
+        if rows is None and len(estimators) > 1:
+            # Estimators without class embeddings start from their own names', so none may share another's.
+            rows = [np.arange(np.shape(X)[0])] * len(estimators)
+        towers = Towers()
         try:
             for estimator in estimators:
-                estimator._prepare()
-                given = estimator.text_tower
-                key = (given if isinstance(given, str) else id(given), estimator.device)
-                if key not in towers:
-                    towers[key] = open_tower(estimator.text_tower, estimator.device)
-                estimator._tower = towers[key]
+                estimator._towers = towers
             problems = problems_of(estimators, X, y, rows)
             for estimator, problem in zip(estimators, problems, strict=True):
+                estimator._prepare()
                 estimator._check_tower(problem)
-            ContextObjective.fit(estimators, problems, [estimator._tower for estimator in estimators])
+            ContextObjective.fit(estimators, problems, [estimator._tower() for estimator in estimators])
         finally:
             for estimator in estimators:
-                vars(estimator).pop("_tower", None)
+                del estimator._towers  # nothing of a tower stays in a fitted method
+
+    def _tower(self) -> TextTower:
+        """Return the open tower; only while fitting."""
+        towers: Towers = self._towers
+        return towers.open(self.text_tower, self.device)
 
     def names(self) -> list[str]:
         """Return the class names that stand in the prompts.
@@ -207,12 +210,6 @@ class CoOp(FewShotClassifier):
 
     def _prepare(self) -> None:
         super()._prepare()
-        if self.text_tower is None:
-            raise InputError(
-                "coop trains prompts through a live text tower: give text_tower, the model id or folder that encoded "
-                "the images, such as 'cafe:mini'"
-            )
-        self.names()
         if self.class_token not in CLASS_TOKENS:
             raise unknown_name("class_token of coop", str(self.class_token), CLASS_TOKENS)
         for name, low in (("n_context", 1), ("batch_size", 1), ("warmup_epochs", 0), ("lr", 0), ("weight_decay", 0)):
@@ -224,15 +221,17 @@ class CoOp(FewShotClassifier):
         seed_of(METHOD, self.random_state)
 
     def starting_embeddings(self) -> ArrayLike | None:
+        """Return the class embeddings given, or the tower's own of "a photo of a NAME."; see the base class."""
         if self.class_embeddings is not None:
             return self.class_embeddings
-        embeddings: Array = self._tower.encode(prompts([GENERIC_TEMPLATE], self.names())).cpu().numpy()
+        tower = self._tower()
+        embeddings: Array = tower.encode(prompts([GENERIC_TEMPLATE], self.names())).cpu().numpy()
         return embeddings
 
     def _check_tower(self, problem: Problem) -> None:
         """Compare the tower with names, features and what is known of the tower."""
         c, d = problem.class_embeddings.shape
-        tower: Any = self._tower
+        tower = self._tower()
         if len(self.names()) != c:
             raise InputError(f"class_names of coop must name {c} classes, but has {len(self.names())}")
         if tower.dim != d:

@@ -10,6 +10,39 @@ from cafe.encoders.base import Encoder
 from cafe.encoders.text_tower import TextTower
 from cafe.errors import InputError
 
+# Checks of scikit-learn that fit a bare CoOp() on any data. Those that refuse bad data pass.
+FITTING_CHECKS = [
+    "classifier_data_not_an_array",
+    "classifiers_classes",
+    "classifiers_one_label",
+    "classifiers_train",
+    "decision_proba_consistency",
+    "dict_unchanged",
+    "dont_overwrite_parameters",
+    "dtype_object",
+    "estimators_dtypes",
+    "estimators_fit_returns_self",
+    "estimators_nan_inf",
+    "estimators_overwrite_params",
+    "estimators_pickle",
+    "f_contiguous_array_estimator",
+    "fit2d_1feature",
+    "fit2d_1sample",
+    "fit2d_predict1d",
+    "fit_check_is_fitted",
+    "fit_idempotent",
+    "fit_score_takes_y",
+    "methods_sample_order_invariance",
+    "methods_subset_invariance",
+    "n_features_in",
+    "n_features_in_after_fitting",
+    "pipeline_consistency",
+    "positive_only_tag_during_fit",
+    "readonly_memmap_input",
+    "supervised_y_2d",
+]
+NEEDS_TOWER = "trains prompts through a live text tower (text_tower=, class_names=), which the check does not give"
+
 
 def open_tower(given: Any, device: str) -> TextTower:
     """Open a text tower.
@@ -26,6 +59,11 @@ def open_tower(given: Any, device: str) -> TextTower:
     InputError
         If it is none of these, or cannot be opened.
     """
+    if given is None:
+        raise InputError(
+            "coop trains prompts through a live text tower: give text_tower, the model id or folder that encoded the "
+            "images, such as 'cafe:mini'"
+        )
     if isinstance(given, TextTower):
         return given
     if isinstance(given, Encoder):
@@ -38,3 +76,17 @@ def open_tower(given: Any, device: str) -> TextTower:
         return open_encoder(os.fspath(given), device=device, dtype="float32").text_tower()
     except InputError as error:
         raise InputError(f"text_tower of coop cannot be opened: {error}") from error
+
+
+class Towers:
+    """Towers opened during one call of fit, each once."""
+
+    def __init__(self) -> None:
+        self._opened: dict[tuple[Any, str], TextTower] = {}
+
+    def open(self, given: Any, device: str) -> TextTower:
+        """Open a tower, or return the one opened before; parameters and errors as :func:`open_tower`."""
+        key = (str(given) if isinstance(given, (str, os.PathLike)) else id(given), device)
+        if key not in self._opened:
+            self._opened[key] = open_tower(given, device)
+        return self._opened[key]

@@ -28,8 +28,15 @@ def problem(n_classes=4, per_class=6, d=12, noise=0.6, seed=0):
     return X, y, text
 
 
-def make(name, text, **parameters):
+@pytest.fixture(autouse=True)
+def _tower(tower_parameters):
+    make.tower_parameters = tower_parameters
+
+
+def make(name, text, n_classes=4, **parameters):
     model = make_method(name, class_embeddings=text, **parameters)
+    tower = make.tower_parameters(model, n_classes if text is None else len(text))
+    model.set_params(**{k: v for k, v in tower.items() if k not in parameters})
     if "random_state" in model.get_params():
         model.set_params(random_state=0)
     return model
@@ -180,7 +187,7 @@ def test_zero_rows_are_scored_without_nan(name):
 def test_bad_input_is_told_in_a_sentence(name, change, words):
     X, y, text = change(*problem())
     with pytest.raises(ValueError, match=words):
-        make(name, text).fit(X, y)
+        make(name, text, n_classes=len(np.unique(y))).fit(X, y)
 
 
 @pytest.mark.parametrize("name", METHODS)
