@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cafe.cli.caches import opened_caches
-from cafe.cli.options import CacheDir, Device, Dtype, Json, Quiet, Seeds, Selection, Shots, listed, whole_numbers
+from cafe.cli.options import (
+    CacheDir,
+    Device,
+    Dtype,
+    Json,
+    Quiet,
+    Seeds,
+    Selection,
+    Shots,
+    listed,
+    numbers,
+    whole_numbers,
+)
 from cafe.cli.runs import new_run_folder
 from cafe.cli.screen import Screen
 from cafe.report.table import terminal_table
@@ -31,13 +43,25 @@ def compare(
     suite: Annotated[str, typer.Argument(metavar="SUITE", help="See `cafe suites`.", autocompletion=_complete_suite)],
     cache: Annotated[
         list[str] | None,
-        typer.Option("--cache", metavar="FILE,...", help="Caches to compare on; a list [default: the newest]."),
+        typer.Option(
+            "--cache",
+            metavar="FILE,...",
+            help="Caches to compare on; a list; shift learns from the first [default: the newest].",
+        ),
     ] = None,
     shots: Shots = None,
     seeds: Seeds = None,
     methods: Annotated[
         list[str] | None,
         typer.Option("--methods", metavar="NAME,...", help="Only these methods of the suite; a list."),
+    ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option("--include", metavar="NAME,...", help="Costly methods to run too, such as coop; a list."),
+    ] = None,
+    values: Annotated[
+        list[str] | None,
+        typer.Option("--values", metavar="X,...", help="Values of what the suite varies (alpha, bottleneck); a list."),
     ] = None,
     selection: Selection = "auto",
     out: Annotated[
@@ -55,10 +79,11 @@ def compare(
     Prints the table; the report is results.jsonl, results.csv, table.md, figure.png and report.html.
     """
     find("compare.suites", "SUITE", "suite", suite)
-    for name in listed(methods):
+    for name in (*listed(methods), *listed(include)):
         find("methods", "METHOD", "method", name)
     all_shots = whole_numbers(shots or DEFAULT_SHOTS, "--shots", least=1)
     all_seeds = whole_numbers(seeds or DEFAULT_SEEDS, "--seeds", least=0)
+    all_values = numbers(values, "--values")
     with Screen(json=json, quiet=quiet) as screen:
         from cafe.cache.locate import cache_dir as cache_folder
 
@@ -72,7 +97,8 @@ def compare(
         with screen.progress("series") as progress:
             comparison = run_suite(
                 suite, features, shots=all_shots, seeds=all_seeds, methods=listed(methods) or None,
-                selection=selection, device=device, dtype=dtype, progress=progress,
+                include=listed(include), values=all_values, selection=selection, device=device, dtype=dtype,
+                progress=progress,
             )  # fmt: skip
         folder = out or report_folder(folder, suite, features)
         files = write_report(folder, comparison)
@@ -81,9 +107,14 @@ def compare(
             "title": comparison.title,
             "rows": comparison.rows,
             "summary": comparison.summary,
+            "pairs": comparison.pairs,
+            "published": comparison.published,
+            "notes": comparison.notes,
             "files": files,
         }
-        screen.answer(document, terminal_table(comparison.summary))
+        screen.answer(document, terminal_table(comparison.summary, layout=comparison.layout))
+        for note in comparison.notes:
+            screen.say(f"note: {note}")
         screen.say(f"\nfigure: {folder / 'figure.png'}\nreport: {folder / 'report.html'}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, TypeAlias
@@ -82,6 +83,31 @@ def whole_numbers(values: Sequence[str] | None, option: str, *, least: int) -> l
             raise InputError(f"{option} takes whole numbers of at least {least}, such as 1,2,4; got {text!r}")
         numbers[number] = None
     return list(numbers)
+
+
+def numbers(values: Sequence[str] | None, option: str) -> list[float]:
+    """Read a list of numbers; a number given twice counts once.
+
+    Raises
+    ------
+    InputError
+        If something else stands there; the message names the option.
+
+    Examples
+    --------
+    >>> numbers(["0,0.2", "1"], "--values")
+    [0.0, 0.2, 1.0]
+    """
+    found: dict[float, None] = {}
+    for text in listed(values):
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            raise InputError(f"{option} takes numbers, such as 0,0.2,1; got {text!r}")
+        found[number] = None
+    return list(found)
 
 
 def ratio(text: str, option: str) -> float | str:

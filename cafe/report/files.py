@@ -16,6 +16,7 @@ from cafe.report.comparison import ComparisonLike
 from cafe.report.figure import draw
 from cafe.report.page import page
 from cafe.report.plain import plain
+from cafe.report.published import published_table
 from cafe.report.table import markdown_table
 
 
@@ -43,8 +44,8 @@ def write_report(out: Path, comparison: ComparisonLike) -> list[Path]:
     contents = {
         "results.jsonl": jsonl(comparison.rows).encode("utf-8"),
         "results.csv": csv_text(comparison.rows).encode("utf-8"),
-        "table.md": f"# {comparison.title}\n\n{markdown_table(comparison.summary)}".encode(),
-        "figure.png": draw(comparison.summary),
+        "table.md": table_text(comparison).encode("utf-8"),
+        "figure.png": draw(comparison.summary, layout=comparison.layout),
         "report.html": page(comparison).encode("utf-8"),
     }
     try:
@@ -54,6 +55,17 @@ def write_report(out: Path, comparison: ComparisonLike) -> list[Path]:
     for name, content in contents.items():
         _replace(out / name, content)
     return [out / name for name in contents]
+
+
+def table_text(comparison: ComparisonLike) -> str:
+    """Return the tables, published figures beside measured ones, and notes, as Markdown."""
+    parts = [f"# {comparison.title}", markdown_table(comparison.summary, layout=comparison.layout)]
+    published = published_table(comparison.published)
+    if published:
+        parts.append(f"## Published and here\n\n{published}")
+    if comparison.notes:
+        parts.append("## Notes\n\n" + "".join(f"- {note}\n" for note in comparison.notes))
+    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 
 
 def jsonl(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from cafe.report.cells import METRIC_NAMES
 from cafe.report.comparison import ComparisonLike
+from cafe.report.evidence import html_table, intervals_part, pairs_part, published_part, text_of
 from cafe.report.figure import draw
-from cafe.report.panels import ORACLE_NOTE, panels
-from cafe.report.plain import plain
-from cafe.report.table import METRIC_NAMES, caption, grid
+from cafe.report.table import blocks_of
 from cafe.report.themes import DARK, LIGHT
 
 _STYLE = """
@@ -58,16 +57,20 @@ def page(comparison: ComparisonLike) -> str:
     str
         HTML; all text is escaped, the figure is embedded twice (for light and for dark screens).
     """
-    rows = comparison.rows
+    rows, shown = comparison.rows, comparison.layout.metrics
     parts = [
         f"<h1>{escape(comparison.title)}</h1>",
         f'<p class="lead">{_lead(rows)}</p>',
         _picture(comparison),
         "<h2>Results</h2>",
-        *_tables(comparison.summary, "acc1"),
+        *_tables(comparison, None),
         "<details><summary>Other metrics</summary>",
-        *(table for metric in METRIC_NAMES if metric != "acc1" for table in _tables(comparison.summary, metric)),
+        *(table for metric in METRIC_NAMES if metric not in shown for table in _tables(comparison, metric)),
         "</details>",
+        *intervals_part(comparison),
+        *pairs_part(comparison.pairs),
+        *published_part(comparison.published),
+        *_notes(comparison.notes),
         "<h2>Settings</h2>",
         _definitions(_settings(comparison)),
         "<h2>Provenance</h2>",
@@ -95,40 +98,31 @@ def _lead(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _picture(comparison: ComparisonLike) -> str:
     light, dark = (
-        "data:image/png;base64," + base64.b64encode(draw(comparison.summary, theme=theme)).decode("ascii")
+        "data:image/png;base64,"
+        + base64.b64encode(draw(comparison.summary, layout=comparison.layout, theme=theme)).decode("ascii")
         for theme in (LIGHT, DARK)
     )
     return (
         f'<picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
-        f'<img src="{light}" alt="Top-1 accuracy against shots, one line for each method"></picture>'
+        f'<img src="{light}" alt="Figure of the results in the tables below"></picture>'
     )
 
 
-def _tables(summary: Sequence[Mapping[str, Any]], metric: str) -> list[str]:
+def _tables(comparison: ComparisonLike, metric: str | None) -> list[str]:
     tables = []
-    for panel in panels(summary, metric):
-        if not panel.shots:  # no run has this metric
-            continue
-        head, body = grid(panel)
-        tables.append(_table(head, body, caption=caption(panel, metric)))
-        if panel.has_oracle:
-            tables.append(f'<p class="note">{escape(ORACLE_NOTE)}</p>')
+    for caption, head, body, notes in blocks_of(comparison.summary, metric, comparison.layout):
+        tables.append(html_table(head, body, caption=caption))
+        tables += [f'<p class="note">{escape(note)}</p>' for note in notes]
     return tables
 
 
-def _table(head: Sequence[str], body: Sequence[Sequence[str]], caption: str = "", css: str = "") -> str:
-    titles = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    lines = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in body)
-    above = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return (
-        f'<div class="scroll"><table{f" class={css!r}" if css else ""}>{above}'
-        f"<thead><tr>{titles}</tr></thead>\n<tbody>\n{lines}\n</tbody></table></div>"
-    )
+def _notes(notes: Sequence[str]) -> list[str]:
+    return ["<h2>Notes</h2><ul>", *(f"<li>{escape(note)}</li>" for note in notes), "</ul>"] if notes else []
 
 
 def _row_table(rows: Sequence[Mapping[str, Any]]) -> str:
     head = list(dict.fromkeys(key for row in rows for key in row))
-    return _table(head, [[_value(row.get(key)) for key in head] for row in rows], css="rows")
+    return html_table(head, [[text_of(row.get(key)) for key in head] for row in rows], css="rows")
 
 
 def _definitions(pairs: Mapping[str, str]) -> str:
@@ -155,19 +149,10 @@ def _provenance(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         "dtype": "dtype", "kernel": "kernel", "cafe_version": "cafe version",
     }  # fmt: skip
     return {
-        label: ", ".join(sorted({_value(row[key]) for row in rows if row.get(key) is not None}))
+        label: ", ".join(sorted({text_of(row[key]) for row in rows if row.get(key) is not None}))
         for key, label in names.items()
     }
 
 
 def _policy(selection: Any) -> str:
     return str(selection.get("policy")) if isinstance(selection, Mapping) else str(selection)
-
-
-def _value(value: Any) -> str:
-    value = plain(value)
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

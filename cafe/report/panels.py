@@ -10,11 +10,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cafe.report.layout import SHOTS, Layout
+
 ORACLE_MARK = "†"
 ORACLE_NOTE = f"{ORACLE_MARK} settings chosen on the test set (oracle-test): an upper bound, not a result."
+LEVEL_MARK = "°"
+LEVEL_NOTE = (
+    f"{LEVEL_MARK} best of its column, or not distinguishable from it "
+    "(paired test over test images and seeds, Holm-corrected p ≥ 0.05)."
+)
 
 # A fit on all training images has no number of shots; it stands after every number.
 ALL_SHOTS = math.inf
+# Where a parameter is varied, a method that does not have it stands in a column of its own.
+WITHOUT = "none"
+Column = float | str
 
 
 @dataclass(frozen=True)
@@ -24,21 +34,24 @@ class Point:
     Attributes
     ----------
     mean : float
-        0 to 1.
+        0 to 1 (accuracies).
     std : float or None
         Over seeds; None where there is only one.
     n : int
         Number of seeds.
+    level : bool, default=False
+        Whether it is the best of its column, or not distinguishable from it.
     """
 
     mean: float
     std: float | None
     n: int
+    level: bool = False
 
 
 @dataclass(frozen=True)
 class Series:
-    """One method with one setting, at every number of shots that was run.
+    """One method with one setting, at every column that was run.
 
     Attributes
     ----------
@@ -46,13 +59,19 @@ class Series:
         As it stands in tables and figures; oracle series end in a mark.
     oracle : bool
         Whether anything was chosen on the test set.
-    points : dict of float to Point
-        By shots: 0 for zero-shot, ``ALL_SHOTS`` for all training images. A run that is missing has no point.
+    points : dict of column to Point
+        By shots (0 for zero-shot, ``ALL_SHOTS`` for all training images), value of the parameter, or part of the test.
+        A run that is missing has no point.
     """
 
     label: str
     oracle: bool
-    points: dict[float, Point] = field(default_factory=dict)
+    points: dict[Column, Point] = field(default_factory=dict)
+
+    @property
+    def is_level(self) -> bool:
+        """Whether it does not depend on what stands along the axis, and is drawn as a line across."""
+        return bool(self.points) and set(self.points) <= {0.0, WITHOUT}
 
 
 @dataclass(frozen=True)
@@ -65,36 +84,43 @@ class Panel:
         Their names, as in the rows.
     series : list of Series
         Those without training first, then in the order of the summary.
-    shots : list of float
-        Every number of shots that occurs, ascending.
+    columns : list of float or str
+        Every column that occurs: numbers ascending, words in the order of the summary.
     """
 
     dataset: str
     encoder: str
     series: list[Series]
-    shots: list[float]
+    columns: list[Column]
 
     @property
     def seeds(self) -> int:
-        """Largest number of seeds behind a point that was trained; 1 if there is none."""
-        return max((p.n for s in self.series for shots, p in s.points.items() if shots > 0), default=1)
+        """Largest number of seeds behind a point; 1 if there is none."""
+        return max((p.n for s in self.series for p in s.points.values()), default=1)
 
     @property
     def has_oracle(self) -> bool:
         """Whether any series here was chosen on the test set."""
         return any(series.oracle for series in self.series)
 
+    @property
+    def is_tested(self) -> bool:
+        """Whether any point here was found best, or level with the best, by a paired test."""
+        return any(point.level for series in self.series for point in series.points.values())
 
-def panels(summary: Sequence[Mapping[str, Any]], metric: str = "acc1") -> list[Panel]:
+
+def panels(summary: Sequence[Mapping[str, Any]], metric: str = "acc1", layout: Layout = SHOTS) -> list[Panel]:
     """Group the summary of a comparison.
 
     Parameters
     ----------
     summary : sequence of mapping
         Each with dataset, encoder, series, shots (None for all), n, oracle, and ``<metric>_mean`` and
-        ``<metric>_std`` (0 to 1; None where it could not be computed).
+        ``<metric>_std`` (None where it could not be computed); x and part where the layout needs them.
     metric : str, default "acc1"
         Which metric to take.
+    layout : Layout
+        What makes the columns.
 
     Returns
     -------
@@ -105,37 +131,71 @@ def panels(summary: Sequence[Mapping[str, Any]], metric: str = "acc1") -> list[P
     --------
     >>> entry = {"dataset": "digits", "encoder": "cafe:mini", "series": "clip-adapter", "shots": 4, "n": 3}
     >>> panel, = panels([{**entry, "oracle": False, "acc1_mean": 0.75, "acc1_std": 0.01}])
-    >>> panel.shots, panel.series[0].points[4.0]
-    ([4.0], Point(mean=0.75, std=0.01, n=3))
+    >>> panel.columns, panel.series[0].points[4.0]
+    ([4.0], Point(mean=0.75, std=0.01, n=3, level=False))
     """
     grouped: dict[tuple[str, str], dict[tuple[str, bool], Series]] = {}
+    several = {key: len(shots) > 1 for key, shots in _trained_shots(summary).items()}
     for entry in summary:
-        lines = grouped.setdefault((str(entry["dataset"]), str(entry["encoder"])), {})
+        key = (str(entry["dataset"]), str(entry["encoder"]))
+        lines = grouped.setdefault(key, {})
         oracle = bool(entry.get("oracle"))
-        label = f"{entry['series']} {ORACLE_MARK}" if oracle else str(entry["series"])
+        label = _label(entry, layout, several.get(key, False)) + (f" {ORACLE_MARK}" if oracle else "")
         series = lines.setdefault((label, oracle), Series(label, oracle))
-        mean = entry.get(f"{metric}_mean")
-        if mean is None or not math.isfinite(mean):
-            continue
-        std = entry.get(f"{metric}_std")
-        known = entry["n"] > 1 and std is not None and math.isfinite(std)
-        shots = ALL_SHOTS if entry["shots"] is None else float(entry["shots"])
-        series.points[shots] = Point(float(mean), float(std) if known and std is not None else None, int(entry["n"]))
-    return [_panel(dataset, encoder, list(lines.values())) for (dataset, encoder), lines in grouped.items()]
+        point = _point(entry, metric)
+        if point is not None:
+            series.points[_column(entry, layout)] = point
+    return [_panel(*key, list(lines.values())) for key, lines in grouped.items()]
 
 
-def shots_label(shots: float) -> str:
-    """Write a number of shots as a column head or tick.
+def _trained_shots(summary: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], set[Any]]:
+    found: dict[tuple[str, str], set[Any]] = {}
+    for entry in summary:
+        if entry["shots"] != 0:
+            found.setdefault((str(entry["dataset"]), str(entry["encoder"])), set()).add(entry["shots"])
+    return found
+
+
+def _label(entry: Mapping[str, Any], layout: Layout, several: bool) -> str:
+    """Name the line; where the columns are not shots, those of several shots are told apart."""
+    if layout.axis == "shots" or not several or entry["shots"] == 0:
+        return str(entry["series"])
+    return f"{entry['series']}, " + ("all images" if entry["shots"] is None else f"{entry['shots']}-shot")
+
+
+def _column(entry: Mapping[str, Any], layout: Layout) -> Column:
+    if layout.axis == "shots":
+        return ALL_SHOTS if entry["shots"] is None else float(entry["shots"])
+    if layout.axis == "x":
+        return WITHOUT if entry["x"] is None else float(entry["x"])
+    return str(entry[layout.axis])
+
+
+def _point(entry: Mapping[str, Any], metric: str) -> Point | None:
+    mean, std = entry.get(f"{metric}_mean"), entry.get(f"{metric}_std")
+    if mean is None or not math.isfinite(mean):
+        return None
+    known = entry["n"] > 1 and std is not None and math.isfinite(std)
+    level = metric == "acc1" and entry.get("standing") in ("best", "level")
+    return Point(float(mean), float(std) if known and std is not None else None, int(entry["n"]), level)
+
+
+def column_label(column: Column) -> str:
+    """Write a column's head or tick.
 
     Examples
     --------
-    >>> shots_label(16.0), shots_label(ALL_SHOTS)
-    ('16', 'all')
+    >>> column_label(16.0), column_label(0.2), column_label(ALL_SHOTS), column_label("new")
+    ('16', '0.2', 'all', 'new')
     """
-    return "all" if shots == ALL_SHOTS else str(int(shots))
+    if isinstance(column, str):
+        return column
+    return "all" if column == ALL_SHOTS else f"{column:g}"
 
 
 def _panel(dataset: str, encoder: str, series: list[Series]) -> Panel:
     # A stable sort: lines that need no training come first, the rest stay as the suite has them.
-    series = sorted(series, key=lambda one: not (one.points and set(one.points) == {0.0}))
-    return Panel(dataset, encoder, series, sorted({shots for one in series for shots in one.points}))
+    series = sorted(series, key=lambda one: not one.is_level)
+    found = dict.fromkeys(column for one in series for column in one.points)
+    words = [column for column in found if isinstance(column, str)]
+    return Panel(dataset, encoder, series, [*words, *sorted(c for c in found if not isinstance(c, str))])

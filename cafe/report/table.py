@@ -1,78 +1,28 @@
-"""The table of a comparison: methods down, shots across, mean and standard deviation in per cent."""
+"""The tables of a comparison, as Markdown and for a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cafe.report.panels import ORACLE_NOTE, Panel, Point, panels, shots_label
-
-GAP = "–"
-METRIC_NAMES = {
-    "acc1": "Top-1 accuracy",
-    "acc5": "Top-5 accuracy",
-    "mean_per_class_recall": "Mean per-class recall",
-    "ece": "Expected calibration error",
-}
+from cafe.report.across import across_datasets
+from cafe.report.cells import Block, caption, grid, notes_of
+from cafe.report.layout import SHOTS, Layout
+from cafe.report.markdown import escaped, markdown_row
+from cafe.report.panels import panels
 
 
-def cell(point: Point | None) -> str:
-    """Write one point in per cent; a run that is missing is shown as a gap.
-
-    Examples
-    --------
-    >>> cell(Point(0.7541, 0.0123, 3)), cell(Point(0.5, None, 1)), cell(None)
-    ('75.4 ± 1.2', '50.0', '–')
-    """
-    if point is None:
-        return GAP
-    if point.std is None:
-        return f"{100 * point.mean:.1f}"
-    return f"{100 * point.mean:.1f} ± {100 * point.std:.1f}"
-
-
-def grid(panel: Panel) -> tuple[list[str], list[list[str]]]:
-    """Lay one panel out as head and body of a table.
-
-    Parameters
-    ----------
-    panel : Panel
-        What was measured on one data set with one encoder.
-
-    Returns
-    -------
-    head : list of str
-        ``"method"`` and one column for each number of shots; column 0 is zero-shot.
-    body : list of list of str
-        One row for each series, as long as the head.
-    """
-    head = ["method", *map(shots_label, panel.shots)]
-    body = [[line.label, *(cell(line.points.get(shots)) for shots in panel.shots)] for line in panel.series]
-    return head, body
-
-
-def caption(panel: Panel, metric: str = "acc1") -> str:
-    """Say in one line what the numbers of a panel are.
-
-    Examples
-    --------
-    >>> caption(Panel("digits", "cafe:mini", [], []))
-    'digits, cafe:mini. Top-1 accuracy in per cent by shots (training images per class), 1 seed'
-    """
-    spread = f"mean ± standard deviation over {panel.seeds} seeds" if panel.seeds > 1 else "1 seed"
-    what = METRIC_NAMES.get(metric, metric)
-    return f"{panel.dataset}, {panel.encoder}. {what} in per cent by shots (training images per class), {spread}"
-
-
-def markdown_table(summary: Sequence[Mapping[str, Any]], metric: str = "acc1") -> str:
-    """Write a summary as Markdown, one table for each data set and encoder.
+def markdown_table(summary: Sequence[Mapping[str, Any]], metric: str | None = None, layout: Layout = SHOTS) -> str:
+    """Write a summary as Markdown, one table for each data set, encoder and metric.
 
     Parameters
     ----------
     summary : sequence of mapping
         As ``Comparison.summary`` has it.
-    metric : str, default "acc1"
-        Which metric to show.
+    metric : str, default=None
+        Which metric to show; None for those of the layout.
+    layout : Layout
+        What stands across.
 
     Returns
     -------
@@ -80,26 +30,26 @@ def markdown_table(summary: Sequence[Mapping[str, Any]], metric: str = "acc1") -
         Ends in a newline.
     """
     blocks = []
-    for panel in panels(summary, metric):
-        head, body = grid(panel)
-        lines = [f"**{_escape(caption(panel, metric))}**", "", _markdown_row(head)]
+    for title, head, body, notes in blocks_of(summary, metric, layout):
+        lines = [f"**{escaped(title)}**", "", markdown_row(head)]
         lines.append("|---|" + "---:|" * (len(head) - 1))
-        lines += [_markdown_row(row) for row in body]
-        if panel.has_oracle:
-            lines += ["", ORACLE_NOTE]
+        lines += [markdown_row(row) for row in body]
+        lines += [line for note in notes for line in ("", note)]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
 
 
-def terminal_table(summary: Sequence[Mapping[str, Any]], metric: str = "acc1") -> str:
-    """Write a summary for a terminal: plain text, aligned columns, one block for each data set and encoder.
+def terminal_table(summary: Sequence[Mapping[str, Any]], metric: str | None = None, layout: Layout = SHOTS) -> str:
+    """Write a summary for a terminal: plain text, aligned columns, one block for each data set, encoder and metric.
 
     Parameters
     ----------
     summary : sequence of mapping
         As ``Comparison.summary`` has it.
-    metric : str, default "acc1"
-        Which metric to show.
+    metric : str, default=None
+        Which metric to show; None for those of the layout.
+    layout : Layout
+        What stands across.
 
     Returns
     -------
@@ -107,13 +57,23 @@ def terminal_table(summary: Sequence[Mapping[str, Any]], metric: str = "acc1") -
         Ends in a newline.
     """
     blocks = []
-    for panel in panels(summary, metric):
-        head, body = grid(panel)
-        lines = [caption(panel, metric), "", *align(head, body)]
-        if panel.has_oracle:
-            lines += ["", ORACLE_NOTE]
+    for title, head, body, notes in blocks_of(summary, metric, layout):
+        lines = [title, "", *align(head, body)]
+        lines += [line for note in notes for line in ("", note)]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
+
+
+def blocks_of(summary: Sequence[Mapping[str, Any]], metric: str | None, layout: Layout) -> list[Block]:
+    """Return caption, head, body and notes of every table of a summary."""
+    blocks: list[Block] = []
+    for one in layout.metrics if metric is None else (metric,):
+        drawn = [panel for panel in panels(summary, one, layout) if panel.columns]
+        if layout.table == "datasets":
+            blocks += across_datasets(drawn, one)
+            continue
+        blocks += [(caption(panel, one, layout), *grid(panel, one), notes_of([panel])) for panel in drawn]
+    return blocks
 
 
 def align(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
@@ -148,13 +108,3 @@ def align_left(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *body]
     ]
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(map(_escape, cells)) + " |"
-
-
-def _escape(text: str) -> str:
-    for special in ("\\", "|", "*", "_", "<", "`"):
-        text = text.replace(special, "\\" + special)
-    return text.replace("\n", " ")

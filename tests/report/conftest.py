@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+
+from cafe.report.layout import SHOTS, Layout
 
 
 @dataclass
@@ -14,6 +16,10 @@ class FakeComparison:
     summary: list[dict[str, Any]]
     suite: str = "baselines"
     title: str = "Baselines on digits"
+    pairs: list[dict[str, Any]] = field(default_factory=list)
+    published: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    layout: Layout = SHOTS
 
 
 def entry(

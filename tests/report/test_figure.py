@@ -11,12 +11,12 @@ from PIL import Image
 from cafe.report import figure as figure_module
 from cafe.report.figure import draw
 from cafe.report.labels import spread
-from cafe.report.panels import panels
+from cafe.report.layout import SHOTS
 from cafe.report.themes import DARK, LIGHT
 
 
-def drawn(summary, metric="acc1"):
-    return figure_module._figure(panels(summary, metric), metric, LIGHT)
+def drawn(summary, layout=SHOTS):
+    return figure_module._figure(figure_module.drawn_panels(summary, None, layout), layout, LIGHT)
 
 
 def texts(axes):

@@ -55,7 +55,7 @@ def test_a_failure_leaves_the_older_report_whole(comparison, tmp_path, monkeypat
     write_report(tmp_path, comparison)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
-    def fail(_):
+    def fail(_, **__):
         raise RuntimeError("no figure today")
 
     monkeypatch.setattr(files, "draw", fail)

@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cafe.compare.base import Series, Suite
+from cafe.compare.plan import Plan
 from cafe.features import Features
 
 SUITE = "baselines"
+
+
+def first_series(features: Features) -> Series:
+    """Return zero-shot under the name that it has on this data set: without text it is ``class-means``."""
+    return Series("zero-shot" if features.text_features is not None else "class-means", "zero-shot")
 
 
 class Baselines(Suite):
@@ -19,11 +25,10 @@ class Baselines(Suite):
 
     title = "Baselines"
 
-    def series(self, features: Features) -> Sequence[Series]:
+    def series(self, features: Features, plan: Plan) -> Sequence[Series]:
         """Return the four."""
-        first = "zero-shot" if features.text_features is not None else "class-means"
         return (
-            Series(first, "zero-shot"),
+            first_series(features),
             Series("linear-probe", "linear-probe", {"C": "auto"}),
             Series("tip-adapter", "tip-adapter", {"alpha": "auto", "beta": "auto"}),
             Series("clip-adapter", "clip-adapter", {"variant": "image", "alpha": 0.2}),

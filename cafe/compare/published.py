@@ -1,0 +1,99 @@
+"""Published figures, as data with their sources, beside what was measured here.
+
+``tables/*.json`` hold one published table each: source, backbone, protocol, whether anything was chosen on test data
+(true, false, or null where its rows differ or that is not known), and rows with accuracies in per cent.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+_TABLES = Path(__file__).parent / "tables"
+_VIT = re.compile(r"vit[-_ ]?(?:(?P<size>[blh])|base|large)[-_/ ]?(?:patch)?(?P<patch>14|16|32)", re.IGNORECASE)
+_RESNET = re.compile(r"(?<![a-z0-9])(?:rn|resnet[-_]?)(50x4|50x16|50x64|50|101)(?![0-9x])", re.IGNORECASE)
+
+
+@functools.cache
+def published_tables() -> dict[str, dict[str, Any]]:
+    """Return all published tables by name.
+
+    Examples
+    --------
+    >>> table = published_tables()["tip_adapter_log"]
+    >>> table["backbone"], table["rows"][0]["acc1"]["imagenet"]
+    ('RN50', 60.32)
+    """
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(_TABLES.glob("*.json"))}
+
+
+def backbone(encoder: str) -> str | None:
+    """Return the backbone that an encoder's id names, as papers write it; None if it names none.
+
+    Examples
+    --------
+    >>> backbone("openai/clip-vit-base-patch16"), backbone("open_clip:RN50/openai"), backbone("cafe:mini")
+    ('ViT-B/16', 'RN50', None)
+    """
+    vit, resnet = _VIT.search(encoder), _RESNET.search(encoder)
+    if vit:
+        size = (vit["size"] or ("b" if "base" in vit[0].lower() else "l")).upper()
+        return f"ViT-{size}/{vit['patch']}"
+    return f"RN{resnet[1]}" if resnet else None
+
+
+def beside_published(summary: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Put published accuracies beside those of a summary.
+
+    A published figure is taken where data set, method and shots are the same; with another backbone it is listed, and
+    there is no difference to speak of.
+
+    Parameters
+    ----------
+    summary : sequence of dict
+        Of a comparison.
+
+    Returns
+    -------
+    list of dict
+        dataset, series, method, shots, part, table, source, label, published, here and difference (in per cent, here
+        minus published; None where backbones differ), backbone, backbone_here, protocol, chosen_on_test.
+    """
+    found = []
+    for entry in summary:
+        # A curve over a parameter has no published cell; oracle rows are no result.
+        if entry["x"] is not None or entry["acc1_mean"] is None or entry["oracle"]:
+            continue
+        here = backbone(str(entry["encoder"]))
+        for name, table in published_tables().items():
+            found += [_beside(entry, here, name, table, row) for row in table["rows"] if _same_cell(entry, table, row)]
+    return found
+
+
+def _same_cell(entry: dict[str, Any], table: dict[str, Any], row: dict[str, Any]) -> bool:
+    shift = table.get("kind") == "shift"
+    if (entry["part"] is not None) is not shift or (shift and entry["dataset"] != "imagenet"):
+        return False
+    tested = entry["part"] if shift else entry["dataset"]
+    same = (entry["method"], entry["shots"]) == (row["method"], row["shots"])
+    # Published CLIP-Adapter is the image adapter.
+    return same and tested in row.get("acc1", {}) and entry["variant"] in (None, "image")
+
+
+def _beside(
+    entry: dict[str, Any], here: str | None, name: str, table: dict[str, Any], row: dict[str, Any]
+) -> dict[str, Any]:
+    tested = entry["part"] if table.get("kind") == "shift" else entry["dataset"]
+    theirs, own = row["acc1"][tested], 100 * entry["acc1_mean"]
+    published_with = row.get("backbone", table["backbone"])
+    return {
+        **{key: entry[key] for key in ("dataset", "series", "method", "shots", "part")},
+        "table": name, "source": table["source"], "label": row["label"], "published": theirs, "here": own,
+        "difference": own - theirs if here == published_with else None,
+        "backbone": published_with, "backbone_here": here,
+        "protocol": table["protocol"], "chosen_on_test": table["chosen_on_test"],
+    }  # fmt: skip

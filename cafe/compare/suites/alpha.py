@@ -1,0 +1,29 @@
+"""How much of the adapted feature to mix in: the residual ratio from 0 to 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cafe.compare.base import Series, Suite
+from cafe.compare.plan import Plan
+from cafe.errors import InputError
+from cafe.features import Features
+from cafe.report.layout import Layout
+
+SUITE = "alpha"
+VALUES = tuple(round(0.1 * i, 1) for i in range(11))
+
+
+class Alpha(Suite):
+    """CLIP-Adapter's image ratio alpha from 0 (zero-shot exactly) to 1 (adapter alone); all in one run."""
+
+    title = "Residual ratio alpha of CLIP-Adapter"
+    layout = Layout(axis="x", axis_label="alpha (weight of the adapted image feature)", scale="linear")
+
+    def series(self, features: Features, plan: Plan) -> Sequence[Series]:
+        """Return one series for each value, all of one line."""
+        values = plan.values or VALUES
+        for value in values:
+            if not 0 <= value <= 1:
+                raise InputError(f"suite 'alpha' takes values from 0 to 1, but got {value:g}")
+        return [Series("clip-adapter", "clip-adapter", {"variant": "image", "alpha": a}, x=a) for a in values]

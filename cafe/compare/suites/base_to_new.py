@@ -1,0 +1,78 @@
+"""Trained on half of the classes, tested on both halves: does it still know what it was not shown?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from cafe.compare.base import Outcome, Series, Suite, named_row
+from cafe.compare.plan import Plan
+from cafe.compare.suites.baselines import Baselines
+from cafe.errors import InputError
+from cafe.features import Features
+from cafe.fitting import Fitted
+from cafe.metrics import all_metrics
+from cafe.protocol.base_to_new import harmonic_mean, split_classes
+from cafe.report.layout import Layout
+from cafe.scoring import full_probabilities, zero_shot_accuracy
+
+SUITE = "base-to-new"
+BASE, NEW, MEAN = "base", "new", "harmonic mean"
+METRICS = ("acc1", "acc5", "mean_per_class_recall", "ece", "nll")
+
+
+class BaseToNew(Suite):
+    """CoCoOp's split: learn on the first half of the classes, score both halves; base, new and their harmonic mean.
+
+    A method whose weights belong to classes cannot score new ones; its rows say so.
+    """
+
+    title = "Base-to-new generalisation"
+    layout = Layout(axis="part", axis_label="classes tested", figure="dots")
+
+    def series(self, features: Features, plan: Plan) -> Sequence[Series]:
+        """Return the baselines, and the text adapter, which changes the classifier itself."""
+        text = Series("clip-adapter, text", "clip-adapter", {"variant": "text", "beta": 0.2})
+        return (*Baselines().series(features, plan), text)
+
+    def run(self, plan: Plan) -> list[Outcome]:
+        """Fit on base classes; score base, then new."""
+        outcomes: list[Outcome] = []
+        halves = [split_classes(features) for features in plan.features]
+        new_of = {id(base): new for base, new in halves}
+        own = replace(plan, features=tuple(base for base, _ in halves))
+        for tasks, series, fits in self.fitted(own):
+            for task, one, fit in zip(tasks, series, fits, strict=True):
+                base = Outcome(named_row(one, fit.row, part=BASE), fit.correct)
+                new = _tested(fit, one, new_of[id(task.features)])
+                outcomes += [base, new, _mean(base, new)]
+        return outcomes
+
+
+def _tested(fit: Fitted, series: Series, new: Features) -> Outcome:
+    """Score a fitted method on the new classes, or say why it cannot."""
+    test = new.split("test")
+    unmeasured: dict[str, Any] = {**fit.row, "n_test": len(test), "zero_shot_acc1": zero_shot_accuracy(new, test)}
+    unmeasured.update(dict.fromkeys(METRICS))
+    embeddings = new.class_embeddings
+    if embeddings is None:
+        note = "without text, nothing is known of new classes"
+        return Outcome(named_row(series, unmeasured, NEW, f"{series.label}: {note}"), None)
+    try:
+        moved = fit.estimator.for_classes(embeddings, new.class_names)
+    except InputError as error:
+        return Outcome(named_row(series, unmeasured, NEW, f"{series.label}: {error}"), None)
+    probabilities = full_probabilities(moved, test.image_features, len(new.class_names))
+    row = {**unmeasured, **all_metrics(probabilities, test.labels)}
+    return Outcome(named_row(series, row, NEW), probabilities.argmax(axis=1) == test.labels)
+
+
+def _mean(base: Outcome, new: Outcome) -> Outcome:
+    """Return the row of the harmonic means of accuracies; calibration and likelihood have none."""
+    row = {**base.row, "part": MEAN, "n_test": base.row["n_test"] + new.row["n_test"], "note": new.row["note"]}
+    row.update(dict.fromkeys(METRICS))
+    for metric in ("acc1", "acc5", "mean_per_class_recall", "zero_shot_acc1"):
+        if base.row[metric] is not None and new.row[metric] is not None:
+            row[metric] = harmonic_mean(base.row[metric], new.row[metric])
+    return Outcome(row, None)

@@ -1,0 +1,33 @@
+"""How wide the adapter has to be: bottlenecks of d to d / 32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cafe.compare.base import Series, Suite
+from cafe.compare.plan import Plan
+from cafe.compare.suites.baselines import first_series
+from cafe.errors import InputError
+from cafe.features import Features
+from cafe.report.layout import Layout
+
+SUITE = "bottleneck"
+VALUES = (1, 2, 4, 8, 16, 32)
+
+
+class Bottleneck(Suite):
+    """CLIP-Adapter's bottleneck width, d / reduction with reduction 1 to 32; all widths and seeds in one run."""
+
+    title = "Bottleneck of CLIP-Adapter"
+    layout = Layout(axis="x", axis_label="reduction (bottleneck width is d / reduction)")
+
+    def series(self, features: Features, plan: Plan) -> Sequence[Series]:
+        """Return zero-shot and one series for each width, all of one line."""
+        values = [int(value) for value in plan.values or VALUES]
+        if min(values) < 1 or list(values) != list(plan.values or VALUES):
+            raise InputError(f"suite 'bottleneck' takes whole numbers of at least 1, but got {plan.values}")
+        parameters = {"variant": "image", "alpha": 0.2}
+        return (
+            first_series(features),
+            *(Series("clip-adapter", "clip-adapter", {**parameters, "reduction": r}, x=float(r)) for r in values),
+        )

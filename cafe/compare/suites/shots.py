@@ -1,0 +1,29 @@
+"""How many images it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cafe.compare.base import Series, Suite
+from cafe.compare.plan import Plan
+from cafe.compare.suites.baselines import first_series
+from cafe.features import Features
+
+SUITE = "shots"
+
+
+class Shots(Suite):
+    """CLIP-Adapter with ratios 0.2, 0.6 and chosen automatically, against zero-shot and a linear probe, by shots."""
+
+    title = "CLIP-Adapter by shots"
+
+    def series(self, features: Features, plan: Plan) -> Sequence[Series]:
+        """Return the five."""
+        return (
+            first_series(features),
+            Series("linear-probe", "linear-probe", {"C": "auto"}),
+            *(
+                Series(f"clip-adapter, alpha {a}", "clip-adapter", {"variant": "image", "alpha": a})
+                for a in (0.2, 0.6, "auto")
+            ),
+        )

@@ -1,0 +1,35 @@
+"""Which side to adapt, and how to set the ratio: questions 1 and 2 of the CLIP-Adapter paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cafe.compare.base import Series, Suite
+from cafe.compare.plan import Plan
+from cafe.compare.suites.baselines import first_series
+from cafe.features import Features
+from cafe.report.layout import Layout
+
+SUITE = "variants"
+RATIOS = (("0.2", 0.2), ("scalar", "scalar"), ("learned", "learned"), ("auto", "auto"))
+
+
+class Variants(Suite):
+    """CLIP-Adapter on image, text or both, each with a fixed, scalar, learned or automatically chosen ratio."""
+
+    title = "Variants of CLIP-Adapter"
+    layout = Layout(figure="dots")
+
+    def series(self, features: Features, plan: Plan) -> Sequence[Series]:
+        """Return zero-shot and the twelve."""
+        adapters = [
+            Series(f"{variant}, {name}", "clip-adapter", {"variant": variant, **_ratios(variant, ratio)})
+            for variant in ("image", "text", "both")
+            for name, ratio in RATIOS
+        ]
+        return first_series(features), *adapters
+
+
+def _ratios(variant: str, ratio: float | str) -> dict[str, float | str]:
+    used = {"image": ("alpha",), "text": ("beta",)}.get(variant, ("alpha", "beta"))
+    return dict.fromkeys(used, ratio)

@@ -1,0 +1,88 @@
+"""Sums rows up over seeds, and says how each stands to the best of its column."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cafe.protocol.paired import interval95
+
+METRICS = ("acc1", "acc5", "mean_per_class_recall", "ece", "nll")
+KEYS = ("dataset", "encoder", "series", "method", "variant", "shots", "x", "part")
+SIGNIFICANT = 0.05
+
+
+def summarise(
+    rows: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]] = (), metrics: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Return mean, standard deviation (n - 1), 95 % interval and n over seeds of every cell.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        Of a suite.
+    pairs : sequence of dict, default=()
+        Paired tests, from :func:`cafe.compare.pairs.compare_pairs`.
+    metrics : sequence of str, default=()
+        What the suite measures beside the usual.
+
+    Returns
+    -------
+    list of dict
+        Each with ``<metric>_mean``, ``<metric>_std`` and ``<metric>_ci95`` (None where a single value, or none, is
+        there) and ``standing``: ``"best"`` of its column, ``"level"`` (not distinguishable from the best:
+        Holm-corrected p of the paired test at least 0.05), ``"below"``, or None where nothing was tested.
+
+    Examples
+    --------
+    >>> base = {"dataset": "d", "encoder": "e", "method": "m", "variant": None, "series": "m", "shots": 1, "x": None,
+    ...         "part": None, "oracle": False, "acc5": 1.0, "mean_per_class_recall": 0.5, "ece": 0.1, "nll": 1.0,
+    ...         "fit_seconds": 0.1}
+    >>> cell, = summarise([{**base, "acc1": 0.5}, {**base, "acc1": 0.7}])
+    >>> cell["n"], round(cell["acc1_mean"], 3), round(cell["acc1_std"], 3)
+    (2, 0.6, 0.141)
+    """
+    cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        cells.setdefault(tuple(row[key] for key in KEYS), []).append(row)
+    summary = []
+    for cell, members in cells.items():
+        entry: dict[str, Any] = dict(zip(KEYS, cell, strict=True))
+        entry["n"] = len(members)
+        entry["oracle"] = any(row["oracle"] for row in members)
+        entry["standing"] = None
+        for metric in dict.fromkeys((*METRICS, "fit_seconds", *metrics)):
+            _sum_up(entry, metric, [row[metric] for row in members if row[metric] is not None])
+        summary.append(entry)
+    _rank(summary, pairs)
+    return summary
+
+
+def _sum_up(entry: dict[str, Any], metric: str, values: Sequence[float]) -> None:
+    entry[f"{metric}_mean"] = float(np.mean(values)) if values else None
+    entry[f"{metric}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    interval = interval95(values)
+    entry[f"{metric}_ci95"] = None if interval is None else list(interval)
+
+
+def _rank(summary: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]) -> None:
+    """Set ``standing`` in every cell of a tested column. Zero-shot takes part in all columns and is not marked."""
+    p_values: dict[tuple[Any, ...], dict[frozenset[Any], float]] = {}
+    for pair in pairs:
+        column = p_values.setdefault((pair["dataset"], pair["encoder"], pair["part"], pair["shots"]), {})
+        column[frozenset({(pair["a"], pair["a_x"]), (pair["b"], pair["b_x"])})] = pair["p_holm"]
+    for (dataset, encoder, part, shots), tested in p_values.items():
+        members = {
+            (entry["series"], entry["x"]): entry
+            for entry in summary
+            if (entry["dataset"], entry["encoder"], entry["part"]) == (dataset, encoder, part)
+            and entry["shots"] in (0, shots)
+            and entry["acc1_mean"] is not None
+        }
+        best = max(members, key=lambda cell: members[cell]["acc1_mean"])
+        for cell, entry in members.items():
+            if entry["shots"] != 0:
+                level = tested.get(frozenset({best, cell}), 0.0) >= SIGNIFICANT
+                entry["standing"] = "best" if cell == best else "level" if level else "below"

@@ -1,0 +1,67 @@
+"""CoCoOp's split of the classes: learn on the base classes, score the new ones too.
+
+The first ``ceil(c / 2)`` classes in label order are base, the rest new; each part is relabelled from 0. Shots are
+drawn from the base classes alone. The two accuracies are summed up by their harmonic mean.
+
+Source: Zhou et al., Conditional Prompt Learning for Vision-Language Models (CVPR 2022), section 4.1, and its code.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cafe.errors import InputError
+from cafe.features import Features
+from cafe.tasks import dataset_name
+
+
+def split_classes(features: Features) -> tuple[Features, Features]:
+    """Return the base classes and the new ones as data sets of their own.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than four classes: each part needs two.
+
+    Examples
+    --------
+    >>> from cafe.features import Split
+    >>> split = Split(np.eye(5), np.array([4, 3, 2, 1, 0]), np.array(list("abcde")))
+    >>> base, new = split_classes(Features({"test": split}, ("v", "w", "x", "y", "z")))
+    >>> base.class_names, base.splits["test"].labels.tolist(), new.splits["test"].labels.tolist()
+    (('v', 'w', 'x'), [2, 1, 0], [1, 0])
+    """
+    classes = len(features.class_names)
+    if classes < 4:
+        raise InputError(
+            f"base-to-new needs at least four classes, two of each part, but {dataset_name(features)} has {classes}"
+        )
+    middle = -(-classes // 2)
+    return _part(features, 0, middle), _part(features, middle, classes)
+
+
+def _part(features: Features, first: int, end: int) -> Features:
+    splits = {}
+    for name, split in features.splits.items():
+        rows: NDArray[np.int64] = np.flatnonzero((split.labels >= first) & (split.labels < end))
+        kept = split.take(rows)
+        splits[name] = type(kept)(
+            kept.image_features, kept.labels - first, kept.sample_ids, kept.view_features, kept.projection_features
+        )
+    text = None if features.text_features is None else features.text_features[:, first:end]
+    return Features(
+        splits, features.class_names[first:end], text, features.templates, features.logit_scale, features.logit_bias,
+        features.provenance,
+    )  # fmt: skip
+
+
+def harmonic_mean(base: float, new: float) -> float:
+    """Return 2 b n / (b + n), 0 where both are 0.
+
+    Examples
+    --------
+    >>> round(harmonic_mean(0.6934, 0.7422), 4)  # zero-shot's published average is 71.70
+    0.717
+    """
+    return 2 * base * new / (base + new) if base + new > 0 else 0.0
