@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections import defaultdict
@@ -11,7 +12,9 @@ from pathlib import Path
 _END = 4096  # bytes read at each end of a file before all of it is
 
 
-def content_keys(root: Path, files: list[tuple[str, int]]) -> list[str]:
+def content_keys(
+    root: Path, files: list[tuple[str, int]], read: Callable[[str], bytes | None] | None = None
+) -> list[str]:
     """Make the keys by which images without split folders are split.
 
     A file's key is the SHA-256 of its relative path; files with identical bytes share the key of the one whose
@@ -25,6 +28,9 @@ def content_keys(root: Path, files: list[tuple[str, int]]) -> list[str]:
         The data set's root; does not enter the keys.
     files : list of (str, int)
         Path relative to the root with forward slashes, and size in bytes.
+    read : callable or None
+        Returns the content of one of them, None if it cannot be read; None reads the files. For images that are no
+        files of their own, such as those within an archive.
 
     Returns
     -------
@@ -39,8 +45,10 @@ def content_keys(root: Path, files: list[tuple[str, int]]) -> list[str]:
         # Empty files and links that lead nowhere are no images, so they are no copies of each other.
         if size == 0 or len(group) == 1:
             continue
-        for alike in _regroup(group, lambda path: _ends(root / path)):
-            for copies in _regroup(alike, lambda path: _digest(root / path)):
+        alike = [group] if read else _regroup(group, lambda path: _ends(root / path))
+        digest = functools.partial(_digest_of, read) if read else lambda path: _digest(root / path)
+        for paths in alike:
+            for copies in _regroup(paths, digest):
                 first = min(copies)
                 first_copy.update(dict.fromkeys(copies, first))
     return [_hash_text(first_copy.get(path, path)) for path, _ in files]
@@ -72,6 +80,11 @@ def _digest(path: Path) -> bytes | None:
             return hashlib.file_digest(file, "sha256").digest()
     except OSError:
         return None
+
+
+def _digest_of(read: Callable[[str], bytes | None], path: str) -> bytes | None:
+    content = read(path)
+    return None if content is None else hashlib.sha256(content).digest()
 
 
 def _hash_text(text: str) -> str:

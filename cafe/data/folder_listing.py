@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cafe.data.images import EXTENSIONS
+from cafe.data.extensions import EXTENSIONS
 from cafe.errors import InputError
 
 _NOT_OURS = frozenset({"__MACOSX", "@eaDir"})  # left behind by archives and network disks

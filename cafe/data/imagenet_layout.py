@@ -14,21 +14,12 @@ from cafe.data.base import Dataset, ImageSplit, NamedDataset
 from cafe.data.coop_layout import SPLITS_PUBLISHED_AT
 from cafe.data.counts import count_note
 from cafe.errors import InputError
+from cafe.prompts.imagenet import IMAGENET_7_TEMPLATES
 
 if TYPE_CHECKING:
     from PIL import Image
 
 CLASS_FILE = "classnames.txt"
-# The seven that Tip-Adapter and CLIP-Adapter use, chosen from OpenAI's 80 (METHODS: CoOp's "ImageNet, select").
-TEMPLATES = (
-    "itap of a {}.",
-    "a bad photo of the {}.",
-    "a origami {}.",
-    "a photo of the large {}.",
-    "a {} in a video game.",
-    "art of the {}.",
-    "a photo of the small {}.",
-)
 
 
 class ImageNetLayout(NamedDataset):
@@ -48,7 +39,7 @@ class ImageNetLayout(NamedDataset):
         Published number of ``classes``, and of images in each split.
     """
 
-    templates = TEMPLATES
+    templates = IMAGENET_7_TEMPLATES
     folder: ClassVar[str]
     split_folders: ClassVar[dict[str, str]]
     published: ClassVar[dict[str, int]]
@@ -99,8 +90,7 @@ class ImageNetLayout(NamedDataset):
             where = " and ".join(str(root / path) for path in expected)
             return f"{cls.name}: the images are expected in {where}; they are published at {cls.homepage}"
         if not _class_file(root, cls.folder).is_file():
-            where = str(root / cls.folder / CLASS_FILE)
-            return f"{cls.name}: the class names are expected in {where}; it is published at {SPLITS_PUBLISHED_AT}"
+            return cls._class_names_missing(root)
         return None
 
     def image(self, split: str, index: int) -> Image.Image:
@@ -114,6 +104,11 @@ class ImageNetLayout(NamedDataset):
     def wnid_of(folder: str, wnids: tuple[str, ...]) -> str | None:
         """Return the class that a folder name means, None if it means none."""
         return folder if folder in wnids else None
+
+    @classmethod
+    def _class_names_missing(cls, root: Path) -> str:
+        where = root / cls.folder / CLASS_FILE
+        return f"{cls.name}: the class names are expected in {where}; it is published at {SPLITS_PUBLISHED_AT}"
 
     @classmethod
     def _present(cls, root: Path) -> dict[str, str]:

@@ -28,10 +28,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cafe.errors import UnreadableImageError
 
-EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
-    | {".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2"}
-)
 MAX_PIXELS = 178_956_970
 
 # Named, since Pillow also reads formats that start other programs (EPS) or are no pictures of a scene.
@@ -80,6 +76,27 @@ def read_image(source: Path | bytes, sample_id: str) -> Image.Image:
         raise UnreadableImageError(sample_id, "it is not an image, or of a kind that is not read here") from error
     # A damaged file makes a decoder raise nearly anything, from OSError to zlib.error and IndexError.
     except Exception as error:
+        raise UnreadableImageError(sample_id, str(error) or type(error).__name__) from error
+
+
+def as_rgb(image: Image.Image, sample_id: str) -> Image.Image:
+    """Make an image that is already open RGB, by the same rules; the image itself stays as it is.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        Of any mode.
+    sample_id : str
+        Names the image in the error.
+
+    Raises
+    ------
+    UnreadableImageError
+        If it cannot be decoded.
+    """
+    try:
+        return _decode(image)
+    except Exception as error:  # as in read_image
         raise UnreadableImageError(sample_id, str(error) or type(error).__name__) from error
 
 

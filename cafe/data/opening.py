@@ -82,8 +82,11 @@ def _source_for(path: Path) -> Any:
 
 
 def _path_help() -> str:
-    summaries = [entry.summary.rstrip(".") for entry in entries("data", "SOURCE").values()]
-    return "; or ".join(re.sub("^An? ", lambda article: article[0].lower(), summary) for summary in summaries)
+    sources = entries("data", "SOURCE")
+    anything = [entry.summary.rstrip(".") for entry in sources.values() if entry.load().general]
+    others = [name for name, entry in sources.items() if not entry.load().general]
+    folders = "; or ".join(re.sub("^An? ", lambda article: article[0].lower(), summary) for summary in anything)
+    return f"{folders}; or one of the other sources of docs/sources.md ({', '.join(others)})"
 
 
 def _looks_like_path(text: str) -> bool:

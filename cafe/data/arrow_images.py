@@ -1,0 +1,131 @@
+"""One split of a Hugging Face data set: its encoded images, labels and file names, without decoding."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cafe.errors import InputError
+
+IMAGE_COLUMNS = ("image", "img", "jpg", "png")
+LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target")
+
+
+class ArrowImages:
+    """Rows of one split with an image column; bytes are handed over as they are stored.
+
+    Parameters
+    ----------
+    origin : object
+        Names the source in messages.
+    split : str
+        Its name in the source.
+    rows : datasets.Dataset
+        Memory-mapped, so that any row is read without the others.
+    chosen : mapping of str to str
+        Columns to use as ``image`` and ``label`` instead of those found.
+    """
+
+    def __init__(self, origin: object, split: str, rows: Any, chosen: Mapping[str, str]) -> None:
+        import datasets
+
+        self._origin, self.split = origin, split
+        # Rows of the table must be rows of the data set.
+        rows = rows if rows._indices is None else rows.flatten_indices()
+        self._image = _column(origin, rows, chosen, "image", _is_image, IMAGE_COLUMNS)
+        self._label = _column(origin, rows, chosen, "label", _is_label, LABEL_COLUMNS)
+        self._rows = rows.cast_column(self._image, datasets.Image(decode=False))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def labels(self) -> list[str | int] | None:
+        """Return the label of every row, a name or its place in the class list; None if a row has none.
+
+        Raises
+        ------
+        InputError
+            If a label is neither text nor integer.
+        """
+        values = self._rows.data.column(self._label).to_pylist()
+        if any(value is None or value == -1 for value in values):  # -1 is the library's mark of an unlabelled row
+            return None
+        odd = next((value for value in values if not isinstance(value, (str, int))), None)
+        if odd is not None:
+            raise InputError(f"{self._origin}: column {self._label!r} holds {odd!r}, not one text or number")
+        return values if self.class_list() is not None else [str(value) for value in values]
+
+    def class_list(self) -> list[str] | None:
+        """Return the class names that the label column carries, None if it carries none."""
+        feature = self._rows.features[self._label]
+        return [str(name) for name in feature.names] if hasattr(feature, "names") else None
+
+    def sizes(self) -> NDArray[np.int64]:
+        """Return the bytes of every image, from offsets alone where the bytes are stored."""
+        import pyarrow.compute as pc
+
+        column = self._rows.data.column(self._image)
+        sizes = np.zeros(len(self), dtype=np.int64)
+        lengths = pc.binary_length(pc.struct_field(column, "bytes"))
+        for row, length in enumerate(lengths.to_pylist()):
+            sizes[row] = self._size_on_disk(row) if length is None else length
+        return sizes
+
+    def paths(self) -> list[str | None]:
+        """Return the file name stored with every image, None where there is none."""
+        import pyarrow.compute as pc
+
+        found: list[str | None] = pc.struct_field(self._rows.data.column(self._image), "path").to_pylist()
+        return found
+
+    def read(self, row: int) -> bytes | None:
+        """Return the encoded image of a row, None if it is nowhere."""
+        cell = self._rows[row][self._image]
+        if cell is None:
+            return None
+        if cell["bytes"] is not None:
+            content: bytes = cell["bytes"]
+            return content
+        try:
+            with open(cell["path"], "rb") as file:  # noqa: PTH123 (may be None)
+                return file.read()
+        except (OSError, TypeError):
+            return None
+
+    def _size_on_disk(self, row: int) -> int:
+        cell = self._rows[row][self._image]
+        try:
+            return os.stat(cell["path"]).st_size  # noqa: PTH116 (may be None)
+        except (OSError, TypeError):
+            return 0
+
+
+def _column(origin: object, rows: Any, chosen: Mapping[str, str], what: str, fits: Any, usual: tuple[str, ...]) -> str:
+    there = list(rows.features)
+    if what in chosen:
+        if chosen[what] not in there:
+            raise InputError(f"{origin} has no column {chosen[what]!r}; it has: {', '.join(there)}")
+        return str(chosen[what])
+    fitting = [name for name in there if fits(rows.features[name])]
+    named = [name for name in there if name.lower() in usual]
+    candidates = fitting or named
+    if len(candidates) > 1:
+        candidates = [name for name in usual if name in candidates][:1] or candidates
+    if len(candidates) != 1:
+        which = f"has {', '.join(candidates)}" if candidates else f"has none of the usual ones ({', '.join(there)})"
+        raise InputError(
+            f"{origin} {which} for the {what} column; say which it is with --dataset '{origin}?{what}=COLUMN'"
+        )
+    return str(candidates[0])
+
+
+def _is_image(feature: Any) -> bool:
+    return type(feature).__name__ == "Image"
+
+
+def _is_label(feature: Any) -> bool:
+    return type(feature).__name__ == "ClassLabel"

@@ -1,0 +1,75 @@
+"""A CoOp split file of the user's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cafe.data.base import Dataset, Source
+from cafe.data.coop_split import Rows, class_names_of, image_splits, read_split_file
+from cafe.data.folder_listing import subfolders
+from cafe.data.images import read_image
+from cafe.data.references import read_options, without_options
+from cafe.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+SOURCE = "coop-json"
+
+
+class CoopJson(Source):
+    """A CoOp split file (.json), with the images in its folder or in a folder beside it.
+
+    ``split_zhou_Mine.json?images=DIR`` says where the images are if they are elsewhere.
+    """
+
+    def __init__(self, path: Path, images: Path, rows: Rows, lenient: bool) -> None:
+        """Take the rows of the file, and the folder to which their paths are relative."""
+        self._images = images.absolute()
+        self.name = path.stem.removeprefix("split_zhou_").removeprefix("split_") or path.stem
+        self.class_names = class_names_of(path, rows)
+        self.splits = image_splits(self._images, path, rows, lenient=lenient)
+        self.notes = [f"the {split} split is empty" for split in rows if split not in self.splits]
+
+    @classmethod
+    def accepts(cls, path: Path) -> bool:
+        """Whether it is a JSON file."""
+        path = without_options(path)
+        return path.suffix.lower() == ".json" and path.is_file()
+
+    @classmethod
+    def open(cls, path: Path, *, lenient: bool = False) -> Dataset:
+        """Read the file, and find the size of every image that it names.
+
+        Raises
+        ------
+        InputError
+            If the file has another form, or its images are not to be found or (unless ``lenient``) not complete.
+        """
+        options = read_options(path, ["images"])
+        path = without_options(path)
+        rows = read_split_file(path)
+        folder = Path(options["images"]).expanduser() if "images" in options else _image_folder(path, rows)
+        if not folder.is_dir():
+            raise InputError(f"{path}: there is no folder of images {folder}")
+        return cls(path, folder, rows, lenient)
+
+    def image(self, split: str, index: int) -> Image.Image:
+        """Return one image as RGB; see :mod:`cafe.data.images`."""
+        sample_id = self.splits[split].sample_ids[index]
+        return read_image(self._images / sample_id, sample_id)
+
+
+def _image_folder(path: Path, rows: Rows) -> Path:
+    """Return the first folder, the file's own or one in it, that has one of the first images named."""
+    named = [row[0] for part in rows.values() for row in part[:10]]
+    folders = [path.parent, *(path.parent / name for name in subfolders(path.parent))]
+    for folder in folders:
+        if any((folder / name).is_file() for name in named):
+            return folder
+    tried = ", ".join(map(str, folders[:5]))
+    raise InputError(
+        f"{path} names images such as {named[0] if named else None!r}, which are not in {tried}; say where they are "
+        f"with --dataset '{path}?images=DIR'"
+    )

@@ -1,0 +1,157 @@
+"""Webdataset shards on the local disk."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cafe.data.base import Dataset, Source
+from cafe.data.content_keys import content_keys
+from cafe.data.folder_listing import natural_order
+from cafe.data.images import read_image
+from cafe.data.labelling import label_rows, read_class_list, split_name
+from cafe.data.tar_index import index_shard
+from cafe.errors import InputError, UnreadableImageError
+from cafe.prompts import GENERIC_TEMPLATE
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+SOURCE = "webdataset"
+
+_TEMPLATES = "zeroshot_classification_templates.txt"  # as CLIP_benchmark writes it
+
+
+class WebDataset(Source):
+    """Webdataset shards: a folder of tars, one tar, or a pattern such as 'train-{000..009}.tar'.
+
+    A sample is an image with a ``.cls`` or ``.json`` of the same name. Splits are the folders that hold the tars
+    (``train/0.tar``, as CLIP_benchmark has them) or begin their names (``train-000.tar``); tars without either are
+    divided by hash. ``classnames.txt`` beside them names numbered classes. Nothing is unpacked: an image is read
+    where it lies in its tar.
+    """
+
+    def __init__(self, folder: Path, name: str, shards: list[Path]) -> None:
+        """Index the shards."""
+        self._root, self.name = folder.absolute(), name
+        self._shards = [os.path.relpath(shard, folder) for shard in shards]
+        ids, labels, splits, places, sizes = [], [], [], [], []
+        for number, shard in enumerate(shards):
+            stem = Path(self._shards[number]).with_suffix("").as_posix()
+            for sample in index_shard(shard):
+                ids.append(f"{stem}/{sample.key}")
+                labels.append(sample.label)
+                splits.append(_split_of(shard, folder))
+                places.append((number, sample.offset))
+                sizes.append(sample.size)
+        if len(set(splits)) > 1 and "" in splits:
+            raise InputError(f"{folder}: some tars belong to a split by their name or folder and some do not")
+        self._places = dict(zip(ids, places, strict=True))
+        size_of = dict(zip(ids, sizes, strict=True))
+        labelled = label_rows(
+            folder,
+            labels,
+            splits,
+            lambda: content_keys(folder, list(size_of.items()), lambda one: self._read(one, size_of[one])),
+            read_class_list(folder),
+        )
+        self.class_names, self.split_origin = labelled.class_names, labelled.split_origin
+        self.splits, self.notes = labelled.image_splits(ids, sizes), labelled.notes
+        self.templates = _templates(folder)
+
+    @classmethod
+    def accepts(cls, path: Path) -> bool:
+        """Whether it is a tar, a pattern of tars, or a folder that holds tars or split folders with tars."""
+        return bool(_shards_of(path)[1])
+
+    @classmethod
+    def open(cls, path: Path, *, lenient: bool = False) -> Dataset:
+        """Index the shards; ``lenient`` changes nothing, since no list names images.
+
+        Raises
+        ------
+        InputError
+            If there are no tars, one is damaged or compressed, a sample is incomplete, or the classes do not make a
+            data set.
+        """
+        folder, shards = _shards_of(path)
+        if not shards:
+            raise InputError(f"{path}: there are no tars; give a folder of tars, one tar, or 'train-{{000..009}}.tar'")
+        missing = [shard for shard in shards if not shard.is_file()]
+        if missing:
+            raise InputError(f"{path} names {len(missing)} shards that are not there, the first: {missing[0]}")
+        name = path.absolute().name if path.is_dir() else re.split(r"[-_.{*?\[]", path.name)[0]
+        plain = name if name and not split_name(name) else folder.absolute().name
+        return cls(folder, plain or "webdataset", shards)
+
+    def image(self, split: str, index: int) -> Image.Image:
+        """Return one image as RGB; see :mod:`cafe.data.images`."""
+        part = self.splits[split]
+        sample_id = part.sample_ids[index]
+        content = self._read(sample_id, int(part.sizes[index]))
+        if content is None:
+            shard = self._shards[self._places[sample_id][0]]
+            raise UnreadableImageError(sample_id, f"the shard {shard} cannot be read there")
+        return read_image(content, sample_id)
+
+    def _read(self, sample_id: str, size: int) -> bytes | None:
+        number, offset = self._places[sample_id]
+        try:
+            with (self._root / self._shards[number]).open("rb") as file:
+                file.seek(offset)
+                content = file.read(size)
+        except OSError:
+            return None
+        return content if len(content) == size else None
+
+
+def _shards_of(path: Path) -> tuple[Path, list[Path]]:
+    """Return the folder and its shards, in natural order."""
+    if path.is_dir():
+        below = [folder for folder in sorted(path.iterdir()) if split_name(folder.name) and folder.is_dir()]
+        shards = [tar for folder in (path, *below) for tar in folder.glob("*.tar")]
+        return path, sorted(shards, key=lambda tar: natural_order(os.fspath(tar)))
+    if path.suffix.lower() != ".tar":
+        return path.parent, []
+    if path.is_file():
+        return path.parent, [path]
+    shards = []
+    for one in _expand(os.fspath(path)):
+        # A name without * stays even if it is not there, so that it is missed by name.
+        shards += [Path(name) for name in sorted(glob.glob(one))] if "*" in one else [Path(one)]  # noqa: PTH207
+    if shards in ([], [path]):
+        return path.parent, []
+    return Path(os.path.commonpath([shard.parent for shard in shards])), shards
+
+
+def _expand(pattern: str) -> list[str]:
+    """Expand ``{000..009}`` and ``{a,b}`` as a shell would."""
+    match = re.search(r"\{([^{}]*)\}", pattern)
+    if not match:
+        return [pattern]
+    span = re.fullmatch(r"(\d+)\.\.(\d+)", match[1])
+    if span:
+        width = len(span[1])
+        middle = [str(number).zfill(width) for number in range(int(span[1]), int(span[2]) + 1)]
+    else:
+        middle = match[1].split(",")
+    return [one for text in middle for one in _expand(pattern[: match.start()] + text + pattern[match.end() :])]
+
+
+def _split_of(shard: Path, folder: Path) -> str:
+    parent = shard.parent.name if shard.parent != folder else ""
+    return split_name(parent) or split_name(re.split(r"[-_.\d]", shard.name)[0]) or ""
+
+
+def _templates(folder: Path) -> tuple[str, ...]:
+    path = folder / _TEMPLATES
+    if not path.is_file():
+        return (GENERIC_TEMPLATE,)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    return tuple(line.strip() for line in lines if "{c}" in line or "{}" in line) or (GENERIC_TEMPLATE,)
