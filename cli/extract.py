@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from cafe.cli.extract_options import (
+    BatchSize,
+    DrawSeeds,
+    DrawShots,
+    ViewCount,
+    ViewSeed,
+    WorkerCount,
+    draws_of,
+    ending_calmly,
+    models_of,
+    views_of,
+    workers_of,
+)
 from cafe.cli.options import CacheDir, Device, Dtype, Json, Quiet, listed
 from cafe.cli.progress import Progress, duration
 from cafe.cli.screen import Screen
-from cafe.errors import unknown_name
+from cafe.errors import InputError, unknown_name
 from cafe.report.table import align_left
 from cafe.rooms import entries
 
@@ -33,7 +47,8 @@ def extract(
         typer.Option(
             "--dataset",
             metavar="NAME|PATH",
-            help="A name of `cafe datasets`, or a folder with one folder of images for each class.",
+            help="A name of `cafe datasets`; or a folder with one folder of images for each class, a CSV or JSON Lines "
+            "table, a CoOp split file, webdataset tars, parquet files, or hf:NAME.",
             autocompletion=_complete_dataset,
         ),
     ],
@@ -42,7 +57,12 @@ def extract(
         typer.Option("--root", metavar="DIR", help="Folder that holds the named data set [default: $CAFE_DATA]."),
     ] = None,
     model: Annotated[
-        str, typer.Option("--model", metavar="ID", help="A name of `cafe models`, a local folder, or a hub id.")
+        str,
+        typer.Option(
+            "--model",
+            metavar="ID,...",
+            help="A name of `cafe models`, a local folder, or a hub id; for several, images are decoded once.",
+        ),
     ] = DEFAULT_MODEL,
     splits: Annotated[
         list[str] | None,
@@ -74,15 +94,24 @@ def extract(
             "averaged with them.",
         ),
     ] = None,
+    views: ViewCount = 0,
+    seed: ViewSeed = 1,
+    shots: DrawShots = None,
+    seeds: DrawSeeds = None,
+    batch_size: BatchSize = None,
+    workers: WorkerCount = "auto",
     stored_dtype: Annotated[
         str, typer.Option("--stored-dtype", metavar="float16|float32", help="Floating-point type on disk.")
     ] = "float16",
     on_error: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--on-error", metavar="skip|fail", help="What an unreadable image does: it is left out, or stops."
+            "--on-error",
+            metavar="skip|fail",
+            help="What an unreadable image does: it is left out and recorded, or stops [default: skip, but an image "
+            "that a list names and the disk lacks stops].",
         ),
-    ] = "skip",
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="The cache to make [default: below <cache-dir>].")
     ] = None,
@@ -99,14 +128,15 @@ def extract(
     """
     from cafe.prompts import read_class_names, read_prompts, read_templates, with_templates
 
-    error_policy, stored = _one_of_two(on_error, stored_dtype)
+    error_policy, stored = _one_of_two(on_error or "skip", stored_dtype)
     texts = read_templates(templates)
+    augmented, draws, processes = views_of(views, seed), draws_of(shots, seeds), workers_of(workers)
     with Screen(json=json, quiet=quiet) as screen:
         from cafe.cache.locate import cache_dir as cache_folder
         from cafe.cache.locate import cache_path
         from cafe.data.opening import open_dataset
 
-        opened = open_dataset(dataset, root)
+        opened = open_dataset(dataset, root, lenient=on_error == "skip")
         if class_names is not None:
             opened.class_names = read_class_names(class_names, opened.class_names)
         own = None if prompts is None else read_prompts(prompts, opened.class_names)
@@ -114,24 +144,44 @@ def extract(
             own = with_templates(own, texts, opened.class_names)
 
         # After the data set: a wrong path should not wait for torch.
-        from cafe.cache.extraction import extract as run_extraction
+        from cafe.cache.extraction import extract_many
         from cafe.cache.plan import make_plan
         from cafe.encoders.opening import open_encoder
 
-        encoder = open_encoder(model, device, dtype)
+        models = models_of(model)
+        if out is not None and len(models) > 1:
+            raise InputError("--out names one file, but there are several models; name a folder with --cache-dir")
+        encoders = [open_encoder(one, device, dtype) for one in models]
         names = listed(splits) or None
-        path = out or cache_path(cache_folder(cache_dir), opened.name, encoder.id)
+        paths = [out or cache_path(cache_folder(cache_dir), opened.name, encoder.id) for encoder in encoders]
         if out is not None and out.exists() and not force:
-            refuse_another(make_plan(opened, encoder, names, texts, stored, own), out)
-        with screen.progress("images") as images, screen.progress("templates") as text:
-            summary = run_extraction(
-                opened, encoder, path, splits=names, templates=texts, prompts=own, stored_dtype=stored,
-                on_error=error_policy, progress=shown_on(images, text), force=force,
+            refuse_another(make_plan(opened, encoders[0], names, texts, stored, own, views=augmented, draws=draws), out)
+        with screen.progress("images") as images, screen.progress("templates") as text, _ending(screen):
+            summaries = extract_many(
+                opened, encoders, paths, splits=names, templates=texts, prompts=own, stored_dtype=stored,
+                views=augmented, draws=draws, on_error=error_policy, batch_size=batch_size, workers=processes,
+                progress=shown_on(images, text, screen), force=force,
             )  # fmt: skip
-        warn_about(summary, screen)
-        screen.answer(summary.to_json(), described(summary))
+        for summary in summaries:
+            warn_about(summary, screen)
+        documents = [summary.to_json() for summary in summaries]
+        answer = documents[0] if len(models) == 1 else {"caches": documents}
+        screen.answer(answer, "\n\n".join(map(described, summaries)))
         screen.say("go on with:")
         screen.next_steps("cafe fit", "cafe compare baselines")
+
+
+@contextmanager
+def _ending(screen: Screen) -> Iterator[None]:
+    """Say what is kept if the run is cut off; the exit code is that of every interruption."""
+    from cafe.cache.report import ExtractionInterrupted
+
+    with ending_calmly():
+        try:
+            yield
+        except ExtractionInterrupted as error:
+            screen.say(str(error))
+            raise
 
 
 def refuse_another(plan: Plan, out: Path) -> None:
@@ -163,10 +213,18 @@ def _one_of_two(on_error: str, stored_dtype: str) -> tuple[Literal["skip", "fail
     return policies[on_error], dtypes[stored_dtype]
 
 
-def shown_on(images: Progress, text: Progress) -> Callable[[ExtractionProgress], None]:
-    """Make the callback that draws extraction's progress on two bars, one after the other."""
+def shown_on(images: Progress, text: Progress, screen: Screen | None = None) -> Callable[[ExtractionProgress], None]:
+    """Make the callback that draws extraction's progress on two bars, one after the other.
+
+    With a screen, it also says when a run carries on where another ended.
+    """
+    told = False
 
     def tell(state: ExtractionProgress) -> None:
+        nonlocal told
+        if screen is not None and state.kept and not told:
+            told = True
+            screen.say(f"carrying on: {state.kept:,} of {state.total:,} images are there already")
         if state.stage == "images":
             images(state.done, state.total, state.split)
         elif state.stage == "text":
@@ -186,6 +244,17 @@ def warn_about(summary: ExtractionSummary, screen: Screen) -> None:
         screen.warn(note)
 
 
+_SLOWEST = {
+    "read": "waited most for decoding: more --workers or faster storage would help",
+    "encode": "the encoder was the bottleneck",
+    "write": "writing was the bottleneck",
+}
+
+
+def _slowest(summary: ExtractionSummary) -> str:
+    return _SLOWEST.get(summary.bottleneck, "")
+
+
 def described(summary: ExtractionSummary) -> str:
     """Write the summary of an extraction for people."""
     splits = ", ".join(f"{name} {n:,}" for name, n in summary.splits.items())
@@ -196,7 +265,9 @@ def described(summary: ExtractionSummary) -> str:
         ["classes", f"{summary.n_classes}, templates {summary.n_templates}, features {summary.dim} wide"],
     ]
     if summary.images_per_second:
-        pairs.append(["speed", f"{summary.images_per_second:,.0f} images/s ({clocks})"])
+        pairs.append(["speed", f"{summary.images_per_second:,.0f} images/s ({clocks}; {_slowest(summary)})"])
+    if summary.kept:
+        pairs.append(["kept", f"{summary.kept:,} images had been encoded before"])
     pairs.append(["saved in", f"{summary.path} ({summary.bytes / 1e6:.1f} MB)"])
     first, *rest = pairs
     return "\n".join(align_left(first, rest))
