@@ -1,0 +1,200 @@
+"""APE-T: a trained residual per class, on the channels that tell classes apart, for text and keys at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from cafe.methods.ape_channels import check_share, chosen_channels
+from cafe.methods.ape_t_parts import ResidualKeysObjective
+from cafe.methods.base import Array, FewShotClassifier, Problem
+from cafe.methods.problem import problems_of
+from cafe.methods.side_by_side import check_numbers, fit_side_by_side, resolve_grid, seed_of
+from cafe.training import Configuration, steps_for
+
+METHOD = "ape-t"
+
+
+class APET(FewShotClassifier):
+    """Train one residual per class, added to its text and to its keys, and a value per key; encoders frozen.
+
+    ::
+
+        logits_c = logit_scale f . (t_c + m x_c)  +  alpha sum_(i of class c) exp( -beta (1 - f . (k_i + m x_c)) ) v_i
+
+    with x = 0 and v = 1 at the start and m one on the kept channels (see :class:`cafe.APE`), zero elsewhere; text
+    and keys are not scaled to length one again. By cross-entropy and AdamW. Trains c x kept + n numbers.
+    The rows trained on are the keys themselves, so a row always finds itself; the published code trains on other
+    augmentations of them.
+
+    Parameters
+    ----------
+    class_embeddings : array-like of shape (c, d), default=None
+        One row per class; None for class means of the training features.
+    alpha : float or "auto", default=2.0
+        Weight of the votes.
+    beta : float or "auto", default=1.0
+        Sharpness of the affinity.
+    share : float, default=0.5
+        Share of the channels that the residual has: 500 to 900 of 1,024 in the released code.
+    variance_weight : float, default=0.8
+        As in APE; 0.8 for training in the released code.
+    epochs : float, default=20
+        Passes over the training rows: 20 on ImageNet, up to 200 elsewhere, in the released code.
+    batch_size : int, default=256
+        Rows of a step.
+    lr : float or "auto", default=1e-3
+        Peak rate of a cosine schedule; the released code has 1e-4 on ImageNet.
+    eps : float, default=1e-3
+        AdamW's, as released.
+    weight_decay : float, default=0.1
+        AdamW's.
+    logit_scale : float, default=100.0
+        The encoder's learned scale, exponentiated.
+    classes : array-like of shape (c,), default=None
+        Label of each row; None for 0 to c - 1.
+    normalize : bool, default=True
+        Scale rows to length one on entry.
+    device : str, default="auto"
+        Where to train.
+    dtype : {"auto", "float32", "float64"}, default="auto"
+        Precision of training; auto is float32.
+    random_state : int, default=None
+        Seed of the batch order and of the folds of ``"auto"``.
+
+    Attributes
+    ----------
+    text_ : ndarray of shape (c, d)
+        t + m x.
+    keys_ : ndarray of shape (n, d)
+        k + m x, sorted by class.
+    values_ : ndarray of shape (n,)
+        v.
+
+    References
+    ----------
+    Zhu et al. (ICCV 2023), section 3.3, equations 13 to 16; released main.py, APE_Training in utils.py.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X = np.array([[1.0, 0.1, 0.5], [0.1, 1.0, 0.5]])
+    >>> APET(np.eye(3)[:2], random_state=0).fit(X, [0, 1]).predict([[0.9, 0.3, 0.1]])
+    array([0])
+    """
+
+    grid: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "alpha": (0.1, 0.5, 1.0, 2.0, 4.0, 7.0),
+        "beta": (0.1, 1.0, 2.0, 4.0, 7.0),
+        "lr": (1e-3, 1e-4),
+    }
+
+    def __init__(
+        self,
+        class_embeddings: ArrayLike | None = None,
+        alpha: float | str = 2.0,
+        beta: float | str = 1.0,
+        share: float = 0.5,
+        variance_weight: float = 0.8,
+        epochs: float = 20,
+        batch_size: int = 256,
+        lr: float | str = 1e-3,
+        eps: float = 1e-3,
+        weight_decay: float = 0.1,
+        logit_scale: float = 100.0,
+        classes: ArrayLike | None = None,
+        normalize: bool = True,
+        device: str = "auto",
+        dtype: str = "auto",
+        random_state: int | None = None,
+    ) -> None:
+        self.class_embeddings = class_embeddings
+        self.alpha = alpha
+        self.beta = beta
+        self.share = share
+        self.variance_weight = variance_weight
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.eps = eps
+        self.weight_decay = weight_decay
+        self.logit_scale = logit_scale
+        self.classes = classes
+        self.normalize = normalize
+        self.device = device
+        self.dtype = dtype
+        self.random_state = random_state
+
+    @classmethod
+    def fit_grid(
+        cls, estimators: Sequence[Any], X: ArrayLike, y: ArrayLike, rows: Sequence[NDArray[np.int64]] | None
+    ) -> None:
+        """Fit several side by side; see the base class."""
+        problems = problems_of(estimators, X, y, rows)
+        for one, problem in zip(estimators, problems, strict=True):
+            one._prepare()
+            resolve_grid(one, problem)
+            one.channels_ = chosen_channels(
+                problem.X, problem.y, problem.class_embeddings, one.share, one.variance_weight
+            )
+
+        def objective_of(base: Any, members: list[Any], theirs: list[Problem], to: dict[str, Any]) -> Any:
+            mask = np.zeros((len(members), base.X.shape[1]))
+            for i, one in enumerate(members):
+                mask[i, one.channels_] = 1
+            return ResidualKeysObjective(
+                torch.as_tensor(base.class_embeddings).to(**to),
+                [torch.as_tensor(p.X).to(**to) for p in theirs],
+                [torch.as_tensor(p.y).to(to["device"]) for p in theirs],
+                torch.as_tensor(mask).to(**to),
+            )
+
+        trained = fit_side_by_side(
+            estimators, problems, objective_of, lambda one, p, place: one._configuration(p, place)
+        )
+        for one, problem, result in zip(estimators, problems, trained, strict=True):
+            one._store(problem, result.parameters)
+
+    def _configuration(self, problem: Problem, place: int) -> Configuration:
+        n = len(problem.rows)
+        return Configuration(
+            rows=problem.rows,
+            random_state=seed_of(self),
+            shape=n,
+            hyper={"alpha": self.alpha_, "beta": self.beta_, "logit_scale": self.logit_scale, "place": place},
+            steps=steps_for(self.epochs, n, self.batch_size),
+            batch_size=self.batch_size,
+            lr=float(self.lr_),
+            weight_decay=self.weight_decay,
+            optimizer="adamw",
+            eps=self.eps,
+        )
+
+    def _store(self, problem: Problem, parameters: dict[str, Array]) -> None:
+        order = np.argsort(problem.y, kind="stable")
+        labels = problem.y[order]
+        residual = np.zeros_like(problem.class_embeddings)
+        residual[:, self.channels_] = parameters["residual"][:, self.channels_]
+        self.text_ = problem.class_embeddings + residual
+        self.keys_ = problem.X[order] + residual[labels]
+        self.values_ = parameters["values"][order].astype(residual.dtype)
+        self.seen_, self.segments_ = np.unique(labels, return_index=True)
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        tiny = float(np.finfo(float).tiny)
+        check_numbers(
+            self, alpha=0, beta=0, epochs=tiny, batch_size=1, lr=0, eps=tiny, weight_decay=0, variance_weight=0
+        )
+        check_share("APET", share=self.share)
+
+    def _logits(self, X: Array) -> Array:
+        text, keys, values = (v.astype(X.dtype, copy=False) for v in (self.text_, self.keys_, self.values_))
+        logits: Array = self.logit_scale * (X @ text.T)
+        votes = np.exp(-self.beta_ * (1 - X @ keys.T)) * values
+        logits[:, self.seen_] += self.alpha_ * np.add.reduceat(votes, self.segments_, axis=1)
+        return logits

@@ -1,0 +1,124 @@
+"""Cross-modal adapter: an adapter shared by images and text, and a linear head."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from cafe.errors import InputError
+from cafe.methods.base import Array, Problem
+from cafe.methods.cross_modal_parts import CrossModalClassifier
+from cafe.methods.side_by_side import check_numbers
+
+METHOD = "cross-modal-adapter"
+
+
+class CrossModalAdapter(CrossModalClassifier):
+    """Train CLIP-Adapter's bottleneck on image features and class embeddings alike, with a head that starts at text.
+
+    ::
+
+        A(x)   = alpha ReLU(ReLU(x W1) W2) + (1 - alpha) x
+        logits = logit_scale * A(x) . w_c     x an image feature or a class embedding; w_c = t_c at the start
+
+    by cross-entropy and AdamW on batches that are half images and half class embeddings; encoders frozen. Nothing
+    is scaled to length one after entry. Trains 2 d (d / reduction) + c d numbers.
+
+    Parameters
+    ----------
+    class_embeddings : array-like of shape (c, d), default=None
+        One row per class; None for class means of the training features.
+    alpha : float in 0..1, default=0.2
+        Residual ratio, as published.
+    reduction : int, default=4
+        Bottleneck width is max(1, d // reduction).
+    iterations : int or "auto", default=500
+        Optimiser steps; the published search keeps the best of up to 12,800 on validation images.
+    batch_size : int, default=8
+        Rows of a step, half of them text.
+    lr : float or "auto", default=1e-4
+        Peak rate; 50 steps at 1e-5, then cosine.
+    weight_decay : float or "auto", default=1e-3
+        AdamW's.
+    logit_scale : float, default=100.0
+        The encoder's learned scale, exponentiated.
+    classes : array-like of shape (c,), default=None
+        Label of each row; None for 0 to c - 1.
+    normalize : bool, default=True
+        Scale rows to length one on entry, as published.
+    device : str, default="auto"
+        Where to train.
+    dtype : {"auto", "float32", "float64"}, default="auto"
+        Precision of training; auto is float32.
+    random_state : int, default=None
+        Seed of initial weights, of the batch order and of the folds of ``"auto"``.
+
+    Attributes
+    ----------
+    parameters_ : dict of str to ndarray
+        ``down`` (d, h), ``up`` (h, d), ``head`` (c, d).
+
+    References
+    ----------
+    Lin et al. (CVPR 2023), section 4, "adapter"; released engine/model/head.py and logit.py.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> text = np.eye(3)
+    >>> CrossModalAdapter(text, random_state=0).fit(text, [0, 1, 2]).predict([[0.1, 0.9, 0.3]])
+    array([1])
+    """
+
+    grid: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "iterations": (100, 400, 1600, 6400),
+        "lr": (1e-4, 1e-5, 1e-6, 1e-7),
+        "weight_decay": (0.0, 1e-3, 1e-5),
+    }
+
+    def __init__(
+        self,
+        class_embeddings: ArrayLike | None = None,
+        alpha: float = 0.2,
+        reduction: int = 4,
+        iterations: int | str = 500,
+        batch_size: int = 8,
+        lr: float | str = 1e-4,
+        weight_decay: float | str = 1e-3,
+        logit_scale: float = 100.0,
+        classes: ArrayLike | None = None,
+        normalize: bool = True,
+        device: str = "auto",
+        dtype: str = "auto",
+        random_state: int | None = None,
+    ) -> None:
+        self.class_embeddings = class_embeddings
+        self.alpha = alpha
+        self.reduction = reduction
+        self.iterations = iterations
+        self.batch_size = batch_size
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.logit_scale = logit_scale
+        self.classes = classes
+        self.normalize = normalize
+        self.device = device
+        self.dtype = dtype
+        self.random_state = random_state
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        check_numbers(self, alpha=0, reduction=1)
+        if self.alpha > 1:
+            raise InputError(f"alpha of CrossModalAdapter must be from 0 to 1, but is {self.alpha!r}")
+
+    def _bottleneck(self, problem: Problem) -> int:
+        return int(max(1, problem.base.X.shape[1] // self.reduction))
+
+    def _logits(self, X: Array) -> Array:
+        down, up, head = (self.parameters_[k].astype(X.dtype, copy=False) for k in ("down", "up", "head"))
+        adapted = np.maximum(np.maximum(X @ down, 0) @ up, 0)
+        logits: Array = self.logit_scale * ((self.alpha * adapted + (1 - self.alpha) * X) @ head.T)
+        return logits

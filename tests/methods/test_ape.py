@@ -1,0 +1,115 @@
+"""APE and APE-T against loops written from their equations."""
+
+import numpy as np
+import pytest
+import torch
+
+from cafe import APE, APET, fit_many
+from cafe.errors import InputError
+from cafe.methods.ape_channels import chosen_channels, similarity_between_classes
+from cafe.methods.ape_t_parts import ResidualKeysObjective
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+@pytest.fixture
+def problem():
+    rng = np.random.default_rng(3)
+    text = rng.normal(size=(4, 10))
+    y = np.array([3, 0, 1, 1, 3, 0, 3])  # unsorted, unbalanced, no row of class 2
+    return text[y] + 0.5 * rng.normal(size=(7, 10)), y, text, rng.normal(size=(5, 10))
+
+
+def test_similarity_is_the_four_nested_loops(problem):
+    X, y, text, _ = problem
+    rows = [[text[c], *X[y == c]] for c in range(4)]
+    total, count = np.zeros(10), 0
+    for i in range(4):
+        for j in range(4):
+            for m in rows[i]:
+                for n in rows[j]:
+                    if i != j:
+                        total, count = total + m * n, count + 1
+    np.testing.assert_allclose(similarity_between_classes(X, y, text), total / count, rtol=1e-12)
+
+
+def test_ape_is_its_equations(problem):
+    X, y, text, queries = problem
+    f, k, t = unit(queries), unit(X), unit(text)
+    kept = chosen_channels(k, y, t, 0.5, 0.3)
+    criterion = 0.3 * t.var(axis=0, ddof=1) - 0.7 * similarity_between_classes(k, y, t)
+    assert set(kept) == set(np.argsort(criterion)[-5:])
+    expected = 50 * f @ t.T
+    for q in range(5):
+        for i in range(7):
+            prior = np.exp(unit(k[i, kept]) @ unit(t[:, kept]).T)
+            weight = np.exp(0.4 * np.log2(prior.sum() / prior[y[i]]))
+            expected[q, y[i]] += 2.0 * np.exp(-3.0 * (1 - unit(f[q, kept]) @ unit(k[i, kept]))) * weight
+    model = APE(text, alpha=2.0, beta=3.0, gamma=0.4, logit_scale=50.0).fit(X, y)
+    np.testing.assert_allclose(model.logits(queries), expected, rtol=1e-9)
+
+
+def test_ape_grid_shares_the_prior_and_gives_what_single_fits_give(problem):
+    X, y, text, queries = problem
+    for fit in fit_many(X, y, [APE(text, alpha=a, gamma=g, share=s) for a in (1, 2) for g in (0, 1) for s in (0.3, 1)]):
+        single = APE(**fit.get_params()).fit(X, y)
+        np.testing.assert_array_equal(fit.logits(queries), single.logits(queries))
+
+
+def test_ape_t_loss_is_its_equation_and_inference_agrees():
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    text, keys, queries = draw(3, 6), draw(4, 6), draw(1, 5, 6)
+    key_labels, labels = torch.tensor([2, 0, 1, 2]), torch.tensor([[0, 1, 2, 2, 0]])
+    x, v = 0.3 * draw(1, 3, 6), 1 + 0.1 * draw(1, 4)
+    mask = torch.tensor([[1.0, 0, 1, 1, 0, 1]]).double()
+    hyper = {
+        k: torch.tensor([a], dtype=torch.float64)
+        for k, a in (("alpha", 2.0), ("beta", 0.7), ("logit_scale", 4.0), ("place", 0))
+    }
+    objective = ResidualKeysObjective(text, [keys], [key_labels], mask)
+    losses, gradients = objective.losses_and_gradients(4, {"residual": x, "values": v}, hyper, queries, labels, None)
+    logits = torch.zeros(5, 3).double()
+    for q in range(5):
+        for c in range(3):
+            logits[q, c] = 4.0 * queries[0, q] @ (text[c] + mask[0] * x[0, c])
+        for i, c in enumerate(key_labels):
+            affinity = queries[0, q] @ (keys[i] + mask[0] * x[0, c])
+            logits[q, c] += 2.0 * torch.exp(-0.7 * (1 - affinity)) * v[0, i]
+    expected = (torch.logsumexp(logits, 1) - logits[torch.arange(5), labels[0]]).mean()
+    assert losses.item() == pytest.approx(expected.item(), rel=1e-12)
+    assert gradients["residual"][0][:, [1, 4]].abs().max() == 0
+    model = APET(text.numpy(), alpha=2.0, beta=0.7, logit_scale=4.0, normalize=False, share=1.0, epochs=1, lr=0.0)
+    model.fit(keys.numpy(), key_labels.numpy())
+    model.channels_ = np.flatnonzero(mask[0].numpy())
+
+    class Problem:
+        X, y, class_embeddings = keys.numpy(), key_labels.numpy(), text.numpy()
+
+    model._store(Problem, {"residual": x[0].numpy(), "values": v[0].numpy()})
+    np.testing.assert_allclose(model.logits(queries[0].numpy()), logits.numpy(), rtol=1e-10)
+
+
+def test_ape_t_starts_at_tip_adapter_and_learns(problem):
+    from cafe import TipAdapter
+
+    X, y, text, queries = problem
+    start = APET(text, lr=0.0, weight_decay=0.0, dtype="float64").fit(X, y)
+    np.testing.assert_allclose(start.logits(queries), TipAdapter(text, alpha=2.0).fit(X, y).logits(queries), rtol=1e-9)
+    long = APET(text, epochs=200, random_state=0).fit(X, y[::-1])
+    assert long.loss_ < APET(text, epochs=1, random_state=0).fit(X, y[::-1]).loss_
+
+
+def test_bad_parameters(problem):
+    X, y, text, _ = problem
+    with pytest.raises(InputError, match="share of APE"):
+        APE(text, share=0.0).fit(X, y)
+    with pytest.raises(InputError, match="share of APET"):
+        APET(text, share=2).fit(X, y)
+    with pytest.raises(InputError, match="beta"):
+        APE(text, beta=-1.0).fit(X, y)
