@@ -22,6 +22,11 @@ _HUB_MODELS = {
     "laion/CLIP-ViT-B-32-laion2B-s34B-b79K": "OpenCLIP ViT-B/32 trained on LAION-2B, features 512 wide",
     "laion/CLIP-ViT-L-14-laion2B-s32B-b82K": "OpenCLIP ViT-L/14 trained on LAION-2B, features 768 wide",
     "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": "OpenCLIP ViT-H/14 trained on LAION-2B, features 1024 wide",
+    "google/siglip-base-patch16-224": "SigLIP ViT-B/16, features 768 wide, with a logit bias of its own",
+    "google/siglip2-base-patch16-224": "SigLIP 2 ViT-B/16, features 768 wide, many languages",
+    "facebook/metaclip-b32-400m": "MetaCLIP ViT-B/32, features 512 wide",
+    "open_clip:RN50/openai": "OpenAI's CLIP ResNet-50, the backbone of the CLIP-Adapter paper, features 1024 wide",
+    "open_clip:ViT-B-32/laion2b_s34b_b79k": "any model and tag of open_clip; needs the extra open-clip",
 }
 
 
@@ -32,8 +37,8 @@ def open_encoder(model: str = MINI, device: str = "auto", dtype: str = "auto") -
     ----------
     model : str, default "cafe:mini"
         ``"cafe:mini"``, a local folder in the hub's layout, or a hub id such as
-        ``"openai/clip-vit-base-patch32"``. A leading library name and a colon choose another loader where
-        there is one.
+        ``"openai/clip-vit-base-patch32"``. A leading library name and a colon choose another loader:
+        ``"open_clip:RN50/openai"``, ``"open_clip:local-dir:PATH"``.
     device : str, default "auto"
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
     dtype : str, default "auto"
@@ -79,7 +84,8 @@ def known_models() -> list[dict[str, str]]:
     -------
     list of dict
         Each with ``name``, ``summary`` and ``kind``: ``"embedded"``, ``"hub"`` (downloaded on first use) or
-        ``"folder"`` (any local folder). The hub ids are examples; any CLIP of the hub works.
+        ``"folder"`` (any local folder). The hub ids are examples; any CLIP of the hub works, and
+        any model and tag of open_clip.
 
     Examples
     --------

@@ -7,35 +7,28 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cafe.device import choose_device
-from cafe.encoders.base import Encoder
 from cafe.encoders.checkpoint import Checkpoint, load_checkpoint
 from cafe.encoders.cropper import ProcessorCropper
 from cafe.encoders.placing import choose_dtype
 from cafe.encoders.text_tower import TextTower
+from cafe.encoders.towers import PROBES, TorchEncoder
 from cafe.encoders.transformers_text import TransformersTextTower, pooled, tokenize
 from cafe.encoders.weights import tower_hashes
-from cafe.errors import InputError
 
 if TYPE_CHECKING:
     import torch
 
 ENCODER = "transformers"
 
-_BATCH_SIZE = {"cpu": 64, "mps": 128, "cuda": 256}
 # What a tower computes with, beside its weights; a change of any of these changes features.
 _ARCHITECTURE = (
     "model_type", "hidden_act", "layer_norm_eps", "num_attention_heads", "patch_size", "image_size",
     "max_position_embeddings", "eos_token_id", "pad_token_id",
 )  # fmt: skip
-# Two tokenizers with equal vocabularies can still cut text differently: case, accents, digits, spaces.
-_PROBES = ("a photo of a cat.", "A PHOTO of Crème  brûlée\t42-3", "it's 1,000 €; don't_panic", "日本語 ß ﬁ", "")
 
 
-class TransformersCLIP(Encoder):
+class TransformersCLIP(TorchEncoder):
     """A CLIP of the transformers library, from a local folder or the hub.
 
     Notes
@@ -46,24 +39,17 @@ class TransformersCLIP(Encoder):
 
     def __init__(self, model_id: str, checkpoint: Checkpoint, device: str, dtype: str) -> None:
         """Take a loaded checkpoint and move it to the device, in that dtype; see :meth:`open`."""
-        import torch
-
         self.id = model_id
         self.device, self.dtype = device, dtype
-        self.batch_size = _BATCH_SIZE[device.partition(":")[0]]
         self.cropper: ProcessorCropper = ProcessorCropper(checkpoint.processor)
         self._revision = checkpoint.revision
         self._tokenizer = checkpoint.tokenizer
         self._image_sha256, self._text_sha256 = tower_hashes(checkpoint.model.state_dict())
-        self._model = checkpoint.model.to(device=device, dtype=getattr(torch, dtype))
+        self._place(checkpoint.model, self.cropper.rescale_and_normalise())
         self._config = checkpoint.model.config
         self._max_tokens = min(
             int(self._config.text_config.max_position_embeddings), int(checkpoint.tokenizer.model_max_length)
         )
-        factor, mean, std = self.cropper.rescale_and_normalise()
-        self._factor = factor
-        self._mean = torch.tensor(mean, dtype=torch.float32, device=device).view(1, 3, 1, 1)
-        self._std = torch.tensor(std, dtype=torch.float32, device=device).view(1, 3, 1, 1)
         self.logit_scale = float(self._model.logit_scale.detach().float().exp())
         bias = getattr(self._model, "logit_bias", None)
         self.logit_bias = 0.0 if bias is None else float(bias.detach().float())
@@ -94,45 +80,11 @@ class TransformersCLIP(Encoder):
         chosen = choose_device(device)
         return cls(model_id or source, load_checkpoint(source), chosen, choose_dtype(dtype, chosen))
 
-    def encode_images(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Encode pixels (n, height, width, 3), uint8, to features (n, d), float32.
+    def _image_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pooled(self._model.get_image_features(pixel_values=pixels))
 
-        Raises
-        ------
-        InputError
-            If the pixels have another shape or dtype.
-        """
-        import torch
-
-        if crops.ndim != 4 or crops.shape[-1] != 3 or crops.dtype != np.uint8:
-            raise InputError(f"crops must be (n, height, width, 3) of uint8, got {crops.shape} of {crops.dtype}")
-        features = [np.empty((0, self.dim), dtype=np.float32)]
-        with torch.inference_mode():
-            for start in range(0, len(crops), self.batch_size):
-                chunk = torch.from_numpy(np.array(crops[start : start + self.batch_size])).to(self.device)
-                pixels = chunk.permute(0, 3, 1, 2).float()  # (n, 3, height, width)
-                pixels = (pixels * self._factor - self._mean) / self._std
-                features.append(_feature(self._model.get_image_features(pixel_values=pixels.to(self._model.dtype))))
-        return np.concatenate(features)
-
-    def encode_text(self, prompts: Sequence[str]) -> NDArray[np.float32]:
-        """Encode n prompts to features (n, d), float32; a prompt is cut at the tower's context.
-
-        Raises
-        ------
-        InputError
-            If there are no prompts.
-        """
-        import torch
-
-        if len(prompts) == 0:
-            raise InputError("no prompts to encode")
-        features = []
-        with torch.inference_mode():
-            for start in range(0, len(prompts), self.batch_size):
-                tokens = self._tokenize(prompts[start : start + self.batch_size])
-                features.append(_feature(self._model.get_text_features(**tokens)))
-        return np.concatenate(features)
+    def _text_features(self, prompts: Sequence[str]) -> torch.Tensor:
+        return pooled(self._model.get_text_features(**self._tokenize(prompts)))
 
     def _tokenize(self, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
         tokens = tokenize(self._tokenizer, str(self._config.model_type), self._max_tokens, prompts)
@@ -178,14 +130,9 @@ class TransformersCLIP(Encoder):
 
     def _tokenizer_sha256(self) -> str:
         # The saved form of a tokenizer changes with the library; what it does to text does not.
-        probes = [self._tokenizer(text, truncation=True, max_length=self._max_tokens)["input_ids"] for text in _PROBES]
+        probes = [self._tokenizer(text, truncation=True, max_length=self._max_tokens)["input_ids"] for text in PROBES]
         content = [sorted(self._tokenizer.get_vocab().items()), probes, self._max_tokens, self._tokenizer.pad_token_id]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-def _feature(output: Any) -> NDArray[np.float32]:
-    array: NDArray[np.float32] = pooled(output).float().cpu().numpy()
-    return array
 
 
 def _architecture(config: Any) -> dict[str, Any]:

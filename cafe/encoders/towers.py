@@ -1,0 +1,93 @@
+"""What every encoder that runs on torch does the same way: chunks, pixels to floats, features to NumPy."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cafe.encoders.base import Encoder
+from cafe.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+BATCH_SIZE = {"cpu": 64, "mps": 128, "cuda": 256}
+# Two tokenizers with equal vocabularies can still cut text differently: case, accents, digits, spaces.
+PROBES = ("a photo of a cat.", "A PHOTO of Crème  brûlée\t42-3", "it's 1,000 €; don't_panic", "日本語 ß ﬁ", "")
+
+
+class TorchEncoder(Encoder):
+    """A pair of towers in torch; a library says how pixels and prompts become features."""
+
+    _model: Any
+
+    def _place(self, model: torch.nn.Module, rescale: tuple[float, list[float], list[float]]) -> None:
+        """Move the model to ``device`` in ``dtype``, and keep (factor, mean, std) of its preprocessing there."""
+        import torch
+
+        self.batch_size = BATCH_SIZE[self.device.partition(":")[0]]
+        self._model = model.to(device=self.device, dtype=getattr(torch, self.dtype))
+        factor, mean, std = rescale
+        self._factor = factor
+        self._mean = torch.tensor(mean, dtype=torch.float32, device=self.device).view(1, 3, 1, 1)
+        self._std = torch.tensor(std, dtype=torch.float32, device=self.device).view(1, 3, 1, 1)
+
+    @abstractmethod
+    def _image_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Encode rescaled, normalised pixels (n, 3, height, width) in the model's dtype: (n, d)."""
+
+    @abstractmethod
+    def _text_features(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Tokenise and encode n prompts: (n, d)."""
+
+    def encode_images(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Encode pixels (n, height, width, 3), uint8, to features (n, d), float32.
+
+        Raises
+        ------
+        InputError
+            If the pixels have another shape or dtype.
+        """
+        import torch
+
+        if crops.ndim != 4 or crops.shape[-1] != 3 or crops.dtype != np.uint8:
+            raise InputError(f"crops must be (n, height, width, 3) of uint8, got {crops.shape} of {crops.dtype}")
+        features = [np.empty((0, self.dim), dtype=np.float32)]
+        with torch.inference_mode():
+            for start in range(0, len(crops), self.batch_size):
+                features.append(to_numpy(self._image_features(self._pixels(crops[start : start + self.batch_size]))))
+        return np.concatenate(features)
+
+    def encode_text(self, prompts: Sequence[str]) -> NDArray[np.float32]:
+        """Encode n prompts to features (n, d), float32; a prompt is cut at the tower's context.
+
+        Raises
+        ------
+        InputError
+            If there are no prompts.
+        """
+        import torch
+
+        if len(prompts) == 0:
+            raise InputError("no prompts to encode")
+        with torch.inference_mode():
+            chunks = (prompts[start : start + self.batch_size] for start in range(0, len(prompts), self.batch_size))
+            return np.concatenate([to_numpy(self._text_features(chunk)) for chunk in chunks])
+
+    def _pixels(self, crops: NDArray[np.uint8]) -> torch.Tensor:
+        """Rescale and normalise crops on the device, in float32, and cast: (n, 3, height, width)."""
+        import torch
+
+        chunk = torch.from_numpy(np.array(crops)).to(self.device)
+        pixels = (chunk.permute(0, 3, 1, 2).float() * self._factor - self._mean) / self._std
+        return pixels.to(getattr(torch, self.dtype))
+
+
+def to_numpy(features: torch.Tensor) -> NDArray[np.float32]:
+    """Return features as float32 on the host."""
+    array: NDArray[np.float32] = features.float().cpu().numpy()
+    return array

@@ -1,0 +1,98 @@
+"""Every encoder there is, on a tiny model of its library."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cafe.encoders import open_encoder
+from cafe.encoders.base import Encoder
+from cafe.errors import InputError
+from cafe.rooms import entries
+
+# What --model takes, by library: the fixture that saves a tiny model.
+MODELS = {"transformers": "tiny_clip_folder", "open_clip": "tiny_open_clip"}
+
+
+@pytest.fixture(scope="module")
+def images():
+    generator = np.random.default_rng(0)
+    return [
+        Image.fromarray(generator.integers(0, 256, (h, w, 3), dtype=np.uint8)) for h, w in ((50, 70), (32, 32), (9, 8))
+    ]
+
+
+@pytest.fixture(params=sorted(entries("encoders", "ENCODER")))
+def encoder(request):
+    return open_encoder(str(request.getfixturevalue(MODELS[request.param])), device="cpu")
+
+
+def test_every_encoder_is_tried():
+    assert set(MODELS) == set(entries("encoders", "ENCODER"))
+
+
+def test_images(encoder, images):
+    crops = np.stack([encoder.cropper(image) for image in images])
+    assert crops.dtype == np.uint8
+    assert crops.ndim == 4
+    features = encoder.encode_images(crops)
+    assert features.dtype == np.float32
+    assert features.shape == (3, encoder.dim)
+    assert np.isfinite(features).all()
+    assert np.array_equal(encoder.encode_images(crops), features)
+    assert encoder.encode_images(crops[:0]).shape == (0, encoder.dim)
+    np.testing.assert_array_equal(encoder.start_images(crops)(), features)
+    for wrong in (crops.astype(np.float32), crops[0], crops.transpose(0, 3, 1, 2)):
+        with pytest.raises(InputError, match="crops must be"):
+            encoder.encode_images(wrong)
+
+
+def test_croppers_travel_to_workers(encoder, images):
+    packed = pickle.dumps(encoder.cropper)
+    assert len(packed) < 20_000  # the model stays behind
+    for image in images:
+        np.testing.assert_array_equal(pickle.loads(packed)(image), encoder.cropper(image))
+
+
+def test_text(encoder, monkeypatch):
+    prompts = ["a cat", "a much longer prompt of many, many words " * 9, "x"]
+    features = encoder.encode_text(prompts)
+    assert features.dtype == np.float32
+    assert features.shape == (3, encoder.dim)
+    # float32 sums in another order: 64 roundings of the largest entry; see test_transformers_clip.py.
+    bound = 64 * np.finfo(np.float32).eps * np.abs(features).max()
+    monkeypatch.setattr(encoder, "batch_size", 1)
+    np.testing.assert_allclose(encoder.encode_text(prompts), features, rtol=0, atol=bound)
+    with pytest.raises(InputError, match="no prompts"):
+        encoder.encode_text([])
+
+
+def test_identity(encoder):
+    assert isinstance(encoder, Encoder)
+    identity = encoder.identity()
+    assert json.loads(json.dumps(identity)) == identity
+    assert set(identity) == {"image", "text", "recorded"}
+    for part, also in (("image", {"preprocessing"}), ("text", {"tokenizer_sha256"})):
+        assert {"weights_sha256", "architecture", "dtype"} | also <= set(identity[part])
+        assert len(identity[part]["weights_sha256"]) == 64
+    assert identity["image"]["preprocessing"]["backend"] == "pil"
+    assert {"id", "revision", "library", "versions", "device"} <= set(identity["recorded"])
+    assert identity["recorded"]["id"] == encoder.id
+    assert encoder.logit_scale > 0
+    assert encoder.batch_size > 1
+    assert (encoder.device, encoder.dtype) == ("cpu", "float32")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_low_precision(encoder, images, dtype):
+    low = open_encoder(encoder.id, device="cpu", dtype=dtype)
+    crops = np.stack([encoder.cropper(image) for image in images])
+    # Twenty roundings of eight bits; see test_transformers_clip.py.
+    for one, two in (
+        (encoder.encode_images(crops), low.encode_images(crops)),
+        (encoder.encode_text(["a"]), low.encode_text(["a"])),
+    ):
+        assert 0 < np.abs(one - two).max() / np.abs(one).max() < 20 * 2.0**-8
+    assert low.identity()["image"] != encoder.identity()["image"]
