@@ -79,18 +79,22 @@ def problems_of(
     shared: dict[tuple[Any, ...], tuple[CheckedArrays, Any]] = {}
     problems = []
     for i, estimator in enumerate(estimators):
-        if estimator.class_embeddings is None and rows is not None:
-            # Class means come from the rows trained on, so nothing can be shared.
-            base = check_arrays(estimator, np.asarray(X)[rows[i]], np.asarray(y)[rows[i]])
-            problems.append(Problem(base, np.arange(len(base.y))))
-            continue
-        key = (_content(estimator.class_embeddings), _content(estimator.classes), bool(estimator.normalize))
+        own = None if rows is None else np.asarray(rows[i])
+        # Class means come from the rows trained on: only estimators that train on the same ones can share them.
+        cut = estimator.class_embeddings is None and own is not None
+        # A method that brings embeddings of its own (from its text tower) shares with nobody.
+        brings = "starting_embeddings" in vars(type(estimator)) and estimator.class_embeddings is None
+        key = (
+            _content(estimator.class_embeddings), _content(estimator.classes), bool(estimator.normalize),
+            _content(own) if cut else None, i if brings else None,
+        )  # fmt: skip
         if key not in shared:
-            shared[key] = (check_arrays(estimator, X, y), estimator)
+            arrays = (np.asarray(X)[own], np.asarray(y)[own]) if cut else (X, y)
+            shared[key] = (check_arrays(estimator, *arrays), estimator)
         base, first = shared[key]
         for name in ("classes_", "class_embeddings_", "embedding_source_", "n_features_in_"):
             setattr(estimator, name, getattr(first, name))
-        problems.append(Problem(base, np.arange(len(base.y)) if rows is None else np.asarray(rows[i])))
+        problems.append(Problem(base, np.arange(len(base.y)) if cut or own is None else own))
     return problems
 
 

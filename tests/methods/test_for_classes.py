@@ -65,3 +65,19 @@ def test_two_automatic_ratios_are_chosen_one_after_the_other():
     assert (chosen.alpha, chosen.beta) == (0.7, 0.4)
     assert len(tried) == 18
     assert {beta for _, beta in tried[:9]} == {0.2} and {alpha for alpha, _ in tried[9:]} == {0.7}
+
+
+def test_class_means_are_shared_by_fits_on_the_same_rows_only(monkeypatch):
+    from cafe.methods import fit_many
+    from cafe.methods import problem as room
+
+    X, y, _ = problem(seed=3)
+    calls = []
+    real = room.check_arrays
+    monkeypatch.setattr(room, "check_arrays", lambda *given: calls.append(len(given[2])) or real(*given))
+    rows = [np.arange(12), np.arange(12), np.arange(12, 24)]
+    fits = fit_many(X, y, [CLIPAdapter(alpha=a, epochs=2, random_state=0) for a in (0.2, 0.6, 0.2)], rows)
+    assert calls == [12, 12]
+    for fit, own in zip(fits, rows, strict=True):
+        single = CLIPAdapter(alpha=fit.alpha, epochs=2, random_state=0).fit(X[own], y[own])
+        np.testing.assert_allclose(fit.logits(X), single.logits(X), rtol=1e-4, atol=1e-3)
