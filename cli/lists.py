@@ -22,16 +22,25 @@ def datasets(
     quiet: Quiet = False,
 ) -> None:
     """List the data sets known by name, and whether they are at hand."""
-    from cafe.data.listing import known_datasets
+    from cafe.data.listing import known_datasets, known_sources
+    from cafe.data.opening import data_root
 
     with Screen(json=json, quiet=quiet) as screen:
-        known = known_datasets(root)
+        known, sources = known_datasets(root), known_sources()
         body = [[one["name"], "yes" if one["available"] else "no", one["summary"]] for one in known]
-        screen.answer({"datasets": known}, _columns(["data set", "at hand", ""], body))
+        screen.answer({"datasets": known, "sources": sources}, _columns(["data set", "at hand", ""], body))
         missing = [one for one in known if not one["available"]]
-        for one in missing:
-            screen.say(f"{one['name']}: {one['why']}")
-        screen.say("Any folder of images is a data set too: cafe extract --dataset ./my_photos")
+        if missing and data_root(root) is None:
+            screen.say("\nNot at hand, since no folder of data sets is named: give --root DIR or set CAFE_DATA.")
+            screen.say(
+                _columns(["data set", "expected in DIR"], [[m["name"], ", ".join(m["expected"])] for m in missing])
+            )
+            screen.say("With --root this list says what of it is missing, and where that is published.")
+        else:
+            for number, one in enumerate(missing):
+                screen.say(("" if number else "\n") + one["why"])
+        screen.say("\nYour own images, as docs/sources.md shows: cafe extract --dataset PATH")
+        screen.say(_columns(["source", ""], [[one["name"], one["summary"]] for one in sources]))
 
 
 def methods(json: Json = False, quiet: Quiet = False) -> None:

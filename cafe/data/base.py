@@ -133,6 +133,17 @@ class NamedDataset(Dataset):
         """
 
     @classmethod
+    def expected(cls) -> tuple[str, ...]:
+        """Name the files and folders that it needs below the root, with forward slashes; none for embedded ones."""
+        return ()
+
+    @classmethod
+    def needs_root(cls) -> str:
+        """Say that a root is needed, and what is expected below it."""
+        where = " and ".join(f"DIR/{path}" for path in cls.expected())
+        return f"{cls.name} needs the folder that holds it: give --root DIR or set CAFE_DATA, where {where} exist"
+
+    @classmethod
     def missing(cls, root: Path | None) -> str | None:
         """Say in one sentence why it cannot be opened from this root; None if it can."""
         from cafe.errors import CafeError

@@ -65,21 +65,22 @@ class CoopLayout(NamedDataset):
         return cls(root, lenient=lenient)
 
     @classmethod
+    def expected(cls) -> tuple[str, ...]:
+        """Name the split file and the image folder."""
+        return f"{cls.folder}/{cls.split_file}", f"{cls.folder}/{cls.image_folder}".rstrip("/")
+
+    @classmethod
     def missing(cls, root: Path | None) -> str | None:
         """Say which file is expected where; None if split file and image folder are there."""
         if root is None:
-            expected = Path("DIR", cls.folder, cls.split_file)
-            return (
-                f"{cls.name} needs the folder that holds it: give --root DIR or set CAFE_DATA, where {expected} and "
-                f"{Path('DIR', cls.folder, cls.image_folder)} exist; images: {cls.homepage}, "
-                f"split: {SPLITS_PUBLISHED_AT}"
-            )
+            return f"{cls.needs_root()}; images: {cls.homepage}, split: {SPLITS_PUBLISHED_AT}"
         split_path, images = root / cls.folder / cls.split_file, root / cls.folder / cls.image_folder
+        why = []
         if not split_path.is_file():
-            return f"{cls.name}: the split file is expected at {split_path}; it is published at {SPLITS_PUBLISHED_AT}"
+            why.append(f"the split file is expected at {split_path}; it is published at {SPLITS_PUBLISHED_AT}")
         if not images.is_dir():
-            return f"{cls.name}: the images are expected in {images}; they are published at {cls.homepage}"
-        return None
+            why.append(f"the images are expected in {images}; they are published at {cls.homepage}")
+        return f"{cls.name}: {'; and '.join(why)}" if why else None
 
     def image(self, split: str, index: int) -> Image.Image:
         """Return one image as RGB; see :mod:`cafe.data.images`."""

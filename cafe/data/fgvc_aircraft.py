@@ -65,14 +65,16 @@ class FGVCAircraft(NamedDataset):
         return cls(root, lenient=lenient)
 
     @classmethod
+    def expected(cls) -> tuple[str, ...]:
+        """Name the lists and the image folder."""
+        lists = (f"images_variant_{split}.txt" for split in _SPLITS)
+        return tuple(f"{_FOLDER}/{name}" for name in ("variants.txt", *lists, "images"))
+
+    @classmethod
     def missing(cls, root: Path | None) -> str | None:
         """Say which file is expected where; None if the lists and the image folder are there."""
         if root is None:
-            return (
-                f"{cls.name} needs the folder that holds it: give --root DIR or set CAFE_DATA, where "
-                f"{Path('DIR', _FOLDER, 'variants.txt')} and {Path('DIR', _FOLDER, 'images')} exist, the archive's "
-                f"data folder under that name; it is published at {cls.homepage}"
-            )
+            return f"{cls.needs_root()}, the archive's data folder under that name; it is published at {cls.homepage}"
         for name in ("variants.txt", *(f"images_variant_{split}.txt" for split in _SPLITS)):
             if not (root / _FOLDER / name).is_file():
                 return f"{cls.name}: the list {root / _FOLDER / name} is expected; it is published at {cls.homepage}"

@@ -77,17 +77,17 @@ class ImageNetLayout(NamedDataset):
         return cls(root)
 
     @classmethod
+    def expected(cls) -> tuple[str, ...]:
+        """Name the image folders and the file of class names."""
+        return *(f"{cls.folder}/{below}" for below in cls.split_folders.values()), f"{cls.folder}/{CLASS_FILE}"
+
+    @classmethod
     def missing(cls, root: Path | None) -> str | None:
         """Say which file is expected where; None if the class names and a folder of images are there."""
-        expected = [Path(cls.folder, below) for below in cls.split_folders.values()]
         if root is None:
-            where = " and ".join(str(Path("DIR", path)) for path in (*expected, Path(cls.folder, CLASS_FILE)))
-            return (
-                f"{cls.name} needs the folder that holds it: give --root DIR or set CAFE_DATA, where {where} exist; "
-                f"images: {cls.homepage}, class names: {SPLITS_PUBLISHED_AT}"
-            )
+            return f"{cls.needs_root()}; images: {cls.homepage}, class names: {SPLITS_PUBLISHED_AT}"
         if not cls._present(root):
-            where = " and ".join(str(root / path) for path in expected)
+            where = " and ".join(str(root / path) for path in cls.expected()[:-1])
             return f"{cls.name}: the images are expected in {where}; they are published at {cls.homepage}"
         if not _class_file(root, cls.folder).is_file():
             return cls._class_names_missing(root)

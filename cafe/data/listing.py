@@ -9,6 +9,22 @@ from cafe.data.opening import data_root
 from cafe.rooms import entries
 
 
+def known_sources() -> list[dict[str, str]]:
+    """List the readers for what users bring, without importing what they read with.
+
+    Returns
+    -------
+    list of dict
+        Each with ``name`` and ``summary``.
+
+    Examples
+    --------
+    >>> "image-folder" in [row["name"] for row in known_sources()]
+    True
+    """
+    return [{"name": entry.name, "summary": entry.summary} for entry in entries("data", "SOURCE").values()]
+
+
 def known_datasets(root: Path | None = None) -> list[dict[str, Any]]:
     """List the data sets known by name, without importing torch.
 
@@ -21,7 +37,7 @@ def known_datasets(root: Path | None = None) -> list[dict[str, Any]]:
     -------
     list of dict
         Each with ``name``, ``summary``, ``available`` (bool), ``why`` (one sentence if it is not available,
-        else empty) and ``homepage``.
+        else empty), ``expected`` (list of paths below the root) and ``homepage``.
 
     Examples
     --------
@@ -38,6 +54,7 @@ def known_datasets(root: Path | None = None) -> list[dict[str, Any]]:
                 "summary": entry.summary,
                 "available": why is None,
                 "why": why or "",
+                "expected": list(cls.expected()),
                 "homepage": cls.homepage,
             }
         )
