@@ -100,6 +100,9 @@ class CLIPAdapter(FewShotClassifier):
         Ratios used; the starting value where they are ``"learned"``.
     text_ : ndarray of shape (c, d)
         Adapted class embeddings.
+    ratio_summary_ : dict of str to float
+        Mean, standard deviation, least and greatest of every trained ratio: alpha over the training images, beta
+        over the classes. Empty where both are given.
     loss_ : float
         Mean training loss over the last tenth of the steps.
     n_steps_ : int
@@ -241,6 +244,10 @@ class CLIPAdapter(FewShotClassifier):
         other = self._with_embeddings(class_embeddings)
         other.text_ = adapted_text(other, other._entry_text(other.class_embeddings_.dtype))
         return other
+
+    def row_extras(self) -> dict[str, Any]:
+        """Return ``ratio_summary_``, which a row then holds; see the base class."""
+        return dict(self.ratio_summary_)
 
     def _logits(self, X: Array) -> Array:
         return cosine_logits(self.adapt(X), self.text_.astype(X.dtype, copy=False), self.logit_scale)

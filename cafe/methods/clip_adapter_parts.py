@@ -173,18 +173,36 @@ def store(estimator: Any, problem: Problem, configuration: Configuration, traine
             setattr(estimator, f"{name}_", float(trained_ratio(trained.parameters, name)))
     estimator.feature_mean_ = problem.X.mean(axis=0)
     estimator.text_ = adapted_text(estimator, problem.base.class_embeddings)
+    estimator.ratio_summary_ = ratio_summary(estimator, problem)
+
+
+def ratio_summary(estimator: Any, problem: Problem) -> dict[str, float]:
+    """Return mean and spread of every trained ratio: alpha over training images, beta over classes.
+
+    Keys ``alpha_mean``, ``alpha_std``, ``alpha_min``, ``alpha_max``, and the same of beta; none for given ratios.
+    """
+    values: dict[str, Array] = {}
+    if estimator.variant != "text" and estimator.alpha_mode_ != "fixed":
+        values["alpha"] = estimator.ratios(problem.X)
+    if estimator.variant != "image" and estimator.beta_mode_ != "fixed":
+        values["beta"] = text_ratios(estimator, problem.base.class_embeddings)
+    kinds = {"mean": np.mean, "std": np.std, "min": np.min, "max": np.max}
+    return {f"{name}_{kind}": float(of(v)) for name, v in values.items() for kind, of in kinds.items()}
 
 
 def adapted_text(estimator: Any, text: Array) -> Array:
     """Return W* of class embeddings as they enter the method, (c, d), before the L2 norm."""
     if estimator.variant == "image":
         return text
-    parameters = estimator.parameters_
+    return blend(text, estimator.parameters_, "text", text_ratios(estimator, text), estimator.form)
+
+
+def text_ratios(estimator: Any, text: Array) -> Array:
+    """Return beta of every class embedding: (c, 1) where learned, else (1, 1)."""
     if estimator.beta_mode_ == "learned":
-        ratio = learned_ratio(parameters, "beta", text, estimator.feature_mean_.astype(text.dtype, copy=False))
-    else:
-        ratio = np.full((1, 1), estimator.beta_, dtype=text.dtype)
-    return blend(text, parameters, "text", ratio, estimator.form)
+        mean = estimator.feature_mean_.astype(text.dtype, copy=False)
+        return learned_ratio(estimator.parameters_, "beta", text, mean)
+    return np.full((1, 1), estimator.beta_, dtype=text.dtype)
 
 
 def blend(x: Array, parameters: dict[str, Array], side: str, ratio: Array, form: str) -> Array:
