@@ -78,7 +78,7 @@ class APE(FewShotClassifier):
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {
         "alpha": (0.1, 0.5, 1.0, 2.0, 4.0, 7.0),
         "beta": (0.1, 1.0, 2.0, 4.0, 7.0),
-        "gamma": (0.0, 0.1, 0.2, 0.4, 0.7, 1.0),
+        "gamma": (0.0, 0.1, 0.4, 1.0),
     }
 
     def __init__(

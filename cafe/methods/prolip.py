@@ -117,6 +117,10 @@ class ProLIP(FewShotClassifier):
         self.dtype = dtype
         self.random_state = random_state
 
+    def row_extras(self) -> dict[str, Any]:
+        """Say which map was trained."""
+        return {"trained_map": "identity on image features" if self.projection is None else "visual projection"}
+
     # ------------------------------------------------------------------ learning
 
     @classmethod

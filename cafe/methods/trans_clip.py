@@ -104,6 +104,10 @@ class TransCLIP(FewShotClassifier):
         self.normalize = normalize
         self.random_state = random_state
 
+    def row_extras(self) -> dict[str, Any]:
+        """Say that the row is transductive."""
+        return {"transductive": True}
+
     def _prepare(self) -> None:
         super()._prepare()
         check_numbers(self, gamma=0, neighbors=1, iterations=1)

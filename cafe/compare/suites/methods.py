@@ -1,0 +1,59 @@
+"""Every method of the room, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from cafe.compare.base import Series, Suite
+from cafe.compare.plan import Plan
+from cafe.compare.suites.baselines import first_series
+from cafe.features import Features
+from cafe.methods import method_names
+
+SUITE = "methods"
+
+# What each paper chooses on validation images is chosen by the selection policy; everything else is the default.
+CHOSEN: Final[Mapping[str, Mapping[str, Any]]] = {
+    "linear-probe": {"C": "auto"},
+    "clip-adapter": {"alpha": "auto"},
+    "tip-adapter": {"alpha": "auto", "beta": "auto"},
+    "tip-adapter-f": {"alpha": "auto", "beta": "auto"},
+    "gda": {"alpha": "auto"},
+    "lp++": {"iterations": "auto"},
+    "cross-modal-linear-probe": {"lr": "auto"},
+    "cross-modal-adapter": {"lr": "auto"},
+    "ape": {"alpha": "auto", "beta": "auto", "gamma": "auto"},
+    "trans-clip": {"gamma": "auto"},
+}
+# Names that say in the table what a reader has to know.
+LABELS: Final[Mapping[str, str]] = {
+    "trans-clip": "trans-clip (transductive)",
+    "prolip": "prolip (linear adapter: image features, not those before the projection)",
+}
+# Left out unless named with --include, for what they cost.
+COSTLY: Final = ("coop",)
+
+
+class Methods(Suite):
+    """All methods found in cafe/methods that can run on the cache, under one protocol.
+
+    Hyper-parameters that a paper chooses on validation images are chosen by the selection policy, the others are the
+    defaults. A method that cannot run here is left out with its reason. Rows of transductive methods say so: they
+    see the whole test set at once.
+    """
+
+    title = "Methods"
+
+    def series(self, features: Features, plan: Plan) -> Sequence[Series]:
+        """Return zero-shot and every other method by name."""
+        series = [first_series(features)]
+        for name in method_names():
+            if name == "zero-shot":
+                continue
+            if name in COSTLY and name not in plan.include:
+                plan.notes.append(f"{name} was left out for its cost; --include {name} runs it")
+                continue
+            # A newcomer without an entry above runs with its own defaults.
+            series.append(Series(LABELS.get(name, name), name, CHOSEN.get(name, {}), optional=True))
+        return series
