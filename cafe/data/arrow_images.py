@@ -38,6 +38,8 @@ class ArrowImages:
         rows = rows if rows._indices is None else rows.flatten_indices()
         self._image = _column(origin, rows, chosen, "image", _is_image, IMAGE_COLUMNS)
         self._label = _column(origin, rows, chosen, "label", _is_label, LABEL_COLUMNS)
+        # Without the other columns, which may hold images too: a row is read as a whole.
+        rows = rows.select_columns(list(dict.fromkeys((self._image, self._label))))
         self._rows = rows.cast_column(self._image, datasets.Image(decode=False))
 
     def __len__(self) -> int:
