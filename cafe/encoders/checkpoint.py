@@ -13,7 +13,8 @@ from cafe.errors import InputError
 
 BACKEND = "pil"  # of the image processor; named, since other backends make other pixels
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
-_NEEDED = ("get_image_features", "get_text_features", "logit_scale")
+_NEEDED = ("get_image_features", "get_text_features")
+_SCALES = ("logit_scale", "temperature")  # one of them
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def _load_model(source: str, config: Any, pin: dict[str, str]) -> Any:
         model, info = AutoModel.from_pretrained(source, dtype="auto", output_loading_info=True, **pin)
     except Exception as error:
         raise InputError(f"the weights of {source} cannot be loaded: {_first_line(error)}") from error
-    if not all(hasattr(model, name) for name in _NEEDED):
+    if not all(hasattr(model, name) for name in _NEEDED) or not any(hasattr(model, name) for name in _SCALES):
         raise InputError(
             f"{source} is not a CLIP: a model of type {config.model_type!r} has no image and text features"
         )

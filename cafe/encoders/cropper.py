@@ -40,9 +40,15 @@ class ProcessorCropper:
         """Return (factor, mean, std): a feature sees ``(pixels * factor - mean) / std``, per channel."""
         processor = self.processor
         factor = float(processor.rescale_factor) if processor.do_rescale else 1.0
-        if not processor.do_normalize:
-            return factor, [0.0] * 3, [1.0] * 3
-        return factor, _three(processor.image_mean), _three(processor.image_std)
+        mean, std = [0.0] * 3, [1.0] * 3
+        if processor.do_normalize:
+            mean, std = _three(processor.image_mean), _three(processor.image_std)
+        # EfficientNet's, which ALIGN uses: shifted by one on the way, and divided by std once more.
+        if processor.do_rescale and getattr(processor, "rescale_offset", False):
+            mean = [m + 1.0 for m in mean]
+        if getattr(processor, "include_top", False):
+            std = [s * t for s, t in zip(std, _three(processor.image_std), strict=True)]
+        return factor, mean, std
 
     def specification(self) -> dict[str, Any]:
         """Return everything that changes a pixel, as JSON; the same for every version of the library."""

@@ -59,7 +59,7 @@ class TorchEncoder(Encoder):
         features = [np.empty((0, self.dim), dtype=np.float32)]
         with torch.inference_mode():
             for start in range(0, len(crops), self.batch_size):
-                features.append(to_numpy(self._image_features(self._pixels(crops[start : start + self.batch_size]))))
+                features.append(to_numpy(self._encode_crops(crops[start : start + self.batch_size])))
         return np.concatenate(features)
 
     def encode_text(self, prompts: Sequence[str]) -> NDArray[np.float32]:
@@ -77,6 +77,10 @@ class TorchEncoder(Encoder):
         with torch.inference_mode():
             chunks = (prompts[start : start + self.batch_size] for start in range(0, len(prompts), self.batch_size))
             return np.concatenate([to_numpy(self._text_features(chunk)) for chunk in chunks])
+
+    def _encode_crops(self, crops: NDArray[np.uint8]) -> torch.Tensor:
+        """Encode one batch of crops: (n, d)."""
+        return self._image_features(self._pixels(crops))
 
     def _pixels(self, crops: NDArray[np.uint8]) -> torch.Tensor:
         """Rescale and normalise crops on the device, in float32, and cast: (n, 3, height, width)."""

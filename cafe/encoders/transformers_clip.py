@@ -7,14 +7,20 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cafe.device import choose_device
 from cafe.encoders.checkpoint import Checkpoint, load_checkpoint
 from cafe.encoders.cropper import ProcessorCropper
+from cafe.encoders.naflex import PatchCropper, inputs
 from cafe.encoders.placing import choose_dtype
 from cafe.encoders.text_tower import TextTower
 from cafe.encoders.towers import PROBES, TorchEncoder
+from cafe.encoders.transformers_kinds import context_length, probe_picture, scale_and_bias
 from cafe.encoders.transformers_text import TransformersTextTower, pooled, tokenize
 from cafe.encoders.weights import tower_hashes
+from cafe.errors import InputError
 
 if TYPE_CHECKING:
     import torch
@@ -41,19 +47,16 @@ class TransformersCLIP(TorchEncoder):
         """Take a loaded checkpoint and move it to the device, in that dtype; see :meth:`open`."""
         self.id = model_id
         self.device, self.dtype = device, dtype
-        self.cropper: ProcessorCropper = ProcessorCropper(checkpoint.processor)
+        self._in_patches = hasattr(checkpoint.processor, "max_num_patches")
+        self.cropper: ProcessorCropper = (PatchCropper if self._in_patches else ProcessorCropper)(checkpoint.processor)
         self._revision = checkpoint.revision
         self._tokenizer = checkpoint.tokenizer
         self._image_sha256, self._text_sha256 = tower_hashes(checkpoint.model.state_dict())
         self._place(checkpoint.model, self.cropper.rescale_and_normalise())
         self._config = checkpoint.model.config
-        self._max_tokens = min(
-            int(self._config.text_config.max_position_embeddings), int(checkpoint.tokenizer.model_max_length)
-        )
-        self.logit_scale = float(self._model.logit_scale.detach().float().exp())
-        bias = getattr(self._model, "logit_bias", None)
-        self.logit_bias = 0.0 if bias is None else float(bias.detach().float())
-        self.dim = self.encode_text(["a photo."]).shape[1]
+        self._max_tokens = min(context_length(self._config.text_config), int(checkpoint.tokenizer.model_max_length))
+        self.logit_scale, self.logit_bias = scale_and_bias(self._model)
+        self.dim = self._checked_width()
 
     @classmethod
     def open(cls, source: str, device: str, dtype: str, model_id: str | None = None) -> TransformersCLIP:
@@ -80,8 +83,39 @@ class TransformersCLIP(TorchEncoder):
         chosen = choose_device(device)
         return cls(model_id or source, load_checkpoint(source), chosen, choose_dtype(dtype, chosen))
 
+    def _encode_crops(self, crops: NDArray[np.uint8]) -> torch.Tensor:
+        if self._in_patches:
+            given = inputs(crops, self._factor, self._mean, self._std, self._model.dtype)
+            return pooled(self._model.get_image_features(**given))
+        return super()._encode_crops(crops)
+
     def _image_features(self, pixels: torch.Tensor) -> torch.Tensor:
         return pooled(self._model.get_image_features(pixel_values=pixels))
+
+    def _checked_width(self) -> int:
+        """Compare one picture with the image processor's own pixels, and the widths of both towers."""
+        import torch
+
+        picture = probe_picture()
+        own = self.cropper.processor(images=[picture], return_tensors="np")["pixel_values"]
+        crops = self.cropper(picture)[None]
+        with torch.inference_mode():
+            given = inputs(crops, self._factor, self._mean, self._std, torch.float32) if self._in_patches else {}
+            pixels = given["pixel_values"].cpu().numpy() if given else self._pixels(crops).float().cpu().numpy()
+            image, text = self._encode_crops(crops), self._text_features(["a photo."])
+        # Both are one picture in float32, or rounded to the model's dtype.
+        tolerance = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 1e-1}[self.dtype]
+        if pixels.shape != own.shape or np.abs(pixels - own).max() > tolerance * max(1.0, np.abs(own).max()):
+            raise InputError(
+                f"the image processor of {self.id} ({type(self.cropper.processor).__name__}) does more than resize, "
+                f"crop, rescale and normalise, in this order; it cannot be used here"
+            )
+        if image.ndim != 2 or image.shape[1:] != text.shape[1:]:
+            raise InputError(
+                f"{self.id} gives image features of shape {tuple(image.shape[1:])} and text features of shape "
+                f"{tuple(text.shape[1:])}; one vector each of the same width is needed"
+            )
+        return int(image.shape[1])
 
     def _text_features(self, prompts: Sequence[str]) -> torch.Tensor:
         return pooled(self._model.get_text_features(**self._tokenize(prompts)))

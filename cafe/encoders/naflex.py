@@ -1,0 +1,100 @@
+"""SigLIP 2's NaFlex: images keep their aspect ratio, and come as a padded sequence of patches.
+
+A crop is bytes of shape (patches + 1, patch pixels, 3), so that it travels and stacks like any other: one header row,
+that says how many patches the image is high and wide, then the patches row by row, then padding.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cafe.encoders.cropper import ProcessorCropper
+from cafe.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+_MARK = 0xC5  # fills the rest of the header, so that pixels are not taken for one
+
+
+class PatchCropper(ProcessorCropper):
+    """Cuts images into patches with a NaFlex image processor; picklable, and without the model."""
+
+    def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Resize one RGB image and cut it into patches: (patches + 1, patch pixels, 3), uint8."""
+        batch = self.processor(images=[image], do_rescale=False, do_normalize=False, return_tensors="np")
+        patches = np.asarray(batch["pixel_values"][0])  # (patches, patch pixels * 3), channels last
+        if patches.dtype != np.uint8:
+            raise TypeError(f"the image processor returned {patches.dtype} pixels where bytes were expected")
+        height, width = (int(n) for n in batch["spatial_shapes"][0])
+        return np.concatenate([_header(height, width, patches.shape[1] // 3), patches.reshape(len(patches), -1, 3)])
+
+    def specification(self) -> dict[str, Any]:
+        """Return everything that changes a pixel, as JSON."""
+        sizes = {name: int(getattr(self.processor, name)) for name in ("patch_size", "max_num_patches")}
+        return {**super().specification(), **sizes}
+
+
+def spread(crops: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
+    """Take crops apart.
+
+    Parameters
+    ----------
+    crops : ndarray of shape (n, patches + 1, patch pixels, 3), uint8
+        As :class:`PatchCropper` makes them.
+
+    Returns
+    -------
+    patches : ndarray of shape (n, patches, patch pixels, 3), uint8
+    shapes : ndarray of shape (n, 2), int64
+        Patches in height and width.
+    mask : ndarray of shape (n, patches), bool
+        False where a patch is padding.
+
+    Raises
+    ------
+    InputError
+        If they are ordinary crops.
+    """
+    shapes = np.array(
+        [[int.from_bytes(row[0, :2].tobytes()), int.from_bytes(row[1, :2].tobytes())] for row in crops[:, 0]]
+    )
+    shapes = shapes.astype(np.int64).reshape(-1, 2)
+    for row, (height, width) in zip(crops[:, 0], shapes.tolist(), strict=True):
+        if not np.array_equal(row, _header(height, width, row.shape[0])[0]):
+            raise InputError(
+                "this model takes images cut into patches, by its own cropper; augmented views are not possible"
+            )
+    mask = np.arange(crops.shape[1] - 1) < shapes.prod(axis=1, keepdims=True)
+    return crops[:, 1:], shapes, mask
+
+
+def inputs(
+    crops: NDArray[np.uint8], factor: float, mean: torch.Tensor, std: torch.Tensor, dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    """Make the model's inputs on the device of ``mean``: rescaled and normalised patches, their mask and shapes."""
+    import torch
+
+    patches, shapes, mask = spread(crops)
+    device = mean.device
+    pixels = torch.from_numpy(np.ascontiguousarray(patches)).to(device).float()
+    pixels = (pixels * factor - mean.view(1, 1, 1, 3)) / std.view(1, 1, 1, 3)
+    kept = torch.from_numpy(mask).to(device)
+    # The library pads after normalising, so padding is zero there.
+    pixels = pixels * kept[:, :, None, None]
+    return {
+        "pixel_values": pixels.flatten(2).to(dtype),
+        "pixel_attention_mask": kept.to(torch.int32),
+        "spatial_shapes": torch.from_numpy(shapes),
+    }
+
+
+def _header(height: int, width: int, pixels: int) -> NDArray[np.uint8]:
+    row = np.full((1, pixels, 3), _MARK, dtype=np.uint8)
+    row[0, 0, :2] = list(height.to_bytes(2))
+    row[0, 1, :2] = list(width.to_bytes(2))
+    return row
