@@ -156,6 +156,7 @@ class _Job:
     plan: Plan
     target: Target
     run: Run | None = None
+    encoded: int = 0
     kept: int = 0
     rate: float = 0.0
     workers: int = 0
@@ -216,6 +217,7 @@ def _summary(job: _Job, clocks: Clocks) -> ExtractionSummary:
         unreadable=unreadable,
         seconds=clocks.seconds,
         images_per_second=job.rate,
+        encoded=job.encoded,
         kept=job.kept,
         bottleneck=max(clocks.seconds, key=lambda name: clocks.seconds[name]) if job.rate else "",
         workers=job.workers,

@@ -21,6 +21,7 @@ class Job(Protocol):
     """An extraction, and how it went."""
 
     run: Run | None
+    encoded: int
     kept: int
     rate: float
     workers: int
@@ -46,7 +47,7 @@ def encode_all(
                 _check_space(run)
             done = _encode(runs, jobs, on_error, workers, clocks, tell)
             for job, run in zip(jobs, runs, strict=True):
-                job.kept, job.rate = done.kept, done.rate
+                job.encoded, job.kept, job.rate = done.encoded, done.kept, done.rate
                 job.notes = (*job.notes, *finish(run, clocks, tell))
     finally:
         for run in runs:

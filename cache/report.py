@@ -69,8 +69,10 @@ class ExtractionSummary:
         The three clocks of this run: ``read`` (waiting for decoded images), ``encode``, ``write``.
     images_per_second : float
         Images of this run over its wall seconds from the first image to the last; 0 if none were encoded.
+    encoded : int
+        Images that this run encoded.
     kept : int
-        Images that had been encoded before, by a run that was cut off or by another process.
+        Images that had been encoded when it began, by a run that was cut off or by another process.
     bottleneck : str
         The clock that ran longest: ``"read"``, ``"encode"`` or ``"write"``; empty if nothing was encoded.
     workers : int
@@ -94,6 +96,7 @@ class ExtractionSummary:
     unreadable: tuple[dict[str, str], ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     images_per_second: float = 0.0
+    encoded: int = 0
     kept: int = 0
     bottleneck: str = ""
     workers: int = 0
