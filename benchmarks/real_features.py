@@ -1,0 +1,80 @@
+"""Real CLIP ViT-B/32 features as ``Features``, from the folder that ``CAFE_REAL_DATA`` names.
+
+They are public few-shot features (METHODS of the data: image features of unit length in float16; training rows are means
+over ten augmented views, val and test are centre crops). They were published without a licence and are no part of cafe.
+
+- ``imagenet(shots)``: all images come from ImageNet's training set, drawn three times. One draw is learned from, the
+  two others are tested on, without test rows whose cosine with a training row is at least 0.93 (near-duplicates).
+- ``caltech69(shots=None)``: 69 classes; the published draw of that many shots, or the 16-shot draw to draw from.
+- ``flowers(shots=None)`` (102 classes), ``dtd()`` (47 classes, one shot): no text; class means stand in.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cafe.features import Features, Split
+
+ENCODER = "OpenAI CLIP ViT-B/32"
+NEAR_DUPLICATE = 0.93
+DRAWS = (1, 2, 4)
+
+
+def arrays(name: str) -> Any:
+    """Return one file of the folder of real features."""
+    return np.load(Path(os.environ["CAFE_REAL_DATA"]) / "clip_features" / f"{name}.npz")
+
+
+def imagenet(shots: int) -> Features:
+    """Learn on the draw of that many shots, test on the two others."""
+    data = arrays("imagenet_vitb32")
+    others = [k for k in DRAWS if k != shots]
+    X, y = data[f"features_{shots}shot"], data[f"labels_{shots}shot"]
+    X_test = np.concatenate([data[f"features_{k}shot"] for k in others])
+    y_test = np.concatenate([data[f"labels_{k}shot"] for k in others])
+    ids = np.array([f"{k}-shot/{i}" for k in others for i in range(1000 * k)])
+    nearest = (X_test.astype(np.float32) @ X.astype(np.float32).T).max(axis=1)
+    kept = nearest < NEAR_DUPLICATE
+    splits = {
+        "train": Split(X, y, np.array([f"{shots}-shot/{i}" for i in range(len(y))])),
+        "test": Split(X_test[kept], y_test[kept], ids[kept]),
+    }
+    # Not "imagenet": other test images than the published tables have.
+    return _features("imagenet-train-draws", splits, data)
+
+
+def caltech69(shots: int | None = None) -> Features:
+    """Return the 69 Caltech classes with text; ``shots`` for a published draw, None to draw from the 16-shot one."""
+    return _published("caltech69", "caltech69_vitb32", shots or 16)
+
+
+def flowers(shots: int | None = None) -> Features:
+    """Return Oxford Flowers without text."""
+    return _published("flowers102", "oxford_flowers_vitb32", shots or 16)
+
+
+def dtd() -> Features:
+    """Return DTD without text: one shot."""
+    return _published("dtd", "dtd_vitb32", 1)
+
+
+def _published(name: str, file: str, shots: int) -> Features:
+    data = arrays(file)
+    splits = {"train": _split(data, f"train_{shots}shot"), "val": _split(data, "val"), "test": _split(data, "test")}
+    return _features(name, splits, data)
+
+
+def _split(data: Any, name: str) -> Split:
+    labels: NDArray[np.int64] = data[f"{name}_labels"]
+    return Split(data[f"{name}_features"], labels, np.array([f"{name}/{i}" for i in range(len(labels))]))
+
+
+def _features(name: str, splits: dict[str, Split], data: Any) -> Features:
+    text = data["text_features"][None] if "text_features" in data else None
+    provenance = {"dataset": name, "encoder": ENCODER, "fingerprint": None}
+    return Features(splits, tuple(data["class_names"].tolist()), text, provenance=provenance)

@@ -1,0 +1,130 @@
+"""The tables of docs/results.md: every section is one command, and prints its Markdown.
+
+Run::
+
+    CAFE_REAL_DATA=... python benchmarks/results_tables.py SECTION [--shots 1,4,16] [--figure FILE.png]
+
+Sections: ``imagenet``, ``imagenet-alpha``, ``caltech``, ``variants``, ``alpha``, ``bottleneck``, ``manifold``, ``base-to-new``,
+``flowers``, ``dtd``, ``digits`` (this one needs no real features).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import real_features as real
+
+from cafe.compare import Comparison, compare
+from cafe.compare.base import Series, Suite
+from cafe.compare.plan import Plan
+from cafe.compare.running import sum_up
+from cafe.features import Features
+from cafe.report.figure import draw
+from cafe.report.table import markdown_table
+
+SEEDS = (1, 2, 3)
+
+
+class ImageNetMethods(Suite):
+    """Methods with their published settings, for data without validation images; C of the probe is fixed."""
+
+    title = "ImageNet, draws of the training set"
+
+    def series(self, features: Features, plan: Plan) -> Sequence[Series]:
+        """Return what is compared."""
+        return (
+            Series("zero-shot", "zero-shot"),
+            Series("tip-adapter", "tip-adapter", {"alpha": 1.17, "beta": 1.0}),
+            Series("clip-adapter, image", "clip-adapter", {"variant": "image", "alpha": 0.2}),
+            Series("clip-adapter, text", "clip-adapter", {"variant": "text", "beta": 0.2}),
+            Series("clip-adapter, both", "clip-adapter", {"variant": "both", "alpha": 0.2, "beta": 0.2}),
+        )
+
+
+def over_draws(shots: Sequence[int]) -> Comparison:
+    """Learn on each published draw of ImageNet, test on the two others."""
+    suite, outcomes = ImageNetMethods(), []
+    for k in shots:
+        outcomes += suite.run(Plan((real.imagenet(k),), (k,), SEEDS))
+    # Zero-shot has no shots, but each draw has test images of its own: a column each.
+    for outcome in outcomes:
+        outcome.row["part"] = f"{outcome.row['n_test']:,} images"
+    return sum_up("imagenet", suite, outcomes)
+
+
+def digits() -> Features:
+    """Extract the digits with the embedded model."""
+    from cafe.cache.extraction import extract
+    from cafe.cache.store import load_features
+    from cafe.data.opening import open_dataset
+    from cafe.encoders.opening import open_encoder
+
+    path = Path(tempfile.mkdtemp()) / "digits.h5"
+    extract(open_dataset("digits", None), open_encoder("cafe:mini", "cpu", "float32"), path)
+    return load_features(path)
+
+
+def run(section: str, shots: Sequence[int], values: Sequence[float], methods: Sequence[str] | None) -> Comparison:
+    """Run one section."""
+    more: dict[str, Any] = {"seeds": SEEDS, "values": values, "methods": methods}
+    if section == "imagenet":
+        return over_draws(shots)
+    if section.startswith("imagenet-"):
+        return compare(section.removeprefix("imagenet-"), [real.imagenet(4)], shots=[4], **more)
+    if section == "flowers":
+        return compare("baselines", [real.flowers()], shots=shots, **more)
+    if section == "dtd":
+        return compare("baselines", [real.dtd()], shots=[1], **more)
+    if section == "digits":
+        return compare("baselines", [digits()], shots=shots, **more)
+    suite = "baselines" if section == "caltech" else section
+    return compare(suite, [real.caltech69()], shots=shots, **more)
+
+
+def main() -> None:
+    """Print the tables of one section, and its paired tests against the first series."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("section")
+    parser.add_argument("--shots", default="1,4,16")
+    parser.add_argument("--values", default="")
+    parser.add_argument("--methods", default="")
+    parser.add_argument("--figure", type=Path)
+    given = parser.parse_args()
+    shots = [int(k) for k in given.shots.split(",")]
+    values = [float(v) for v in given.values.split(",") if v]
+    comparison = run(given.section, shots, values, given.methods.split(",") if given.methods else None)
+    print(f"`python benchmarks/results_tables.py {' '.join(sys.argv[1:])}`\n")
+    print(markdown_table(comparison.summary, layout=comparison.layout))
+    for note in comparison.notes:
+        print(f"- {note}")
+    print(*pair_lines(comparison.pairs), sep="\n")
+    if given.figure:
+        given.figure.write_bytes(draw(comparison.summary, layout=comparison.layout))
+
+
+def pair_lines(pairs: Sequence[dict[str, Any]]) -> list[str]:
+    """Write the paired tests that involve zero-shot, or whatever stands first."""
+    first = pairs[0]["a"] if pairs else ""
+    lines = []
+    for pair in pairs:
+        if pair["a"] == first:
+            at = "" if pair["b_x"] is None else f" at {pair['b_x']:g}"
+            before = "" if pair["a_x"] is None else f" at {pair['a_x']:g}"
+            low, high = (-100 * end for end in reversed(pair["ci95"]))
+            lines.append(
+                f"- {pair['shots']} shots{', ' + pair['part'] if pair['part'] else ''}: {pair['b']}{at} minus "
+                f"{pair['a']}{before} {-100 * pair['difference']:+.2f} points ({low:+.2f} to {high:+.2f}), "
+                f"p = {pair['p_value']:.2g}, Holm {pair['p_holm']:.2g}"
+            )
+    return lines
+
+
+if __name__ == "__main__":
+    main()
