@@ -1,7 +1,7 @@
 """Real CLIP ViT-B/32 features as ``Features``, from the folder that ``CAFE_REAL_DATA`` names.
 
-They are public few-shot features (METHODS of the data: image features of unit length in float16; training rows are means
-over ten augmented views, val and test are centre crops). They were published without a licence and are no part of cafe.
+They are public few-shot features: image features of unit length in float16; training rows are means over ten
+augmented views, val and test are centre crops. They were published without a licence and are no part of cafe.
 
 - ``imagenet(shots)``: all images come from ImageNet's training set, drawn three times. One draw is learned from, the
   two others are tested on, without test rows whose cosine with a training row is at least 0.93 (near-duplicates).

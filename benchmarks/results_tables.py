@@ -4,8 +4,8 @@ Run::
 
     CAFE_REAL_DATA=... python benchmarks/results_tables.py SECTION [--shots 1,4,16] [--figure FILE.png]
 
-Sections: ``imagenet``, ``imagenet-alpha``, ``caltech``, ``variants``, ``alpha``, ``bottleneck``, ``manifold``, ``base-to-new``,
-``flowers``, ``dtd``, ``digits`` (this one needs no real features).
+Sections: ``imagenet``, ``imagenet-alpha``, ``caltech``, ``variants``, ``alpha``, ``bottleneck``, ``manifold``,
+``base-to-new``, ``flowers``, ``dtd``, ``digits`` (this one needs no real features).
 """
 
 from __future__ import annotations
@@ -52,10 +52,12 @@ def over_draws(shots: Sequence[int]) -> Comparison:
     """Learn on each published draw of ImageNet, test on the two others."""
     suite, outcomes = ImageNetMethods(), []
     for k in shots:
-        outcomes += suite.run(Plan((real.imagenet(k),), (k,), SEEDS))
-    # Zero-shot has no shots, but each draw has test images of its own: a column each.
-    for outcome in outcomes:
-        outcome.row["part"] = f"{outcome.row['n_test']:,} images"
+        own = suite.run(Plan((real.imagenet(k),), (k,), SEEDS))
+        for outcome in own:
+            # Zero-shot has no shots, but each draw is tested on images of its own: a column each.
+            outcome.row["shots"] = k
+            outcome.row["part"] = f"{outcome.row['n_test']:,} test images"
+        outcomes += own
     return sum_up("imagenet", suite, outcomes)
 
 
