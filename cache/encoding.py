@@ -44,7 +44,7 @@ class ShardEncoding:
     def __init__(self, plan: Plan, shard: Shard, batch_size: int, on_error: OnError, clocks: Clocks) -> None:
         self.shard = shard
         self._plan, self._batch_size, self._on_error, self._clocks = plan, batch_size, on_error, clocks
-        self._features = np.empty((1 + shard.views, len(shard), plan.encoder.dim), dtype=plan.stored_dtype)
+        self._features = np.empty((1 + shard.views, len(shard), plan.row_width), dtype=plan.stored_dtype)
         self._readable = np.zeros(len(shard), dtype=bool)
         self._unreadable: list[dict[str, str]] = []
         self._position = 0
@@ -107,7 +107,7 @@ class ShardEncoding:
         if self._crops is None or not self._places:
             return
         with self._clocks.running("encode"):
-            wait = self._plan.encoder.start_images(self._crops[: len(self._places)])
+            wait = self._plan.start_images(self._crops[: len(self._places)])
         self._running.append((wait, self._places))
         self._places = []
         if len(self._running) >= _AHEAD:

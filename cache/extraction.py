@@ -73,6 +73,7 @@ def extract_many(
     stored_dtype: spec.StoredDtype = "float16",
     views: Views | None = None,
     draws: Draws | None = None,
+    projection_features: bool = False,
     on_error: OnError = "skip",
     batch_size: int | None = None,
     workers: Workers = "auto",
@@ -101,6 +102,8 @@ def extract_many(
         Augmentations of every training image.
     draws : Draws or None
         Only the training and validation images that these few-shot draws need are extracted.
+    projection_features : bool, default False
+        Store what goes into the image tower's projection as well, and the projection.
     on_error : str, default "skip"
         What an unreadable image does: ``"skip"`` records it and goes on, ``"fail"`` stops.
     batch_size : int or None
@@ -137,7 +140,10 @@ def extract_many(
     clocks = Clocks()
     jobs = []
     for encoder, out in zip(encoders, outs, strict=True):
-        plan = make_plan(dataset, encoder, splits, templates, stored_dtype, prompts, views=views, draws=draws)
+        plan = make_plan(
+            dataset, encoder, splits, templates, stored_dtype, prompts,
+            views=views, draws=draws, projection_features=projection_features,
+        )  # fmt: skip
         jobs.append(_Job(plan, choose_target(plan, Path(out), force=force)))
     for job in jobs:
         _prepare(job, batch_size, force, on_error)

@@ -44,6 +44,7 @@ def image_part(
     stored_dtype: StoredDtype,
     views: Mapping[str, Any] | None = None,
     draws: Mapping[str, Any] | None = None,
+    projection_features: bool = False,
 ) -> dict[str, Any]:
     """Gather every input that changes an image feature.
 
@@ -61,6 +62,8 @@ def image_part(
         What augmented views are made with.
     draws : mapping or None
         Few-shot draws, where only the rows that they need are extracted; the key stands only then.
+    projection_features : bool
+        Whether features before the projection are there as well; the key stands only then.
 
     Returns
     -------
@@ -77,6 +80,7 @@ def image_part(
         "stored_dtype": stored_dtype,
         "views": None if views is None else dict(views),
         **({} if draws is None else {"draws": dict(draws)}),
+        **({"projection_features": True} if projection_features else {}),
     }
 
 

@@ -102,7 +102,7 @@ def _write(
         plan.provenance(unreadable), recorded={"image": recorded, "text": {**plan.recorded, **_batch(recorded)}}
     )
     arrays: dict[str, NDArray[Any] | Pieces] = dict(
-        arrays_to_store(features, provenance, plan.stored_dtype, None, None)
+        arrays_to_store(features, provenance, plan.stored_dtype, None, plan.projection)
     )
     for name in plan.splits:
         for key, array in _split_arrays(plan, run.partial, name, positions[name]).items():
@@ -126,7 +126,7 @@ def _split_arrays(
     drawn = plan.draws is not None and name in ("train", "val")
     n, d, dtype = len(rows), plan.encoder.dim, np.dtype(plan.stored_dtype).newbyteorder("<")
     arrays: dict[str, NDArray[Any] | Pieces] = {
-        spec.IMAGE_FEATURES: Pieces((n, d), dtype, lambda: _pieces(partial, name, views=False)),
+        spec.IMAGE_FEATURES: Pieces((n, d), dtype, lambda: _pieces(partial, name, slice(d))),
         **sample_arrays(
             name,
             np.asarray(given.labels, dtype=np.int64)[rows],
@@ -137,11 +137,14 @@ def _split_arrays(
         ),
     }
     if views := plan.views_of(name):
-        arrays[spec.VIEW_FEATURES] = Pieces((views, n, d), dtype, lambda: _pieces(partial, name, views=True))
+        arrays[spec.VIEW_FEATURES] = Pieces((views, n, d), dtype, lambda: _pieces(partial, name, slice(d), views=True))
+    if plan.projection is not None:
+        w = len(plan.projection)
+        arrays[spec.PROJECTION_FEATURES] = Pieces((n, w), dtype, lambda: _pieces(partial, name, slice(d, d + w)))
     return arrays
 
 
-def _pieces(partial: Partial, split: str, *, views: bool) -> Iterable[tuple[Any, NDArray[Any]]]:
+def _pieces(partial: Partial, split: str, columns: slice, *, views: bool = False) -> Iterable[tuple[Any, NDArray[Any]]]:
     start = 0
     for shard in partial.shards:
         if shard.split != split:
@@ -152,7 +155,8 @@ def _pieces(partial: Partial, split: str, *, views: bool) -> Iterable[tuple[Any,
         rows = slice(start, start + len(content.positions))
         start = rows.stop
         if rows.stop > rows.start:
-            yield ((slice(None), rows), content.features[1:]) if views else (rows, content.features[0])
+            found = content.features[..., columns]
+            yield ((slice(None), rows), found[1:]) if views else (rows, found[0])
 
 
 def damaged(partial: Partial, shard: Shard) -> CacheError:

@@ -97,7 +97,7 @@ def _look_at_what_is_kept(run: Run, on_error: OnError) -> list[str]:
 def _check_space(run: Run) -> None:
     """Refuse to begin what the disk cannot hold: the shards that are missing, and the file made from all of them."""
     missing = sum(len(shard) * (1 + shard.views) for shard in run.partial.shards if not run.partial.is_done(shard))
-    width = run.plan.encoder.dim * (2 if run.plan.stored_dtype == "float16" else 4)
+    width = run.plan.row_width * (2 if run.plan.stored_dtype == "float16" else 4)
     check_free_space(run.target.path.parent, run.plan.bytes_needed() + missing * (width + 8))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -48,6 +48,8 @@ class Plan:
         Augmentations of every training image.
     draws : Draws or None
         The few-shot draws that ``rows`` were chosen for.
+    projection : ndarray of shape (w, d) or None
+        The image tower's, where features before it are wanted too.
     """
 
     dataset: Dataset
@@ -62,6 +64,19 @@ class Plan:
     rows: Mapping[str, NDArray[np.int64]]
     views: Views | None = None
     draws: Draws | None = None
+    projection: NDArray[np.float32] | None = None
+
+    @property
+    def row_width(self) -> int:
+        """Numbers of one row of a shard: the feature, and where it is wanted what goes into the projection."""
+        return self.encoder.dim + (0 if self.projection is None else len(self.projection))
+
+    def start_images(self, crops: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
+        """Begin to encode crops; what is returned waits for the rows (n, ``row_width``)."""
+        if self.projection is None:
+            return self.encoder.start_images(crops)
+        rows = np.concatenate(self.encoder.encode_images_unprojected(crops), axis=1)
+        return lambda: rows
 
     @property
     def n_images(self) -> int:
@@ -92,7 +107,7 @@ class Plan:
 
     def bytes_needed(self) -> int:
         """Estimate the size of the file, from above."""
-        width = self.encoder.dim * np.dtype(self.stored_dtype).itemsize
+        width = self.row_width * np.dtype(self.stored_dtype).itemsize
         longest = max((len(s.encode("utf-8", "surrogateescape")) for s in self._sample_ids()), default=1)
         rows = self.n_images * (width + 16 + longest)
         rows += sum(self.views_of(name) * len(self.rows[name]) * width for name in self.splits)
@@ -118,14 +133,15 @@ def make_plan(
     *,
     views: Views | None = None,
     draws: Draws | None = None,
+    projection_features: bool = False,
 ) -> Plan:
     """Check what was asked for against the data set, and compute its identity.
 
     Raises
     ------
     InputError
-        If a split is not there or empty, no template or prompt is left, the dtype is unknown, or views or draws are
-        asked for without a train split.
+        If a split is not there or empty, no template or prompt is left, the dtype is unknown, views or draws are
+        asked for without a train split, or features before a projection that the encoder does not have.
     """
     if stored_dtype not in spec.STORED_DTYPES:
         raise unknown_name("stored dtype", stored_dtype, spec.STORED_DTYPES)
@@ -144,6 +160,11 @@ def make_plan(
         raise InputError("no template was given; at least one is needed, such as 'a photo of a {}.'")
     if views is not None and "train" not in names:
         raise InputError(f"views are of training images, but extracted are only: {', '.join(names)}")
+    projection = encoder.projection() if projection_features else None
+    if projection_features and projection is None:
+        raise InputError(
+            f"encoder {encoder.id!r} has no final projection that is one matrix; leave out --projection-features"
+        )
     identity = encoder.identity()
     return Plan(
         dataset=dataset,
@@ -159,6 +180,7 @@ def make_plan(
             stored_dtype=stored_dtype,
             views=None if views is None else views.specification(),
             draws=None if draws is None else draws.specification(),
+            projection_features=projection_features,
         ),
         text=text_part(
             dataset.class_names, identity["text"], templates=templates, prompts=own, stored_dtype=stored_dtype
@@ -167,6 +189,7 @@ def make_plan(
         rows=rows_to_extract(dataset, names, draws),
         views=views,
         draws=draws,
+        projection=projection,
     )
 
 

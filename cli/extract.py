@@ -100,6 +100,10 @@ def extract(
     seeds: DrawSeeds = None,
     batch_size: BatchSize = None,
     workers: WorkerCount = "auto",
+    projection_features: Annotated[
+        bool,
+        typer.Option("--projection-features", help="Store what goes into the image tower's projection as well."),
+    ] = False,
     stored_dtype: Annotated[
         str, typer.Option("--stored-dtype", metavar="float16|float32", help="Floating-point type on disk.")
     ] = "float16",
@@ -155,11 +159,16 @@ def extract(
         names = listed(splits) or None
         paths = [out or cache_path(cache_folder(cache_dir), opened.name, encoder.id) for encoder in encoders]
         if out is not None and out.exists() and not force:
-            refuse_another(make_plan(opened, encoders[0], names, texts, stored, own, views=augmented, draws=draws), out)
+            wanted = make_plan(
+                opened, encoders[0], names, texts, stored, own,
+                views=augmented, draws=draws, projection_features=projection_features,
+            )  # fmt: skip
+            refuse_another(wanted, out)
         with screen.progress("images") as images, screen.progress("templates") as text, _ending(screen):
             summaries = extract_many(
                 opened, encoders, paths, splits=names, templates=texts, prompts=own, stored_dtype=stored,
-                views=augmented, draws=draws, on_error=error_policy, batch_size=batch_size, workers=processes,
+                views=augmented, draws=draws, projection_features=projection_features, on_error=error_policy,
+                batch_size=batch_size, workers=processes,
                 progress=shown_on(images, text, screen), force=force,
             )  # fmt: skip
         for summary in summaries:

@@ -72,6 +72,24 @@ class Encoder(ABC):
         features = self.encode_images(crops)
         return lambda: features
 
+    def projection(self) -> NDArray[np.float32] | None:
+        """Return the image tower's final projection (w, d); None where it has none that is one matrix (SigLIP)."""
+        return None
+
+    def encode_images_unprojected(self, crops: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Encode pixels to features (n, d), and to what goes into the projection, (n, w), in one pass.
+
+        ``encode_images`` gives the same features; the second times :meth:`projection` are the first up to rounding.
+
+        Raises
+        ------
+        InputError
+            If there is no projection.
+        """
+        raise InputError(
+            f"encoder {self.id!r} has no projection at its end that is one matrix, so there are no features before it"
+        )
+
     @abstractmethod
     def encode_text(self, prompts: Sequence[str]) -> NDArray[np.float32]:
         """Encode prompts to features (n, d), in chunks; a long prompt is cut at the tower's context."""

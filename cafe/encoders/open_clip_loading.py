@@ -99,7 +99,7 @@ def import_open_clip() -> Any:
 
 
 def _name_and_tag(library: Any, source: str) -> tuple[str, str]:
-    name, _, tag = source.replace(",", "/").rpartition("/")
+    name, _, tag = source.rpartition("/")
     name = name.replace("/", "-")  # ViT-B/32, as the paper writes it
     if not name and tag in library.list_models():
         name, tag = tag, ""

@@ -7,11 +7,14 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cafe.device import choose_device
 from cafe.encoders.open_clip_cropper import OpenCLIPCropper
 from cafe.encoders.open_clip_loading import OpenCLIPCheckpoint, load_open_clip
 from cafe.encoders.placing import choose_dtype
-from cafe.encoders.towers import PROBES, TorchEncoder
+from cafe.encoders.towers import PROBES, TorchEncoder, to_numpy
 from cafe.encoders.weights import tower_hashes
 
 if TYPE_CHECKING:
@@ -75,6 +78,22 @@ class OpenCLIP(TorchEncoder):
     def _image_features(self, pixels: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = self._model.encode_image(pixels)
         return features
+
+    def projection(self) -> NDArray[np.float32] | None:
+        """Return the vision transformer's ``proj`` (w, d); None for ResNets and towers of timm."""
+        import torch
+
+        matrix = getattr(self._model.visual, "proj", None)
+        return to_numpy(matrix.detach()) if isinstance(matrix, torch.Tensor) else None
+
+    def _encode_unprojected(self, crops: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
+        visual = self._model.visual
+        matrix, visual.proj = visual.proj, None  # the tower then ends before it
+        try:
+            before = self._encode_crops(crops)
+        finally:
+            visual.proj = matrix
+        return before @ matrix, before
 
     def _text_features(self, prompts: Sequence[str]) -> torch.Tensor:
         features: torch.Tensor = self._model.encode_text(self._tokenizer(list(prompts)).to(self.device))

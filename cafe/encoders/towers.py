@@ -54,13 +54,31 @@ class TorchEncoder(Encoder):
         """
         import torch
 
-        if crops.ndim != 4 or crops.shape[-1] != 3 or crops.dtype != np.uint8:
-            raise InputError(f"crops must be (n, height, width, 3) of uint8, got {crops.shape} of {crops.dtype}")
+        _check_crops(crops)
         features = [np.empty((0, self.dim), dtype=np.float32)]
         with torch.inference_mode():
             for start in range(0, len(crops), self.batch_size):
                 features.append(to_numpy(self._encode_crops(crops[start : start + self.batch_size])))
         return np.concatenate(features)
+
+    def encode_images_unprojected(self, crops: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Encode pixels to features (n, d) and to what goes into the projection (n, w); see the base class."""
+        import torch
+
+        _check_crops(crops)
+        projection = self.projection()
+        if projection is None:
+            return super().encode_images_unprojected(crops)
+        features = [np.empty((0, width), dtype=np.float32) for width in projection.shape[::-1]]
+        with torch.inference_mode():
+            for start in range(0, len(crops), self.batch_size):
+                both = self._encode_unprojected(crops[start : start + self.batch_size])
+                features = [np.concatenate([so_far, to_numpy(new)]) for so_far, new in zip(features, both, strict=True)]
+        return features[0], features[1]
+
+    @abstractmethod
+    def _encode_unprojected(self, crops: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode one batch of crops to (n, d) and (n, w), where there is a projection."""
 
     def encode_text(self, prompts: Sequence[str]) -> NDArray[np.float32]:
         """Encode n prompts to features (n, d), float32; a prompt is cut at the tower's context.
@@ -89,6 +107,11 @@ class TorchEncoder(Encoder):
         chunk = torch.from_numpy(np.array(crops)).to(self.device)
         pixels = (chunk.permute(0, 3, 1, 2).float() * self._factor - self._mean) / self._std
         return pixels.to(getattr(torch, self.dtype))
+
+
+def _check_crops(crops: NDArray[np.uint8]) -> None:
+    if crops.ndim != 4 or crops.shape[-1] != 3 or crops.dtype != np.uint8:
+        raise InputError(f"crops must be (n, height, width, 3) of uint8, got {crops.shape} of {crops.dtype}")
 
 
 def to_numpy(features: torch.Tensor) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ from cafe.encoders.cropper import ProcessorCropper
 from cafe.encoders.naflex import PatchCropper, inputs
 from cafe.encoders.placing import choose_dtype
 from cafe.encoders.text_tower import TextTower
-from cafe.encoders.towers import PROBES, TorchEncoder
+from cafe.encoders.towers import PROBES, TorchEncoder, to_numpy
 from cafe.encoders.transformers_kinds import context_length, probe_picture, scale_and_bias
 from cafe.encoders.transformers_text import TransformersTextTower, pooled, tokenize
 from cafe.encoders.weights import tower_hashes
@@ -91,6 +91,23 @@ class TransformersCLIP(TorchEncoder):
 
     def _image_features(self, pixels: torch.Tensor) -> torch.Tensor:
         return pooled(self._model.get_image_features(pixel_values=pixels))
+
+    def projection(self) -> NDArray[np.float32] | None:
+        """Return ``visual_projection`` as (w, d); None where it is missing, has a bias, or is more than one layer."""
+        import torch
+
+        layer = getattr(self._model, "visual_projection", None)
+        if not isinstance(layer, torch.nn.Linear) or layer.bias is not None:
+            return None
+        return to_numpy(layer.weight.detach().T)
+
+    def _encode_unprojected(self, crops: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
+        taken: list[torch.Tensor] = []
+        hook = self._model.visual_projection.register_forward_pre_hook(lambda module, given: taken.append(given[0]))
+        try:
+            return self._encode_crops(crops), taken[0]
+        finally:
+            hook.remove()
 
     def _checked_width(self) -> int:
         """Compare one picture with the image processor's own pixels, and the widths of both towers."""

@@ -94,7 +94,7 @@ def test_the_tag_decides_the_activation(open_clip, tags, images, tag, quick_gelu
 
 
 def test_the_tag_decides_the_preprocessing(tags):
-    specification = open_encoder("open_clip:Tiny-9,quick", device="cpu").identity()["image"]["preprocessing"]
+    specification = open_encoder("open_clip:Tiny-9/quick", device="cpu").identity()["image"]["preprocessing"]
     assert specification["image_mean"] == [0.1, 0.2, 0.3]
     assert specification["resample"] == "bilinear"
     assert specification["backend"] == "pil"
