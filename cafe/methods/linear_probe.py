@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from cafe.errors import InputError
+from cafe.errors import InputError, unknown_name
 from cafe.methods.base import Array, FewShotClassifier, Problem
+from cafe.methods.problem import problems_of
 from cafe.threads import threads_for
 
 METHOD = "linear-probe"
@@ -17,10 +18,13 @@ METHOD = "linear-probe"
 # The published search: seven decades first, then bisection in log10 C (KaiyangZhou/CoOp lpclip/linear_probe.py).
 C_PATH = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)
 BISECTIONS = 8
+SOLVERS = ("torch", "scikit-learn")
+# Rows x features x classes up to which float64 and a tight tolerance cost next to nothing.
+SMALL_PROBLEM = 20_000_000
 
 
 class LinearProbe(FewShotClassifier):
-    """Logistic regression (scikit-learn's, L-BFGS); text is not used but for the list of classes.
+    """Logistic regression by L-BFGS; text is not used but for the list of classes.
 
     Classes without a training row cannot be predicted: their probability is zero.
 
@@ -35,6 +39,10 @@ class LinearProbe(FewShotClassifier):
         cross-validate, and C is ``default_C``.
     max_iter : int, default=1000
         Iterations of L-BFGS, as published.
+    solver : {"torch", "scikit-learn"}, default="torch"
+        What minimises scikit-learn's objective. ``"torch"`` is :func:`cafe.solvers.logistic.logistic_path`, which
+        fits all C and folds of a search in one run; ``"scikit-learn"`` is its ``LogisticRegression``, as published,
+        whose stopping rule leaves the objective at large C above its minimum.
     logit_scale : float, default=100.0
         Not used; kept so that every method takes the same parameters.
     classes : array-like of shape (c,), default=None
@@ -74,6 +82,7 @@ class LinearProbe(FewShotClassifier):
         class_embeddings: ArrayLike | None = None,
         C: float | str = "auto",
         max_iter: int = 1000,
+        solver: str = "torch",
         logit_scale: float = 100.0,
         classes: ArrayLike | None = None,
         normalize: bool = True,
@@ -82,6 +91,7 @@ class LinearProbe(FewShotClassifier):
         self.class_embeddings = class_embeddings
         self.C = C
         self.max_iter = max_iter
+        self.solver = solver
         self.logit_scale = logit_scale
         self.classes = classes
         self.normalize = normalize
@@ -91,6 +101,8 @@ class LinearProbe(FewShotClassifier):
         super()._prepare()
         if self.C != "auto" and (isinstance(self.C, str) or not self.C > 0):
             raise InputError(f"C must be a positive number or 'auto', but is {self.C!r}")
+        if self.solver not in SOLVERS:
+            raise unknown_name("solver of linear-probe", str(self.solver), SOLVERS)
 
     def defaults(self) -> dict[str, Any]:
         """Return what ``"auto"`` falls back to where nothing can be chosen."""
@@ -117,29 +129,82 @@ class LinearProbe(FewShotClassifier):
             step /= 2
         return clone(self).set_params(C=float(10**centre))
 
-    def _fit_rows(self, problem: Problem) -> None:
-        from sklearn.linear_model import LogisticRegression
-
+    @classmethod
+    def fit_grid(
+        cls, estimators: Sequence[Any], X: ArrayLike, y: ArrayLike, rows: Sequence[NDArray[np.int64]] | None
+    ) -> None:
+        """Fit several; those that share checked arrays are one batch of problems and one path of C."""
         from cafe.protocol.selection import resolve_automatic
 
-        chosen = resolve_automatic(self, problem)
-        self.C_ = float(chosen.C)
-        seen = np.unique(problem.y)
-        if len(seen) < 2:
-            raise InputError("a linear probe needs training rows of at least two classes, but they all have one class")
-        with threads_for(problem.X.size * len(seen)):
-            model = LogisticRegression(C=self.C_, max_iter=self.max_iter).fit(problem.X, problem.y)
+        runs: dict[tuple[int, int], list[tuple[Any, Problem]]] = {}
+        for one, problem in zip(estimators, problems_of(estimators, X, y, rows), strict=True):
+            one._prepare()
+            if len(np.unique(problem.y)) < 2:
+                raise InputError("a linear probe needs training rows of two classes or more, but they have one class")
+            one.C_ = float(resolve_automatic(one, problem).C)
+            if one.solver == "scikit-learn":
+                one._fit_with_scikit_learn(problem)
+            else:
+                runs.setdefault((id(problem.base), one.max_iter), []).append((one, problem))
+        for (_, max_iter), members in runs.items():
+            _fit_paths(members, max_iter)
+
+    def _store(self, coef: Array, intercept: Array, iterations: int, dtype: Any) -> None:
+        self.coef_, self.intercept_ = coef.astype(dtype), intercept.astype(dtype)
+        self.n_iter_, self.kernel_ = iterations, self.solver
+
+    def _fit_with_scikit_learn(self, problem: Problem) -> None:
+        from sklearn.linear_model import LogisticRegression
+
+        features, labels = problem.X, problem.y
+        seen = np.unique(labels)
+        with threads_for(features.size * len(seen)):
+            model = LogisticRegression(C=self.C_, max_iter=self.max_iter).fit(features, labels)
         coef, intercept = np.atleast_2d(model.coef_), np.atleast_1d(model.intercept_)
         if len(seen) == 2:
             # scikit-learn keeps one row for two classes; half of it on each side has the same softmax.
             coef, intercept = np.vstack([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
-        n_classes = len(self.classes_)
-        self.coef_ = np.zeros((n_classes, problem.X.shape[1]), dtype=problem.X.dtype)
-        self.intercept_ = np.full(n_classes, -np.inf, dtype=problem.X.dtype)
-        self.coef_[seen], self.intercept_[seen] = coef, intercept
-        self.n_iter_ = int(np.max(model.n_iter_))
-        self.kernel_ = "scikit-learn"
+        full, offset = np.zeros((len(self.classes_), features.shape[1])), np.full(len(self.classes_), -np.inf)
+        full[seen], offset[seen] = coef, intercept
+        self._store(full, offset, int(np.max(model.n_iter_)), features.dtype)
 
     def _logits(self, X: Array) -> Array:
         logits: Array = X @ self.coef_.astype(X.dtype, copy=False).T + self.intercept_.astype(X.dtype, copy=False)
         return logits
+
+
+def _fit_paths(members: Sequence[tuple[LinearProbe, Problem]], max_iter: int) -> None:
+    """Fit estimators that share arrays: distinct sets of rows are problems, all their C one path."""
+    import torch
+
+    from cafe.solvers.logistic import logistic_path
+
+    base = members[0][1].base
+    groups: dict[bytes, list[tuple[LinearProbe, Problem]]] = {}
+    for one, problem in members:
+        groups.setdefault(problem.rows.tobytes(), []).append((one, problem))
+    # Problems with the same list of C advance together; rows that none of them uses are left out.
+    together: dict[tuple[float, ...], list[list[tuple[LinearProbe, Problem]]]] = {}
+    for group in groups.values():
+        together.setdefault(tuple(sorted({one.C_ for one, _ in group})), []).append(group)
+    for path, batch in together.items():
+        used = np.unique(np.concatenate([group[0][1].rows for group in batch]))
+        counts = np.stack([np.bincount(group[0][1].rows, minlength=len(base.y))[used] for group in batch])
+        n_classes = len(base.class_embeddings)
+        work = len(used) * base.X.shape[1] * n_classes
+        small = work <= SMALL_PROBLEM
+        with threads_for(work * len(batch)):
+            fits = logistic_path(
+                torch.from_numpy(base.X[used]),
+                base.y[used],
+                n_classes,
+                path,
+                counts,
+                tolerance=1e-10 if small else 3e-6,
+                max_iter=max_iter,
+                dtype=torch.float64 if small else torch.float32,
+            )
+        for place, group in enumerate(batch):
+            for one, _ in group:
+                fit = fits[path.index(one.C_)][place]
+                one._store(fit.coef, fit.intercept, fit.iterations, base.X.dtype)

@@ -1,0 +1,146 @@
+"""What every benchmark shares: data, timing side by side, and rows appended to results/.
+
+A row says what was measured, against what, both medians, their ratio, and where: device, versions, commit, dtype.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def side_by_side(runs: Mapping[str, Callable[[], Any]], repeats: int, warm_up: bool = True) -> dict[str, float]:
+    """Time several things in turn, round after round, and return the median seconds of each.
+
+    Turns, not blocks: what else the machine does then disturbs all of them alike.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for round_number in range(repeats + warm_up):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if round_number >= warm_up:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def real_features(name: str) -> Any:
+    """Open one of the real feature files of the folder that CAFE_REAL_DATA names."""
+    folder = os.environ.get("CAFE_REAL_DATA")
+    if not folder:
+        raise SystemExit("CAFE_REAL_DATA is unset: benchmarks draw their features around real class embeddings")
+    return np.load(Path(folder) / "clip_features" / f"{name}.npz")
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    """Scale rows to length one."""
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def drawn_like(X: np.ndarray, y: np.ndarray, n: int, seed: int, spread: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Draw n unit rows, classes in turn, around the class means of real features.
+
+    The residual of a row is drawn with the real within-class covariance, so that classes overlap as they do.
+    """
+    rng = np.random.default_rng(seed)
+    X = unit(X.astype(np.float64))
+    n_classes = int(y.max()) + 1
+    means = np.zeros((n_classes, X.shape[1]))
+    np.add.at(means, y, X)
+    counts = np.bincount(y, minlength=n_classes)[:, None]
+    means /= counts
+    residuals = X - means[y]
+    # Residuals from estimated means are too small by the square root of (count - 1) / count.
+    residuals *= np.sqrt(counts[y] / np.maximum(counts[y] - 1, 1))
+    labels = np.arange(n) % n_classes
+    values, vectors = np.linalg.eigh(residuals.T @ residuals / len(residuals))
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    drawn = means[labels] + spread * (rng.standard_normal((n, X.shape[1]), dtype=np.float32) @ root)
+    return unit(drawn).astype(np.float32), labels
+
+
+def imagenet_shape(n: int = 16_000, n_test: int = 4_000) -> tuple[np.ndarray, ...]:
+    """Return train, test, labels and real text of 1,000 classes: X, y, X_test, y_test, text."""
+    data = real_features("imagenet_vitb32")
+    X = np.concatenate([data[f"features_{k}shot"] for k in (1, 2, 4)])
+    y = np.concatenate([data[f"labels_{k}shot"] for k in (1, 2, 4)])
+    text = unit(data["text_features"].astype(np.float32))
+    return (*drawn_like(X, y, n, seed=0), *drawn_like(X, y, n_test, seed=1), text)
+
+
+def flowers_shape(n: int = 1_632, n_test: int = 2_040) -> tuple[np.ndarray, ...]:
+    """Return the real 16-shot rows of 102 classes, real test rows, and class means of other shots as text."""
+    data = real_features("oxford_flowers_vitb32")
+    X, y = data["train_16shot_features"].astype(np.float32), data["train_16shot_labels"].astype(np.int64)
+    test, test_y = data["test_features"].astype(np.float32)[:n_test], data["test_labels"].astype(np.int64)[:n_test]
+    text = np.zeros((102, X.shape[1]), np.float32)
+    np.add.at(text, data["val_labels"].astype(np.int64), data["val_features"].astype(np.float32))
+    return unit(X[:n]), y[:n], unit(test), test_y, unit(text)
+
+
+def about_machine() -> dict[str, Any]:
+    """Return device, versions and commit."""
+    import sklearn
+    import torch
+
+    import cafe
+
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    model = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        named = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = named[0] if named else model
+    return {
+        "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else model,
+        "cores": torch.get_num_threads(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "bfloat16_units": {
+            "amx": bool(torch.cpu._is_amx_tile_supported()),
+            "avx512_bf16": bool(torch.cpu._is_avx512_bf16_supported()),
+        },
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "sklearn": sklearn.__version__,
+        "cafe": cafe.__version__,
+        "commit": commit,
+    }
+
+
+def report(benchmark: str, target: float | None, rows: list[dict[str, Any]]) -> None:
+    """Print one line per row and append the rows to results/<benchmark>.jsonl."""
+    RESULTS.mkdir(exist_ok=True)
+    shared = {"benchmark": benchmark, "time": datetime.now(UTC).isoformat(timespec="seconds"), **about_machine()}
+    with (RESULTS / f"{benchmark}.jsonl").open("a", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps({**shared, "target": target, **row}) + "\n")
+            words = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
+            print(f"{benchmark}: {words}" + (f" (target {target}x)" if target else ""), flush=True)
+
+
+def matrix_peak(m: int = 512, k: int = 512, n: int = 1024, repeats: int = 20) -> dict[str, float]:
+    """Measure the multiply-add rate, in GFLOP/s, of plain matrix products of a size that fits in cache."""
+    import torch
+
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a, b, out = torch.randn(m, k).to(dtype), torch.randn(k, n).to(dtype), torch.empty(m, n, dtype=dtype)
+        best = min(
+            side_by_side({"mm": lambda a=a, b=b, out=out: torch.mm(a, b, out=out)}, 1)["mm"] for _ in range(repeats)
+        )
+        found[str(dtype).removeprefix("torch.")] = 2 * m * k * n / best / 1e9
+    return found

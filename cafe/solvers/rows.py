@@ -1,0 +1,51 @@
+"""Rows of an array in blocks, so that data larger than memory passes through a few megabytes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Bytes of one block: features in the dtype computed in, and the logits of its rows.
+BLOCK_BYTES = 16 * 2**20
+
+
+class Rows(Protocol):
+    """What a solver asks of features: a shape, and slices of rows. NumPy, memmaps, tensors and HDF5 sets have it."""
+
+    @property
+    def shape(self) -> Any:
+        """(n, d)."""
+
+    def __getitem__(self, rows: slice) -> Any:
+        """Return rows as an array or tensor."""
+
+
+def row_blocks(X: Rows, columns: int, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+    """Yield slices of rows with the rows themselves, cast.
+
+    Parameters
+    ----------
+    X : array of shape (n, d)
+        In memory or on disk; float16 is read as it is and cast here.
+    columns : int
+        How many numbers per row the caller will make of a block, beside the d it reads.
+    dtype : torch.dtype
+        To compute in.
+
+    Examples
+    --------
+    >>> [part.stop for part, _ in row_blocks(np.zeros((5, 2), np.float16), BLOCK_BYTES // 16, torch.float32)]
+    [3, 5]
+    """
+    n, d = X.shape
+    size = max(1, BLOCK_BYTES // (dtype.itemsize * (columns + d)))
+    # A last block of a few rows costs almost a whole one.
+    size = -(-n // max(1, -(-n // size)))
+    for start in range(0, n, size):
+        part = slice(start, min(n, start + size))
+        block = X[part]
+        yield part, (block if isinstance(block, Tensor) else torch.from_numpy(np.asarray(block))).to(dtype)

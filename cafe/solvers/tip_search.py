@@ -1,0 +1,123 @@
+"""Tip-Adapter's search over alpha and beta without recomputing what does not change.
+
+    logits_c = base_c + alpha V_c(beta),    V_c(beta) = sum of exp(-beta (1 - a_i)) over the keys i of class c
+
+The affinities a = keys queries^T are computed once. The values are one-hot, so V is a segment sum over keys sorted
+by class, not a product with an (n_keys, n_classes) matrix. And alpha needs no pass of its own: query q with label y is
+right where
+
+    alpha (V_c - V_y) <= base_y - base_c   for every class c,
+
+which is an interval of alpha, so one pass over V gives the accuracy at every alpha:
+
+    low = max over V_c < V_y of (base_y - base_c) / (V_c - V_y),    high = min over V_c > V_y of the same,
+
+empty if some V_c = V_y has base_c > base_y. Queries pass in blocks whose affinities stay in cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cafe.solvers.rows import Rows
+
+# Bytes of one block's affinities.
+BLOCK_BYTES = 8 * 2**20
+
+
+def tip_search(
+    queries: Rows,
+    labels: NDArray[np.int64],
+    keys: Tensor,
+    key_labels: NDArray[np.int64],
+    text: Tensor,
+    logit_scale: float,
+    alphas: Sequence[float],
+    betas: Sequence[float],
+    *,
+    with_likelihood: bool = False,
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Score every pair of alpha and beta on labelled queries.
+
+    Parameters
+    ----------
+    queries : array of shape (n, d)
+        Unit-length rows, in memory or on disk.
+    labels : ndarray of shape (n,), int64
+        Row of ``text`` that each query belongs to.
+    keys : Tensor of shape (k, d)
+        Unit-length training features, sorted by class; their dtype is that of the computation.
+    key_labels : ndarray of shape (k,), int64
+        Non-decreasing.
+    text : Tensor of shape (c, d)
+        Unit-length class embeddings.
+    logit_scale : float
+        Of the zero-shot part.
+    alphas, betas : sequence of float
+        Values to score; alphas at least 0.
+    with_likelihood : bool, default=False
+        Whether the mean negative log-likelihood is wanted too; it costs a pass per pair.
+
+    Returns
+    -------
+    tuple of ndarray of shape (len(betas), len(alphas)) and the same or None
+        Accuracy (0 to 1), and mean negative log-likelihood.
+
+    References
+    ----------
+    Zhang et al., Tip-Adapter (ECCV 2022), equation 5; released utils.py, search_hp.
+
+    Examples
+    --------
+    >>> eye = torch.eye(2)
+    >>> queries, labels = np.eye(2, dtype=np.float32), np.array([1, 0])
+    >>> found, _ = tip_search(queries, labels, eye, np.array([1, 1]), eye, 1.0, [0, 9], [1])
+    >>> found.tolist()
+    [[0.0, 0.5]]
+    """
+    n, c = queries.shape[0], len(text)
+    at = np.asarray(alphas, dtype=np.float64)
+    owner = torch.as_tensor(key_labels, device=keys.device)
+    right = np.zeros((len(betas), len(at)))
+    nll = np.zeros_like(right) if with_likelihood else None
+    size = max(16, min(n, BLOCK_BYTES // (keys.element_size() * max(len(keys), 2 * c))))
+    for start in range(0, n, size):
+        block = torch.as_tensor(np.asarray(queries[start : start + size])).to(keys).T  # (d, rows)
+        y = torch.as_tensor(labels[start : start + size], device=keys.device)[None]  # (1, rows)
+        base = logit_scale * (text @ block)  # (c, rows)
+        ahead = base.gather(0, y) - base
+        affinity = keys @ block  # (k, rows)
+        near, votes = torch.empty_like(affinity), torch.empty_like(base)
+        for i, beta in enumerate(betas):
+            torch.sub(affinity, 1, out=near).mul_(beta).exp_()
+            votes.zero_().index_add_(0, owner, near)
+            low, high = _intervals(votes - votes.gather(0, y), ahead)
+            right[i] += _stabbed(low, high, at)
+            if nll is not None:
+                for j, alpha in enumerate(at):
+                    logits = torch.add(base, votes, alpha=float(alpha))
+                    losses = torch.logsumexp(logits, 0) - logits.gather(0, y)[0]
+                    nll[i, j] += float(losses.sum(dtype=torch.float64))
+    return right / n, None if nll is None else nll / n
+
+
+def _intervals(gain: Tensor, ahead: Tensor) -> tuple[Tensor, Tensor]:
+    """Return low and high (rows,) of alpha with alpha * gain <= ahead in every class; gain, ahead (c, rows)."""
+    bound = ahead / gain  # 0 / 0, the label's own row, is NaN and taken by neither side
+    high = torch.where(gain > 0, bound, torch.inf).amin(0)
+    low = torch.where(gain < 0, bound, -torch.inf).amax(0)
+    never = ((gain == 0) & (ahead < 0)).any(0)
+    return torch.where(never, torch.inf, low), high
+
+
+def _stabbed(low: Tensor, high: Tensor, alphas: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Count the intervals that hold each alpha."""
+    lows, highs = (np.sort(v.double().cpu().numpy()) for v in (low[low <= high], high[low <= high]))
+    started = np.searchsorted(lows, alphas, side="right")
+    ended = np.searchsorted(highs, alphas, side="left")
+    return (started - ended).astype(np.float64)

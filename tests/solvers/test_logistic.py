@@ -1,0 +1,91 @@
+"""The path against scikit-learn's objective and against SciPy run to the end; folds, missing classes, streaming."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+import cafe.solvers.rows as rows
+from cafe.solvers.logistic import logistic_path
+
+
+def data(n=120, d=10, c=5, seed=0):
+    rng = np.random.default_rng(seed)
+    means = rng.normal(size=(c, d))
+    y = np.arange(n) % c
+    return means[y] + 2.0 * rng.normal(size=(n, d)) + 3.0, y  # far from zero: the intercept has work to do
+
+
+def objective(coef, intercept, X, y, C):
+    """scikit-learn's: C times the summed losses plus half the squared norm."""
+    logits = X @ coef.T + intercept
+    logits -= logits.max(1, keepdims=True)
+    return C * (np.log(np.exp(logits).sum(1)) - logits[np.arange(len(y)), y]).sum() + 0.5 * (coef**2).sum()
+
+
+@pytest.mark.parametrize("C", [1e-4, 1e-2, 1.0, 100.0])
+def test_minimum_is_scikit_learns(C):
+    X, y = data()
+    model = LogisticRegression(C=C, tol=1e-9, max_iter=5000).fit(X, y)
+    best = objective(model.coef_, model.intercept_, X, y, C)
+    ((fit,),) = logistic_path(torch.tensor(X), y, 5, [C], tolerance=1e-12, dtype=torch.float64)
+    assert fit.converged
+    assert objective(fit.coef, fit.intercept, X, y, C) == pytest.approx(best, rel=1e-8)
+    assert fit.objective == pytest.approx(best, rel=1e-8)
+    np.testing.assert_allclose(X @ fit.coef.T + fit.intercept, model.decision_function(X), atol=1e-3)
+
+
+def test_default_tolerance_is_within_a_ten_thousandth_in_float32():
+    X, y = data(400, 40, 8)
+    path = [1e-3, 1e-1, 10.0, 1e3]
+    fits = logistic_path(torch.tensor(X, dtype=torch.float32), y, 8, path)
+    for C, (fit,) in zip(path, fits, strict=True):
+        model = LogisticRegression(C=C, tol=1e-8, max_iter=5000).fit(X, y)
+        best = objective(model.coef_, model.intercept_, X, y, C)
+        assert objective(fit.coef.astype(float), fit.intercept.astype(float), X, y, C) <= best * (1 + 1e-4)
+
+
+def test_folds_side_by_side_are_single_fits_and_order_of_C_does_not_matter():
+    X, y = data()
+    weights = np.stack([np.arange(120) % 3 != k for k in range(3)]).astype(np.int64)
+    many = logistic_path(torch.tensor(X), y, 5, [10.0, 0.1], weights, tolerance=1e-13, dtype=torch.float64)
+    for k in range(3):
+        used = weights[k] > 0
+        alone = logistic_path(torch.tensor(X[used]), y[used], 5, [0.1, 10.0], tolerance=1e-13, dtype=torch.float64)
+        for a, b in ((many[0][k], alone[1][0]), (many[1][k], alone[0][0])):
+            assert a.objective == pytest.approx(b.objective, rel=1e-9)
+            np.testing.assert_allclose(a.coef, b.coef, atol=1e-4)
+
+
+def test_a_row_that_counts_twice_is_two_rows():
+    X, y = data(30)
+    twice = np.ones((1, 30), dtype=np.int64)
+    twice[0, 4] = 2
+    (((a,),), ((b,),)) = (
+        logistic_path(torch.tensor(X), y, 5, [1.0], twice, tolerance=1e-13, dtype=torch.float64),
+        logistic_path(torch.tensor(np.vstack([X, X[4:5]])), np.append(y, y[4]), 5, [1.0], None,
+                      tolerance=1e-13, dtype=torch.float64),
+    )  # fmt: skip
+    assert a.objective == pytest.approx(b.objective, rel=1e-9)
+
+
+def test_classes_without_a_row_have_no_probability_and_two_classes_are_binary():
+    X, y = data()
+    two = y < 2
+    ((fit,),) = logistic_path(torch.tensor(X[two]), y[two], 5, [0.5], tolerance=1e-13, dtype=torch.float64)
+    assert np.isneginf(fit.intercept[2:]).all()
+    assert (fit.coef[2:] == 0).all()
+    model = LogisticRegression(C=0.5, tol=1e-10).fit(X[two], y[two])
+    margin = X @ (fit.coef[1] - fit.coef[0]) + fit.intercept[1] - fit.intercept[0]
+    np.testing.assert_allclose(margin, model.decision_function(X), atol=1e-4)
+
+
+def test_features_on_disk_pass_in_blocks(tmp_path, monkeypatch):
+    X, y = data()
+    stored = np.memmap(tmp_path / "x", dtype=np.float16, mode="w+", shape=X.shape)
+    stored[:] = X
+    whole = logistic_path(torch.tensor(np.array(stored)), y, 5, [1.0], tolerance=1e-12, dtype=torch.float64)
+    monkeypatch.setattr(rows, "BLOCK_BYTES", 8 * 15 * 17)  # 17 rows at a time
+    parts = logistic_path(stored, y, 5, [1.0], tolerance=1e-12, dtype=torch.float64)
+    assert parts[0][0].objective == pytest.approx(whole[0][0].objective, rel=1e-10)
+    np.testing.assert_allclose(parts[0][0].coef, whole[0][0].coef, atol=1e-5)

@@ -1,0 +1,48 @@
+"""The search against scoring every pair by itself, with the one-hot product of the paper."""
+
+import numpy as np
+import pytest
+import torch
+
+import cafe.solvers.tip_search as module
+from cafe.solvers.tip_search import tip_search
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def problem(n=83, c=7, d=12, counts=(3, 1, 0, 5, 2, 4, 1), seed=0):
+    rng = np.random.default_rng(seed)
+    text = rng.normal(size=(c, d))
+    key_labels = np.repeat(np.arange(c), counts)
+    keys = unit(text[key_labels] + rng.normal(size=(len(key_labels), d)))
+    labels = rng.integers(0, c, n)
+    queries = unit(text[labels] + 1.5 * rng.normal(size=(n, d)))
+    return queries, labels, keys, key_labels, unit(text)
+
+
+@pytest.mark.parametrize("block", [module.BLOCK_BYTES, 1])
+def test_every_pair_scored_by_itself(block, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK_BYTES", block)  # 1: blocks of 16 queries and a rest
+    queries, labels, keys, key_labels, text = problem()
+    alphas, betas = [0.0, 0.5, 1.17, 4.0, 30.0], [0.3, 1.0, 5.5, 20.0]
+    found, nll = tip_search(
+        queries, labels, torch.tensor(keys), key_labels, torch.tensor(text), 10.0, alphas, betas, with_likelihood=True
+    )
+    onehot = np.eye(len(text))[key_labels]
+    for i, beta in enumerate(betas):
+        votes = np.exp(-beta * (1 - queries @ keys.T)) @ onehot
+        for j, alpha in enumerate(alphas):
+            logits = 10.0 * queries @ text.T + alpha * votes
+            assert found[i, j] == np.mean(logits.argmax(1) == labels)
+            losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(labels)), labels]
+            assert nll[i, j] == pytest.approx(losses.mean(), rel=1e-10)
+    assert len(np.unique(found)) > 5  # the pairs differ
+
+
+def test_likelihood_is_only_made_when_asked_for():
+    queries, labels, keys, key_labels, text = problem()
+    found, nll = tip_search(queries, labels, torch.tensor(keys), key_labels, torch.tensor(text), 10.0, [1.0], [1.0])
+    assert nll is None
+    assert found.shape == (1, 1)
