@@ -13,7 +13,8 @@ def choose_dtype(dtype: str, device: str) -> str:
     Parameters
     ----------
     dtype : str
-        ``"auto"`` is bfloat16 on CUDA and float32 elsewhere; otherwise one of ``DTYPES``.
+        ``"auto"`` is bfloat16 on CUDA and on CPUs with bfloat16 matrix units (AMX), and float32 elsewhere; otherwise
+        one of ``DTYPES``.
     device : str
         As returned by :func:`choose_device`.
 
@@ -29,11 +30,23 @@ def choose_dtype(dtype: str, device: str) -> str:
 
     Examples
     --------
-    >>> choose_dtype("auto", "cpu"), choose_dtype("auto", "cuda:0")
+    >>> choose_dtype("float32", "cpu"), choose_dtype("auto", "cuda:0")
     ('float32', 'bfloat16')
     """
     if dtype == "auto":
-        return "bfloat16" if device.startswith("cuda") else "float32"
+        fast = device.startswith("cuda") or (device == "cpu" and has_matrix_units())
+        return "bfloat16" if fast else "float32"
     if dtype not in DTYPES:
         raise unknown_name("dtype", dtype, ("auto", *DTYPES))
     return dtype
+
+
+def has_matrix_units() -> bool:
+    """Whether this processor multiplies bfloat16 matrices in units of their own (AMX), and torch can use them.
+
+    Vector instructions for bfloat16 alone (AVX512_BF16) do not count: see docs/extraction.md for what was measured.
+    """
+    import torch
+
+    asked = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(asked is not None and asked())

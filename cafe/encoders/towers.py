@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cafe.encoders.base import Encoder
+from cafe.encoders.overlapping import Overlap
 from cafe.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class TorchEncoder(Encoder):
     """A pair of towers in torch; a library says how pixels and prompts become features."""
 
     _model: Any
+    _overlap: Overlap | None = None
 
     def _place(self, model: torch.nn.Module, rescale: tuple[float, list[float], list[float]]) -> None:
         """Move the model to ``device`` in ``dtype``, and keep (factor, mean, std) of its preprocessing there."""
@@ -80,6 +82,15 @@ class TorchEncoder(Encoder):
     def _encode_unprojected(self, crops: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode one batch of crops to (n, d) and (n, w), where there is a projection."""
 
+    def start_images(self, crops: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
+        """Begin to encode one batch; on CUDA its copy overlaps with the work on the batch before."""
+        own = type(self)._encode_crops is TorchEncoder._encode_crops and type(self)._pixels is TorchEncoder._pixels
+        if not self.device.startswith("cuda") or not own or not 0 < len(crops) <= self.batch_size:
+            return super().start_images(crops)
+        if self._overlap is None:
+            self._overlap = Overlap(self.device, lambda there: self._image_features(self._normalised(there)))
+        return self._overlap.start(crops)
+
     def encode_text(self, prompts: Sequence[str]) -> NDArray[np.float32]:
         """Encode n prompts to features (n, d), float32; a prompt is cut at the tower's context.
 
@@ -104,7 +115,12 @@ class TorchEncoder(Encoder):
         """Rescale and normalise crops on the device, in float32, and cast: (n, 3, height, width)."""
         import torch
 
-        chunk = torch.from_numpy(np.array(crops)).to(self.device)
+        return self._normalised(torch.from_numpy(np.array(crops)).to(self.device))
+
+    def _normalised(self, chunk: torch.Tensor) -> torch.Tensor:
+        """Do so with crops that are on the device."""
+        import torch
+
         pixels = (chunk.permute(0, 3, 1, 2).float() * self._factor - self._mean) / self._std
         return pixels.to(getattr(torch, self.dtype))
 

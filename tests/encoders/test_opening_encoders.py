@@ -12,7 +12,7 @@ from cafe.device import choose_device
 from cafe.encoders import open_encoder, opening
 from cafe.encoders.base import Encoder
 from cafe.encoders.opening import known_models
-from cafe.encoders.placing import choose_dtype
+from cafe.encoders.placing import choose_dtype, has_matrix_units
 from cafe.errors import InputError
 from cafe.rooms import entries
 
@@ -151,7 +151,7 @@ def test_devices() -> None:
 
 
 def test_dtypes() -> None:
-    assert choose_dtype("auto", "cpu") == "float32"
+    assert choose_dtype("auto", "cpu") == ("bfloat16" if has_matrix_units() else "float32")
     assert choose_dtype("auto", "cuda:1") == "bfloat16"
     assert choose_dtype("float16", "cpu") == "float16"
     with pytest.raises(InputError, match="unknown dtype 'fp16'"):

@@ -1,0 +1,282 @@
+"""Extraction against the loop that a user would write, on real photographs; memory; reading a cache.
+
+Parts: ``speed`` (a full-size, randomly initialised ViT-B/32 on the photographs of CAFE_REAL_DATA), ``memory`` (peak of
+1, 4 and 16 times as many images, with the embedded model), ``reading`` (a cache against its raw file and a memory map).
+
+Run::
+
+    CAFE_REAL_DATA=... python benchmarks/bench_extraction.py [--parts speed,memory,reading] [--images 256] [--rounds 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from harness import report, side_by_side
+
+from cafe.data.base import Dataset, ImageSplit
+
+
+class Some(Dataset):
+    """The first n training images of a data set, over and over if it has fewer."""
+
+    def __init__(self, dataset: Dataset, n: int) -> None:
+        self._dataset, split = dataset, dataset.splits["train"]
+        self._rows = np.resize(np.arange(len(split))[:: max(1, len(split) // n)], n)
+        ids = [f"{i}/{split.sample_ids[row]}" for i, row in enumerate(self._rows)]
+        self.name, self.class_names, self.notes = dataset.name, dataset.class_names, []
+        self.splits = {"train": ImageSplit(ids, split.labels[self._rows], split.sizes[self._rows])}
+
+    def image(self, split: str, index: int) -> Any:
+        return self._dataset.image(split, int(self._rows[index]))
+
+
+def photographs(folder: Path) -> Dataset:
+    """Unpack the real photographs and open them."""
+    real = os.environ.get("CAFE_REAL_DATA")
+    if not real:
+        raise SystemExit("CAFE_REAL_DATA is unset: the photographs are in caltech101_images.tar there")
+    with tarfile.open(Path(real) / "caltech101_images.tar") as tar:
+        tar.extractall(folder, filter="data")
+    from cafe.data import open_dataset
+
+    return open_dataset("caltech101", folder)
+
+
+def random_vit_b32(folder: Path) -> Path:
+    """Save a ViT-B/32 of OpenAI's size with random weights; the tokenizer is the embedded model's."""
+    import shutil
+
+    import torch
+    from transformers import CLIPConfig, CLIPModel
+
+    from cafe.mini import MODEL_FOLDER
+
+    mini = json.loads((MODEL_FOLDER / "config.json").read_text())["text_config"]
+    own = ("vocab_size", "max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")
+    text = {key: mini[key] for key in own}
+    text |= {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8}
+    torch.manual_seed(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    CLIPModel(CLIPConfig(text_config=text, vision_config={}, projection_dim=512)).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(MODEL_FOLDER / name, folder / name)
+    processor = json.loads((MODEL_FOLDER / "preprocessor_config.json").read_text())
+    processor |= {"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    return folder
+
+
+class Loop:
+    """What a user would write: Pillow, the processor, the forward pass, 32 images at a time."""
+
+    def __init__(self, model: Path, dtype: str) -> None:
+        import torch
+        from transformers import CLIPModel
+        from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+        self._model = CLIPModel.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
+        self._processor = AutoImageProcessor.from_pretrained(model, backend="pil")
+        self.features = np.empty(0)
+
+    def __call__(self, data: Dataset) -> float:
+        """Encode all training images; return images per second."""
+        import torch
+
+        n, found = len(data.splits["train"]), []
+        start = time.perf_counter()
+        with torch.inference_mode():
+            for first in range(0, n, 32):
+                images = [data.image("train", i) for i in range(first, min(first + 32, n))]
+                pixels = self._processor(images=images, return_tensors="pt")["pixel_values"].to(self._model.dtype)
+                found.append(self._model.get_image_features(pixel_values=pixels).pooler_output.float().numpy())
+        rate = n / (time.perf_counter() - start)
+        self.features = np.concatenate(found)
+        return rate
+
+
+class Cafe:
+    """Extraction by cafe, cache and all; its rate is from the first image to the last."""
+
+    def __init__(self, encoder: Any, folder: Path, **options: Any) -> None:
+        self._encoder, self._path, self._options = encoder, folder / "a.h5", options
+        self.features = np.empty(0)
+        self.summary: Any = None
+
+    def __call__(self, data: Dataset) -> float:
+        """Extract; return images per second."""
+        from cafe.cache import extract, load_features
+
+        self.summary = extract(
+            data, self._encoder, self._path, stored_dtype="float32", force=True, templates=["a {}"], **self._options
+        )
+        self.features = load_features(self.summary.path).splits["train"].image_features
+        rate: float = self.summary.images_per_second
+        return rate
+
+
+def cosine(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the lowest cosine between rows of equal number."""
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    return float(((one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)).min())
+
+
+def costs(data: Dataset, encoder: Any) -> tuple[float, float]:
+    """Return seconds of one image: to decode and crop on one core, and to encode in batches."""
+    n = min(64, len(data.splits["train"]))
+    decoded = []
+    crops = np.stack([encoder.cropper(data.image("train", i)) for i in range(encoder.batch_size % (n + 1))] or [0])
+    for i in range(n):
+        start = time.perf_counter()
+        encoder.cropper(data.image("train", i))
+        decoded.append(time.perf_counter() - start)
+    crops = np.resize(crops, (encoder.batch_size, *crops.shape[1:]))
+    encode = side_by_side({"encode": lambda: encoder.encode_images(crops)}, 3)["encode"] / len(crops)
+    return statistics.median(decoded), encode
+
+
+def speed(images: int, rounds: int, batch_sizes: list[int]) -> list[dict[str, Any]]:
+    """Compare extraction with the plain loop, in turns, and with the bound that its own costs leave."""
+    import torch
+
+    from cafe.encoders import open_encoder
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data, model = Some(photographs(folder / "data"), images), random_vit_b32(folder / "model")
+        encoders = {dtype: open_encoder(str(model), "cpu", dtype) for dtype in ("float32", "bfloat16")}
+        runs: dict[str, Any] = {f"loop {dtype}": Loop(model, dtype) for dtype in encoders}
+        for dtype, encoder in encoders.items():
+            for size in batch_sizes:
+                runs[f"cafe {dtype} batch {size}"] = Cafe(encoder, folder, batch_size=size)
+            runs[f"cafe {dtype} batch {batch_sizes[0]}, processes"] = Cafe(
+                encoder, folder, batch_size=batch_sizes[0], workers=os.cpu_count()
+            )
+        rates: dict[str, list[float]] = {name: [] for name in runs}
+        for _ in range(rounds):
+            for name, run in runs.items():
+                rates[name].append(run(data))
+        truth = runs["loop float32"].features
+        rows = []
+        for name, run in runs.items():
+            dtype = "bfloat16" if "bfloat16" in name else "float32"
+            rate = statistics.median(rates[name])
+            row: dict[str, Any] = {
+                "shape": "ViT-B/32, 224 pixels", "run": name, "images": images, "dtype": dtype,
+                "images_per_second": rate, "rounds": rounds,
+                "ratio_to_float32_loop": rate / statistics.median(rates["loop float32"]),
+                "ratio_to_same_loop": rate / statistics.median(rates[f"loop {dtype}"]),
+                "lowest_cosine_to_float32_loop": cosine(run.features, truth),
+            }  # fmt: skip
+            if isinstance(run, Cafe):
+                encoder = encoders[dtype]
+                encoder.batch_size = run.summary.batch_size
+                decode, encode = costs(data, encoder)
+                cores = len(os.sched_getaffinity(0))
+                bound = (encode * torch.get_num_threads() + decode) / cores
+                row |= {
+                    "workers": run.summary.workers, "batch_size": run.summary.batch_size,
+                    "decode_seconds": decode, "encode_seconds": encode, "wall_over_bound": 1 / rate / bound,
+                }  # fmt: skip
+            rows.append(row)
+    return rows
+
+
+_MEMORY = """
+import resource, sys, tempfile
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from bench_extraction import Some
+from cafe.cache import extract
+from cafe.data import open_dataset
+from cafe.encoders import open_encoder
+with tempfile.TemporaryDirectory() as folder:
+    extract(Some(open_dataset("digits"), int(sys.argv[1])), open_encoder("cafe:mini", "cpu"), Path(folder) / "a.h5")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def memory(images: int) -> list[dict[str, Any]]:
+    """Measure the peak resident memory of 1, 4 and 16 times as many images, each in a process of its own."""
+    peaks = []
+    for times in (1, 4, 16):
+        command = [sys.executable, "-c", _MEMORY, str(images * times), str(Path(__file__).parent)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks.append(float(done.stdout.split()[-1]))
+    return [
+        {
+            "shape": "cafe:mini, digits", "run": "peak memory", "images": [images, 4 * images, 16 * images],
+            "peak_mb": [round(peak) for peak in peaks], "ratio": peaks[2] / peaks[0],
+        }
+    ]  # fmt: skip
+
+
+def reading(rows: int = 64_000, width: int = 512, gathered: int = 16_000) -> list[dict[str, Any]]:
+    """Compare loading a cache with reading its file, and gathering rows with a plain memory map."""
+    from cafe.cache import Provenance, load_features, write_cache
+    from cafe.features import Features, Split
+
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        values = rng.standard_normal((rows, width), dtype=np.float32).astype(np.float16)
+        split = Split(values, np.zeros(rows, np.int64), np.arange(rows).astype(np.str_))
+        path = write_cache(folder / "a.h5", Features({"train": split}, ("a",)), Provenance("d", "e", {}))
+        raw = folder / "raw.f16"
+        values.tofile(raw)
+        chosen = rng.integers(0, rows, gathered)
+        mapped = load_features(path, memmap=True).splits["train"].image_features
+        plain = np.memmap(raw, dtype=np.float16, mode="r", shape=(rows, width))
+        assert np.array_equal(mapped[chosen], plain[chosen])
+
+        seconds = side_by_side(
+            {
+                "load": lambda: load_features(path),
+                "raw": path.read_bytes,
+                "gather": lambda: mapped[chosen],
+                "gather raw": lambda: plain[chosen],
+            },
+            15,
+        )
+        shared = {"shape": f"{rows} x {width} float16", "bytes": path.stat().st_size}
+    return [
+        {**shared, "run": "reading a cache", "seconds": seconds["load"], "raw_seconds": seconds["raw"],
+         "speed_of_raw": seconds["raw"] / seconds["load"]},
+        {**shared, "run": f"gathering {gathered} rows", "seconds": seconds["gather"],
+         "raw_seconds": seconds["gather raw"], "ratio": seconds["gather"] / seconds["gather raw"]},
+    ]  # fmt: skip
+
+
+def main() -> None:
+    """Run the parts, and append their rows to results/extraction.jsonl."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--parts", default="speed,memory,reading")
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--batch-sizes", default="64,32")
+    arguments = parser.parse_args()
+    for part in arguments.parts.split(","):
+        if part == "speed":
+            sizes = [int(size) for size in arguments.batch_sizes.split(",")]
+            report("extraction", None, speed(arguments.images, arguments.rounds, sizes))
+        elif part == "memory":
+            report("extraction", None, memory(arguments.images))
+        elif part == "reading":
+            report("extraction", None, reading())
+        else:
+            parser.error(f"unknown part {part!r}; possible: speed, memory, reading")
+
+
+if __name__ == "__main__":
+    main()
