@@ -6,7 +6,7 @@ Letters as in kernels/reference.py: g configurations, b rows, d width, c classes
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -186,7 +186,7 @@ def ratio_summary(estimator: Any, problem: Problem) -> dict[str, float]:
         values["alpha"] = estimator.ratios(problem.X)
     if estimator.variant != "image" and estimator.beta_mode_ != "fixed":
         values["beta"] = text_ratios(estimator, problem.base.class_embeddings)
-    kinds = {"mean": np.mean, "std": np.std, "min": np.min, "max": np.max}
+    kinds: dict[str, Callable[[Array], Any]] = {"mean": np.mean, "std": np.std, "min": np.min, "max": np.max}
     return {f"{name}_{kind}": float(of(v)) for name, v in values.items() for kind, of in kinds.items()}
 
 

@@ -122,6 +122,11 @@ def _check_with_text(estimator: Any, X: Array, y: Array, embeddings: Array) -> C
         )
     if not np.all(np.isfinite(embeddings)):
         raise InputError("class_embeddings contains NaN or infinity")
+    if not (lengths := np.linalg.norm(embeddings, axis=1)).all():
+        raise InputError(
+            f"row {int(lengths.argmin())} of class_embeddings has length zero: it has no direction to compare with; "
+            "encode that class's text again"
+        )
     estimator.classes_, rows = _label_rows(y, estimator.classes, len(embeddings))
     estimator.class_embeddings_ = embeddings.astype(X.dtype)
     estimator.embedding_source_ = "text"
@@ -133,7 +138,7 @@ def _check_with_class_means(estimator: Any, X: Array, y: Array) -> CheckedArrays
     estimator.classes_, rows = np.unique(y, return_inverse=True)
     if len(estimator.classes_) < 2:
         raise InputError(
-            f"a classifier needs at least two classes, but every label is {estimator.classes_[0]!r}: one class"
+            f"a classifier needs at least two classes, but every label is {_plain(estimator.classes_[0])!r}: one class"
         )
     scaled = unit_length(X) if estimator.normalize else X
     sums = np.zeros((len(estimator.classes_), X.shape[1]), dtype=np.float64)
@@ -165,6 +170,11 @@ def widen(X: ArrayLike) -> ArrayLike:
     return X
 
 
+def _plain(label: Any) -> Any:
+    """Return a label as Python prints it, for messages."""
+    return label.item() if isinstance(label, np.generic) else label
+
+
 def _label_rows(y: Array, classes: ArrayLike | None, n_classes: int) -> tuple[Array, NDArray[np.int64]]:
     """Return classes_ and, for each label, its row of the class embeddings.
 
@@ -181,7 +191,8 @@ def _label_rows(y: Array, classes: ArrayLike | None, n_classes: int) -> tuple[Ar
         if not np.issubdtype(y.dtype, np.number) or np.any(y != np.floor(y)) or y.min() < 0 or y.max() >= n_classes:
             raise InputError(
                 f"with class_embeddings and no classes, labels must be integers 0 to {n_classes - 1} "
-                f"(the row of each class); got labels such as {y[0]!r}. Pass classes, one label per row, for others"
+                f"(the row of each class); got labels such as {_plain(y[0])!r}. "
+                "Pass classes, one label per row, for others"
             )
         return np.arange(n_classes), y.astype(np.int64)
     names = np.asarray(classes)
@@ -194,5 +205,5 @@ def _label_rows(y: Array, classes: ArrayLike | None, n_classes: int) -> tuple[Ar
     rows = order[place]
     strange = names[rows] != y
     if np.any(strange):
-        raise InputError(f"label {y[strange][0]!r} is none of the {n_classes} classes given")
+        raise InputError(f"label {_plain(y[strange][0])!r} is none of the {n_classes} classes given")
     return names, rows.astype(np.int64)

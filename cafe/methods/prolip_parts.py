@@ -53,7 +53,7 @@ class ProjectionObjective:
         change = parameters["change"]  # (g, p, d)
         s, strength = (hyper[k][:, None, None] for k in ("logit_scale", "strength"))
         v = features @ (self.start + change) + self.bias  # (g, b, d)
-        length = v.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(v.dtype).tiny)
+        length = v.norm(dim=-1, keepdim=True).clamp_min(1e-12)  # 1 / tiny would overflow for a row of zeros
         u = v / length
         t = torch.nn.functional.normalize(self.text, dim=-1)
         log_p = torch.log_softmax(s * (u @ t.T), dim=-1)

@@ -2,6 +2,8 @@
 
 import pytest
 
+from cafe.methods import make_method
+
 
 @pytest.fixture(scope="session")
 def tower_parameters(make_tiny_clip, tmp_path_factory):
@@ -19,3 +21,20 @@ def tower_parameters(make_tiny_clip, tmp_path_factory):
         return {"text_tower": str(folder), "class_names": names, **recipe}
 
     return parameters
+
+
+@pytest.fixture(scope="session")
+def ready(tower_parameters):
+    """The function that makes a method with all that it needs to be fitted: ``ready(name, text, n_classes)``.
+
+    Training is short: for tests that ask what becomes of bad input, not how good a method is.
+    """
+
+    def make(name, text, n_classes=4, **parameters):
+        model = make_method(name, class_embeddings=text, **parameters)
+        tower = tower_parameters(model, n_classes if text is None else len(text))
+        short = {"epochs": 5} if tower else {"C": 1.0} if "C" in model.get_params() else {}
+        model.set_params(**{k: v for k, v in {**tower, **short}.items() if k not in parameters})
+        return model.set_params(random_state=0) if "random_state" in model.get_params() else model
+
+    return make
