@@ -18,7 +18,7 @@ from cafe.errors import CafeError, InputError, UnreadableImageError
 Workers = int | Literal["auto"]
 
 _SAMPLE = 12  # images that are decoded to measure
-_WORTH = 12.0  # seconds of decoding below which processes, which take some seconds to start, gain nothing
+_WORTH = 30.0  # seconds of decoding below which processes, each of which takes some seconds to start, gain nothing
 _MOST_MEMORY = 1 << 28  # bytes of crops that are held ready
 
 

@@ -87,7 +87,7 @@ def extract_many(
     dataset : Dataset
         Its ``image`` must be safe to call from several threads.
     encoders : sequence of Encoder
-        The frozen towers.
+        The frozen towers; their ``batch_size`` is set to the one used.
     outs : sequence of path
         The file of each.
     splits : sequence of str or None
@@ -140,6 +140,7 @@ def extract_many(
     clocks = Clocks()
     jobs = []
     for encoder, out in zip(encoders, outs, strict=True):
+        encoder.batch_size = batch_size or encoder.batch_size
         plan = make_plan(
             dataset, encoder, splits, templates, stored_dtype, prompts,
             views=views, draws=draws, projection_features=projection_features,
