@@ -6,6 +6,7 @@ What comes in, and what comes out:
 EXIF orientation                           applied; an EXIF block that cannot be read is ignored
 grey, black-and-white, palette, YCbCr      converted to RGB
 CMYK                                       converted to RGB without a colour profile, as Pillow does
+CIELAB                                     converted to sRGB by Pillow's colour management
 16-bit grey                                divided by 257, so that white stays white (Pillow alone would clip)
 16-bit RGB                                 the upper 8 bits of each channel, as Pillow reads it
 32-bit integer or float                    refused: nothing says which value is white

@@ -154,3 +154,38 @@ def test_decompression_bomb(monkeypatch: pytest.MonkeyPatch, own_limit: int | No
 def test_pillows_own_limit_is_refused_too() -> None:
     with pytest.raises(UnreadableImageError, match="decompression bomb"):
         read_image(png(60_000, 60_000, 1, 0, b""), "bomb")
+
+
+def test_the_first_page_of_a_tiff() -> None:
+    pages = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    content = encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:])
+    assert first_pixel(content) == (255, 0, 0)
+
+
+def test_exif_orientation_of_a_photograph() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    image = Image.new("L", (16, 8), 0)
+    image.paste(255, (0, 0, 8, 8))
+    upright = read_image(encoded(image, "JPEG", exif=exif, quality=95), "x")
+    assert upright.size == (16, 8)
+    assert upright.getpixel((2, 4))[0] < 20
+    assert upright.getpixel((13, 4))[0] > 235
+
+
+@pytest.mark.parametrize(("lightness", "expected"), [(255, 255), (0, 0)])
+def test_lab(lightness: int, expected: int) -> None:
+    content = encoded(Image.new("LAB", (2, 2), (lightness, 128, 128)), "TIFF")  # a and b are zero at 128
+    assert all(abs(channel - expected) <= 1 for channel in first_pixel(content))
+
+
+def test_an_image_of_no_width() -> None:
+    with pytest.raises(UnreadableImageError):
+        read_image(png(0, 1, 8, 0, b""), "x")
+
+
+@pytest.mark.parametrize("cut", [3, 20, 60])
+def test_cut_anywhere(cut: int) -> None:
+    content = encoded(Image.new("RGB", (64, 64), "red"), "PNG")
+    with pytest.raises(UnreadableImageError):
+        read_image(content[:cut], "x")

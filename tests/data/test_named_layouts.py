@@ -207,3 +207,17 @@ def test_the_verb_is_light_and_names_all(tmp_path: Path) -> None:
     assert sorted(row["name"] for row in rows) == sorted([*NAMES, "digits"])
     assert [row["name"] for row in rows if row["available"]] == ["digits"]
     assert all(str(tmp_path) in row["why"] for row in rows if not row["available"])
+
+
+@pytest.mark.parametrize(("name", "file"), [("dtd", "DescribableTextures"), ("eurosat", "EuroSAT")])
+def test_published_split_files(name: str, file: str, tmp_path: Path, real_data: Path) -> None:
+    cls = entries("data", "DATASET")[name].load()
+    (tmp_path / cls.folder / cls.image_folder).mkdir(parents=True)
+    split = (real_data / "coop_protocol" / cls.split_file).read_bytes()
+    (tmp_path / cls.folder / cls.split_file).write_bytes(split)
+    n = sum(PUBLISHED[name][1:])
+    with pytest.raises(InputError, match=f"names {n} images that are not in"):
+        open_dataset(name, tmp_path)
+    dataset = open_dataset(name, tmp_path, lenient=True)
+    assert dataset.notes == []  # exactly the published counts
+    assert cls.split_file == f"split_zhou_{file}.json"
