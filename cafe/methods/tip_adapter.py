@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from cafe.errors import InputError
-from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits, unit_length
+from cafe.methods.base import Array, FewShotClassifier, cosine_logits, unit_length
+from cafe.methods.problem import problems_of, widen
 
 METHOD = "tip-adapter"
 
@@ -99,15 +101,57 @@ class TipAdapter(FewShotClassifier):
                     f"{name} of tip-adapter must be a number not below {low:.0f}, or 'auto', but is {value!r}"
                 )
 
-    def _fit_rows(self, problem: Problem) -> None:
+    @classmethod
+    def fit_grid(
+        cls, estimators: Sequence[Any], X: ArrayLike, y: ArrayLike, rows: Sequence[NDArray[np.int64]] | None
+    ) -> None:
+        """Fit several; those on the same rows share their keys."""
         from cafe.protocol.selection import resolve_automatic
 
-        chosen = resolve_automatic(self, problem)
-        self.alpha_, self.beta_ = float(chosen.alpha), float(chosen.beta)
-        order = np.argsort(problem.y, kind="stable")
-        self.keys_ = unit_length(problem.X[order])
-        self.seen_, self.segments_ = np.unique(problem.y[order], return_index=True)
-        self.kernel_ = "numpy"
+        shared: dict[tuple[int, bytes], tuple[Array, Array, Array]] = {}
+        for one, problem in zip(estimators, problems_of(estimators, X, y, rows), strict=True):
+            one._prepare()
+            chosen = resolve_automatic(one, problem)
+            one.alpha_, one.beta_ = float(chosen.alpha), float(chosen.beta)
+            key = (id(problem.base), problem.rows.tobytes())
+            if key not in shared:
+                labels = problem.y
+                order = np.argsort(labels, kind="stable")
+                shared[key] = (unit_length(problem.X[order]), *np.unique(labels[order], return_index=True))
+            one.keys_, one.seen_, one.segments_ = shared[key]
+            one.kernel_ = "numpy"
+
+    @classmethod
+    def score_grid(cls, fits: Sequence[Any], X: Array, rows: NDArray[np.int64]) -> list[tuple[float, float]] | None:
+        """Return (accuracy, -NLL) of fits that share keys, with affinities computed once; None if some do not."""
+        first = fits[0]
+        if not np.isin(rows, first.classes_).all() or any(
+            one.keys_ is not first.keys_ or one.logit_scale != first.logit_scale for one in fits
+        ):
+            return None
+        import torch
+
+        from cafe.solvers.tip_search import tip_search
+
+        alphas, betas = (sorted({getattr(one, name) for one in fits}) for name in ("alpha_", "beta_"))
+        queries = unit_length(np.asarray(widen(X)))
+        counts = np.diff(np.append(first.segments_, len(first.keys_)))
+        order = np.argsort(first.classes_)
+        dtype = first.keys_.dtype
+        accuracy, nll = tip_search(
+            queries.astype(dtype, copy=False),
+            order[np.searchsorted(first.classes_[order], rows)],
+            torch.from_numpy(first.keys_),
+            np.repeat(first.seen_, counts),
+            torch.from_numpy(unit_length(first._entry_text(dtype))),
+            first.logit_scale,
+            alphas,
+            betas,
+            with_likelihood=True,
+        )
+        assert nll is not None
+        places = [(betas.index(one.beta_), alphas.index(one.alpha_)) for one in fits]
+        return [(float(accuracy[place]), -float(nll[place])) for place in places]
 
     def _logits(self, X: Array) -> Array:
         logits = cosine_logits(X, self._entry_text(X.dtype), self.logit_scale)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cafe.protocol.selection import Selection, choose, score_fitted
+from cafe.protocol.selection import Selection, choose, score_all
 
 
 def oracle_test(estimator: Any, task: Any, fit_many: Any) -> tuple[Any, Selection]:
@@ -34,6 +34,6 @@ def oracle_test(estimator: Any, task: Any, fit_many: Any) -> tuple[Any, Selectio
 
     def score(candidates: list[Any]) -> list[tuple[float, float]]:
         fits = fit_many(X, y, candidates, [rows] * len(candidates))
-        return [score_fitted(fit, task.test.image_features, task.test.labels) for fit in fits]
+        return score_all(fits, task.test.image_features, task.test.labels)
 
     return choose(estimator, "oracle-test", score)

@@ -77,6 +77,13 @@ def score_fitted(estimator: Any, X: Array, rows: NDArray[np.int64]) -> Score:
     return accuracy, -negative_log_likelihood(probabilities, rows)
 
 
+def score_all(fits: Sequence[Any], X: Array, rows: NDArray[np.int64]) -> list[Score]:
+    """Score fitted classifiers of one method on rows, together where the method has ``score_grid``."""
+    together = getattr(type(fits[0]), "score_grid", None)
+    found: list[Score] | None = None if together is None else together(fits, X, rows)
+    return [score_fitted(fit, X, rows) for fit in fits] if found is None else found
+
+
 def few_shot_val(fit_many: Any, X: Array, y: Array, train: NDArray[np.int64], val: tuple[Array, Array]) -> Scorer:
     """Make the scorer of ``few-shot-val``.
 
@@ -94,7 +101,7 @@ def few_shot_val(fit_many: Any, X: Array, y: Array, train: NDArray[np.int64], va
 
     def score(candidates: list[Any]) -> list[Score]:
         fits = fit_many(X, y, candidates, [train] * len(candidates))
-        return [score_fitted(fit, *val) for fit in fits]
+        return score_all(fits, *val)
 
     return score
 
@@ -122,8 +129,9 @@ def cross_validation(fit_many: Any, X: Array, y: Array, train: NDArray[np.int64]
     def score(candidates: list[Any]) -> list[Score]:
         grid = [candidate for _ in folds for candidate in candidates]
         rows = [fitted_on for fitted_on, _ in folds for _ in candidates]
-        fits = iter(fit_many(X, y, grid, rows))
-        scores = np.array([[score_fitted(next(fits), X[held], y[held]) for _ in candidates] for _, held in folds])
+        fits, size = fit_many(X, y, grid, rows), len(candidates)
+        parts = [fits[k * size : (k + 1) * size] for k in range(len(folds))]
+        scores = np.array([score_all(part, X[held], y[held]) for part, (_, held) in zip(parts, folds, strict=True)])
         return [(float(a), float(b)) for a, b in scores.mean(axis=0)]
 
     return score
