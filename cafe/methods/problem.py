@@ -144,6 +144,9 @@ def _check_with_class_means(estimator: Any, X: Array, y: Array) -> CheckedArrays
     sums = np.zeros((len(estimator.classes_), X.shape[1]), dtype=np.float64)
     np.add.at(sums, rows, scaled)
     estimator.class_embeddings_ = (sums / np.bincount(rows)[:, None]).astype(X.dtype)
+    if not (lengths := np.linalg.norm(sums, axis=1)).all():
+        label = _plain(estimator.classes_[lengths.argmin()])
+        raise InputError(f"the mean of the training rows of label {label!r} has length zero: it has no direction")
     estimator.embedding_source_ = "class-means"
     return _normalised(estimator, X, rows)
 
