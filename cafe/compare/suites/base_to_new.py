@@ -8,7 +8,7 @@ from typing import Any
 
 from cafe.compare.base import Outcome, Series, Suite, named_row
 from cafe.compare.plan import Plan
-from cafe.compare.suites.baselines import Baselines
+from cafe.compare.suites.baselines import Baselines, coop_series
 from cafe.errors import InputError
 from cafe.features import Features
 from cafe.fitting import Fitted
@@ -32,9 +32,9 @@ class BaseToNew(Suite):
     layout = Layout(axis="part", axis_label="classes tested", figure="dots")
 
     def series(self, features: Features, plan: Plan) -> Sequence[Series]:
-        """Return the baselines, and the text adapter, which changes the classifier itself."""
+        """Return the baselines, the text adapter, which changes the classifier itself, and CoOp where included."""
         text = Series("clip-adapter, text", "clip-adapter", {"variant": "text", "beta": 0.2})
-        return (*Baselines().series(features, plan), text)
+        return (*Baselines().series(features, plan), text, *coop_series(plan))
 
     def run(self, plan: Plan) -> list[Outcome]:
         """Fit on base classes; score base, then new."""

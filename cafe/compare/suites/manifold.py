@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 from cafe.compare.base import Outcome, Series, Suite, named_row
 from cafe.compare.plan import Plan
-from cafe.compare.suites.baselines import first_series
+from cafe.compare.suites.baselines import coop_series, first_series
 from cafe.features import Features
 from cafe.fitting import Fitted
 from cafe.geometry import measures
-from cafe.methods import method_names
 from cafe.methods.base import unit_length
 from cafe.report.layout import Layout
 from cafe.tasks import Task
@@ -38,8 +37,7 @@ class Manifold(Suite):
             Series("text, 0.2", "clip-adapter", {"variant": "text", "beta": 0.2}),
             Series("both, 0.2", "clip-adapter", {"variant": "both", "alpha": 0.2, "beta": 0.2}),
         ]
-        coop = [Series("coop", "coop", optional=True)] if "coop" in plan.include and "coop" in method_names() else []
-        return first_series(features), *adapters, *sides, *coop
+        return first_series(features), *adapters, *sides, *coop_series(plan)
 
     def outcome(self, series: Series, fit: Fitted, task: Task) -> Outcome:
         """Add the measures of the adapted test features to the row."""

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from cafe.compare.base import Outcome, Series, Suite
 from cafe.compare.plan import Plan
-from cafe.compare.suites.baselines import first_series
+from cafe.compare.suites.baselines import coop_series, first_series
 from cafe.features import Features
-from cafe.methods import method_names
 from cafe.report.across import ORDER
 from cafe.report.layout import Layout
 from cafe.tasks import dataset_name
@@ -28,12 +27,11 @@ class Paper(Suite):
 
     def series(self, features: Features, plan: Plan) -> Sequence[Series]:
         """Return the three, and CoOp where it was included."""
-        coop = [Series("coop", "coop", optional=True)] if "coop" in plan.include and "coop" in method_names() else []
         return (
             first_series(features),
             Series("linear-probe", "linear-probe", {"C": "auto"}),
             Series("clip-adapter", "clip-adapter", {"variant": "image", "alpha": "auto"}),
-            *coop,
+            *coop_series(plan),
         )
 
     def run(self, plan: Plan) -> list[Outcome]:
