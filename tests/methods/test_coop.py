@@ -12,6 +12,8 @@ from sklearn.base import clone
 from cafe import CoOp, ZeroShot, fit_many
 from cafe.encoders import open_encoder
 from cafe.errors import InputError
+from cafe.features import Features, Split
+from cafe.fitting import fit_method
 from cafe.methods import expected_failed_checks
 from cafe.methods.coop_parts import ContextObjective
 from cafe.methods.coop_prompts import make_prompts, words_as_context
@@ -320,3 +322,35 @@ def test_every_exception_to_scikit_learns_checks_is_needed():
         results = check_estimator(CoOp(), on_fail=None)
     failed = {result["check_name"] for result in results if result["status"] == "failed"}
     assert failed == set(expected_failed_checks(CoOp()))
+
+
+# ---------------------------------------------------------------------- from a cache
+
+
+def cached(sha256):
+    """Features as a cache of ``cafe:mini`` gives them."""
+    names = ("circle", "square", "triangle")
+    encoder = open_encoder("cafe:mini")
+    text = encoder.encode_text([f"a photo of a {name}." for name in names])
+    rng = np.random.default_rng(0)
+    splits = {}
+    for name, n in (("train", 12), ("test", 30)):
+        y = np.arange(n) % 3
+        x = unit(text[y]) + 0.05 * rng.normal(size=(n, text.shape[1]))
+        splits[name] = Split(x.astype(np.float32), y, np.array([f"{name}{i}" for i in range(n)]))
+    sha256 = encoder.identity()["text"]["weights_sha256"] if sha256 is None else sha256
+    provenance = {"dataset": "shapes", "encoder": "cafe:mini", "text": {"encoder": {"weights_sha256": sha256}}}
+    return Features(splits, names, text[None], logit_scale=encoder.logit_scale, provenance=provenance)
+
+
+def test_a_cache_names_its_tower_and_its_classes():
+    fitted = fit_method(cached(None), "coop", {"epochs": 2, "n_context": 4}, shots=2)
+    row = json.loads(json.dumps(fitted.row))
+    assert (row["params"]["text_tower"], row["kernel"]) == ("cafe:mini", "autograd")
+    assert "class_names" not in row["params"]  # 1,000 names in every row would drown it
+    assert fitted.estimator.class_names == ["circle", "square", "triangle"]
+
+
+def test_a_tower_that_is_not_the_caches_is_refused():
+    with pytest.raises(InputError, match="is not the one that encoded these features"):
+        fit_method(cached("0" * 64), "coop", {"epochs": 2}, shots=2)
