@@ -113,10 +113,10 @@ def main() -> None:
 
 def pair_lines(pairs: Sequence[dict[str, Any]]) -> list[str]:
     """Write the paired tests that involve zero-shot, or whatever stands first."""
-    first = pairs[0]["a"] if pairs else ""
+    first = (pairs[0]["a"], pairs[0]["a_x"]) if pairs else None
     lines = []
     for pair in pairs:
-        if pair["a"] == first:
+        if (pair["a"], pair["a_x"]) == first:
             at = "" if pair["b_x"] is None else f" at {pair['b_x']:g}"
             before = "" if pair["a_x"] is None else f" at {pair['a_x']:g}"
             low, high = (-100 * end for end in reversed(pair["ci95"]))
