@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -102,8 +103,21 @@ def check_encoder(run: Mapping[str, Any], encoder: Encoder) -> None:
     ------
     InputError
         If weights or preprocessing differ; a different computing dtype does not count.
+
+    Warns
+    -----
+    UserWarning
+        If the features were imported: of their encoder there is only the name that a user gave.
     """
     fitted, here = run["provenance"]["image"]["encoder"], encoder.identity()["image"]
+    if "named_by_user" in fitted:
+        warnings.warn(
+            f"this run was fitted on imported features, said to be of {fitted['named_by_user']!r}; whether "
+            f"{encoder.id!r} makes the same ones cannot be checked",
+            UserWarning,
+            stacklevel=2,
+        )
+        return
     differing = sorted(key for key in {*fitted, *here} - {"dtype"} if fitted.get(key) != here.get(key))
     if differing:
         raise InputError(

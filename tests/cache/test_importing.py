@@ -313,6 +313,23 @@ def test_similar_rows_are_dropped(foreign, tmp_path):
         import_features(source, tmp_path / "b.h5", similar=1.5)
 
 
+def test_a_run_on_imported_features_predicts_with_a_warning(tmp_path, monkeypatch, capfd):
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (8, 8)).save("new.png")
+    where = ["--cache-dir", str(tmp_path / "c")]
+    assert call(["extract", "--dataset", "digits", *where]) == 0
+    assert call(["cache", "export", "digits", "--out", "digits.npz", *where]) == 0
+    assert call(["cache", "import", "digits.npz", "--name", "theirs", "--model", "cafe:mini", *where]) == 0
+    assert call(["fit", "--cache", "theirs", "--method", "linear-probe", "--shots", "4", "--out", "run", *where]) == 0
+    capfd.readouterr()
+    assert call(["predict", "--run", "run", "new.png", "--json"]) == 0
+    captured = capfd.readouterr()
+    assert "imported features, said to be of 'cafe:mini'" in captured.err
+    assert "predictions" in captured.out or "class" in captured.out
+
+
 def test_the_command_line(foreign, tmp_path, capfd):
     source = save_npz(tmp_path / "x", foreign)
     folder = str(tmp_path / "caches")
