@@ -51,11 +51,11 @@ def open_dataset(name_or_path: str, root: Path | None = None, *, lenient: bool =
         return dataset
     path = Path(name_or_path).expanduser()
     # An empty string would be the current folder.
-    source = _source_for(path) if name_or_path else None
+    source, there = _source_for(path) if name_or_path else (None, False)
     if source is not None:
         opened: Dataset = source.open(path, lenient=lenient)
         return opened
-    if name_or_path and path.exists():
+    if there:
         raise InputError(f"{path} cannot be read as a data set; give {_path_help()}")
     if _looks_like_path(name_or_path):
         raise InputError(
@@ -73,12 +73,16 @@ def data_root(root: Path | None) -> Path | None:
     return Path(from_environment).expanduser() if from_environment else None
 
 
-def _source_for(path: Path) -> Any:
+def _source_for(path: Path) -> tuple[Any, bool]:
+    """Return the first source that accepts the path, and whether there is anything."""
     sources = [entry.load() for entry in entries("data", "SOURCE").values()]
-    for source in sorted(sources, key=lambda source: source.general):  # stable: by name otherwise
-        if source.accepts(path):
-            return source
-    return None
+    try:
+        for source in sorted(sources, key=lambda source: source.general):  # stable: by name otherwise
+            if source.accepts(path):
+                return source, True
+        return None, path.exists()
+    except OSError as error:  # a folder that may not be read, a name that is too long
+        raise InputError(f"{str(path)[:200]!r} cannot be read: {error.strerror}") from error
 
 
 def _path_help() -> str:

@@ -158,3 +158,16 @@ def test_listing_is_light() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_names_and_folders_that_the_system_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="cannot be read: File name too long"):
+        open_dataset(f"./{'x' * 5000}")
+    from cafe.data import table
+
+    def refuse(folder: Path) -> list[str]:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(table.os, "listdir", refuse)  # the tests may run as root, who may read everything
+    with pytest.raises(InputError, match="cannot be read: Permission denied"):
+        open_dataset(str(tmp_path))

@@ -221,3 +221,24 @@ def test_published_split_files(name: str, file: str, tmp_path: Path, real_data: 
     dataset = open_dataset(name, tmp_path, lenient=True)
     assert dataset.notes == []  # exactly the published counts
     assert cls.split_file == f"split_zhou_{file}.json"
+
+
+def test_the_verb_says_what_is_expected_and_what_is_missing(tmp_path: Path, plant, capfd, monkeypatch) -> None:
+    from cafe.cli.app import call
+
+    monkeypatch.delenv("CAFE_DATA", raising=False)
+    assert call(["datasets"]) == 0
+    said = capfd.readouterr()
+    assert all(name in said.out for name in NAMES)
+    assert "give --root DIR or set CAFE_DATA" in said.err
+    assert "sun397/split_zhou_SUN397.json, sun397/SUN397" in said.err
+    assert all(source in said.err for source in entries("data", "SOURCE"))
+    plant("dtd", tmp_path)
+    monkeypatch.setenv("CAFE_DATA", str(tmp_path))
+    assert call(["datasets"]) == 0
+    said = capfd.readouterr()
+    assert "dtd              yes" in said.out
+    assert "dtd:" not in said.err
+    split, images = tmp_path / "sun397" / "split_zhou_SUN397.json", tmp_path / "sun397" / "SUN397"
+    assert f"sun397: the split file is expected at {split}; it is published at https" in said.err
+    assert f"and the images are expected in {images}; they are published at https" in said.err
