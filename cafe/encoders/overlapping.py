@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,9 +29,10 @@ class Overlap:
         import torch
 
         self._device, self._encode = device, encode
-        self._stream = torch.cuda.Stream(device)
+        cuda: Any = torch.cuda  # the library does not annotate it
+        self._stream, self._event = cuda.Stream(device), cuda.Event
         self._buffers: list[torch.Tensor | None] = [None] * _BUFFERS
-        self._copied = [torch.cuda.Event() for _ in range(_BUFFERS)]
+        self._copied = [self._event() for _ in range(_BUFFERS)]
         self._turn = 0
 
     def start(self, crops: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
@@ -51,7 +52,7 @@ class Overlap:
             features = self._encode(there).float()
             back = torch.empty(features.shape, dtype=torch.float32, pin_memory=True)
             back.copy_(features, non_blocking=True)
-        done = torch.cuda.Event()
+        done = self._event()
         done.record(computing)
 
         def wait() -> NDArray[np.float32]:
