@@ -12,6 +12,7 @@ from cafe.cache import spec
 from cafe.cache.atomic import check_free_space, prepare_folder
 from cafe.cache.choosing import Workers
 from cafe.cache.encoding import OnError, ProgressCallback
+from cafe.cache.fingerprint import fingerprint
 from cafe.cache.opening import open_cache
 from cafe.cache.partial import open_partial, tidy
 from cafe.cache.passes import encode_all
@@ -175,7 +176,7 @@ def _prepare(job: _Job, batch_size: int | None, force: bool, on_error: OnError) 
     prepare_folder(target.path.parent)
     before = signature(target.path)
     if target.missing != "all":
-        tidy(target.path, lambda image: image == plan.image)
+        tidy(target.path, lambda image: fingerprint(image) == plan.provenance().image_fingerprint)
         _refuse_unreadable(target.path, on_error)
         if target.missing == "text":
             check_free_space(target.path.parent, plan.bytes_needed())
