@@ -65,7 +65,7 @@ class APE(FewShotClassifier):
     References
     ----------
     Zhu et al., Not All Features Matter: Enhancing Few-shot CLIP with Adaptive Prior Refinement (ICCV 2023),
-    equations 4 to 12; released main.py and utils.py.
+    training-free variant; released main.py and utils.py, whose formulas these are.
 
     Examples
     --------

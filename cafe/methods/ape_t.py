@@ -77,7 +77,7 @@ class APET(FewShotClassifier):
 
     References
     ----------
-    Zhu et al. (ICCV 2023), section 3.3, equations 13 to 16; released main.py, APE_Training in utils.py.
+    Zhu et al. (ICCV 2023), trained variant; released main.py, APE_Training in utils.py.
 
     Examples
     --------

@@ -59,7 +59,7 @@ class CLAP(ClassResidualClassifier):
     References
     ----------
     Silva-Rodriguez et al., A Closer Look at the Few-Shot Adaptation of Large Vision-Language Models (CVPR 2024),
-    section 4.2, equations 6 to 9 with multipliers fixed; released trainers/adapters.py, constraint "l2".
+    class-adaptive linear probe with fixed multipliers; released trainers/adapters.py, constraint "l2".
 
     Examples
     --------

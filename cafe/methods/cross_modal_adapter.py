@@ -62,7 +62,7 @@ class CrossModalAdapter(CrossModalClassifier):
 
     References
     ----------
-    Lin et al. (CVPR 2023), section 4, "adapter"; released engine/model/head.py and logit.py.
+    Lin et al. (CVPR 2023), cross-modal adapter; released engine/model/head.py and logit.py.
 
     Examples
     --------

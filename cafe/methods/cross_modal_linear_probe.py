@@ -59,7 +59,7 @@ class CrossModalLinearProbe(CrossModalClassifier):
     References
     ----------
     Lin et al., Multimodality Helps Unimodality: Cross-Modal Few-Shot Learning with Multimodal Models (CVPR 2023),
-    section 3, equation 5; released linear_probe scripts and engine/.
+    linear probing; released linear_probe scripts and engine/.
 
     Examples
     --------

@@ -65,8 +65,8 @@ class GDA(FewShotClassifier):
 
     References
     ----------
-    Wang et al., A Hard-to-Beat Baseline for Training-Free CLIP-Based Adaptation (ICLR 2024), equations 4 to 8;
-    released main_few_shots.py. The shrunk precision is Kubokawa and Srivastava's.
+    Wang et al., A Hard-to-Beat Baseline for Training-Free CLIP-Based Adaptation (ICLR 2024);
+    released main_few_shots.py, whose formulas these are. The shrunk precision is Kubokawa and Srivastava's.
 
     Examples
     --------

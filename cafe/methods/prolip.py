@@ -73,7 +73,7 @@ class ProLIP(FewShotClassifier):
 
     References
     ----------
-    Fahes et al., Fine-Tuning CLIP's Last Visual Projector: A Few-Shot Cornucopia (arXiv 2410.05270), equation 4;
+    Fahes et al., Fine-Tuning CLIP's Last Visual Projector: A Few-Shot Cornucopia (arXiv 2410.05270);
     released methods/ProLIP.py and RegLinearAdapter.py.
 
     Examples

@@ -61,7 +61,7 @@ class TaskRes(ClassResidualClassifier):
 
     References
     ----------
-    Yu et al., Task Residual for Tuning Vision-Language Models (CVPR 2023), equation 3; released trainers/taskres.py.
+    Yu et al., Task Residual for Tuning Vision-Language Models (CVPR 2023); released trainers/taskres.py.
     "Regular base" only: the "enhanced base" is a text projection pre-tuned on the task itself.
 
     Examples

@@ -63,7 +63,7 @@ class TransCLIP(FewShotClassifier):
 
     References
     ----------
-    Zanella et al., Boosting Vision-Language Models with Transduction (NeurIPS 2024), equations 3 to 10; released
+    Zanella et al., Boosting Vision-Language Models with Transduction (NeurIPS 2024); released
     TransCLIP_solver. The released few-shot path orders rows as shots, queries in the affinities but as queries,
     shots in the assignments, so that its neighbours are others than meant; here both have one order.
 

@@ -57,7 +57,7 @@ class ZeroShotLinearProbe(ClassResidualClassifier):
     References
     ----------
     Silva-Rodriguez et al., A Closer Look at the Few-Shot Adaptation of Large Vision-Language Models (CVPR 2024),
-    section 4.1; released trainers/adapters.py.
+    zero-shot-initialised linear probe; released trainers/adapters.py.
 
     Examples
     --------
