@@ -2,10 +2,11 @@
 
 Run::
 
-    CAFE_REAL_DATA=... python benchmarks/results_tables.py SECTION [--shots 1,4,16] [--figure FILE.png]
+    CAFE_REAL_DATA=... python benchmarks/results_tables.py SECTION ... [--shots 1,4,16] [--out FOLDER]
 
 Sections: ``imagenet``, ``imagenet-alpha``, ``caltech``, ``variants``, ``alpha``, ``bottleneck``, ``manifold``,
-``base-to-new``, ``flowers``, ``dtd``, ``digits`` (this one needs no real features).
+``base-to-new``, ``flowers``, ``dtd``, ``digits`` (this one needs no real features). With ``--out``, the Markdown
+and the figure of each section go to that folder as soon as it is done.
 """
 
 from __future__ import annotations
@@ -44,7 +45,6 @@ class ImageNetMethods(Suite):
             Series("tip-adapter", "tip-adapter", {"alpha": 1.17, "beta": 1.0}),
             Series("clip-adapter, image", "clip-adapter", {"variant": "image", "alpha": 0.2}),
             Series("clip-adapter, text", "clip-adapter", {"variant": "text", "beta": 0.2}),
-            Series("clip-adapter, both", "clip-adapter", {"variant": "both", "alpha": 0.2, "beta": 0.2}),
         )
 
 
@@ -73,9 +73,15 @@ def digits() -> Features:
     return load_features(path)
 
 
-def run(section: str, shots: Sequence[int], values: Sequence[float], methods: Sequence[str] | None) -> Comparison:
+def run(
+    section: str,
+    shots: Sequence[int],
+    values: Sequence[float],
+    methods: Sequence[str] | None,
+    include: Sequence[str],
+) -> Comparison:
     """Run one section."""
-    more: dict[str, Any] = {"seeds": SEEDS, "values": values, "methods": methods}
+    more: dict[str, Any] = {"seeds": SEEDS, "values": values, "methods": methods, "include": include}
     if section == "imagenet":
         return over_draws(shots)
     if section.startswith("imagenet-"):
@@ -91,24 +97,32 @@ def run(section: str, shots: Sequence[int], values: Sequence[float], methods: Se
 
 
 def main() -> None:
-    """Print the tables of one section, and its paired tests against the first series."""
+    """Print the tables of each section."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("section")
+    parser.add_argument("sections", nargs="+", metavar="SECTION")
     parser.add_argument("--shots", default="1,4,16")
     parser.add_argument("--values", default="")
     parser.add_argument("--methods", default="")
-    parser.add_argument("--figure", type=Path)
+    parser.add_argument("--include", default="")
+    parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    shots = [int(k) for k in given.shots.split(",")]
-    values = [float(v) for v in given.values.split(",") if v]
-    comparison = run(given.section, shots, values, given.methods.split(",") if given.methods else None)
-    print(f"`python benchmarks/results_tables.py {' '.join(sys.argv[1:])}`\n")
-    print(markdown_table(comparison.summary, layout=comparison.layout))
-    for note in comparison.notes:
-        print(f"- {note}")
-    print(*pair_lines(comparison.pairs), sep="\n")
-    if given.figure:
-        given.figure.write_bytes(draw(comparison.summary, layout=comparison.layout))
+    options = {name: [v for v in getattr(given, name).split(",") if v] for name in ("values", "methods", "include")}
+    for section in given.sections:
+        shots = [int(k) for k in given.shots.split(",")]
+        values = [float(v) for v in options["values"]]
+        comparison = run(section, shots, values, options["methods"] or None, options["include"])
+        text = markdown(comparison)
+        print(text, flush=True)
+        if given.out:
+            (given.out / f"{section}.md").write_text(text, encoding="utf-8")
+            (given.out / f"{section}.png").write_bytes(draw(comparison.summary, layout=comparison.layout))
+
+
+def markdown(comparison: Comparison) -> str:
+    """Return the tables of one section, its notes, and its paired tests against the first series."""
+    notes = [f"- {note}" for note in comparison.notes]
+    table = markdown_table(comparison.summary, layout=comparison.layout)
+    return "\n".join([table, *notes, *pair_lines(comparison.pairs)]) + "\n"
 
 
 def pair_lines(pairs: Sequence[dict[str, Any]]) -> list[str]:
