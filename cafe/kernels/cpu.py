@@ -52,7 +52,7 @@ class Workspace:
         return found
 
 
-class _Side:
+class Side:
     """One side, image or text, of k configurations in one block: forward, then backward."""
 
     def __init__(
@@ -157,12 +157,7 @@ class CpuAdapterStep:
         tuple of (Tensor or None) and dict
             The gradients are overwritten by the next call.
         """
-        if not self.gradients:
-            self.gradients = {k: torch.empty_like(v) for k, v in parameters.items()}
-            self.casts = {k: torch.empty_like(v, dtype=self.text.dtype) for k, v in parameters.items()}
-        products = parameters
-        if self.text.dtype != self.full.dtype:
-            products = {k: self.casts[k].copy_(v) for k, v in parameters.items()}
+        products = self._prepared(parameters)
         g, b = index.shape
         c, d = self.text.shape[1:]
         one = b * (c + 2 * d) * self.full.element_size()
@@ -173,6 +168,15 @@ class CpuAdapterStep:
             part = slice(start, min(g, start + stack))
             losses.append(self._stack(parameters, products, index[part], part, rows, with_losses))
         return (torch.cat(losses) if with_losses else None), self.gradients
+
+    def _prepared(self, parameters: Parameters) -> Parameters:
+        """Make the buffers, once, and return the parameters in the products' dtype."""
+        if not self.gradients:
+            self.gradients = {k: torch.empty_like(v) for k, v in parameters.items()}
+            self.casts = {k: torch.empty_like(v, dtype=self.text.dtype) for k, v in parameters.items()}
+        if self.text.dtype == self.full.dtype:
+            return parameters
+        return {k: self.casts[k].copy_(v) for k, v in parameters.items()}
 
     def _stack(
         self, parameters: Parameters, products: Parameters, index: Tensor, part: slice, rows: int, with_losses: bool
@@ -185,7 +189,7 @@ class CpuAdapterStep:
         if shape.adapts_text:
             beta = ratio_forward("beta", shape.beta, self.hyper["beta"][part], own, self.full, self.feature_mean[part])
             weights = products["text_down"][part], products["text_up"][part]
-            text = _Side("text", self.text, weights, beta, shape.form, self.room)
+            text = Side("text", self.text, weights, beta, shape.form, self.room)
             classes = text.q * text.r.to(text.q.dtype)  # (k, c, d)
         losses = self.full.new_zeros(k)
         for first in range(0, b, rows):
@@ -196,7 +200,7 @@ class CpuAdapterStep:
             if shape.adapts_image:
                 alpha = ratio_forward("alpha", shape.alpha, self.hyper["alpha"][part], own, x, self.text_mean)
                 weights = products["image_down"][part], products["image_up"][part]
-                image = _Side("image", x, weights, alpha, shape.form, self.room)
+                image = Side("image", x, weights, alpha, shape.form, self.room)
                 q = image.q
             r = reciprocal_length(x, losses.dtype, self.room) if image is None else image.r
             error = self._logit_errors(q, r, classes, block, part, b, losses if with_losses else None)
@@ -225,7 +229,7 @@ class CpuAdapterStep:
         error.scatter_add_(-1, labels, error.new_full((1, 1, 1), -1.0).expand(labels.shape))
         return cosines.copy_(error.mul_(scale.div_(b)))
 
-    def _store(self, name: str, own: Parameters, side: _Side, u: Tensor, part: slice, fresh: bool) -> None:
+    def _store(self, name: str, own: Parameters, side: Side, u: Tensor, part: slice, fresh: bool) -> None:
         """Write, or from the second block of rows on add, the gradients of one side."""
         down, up, error = side.gradients(u)
         found = {f"{name}_down": down, f"{name}_up": up}

@@ -86,11 +86,15 @@ class AdapterObjective:
 
     def stepper(self, shape: Any, hyper: dict[str, Tensor], X: Tensor, y: Tensor, feature_mean: Tensor) -> Step | None:
         """Return the step function of the chosen kernel; None for the reference."""
+        features = X if self.features is None else self.features
         if self.kernel == "cpu":
             from cafe.kernels.cpu import CpuAdapterStep
 
-            features = X if self.features is None else self.features
             return CpuAdapterStep(shape, hyper, features, y, self.text, feature_mean)
+        if self.kernel == "triton":
+            from cafe.kernels.triton_step import TritonAdapterStep
+
+            return TritonAdapterStep(shape, hyper, features, y, self.text, feature_mean)
         return None
 
     def activation_bytes(self, configuration: Configuration) -> int:

@@ -1,0 +1,83 @@
+"""Linear probe, a path of C, against scikit-learn's LogisticRegression fitted at each C; objectives in the same run.
+
+    CAFE_REAL_DATA=... python benchmarks/bench_linear_probe.py [--rows 16000] [--path 15] [--measure 5]
+
+scikit-learn's time is that of `--measure` values spread over the path, multiplied up. Every one of cafe's objectives
+must be at most scikit-learn's times 1.0001, or the benchmark fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+
+import numpy as np
+import torch
+from harness import imagenet_shape, report
+from sklearn.linear_model import LogisticRegression
+
+from cafe.solvers.logistic import logistic_path
+
+
+def objective(coef: np.ndarray, intercept: np.ndarray, X: np.ndarray, y: np.ndarray, C: float) -> float:
+    """Return scikit-learn's objective, in float64, in blocks of rows."""
+    total = 0.0
+    for start in range(0, len(X), 2048):
+        logits = X[start : start + 2048].astype(np.float64) @ coef.T.astype(np.float64) + intercept
+        logits -= logits.max(axis=1, keepdims=True)
+        true = logits[np.arange(len(logits)), y[start : start + 2048]]
+        total += float((np.log(np.exp(logits).sum(axis=1)) - true).sum())
+    return C * total + 0.5 * float((coef.astype(np.float64) ** 2).sum())
+
+
+def main() -> None:
+    """Measure the path."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=16_000)
+    parser.add_argument("--path", type=int, default=15)
+    parser.add_argument("--measure", type=int, default=5)
+    parser.add_argument("--low", type=float, default=-2.0)
+    parser.add_argument("--high", type=float, default=3.0)
+    arguments = parser.parse_args()
+    X, y, X_test, y_test, _ = imagenet_shape(arguments.rows)
+    path = np.logspace(arguments.low, arguments.high, arguments.path)
+    start = time.perf_counter()
+    fits = [fit for (fit,) in logistic_path(torch.from_numpy(X), y, 1000, path.tolist())]
+    ours = time.perf_counter() - start
+    measured = np.unique(np.linspace(0, len(path) - 1, arguments.measure).round().astype(int))
+    theirs, gaps, models = 0.0, [], []
+    warnings.simplefilter("ignore")
+    for i in measured:
+        start = time.perf_counter()
+        models.append(LogisticRegression(C=path[i], max_iter=1000).fit(X, y))
+        theirs += time.perf_counter() - start
+        best = objective(models[-1].coef_, models[-1].intercept_, X, y, path[i])
+        gaps.append(objective(fits[i].coef, fits[i].intercept, X, y, path[i]) / best - 1)
+        print(f"C {path[i]:.3g}: scikit-learn {models[-1].n_iter_[0]} iterations, cafe's objective {gaps[-1]:+.1e}")
+    if max(gaps) > 1e-4:
+        raise SystemExit(f"cafe's objective is above scikit-learn's by {max(gaps):.1e}")
+    theirs *= len(path) / len(measured)
+    accuracies = [
+        100 * float(((X_test @ f.coef.T + f.intercept).argmax(1) == y_test).mean()) for f in (fits[i] for i in measured)
+    ]
+    row = {
+        "shape": f"{len(X)}x{X.shape[1]}x1000",
+        "path": len(path),
+        "C": [float(path[0]), float(path[-1])],
+        "sklearn_measured": len(measured),
+        "sklearn_seconds": theirs,
+        "cafe_seconds": ours,
+        "ratio": theirs / ours,
+        "worst_objective_gap": max(gaps),
+        "cafe_iterations": [fit.iterations for fit in fits],
+        "sklearn_best_acc1": max(100 * float(model.score(X_test, y_test)) for model in models),
+        "cafe_best_acc1": max(accuracies),
+        "kernel": "torch",
+        "dtype": "float32",
+    }
+    report("linear_probe", 3.0, [row])
+
+
+if __name__ == "__main__":
+    main()
