@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cafe.errors import InputError
 from cafe.features import Features, Split
 from cafe.protocol.draws import draw_few_shot
-from cafe.protocol.overlap import check_overlap
+from cafe.protocol.overlap import check_overlap, without_shared
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,11 @@ def make_task(features: Features, shots: int | None, seed: int, check: bool = Tr
     ------
     InputError
         If a split is missing or empty, or train and test overlap.
+
+    Warns
+    -----
+    SharedImagesWarning
+        If validation images stand in the test split; they are left out.
     """
     train, test = features.split("train"), features.split("test")
     val = features.splits.get("val")
@@ -79,8 +84,8 @@ def make_task(features: Features, shots: int | None, seed: int, check: bool = Tr
         )
     if check:
         check_overlap(train, test)
-        if val is not None:
-            check_overlap(val, test)
+        val = None if val is None else without_shared(val, test)
+        val = val if val is not None and len(val) else None
     return Task(features, shots, seed, train, val, test)
 
 

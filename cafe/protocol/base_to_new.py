@@ -22,7 +22,8 @@ def split_classes(features: Features) -> tuple[Features, Features]:
     Raises
     ------
     InputError
-        If there are fewer than four classes: each part needs two.
+        If there are fewer than four classes: each part needs two. Or if the cache holds only the images of few-shot
+        draws: those were drawn over all classes, not over the base classes.
 
     Examples
     --------
@@ -36,6 +37,11 @@ def split_classes(features: Features) -> tuple[Features, Features]:
     if classes < 4:
         raise InputError(
             f"base-to-new needs at least four classes, two of each part, but {dataset_name(features)} has {classes}"
+        )
+    if any(split.full_labels is not None for split in features.splits.values()):
+        raise InputError(
+            f"the cache of {dataset_name(features)} holds only the images of few-shot draws over all classes; "
+            "base-to-new draws from the base classes, so extract all training images"
         )
     middle = -(-classes // 2)
     return _part(features, 0, middle), _part(features, middle, classes)

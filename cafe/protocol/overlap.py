@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from typing import Any
 
@@ -49,6 +50,45 @@ def check_overlap(train: Split, test: Split) -> None:
             f"{str(test.sample_ids[test_row])!r} is {str(train.sample_ids[train_row])!r}; "
             f"a score on what was trained on means nothing"
         )
+
+
+class SharedImagesWarning(UserWarning):
+    """Some validation images stand in the test split too, and were left out of validation."""
+
+
+def without_shared(val: Split, test: Split) -> Split:
+    """Return the validation rows that are no test images, with a warning where some are.
+
+    Published splits hold a few such pairs (one image of Oxford Flowers stands in val and in test). A validation image
+    is dispensable, so it is left out, where a training image that is tested on is refused.
+
+    Parameters
+    ----------
+    val, test : Split
+        The rows chosen by, and those scored.
+
+    Warns
+    -----
+    SharedImagesWarning
+        If rows were left out; it names the first.
+
+    Examples
+    --------
+    >>> rows = np.eye(3, dtype=np.float32)
+    >>> val = Split(rows, np.array([0, 1, 0]), np.array(["a", "b", "c"]))
+    >>> without_shared(val, Split(-rows[:1], np.array([0]), np.array(["d"]))).sample_ids.tolist()
+    ['a', 'b', 'c']
+    """
+    test_ids = set(test.sample_ids.tolist())
+    shared = {row for row, sample_id in enumerate(val.sample_ids.tolist()) if sample_id in test_ids}
+    # Test rows are searched for among validation rows, since each side may hold doubles of its own.
+    shared |= {row for _, row in identical_rows(test.image_features, val.image_features)}
+    if not shared:
+        return val
+    message = f"{_count(len(shared))} of the val split also stand in the test split and were left out of validation"
+    warnings.warn(f"{message}, the first: {str(val.sample_ids[min(shared)])!r}", SharedImagesWarning, stacklevel=3)
+    kept: NDArray[np.int64] = np.array([row for row in range(len(val)) if row not in shared], dtype=np.int64)
+    return val.take(kept)
 
 
 def identical_rows(train: NDArray[Any], test: NDArray[Any]) -> list[tuple[int, int]]:

@@ -92,3 +92,18 @@ def test_two_hundred_thousand_rows_take_moments() -> None:
     start = time.perf_counter()
     check_overlap(split(rows[:100_000], "a"), split(rows[100_000:], "b"))
     assert time.perf_counter() - start < 5  # quadratic work would take hours
+
+
+def test_validation_images_that_are_tested_on_are_left_out_aloud() -> None:
+    from cafe.features import Features
+    from cafe.protocol.overlap import SharedImagesWarning
+    from cafe.tasks import make_task
+
+    rows = np.random.default_rng(5).normal(size=(12, 4)).astype(np.float32)
+    train, val, test = split(rows[:4], "a"), split(rows[4:8], "b"), split(np.concatenate([rows[6:7], rows[8:]]), "c")
+    features = Features({"train": train, "val": val, "test": test}, ("x", "y"))
+    with pytest.warns(SharedImagesWarning, match="1 sample of the val split"):
+        task = make_task(features, None, 1)
+    assert task.val is not None
+    np.testing.assert_array_equal(task.val.image_features, rows[[4, 5, 7]])
+    assert len(task.test) == 5

@@ -75,3 +75,9 @@ def test_restricting_probabilities_is_the_softmax_over_the_logits_left():
 
 def test_a_classifier_without_an_opinion_is_even():
     assert restricted(np.array([[1.0, 0.0, 0.0]]), np.array([1, 2])).tolist() == [[0.5, 0.5]]
+
+
+def test_draws_over_all_classes_are_no_draws_over_base_classes():
+    own = Split(np.eye(4), np.arange(4), np.array(list("abcd")), full_labels=np.arange(4), full_rows=np.arange(4))
+    with pytest.raises(InputError, match="extract all training images"):
+        split_classes(Features({"train": own}, tuple("wxyz")))
