@@ -48,4 +48,8 @@ def row_blocks(X: Rows, columns: int, dtype: torch.dtype) -> Iterator[tuple[slic
     for start in range(0, n, size):
         part = slice(start, min(n, start + size))
         block = X[part]
-        yield part, (block if isinstance(block, Tensor) else torch.from_numpy(np.asarray(block))).to(dtype)
+        if not isinstance(block, Tensor):
+            array = np.asarray(block)
+            # PyTorch shares memory, and warns about sharing what must not be written to.
+            block = torch.from_numpy(array if array.flags.writeable else array.copy())
+        yield part, block.to(dtype)
