@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cafe.cache.views import Views, augmented
 from cafe.data.base import Dataset
+from cafe.data.decoders import PILLOW, decoding_with
 from cafe.encoders.base import Cropper
 from cafe.errors import UnreadableImageError
 
@@ -56,16 +57,20 @@ class Decoding:
         One for each encoder.
     views : Views or None
         Needed if a piece has views.
+    decoder : str, default "pillow"
+        Of JPEG files, one of :data:`cafe.data.decoders.DECODERS`.
     """
 
     dataset: Dataset
     croppers: tuple[Cropper, ...]
     views: Views | None = None
+    decoder: str = PILLOW
 
     def crops(self, piece: Piece, row: int) -> list[NDArray[np.uint8]] | UnreadableImageError:
         """Decode one image once, and crop it for every cropper of the piece, views included."""
         try:
-            image = self.dataset.image(piece.split, row)
+            with decoding_with(self.decoder):
+                image = self.dataset.image(piece.split, row)
         except UnreadableImageError as error:
             return error
         sample_id = self.dataset.splits[piece.split].sample_ids[row]

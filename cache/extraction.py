@@ -25,6 +25,7 @@ from cafe.cache.summary import summarise
 from cafe.cache.text_again import encode_text_again
 from cafe.cache.views import Views
 from cafe.data.base import Dataset
+from cafe.data.decoders import PILLOW
 from cafe.encoders.base import Encoder
 from cafe.errors import InputError, unknown_name
 
@@ -75,6 +76,7 @@ def extract_many(
     views: Views | None = None,
     draws: Draws | None = None,
     projection_features: bool = False,
+    decoder: str = PILLOW,
     on_error: OnError = "skip",
     batch_size: int | None = None,
     workers: Workers = "auto",
@@ -105,6 +107,8 @@ def extract_many(
         Only the training and validation images that these few-shot draws need are extracted.
     projection_features : bool, default False
         Store what goes into the image tower's projection as well, and the projection.
+    decoder : str, default "pillow"
+        Of JPEG files, one of :data:`cafe.data.decoders.DECODERS`; another than Pillow makes other image features.
     on_error : str, default "skip"
         What an unreadable image does: ``"skip"`` records it and goes on, ``"fail"`` stops.
     batch_size : int or None
@@ -128,6 +132,8 @@ def extract_many(
         If a split is not there, an image is unreadable under ``"fail"``, no image of a split or class can be
         read, ``out`` is something else than a sound cache, or an unfinished extraction there was begun with something
         else (CacheError).
+    MissingDependencyError
+        If the decoder is not installed.
     CafeError
         If the disk has too little space or fails.
     ExtractionInterrupted
@@ -144,7 +150,7 @@ def extract_many(
         encoder.batch_size = batch_size or encoder.batch_size
         plan = make_plan(
             dataset, encoder, splits, templates, stored_dtype, prompts,
-            views=views, draws=draws, projection_features=projection_features,
+            views=views, draws=draws, projection_features=projection_features, decoder=decoder,
         )  # fmt: skip
         jobs.append(_Job(plan, choose_target(plan, Path(out), force=force)))
     for job in jobs:

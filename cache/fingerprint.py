@@ -45,6 +45,7 @@ def image_part(
     views: Mapping[str, Any] | None = None,
     draws: Mapping[str, Any] | None = None,
     projection_features: bool = False,
+    decoder: str = "pillow",
 ) -> dict[str, Any]:
     """Gather every input that changes an image feature.
 
@@ -64,6 +65,8 @@ def image_part(
         Few-shot draws, where only the rows that they need are extracted; the key stands only then.
     projection_features : bool
         Whether features before the projection are there as well; the key stands only then.
+    decoder : str
+        What decodes JPEG files; the key stands only if that is not Pillow.
 
     Returns
     -------
@@ -81,6 +84,7 @@ def image_part(
         "views": None if views is None else dict(views),
         **({} if draws is None else {"draws": dict(draws)}),
         **({"projection_features": True} if projection_features else {}),
+        **({} if decoder == "pillow" else {"decoder": decoder}),
     }
 
 

@@ -62,7 +62,8 @@ def _encode(
     if not one.missing:
         return one
     plans = [run.plan for run in runs]
-    decoding = Decoding(plans[0].dataset, tuple(plan.encoder.cropper for plan in plans), plans[0].views)
+    croppers = tuple(plan.encoder.cropper for plan in plans)
+    decoding = Decoding(plans[0].dataset, croppers, plans[0].views, plans[0].decoder)
     batch_size = max(run.partial.batch_size for run in runs)
     for run in runs:
         run.plan.encoder.batch_size = run.partial.batch_size

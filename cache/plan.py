@@ -20,6 +20,7 @@ from cafe.cache.rows import Draws, rows_to_extract
 from cafe.cache.store import read_provenance
 from cafe.cache.views import Views
 from cafe.data.base import Dataset
+from cafe.data.decoders import PILLOW, check_decoder
 from cafe.encoders.base import Encoder
 from cafe.errors import CacheError, InputError, unknown_name
 
@@ -50,6 +51,8 @@ class Plan:
         The few-shot draws that ``rows`` were chosen for.
     projection : ndarray of shape (w, d) or None
         The image tower's, where features before it are wanted too.
+    decoder : str
+        Of JPEG files.
     """
 
     dataset: Dataset
@@ -65,6 +68,7 @@ class Plan:
     views: Views | None = None
     draws: Draws | None = None
     projection: NDArray[np.float32] | None = None
+    decoder: str = PILLOW
 
     @property
     def row_width(self) -> int:
@@ -134,6 +138,7 @@ def make_plan(
     views: Views | None = None,
     draws: Draws | None = None,
     projection_features: bool = False,
+    decoder: str = PILLOW,
 ) -> Plan:
     """Check what was asked for against the data set, and compute its identity.
 
@@ -142,7 +147,10 @@ def make_plan(
     InputError
         If a split is not there or empty, no template or prompt is left, the dtype is unknown, views or draws are
         asked for without a train split, or features before a projection that the encoder does not have.
+    MissingDependencyError
+        If the decoder is not installed.
     """
+    check_decoder(decoder)
     if stored_dtype not in spec.STORED_DTYPES:
         raise unknown_name("stored dtype", stored_dtype, spec.STORED_DTYPES)
     for name in splits or ():
@@ -181,15 +189,17 @@ def make_plan(
             views=None if views is None else views.specification(),
             draws=None if draws is None else draws.specification(),
             projection_features=projection_features,
+            decoder=decoder,
         ),
         text=text_part(
             dataset.class_names, identity["text"], templates=templates, prompts=own, stored_dtype=stored_dtype
         ),
-        recorded=_recorded(encoder, identity["recorded"]),
+        recorded=_recorded(encoder, identity["recorded"], decoder),
         rows=rows_to_extract(dataset, names, draws),
         views=views,
         draws=draws,
         projection=projection,
+        decoder=decoder,
     )
 
 
@@ -263,14 +273,14 @@ def batches(n: int, size: int) -> Iterator[range]:
         yield range(start, min(start + size, n))
 
 
-def _recorded(encoder: Encoder, recorded: Mapping[str, Any]) -> dict[str, Any]:
+def _recorded(encoder: Encoder, recorded: Mapping[str, Any], decoder: str) -> dict[str, Any]:
     return {
         **recorded,
         "device": encoder.device,
         "dtype": encoder.dtype,
         "batch_size": encoder.batch_size,
         "platform": f"{platform.system()} {platform.machine()}",
-        "libraries": library_versions(),
+        "libraries": library_versions(*(() if decoder == PILLOW else (decoder,))),
     }
 
 

@@ -102,10 +102,16 @@ class Provenance:
         )
 
 
-def library_versions() -> dict[str, str]:
-    """Return the versions of what may change a feature's last bits, read without importing anything."""
+def library_versions(*also: str) -> dict[str, str]:
+    """Return the versions of what may change a feature's last bits, read without importing anything.
+
+    Parameters
+    ----------
+    *also : str
+        Optional packages that took part this time.
+    """
     found = {"python": platform.python_version()}
-    for name in _LIBRARIES:
+    for name in (*_LIBRARIES, *also):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -13,6 +13,7 @@ from cafe.cli.extract_options import (
     BatchSize,
     DrawSeeds,
     DrawShots,
+    JpegDecoder,
     ViewCount,
     ViewSeed,
     WorkerCount,
@@ -100,6 +101,7 @@ def extract(
     seeds: DrawSeeds = None,
     batch_size: BatchSize = None,
     workers: WorkerCount = "auto",
+    decoder: JpegDecoder = "pillow",
     projection_features: Annotated[
         bool,
         typer.Option("--projection-features", help="Store what goes into the image tower's projection as well."),
@@ -138,8 +140,10 @@ def extract(
     with Screen(json=json, quiet=quiet) as screen:
         from cafe.cache.locate import cache_dir as cache_folder
         from cafe.cache.locate import cache_path
+        from cafe.data.decoders import check_decoder
         from cafe.data.opening import open_dataset
 
+        check_decoder(decoder)
         opened = open_dataset(dataset, root, lenient=on_error == "skip")
         if class_names is not None:
             opened.class_names = read_class_names(class_names, opened.class_names)
@@ -161,14 +165,14 @@ def extract(
         if out is not None and out.exists() and not force:
             wanted = make_plan(
                 opened, encoders[0], names, texts, stored, own,
-                views=augmented, draws=draws, projection_features=projection_features,
+                views=augmented, draws=draws, projection_features=projection_features, decoder=decoder,
             )  # fmt: skip
             refuse_another(wanted, out)
         with screen.progress("images") as images, screen.progress("templates") as text, _ending(screen):
             summaries = extract_many(
                 opened, encoders, paths, splits=names, templates=texts, prompts=own, stored_dtype=stored,
                 views=augmented, draws=draws, projection_features=projection_features, on_error=error_policy,
-                batch_size=batch_size, workers=processes,
+                batch_size=batch_size, workers=processes, decoder=decoder,
                 progress=shown_on(images, text, screen), force=force,
             )  # fmt: skip
         for summary in summaries:

@@ -41,6 +41,14 @@ WorkerCount: TypeAlias = Annotated[
     str,
     typer.Option("--workers", metavar="auto|N", help="Decoding processes, 0 for threads; changes no feature."),
 ]
+JpegDecoder: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--decoder",
+        metavar="pillow|simplejpeg",
+        help="What decodes JPEG files; simplejpeg is an extra, and makes a cache of its own.",
+    ),
+]
 
 
 def views_of(count: int, seed: int) -> Views | None:

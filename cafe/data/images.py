@@ -17,6 +17,10 @@ more than 178,956,970 pixels               refused as a decompression bomb (Pill
 =========================================  ===================================================================
 
 Refused means :class:`cafe.errors.UnreadableImageError`, with the sample's id and the reason.
+
+Within ``decoding_with("simplejpeg")`` (:mod:`cafe.data.decoders`) the pixels of RGB and grey JPEG files come from
+simplejpeg. Everything else still comes from Pillow: other formats, MPO, CMYK, images that are open already, and files
+that simplejpeg finds fault with. The table holds for both.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from cafe.data.decoders import SIMPLEJPEG, chosen_decoder, decode_jpeg
 from cafe.errors import UnreadableImageError
 
 MAX_PIXELS = 178_956_970
@@ -72,7 +77,7 @@ def read_image(source: Path | bytes, sample_id: str) -> Image.Image:
         raise UnreadableImageError(sample_id, "the file is empty")
     try:
         with Image.open(io.BytesIO(content), formats=_formats()) as image:
-            return _decode(image)
+            return _decode(image, content)
     except UnidentifiedImageError as error:
         raise UnreadableImageError(sample_id, "it is not an image, or of a kind that is not read here") from error
     # A damaged file makes a decoder raise nearly anything, from OSError to zlib.error and IndexError.
@@ -106,10 +111,14 @@ def _formats() -> list[str]:
     return [name for name in _FORMATS if name in Image.OPEN]
 
 
-def _decode(image: Image.Image) -> Image.Image:
+def _decode(image: Image.Image, content: bytes | None = None) -> Image.Image:
     # Asked before any pixel is decoded, and whatever limit the program around us has set in Pillow.
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"{image.width} x {image.height} pixels are more than the limit of {MAX_PIXELS}")
+    if content is not None and chosen_decoder() == SIMPLEJPEG:
+        decoded = decode_jpeg(image, content)
+        if decoded is not None:
+            return _to_rgb(_upright(decoded))
     image.load()
     return _to_rgb(_upright(image))
 

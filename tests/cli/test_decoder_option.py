@@ -1,0 +1,38 @@
+"""``cafe extract --decoder``: by name only, and never a cache of the other decoder."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two classes of eight small JPEG files each: blue-ish cats and red-ish dogs."""
+    rng = np.random.default_rng(0)
+    for name, channel in (("cat", 2), ("dog", 0)):
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True)
+        for i in range(8):
+            pixels = rng.integers(0, 120, (24, 24, 3), dtype=np.uint8)
+            pixels[..., channel] += 100
+            Image.fromarray(pixels).save(folder / f"{i}.jpg")
+    return tmp_path / "photos"
+
+
+def test_a_named_file_of_the_other_decoder_is_refused(cafe, photos, tmp_path):
+    pytest.importorskip("simplejpeg", reason="the extra [simplejpeg] is not installed")
+    ask = ("extract", "--dataset", photos, "--out", tmp_path / "a.h5", "--device", "cpu")
+    assert cafe(*ask).code == 0
+    before = (tmp_path / "a.h5").read_bytes()
+    refused = cafe(*ask, "--decoder", "simplejpeg")
+    assert refused.code == 2
+    assert "image.decoder" in refused.err and '"simplejpeg" was asked for' in refused.err
+    assert (tmp_path / "a.h5").read_bytes() == before
+
+
+def test_an_unknown_decoder_is_refused(cafe, photos):
+    refused = cafe("extract", "--dataset", photos, "--decoder", "simplejpg")
+    assert refused.code == 2
+    assert "unknown decoder 'simplejpg'" in refused.err and "did you mean 'simplejpeg'?" in refused.err
