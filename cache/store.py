@@ -173,6 +173,7 @@ def load_features(path: Path | str, *, memmap: bool | Literal["auto"] = False) -
             logit_scale=float(file.attrs["logit_scale"]),
             logit_bias=float(file.attrs["logit_bias"]),
             provenance=read_provenance(file),
+            projection=_read(file[spec.PROJECTION]) if spec.PROJECTION in file else None,
         )
 
 

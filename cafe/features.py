@@ -91,6 +91,8 @@ class Features:
         The encoder's own learned scale (already exponentiated; 100 for OpenAI's CLIP).
     logit_bias : float
         SigLIP's own bias; 0 elsewhere. It moves no softmax prediction, and is kept for those who need it.
+    projection : ndarray of shape (width of the tower, d) or None
+        The image tower's last linear map, for methods that train it; None where the cache has none.
     provenance : mapping
         Where all this came from; see cache/FORMAT.md. ``dataset``, ``encoder`` and ``fingerprint`` are always there.
 
@@ -111,6 +113,7 @@ class Features:
     logit_scale: float = 100.0
     logit_bias: float = 0.0
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    projection: NDArray[Any] | None = None
     prompt_features: NDArray[Any] | None = None
     prompt_classes: NDArray[np.int64] | None = None
 

@@ -133,12 +133,35 @@ def fit_jobs(jobs: Sequence[Job], selection: str = "auto", device: str = "auto",
     list of Fitted
         In the order of the jobs; ``fit_seconds`` of each row is its share of the run.
     """
+    inputs = [_input_of(job) for job in jobs]
+    fitted: dict[int, Fitted] = {}
+    for projected in (False, True):
+        # Features before the projection have another width, so those fits are a run of their own.
+        members = [i for i, own in enumerate(inputs) if (own is not jobs[i].task) is projected]
+        if members:
+            run = _fit_run([jobs[i] for i in members], [inputs[i] for i in members], selection, device, dtype)
+            fitted.update(zip(members, run, strict=True))
+    return [fitted[i] for i in range(len(jobs))]
+
+
+def _input_of(job: Job) -> Task:
+    """Return the task a method learns from: on features before the projection, where it trains that and has them."""
+    if "projection" not in make_method(job.method).get_params(deep=False) or "projection" in job.parameters:
+        return job.task
+    return job.task.before_projection() or job.task
+
+
+def _fit_run(jobs: Sequence[Job], inputs: Sequence[Task], selection: str, device: str, dtype: str) -> list[Fitted]:
+    """Fit jobs whose inputs have one width."""
     started = time.perf_counter()
-    templates = [estimator_for(job.task, job.method, job.parameters, device, dtype) for job in jobs]
-    resolved = [_resolve(one, job.task, selection) for one, job in zip(templates, jobs, strict=True)]
-    tasks = list({id(job.task): job.task for job in jobs}.values())
-    X, y, rows = stacked(tasks)
-    rows_of = {id(task): own for task, own in zip(tasks, rows, strict=True)}
+    moved = {id(job.task): own for job, own in zip(jobs, inputs, strict=True)}
+    templates = [
+        estimator_for(job.task, job.method, job.parameters, device, dtype, moved[id(job.task)] is not job.task)
+        for job in jobs
+    ]
+    resolved = [_resolve(one, moved[id(job.task)], selection) for one, job in zip(templates, jobs, strict=True)]
+    X, y, rows = stacked(list(moved.values()))
+    rows_of = dict(zip(moved, rows, strict=True))
     fits = fit_many(X, y, [one for one, _ in resolved], [rows_of[id(job.task)] for job in jobs])
     seconds = (time.perf_counter() - started) / len(jobs)
     zero_shot: dict[int, float | None] = {}
@@ -148,14 +171,19 @@ def fit_jobs(jobs: Sequence[Job], selection: str = "auto", device: str = "auto",
         if id(features) not in zero_shot:
             zero_shot[id(features)] = zero_shot_accuracy(features, test)
         # The one look at the test split.
-        probabilities = full_probabilities(fit, test.image_features, len(features.class_names))
+        probabilities = full_probabilities(fit, moved[id(job.task)].test.image_features, len(features.class_names))
         row = make_row(fit, chosen, job.task, job.method, seconds, zero_shot[id(features)], probabilities, test.labels)
         fitted.append(Fitted(fit, row, probabilities.argmax(axis=1), test.labels, chosen))
     return fitted
 
 
-def estimator_for(task: Task, method: str, parameters: Mapping[str, Any], device: str, dtype: str) -> Any:
-    """Make the unfitted method with the cache's class embeddings, logit scale, device and seed."""
+def estimator_for(
+    task: Task, method: str, parameters: Mapping[str, Any], device: str, dtype: str, before_projection: bool = False
+) -> Any:
+    """Make the unfitted method with the cache's class embeddings, logit scale, device and seed.
+
+    ``before_projection`` also hands over the projection, to a method that learns from features before it.
+    """
     features = task.features
     estimator = make_method(method, **parameters)
     own = {
@@ -169,6 +197,8 @@ def estimator_for(task: Task, method: str, parameters: Mapping[str, Any], device
         "text_tower": encoder_name(features),
         "text_tower_sha256": ((features.provenance.get("text") or {}).get("encoder") or {}).get("weights_sha256"),
     }
+    if before_projection:
+        own["projection"] = features.projection
     known = estimator.get_params(deep=False)
     return estimator.set_params(**{k: v for k, v in own.items() if k in known and k not in parameters})
 

@@ -47,6 +47,10 @@ def zero_shot_accuracy(features: Features, test: Split) -> float | None:
     return float(np.mean(probabilities.argmax(axis=1) == test.labels))
 
 
+# Parameters that the cache supplies; the row's fingerprint stands for them.
+_FROM_CACHE = ("class_embeddings", "classes", "class_names", "projection", "bias")
+
+
 def make_row(
     estimator: Any,
     chosen: Selection,
@@ -97,7 +101,7 @@ def make_row(
         "n_test": len(labels),
         **all_metrics(probabilities, labels),
         "zero_shot_acc1": zero_shot,
-        "params": {k: v for k, v in parameters.items() if k not in ("class_embeddings", "classes", "class_names")},
+        "params": {k: v for k, v in parameters.items() if k not in _FROM_CACHE},
         **estimator.row_extras(),
         "class_embeddings": "text" if uses_text else "class-means",
         "selection": chosen.as_json(),

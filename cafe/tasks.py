@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,19 @@ class Task:
     train: Split
     val: Split | None
     test: Split
+
+    def before_projection(self) -> Task | None:
+        """Return the same task on features before the projection; None where the cache does not hold them."""
+        splits = [split for split in (self.train, self.val, self.test) if split is not None]
+        if self.features.projection is None or any(split.projection_features is None for split in splits):
+            return None
+
+        def moved(split: Split) -> Split:
+            assert split.projection_features is not None
+            return replace(split, image_features=split.projection_features)
+
+        val = None if self.val is None else moved(self.val)
+        return replace(self, train=moved(self.train), val=val, test=moved(self.test))
 
 
 def make_task(features: Features, shots: int | None, seed: int, check: bool = True) -> Task:

@@ -132,13 +132,14 @@ def _predictions(
     """Yield the classes of every image, or why it cannot be read; images of one batch together, in order."""
     import numpy as np
 
+    decoder = estimator.run_["provenance"]["image"].get("decoder", "pillow")  # as the features of the fit were made
     for start in range(0, len(paths), encoder.batch_size):
         batch = paths[start : start + encoder.batch_size]
-        crops = [_crop(path, encoder) for path in batch]
+        crops = [_crop(path, encoder, decoder) for path in batch]
         readable = [crop for crop in crops if not isinstance(crop, UnreadableImageError)]
         probabilities = iter(())
         if readable:
-            probabilities = iter(estimator.predict_proba(encoder.encode_images(np.stack(readable))))
+            probabilities = iter(estimator.predict_proba(_features(estimator, encoder, np.stack(readable))))
         for path, crop in zip(batch, crops, strict=True):
             if isinstance(crop, UnreadableImageError):
                 yield path, crop
@@ -146,11 +147,20 @@ def _predictions(
                 yield path, _top_classes(next(probabilities), estimator, top)
 
 
-def _crop(path: Path, encoder: Encoder) -> NDArray[np.uint8] | UnreadableImageError:
+def _features(estimator: Any, encoder: Encoder, crops: NDArray[np.uint8]) -> NDArray[Any]:
+    """Return what the method was fitted on: a method that trains the projection takes the features before it."""
+    if getattr(estimator, "projection", None) is not None:
+        return encoder.encode_images_unprojected(crops)[1]
+    return encoder.encode_images(crops)
+
+
+def _crop(path: Path, encoder: Encoder, decoder: str) -> NDArray[np.uint8] | UnreadableImageError:
+    from cafe.data.decoders import decoding_with
     from cafe.data.images import read_image
 
     try:
-        return encoder.cropper(read_image(path, str(path)))
+        with decoding_with(decoder):
+            return encoder.cropper(read_image(path, str(path)))
     except UnreadableImageError as error:
         return error
 
