@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import platform
-import re
-import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from cafe.errors import CafeError, InputError
-
-_TEMPORARY = re.compile(r"^\..+\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.tmp$")
+from cafe.temporary import remove_leftovers, temporary_beside
+from cafe.temporary import sync as _sync
 
 
 @contextmanager
@@ -43,7 +39,7 @@ def replacing(path: Path, *, prepare: bool = True) -> Iterator[Path]:
     """
     if prepare:
         prepare_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{host_name()}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = temporary_beside(path)
     try:
         yield temporary
         _sync(temporary)
@@ -71,18 +67,9 @@ def prepare_folder(folder: Path) -> None:
     remove_leftovers(folder)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files whose process on this machine is dead; those of other machines are left alone."""
-    for path in folder.glob(".*.tmp"):
-        match = _TEMPORARY.match(path.name)
-        if match and match["host"] == host_name() and not process_is_alive(int(match["pid"])):
-            with suppress(OSError):  # somebody else may be removing the same one
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
 def remove_folder(folder: Path) -> None:
     """Remove a folder with all its files, in one step as others see it; a kill leaves what a later call removes."""
-    doomed = folder.with_name(f".{folder.name}.{host_name()}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    doomed = temporary_beside(folder)
     try:
         folder.rename(doomed)
     except FileNotFoundError:
@@ -112,29 +99,3 @@ def check_free_space(folder: Path, needed: int) -> None:
             f"the cache needs {needed / 1e6:,.1f} MB in {folder}, but only {free / 1e6:,.1f} MB are free; "
             f"make room, or name another folder with --cache-dir"
         )
-
-
-def host_name() -> str:
-    """Return a short hash of this machine's name."""
-    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
-
-
-def process_is_alive(pid: int) -> bool:
-    """Whether a process of this machine lives; True where that cannot be asked."""
-    if os.name != "posix":
-        return True  # os.kill would end the process there; a leftover that stays harms nobody
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from cafe import __version__
-from cafe.cache.atomic import remove_folder, remove_leftovers, replacing
+from cafe.cache.atomic import remove_folder, replacing
 from cafe.cache.fingerprint import differing_fields, fingerprint
 from cafe.cache.locks import Claim, try_claim, wait_for_claim
 from cafe.cache.plan import Plan
 from cafe.cache.shards import BATCHES_PER_SHARD, Shard, ShardContent, read_shard, shards_of, write_shard
 from cafe.errors import CacheError
+from cafe.temporary import remove_leftovers
 
 SUFFIX = ".partial"
 _MANIFEST = "manifest.json"

@@ -7,7 +7,6 @@ scalars, class names, encoder, row) and is readable without cafe.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from cafe import __version__
 from cafe.errors import InputError
 from cafe.features import Features
 from cafe.rooms import entries, find
+from cafe.temporary import remove_leftovers, sync, temporary_beside
 
 RUN_FILE = "run.json"
 ARRAY_FILE = "model.safetensors"
@@ -67,13 +67,21 @@ def save(
         document["provenance"] = dict(features.provenance)
     folder = Path(run_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{ARRAY_FILE}.{os.getpid()}"
-    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary)
-    temporary.replace(folder / ARRAY_FILE)
-    # The JSON comes last: a folder with run.json is complete.
-    temporary = folder / f".{RUN_FILE}.{os.getpid()}"
-    temporary.write_text(json.dumps(document, indent=1, default=_plain) + "\n", encoding="utf-8")
-    temporary.replace(folder / RUN_FILE)
+    remove_leftovers(folder)
+    names = {name: temporary_beside(folder / name) for name in (ARRAY_FILE, RUN_FILE)}
+    try:
+        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, names[ARRAY_FILE])
+        names[RUN_FILE].write_text(json.dumps(document, indent=1, default=_plain) + "\n", encoding="utf-8")
+        for temporary in names.values():
+            sync(temporary)
+        # The JSON goes first and comes last: a folder with run.json is complete, and a kill between the steps never
+        # leaves the JSON of one run beside the arrays of another.
+        (folder / RUN_FILE).unlink(missing_ok=True)
+        for name, temporary in names.items():
+            temporary.replace(folder / name)
+    finally:
+        for temporary in names.values():
+            temporary.unlink(missing_ok=True)
 
 
 def load(run_dir: Path | str) -> Any:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from cafe.cache.atomic import host_name, replacing
+from cafe.cache.atomic import replacing
 from cafe.cache.store import load_features, write_cache
 from cafe.cache.verify import verify_cache
 from cafe.errors import InputError
+from cafe.temporary import host_name
 
 # Writes a cache with logit_scale 2 over another, and kills itself at the instant named.
 WRITER = """
