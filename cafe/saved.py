@@ -39,6 +39,12 @@ def save(
         How it did, kept as it is.
     features : Features, default=None
         Where class names, encoder and provenance come from, so that the run can classify new images.
+
+    Raises
+    ------
+    InputError
+        If it is no method of cafe, or a parameter is an object that JSON cannot hold, such as an open text tower.
+        Nothing is written then.
     """
     from safetensors.numpy import save_file
 
@@ -54,6 +60,7 @@ def save(
             k: _pack(v, f"fitted.{k}", arrays) for k, v in vars(estimator).items() if k.endswith("_") and k[0] != "_"
         },
     }
+    _check_parameters(method, estimator.get_params(deep=False), state["params"])
     document: dict[str, Any] = {
         "run_version": RUN_VERSION,
         "cafe_version": __version__,
@@ -149,6 +156,18 @@ def _pack(value: Any, key: str, arrays: dict[str, NDArray[Any]]) -> Any:
     if isinstance(value, (list, tuple)) and value and not isinstance(value[0], (int, float, str)):
         return _pack(np.asarray(value), key, arrays)
     return value
+
+
+def _check_parameters(method: str, given: dict[str, Any], packed: dict[str, Any]) -> None:
+    for name, value in packed.items():
+        try:
+            json.dumps(value, default=_plain)
+        except TypeError as error:
+            raise InputError(
+                f"parameter {name} of {method} is a {type(given[name]).__name__}, which a run folder cannot hold; "
+                f"before saving, set_params({name}=...) to a string, number, list or array: for a model, its id or "
+                "its folder as a string"
+            ) from error
 
 
 def _unpack(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:

@@ -240,6 +240,18 @@ def test_a_tower_may_be_an_id_an_encoder_or_a_tower_and_is_shared_by_clones(fold
     assert clone(make(tower)).text_tower is tower
 
 
+def test_a_tower_that_is_an_object_is_not_saved_before_it_is_named(folder, problem, tmp_path):
+    X, y = problem
+    encoder = open_encoder(str(folder))
+    for given in (encoder, encoder.text_tower(), folder):
+        model = CoOp(class_names=NAMES, text_tower=given, n_context=4, epochs=2, random_state=0).fit(X, y)
+        with pytest.raises(InputError, match=f"text_tower of coop is a {type(given).__name__}, which a run folder"):
+            save(model, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+    save(model.set_params(text_tower=encoder.id), tmp_path / "run")
+    np.testing.assert_array_equal(load(tmp_path / "run").logits(X), model.logits(X))
+
+
 def test_a_grid_opens_its_tower_once_and_gives_what_single_fits_give(folder, problem, monkeypatch):
     from cafe.methods import coop_tower
 
