@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from cafe.device import choose_device
 from cafe.encoders.open_clip_cropper import OpenCLIPCropper
 from cafe.encoders.open_clip_loading import OpenCLIPCheckpoint, load_open_clip
+from cafe.encoders.open_clip_text import OpenCLIPTextTower
 from cafe.encoders.placing import choose_dtype
+from cafe.encoders.text_tower import TextTower
 from cafe.encoders.towers import PROBES, TorchEncoder, to_numpy
 from cafe.encoders.weights import tower_hashes
 
@@ -98,6 +100,16 @@ class OpenCLIP(TorchEncoder):
     def _text_features(self, prompts: Sequence[str]) -> torch.Tensor:
         features: torch.Tensor = self._model.encode_text(self._tokenizer(list(prompts)).to(self.device))
         return features
+
+    def text_tower(self) -> TextTower:
+        """Return the live text tower; it shares this encoder's weights.
+
+        Raises
+        ------
+        InputError
+            If the text side is not a causal transformer of open_clip's own that pools at the end token.
+        """
+        return OpenCLIPTextTower(self.id, self._model, self._text_sha256, self._tokenizer)
 
     def identity(self) -> dict[str, Any]:
         """Return what changes a feature (``image``, ``text``) and what is only recorded; all of it JSON."""
