@@ -1,0 +1,81 @@
+"""simplejpeg against Pillow on real photographs, as they are and enlarged: time to RGB, and how far the pixels differ.
+
+Run::
+
+    CAFE_REAL_DATA=... python benchmarks/bench_decoders.py
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import simplejpeg
+from harness import report
+from PIL import Image, features
+
+from cafe.data.decoders import DECODERS, decoding_with
+from cafe.data.images import read_image
+
+_TURNS = 5  # the best of them counts: a decode takes milliseconds, and neighbours disturb longer than that
+
+
+def photographs(n: int = 48) -> list[bytes]:
+    """Return n of the real photographs, evenly spread over the archive."""
+    real = os.environ.get("CAFE_REAL_DATA")
+    if not real:
+        raise SystemExit("CAFE_REAL_DATA is unset: the photographs are in caltech101_images.tar there")
+    with tarfile.open(Path(real) / "caltech101_images.tar") as tar:
+        members = [member for member in tar.getmembers() if member.name.lower().endswith((".jpg", ".jpeg"))]
+        chosen = members[:: max(1, len(members) // n)][:n]
+        return [file.read() for member in chosen if (file := tar.extractfile(member)) is not None]
+
+
+def enlarged(content: bytes, width: int = 1600) -> bytes:
+    """Encode a photograph again, as large as a camera's."""
+    image = Image.open(io.BytesIO(content)).convert("RGB")
+    buffer = io.BytesIO()
+    image.resize((width, round(width * image.height / image.width)), Image.Resampling.BICUBIC).save(
+        buffer, "JPEG", quality=92
+    )
+    return buffer.getvalue()
+
+
+def compare(contents: list[bytes], shape: str) -> dict[str, Any]:
+    """Decode every file with both, in turns."""
+    seconds = dict.fromkeys(DECODERS, 0.0)
+    farthest = 0
+    for content in contents:
+        best = dict.fromkeys(DECODERS, float("inf"))
+        pixels = {}
+        for _ in range(_TURNS):
+            for name in DECODERS:
+                with decoding_with(name):
+                    start = time.perf_counter()
+                    image = read_image(content, "x")
+                    best[name] = min(best[name], time.perf_counter() - start)
+                pixels[name] = np.asarray(image).astype(int)
+        seconds = {name: seconds[name] + best[name] / len(contents) for name in DECODERS}
+        farthest = max(farthest, int(np.abs(pixels["pillow"] - pixels["simplejpeg"]).max()))
+    return {
+        "shape": shape, "images": len(contents), "pillow_seconds": seconds["pillow"],
+        "simplejpeg_seconds": seconds["simplejpeg"], "ratio": seconds["pillow"] / seconds["simplejpeg"],
+        "farthest_pixel": farthest, "simplejpeg": simplejpeg.__version__, "pillow": Image.__version__,
+        "pillow_libjpeg_turbo": features.version("libjpeg_turbo"),
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Compare, and append the rows to results/decoders.jsonl."""
+    small = photographs()
+    large = [enlarged(content) for content in small[::4]]
+    report("decoders", None, [compare(small, "photographs as they are"), compare(large, "enlarged to 1,600 pixels")])
+
+
+if __name__ == "__main__":
+    main()
