@@ -42,6 +42,7 @@ class ImageNetMethods(Suite):
         """Return what is compared."""
         return (
             Series("zero-shot", "zero-shot"),
+            Series("linear-probe, C 100", "linear-probe", {"C": 100.0}),
             Series("tip-adapter", "tip-adapter", {"alpha": 1.17, "beta": 1.0}),
             Series("clip-adapter, image", "clip-adapter", {"variant": "image", "alpha": 0.2}),
             Series("clip-adapter, text", "clip-adapter", {"variant": "text", "beta": 0.2}),
