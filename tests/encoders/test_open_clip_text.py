@@ -165,7 +165,7 @@ def test_coop_learns_through_open_clip_and_is_saved(tiny_open_clip, problem, tmp
     assert (model.tower_id_, model.contexts_.shape) == (tiny_open_clip, (4, 24))
     assert model.tower_sha256_ == open_encoder(tiny_open_clip).identity()["text"]["weights_sha256"]
     chunked = coop(tiny_open_clip, epochs=60, lr=0.05, class_chunk=1).fit(X, y)
-    np.testing.assert_allclose(chunked.logits(X), model.logits(X), rtol=1e-2, atol=1e-1)
+    np.testing.assert_allclose(chunked.logits(X), model.logits(X), rtol=1e-3, atol=1e-2)
     save(model, tmp_path / "run")
     np.testing.assert_array_equal(load(tmp_path / "run").logits(X), model.logits(X))
 
