@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+
+# Tests run in several processes; each of them, and each program it starts, gets one thread, before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

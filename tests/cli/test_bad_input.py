@@ -34,7 +34,7 @@ def photos(tmp_path):
 
 
 def test_no_such_folder(cafe, tmp_path):
-    refused(cafe("extract", "--dataset", tmp_path / "nowhere"), "no such folder", "nowhere")
+    refused(cafe("extract", "--dataset", tmp_path / "nowhere"), "no such file or folder", "nowhere")
 
 
 def test_unknown_dataset_names_the_nearest(cafe):
