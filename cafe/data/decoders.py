@@ -1,9 +1,9 @@
-"""JPEG decoders to choose from by name: Pillow, or an optional faster one.
+"""JPEG decoders to choose from by name: Pillow, or an optional one.
 
 ``pillow`` is the default, and what every figure of the docs was made with. ``simplejpeg`` (extra
-``cafe-clip[simplejpeg]``) calls libjpeg-turbo without Pillow's copies. Its pixels can differ from Pillow's by a few
-levels, since each brings its own build of the library, so it stands in the fingerprint of a cache, and nothing
-chooses it but its name.
+``cafe-clip[simplejpeg]``) calls libjpeg-turbo itself. Each brings its own build of that library: their speed and, by a
+few levels, their pixels can differ where the builds do, so the decoder stands in the fingerprint of a cache, and
+nothing chooses it but its name.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ from cafe.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-BATCH_SIZE = {"cpu": 64, "mps": 128, "cuda": 256}
+# By kind of device. On CPUs a full-size tower was fastest at 32 (docs/extraction.md), and cafe:mini as fast as at 64.
+BATCH_SIZE = {"cpu": 32, "mps": 128, "cuda": 256}
 # Two tokenizers with equal vocabularies can still cut text differently: case, accents, digits, spaces.
 PROBES = ("a photo of a cat.", "A PHOTO of Crème  brûlée\t42-3", "it's 1,000 €; don't_panic", "日本語 ß ﬁ", "")
 
