@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,12 +69,18 @@ def _sum_up(entry: dict[str, Any], metric: str, values: Sequence[float]) -> None
 
 
 def _rank(summary: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]) -> None:
-    """Set ``standing`` in every cell of a tested column. Zero-shot takes part in all columns and is not marked."""
+    """Set ``standing`` in every cell of a tested column.
+
+    Zero-shot takes part in the columns of all shots, and has one cell. It is marked only where that cell stands in the
+    same column as the others: in a part of the test, with one number of shots.
+    """
     p_values: dict[tuple[Any, ...], dict[frozenset[Any], float]] = {}
     for pair in pairs:
         column = p_values.setdefault((pair["dataset"], pair["encoder"], pair["part"], pair["shots"]), {})
         column[frozenset({(pair["a"], pair["a_x"]), (pair["b"], pair["b_x"])})] = pair["p_holm"]
+    numbers = Counter(key[:3] for key in p_values)
     for (dataset, encoder, part, shots), tested in p_values.items():
+        alone = part is not None and numbers[dataset, encoder, part] == 1
         members = {
             (entry["series"], entry["x"]): entry
             for entry in summary
@@ -83,6 +90,6 @@ def _rank(summary: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]) ->
         }
         best = max(members, key=lambda cell: members[cell]["acc1_mean"])
         for cell, entry in members.items():
-            if entry["shots"] != 0:
+            if entry["shots"] != 0 or alone:
                 level = tested.get(frozenset({best, cell}), 0.0) >= SIGNIFICANT
                 entry["standing"] = "best" if cell == best else "level" if level else "below"

@@ -123,6 +123,15 @@ def test_base_to_new_means_are_harmonic_and_inability_is_said():
         compare("base-to-new", [features(3)], shots=[1], seeds=[1])
 
 
+def test_zero_shot_is_ranked_where_it_stands_in_the_same_column():
+    def standings(shots):
+        summary = compare("base-to-new", [features(6, noise=2.0)], shots=shots, seeds=[1, 2]).summary
+        return {entry["standing"] for entry in summary if entry["series"] == "zero-shot" and entry["part"] == "new"}
+
+    assert standings([1]) <= {"best", "level", "below"}
+    assert standings([1, 2]) == {None}
+
+
 def test_manifold_measures_the_adapted_test_features():
     from sklearn.metrics import silhouette_score
 
