@@ -100,4 +100,3 @@ def test_no_absolute_path_in_the_folder():
         settings = json.loads(file.read_text(encoding="utf-8"))
         assert "/" not in str(settings.get("_name_or_path", ""))
         assert "/home/" not in json.dumps(settings)
-        assert "/work/" not in json.dumps(settings)
