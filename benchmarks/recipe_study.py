@@ -2,12 +2,12 @@
 
 Fixed before the study was run (this file's first commit with ``RULE`` in it has no result beside it):
 
-- **Data.** Training shots of digits (``cafe:mini``), Caltech69 and Flowers (ViT-B/32): 2, 4, 8 and 16 shots, draws 1 and
-  2. No val row, no test row, and no row of ImageNet, which is a check and not a place to choose.
+- **Data.** Training shots of digits (``cafe:mini``), Caltech69 and Flowers (ViT-B/32): 2, 4, 8 and 16 shots, draws 1
+  and 2. No val row, no test row, and no row of ImageNet, which is a check and not a place to choose.
 - **Candidates.** Batch 256, AdamW on a cosine, ratio 0.2 (the paper's default): four lengths an octave apart, three
   learning rates half a decade apart around AdamW's usual 1e-3, four weight decays a decade apart.
-- **Score.** Every candidate is fitted on the stratified folds' rest (at most four folds) and scored on the fold: accuracy,
-  each data set with the same weight, each cell (shots, draw) with the same weight within it.
+- **Score.** Every candidate is fitted on the stratified folds' rest (at most four folds) and scored on the fold:
+  accuracy, each data set with the same weight, each cell (shots, draw) with the same weight within it.
 - **Rule.** The shortest recipe whose mean is within one standard error of the best mean; among recipes of that length
   the one of highest mean. The error is that of the paired difference over held-out rows, so recipes that get the same
   rows right are told apart more finely than two accuracies would be. It is Breiman's one-standard-error rule, with
@@ -60,7 +60,9 @@ def published(features: object) -> Shots:
     return np.asarray(train.image_features), np.asarray(train.labels), text
 
 
-def held_out_hits(X: NDArray[np.floating], y: NDArray[np.int64], text: NDArray[np.floating] | None) -> NDArray[np.bool_]:
+def held_out_hits(
+    X: NDArray[np.floating], y: NDArray[np.int64], text: NDArray[np.floating] | None
+) -> NDArray[np.bool_]:
     """Return whether each recipe classifies each row when it was not fitted on it, (recipes, n)."""
     folds = min(FOLDS, int(np.bincount(y).min()))
     hits = np.zeros((len(RECIPES), len(y)), dtype=bool)

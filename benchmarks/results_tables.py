@@ -42,7 +42,10 @@ class ImageNetMethods(Suite):
         """Return what is compared."""
         return (
             Series("zero-shot", "zero-shot"),
+            # Without validation images C is chosen on folds of the shots; at one shot there is nothing to fold.
+            Series("linear-probe", "linear-probe", {"C": "auto"}),
             Series("tip-adapter", "tip-adapter", {"alpha": 1.17, "beta": 1.0}),
+            Series("tip-adapter-f", "tip-adapter-f", {"alpha": 1.17, "beta": 1.0}),
             Series("clip-adapter, image", "clip-adapter", {"variant": "image", "alpha": 0.2}),
             Series("clip-adapter, text", "clip-adapter", {"variant": "text", "beta": 0.2}),
         )
