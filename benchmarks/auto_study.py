@@ -1,81 +1,136 @@
-"""`auto` beside zero-shot and single methods with oracle settings (docs/auto.md has the table).
+"""`auto` beside zero-shot and single methods, with oracle settings and with fixed ones (docs/auto.md has the tables).
 
-    CAFE_REAL_DATA=... python benchmarks/auto_study.py develop | final
+    CAFE_REAL_DATA=... python benchmarks/auto_study.py [singles] [auto] [tables] develop|seen|final
 
-``develop`` is what it was built on: Caltech69, Flowers (without text) and digits. ``final`` was looked at once, when it
-was done: ImageNet 4-shot, and DTD (without text), whose shots are drawn from its val split, seed 1. "Oracle" takes each
-method's setting by test accuracy: what a user could not know.
+benchmarks/auto_tasks.py says what the three parts are. ``singles`` fits every setting of the single methods on every
+task, ``auto`` fits auto; both append rows to results/auto_study.jsonl, and ``tables`` reads the newest row of each.
+
+A cell is a data set and a number of shots: means over its draws. "Oracle" is the method and setting that is best on the
+cell's test rows, which nobody can know; "fixed" is one setting for all cells. Zero-shot's paired standard error is that
+of the mean over test rows of the difference in accuracy, draws averaged first where they share test rows.
 """
 
 from __future__ import annotations
 
-import os
+import json
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+import auto_tasks
 import numpy as np
+from harness import RESULTS, report
 
 import cafe
 from cafe.metrics import expected_calibration_error
-from cafe.protocol.draws import draw_few_shot
 
-Task = tuple[str, np.ndarray, np.ndarray, Any, np.ndarray, np.ndarray, float]
-
-
-def load(name: str) -> Any:
-    return np.load(Path(os.environ["CAFE_REAL_DATA"]) / "clip_features" / f"{name}_vitb32.npz")
-
-
-def develop() -> Iterator[Task]:
-    for name, label in (("caltech69", "Caltech69"), ("oxford_flowers", "Flowers")):
-        data = load(name)
-        text = data["text_features"] if name == "caltech69" else None
-        for shots in (1, 4, 16):
-            train = data[f"train_{shots}shot_features"], data[f"train_{shots}shot_labels"]
-            yield f"{label}, {shots}", *train, text, data["test_features"], data["test_labels"], 100.0
+# The settings that a user might fix, and that an oracle chooses from.
+SINGLES: dict[str, tuple[Any, list[dict[str, Any]]]] = {
+    "gda": (cafe.GDA, [{"alpha": a} for a in cafe.GDA.grid["alpha"]]),
+    "task-res": (cafe.TaskRes, [{"alpha": a, "random_state": 1} for a in (0.1, 0.5, 1.0)]),
+    "clip-adapter": (cafe.CLIPAdapter, [{"alpha": a, "random_state": 1} for a in (0.2, 0.6)]),
+    "lp++": (cafe.LPPlusPlus, [{"iterations": i} for i in (10, 50, 100, 300)]),
+    "tip-adapter": (cafe.TipAdapter, [{"alpha": a, "beta": b} for a in (0.5, 1.17, 3.0) for b in (1.0, 5.5)]),
+}
+Row = dict[str, Any]
 
 
-def final() -> Iterator[Task]:
-    data = load("dtd")
-    for shots in (1, 4, 16):
-        rows, _ = draw_few_shot(data["val_labels"], None, shots, 1)
-        train = data["val_features"][rows], data["val_labels"][rows]
-        yield f"DTD, {shots}", *train, None, data["test_features"], data["test_labels"], 100.0
-    data = load("imagenet")
-    X = data["features_4shot"]
-    X_test, y_test = (np.concatenate([data[f"{k}_1shot"], data[f"{k}_2shot"]]) for k in ("features", "labels"))
-    keep = (X_test.astype(np.float32) @ X.astype(np.float32).T).max(axis=1) < 0.93
-    yield "ImageNet, 4", X, data["labels_4shot"], data["text_features"], X_test[keep], y_test[keep], 100.0
+def singles(task: auto_tasks.Task) -> Iterator[Row]:
+    """Fit zero-shot and every setting of every single method."""
+    own = {"class_embeddings": task.text, "logit_scale": task.logit_scale}
+    yield row_of("zero-shot", {}, cafe.ZeroShot(**own).fit(task.X, task.y), task)
+    for method, (make, settings) in SINGLES.items():
+        fits = cafe.fit_many(task.X, task.y, [make(**setting, **own) for setting in settings])
+        for setting, fit in zip(settings, fits, strict=True):
+            shown = {name: value for name, value in setting.items() if name != "random_state"}
+            yield row_of(method, shown, fit, task)
 
 
-def main(which: str) -> None:
-    print("| cell | zero-shot | auto | rho, alpha, tau | oracle: gda | task-res | clip-adapter | ECE zs, auto | s |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    for cell, X, y, text, X_test, y_test, scale in {"develop": develop, "final": final}[which]():
-        start = time.perf_counter()
-        model = cafe.Auto(text, logit_scale=scale, random_state=1).fit(X, y)
-        seconds = time.perf_counter() - start
-        plain = cafe.ZeroShot(text, logit_scale=scale).fit(X, y)
-        own = {"text": text, "scale": scale, "X": X, "y": y, "test": (X_test, y_test)}
-        errors = [expected_calibration_error(one.predict_proba(X_test), y_test) for one in (plain, model)]
+def auto(task: auto_tasks.Task) -> Iterator[Row]:
+    """Fit auto, and compare it with zero-shot row by row."""
+    own = {"class_embeddings": task.text, "logit_scale": task.logit_scale}
+    start = time.process_time()
+    model = cafe.Auto(random_state=1, **own).fit(task.X, task.y)
+    seconds = time.process_time() - start
+    plain = cafe.ZeroShot(**own).fit(task.X, task.y)
+    gained, before = (m.predict(task.X_test) == task.y_test for m in (model, plain))
+    difference = gained.astype(float) - before
+    more = {"core_seconds": seconds, "difference": difference.mean(), "difference_std": difference.std()}
+    yield {**row_of("auto", {}, model, task), **more, **model.row_extras()["auto"]}
+
+
+def row_of(method: str, setting: Row, fit: Any, task: auto_tasks.Task) -> Row:
+    """Measure one fit."""
+    return {
+        "dataset": task.dataset,
+        "shots": task.shots,
+        "draw": task.draw,
+        "method": method,
+        "setting": ", ".join(f"{name} {value:g}" for name, value in setting.items()),
+        "n_test": len(task.y_test),
+        "accuracy": float(fit.score(task.X_test, task.y_test)),
+        "ece": expected_calibration_error(fit.predict_proba(task.X_test), task.y_test),
+    }
+
+
+def tables(part: str) -> None:
+    """Print the table of cells, and how it stands with the goals."""
+    cells: dict[tuple[str, int], dict[tuple[str, str], dict[int, Row]]] = {}
+    for line in (RESULTS / "auto_study.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if row["part"] == part:
+            cell = cells.setdefault((row["dataset"], row["shots"]), {})
+            cell.setdefault((row["method"], row["setting"]), {})[row["draw"]] = row
+    print("| cell | zero-shot | auto | best single, oracle | behind | zero-shot +- | ECE zero-shot, auto | core s |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    behind, worse, uncalibrated = [], [], []
+    means: dict[tuple[str, str], list[float]] = {}
+    for (dataset, shots), cell in cells.items():
+        found = {key: 100 * mean_of(draws, "accuracy") for key, draws in cell.items()}
+        for key, accuracy in found.items():
+            means.setdefault(key, []).append(accuracy)
+        own, plain = found.pop(("auto", "")), found[("zero-shot", "")]
+        best = max(found, key=lambda key: found[key])
+        autos = cell[("auto", "")]
+        # Draws mostly share their test rows, so they do not make the error smaller; groups of classes do not.
+        groups = len(autos) if dataset.startswith("ImageNet") else 1
+        error = 100 * mean_of(autos, "difference_std") / np.sqrt(groups * next(iter(autos.values()))["n_test"])
+        eces = [mean_of(cell[key], "ece") for key in (("zero-shot", ""), ("auto", ""))]
+        behind.append(found[best] - own)
+        name = f"{dataset}, {shots}"
+        if own - plain < -max(0.3, error):
+            worse.append(name)
+        if eces[1] > eces[0] + 0.01:
+            uncalibrated.append(name)
         print(
-            f"| {cell} | {100 * plain.score(X_test, y_test):.2f} | {100 * model.score(X_test, y_test):.2f} "
-            f"| {model.rho_:g}, {model.alpha_:g}, {model.tau_:g} "
-            f"| {oracle([cafe.GDA(alpha=a) for a in cafe.GDA.grid['alpha']], **own):.2f} "
-            f"| {oracle([cafe.TaskRes(alpha=a, random_state=1) for a in (0.1, 0.5, 1.0)], **own):.2f} "
-            f"| {oracle([cafe.CLIPAdapter(alpha=a, random_state=1) for a in (0.2, 0.6)], **own):.2f} "
-            f"| {errors[0]:.3f}, {errors[1]:.3f} | {seconds:.1f} |",
-            flush=True,
+            f"| {name} | {plain:.2f} | {own:.2f} | {found[best]:.2f} {' '.join(best)} | {found[best] - own:+.2f} "
+            f"| {own - plain:+.2f} ({error:.2f}) | {eces[0]:.3f}, {eces[1]:.3f} "
+            f"| {mean_of(autos, 'core_seconds'):.1f} |"
         )
+    averages = {key: float(np.mean(values)) for key, values in means.items()}
+    ranked = sorted(averages, key=lambda key: -averages[key])
+    print(f"\nworse than zero-shot: {worse or 'nowhere'}; ECE more than 0.01 above: {uncalibrated or 'nowhere'}")
+    print(f"behind the oracle's best single method, mean of {len(behind)} cells: {np.mean(behind):.2f}")
+    print("means: " + "; ".join(f"{' '.join(key).strip()} {averages[key]:.2f}" for key in ranked[:8]))
 
 
-def oracle(grid: list[Any], text: Any, scale: float, X: Any, y: Any, test: tuple[Any, Any]) -> float:
-    fits = cafe.fit_many(X, y, [one.set_params(class_embeddings=text, logit_scale=scale) for one in grid])
-    return max(100 * float(fit.score(*test)) for fit in fits)
+def mean_of(draws: dict[int, Row], name: str) -> float:
+    """Average over draws."""
+    return float(np.mean([row[name] for row in draws.values()]))
+
+
+def main() -> None:
+    """Run the steps named on the parts named."""
+    steps = [word for word in sys.argv[1:] if word in ("singles", "auto", "tables")] or ["singles", "auto", "tables"]
+    for part in [word for word in sys.argv[1:] if word in ("develop", "seen", "final")] or ["develop"]:
+        if steps != ["tables"]:
+            for task in getattr(auto_tasks, part)():
+                found = [*(singles(task) if "singles" in steps else ()), *(auto(task) if "auto" in steps else ())]
+                report("auto_study", None, [{"part": part, **row} for row in found])
+        if "tables" in steps:
+            tables(part)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "develop")
+    main()
