@@ -13,10 +13,12 @@ from cafe.cli.options import (
     Device,
     Dtype,
     Json,
+    OneSeed,
     Quiet,
     Seeds,
     Selection,
     Shots,
+    chosen_seeds,
     listed,
     numbers,
     whole_numbers,
@@ -51,6 +53,7 @@ def compare(
     ] = None,
     shots: Shots = None,
     seeds: Seeds = None,
+    seed: OneSeed = None,
     methods: Annotated[
         list[str] | None,
         typer.Option("--methods", metavar="NAME,...", help="Only these methods of the suite; a list."),
@@ -82,7 +85,7 @@ def compare(
     for name in (*listed(methods), *listed(include)):
         find("methods", "METHOD", "method", name)
     all_shots = whole_numbers(shots or DEFAULT_SHOTS, "--shots", least=1)
-    all_seeds = whole_numbers(seeds or DEFAULT_SEEDS, "--seeds", least=0)
+    all_seeds = chosen_seeds(seeds, seed, DEFAULT_SEEDS)
     all_values = numbers(values, "--values")
     with Screen(json=json, quiet=quiet) as screen:
         from cafe.cache.locate import cache_dir as cache_folder

@@ -13,6 +13,7 @@ from cafe.cli.fit import DEFAULT_METHOD
 from cafe.cli.fit import described as described_fit
 from cafe.cli.options import CacheDir, Device, Dtype, Json, Quiet, Seed, whole_numbers
 from cafe.cli.progress import duration
+from cafe.cli.runs import RUNS
 from cafe.cli.screen import Screen, paint
 from cafe.report.table import terminal_table
 
@@ -46,7 +47,7 @@ def demo(
         from cafe.report.files import write_report
 
         folder = cache_folder(cache_dir)
-        run = folder / "runs" / "demo"
+        run = folder / RUNS / "demo"
         summary = _extract(screen, folder, device, dtype)
         features = load_features(summary.path)
         row = _fit(screen, features, run / "fit", seed, device, dtype)

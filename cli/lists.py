@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from cafe.cli.options import Json, Quiet
+from cafe.cli.options import CacheDir, Json, NoUseOfCacheDir, Quiet
 from cafe.cli.screen import Screen
 from cafe.report.table import align_left
 from cafe.rooms import entries
@@ -18,6 +18,7 @@ def datasets(
     root: Annotated[
         Path | None, typer.Option("--root", metavar="DIR", help="Folder that holds data sets [default: $CAFE_DATA].")
     ] = None,
+    cache_dir: CacheDir = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -27,8 +28,11 @@ def datasets(
 
     with Screen(json=json, quiet=quiet) as screen:
         known, sources = known_datasets(root), known_sources()
-        body = [[one["name"], "yes" if one["available"] else "no", one["summary"]] for one in known]
-        screen.answer({"datasets": known, "sources": sources}, _columns(["data set", "at hand", ""], body))
+        known = _with_caches(known, "dataset", cache_dir)
+        body = [
+            [one["name"], "yes" if one["available"] else "no", _count(one["caches"]), one["summary"]] for one in known
+        ]
+        screen.answer({"datasets": known, "sources": sources}, _columns(["data set", "at hand", "caches", ""], body))
         missing = [one for one in known if not one["available"]]
         if missing and data_root(root) is None:
             screen.say("\nNot at hand, since no folder of data sets is named: give --root DIR or set CAFE_DATA.")
@@ -43,17 +47,17 @@ def datasets(
         screen.say(_columns(["source", ""], [[one["name"], one["summary"]] for one in sources]))
 
 
-def methods(json: Json = False, quiet: Quiet = False) -> None:
+def methods(cache_dir: NoUseOfCacheDir = None, json: Json = False, quiet: Quiet = False) -> None:
     """List the methods."""
     _list_room("methods", "METHOD", "methods", "method", json, quiet)
 
 
-def suites(json: Json = False, quiet: Quiet = False) -> None:
+def suites(cache_dir: NoUseOfCacheDir = None, json: Json = False, quiet: Quiet = False) -> None:
     """List the suites of comparisons."""
     _list_room("compare.suites", "SUITE", "suites", "suite", json, quiet)
 
 
-def models(json: Json = False, quiet: Quiet = False) -> None:
+def models(cache_dir: CacheDir = None, json: Json = False, quiet: Quiet = False) -> None:
     """List models to extract with.
 
     Any local folder or hub id of a transformers CLIP works besides.
@@ -61,12 +65,12 @@ def models(json: Json = False, quiet: Quiet = False) -> None:
     from cafe.encoders.opening import known_models
 
     with Screen(json=json, quiet=quiet) as screen:
-        known = known_models()
-        body = [[one["name"], one["kind"], one["summary"]] for one in known]
-        screen.answer({"models": known}, _columns(["model", "kind", ""], body))
+        known = _with_caches(known_models(), "encoder", cache_dir)
+        body = [[one["name"], one["kind"], _count(one["caches"]), one["summary"]] for one in known]
+        screen.answer({"models": known}, _columns(["model", "kind", "caches", ""], body))
 
 
-def templates(json: Json = False, quiet: Quiet = False) -> None:
+def templates(cache_dir: NoUseOfCacheDir = None, json: Json = False, quiet: Quiet = False) -> None:
     """List the template sets that --templates takes by name."""
     from cafe.prompts import known_template_sets
 
@@ -74,6 +78,22 @@ def templates(json: Json = False, quiet: Quiet = False) -> None:
         known = known_template_sets()
         body = [[one["name"], str(len(one["templates"])), one["templates"][0]] for one in known]
         screen.answer({"templates": known}, _columns(["templates", "number", "the first"], body))
+
+
+def _with_caches(known: Sequence[dict[str, Any]], key: str, given: Path | None) -> list[dict[str, Any]]:
+    """Add to each entry the caches that there are of it; ``key`` is what a cache calls its name."""
+    from cafe.cache.locate import cache_dir as cache_folder
+    from cafe.cache.summary import list_caches
+
+    caches: dict[str, list[str]] = {}
+    for one in list_caches(cache_folder(given)):
+        if one.damaged is None:
+            caches.setdefault(getattr(one, key), []).append(str(one.path))
+    return [{**entry, "caches": caches.get(entry["name"], [])} for entry in known]
+
+
+def _count(caches: Sequence[str]) -> str:
+    return str(len(caches) or "")
 
 
 def _list_room(room: str, constant: str, key: str, title: str, json: bool, quiet: bool) -> None:

@@ -32,12 +32,21 @@ CacheDir: TypeAlias = Annotated[
         help="Folder of caches and runs [default: $CAFE_CACHE, else $XDG_CACHE_HOME/cafe].",
     ),
 ]
+NoUseOfCacheDir: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache-dir",
+        metavar="DIR",
+        help="Taken by every verb, so that scripts can give it everywhere; nothing is read from it here.",
+    ),
+]
 Shots: TypeAlias = Annotated[
     list[str] | None, typer.Option("--shots", metavar="1,2,4", help="Training images per class; a list.")
 ]
 Seeds: TypeAlias = Annotated[
     list[str] | None, typer.Option("--seeds", metavar="1,2,3", help="Seeds of the few-shot draws; a list.")
 ]
+OneSeed: TypeAlias = Annotated[int | None, typer.Option("--seed", metavar="S", help="One seed: the same as --seeds S.")]
 Selection: TypeAlias = Annotated[
     str,
     typer.Option(
@@ -83,6 +92,26 @@ def whole_numbers(values: Sequence[str] | None, option: str, *, least: int) -> l
             raise InputError(f"{option} takes whole numbers of at least {least}, such as 1,2,4; got {text!r}")
         numbers[number] = None
     return list(numbers)
+
+
+def chosen_seeds(seeds: Sequence[str] | None, seed: int | None, default: Sequence[str]) -> list[int]:
+    """Read the seeds of a comparison from ``--seeds``, or from ``--seed`` for a single one.
+
+    Raises
+    ------
+    InputError
+        If both are given, or something else than whole numbers.
+
+    Examples
+    --------
+    >>> chosen_seeds(["1,2"], None, ["1,2,3"]), chosen_seeds(None, 7, ["1,2,3"]), chosen_seeds(None, None, ["1,2,3"])
+    ([1, 2], [7], [1, 2, 3])
+    """
+    if seed is None:
+        return whole_numbers(seeds or default, "--seeds", least=0)
+    if seeds:
+        raise InputError(f"give --seed {seed} for one seed, or --seeds {','.join(listed(seeds))} for a list; not both")
+    return whole_numbers([str(seed)], "--seed", least=0)
 
 
 def numbers(values: Sequence[str] | None, option: str) -> list[float]:

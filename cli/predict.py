@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cafe.cli.options import Device, Dtype, Json, Quiet
+from cafe.cli.options import CacheDir, Device, Dtype, Json, Quiet
+from cafe.cli.runs import find_run, run_names
 from cafe.cli.screen import Screen
 from cafe.errors import InputError, UnreadableImageError
 from cafe.report.table import align_left
@@ -21,11 +22,25 @@ if TYPE_CHECKING:
     from cafe.encoders.base import Encoder
 
 
+def _complete_run(incomplete: str) -> list[str]:
+    from cafe.cache.locate import cache_dir as cache_folder
+
+    return [name for name in run_names(cache_folder()) if name.startswith(incomplete)]
+
+
 def predict(
     images: Annotated[
         list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="Images, or folders of images at any depth.")
     ],
-    run: Annotated[Path, typer.Option("--run", metavar="DIR", help="Folder that `cafe fit` saved to.")],
+    run: Annotated[
+        str,
+        typer.Option(
+            "--run",
+            metavar="DIR|NAME",
+            help="Folder that `cafe fit` saved to, or its name below <cache-dir>/runs.",
+            autocompletion=_complete_run,
+        ),
+    ],
     top: Annotated[int, typer.Option("--top", metavar="N", help="How many classes to name for each image.")] = 3,
     model: Annotated[
         str | None,
@@ -35,6 +50,7 @@ def predict(
     ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    cache_dir: CacheDir = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -42,13 +58,17 @@ def predict(
     if top < 1:
         raise InputError(f"--top takes a whole number of at least 1; got {top}")
     with Screen(json=json, quiet=quiet) as screen:
-        paths = image_files(images)
+        from cafe.cache.locate import cache_dir as cache_folder
 
+        paths = image_files(images)
+        folder = find_run(run, cache_folder(cache_dir))
+
+        # After the paths: a wrong one should not wait for torch.
         from cafe.encoders.opening import open_encoder
         from cafe.saved import load
 
-        estimator = load(run)
-        encoder = open_encoder(model or _encoder_of(run, estimator.run_), device, dtype)
+        estimator = load(folder)
+        encoder = open_encoder(model or _encoder_of(folder, estimator.run_), device, dtype)
         check_encoder(estimator.run_, encoder)
         found, unreadable = [], []
         with screen.progress("images") as progress:
@@ -62,7 +82,7 @@ def predict(
             screen.warn(f"image {one['image']!r} was left out: {one['reason']}")
         if not found:
             raise InputError(f"none of the {len(paths)} images can be read, the first {unreadable[0]['image']!r}")
-        screen.answer({"run": str(run), "images": found, "unreadable": unreadable}, _described(found))
+        screen.answer({"run": str(folder), "images": found, "unreadable": unreadable}, _described(found))
 
 
 def image_files(given: Sequence[Path]) -> list[Path]:

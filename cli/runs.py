@@ -1,10 +1,17 @@
-"""Where runs and reports go when no folder was named."""
+"""Where runs and reports go when no folder was named, and how a run is found again."""
 
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from itertools import count
 from pathlib import Path
+
+from cafe.errors import InputError
+
+RUNS = "runs"  # below the folder of all caches
+RUN_FILE = "run.json"  # as cafe.saved has it, which this light module does not import
+_SHOWN = 8  # names of runs that a message lists
 
 
 def new_run_folder(cache_dir: Path, *words: object) -> Path:
@@ -28,12 +35,69 @@ def new_run_folder(cache_dir: Path, *words: object) -> Path:
     'caches/runs/digits-cafe-mini-clip-adapter-16-shot'
     """
     name = "-".join(slug for slug in (_slug(str(word)) for word in words if word is not None) if slug)
-    first = cache_dir / "runs" / name
+    first = cache_dir / RUNS / name
     return next(
         folder
         for number in count(1)
         if not (folder := first if number == 1 else first.with_name(f"{name}-{number}")).exists()
     )
+
+
+def find_run(given: str, cache_dir: Path) -> Path:
+    """Find the run that is meant.
+
+    Parameters
+    ----------
+    given : str
+        A folder; or the name of a run below ``<cache-dir>/runs``, such as ``demo/fit``.
+    cache_dir : Path
+        The folder of all caches.
+
+    Returns
+    -------
+    Path
+        The folder given where it is a run, else the run of that name, else the folder given.
+
+    Raises
+    ------
+    InputError
+        If there is none of these; the message names the runs that there are, nearest first.
+    """
+    folder, below = Path(given).expanduser(), cache_dir / RUNS
+    for candidate in (folder, below / given):
+        if (candidate / RUN_FILE).is_file():
+            return candidate
+    if folder.is_dir():
+        return folder  # whoever reads it says what it lacks
+    names = run_names(cache_dir)
+    there = f"runs there are: {_some(given, names)}" if names else "there is none yet; `cafe fit` makes one"
+    raise InputError(f"there is no run {given!r}, neither as a folder nor in {below}; {there}")
+
+
+def run_names(cache_dir: Path) -> list[str]:
+    """Name the runs below ``<cache-dir>/runs``, newest first.
+
+    Parameters
+    ----------
+    cache_dir : Path
+        The folder of all caches; it need not exist.
+
+    Returns
+    -------
+    list of str
+        Two levels deep, for the run of `cafe demo` lies within its report: ``demo/fit``.
+    """
+    below = cache_dir / RUNS
+    found = [path for pattern in (f"*/{RUN_FILE}", f"*/*/{RUN_FILE}") for path in below.glob(pattern)]
+    found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    return [path.parent.relative_to(below).as_posix() for path in found]
+
+
+def _some(given: str, names: list[str]) -> str:
+    near = get_close_matches(given, names, n=_SHOWN, cutoff=0.6)
+    ordered = list(dict.fromkeys([*near, *names]))
+    more = len(ordered) - _SHOWN
+    return ", ".join(ordered[:_SHOWN]) + (f", and {more} more" if more > 0 else "")
 
 
 def _slug(text: str) -> str:

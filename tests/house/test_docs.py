@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from cafe.cli.app import call
+from cafe.cli.runs import run_names
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -46,8 +47,8 @@ def test_readme_commands_run_as_typed(desk, monkeypatch, capfd):
         if "/data" in words:
             continue  # the published photographs: tests/real
         for i, word in enumerate(words):
-            if word.endswith("runs/NAME"):
-                words[i] = str(next(p.parent for p in (desk / "cache" / "runs").rglob("run.json")))
+            if word == "NAME":
+                (words[i],) = run_names(desk / "cache")
             if word == "new.jpg":
                 words[i] = "new.png"
         assert call(words) == 0, f"{command}: {capfd.readouterr().err}"

@@ -1,0 +1,95 @@
+"""The options that every verb shares do what they say, wherever they are given."""
+
+from __future__ import annotations
+
+import pytest
+
+from cafe.cli.runs import find_run, run_names
+from cafe.errors import InputError
+
+LISTS = ("datasets", "methods", "models", "suites", "templates")
+
+
+@pytest.mark.parametrize(
+    "verb", [*((name,) for name in LISTS), ("cache", "ls"), ("cache", "info"), ("cache", "verify")]
+)
+def test_json_is_all_of_stdout_and_quiet_all_of_the_silence(cafe, blobs, verb):
+    outcome = cafe(*verb, "--json", "--quiet")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert isinstance(outcome.json, dict)
+
+
+def test_cache_dir_wins_over_the_environment(cafe, blobs, cache_dir, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    cache_dir.rename(elsewhere)
+    for verb in (["cache", "ls"], ["cache", "info"], ["cache", "verify"], ["fit", "--method", "zero-shot"]):
+        outcome = cafe(*verb, "--cache-dir", elsewhere)
+        assert outcome.code == 0, outcome.err
+        assert "blobs" in outcome.out
+    run = elsewhere / "runs" / "blobs-made-up-zero-shot-all-seed-1"
+    assert run.is_dir()
+    assert not cache_dir.exists()
+    # Found by name; what stops it is that nobody has this encoder.
+    picture = tmp_path / "a.png"
+    picture.write_bytes(b"")
+    outcome = cafe("predict", "--run", run.name, picture, "--cache-dir", elsewhere)
+    assert (outcome.code, "unknown model 'made-up'" in outcome.err) == (2, True)
+
+
+def test_lists_say_of_what_there_are_caches(cafe, make_cache, tmp_path):
+    path = make_cache("digits", encoder="cafe:mini")
+    datasets, models = cafe("datasets", "--json").json["datasets"], cafe("models", "--json").json["models"]
+    assert {one["name"]: one["caches"] for one in datasets if one["caches"]} == {"digits": [str(path)]}
+    assert {one["name"]: one["caches"] for one in models if one["caches"]} == {"cafe:mini": [str(path)]}
+    assert not any(one["caches"] for one in cafe("datasets", "--json", "--cache-dir", tmp_path).json["datasets"])
+
+
+COMPARE = ["compare", "baselines", "--methods", "tip-adapter", "--shots", "2", "--json"]
+
+
+def test_one_seed_is_a_list_of_one(cafe, blobs):
+    one, listed = (cafe(*COMPARE, option, "5").json["rows"] for option in ("--seed", "--seeds"))
+    assert [row["seed"] for row in one] == [5]
+    assert [row["acc1"] for row in one] == [row["acc1"] for row in listed]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--seed", "1", "--seeds", "2,3"], "give --seed 1 for one seed, or --seeds 2,3 for a list; not both"),
+        (["--seed", "-1"], "--seed takes whole numbers of at least 0"),
+        (["--seed", "one"], "'--seed'"),
+    ],
+)
+def test_seed_and_seeds_contradict_each_other(cafe, blobs, given, words):
+    outcome = cafe(*COMPARE, *given)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert words in outcome.err
+
+
+def a_run(folder):
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text("{}")
+    return folder
+
+
+def test_a_run_is_found_by_folder_and_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    named, nested = a_run(tmp_path / "caches" / "runs" / "first"), a_run(tmp_path / "caches" / "runs" / "demo" / "fit")
+    assert find_run("first", tmp_path / "caches") == named
+    assert find_run("demo/fit", tmp_path / "caches") == nested
+    assert find_run(str(nested), tmp_path / "nowhere") == nested
+    assert set(run_names(tmp_path / "caches")) == {"first", "demo/fit"}
+    (tmp_path / "first").mkdir()  # a folder of this name that is no run does not hide the run
+    assert find_run("first", tmp_path / "caches") == named
+    other = a_run(tmp_path / "second")
+    assert find_run("second", tmp_path / "caches") == other.relative_to(tmp_path)
+
+
+def test_a_run_that_is_not_there_names_those_that_are(tmp_path):
+    with pytest.raises(InputError, match="no run 'demo'.*there is none yet; `cafe fit` makes one"):
+        find_run("demo", tmp_path)
+    a_run(tmp_path / "runs" / "digits-zero-shot")
+    a_run(tmp_path / "runs" / "demo" / "fit")
+    with pytest.raises(InputError, match="runs there are: demo/fit, digits-zero-shot"):
+        find_run("demo", tmp_path)
