@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -94,8 +95,8 @@ def main() -> None:
             kept = [kept_bytes(step, weights) for step in (whole, parts)]
             # What a chunk holds while it is encoded again is hidden from the outer hooks.
             contexts = torch.zeros((1, m, tower.width), requires_grad=True)
-            again = functools.partial(prompts.features, contexts, 0, max(1, classes // 10))
-            kept[1] += kept_bytes(again, weights)
+            part = prompts.parts(True, max(1, classes // 10), math.inf)[0]
+            kept[1] += kept_bytes(functools.partial(prompts.features, contexts, part), weights)
             row = {
                 "shape": f"{classes} classes, {m} context vectors, {prompts.embeddings.shape[1]} tokens",
                 "whole_ms": 1e3 * seconds[0],

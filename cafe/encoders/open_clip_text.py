@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from cafe.encoders.causal_parts import Block, CausalParts
 from cafe.encoders.text_tower import TextTower, Tokens
 from cafe.errors import InputError
 
@@ -95,8 +96,25 @@ class OpenCLIPTextTower(TextTower):
         length = ids.shape[1]
         hidden = self.table(ids) + text.positional_embedding[:length]
         hidden = text.ln_final(text.transformer(hidden, attn_mask=text.attn_mask[:length, :length]))
-        pooled: Tensor = hidden[torch.arange(len(ids), device=hidden.device), self._ends(ids)]
-        projection = text.text_projection
+        return self._projected(hidden[torch.arange(len(ids), device=hidden.device), self._ends(ids)])
+
+    def causal_parts(self) -> CausalParts | None:
+        """Return the parts of the library's plain transformer; see the base class. Others go whole."""
+        from open_clip.transformer import ResidualAttentionBlock
+
+        text = self._text
+        layers = list(text.transformer.resblocks)
+        if any(type(layer) is not ResidualAttentionBlock for layer in layers):
+            return None
+        blocks = [_block(layer) for layer in layers]
+        return CausalParts(
+            text.positional_embedding, blocks, self._ends, lambda hidden: self._projected(text.ln_final(hidden))
+        )
+
+    def _projected(self, pooled: Tensor) -> Tensor:
+        import torch
+
+        projection = self._text.text_projection
         if projection is None:
             return pooled
         projected: Tensor = projection(pooled) if isinstance(projection, torch.nn.Module) else pooled @ projection
@@ -118,6 +136,23 @@ class OpenCLIPTextTower(TextTower):
                 "text tower pools; eos_id and the tokeniser in open_clip_config.json must belong together"
             )
         return is_end.int().argmax(dim=1)
+
+
+def _block(layer: Any) -> Block:
+    """Take one of the library's blocks apart; its attention is PyTorch's own."""
+    from torch.nn.functional import linear
+
+    attention = layer.attn
+
+    def inputs(x: Tensor) -> Sequence[Tensor]:
+        return linear(layer.ln_1(x), attention.in_proj_weight, attention.in_proj_bias).chunk(3, dim=-1)
+
+    return Block(
+        attention.num_heads,
+        inputs,
+        lambda x: layer.ls_1(attention.out_proj(x)),
+        lambda x: layer.ls_2(layer.mlp(layer.ln_2(x))),
+    )
 
 
 def _text_side(model: Any) -> Any:

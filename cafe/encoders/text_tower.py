@@ -11,9 +11,12 @@ Letters: n prompts, L tokens of the longest, w width of token embeddings, d feat
 from __future__ import annotations
 
 import copy
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
+
+from cafe.encoders.causal_parts import CausalParts
 
 if TYPE_CHECKING:
     import torch
@@ -63,6 +66,10 @@ class TextTower(ABC):
     def features(self, tokens: Tokens) -> Tensor:
         """Encode tokens to features (n, d), not normalised."""
 
+    def causal_parts(self) -> CausalParts | None:
+        """Return the tower in parts, where it is causal and known; None where prompts go through it whole."""
+        return None
+
     # ------------------------------------------------------------------ what prompt learning calls
 
     @property
@@ -108,7 +115,11 @@ class TextTower(ABC):
         Tensor of shape (n, d)
             Not normalised; gradients go through to ``embeddings``.
         """
-        handle = self.table.register_forward_hook(lambda module, inputs, output: embeddings)
+        # Fits run side by side in threads and share the tower: a hook answers its own thread alone.
+        own = threading.get_ident()
+        handle = self.table.register_forward_hook(
+            lambda module, inputs, output: embeddings if threading.get_ident() == own else None
+        )
         try:
             return self.features(tokens)
         finally:

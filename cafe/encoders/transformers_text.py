@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from cafe.encoders.causal_parts import Block, CausalParts
 from cafe.encoders.text_tower import TextTower, Tokens
 
 if TYPE_CHECKING:
@@ -58,6 +59,37 @@ class TransformersTextTower(TextTower):
         """See the base class."""
         model: Any = self.model
         return pooled(model.get_text_features(**tokens))
+
+    def causal_parts(self) -> CausalParts | None:
+        """Return the parts of a CLIP; see the base class. Other kinds of model go whole."""
+        from transformers import CLIPModel
+
+        model: Any = self.model
+        if type(model) is not CLIPModel:
+            return None
+        text = model.text_model
+
+        def ends(ids: Tensor) -> Tensor:
+            # Old configurations name another end token; the library then pools at the highest id.
+            return ids.argmax(1) if text.eos_token_id == 2 else (ids == text.eos_token_id).int().argmax(1)
+
+        def finish(hidden: Tensor) -> Tensor:
+            features: Tensor = model.text_projection(text.final_layer_norm(hidden))
+            return features
+
+        blocks = [_block(layer) for layer in text.encoder.layers]
+        return CausalParts(text.embeddings.position_embedding.weight, blocks, ends, finish)
+
+
+def _block(layer: Any) -> Block:
+    """Take one of CLIP's layers apart."""
+    attention = layer.self_attn
+
+    def inputs(x: Tensor) -> list[Tensor]:
+        x = layer.layer_norm1(x)
+        return [project(x) for project in (attention.q_proj, attention.k_proj, attention.v_proj)]
+
+    return Block(attention.num_heads, inputs, attention.out_proj, lambda x: layer.mlp(layer.layer_norm2(x)))
 
 
 def tokenize(tokenizer: Any, model_type: str, max_tokens: int, prompts: Sequence[str]) -> Tokens:

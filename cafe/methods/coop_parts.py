@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from cafe.encoders.text_tower import TextTower
 from cafe.methods.base import Array, Problem
+from cafe.methods.coop_cutting import Part
 from cafe.methods.coop_prompts import ContextPrompts, make_prompts, words_as_context
 from cafe.methods.training_runs import seed_of, shared_runs
 from cafe.training import MEMORY_BUDGET, Configuration, Trained, fit_many
@@ -65,17 +67,30 @@ class ContextObjective:
             return {"contexts": self.start.cpu().expand(shape).clone()}
         return {"contexts": INITIAL_STD * torch.randn(shape, generator=generator)}
 
-    def chunk_of(self, configurations: int) -> int:
-        """Classes encoded at a time when that many configurations are stacked."""
-        fit = MEMORY_BUDGET // (configurations * self.prompts.bytes_per_prompt)
-        chunk = fit if self.class_chunk is None else self.class_chunk
-        return int(min(max(1, chunk), self.prompts.n_classes))
+    def parts_of(self, configurations: int) -> tuple[list[Part], bool]:
+        """Return how classes are cut when that many configurations are stacked, and whether parts are recomputed.
+
+        Where everything fits in the trainer's memory budget, parts only sort prompts by length.
+        """
+        if configurations in self._cuts:
+            return self._cuts[configurations]
+        prompts, common = self.prompts, not self.class_specific
+        most = min(self.class_chunk or prompts.n_classes, prompts.n_classes)
+        parts = prompts.parts(common, most, math.inf)
+        several = most < prompts.n_classes
+        tokens = MEMORY_BUDGET // (configurations * prompts.bytes_per_token)
+        if self.class_chunk is None and sum(part.tokens for part in parts) > tokens:
+            parts, several = prompts.parts(common, most, tokens), True
+        self._cuts[configurations] = parts, several if self.checkpoint is None else self.checkpoint
+        return self._cuts[configurations]
+
+    @cached_property
+    def _cuts(self) -> dict[int, tuple[list[Part], bool]]:
+        return {}
 
     def class_features(self, contexts: Tensor) -> Tensor:
         """Encode all classes with contexts (g, M, w) or (g, c, M, w): (g, c, d), not normalised."""
-        chunk = self.chunk_of(len(contexts))
-        several = chunk < self.prompts.n_classes
-        return self.prompts.all_features(contexts, chunk, several if self.checkpoint is None else self.checkpoint)
+        return self.prompts.all_features(contexts, *self.parts_of(len(contexts)))
 
     def encode(self, contexts: Array) -> Array:
         """Return the class embeddings (c, d) that one configuration's contexts give, not normalised."""
@@ -102,12 +117,14 @@ class ContextObjective:
         return losses.detach(), {"contexts": gradient}
 
     def activation_bytes(self, configuration: Configuration) -> int:
-        """Activations of one chunk of prompts."""
-        return self.chunk_of(1) * self.prompts.bytes_per_prompt
+        """Activations of all prompts, or of the largest part where parts are recomputed."""
+        parts, recompute = self.parts_of(1)
+        tokens = [part.tokens for part in parts]
+        return (max(tokens) if recompute else sum(tokens)) * self.prompts.bytes_per_token
 
     def multiply_adds(self, configuration: Configuration) -> int:
         """Each weight of the tower once per token forwards and once backwards, for all classes."""
-        return 2 * self.prompts.weights * self.prompts.embeddings.shape[1] * self.prompts.n_classes
+        return 2 * self.prompts.weights * sum(part.tokens for part in self.parts_of(1)[0])
 
     @classmethod
     def fit(cls, estimators: Sequence[Any], problems: Sequence[Problem], towers: Sequence[TextTower]) -> None:

@@ -6,19 +6,26 @@ Letters: c classes, L tokens, w width of token embeddings, M context vectors, d 
     "middle"   [start] v_1 ... v_{M/2}  NAME  v_{M/2+1} ... v_M . [end]
 
 A prompt is tokenised with M placeholder words in the context's place; their embeddings are then replaced.
+
+A causal tower spares most of the work, exactly: nothing behind a prompt's end token reaches it, so prompts are cut
+there and encoded in parts of like length; and what stands before the first name is the same in all of them where
+the context is common, so it is encoded once (cafe/encoders/causal_parts.py). Of a prompt of 77 tokens, five remain.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from cafe.encoders.causal_parts import CausalParts, encode_behind
 from cafe.encoders.text_tower import TextTower, Tokens
 from cafe.errors import InputError
+from cafe.methods.coop_cutting import Part, cut
 
 PLACEHOLDER = "x"
 CLASS_TOKENS = ("end", "middle")
@@ -54,13 +61,13 @@ class ContextPrompts:
         return len(self.embeddings)
 
     @property
-    def bytes_per_prompt(self) -> int:
-        """Estimate of the activations that autograd keeps for one prompt.
+    def bytes_per_token(self) -> int:
+        """Estimate of the activations that autograd keeps for one token.
 
         A transformer block of width w has about 12 w^2 weights and keeps about 20 w numbers per token: the
         inputs of its products, its norms, and its attention. So numbers per token are 20/12 of weights / w.
         """
-        return int(2 * self.embeddings.element_size() * self.embeddings.shape[1] * self.weights / self.tower.width)
+        return int(2 * self.embeddings.element_size() * self.weights / self.tower.width)
 
     @property
     def weights(self) -> int:
@@ -68,47 +75,77 @@ class ContextPrompts:
         named = self.tower.model.named_parameters()
         return sum(p.numel() for name, p in named if name.startswith(("text", "transformer")) and "embed" not in name)
 
-    def prompts(self, contexts: Tensor, start: int, stop: int) -> Tensor:
-        """Put contexts (g, M, w) or (g, c, M, w) into the prompts of classes start to stop: (g, stop - start, L, w)."""
+    @cached_property
+    def causal(self) -> CausalParts | None:
+        """The tower in parts; None where it is driven whole."""
+        return self.tower.causal_parts()
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Tokens of each prompt that reach its features: up to its end, or all where the tower is driven whole."""
+        ids = self.tokens["input_ids"]
+        if self.causal is None:
+            return [ids.shape[1]] * len(ids)
+        return [int(end) + 1 for end in self.causal.ends(ids)]
+
+    def shared(self, common: bool) -> int:
+        """Return how many tokens all prompts begin with alike, if their context is common; 0 where none is spared."""
+        if self.causal is None or not common:
+            return 0
+        return self.tower.leading_tokens + (self.n_context if self.order is None else self.n_context // 2)
+
+    def parts(self, common: bool, most_classes: int, most_tokens: float) -> list[Part]:
+        """Cut the classes into parts; see :func:`cafe.methods.coop_cutting.cut`."""
+        return cut(self.lengths, self.shared(common), most_classes, most_tokens, self.embeddings.device)
+
+    def prompts(self, contexts: Tensor, classes: Tensor) -> Tensor:
+        """Put contexts (g, M, w) or (g, c, M, w) into the prompts of k classes: (g, k, L, w)."""
         lead, m = self.tower.leading_tokens, self.n_context
-        own = self.embeddings[start:stop]  # (k, L, w)
+        own = self.embeddings[classes]  # (k, L, w)
         shape = (len(contexts), *own.shape)
         common = contexts.ndim == 3
-        contexts = contexts[:, None].expand(-1, stop - start, -1, -1) if common else contexts[:, start:stop]
+        contexts = contexts[:, None].expand(-1, len(classes), -1, -1) if common else contexts[:, classes]
         before, after = own[:, :lead].expand(shape[0], -1, -1, -1), own[:, lead + m :].expand(shape[0], -1, -1, -1)
         filled = torch.cat([before, contexts, after], dim=2)
         if self.order is None:
             return filled
-        return filled.gather(2, self.order[start:stop, :, None].expand(shape))
+        return filled.gather(2, self.order[classes, :, None].expand(shape))
 
-    def features(self, contexts: Tensor, start: int, stop: int) -> Tensor:
-        """Encode the prompts of classes start to stop: (g, stop - start, d), not normalised."""
-        g, k = len(contexts), stop - start
-        embeddings = self.prompts(contexts, start, stop).flatten(0, 1)  # (g k, L, w)
-        tokens = {name: value[start:stop].repeat(g, 1) for name, value in self.tokens.items()}
-        return self.tower.forward(tokens, embeddings).view(g, k, -1)
+    def features(self, contexts: Tensor, part: Part) -> Tensor:
+        """Encode the prompts of a part: (g, k, d), not normalised."""
+        g, classes, length = len(contexts), part.classes, part.length
+        ids = {name: value[classes, :length] for name, value in self.tokens.items()}
+        shared = self.shared(contexts.ndim == 3)
+        if self.causal is None or shared == 0:
+            embeddings = self.prompts(contexts, classes)[:, :, :length].flatten(0, 1)  # (g k, length, w)
+            tokens = {name: value.repeat(g, 1) for name, value in ids.items()}
+            return self.tower.forward(tokens, embeddings).view(g, len(classes), -1)
+        prefix = self.prompts(contexts, classes[:1])[:, 0, :shared]
+        if self.order is None:  # no context stands behind the prefix
+            rest = self.embeddings[classes, shared:length].expand(g, -1, -1, -1)
+        else:
+            rest = self.prompts(contexts, classes)[:, :, shared:length]
+        return encode_behind(self.causal, ids["input_ids"][:, shared:], prefix, rest)
 
-    def all_features(self, contexts: Tensor, chunk: int, recompute: bool) -> Tensor:
-        """Encode the prompts of all classes, some at a time: (g, c, d).
+    def all_features(self, contexts: Tensor, parts: Sequence[Part], recompute: bool) -> Tensor:
+        """Encode the prompts of all classes, part by part: (g, c, d).
 
         Parameters
         ----------
         contexts : Tensor of shape (g, M, w) or (g, c, M, w)
             Learned vectors.
-        chunk : int
-            Classes at a time.
+        parts : sequence of Part
+            As :meth:`parts` cuts them.
         recompute : bool
-            Keep nothing of a chunk for the backward pass, and encode it again there (gradient checkpointing):
-            memory is then that of one chunk, for one more forward pass.
+            Keep nothing of a part for the backward pass, and encode it again there (gradient checkpointing):
+            memory is then that of one part, for one more forward pass.
         """
-        parts = []
-        for start in range(0, self.n_classes, chunk):
-            stop = min(start + chunk, self.n_classes)
-            if recompute:
-                parts.append(checkpoint(self.features, contexts, start, stop, use_reentrant=False))
-            else:
-                parts.append(self.features(contexts, start, stop))
-        return torch.cat(parts, dim=1)
+        if recompute:
+            made = [checkpoint(self.features, contexts, part, use_reentrant=False) for part in parts]
+        else:
+            made = [self.features(contexts, part) for part in parts]
+        place = torch.cat([part.classes for part in parts]).argsort()
+        return torch.cat(made, dim=1)[:, place]
 
 
 def make_prompts(tower: TextTower, class_names: Sequence[str], n_context: int, class_token: str) -> ContextPrompts:

@@ -80,10 +80,11 @@ def test_gradients_reach_the_contexts(make_model, tokenizer):
     model = make_model()
     tower = OpenCLIPTextTower("m", model, "0" * 64, tokenizer)
     prompts = make_prompts(tower, NAMES, 3, "end")
+    whole = prompts.parts(True, 4, 1e9)
     generator = torch.Generator().manual_seed(0)
     contexts = torch.randn(1, 3, 24, generator=generator, dtype=torch.float64).requires_grad_()
     weights = torch.randn(len(NAMES), 12, generator=generator, dtype=torch.float64)
-    (gradient,) = torch.autograd.grad((weights * prompts.features(contexts, 0, 4)[0]).sum(), contexts)
+    (gradient,) = torch.autograd.grad((weights * prompts.all_features(contexts, whole, False)[0]).sum(), contexts)
     assert bool((gradient.abs().amax(dim=2) > 0).all())  # every context vector
     ids = tokenizer([f"! # $ {name}." for name in NAMES])  # three words that no name holds
     direction = torch.randn(3, 24, generator=generator, dtype=torch.float64)

@@ -1,7 +1,10 @@
 """CoOp against the tower's own encoding of written prompts, finite differences, and a plain torch loop."""
 
 import json
+import math
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ from cafe.errors import InputError
 from cafe.features import Features, Split
 from cafe.fitting import fit_method
 from cafe.methods import expected_failed_checks
+from cafe.methods.coop_cutting import cut
 from cafe.methods.coop_parts import ContextObjective
 from cafe.methods.coop_prompts import make_prompts, words_as_context
 from cafe.saved import load, save
@@ -87,7 +91,7 @@ def test_the_published_layout_of_prompts(tower):
         ("end", [start, None, None, None, *name, dot, end]),
         ("middle", [start, None, *name, None, None, dot, end]),
     ):
-        found = make_prompts(tower, NAMES, 3, class_token).prompts(contexts, 1, 2)[0, 0]
+        found = make_prompts(tower, NAMES, 3, class_token).prompts(contexts, torch.tensor([1]))[0, 0]
         torch.testing.assert_close(found[: len(parts)], expected(parts, len(parts)), rtol=0, atol=0)
 
 
@@ -170,7 +174,92 @@ def test_the_memory_estimate_is_of_the_right_size(tower):
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         one.class_features(contexts)
-    assert 0.5 < one.prompts.bytes_per_prompt * one.prompts.n_classes / total < 2
+    parts, _ = one.parts_of(1)
+    assert 0.5 < one.prompts.bytes_per_token * sum(part.tokens for part in parts) / total < 2
+
+
+# ---------------------------------------------------------------------- what a causal tower spares
+
+
+@pytest.fixture(scope="module", params=["clip", "open_clip"])
+def causal_tower(request, tower):
+    if request.param == "clip":
+        return tower
+    open_clip = pytest.importorskip("open_clip")
+    from cafe.encoders.open_clip_text import OpenCLIPTextTower
+
+    vision = {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 16}
+    text = {"context_length": 32, "width": 24, "heads": 4, "layers": 2, "ls_init_value": 0.5}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = open_clip.model.CLIP(embed_dim=12, vision_cfg=vision, text_cfg=text)
+        for parameter in model.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    model = model.eval().requires_grad_(False).double()
+    return OpenCLIPTextTower("m", model, "0" * 64, open_clip.SimpleTokenizer(context_length=32))
+
+
+@pytest.mark.parametrize("class_token", ["end", "middle"])
+@pytest.mark.parametrize("chunk", [4, 2])
+def test_sharing_the_prefix_changes_nothing(causal_tower, class_token, chunk, monkeypatch):
+    """Values and gradients against whole prompts through the library, padded to full length.
+
+    Both are some hundred float64 products in two orders: 1e-12 of the largest is thousands of roundings.
+    """
+    names = ["cat", "a long name", "phone", "at"]
+    made = make_prompts(causal_tower, names, 3, class_token)
+    assert made.shared(True) == (4 if class_token == "end" else 2)
+    contexts = torch.randn((2, 3, 24), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    contexts.requires_grad_()
+    weights = torch.randn((2, 4, 12), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def values(prompts, most):
+        features = prompts.all_features(contexts, prompts.parts(True, most, math.inf), False)
+        return features.detach(), torch.autograd.grad((features * weights).sum(), contexts)[0]
+
+    shared = values(made, chunk)
+    monkeypatch.setattr(type(causal_tower), "causal_parts", lambda self: None)
+    whole = values(make_prompts(causal_tower, names, 3, class_token), 4)
+    for one, other in zip(shared, whole, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12 * float(other.abs().max()))
+
+
+def test_what_is_encoded_of_a_thousand_prompts(tower):
+    names = [f"cat {i}" if i % 10 else "a long name" for i in range(1000)]
+    prompts = make_prompts(tower, names, 4, "end")
+    parts = prompts.parts(True, 1000, math.inf)
+    least = sum(length - 5 for length in prompts.lengths)
+    assert least < sum(part.tokens for part in parts) < 1.1 * least
+    assert sorted(torch.cat([part.classes for part in parts]).tolist()) == list(range(1000))
+
+
+def test_parts_keep_to_their_limits():
+    lengths = [9, 4, 7, 7, 4, 12, 5]
+    for most_classes, most_tokens in ((3, 1e9), (7, 14), (7, 3), (1, 1e9)):
+        parts = cut(lengths, 3, most_classes, most_tokens)
+        assert sorted(torch.cat([part.classes for part in parts]).tolist()) == list(range(7))
+        for part in parts:
+            assert part.length == max(lengths[i] for i in part.classes)
+            assert len(part.classes) <= most_classes
+            assert part.tokens <= most_tokens or len(part.classes) == 1
+
+
+def test_a_tower_is_shared_by_threads(tower):
+    """Fits side by side put their own embeddings into one tower at the same time."""
+    tokens = tower.tokenize(NAMES)
+    given = [tower.embed(tokens) + i for i in range(2)]
+    expected = [tower.forward(tokens, embeddings) for embeddings in given]
+    together = threading.Barrier(2)
+
+    def encode(i):
+        same = []
+        for _ in range(50):
+            together.wait(10)
+            same.append(torch.equal(tower.forward(tokens, given[i]), expected[i]))
+        return all(same)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(encode, range(2))) == [True, True]
 
 
 def test_training_is_a_plain_torch_loop(tower, problem):
@@ -183,11 +272,12 @@ def test_training_is_a_plain_torch_loop(tower, problem):
     contexts = torch.nn.Parameter(start.double())
     optimizer = torch.optim.SGD([contexts], lr=0.3, momentum=0.9, weight_decay=5e-4)
     prompts = make_prompts(tower, NAMES, 4, "end")
+    whole = prompts.parts(True, 4, math.inf)
     f, labels = torch.as_tensor(unit(X.astype(np.float64))), torch.as_tensor(y)
     for epoch in range(6):
         rate = 1e-5 if epoch == 0 else 0.3 * 0.5 * (1 + np.cos(np.pi * (epoch - 1) / 5))
         optimizer.param_groups[0]["lr"] = rate
-        classes = torch.nn.functional.normalize(prompts.features(contexts[None], 0, 4)[0], dim=-1)
+        classes = torch.nn.functional.normalize(prompts.all_features(contexts[None], whole, False)[0], dim=-1)
         loss = torch.nn.functional.cross_entropy(10 * f @ classes.T, labels)
         optimizer.zero_grad()
         loss.backward()
