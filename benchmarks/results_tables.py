@@ -2,11 +2,11 @@
 
 Run::
 
-    CAFE_REAL_DATA=... python benchmarks/results_tables.py SECTION ... [--shots 1,4,16] [--out FOLDER]
+    CAFE_REAL_DATA=... python benchmarks/results_tables.py SECTION ... [--shots 1,4,16] [--into docs/results.md]
 
 Sections: ``imagenet``, ``imagenet-alpha``, ``caltech``, ``variants``, ``alpha``, ``bottleneck``, ``manifold``,
-``base-to-new``, ``flowers``, ``dtd``, ``digits`` (this one needs no real features). With ``--out``, the Markdown
-and the figure of each section go to that folder as soon as it is done.
+``base-to-new``, ``flowers``, ``dtd``, ``digits`` (this one needs no real features). With ``--into``, the tables of each
+section take the place of what stands between its two markers in that file, as soon as they are done.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import real_features as real
+from harness import about_machine
 
 from cafe.compare import Comparison, compare
 from cafe.compare.base import Series, Suite
 from cafe.compare.plan import Plan
 from cafe.compare.running import sum_up
 from cafe.features import Features
-from cafe.report.figure import draw
 from cafe.report.table import markdown_table
 
 SEEDS = (1, 2, 3)
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--values", default="")
     parser.add_argument("--methods", default="")
     parser.add_argument("--include", default="")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--into", type=Path, help="Markdown file with <!-- SECTION --> and <!-- /SECTION -->")
     given = parser.parse_args()
     options = {name: [v for v in getattr(given, name).split(",") if v] for name in ("values", "methods", "include")}
     for section in given.sections:
@@ -116,16 +116,37 @@ def main() -> None:
         comparison = run(section, shots, values, options["methods"] or None, options["include"])
         text = markdown(comparison)
         print(text, flush=True)
-        if given.out:
-            (given.out / f"{section}.md").write_text(text, encoding="utf-8")
-            (given.out / f"{section}.png").write_bytes(draw(comparison.summary, layout=comparison.layout))
+        if given.into:
+            put(text, section, command(section, given), given.into)
+
+
+def command(section: str, given: argparse.Namespace) -> str:
+    """Return the command line that makes one section."""
+    names = ("shots", "values", "methods", "include")
+    options = [f"--{name} {getattr(given, name)}" for name in names if getattr(given, name)]
+    return " ".join(["python benchmarks/results_tables.py", section, *options])
+
+
+def put(text: str, section: str, command: str, file: Path) -> None:
+    """Put a section's tables, and the command and commit that made them, between its markers in a file."""
+    page = file.read_text(encoding="utf-8")
+    opening, closing = f"<!-- {section} -->", f"<!-- /{section} -->"
+    before, found, rest = page.partition(opening)
+    _, ends, after = rest.partition(closing)
+    if not (found and ends):
+        raise SystemExit(f"{file} lacks {opening} or {closing}")
+    own = f"\n    {command}\n\n{text}\n(commit {about_machine()['commit']})\n\n"
+    file.write_text(before + opening + "\n" + own + closing + after, encoding="utf-8")
 
 
 def markdown(comparison: Comparison) -> str:
-    """Return the tables of one section, its notes, and its paired tests against the first series."""
+    """Return the tables of one section, its notes, and its paired tests against the first series, folded away."""
     notes = [f"- {note}" for note in comparison.notes]
     table = markdown_table(comparison.summary, layout=comparison.layout)
-    return "\n".join([table, *notes, *pair_lines(comparison.pairs)]) + "\n"
+    pairs = pair_lines(comparison.pairs)
+    if pairs:
+        pairs = ["<details><summary>paired tests against the first line</summary>", "", *pairs, "", "</details>"]
+    return "\n".join([table, *notes, *pairs]) + "\n"
 
 
 def pair_lines(pairs: Sequence[dict[str, Any]]) -> list[str]:
