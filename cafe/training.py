@@ -11,17 +11,18 @@ of the configuration's rows, one after the other, so that every batch has the sa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cafe.optimizers import Update, make_update
+from cafe.steps import DRAWN_STEPS, one_by_one, replayed
+from cafe.steps import Configuration as Configuration
+from cafe.steps import Step as Step
 from cafe.threads import SMALL, run_each, threads_for
 
 # Bytes that one stacked group may use for its batches' activations; larger groups are cut into parts.
@@ -29,51 +30,6 @@ MEMORY_BUDGET = 512 * 2**20
 # On a CPU, bytes of parameters, gradients and optimiser state that one stacked group may have: what a core's share
 # of a last-level cache holds. A larger stack would read its state from memory at every step.
 STATE_BUDGET = 8 * 2**20
-# Steps whose batches are drawn at once.
-DRAWN_STEPS = 256
-
-Step = Callable[[dict[str, Tensor], Tensor, bool], tuple[Tensor | None, dict[str, Tensor]]]
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """One fit.
-
-    Attributes
-    ----------
-    rows : ndarray of shape (n,), int64
-        Rows of X and y to train on.
-    random_state : int
-        Seed of initial weights and batch order.
-    shape : hashable
-        Whatever the objective needs configurations to share.
-    hyper : mapping of str to float
-        Numbers that may differ within a group, such as ``alpha`` and ``logit_scale``.
-    steps : int
-        Optimiser steps.
-    batch_size : int
-        Rows of a step; at most n are used.
-    lr, weight_decay : float
-        Peak learning rate of the cosine schedule; decay as the optimiser defines it.
-    optimizer : str
-        ``"adamw"`` or ``"sgd"`` (momentum 0.9).
-    warmup_steps : int, default=0
-        Steps at a constant 1e-5 before the cosine starts (CoOp's schedule).
-    eps : float, default=1e-8
-        AdamW's; Tip-Adapter-F has 1e-4.
-    """
-
-    rows: NDArray[np.int64]
-    random_state: int
-    shape: Hashable
-    hyper: Mapping[str, float]
-    steps: int
-    batch_size: int
-    lr: float
-    weight_decay: float
-    optimizer: str
-    warmup_steps: int = 0
-    eps: float = 1e-8
 
 
 class Objective(Protocol):
@@ -82,7 +38,8 @@ class Objective(Protocol):
     An objective may also have ``stepper(shape, hyper, X, y, feature_mean)``, which is called once per stacked
     group and returns None or a function ``(parameters, index, with_losses) -> (losses or None, gradients)``. The
     function takes the place of ``losses_and_gradients`` for that group, and may keep what is constant and reuse its
-    buffers: the gradients are read before the next call.
+    buffers: the gradients are read before the next call. One whose ``on_device`` is true has a stepper that never
+    waits for its device; its steps are recorded and replayed (kernels/graph_capture.py), with Triton's optimisers.
     """
 
     def initial(self, configuration: Configuration, generator: torch.Generator) -> dict[str, Tensor]:
@@ -198,20 +155,10 @@ def _fit_group(objective: Objective, X: Tensor, y: Tensor, group: Sequence[Confi
     parameters = {name: value.to(X) for name, value in initial.items()}
     hyper = {k: tensor([float(c.hyper[k]) for c in group]) for k in first.hyper}
     feature_mean = torch.stack([X[torch.as_tensor(c.rows, device=X.device)].mean(0, keepdim=True) for c in group])
-    lr = tensor([c.lr for c in group])
-    update: Update = make_update(first.optimizer, parameters, tensor([c.weight_decay for c in group]), first.eps)
-    factor = _schedule(first.steps, first.warmup_steps)
+    lr, decay = tensor([c.lr for c in group]), tensor([c.weight_decay for c in group])
     take = _stepper(objective, first.shape, hyper, X, y, feature_mean)
-    tail = X.new_zeros(len(group))
-    tail_start = first.steps - max(1, first.steps // 10)
-    for step in range(first.steps):
-        if step % DRAWN_STEPS == 0:
-            drawn = next(batches).to(X.device)  # (g, DRAWN_STEPS or the rest, b)
-        losses, gradients = take(parameters, drawn[:, step % DRAWN_STEPS], step >= tail_start)
-        update(parameters, gradients, factor(step, lr))
-        if step >= tail_start and losses is not None:
-            tail += losses.to(tail.dtype)
-    tail /= first.steps - tail_start
+    run = replayed if getattr(objective, "on_device", False) else one_by_one
+    tail = run(take, first, parameters, batches, lr, decay)
     arrays = {name: value.cpu().numpy() for name, value in parameters.items()}
     return [Trained({k: v[i].copy() for k, v in arrays.items()}, float(tail[i])) for i in range(len(group))]
 
@@ -260,15 +207,3 @@ def _batches(one: Configuration, generator: torch.Generator) -> Iterator[Tensor]
         stream = torch.cat([left, *fresh])
         left = stream[steps * b :]
         yield stream[: steps * b].view(steps, b)
-
-
-def _schedule(steps: int, warmup_steps: int) -> Callable[[int, Tensor], Tensor]:
-    """Cosine from the peak to zero, after a warm-up at a constant 1e-5 (Dassl's ConstantWarmupScheduler)."""
-
-    def learning_rate(step: int, peak: Tensor) -> Tensor:
-        if step < warmup_steps:
-            return torch.full_like(peak, 1e-5)
-        progress = (step - warmup_steps) / max(1, steps - warmup_steps)
-        return peak * (0.5 * (1 + math.cos(math.pi * progress)))
-
-    return learning_rate

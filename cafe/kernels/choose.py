@@ -13,7 +13,13 @@ import torch
 from cafe.errors import InputError, unknown_name
 
 KERNELS = ("auto", "reference", "cpu", "triton")
-DTYPES = {"auto": None, "float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+DTYPES = {
+    "auto": None,
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+    "tf32": torch.float32,
+}
 # Multiply-adds of one step below which bfloat16 products do not pay for their casts: at 160 x 128 with 10 classes
 # (4.5 million) float32 is faster, at 256 x 512 with 102 classes (140 million) bfloat16 is.
 LEAST_FOR_BFLOAT16 = 20_000_000
@@ -84,10 +90,11 @@ def precisions(wish: str, kernel: str, multiply_adds: int) -> tuple[torch.dtype,
 
     Parameters
     ----------
-    wish : {"auto", "float32", "float64", "bfloat16"}
+    wish : {"auto", "float32", "float64", "bfloat16", "tf32"}
         ``"bfloat16"`` means products; parameters, softmax and norms stay float32. ``"auto"`` is bfloat16 where the
         processor gains by it and a step is large enough, else float32. It depends on the single fit alone, so that
-        a fit is the same whatever it is stacked with.
+        a fit is the same whatever it is stacked with. ``"tf32"`` is float32 in memory, rounded as it enters a
+        product; only the triton kernel has it.
     kernel : str
         From :func:`choose_kernel`.
     multiply_adds : int
@@ -101,6 +108,10 @@ def precisions(wish: str, kernel: str, multiply_adds: int) -> tuple[torch.dtype,
     if wish not in DTYPES:
         raise unknown_name("dtype of clip-adapter", str(wish), DTYPES)
     chosen = DTYPES[wish]
+    if wish == "tf32" and kernel != "triton":
+        raise InputError(f"kernel {kernel!r} has no tf32 products; use dtype='float32', or kernel='triton' on CUDA")
+    if wish == "float64" and kernel == "triton":
+        raise InputError("kernel 'triton' sums in float32; use dtype='float32', or kernel='reference' for float64")
     if chosen is None:
         gains = kernel == "cpu" and multiply_adds >= LEAST_FOR_BFLOAT16 and has_bfloat16_products()
         chosen = torch.bfloat16 if gains else torch.float32

@@ -1,7 +1,7 @@
-"""Triton kernels: bottleneck, ReLU, blend and L2 norm of a block of rows in one pass; and AdamW in one pass.
+"""Triton kernels: bottleneck, ReLU, blend and L2 norm of a block of rows in one pass.
 
-Formulas in kernels/cpu.py: H = ReLU(x W1), A = H W2, q = ratio A + (1 - ratio) x, r = 1 / |q|; those of AdamW in
-cafe/optimizers.py. Sums are float32.
+Formulas in kernels/cpu.py: H = ReLU(x W1), A = H W2, q = ratio A + (1 - ratio) x, r = 1 / |q|. Sums are
+float32.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-ROWS, FEATURES, FLAT = 32, 32, 1024
+ROWS, FEATURES = 32, 32
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _bottleneck(x, down, up, ratio, hidden, adapted, q, r, n, d, h, stride_x, RELU: tl.constexpr, BM: tl.constexpr, BH: tl.constexpr, BK: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip # noqa: E501
+def _bottleneck(x, down, up, ratio, hidden, adapted, q, r, n, d, h, stride_x, RELU: tl.constexpr, HOW: tl.constexpr, BM: tl.constexpr, BH: tl.constexpr, BK: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip # noqa: E501
     """H, A, q and r of a block of rows of one configuration; BH is the bottleneck, rounded up."""
     one = tl.program_id(1)
     rows = tl.program_id(0) * BM + tl.arange(0, BM)
@@ -26,7 +26,7 @@ def _bottleneck(x, down, up, ratio, hidden, adapted, q, r, n, d, h, stride_x, RE
         k = start + tl.arange(0, BK)
         xs = tl.load(x + rows[:, None] * d + k[None, :], mask=(rows[:, None] < n) & (k[None, :] < d), other=0.0)
         ws = tl.load(down + k[:, None] * h + j[None, :], mask=(k[:, None] < d) & (j[None, :] < h), other=0.0)
-        total += tl.dot(xs, ws, input_precision="ieee")
+        total += tl.dot(xs, ws, input_precision=HOW)
     kept = tl.maximum(total, 0.0).to(x.dtype.element_ty)
     tl.store(hidden + one * n * h + rows[:, None] * h + j[None, :], kept, mask=(rows[:, None] < n) & (j[None, :] < h))
     share = tl.load(ratio + one * n + rows, mask=rows < n, other=0.0)[:, None]
@@ -35,7 +35,7 @@ def _bottleneck(x, down, up, ratio, hidden, adapted, q, r, n, d, h, stride_x, RE
         k = start + tl.arange(0, BK)
         inside = (rows[:, None] < n) & (k[None, :] < d)
         ws = tl.load(up + j[:, None] * d + k[None, :], mask=(j[:, None] < h) & (k[None, :] < d), other=0.0)
-        out = tl.dot(kept, ws, input_precision="ieee")
+        out = tl.dot(kept, ws, input_precision=HOW)
         if RELU:
             out = tl.maximum(out, 0.0)
         xs = tl.load(x + rows[:, None] * d + k[None, :], mask=inside, other=0.0).to(tl.float32)
@@ -48,7 +48,9 @@ def _bottleneck(x, down, up, ratio, hidden, adapted, q, r, n, d, h, stride_x, RE
     tl.store(r + one * n + rows, tl.where(length > 0, 1 / length, 0.0), mask=rows < n)
 
 
-def bottleneck(x: Tensor, down: Tensor, up: Tensor, ratio: Tensor, form: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def bottleneck(
+    x: Tensor, down: Tensor, up: Tensor, ratio: Tensor, form: str, precision: str = "ieee"
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return H (k, n, h), A and q (k, n, d), r (k, n) in float32.
 
     Parameters
@@ -61,6 +63,8 @@ def bottleneck(x: Tensor, down: Tensor, up: Tensor, ratio: Tensor, form: str) ->
         Weight of the adapted rows.
     form : str
         ``"paper"`` or ``"released"``.
+    precision : {"ieee", "tf32"}, default="ieee"
+        How float32 operands enter a product.
     """
     x, down, up = x.contiguous(), down.contiguous(), up.contiguous()
     k, d, h = down.shape
@@ -72,36 +76,6 @@ def bottleneck(x: Tensor, down: Tensor, up: Tensor, ratio: Tensor, form: str) ->
     stride = n * d if len(x) > 1 or k == 1 else 0
     _bottleneck[(triton.cdiv(n, ROWS), k)](
         x, down, up, share, hidden, adapted, q, r, n, d, h, stride,
-        RELU=form == "released", BM=ROWS, BH=max(16, triton.next_power_of_2(h)), BK=FEATURES,
+        RELU=form == "released", HOW=precision, BM=ROWS, BH=max(16, triton.next_power_of_2(h)), BK=FEATURES,
     )  # fmt: skip
     return hidden, adapted, q, r
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _adamw(p, g, m, v, lr, decay, step, size, b1, b2, eps, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """One step of a block of one configuration's parameters; rates and the step's number are read from memory."""
-    one = tl.program_id(1)
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = i < size
-    place = one * size + i
-    rate, shrink, t = tl.load(lr + one), tl.load(decay + one), tl.load(step)
-    slope = tl.load(g + place, mask=inside, other=0.0)
-    first = b1 * tl.load(m + place, mask=inside, other=0.0) + (1 - b1) * slope
-    second = b2 * tl.load(v + place, mask=inside, other=0.0) + (1 - b2) * slope * slope
-    tl.store(m + place, first, mask=inside)
-    tl.store(v + place, second, mask=inside)
-    # b^t as exp(t log b), so that the step's number may live on the device, where a captured graph can count it.
-    first = first / (1 - tl.exp(t * tl.log(b1)))
-    second = tl.sqrt(second / (1 - tl.exp(t * tl.log(b2)))) + eps
-    value = tl.load(p + place, mask=inside, other=0.0)
-    tl.store(p + place, value - rate * (shrink * value + first / second), mask=inside)
-
-
-def adamw(
-    p: Tensor, g: Tensor, m: Tensor, v: Tensor, lr: Tensor, decay: Tensor, step: Tensor, eps: float = 1e-8
-) -> None:
-    """Update p, m and v (k, ...) in place, one launch; lr and decay (k,), step a float32 scalar tensor from 1."""
-    size = p[0].numel()
-    grid = (triton.cdiv(size, FLAT), len(p))
-    betas = torch.tensor([0.9, 0.999], dtype=torch.float32).tolist()
-    _adamw[grid](p, g.contiguous(), m, v, lr, decay, step, size, *betas, eps, BLOCK=FLAT)

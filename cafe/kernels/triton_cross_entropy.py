@@ -23,19 +23,19 @@ ROWS, CLASSES, FEATURES = 32, 64, 32
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _logit_block(q, w, rows, columns, b, c, d, BK: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):  # type: ignore[no-untyped-def]
+def _logit_block(q, w, rows, columns, b, c, d, HOW: tl.constexpr, BK: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):  # type: ignore[no-untyped-def]
     """Return q w^T for a block of rows and columns, (BM, BN), in float32."""
     total = tl.zeros((BM, BN), dtype=tl.float32)
     for start in range(0, d, BK):
         k = start + tl.arange(0, BK)
         x = tl.load(q + rows[:, None] * d + k[None, :], mask=(rows[:, None] < b) & (k[None, :] < d), other=0.0)
         y = tl.load(w + columns[None, :] * d + k[:, None], mask=(columns[None, :] < c) & (k[:, None] < d), other=0.0)
-        total += tl.dot(x, y, input_precision="ieee")
+        total += tl.dot(x, y, input_precision=HOW)
     return total
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _forward(q, r, w, labels, scale, lse, losses, b, c, d, stride_w, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip # noqa: E501
+def _forward(q, r, w, labels, scale, lse, losses, b, c, d, stride_w, HOW: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip # noqa: E501
     """Logsumexp and loss of a block of rows of one configuration."""
     one = tl.program_id(1)
     rows = tl.program_id(0) * BM + tl.arange(0, BM)
@@ -47,7 +47,7 @@ def _forward(q, r, w, labels, scale, lse, losses, b, c, d, stride_w, BM: tl.cons
     true = tl.zeros((BM,), dtype=tl.float32)
     for start in range(0, c, BN):
         columns = start + tl.arange(0, BN)
-        logits = factor[:, None] * _logit_block(q, w, rows, columns, b, c, d, BK, BM, BN)
+        logits = factor[:, None] * _logit_block(q, w, rows, columns, b, c, d, HOW, BK, BM, BN)
         logits = tl.where(columns[None, :] < c, logits, float("-inf"))
         higher = tl.maximum(highest, tl.max(logits, axis=1))
         total = total * tl.exp(highest - higher) + tl.sum(tl.exp(logits - higher[:, None]), axis=1)
@@ -59,19 +59,19 @@ def _forward(q, r, w, labels, scale, lse, losses, b, c, d, stride_w, BM: tl.cons
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _error_block(q, r, w, labels, scale, lse, rows, columns, b, c, d, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip # noqa: E501
+def _error_block(q, r, w, labels, scale, lse, rows, columns, b, c, d, HOW: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip # noqa: E501
     """Return G for a block of rows and columns of one configuration, (BM, BN)."""
     factor = scale * tl.load(r + rows, mask=rows < b, other=0.0)
     label = tl.load(labels + rows, mask=rows < b, other=-1)
     high = tl.load(lse + rows, mask=rows < b, other=0.0)
-    logits = factor[:, None] * _logit_block(q, w, rows, columns, b, c, d, BK, BM, BN)
+    logits = factor[:, None] * _logit_block(q, w, rows, columns, b, c, d, HOW, BK, BM, BN)
     error = tl.exp(logits - high[:, None]) - (columns[None, :] == label[:, None]).to(tl.float32)
     inside = (rows[:, None] < b) & (columns[None, :] < c)
     return tl.where(inside, error * (factor / b)[:, None], 0.0)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _backward_rows(q, r, w, labels, scale, lse, u, b, c, d, stride_w, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip # noqa: E501
+def _backward_rows(q, r, w, labels, scale, lse, u, b, c, d, stride_w, HOW: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip # noqa: E501
     """U = G w for a block of rows and a block of features."""
     one = tl.program_id(2)
     rows = tl.program_id(0) * BM + tl.arange(0, BM)
@@ -81,15 +81,15 @@ def _backward_rows(q, r, w, labels, scale, lse, u, b, c, d, stride_w, BM: tl.con
     total = tl.zeros((BM, BK), dtype=tl.float32)
     for start in range(0, c, BN):
         columns = start + tl.arange(0, BN)
-        error = _error_block(q, r, w, labels, s, lse, rows, columns, b, c, d, BM, BN, BK)
+        error = _error_block(q, r, w, labels, s, lse, rows, columns, b, c, d, HOW, BM, BN, BK)
         inside = (columns[:, None] < c) & (k[None, :] < d)
         y = tl.load(w + columns[:, None] * d + k[None, :], mask=inside, other=0.0)
-        total += tl.dot(error.to(y.dtype), y, input_precision="ieee")
+        total += tl.dot(error.to(y.dtype), y, input_precision=HOW)
     tl.store(u + one * b * d + rows[:, None] * d + k[None, :], total, mask=(rows[:, None] < b) & (k[None, :] < d))
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _backward_classes(q, r, w, labels, scale, lse, e, b, c, d, stride_w, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip # noqa: E501
+def _backward_classes(q, r, w, labels, scale, lse, e, b, c, d, stride_w, HOW: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip # noqa: E501
     """E = G^T q for a block of classes and a block of features; rows in order, so the sum is always the same."""
     one = tl.program_id(2)
     columns = tl.program_id(0) * BN + tl.arange(0, BN)
@@ -99,14 +99,21 @@ def _backward_classes(q, r, w, labels, scale, lse, e, b, c, d, stride_w, BM: tl.
     total = tl.zeros((BN, BK), dtype=tl.float32)
     for start in range(0, b, BM):
         rows = start + tl.arange(0, BM)
-        error = _error_block(q, r, w, labels, s, lse, rows, columns, b, c, d, BM, BN, BK)
+        error = _error_block(q, r, w, labels, s, lse, rows, columns, b, c, d, HOW, BM, BN, BK)
         x = tl.load(q + rows[:, None] * d + k[None, :], mask=(rows[:, None] < b) & (k[None, :] < d), other=0.0)
-        total += tl.dot(tl.trans(error).to(x.dtype), x, input_precision="ieee")
+        total += tl.dot(tl.trans(error).to(x.dtype), x, input_precision=HOW)
     tl.store(e + one * c * d + columns[:, None] * d + k[None, :], total, mask=(columns[:, None] < c) & (k[None, :] < d))
 
 
 def cross_entropy(
-    q: Tensor, r: Tensor, classes: Tensor, labels: Tensor, scale: Tensor, needs_rows: bool, needs_classes: bool
+    q: Tensor,
+    r: Tensor,
+    classes: Tensor,
+    labels: Tensor,
+    scale: Tensor,
+    needs_rows: bool,
+    needs_classes: bool,
+    precision: str = "ieee",
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Return losses (k,), U (k, b, d) and E (k, c, d), both float32; see the module's formulas.
 
@@ -124,6 +131,8 @@ def cross_entropy(
         Logit scales.
     needs_rows, needs_classes : bool
         Which of U and E to make.
+    precision : {"ieee", "tf32"}, default="ieee"
+        How float32 operands enter a product.
     """
     q, r, classes, labels = q.contiguous(), r.contiguous(), classes.contiguous(), labels.contiguous()
     k, b, d = q.shape
@@ -131,7 +140,7 @@ def cross_entropy(
     stride = c * d if len(classes) > 1 or k == 1 else 0
     lse, losses = (torch.empty(k, b, dtype=torch.float32, device=q.device) for _ in range(2))
     sizes = (b, c, d, stride)
-    blocks = {"BM": ROWS, "BN": CLASSES, "BK": FEATURES}
+    blocks = {"HOW": precision, "BM": ROWS, "BN": CLASSES, "BK": FEATURES}
     _forward[(triton.cdiv(b, ROWS), k)](q, r, classes, labels, scale, lse, losses, *sizes, **blocks)
     u, e = None, None
     if needs_rows:

@@ -38,11 +38,14 @@ class AdapterObjective:
         ``"reference"``, ``"cpu"`` or ``"triton"``.
     features : Tensor of shape (n, d), default=None
         The trainer's X in the dtype of matrix products; None for X itself.
+    precision : {"ieee", "tf32"}, default="ieee"
+        How the triton kernel's float32 operands enter a product.
     """
 
     text: Tensor
     kernel: str = "reference"
     features: Tensor | None = None
+    precision: str = "ieee"
     start: ClassVar[float] = START_RATIO
 
     def initial(self, configuration: Configuration, generator: torch.Generator) -> dict[str, Tensor]:
@@ -94,8 +97,13 @@ class AdapterObjective:
         if self.kernel == "triton":
             from cafe.kernels.triton_step import TritonAdapterStep
 
-            return TritonAdapterStep(shape, hyper, features, y, self.text, feature_mean)
+            return TritonAdapterStep(shape, hyper, features, y, self.text, feature_mean, precision=self.precision)
         return None
+
+    @property
+    def on_device(self) -> bool:
+        """Whether a step never waits for its device, so that the trainer may record it."""
+        return self.kernel == "triton"
 
     def activation_bytes(self, configuration: Configuration) -> int:
         """Four copies of logits and of both sides' features, which autograd keeps."""
@@ -123,18 +131,21 @@ class AdapterObjective:
             kernel = choose_kernel(one.kernel, device)
             sizes = cls(torch.empty(1, *problem.base.class_embeddings.shape, device="meta"))
             dtypes = precisions(one.dtype, kernel, sizes.multiply_adds(configurations[i]))
-            runs.setdefault((id(problem.base), device, kernel, *dtypes), []).append(i)
-        for (_, device, kernel, dtype, products), members in runs.items():
+            precision = "tf32" if one.dtype == "tf32" else "ieee"
+            runs.setdefault((id(problem.base), device, kernel, *dtypes, precision), []).append(i)
+        for (_, device, kernel, dtype, products, precision), members in runs.items():
             base = problems[members[0]].base
             to = {"device": device, "dtype": dtype}
             X = torch.as_tensor(np.ascontiguousarray(base.X)).to(**to)
-            objective = cls(torch.as_tensor(base.class_embeddings).to(**to)[None], kernel, X.to(products))
+            text = torch.as_tensor(base.class_embeddings).to(**to)[None]
+            objective = cls(text, kernel, X.to(products), precision)
             y = torch.as_tensor(base.y).to(device)
             trained = fit_many(objective, X, y, [configurations[i] for i in members])
             for i, result in zip(members, trained, strict=True):
                 store(estimators[i], problems[i], configurations[i], result)
                 estimators[i].kernel_ = kernel
-                estimators[i].device_, estimators[i].dtype_ = device, str(products).removeprefix("torch.")
+                ran = "tf32" if precision == "tf32" else str(products).removeprefix("torch.")
+                estimators[i].device_, estimators[i].dtype_ = device, ran
 
 
 def configuration_of(estimator: Any, problem: Problem) -> Configuration:

@@ -10,6 +10,8 @@ from cafe.kernels.reference import AdapterShape, adapter_losses_and_gradients
 
 SHAPES = [
     AdapterShape("image", "paper", 5),
+    AdapterShape("image", "released", 5),
+    AdapterShape("text", "paper", 5),
     AdapterShape("text", "released", 5),
     AdapterShape("both", "paper", 18),
     AdapterShape("both", "released", 5, "learned", "scalar"),
@@ -75,41 +77,51 @@ def gradients():
 
 def float16():
     """Sixteen-bit products; not bfloat16, which the interpreter's dot reads as integers."""
-    for shape in SHAPES[:2]:
+    for shape in (SHAPES[0], SHAPES[3]):
         for key, (own, twin) in errors(shape, torch.float16):
             assert own <= 2 * twin, (shape, key, own, twin)
 
 
-def adamw():
-    from cafe.kernels.triton_bottleneck import adamw as update
-    from cafe.optimizers import AdamW
+def updates():
+    """Both optimisers, stacked, odd sizes, against those of torch; the learning rates change from step to step."""
+    from cafe.kernels.triton_update import TritonUpdate
+    from cafe.optimizers import SGD, AdamW
 
     generator = torch.Generator().manual_seed(0)
-    p = torch.randn(3, 37, 41, generator=generator)
-    lr, decay = torch.tensor([1e-2, 3e-3, 0.1]), torch.tensor([0.0, 0.1, 0.5])
-    truth, own = {"p": p.clone()}, p.clone()
-    plain = AdamW(truth, decay)
-    m, v = torch.zeros_like(p), torch.zeros_like(p)
-    for t in range(1, 6):
-        g = torch.randn(p.shape, generator=generator)
-        plain(truth, {"p": g}, lr)
-        update(own, g, m, v, lr, decay, torch.tensor(float(t)))
-    # 1 - 0.999^t loses three digits in float32.
-    np.testing.assert_allclose(own.numpy(), truth["p"].numpy(), rtol=1e-3, atol=1e-5)
+    decay = torch.tensor([0.0, 0.1, 0.5])
+    for name, plain in (("adamw", AdamW), ("sgd", SGD)):
+        start = {"p": torch.randn(3, 37, 41, generator=generator), "q": torch.randn(3, 5, generator=generator)}
+        truth, own = ({k: v.clone().to(dtype) for k, v in start.items()} for dtype in (torch.float64, torch.float32))
+        slow, fast = plain(truth, decay.double()), TritonUpdate(name, own, decay, 6)
+        for t in range(1, 7):
+            gradients = {k: torch.randn(v.shape, generator=generator) for k, v in start.items()}
+            lr = torch.tensor([1e-2, 3e-3, 0.1]) / t
+            slow(truth, {k: v.double() for k, v in gradients.items()}, lr.double())
+            fast(own, gradients, lr)
+        for key, value in truth.items():
+            np.testing.assert_allclose(own[key].numpy(), value.numpy(), rtol=1e-5, atol=1e-6)
 
 
 def fit():
+    """Whole fits, whose steps are recorded and replayed; more than one block of batches."""
+    import cafe.steps
     from cafe import CLIPAdapter
 
+    cafe.steps.DRAWN_STEPS = cafe.training.DRAWN_STEPS = 4
     rng = np.random.default_rng(0)
     text = rng.normal(size=(5, 20)).astype(np.float32)
     y = np.arange(20) % 5
     X = (text[y] + rng.normal(size=(20, 20))).astype(np.float32)
-    models = [CLIPAdapter(text, epochs=6, kernel=k, device="cpu", random_state=0).fit(X, y) for k in ("triton", "cpu")]
-    assert [model.kernel_ for model in models] == ["triton", "cpu"]
-    np.testing.assert_allclose(models[0].logits(X), models[1].logits(X), atol=2e-2)
+    for changes in ({}, {"optimizer": "sgd", "lr": 0.01, "variant": "both", "alpha": "learned"}, {"dtype": "tf32"}):
+        plain = CLIPAdapter(text, epochs=6, kernel="triton", device="cpu", random_state=0).set_params(**changes)
+        own = plain.fit(X, y)
+        changes = {"dtype": "float32"} | {k: v for k, v in changes.items() if k != "dtype"}
+        other = CLIPAdapter(text, epochs=6, kernel="cpu", random_state=0).set_params(**changes).fit(X, y)
+        assert (own.kernel_, other.kernel_, own.dtype_) == ("triton", "cpu", plain.dtype.replace("auto", "float32"))
+        np.testing.assert_allclose(own.logits(X), other.logits(X), atol=2e-2)
+        np.testing.assert_allclose(own.loss_, other.loss_, rtol=1e-3)
 
 
 if __name__ == "__main__":
-    {"gradients": gradients, "float16": float16, "adamw": adamw, "fit": fit}[sys.argv[1]]()
+    {"gradients": gradients, "float16": float16, "updates": updates, "fit": fit}[sys.argv[1]]()
     print("passed")

@@ -14,7 +14,7 @@ import pytest
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
 
-@pytest.mark.parametrize("part", ["gradients", "float16", "adamw", "fit"])
+@pytest.mark.parametrize("part", ["gradients", "float16", "updates", "fit"])
 def test_in_the_interpreter(part):
     script = Path(__file__).with_name("interpreted.py")
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}

@@ -119,9 +119,9 @@ def test_every_row_is_seen_equally_often():
 
 
 def test_warm_up_is_constant_then_cosine():
-    from cafe.training import _schedule
+    from cafe.steps import schedule
 
-    factor, peak = _schedule(10, 2), torch.tensor([1.0])
+    factor, peak = schedule(10, 2), torch.tensor([1.0])
     assert [round(factor(t, peak).item(), 6) for t in (0, 1, 2, 6)] == [1e-05, 1e-05, 1.0, 0.5]
 
 
