@@ -200,7 +200,7 @@ def _fit_paths(members: Sequence[tuple[LinearProbe, Problem]], max_iter: int) ->
                 n_classes,
                 path,
                 counts,
-                tolerance=1e-10 if small else 3e-6,
+                tolerance=1e-10 if small else 5e-6,
                 max_iter=max_iter,
                 dtype=torch.float64 if small else torch.float32,
             )

@@ -1,23 +1,21 @@
 """Multinomial logistic regression on features, to scikit-learn's objective, a path of penalties at a time.
 
-For g problems that share features X (n, d) and labels, each with its own row weights u (how often a row counts):
+For g problems that share features and labels, with the mean cross-entropy f of softmax_loss.py over N rows:
 
-    f(W, b) = sum_i u_i ( logsumexp(l_i) - l_i[y_i] ) / N  +  |W|^2 / (2 C N),    l_i = x_i W + b,   N = sum_i u_i
+    F(W, b) = f(W, b)  +  |W|^2 / (2 C N)
 
 which is scikit-learn's objective divided by C N; b has no penalty. With two classes scikit-learn has one weight
 vector w, and W = (-w/2, w/2) has half its penalty, so the penalty is doubled there.
 
-    df/dl_i = u_i (softmax(l_i) - onehot(y_i)) / N          df/dW = X^T df/dl + W / (C N)        df/db = sum_i df/dl_i
-
-Three things make it fast. Features are centred and turned into the eigenvectors of their covariance, where
-Boehning's bound on the Hessian, (1/2) cov(X) (x) I, is diagonal: L-BFGS starts from 1 / (k s_j + 1/(C N)), s_j an
-eigenvalue and k the mean of p (1 - p) over rows and classes. A path of C goes from strong penalty to weak, each
-from the last one's solution. Rows pass in blocks, so logits stay in cache and features may be on disk.
+What makes it fast is to need few passes over the rows. A path goes from strong penalty to weak. Each C starts on the
+line, in log C, through the last two solutions; there the Hessian is modelled anew (softmax_loss.py), which
+preconditions L-BFGS; and L-BFGS keeps its pairs from one C to the next. Where C jumps, it is approached in steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +24,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cafe.solvers.lbfgs import minimise
-from cafe.solvers.rows import Rows, row_blocks
+from cafe.solvers.lbfgs import Memory, Minimum, Point, minimise
+from cafe.solvers.rows import Rows
+from cafe.solvers.softmax_loss import Preconditioner, SoftmaxLoss
+
+# Where two values of C are further apart, others are put between them, solved no better than to ROUGH.
+LARGEST_STEP = 8.0
+ROUGH = 1e-4
 
 
 @dataclass(frozen=True)
@@ -55,107 +58,66 @@ class LogisticFit:
     converged: bool
 
 
-class _Problem:
-    """Values and gradients of g problems in the rotated basis, weights (g, d + 1, c) flattened."""
+class _Path:
+    """Solutions at rising C, each from those before it."""
 
-    def __init__(
-        self, X: Rows, y: NDArray[np.int64], n_classes: int, weights: NDArray[np.int64], dtype: torch.dtype
-    ) -> None:
-        self.g, self.c, self.d, self.dtype = len(weights), n_classes, X.shape[1], dtype
-        self.y = torch.as_tensor(y)
-        self.u = torch.as_tensor(weights).to(dtype)  # (g, n)
-        self.total = self.u.sum(1, dtype=torch.float64)  # (g,)
-        seen = np.stack([np.bincount(y[w > 0], minlength=n_classes) > 0 for w in weights])
-        self.absent = torch.where(torch.as_tensor(seen), 0.0, -torch.inf).to(dtype)  # (g, c)
-        self.two = torch.as_tensor(np.where(seen.sum(1) == 2, 2.0, 1.0))  # (g,)
-        self.mean, self.spread, self.basis = self._moments(X)
-        self.X, self.turned = X, isinstance(X, Tensor)
-        if isinstance(X, Tensor):
-            self.X = (X.to(dtype) - self.mean) @ self.basis
-        self.penalty = torch.zeros(self.g, dtype=torch.float64)
+    def __init__(self, loss: SoftmaxLoss, max_iter: int) -> None:
+        self.loss, self.max_iter = loss, max_iter
+        self.two = torch.where(loss.seen.sum(1) == 2, 2.0, 1.0).double()  # (g,)
+        self.memory: Memory = []
+        self.solved: list[tuple[float, Tensor]] = []
+        flat = torch.zeros(loss.g, (loss.d + 1) * loss.c, dtype=loss.dtype)
+        self.point, model = loss.evaluate(flat, model=True, pooled=True)
+        assert model is not None and model.S is not None
+        self.model = model
+        self.values, self.vectors = torch.linalg.eigh(model.S)
+        # C at which the penalty is as strong as the curvature of the loss at zero: below, nothing is hard.
+        top = (model.k.mean(1) * self.values[-1]).clamp_min(1e-12)
+        self.easy = float((self.two / (loss.total * top)).max())
+        # A new S costs its sum over rows and an eigendecomposition; where that is over three passes, keep the first.
+        self.renew = loss.n * loss.d**2 + 25 * loss.d**3 <= 6 * loss.n * loss.g * loss.c * loss.d
 
-    def _moments(self, X: Rows) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean (d,), eigenvalues (d,) and eigenvectors (d, d) of the covariance, in one pass."""
-        n = X.shape[0]
-        total = torch.zeros(self.d, dtype=torch.float64)
-        second = torch.zeros(self.d, self.d, dtype=torch.float64)
-        for _, block in row_blocks(X, self.d, self.dtype):
-            total += block.sum(0, dtype=torch.float64)
-            second += block.T @ block
-        mean = total / n
-        values, vectors = torch.linalg.eigh(second / n - mean[:, None] * mean)
-        return mean.to(self.dtype), values.clamp_min(0), vectors.to(self.dtype)
+    def steps_to(self, C: float) -> list[float]:
+        """Return the values of C on the way to the next one, itself the last."""
+        start = max(self.solved[-1][0] if self.solved else 0.0, self.easy)
+        count = max(1, math.ceil(math.log(max(C / start, 1)) / math.log(LARGEST_STEP)))
+        return [start * (C / start) ** (i / count) for i in range(1, count)] + [C]
 
-    def set_C(self, C: float) -> None:
-        self.penalty = self.two / (C * self.total)  # (g,)
+    def solve(self, C: float, tolerance: float) -> Minimum:
+        """Minimise at one C, not below the last one."""
+        loss = self.loss
+        penalty = self.two / (C * loss.total)  # (g,)
+        ridge = penalty.to(loss.dtype)[:, None, None].repeat(1, loss.d + 1, loss.c)
+        ridge[:, -1] = 0
+        ridge = ridge.view(loss.g, -1)
+        self._approach(C, ridge)
+        precondition = Preconditioner(self.model, self.values, self.vectors, penalty, loss.seen)
+        found = minimise(loss, self.point, ridge, precondition, tolerance, self.max_iter, self.memory)
+        self.point = found.point
+        self.solved = [*self.solved[-1:], (C, self.point.x)]
+        return found
 
-    def scale(self, curvature: Tensor) -> Tensor:
-        """Return D (g, p); the intercept's share of the Hessian is k itself."""
-        spread = torch.cat([self.spread, torch.ones(1, dtype=torch.float64)])
-        penalty = torch.cat([self.penalty[:, None].expand(-1, self.d), torch.zeros(self.g, 1).double()], 1)
-        diagonal = 1 / (curvature[:, None] * spread + penalty).clamp_min(1e-12)  # (g, d + 1)
-        return diagonal.to(self.dtype)[..., None].expand(-1, -1, self.c).reshape(self.g, -1)
-
-    def curvature(self, flat: Tensor) -> Tensor:
-        """Return k (g,): the mean of p (1 - p) over rows, estimated from one block, and classes."""
-        for part, logits in self._logits(flat):
-            p = torch.softmax(logits, -1)
-            uses = self.u[:, part].T
-            each = (1 - (p * p).sum(-1)) * uses
-            return (each.sum(0) / uses.sum(0).clamp_min(1)).double().clamp_min(1e-4) / self.c
-        raise AssertionError("there is no row")
-
-    def _logits(self, flat: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Yield slices and logits (rows, g, c)."""
-        columns, offset = self._columns(flat)
-        for part, block in row_blocks(self.X, self.g * self.c, self.dtype):
-            logits = torch.addmm(offset, block, columns).view(-1, self.g, self.c)
-            yield part, logits
-
-    def _columns(self, flat: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the weights as columns for the stored features (d, g c), and their offset (1, g c)."""
-        weights = flat.view(self.g, self.d + 1, self.c)
-        columns = weights[:, :-1].permute(1, 0, 2).reshape(self.d, -1)
-        offset = (weights[:, -1] + self.absent).reshape(1, -1)
-        if self.turned:
-            return columns, offset
-        columns = self.basis @ columns
-        return columns, offset - self.mean @ columns
-
-    def __call__(self, flat: Tensor) -> tuple[Tensor, Tensor]:
-        """Return f (g,) in float64 and its gradient (g, p)."""
-        columns, offset = self._columns(flat)
-        slopes = torch.zeros_like(columns)
-        sums = torch.zeros_like(offset)
-        losses = torch.zeros(self.g, dtype=torch.float64)
-        share = (1 / self.total).to(self.dtype)
-        for part, block in row_blocks(self.X, self.g * self.c, self.dtype):
-            logits = torch.addmm(offset, block, columns).view(-1, self.g, self.c)
-            weight = (self.u[:, part].T * share)[..., None]  # (rows, g, 1)
-            true = self.y[part, None, None].expand(-1, self.g, 1)
-            log_p = torch.log_softmax(logits, -1, out=logits)
-            picked = log_p.gather(-1, true)
-            losses -= torch.where(weight > 0, picked * weight, 0).sum((0, 2), dtype=torch.float64)
-            error = log_p.exp_().scatter_add_(-1, true, picked.new_full((1, 1, 1), -1.0).expand(true.shape))
-            flat_error = error.mul_(weight).view(len(block), -1)
-            slopes.addmm_(block.T, flat_error)
-            sums += flat_error.sum(0)
-        if not self.turned:
-            slopes = self.basis.T @ (slopes - self.mean[:, None] * sums)
-        weights = flat.view(self.g, self.d + 1, self.c)
-        norms = weights[:, :-1].double().square().sum((1, 2))
-        gradient = torch.cat([slopes.view(self.d, self.g, self.c).permute(1, 0, 2), sums.view(self.g, 1, self.c)], 1)
-        gradient[:, :-1] += self.penalty.to(self.dtype)[:, None, None] * weights[:, :-1]
-        return losses + 0.5 * self.penalty * norms, gradient.view(self.g, -1)
-
-    def solution(self, flat: Tensor, k: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return coef (c, d) and intercept (c,) of problem k in the original features."""
-        weights = flat.view(self.g, self.d + 1, self.c)[k]
-        columns = self.basis @ weights[:-1]
-        intercept = weights[-1] - self.mean @ columns
-        absent = self.absent[k] < 0
-        columns = torch.where(absent, 0, columns)
-        return columns.T.numpy(), (intercept + self.absent[k]).numpy()
+    def _approach(self, C: float, ridge: Tensor) -> None:
+        """Move to where the last two solutions point, if that is better, and model the Hessian there."""
+        if not self.solved:
+            return  # the model at zero is the one to start with
+        ahead = self.point.x
+        if len(self.solved) == 2:
+            (first, x), (second, z) = self.solved
+            if first < second:
+                ahead = z + (z - x) * (math.log(C / second) / math.log(second / first))
+        reached, model = self.loss.evaluate(ahead, model=True, pooled=self.renew)
+        assert model is not None
+        better = reached.with_ridge(ridge)[0] <= self.point.with_ridge(ridge)[0]  # (g,)
+        kept, wide = self.point, better[:, None]
+        self.point = Point(
+            torch.where(wide, reached.x, kept.x),
+            torch.where(better, reached.f, kept.f),
+            torch.where(wide, reached.df, kept.df),
+        )
+        self.model = model
+        if model.S is not None:
+            self.values, self.vectors = torch.linalg.eigh(model.S)
 
 
 def logistic_path(
@@ -165,7 +127,7 @@ def logistic_path(
     C: Sequence[float],
     weights: NDArray[np.int64] | None = None,
     *,
-    tolerance: float = 3e-6,
+    tolerance: float = 5e-6,
     max_iter: int = 1000,
     dtype: torch.dtype = torch.float32,
 ) -> list[list[LogisticFit]]:
@@ -174,7 +136,7 @@ def logistic_path(
     Parameters
     ----------
     X : array or Tensor of shape (n, d)
-        A tensor is turned into the eigenbasis once, a copy; anything else stays where it is and passes in blocks.
+        A tensor is centred once, a copy; anything else stays where it is and passes in blocks.
     y : ndarray of shape (n,), int64
         Class of each row.
     n_classes : int
@@ -183,8 +145,9 @@ def logistic_path(
         Inverse strengths of the penalty, in any order.
     weights : ndarray of shape (g, n), int, default=None
         How often each row counts in each problem, such as zero and one for folds; None for one problem on all.
-    tolerance : float, default=3e-6
-        Expected relative decrease of the objective at which a problem is done. What is left is some ten times it.
+    tolerance : float, default=5e-6
+        Expected relative decrease of the objective at which a problem is done. What was left, where measured, is up to
+        four times it.
     max_iter : int, default=1000
         Iterations at each C.
     dtype : torch.dtype, default=torch.float32
@@ -197,7 +160,8 @@ def logistic_path(
 
     References
     ----------
-    Boehning, Multinomial logistic regression algorithm (1992), for the bound.
+    Nocedal and Wright, Numerical Optimization (2006), chapter 7; Hastie, Tibshirani and Friedman, The Elements of
+    Statistical Learning (2009), section 4.4, for the Hessian.
 
     Examples
     --------
@@ -208,21 +172,22 @@ def logistic_path(
     """
     if weights is None:
         weights = np.ones((1, X.shape[0]), dtype=np.int64)
-    problem = _Problem(X, y, n_classes, weights, dtype)
-    flat = torch.zeros(problem.g, (problem.d + 1) * problem.c, dtype=dtype)
+    loss = SoftmaxLoss(X, y, n_classes, weights, dtype)
+    path = _Path(loss, max_iter)
     fits: dict[int, list[LogisticFit]] = {}
     for place in sorted(range(len(C)), key=lambda i: C[i]):
-        problem.set_C(C[place])
-        found = minimise(problem, flat, problem.scale(problem.curvature(flat)), tolerance, max_iter)
-        flat = found.x
-        units = C[place] * problem.total / problem.two  # from f to scikit-learn's objective
+        *between, last = path.steps_to(C[place])
+        for value in between:
+            path.solve(value, max(tolerance, ROUGH))
+        found = path.solve(last, tolerance)
+        units = last * loss.total  # from F to scikit-learn's objective
         fits[place] = [
             LogisticFit(
-                *problem.solution(flat, k),
-                float(found.value[k] * units[k] * problem.two[k]),
+                *loss.solution(found.point.x, k),
+                float(found.value[k] * units[k]),
                 found.iterations,
                 bool(found.done[k]),
             )
-            for k in range(problem.g)
+            for k in range(loss.g)
         ]
     return [fits[i] for i in range(len(C))]
