@@ -82,6 +82,43 @@ def save_tiny_clip(folder: Path, *, seed: int = 0, projection_dim: int = 24, **t
     return folder
 
 
+def save_tiny_siglip(folder: Path) -> Path:
+    """Save a randomly initialised SigLIP: an end token but no start token, and prompts padded to 16 without a mask."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast, SiglipConfig, SiglipModel
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    known = ["<pad>", "</s>", "<unk>", *["a", "x", "b", "c", "cat", "hot", "dog", "phone", "at", "photo", "of", "."]]
+    words = Tokenizer(models.WordLevel({word: number for number, word in enumerate(known)}, "<unk>"))
+    words.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=16
+    )
+    tokenizer.save_pretrained(folder)
+    SiglipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    small = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = SiglipConfig(
+        text_config={**small, "vocab_size": len(known), "max_position_embeddings": 16, "projection_size": 24},
+        vision_config={**small, "image_size": 32, "patch_size": 8},
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = SiglipModel(config)
+    with torch.no_grad():
+        model.logit_scale.fill_(2.0)
+        model.logit_bias.fill_(-7.5)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_tiny_siglip() -> Callable[..., Path]:
+    """The function that saves a tiny SigLIP: ``make_tiny_siglip(folder)``."""
+    return save_tiny_siglip
+
+
 @pytest.fixture(scope="session")
 def make_tiny_clip() -> Callable[..., Path]:
     """The function that saves a tiny CLIP: ``make_tiny_clip(folder, seed=0, projection_dim=24, **text_config)``."""

@@ -70,6 +70,15 @@ class TextTower(ABC):
         """Return the tower in parts, where it is causal and known; None where prompts go through it whole."""
         return None
 
+    def length(self, prompt: str) -> int:
+        """Tokens of one prompt, with those that the tower adds and without padding; at most its context.
+
+        A tower whose tokens come without a mask, and padded all the same, overrides it.
+        """
+        tokens = self.tokenize([prompt])
+        mask = tokens.get("attention_mask")
+        return int(tokens["input_ids"].shape[1] if mask is None else mask.sum())
+
     # ------------------------------------------------------------------ what prompt learning calls
 
     @property

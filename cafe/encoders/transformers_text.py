@@ -55,6 +55,10 @@ class TransformersTextTower(TextTower):
         tokens = tokenize(self._tokenizer, str(model.config.model_type), self._max_tokens, prompts)
         return {name: value.to(self.device) for name, value in tokens.items()}
 
+    def length(self, prompt: str) -> int:
+        """See the base class; SigLIP's tokens are padded to full length, and have no mask."""
+        return len(self._tokenizer(prompt, truncation=True, max_length=self._max_tokens)["input_ids"])
+
     def features(self, tokens: Tokens) -> Tensor:
         """See the base class."""
         model: Any = self.model

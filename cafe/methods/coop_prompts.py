@@ -154,19 +154,24 @@ def make_prompts(tower: TextTower, class_names: Sequence[str], n_context: int, c
     Raises
     ------
     InputError
-        If a prompt is longer than the tower's context.
+        If a prompt is longer than the tower's context, or the tokeniser does not keep a place for each vector.
     """
     filler = " ".join([PLACEHOLDER] * n_context)
     names = [name.replace("_", " ").strip() for name in class_names]
     tokens = tower.tokenize([f"{filler} {name}." for name in names])
     # What ends a prompt is as long as what a tower adds to the shortest text.
-    added = _length(tower, PLACEHOLDER) - 1
-    lengths = [_length(tower, name) - added for name in names]
+    added = tower.length(PLACEHOLDER) - 1
+    lengths = [tower.length(name) - added for name in names]
     longest = max(range(len(names)), key=lambda i: lengths[i])
     if (needed := added + n_context + lengths[longest] + 1) > tower.max_tokens:
         raise InputError(
             f"n_context {n_context} and the class name {names[longest]!r} make a prompt of {needed} tokens, but the "
             f"text tower {tower.id} reads {tower.max_tokens}; use a smaller n_context or a shorter name"
+        )
+    if (places := tower.length(filler) - added) != n_context:
+        raise InputError(
+            f"the tokeniser of {tower.id} reads {n_context} placeholder words {PLACEHOLDER!r} as {places} tokens, so "
+            "that learned vectors have no place of their own in a prompt; coop cannot be trained through this tower"
         )
     order = None
     if class_token == "middle":
@@ -183,17 +188,10 @@ def words_as_context(tower: TextTower, words: str) -> Tensor:
         If there are no words.
     """
     tokens = tower.tokenize([words])
-    m = _length(tower, words) - (_length(tower, PLACEHOLDER) - 1)
+    m = tower.length(words) - (tower.length(PLACEHOLDER) - 1)
     if m < 1:
         raise InputError(f"context_init of coop must be words such as 'a photo of a', but is {words!r}")
     return tower.embed(tokens)[0, tower.leading_tokens : tower.leading_tokens + m]
-
-
-def _length(tower: TextTower, text: str) -> int:
-    """Tokens of one text, with those that the tower adds, without padding."""
-    tokens = tower.tokenize([text])
-    mask = tokens.get("attention_mask")
-    return int(tokens["input_ids"].shape[1] if mask is None else mask.sum())
 
 
 def _middle(ids: Tensor, lead: int, m: int, lengths: Sequence[int]) -> Tensor:

@@ -205,8 +205,8 @@ def test_tokenizer_has_a_hash(encoder, make_tiny_clip: Callable[..., Path], tmp_
     assert before["tokenizer_sha256"] != after["tokenizer_sha256"]
 
 
-def test_siglip_goes_the_same_way(tmp_path: Path, images) -> None:
-    folder = _save_siglip(tmp_path)
+def test_siglip_goes_the_same_way(make_tiny_siglip, tmp_path: Path, images) -> None:
+    folder = make_tiny_siglip(tmp_path)
     from transformers import AutoTokenizer, SiglipModel
     from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
@@ -223,30 +223,3 @@ def test_siglip_goes_the_same_way(tmp_path: Path, images) -> None:
     logits = pictures @ text.T * encoder.logit_scale + encoder.logit_bias
     assert encoder.logit_bias == pytest.approx(-7.5)
     assert close(logits, output.logits_per_image.numpy())
-
-
-def _save_siglip(folder: Path) -> Path:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, SiglipConfig, SiglipModel
-    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
-
-    words = Tokenizer(models.WordLevel({"<pad>": 0, "</s>": 1, "<unk>": 2, "a": 3, "cat": 4, "x": 5}, "<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=16
-    )
-    tokenizer.save_pretrained(folder)
-    SiglipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
-    small = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
-    config = SiglipConfig(
-        text_config={**small, "vocab_size": 8, "max_position_embeddings": 16, "projection_size": 24},
-        vision_config={**small, "image_size": 32, "patch_size": 8},
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = SiglipModel(config)
-    with torch.no_grad():
-        model.logit_scale.fill_(2.0)
-        model.logit_bias.fill_(-7.5)
-    model.save_pretrained(folder)
-    return folder

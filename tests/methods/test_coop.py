@@ -75,6 +75,34 @@ def test_contexts_that_are_words_give_the_towers_own_encoding(
     np.testing.assert_allclose(model.logits(X), expected, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("class_token", "words", "template"),
+    [("end", "a photo of a", "a photo of a {}."), ("middle", "a b at c", "a b {} at c.")],
+)
+def test_siglip_goes_the_same_way(make_tiny_siglip, tmp_path, class_token, words, template):
+    """Its tokeniser has no start token, pads to full length and gives no mask; the tower reads the padding too."""
+    encoder = open_encoder(str(make_tiny_siglip(tmp_path / "siglip")))
+    text = encoder.encode_text(NAMES)
+    X, y = np.repeat(text, 3, axis=0) + 0.01, np.repeat(np.arange(4), 3)
+    still = {"context_init": words, "class_token": class_token, "lr": 0.0, "warmup_epochs": 0}
+    model = make(encoder, **still).fit(X, y)
+    written = encoder.encode_text([template.format(name) for name in NAMES])
+    np.testing.assert_allclose(model.text_, written, rtol=1e-4, atol=1e-5)
+    trained = make(encoder, lr=0.05, epochs=20, class_specific=True).fit(X, y)
+    assert trained.loss_ < make(encoder, lr=0.0, epochs=1, class_specific=True).fit(X, y).loss_
+    with pytest.raises(InputError, match="make a prompt of 17 tokens, but .* reads 16; use a smaller n_context"):
+        make(encoder, n_context=13).fit(X, y)
+
+
+def test_a_tokeniser_that_merges_placeholders_is_refused(folder, problem, monkeypatch):
+    tower = open_encoder(str(folder)).text_tower()
+    plain = tower.tokenize
+    monkeypatch.setattr(tower, "tokenize", lambda texts: plain([text.replace("x x", "x") for text in texts]))
+    monkeypatch.setattr(tower, "length", lambda text: int(tower.tokenize([text])["attention_mask"].sum()))
+    with pytest.raises(InputError, match="reads 4 placeholder words 'x' as 2 tokens"):
+        make(tower).fit(*problem)
+
+
 def test_the_published_layout_of_prompts(tower):
     """[start] v1 v2 v3 NAME . [end], and v1 NAME v2 v3 . [end], by the token embeddings themselves."""
     contexts = torch.full((1, 3, tower.width), 7.0, dtype=torch.float64)
