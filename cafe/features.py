@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -136,9 +137,12 @@ class Features:
                     f"{split.image_features.shape[1]} wide; they come from different encoders"
                 )
 
-    @property
+    @cached_property
     def class_embeddings(self) -> NDArray[np.float32] | None:
-        """Unit-length per-class mean of the unit-length text (or prompt) features, (c, d); None without text."""
+        """Unit-length per-class mean of the unit-length text (or prompt) features, (c, d); None without text.
+
+        Computed once, and one array for everyone who asks.
+        """
         if self.text_features is None:
             return None
         from cafe.prompts import class_embeddings, mean_of_prompts

@@ -110,6 +110,14 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             if isinstance(value, str) and value == "auto" and name in self.grid
         ]
 
+    def varied(self, **changes: Any) -> Self:
+        """Return an unfitted copy with some parameters changed.
+
+        Unlike scikit-learn's ``clone`` it shares the arrays among its parameters: hundreds of candidates with the
+        embeddings of 1,000 classes need one copy of these, not hundreds.
+        """
+        return type(self)(**{**self.get_params(deep=False), **changes})
+
     def search(self, score: Callable[[list[Any]], list[tuple[float, float]]]) -> Any:
         """Choose the values of all parameters that are ``"auto"``.
 
@@ -126,11 +134,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         from itertools import product
 
-        from sklearn.base import clone
-
         names = self.automatic()
         candidates = [
-            clone(self).set_params(**dict(zip(names, values, strict=True)))
+            self.varied(**dict(zip(names, values, strict=True)))
             for values in product(*(self.grid[name] for name in names))
         ]
         scores = score(candidates)

@@ -110,10 +110,9 @@ class LinearProbe(FewShotClassifier):
 
     def search(self, score: Callable[[list[Any]], list[tuple[float, float]]]) -> Any:
         """Search C: seven decades, then eight bisection steps around the best."""
-        from sklearn.base import clone
 
         def candidates(values: list[float]) -> list[Any]:
-            return [clone(self).set_params(C=value) for value in values]
+            return [self.varied(C=value) for value in values]
 
         values = list(C_PATH)
         scores = score(candidates(values))
@@ -127,7 +126,7 @@ class LinearProbe(FewShotClassifier):
             if found[winner] > best_score:
                 centre, best_score = sides[winner], found[winner]
             step /= 2
-        return clone(self).set_params(C=float(10**centre))
+        return self.varied(C=float(10**centre))
 
     @classmethod
     def fit_grid(

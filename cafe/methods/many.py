@@ -66,7 +66,7 @@ def fit_many(
     y : array-like of shape (n,)
         Labels.
     configurations : sequence of unfitted classifiers
-        They are cloned, not changed; methods and parameters may differ.
+        They are copied, not changed, and arrays among their parameters are shared; methods and parameters may differ.
     rows : sequence of integer arrays, default=None
         Rows of X that each configuration trains on; None for all rows.
 
@@ -84,9 +84,7 @@ def fit_many(
     >>> [fit.alpha for fit in fits]
     [0.2, 0.6]
     """
-    from sklearn.base import clone
-
-    fresh = [clone(one) for one in configurations]
+    fresh = [one.varied() for one in configurations]
     groups: dict[type[FewShotClassifier], list[int]] = {}
     for i, one in enumerate(fresh):
         groups.setdefault(type(one), []).append(i)

@@ -78,6 +78,14 @@ def problems_of(
     """
     shared: dict[tuple[Any, ...], tuple[CheckedArrays, Any]] = {}
     problems = []
+    # A grid shares its arrays, and each is read once for all its candidates; the estimators keep them alive.
+    read: dict[int, bytes | None] = {}
+
+    def content(values: ArrayLike | None) -> bytes | None:
+        if id(values) not in read:
+            read[id(values)] = _content(values)
+        return read[id(values)]
+
     for i, estimator in enumerate(estimators):
         own = None if rows is None else np.asarray(rows[i])
         # Class means come from the rows trained on: only estimators that train on the same ones can share them.
@@ -85,7 +93,7 @@ def problems_of(
         # A method that brings embeddings of its own (from its text tower) shares with nobody.
         brings = "starting_embeddings" in vars(type(estimator)) and estimator.class_embeddings is None
         key = (
-            _content(estimator.class_embeddings), _content(estimator.classes), bool(estimator.normalize),
+            content(estimator.class_embeddings), content(estimator.classes), bool(estimator.normalize),
             _content(own) if cut else None, i if brings else None,
         )  # fmt: skip
         if key not in shared:

@@ -173,10 +173,8 @@ class TipAdapterF(FewShotClassifier):
 
     def search(self, score: Callable[[list[Any]], list[tuple[float, float]]]) -> Any:
         """Choose alpha and beta for keys that are trained with :meth:`training_ratios`; see the base class."""
-        from sklearn.base import clone
-
         held = {f"train_{name}": value for name, value in self.training_ratios().items()}
-        return FewShotClassifier.search(clone(self).set_params(**held), score)
+        return FewShotClassifier.search(self.varied(**held), score)
 
     def _resolve(self, problem: Problem) -> None:
         from cafe.protocol.selection import resolve_automatic

@@ -148,6 +148,26 @@ def test_many_fits_give_what_single_fits_give(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_a_grid_shares_one_copy_of_the_class_embeddings(name):
+    """1,000 classes times hundreds of candidates would not fit in memory otherwise."""
+    X, y, text = problem()
+    model = make(name, text)
+    model.set_params(**dict.fromkeys(model.grid, "auto"))
+    tried = []
+
+    def score(candidates):
+        tried.extend(candidates)
+        return [(-float(i), 0.0) for i in range(len(candidates))]
+
+    if model.automatic():
+        model.search(score)
+        assert len(tried) > 1
+    assert all(one.class_embeddings is text for one in tried)
+    fits = fit_many(X, y, [make(name, text), make(name, text)])
+    assert all(fit.class_embeddings is text for fit in fits)
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_more_classes_than_samples_and_duplicate_rows(name):
     X, y, text = problem(n_classes=30, per_class=1)
     model = make(name, text).fit(X[:5], y[:5])
