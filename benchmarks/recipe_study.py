@@ -21,7 +21,10 @@ rows or 102 classes, so it cannot see a recipe stop too early. Fixed before it w
 - **Candidates.** The recipes that the first stage cannot tell from its best: behind by no more than the paired error.
 - **Data.** 1,000 classes, 4 and 16 shots, two draws, and 4,000 other rows to score. No image of ImageNet enters: class
   embeddings are the text of its class names; images are drawn around them with what Caltech69's training shots say of
-  images and text (mean offset of class means from their text, its spread, and the spread within a class).
+  images and text (mean offset of class means from their text, its spread, and the spread within a class). The spread
+  within a class is widened until zero-shot is right about 59 times in 100, the published average over the eleven data
+  sets: a first draft without that was separable (zero-shot 99.1, every recipe 99.7 in the one cell that was run) and
+  could tell nothing.
 - **Rule.** The highest mean accuracy; among what is within one paired standard error of it, the shortest.
 
 Run::
@@ -40,6 +43,7 @@ import numpy as np
 from harness import RESULTS, real_features, report, unit
 from numpy.typing import NDArray
 from real_features import caltech69, flowers
+from scipy.optimize import brentq
 from sklearn.model_selection import StratifiedKFold
 
 from cafe import CLIPAdapter, ZeroShot, draw_few_shot
@@ -49,6 +53,8 @@ from cafe.protocol.selection import FOLDS
 RULE = "shortest within one paired standard error of the best mean"
 STEPS, RATES, DECAYS = (125, 250, 500, 1000), (3e-4, 1e-3, 3e-3), (0.01, 0.1, 1.0, 10.0)
 SHOTS, DRAWS, BATCH, ALPHA = (2, 4, 8, 16), (1, 2), 256, 0.2
+# Mean over the eleven data sets, RN50 (Tip-Adapter's exp.log).
+ZERO_SHOT = 0.589
 RECIPES = [{"steps": s, "lr": r, "weight_decay": w} for s, r, w in itertools.product(STEPS, RATES, DECAYS)]
 
 Shots = tuple[NDArray[np.floating], NDArray[np.int64], NDArray[np.floating] | None]
@@ -112,8 +118,14 @@ def many_classes(shots: int, draw: int) -> tuple[NDArray[np.floating], ...]:
 
     centres = names + offsets.mean(0) + drawn(offsets, len(names))
     y, y_test = np.repeat(np.arange(len(names)), shots), np.repeat(np.arange(len(names)), 4)
-    train, test = (unit(centres[rows] + drawn(within, len(rows))).astype(np.float32) for rows in (y, y_test))
-    return train, y, test, y_test, names.astype(np.float32)
+    noise, noise_test = drawn(within, len(y)), drawn(within, len(y_test))
+
+    def zero_shot(spread: float) -> float:
+        return float(np.mean(((centres[y_test] + spread * noise_test) @ names.T).argmax(1) == y_test))
+
+    spread = brentq(lambda s: zero_shot(s) - ZERO_SHOT, 0.5, 50, xtol=1e-3)
+    X, X_test = (unit(centres[rows] + spread * e) for rows, e in ((y, noise), (y_test, noise_test)))
+    return X.astype(np.float32), y, X_test.astype(np.float32), y_test, names.astype(np.float32)
 
 
 def second_stage(level: list[dict[str, float]]) -> None:
