@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.methods.base import Array, unit_length
-from cafe.methods.gda import gaussian_part
 from cafe.methods.task_res import TaskRes
+from cafe.solvers.closed_forms import gaussian_path
 
 RHOS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
 ALPHAS: Final = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -85,7 +85,7 @@ def fit_experts(X: Array, y: NDArray[np.int64], text: Array, settings: dict[str,
         batch_size=batch,
         **{k: settings[k] for k in ("logit_scale", "device", "dtype", "random_state")},
     ).fit(X, y)
-    gaussian, offset, _ = gaussian_part(X, y, len(text), "zero-shot")
+    ((gaussian, offset),), _ = gaussian_path(X, y, len(text), [1.0])
     text_weights, residual = (scale * unit_length(np.asarray(v, np.float64)) for v in (text, model.weights_))
     return Experts(text_weights, residual, gaussian, offset, model.device_)
 

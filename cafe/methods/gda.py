@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cafe.errors import unknown_name
+from cafe.errors import InputError, unknown_name
 from cafe.methods.base import Array, FewShotClassifier, cosine_logits
-from cafe.methods.problem import problems_of
+from cafe.methods.problem import Problem, problems_of
 from cafe.methods.side_by_side import check_numbers, resolve_grid
-from cafe.threads import threads_for
+from cafe.solvers.closed_forms import gaussian_path
 
 METHOD = "gda"
 
@@ -26,11 +26,11 @@ class GDA(FewShotClassifier):
 
         logits  = logit_scale * cos(f, t)  +  alpha (f W + b)
         W_c     = P mu_c                      b_c = log(1 / C) - mu_c P mu_c / 2
-        P       = d ( (n - 1) S + trace(S) I )^-1
+        P       = d ( (n - 1) S + shrinkage trace(S) I )^-1
 
     with mu_c the mean of class c, S the covariance of the n rows about their class means, C the number of classes
     with a row. Classes without a row keep the zero-shot logit plus the mean of the others' Gaussian part.
-    Cost: one d x d factorisation.
+    Cost: one d x d factorisation, and one eigendecomposition for any number of shrinkages.
 
     Parameters
     ----------
@@ -39,6 +39,8 @@ class GDA(FewShotClassifier):
     alpha : float or "auto", default=0.1
         Weight of the Gaussian part. The paper chooses among the decades from 1e-4 to 1e2 on validation images; with
         one view per image the best is near 0.1, with ten near 1, since P does not grow with n as it should.
+    shrinkage : float or "auto", default=1.0
+        How much of the identity, in units of trace(S), is added to (n - 1) S; 1 is the published precision.
     zero_covariance : {"zero-shot", "total"}, default="zero-shot"
         What to do where S is zero up to rounding: one row per class, or copies of one. ``"zero-shot"`` leaves the
         Gaussian part out, which is what the published code's pseudo-inverse does at one shot (with copies of a row
@@ -60,8 +62,8 @@ class GDA(FewShotClassifier):
         alpha b.
     covariance_ : str
         ``"within"``, ``"total"`` or ``"none"``: what S was.
-    alpha_ : float
-        The value used.
+    alpha_, shrinkage_ : float
+        The values used.
 
     References
     ----------
@@ -76,7 +78,10 @@ class GDA(FewShotClassifier):
     array([0])
     """
 
-    grid: ClassVar[dict[str, tuple[Any, ...]]] = {"alpha": (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)}
+    grid: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "alpha": (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0),
+        "shrinkage": (0.1, 0.3, 1.0, 3.0, 10.0),
+    }
 
     def __init__(
         self,
@@ -87,6 +92,7 @@ class GDA(FewShotClassifier):
         classes: ArrayLike | None = None,
         normalize: bool = True,
         random_state: int | None = None,
+        shrinkage: float | str = 1.0,
     ) -> None:
         self.class_embeddings = class_embeddings
         self.alpha = alpha
@@ -95,27 +101,34 @@ class GDA(FewShotClassifier):
         self.classes = classes
         self.normalize = normalize
         self.random_state = random_state
+        self.shrinkage = shrinkage
 
     @classmethod
     def fit_grid(
         cls, estimators: Sequence[Any], X: ArrayLike, y: ArrayLike, rows: Sequence[NDArray[np.int64]] | None
     ) -> None:
-        """Fit several; those that learn from the same rows share one factorisation."""
-        solved: dict[tuple[Any, ...], tuple[Array, Array, str]] = {}
+        """Fit several; those that learn from the same rows share one decomposition, whatever their shrinkages."""
+        together: dict[tuple[Any, ...], list[tuple[Any, Problem]]] = {}
         for one, problem in zip(estimators, problems_of(estimators, X, y, rows), strict=True):
             one._prepare()
             resolve_grid(one, problem)
             key = (id(problem.base), problem.rows.tobytes(), one.zero_covariance)
-            if key not in solved:
-                solved[key] = gaussian_part(problem.X, problem.y, len(one.classes_), one.zero_covariance)
-            W, b, one.covariance_ = solved[key]
-            one.alpha_ = float(one.alpha_)
-            one.weights_, one.intercept_ = (np.asarray(one.alpha_ * v, problem.base.X.dtype) for v in (W, b))
-            one.kernel_ = "numpy"
+            together.setdefault(key, []).append((one, problem))
+        for members in together.values():
+            first, problem = members[0]
+            values = sorted({float(one.shrinkage_) for one, _ in members})
+            found, source = gaussian_path(problem.X, problem.y, len(first.classes_), values, first.zero_covariance)
+            for one, _ in members:
+                one.alpha_, one.shrinkage_ = float(one.alpha_), float(one.shrinkage_)
+                parts = found[values.index(one.shrinkage_)]
+                one.weights_, one.intercept_ = (np.asarray(one.alpha_ * part, problem.base.X.dtype) for part in parts)
+                one.covariance_, one.kernel_ = source, "numpy"
 
     def _prepare(self) -> None:
         super()._prepare()
-        check_numbers(self, alpha=0)
+        check_numbers(self, alpha=0, shrinkage=0)
+        if self.shrinkage == 0:
+            raise InputError("shrinkage of gda must be above 0: fewer rows than features leave S without an inverse")
         if self.zero_covariance not in ZERO_COVARIANCE:
             raise unknown_name("zero_covariance of gda", self.zero_covariance, ZERO_COVARIANCE)
 
@@ -123,30 +136,3 @@ class GDA(FewShotClassifier):
         logits = cosine_logits(X, self._entry_text(X.dtype), self.logit_scale)
         logits += X @ self.weights_.astype(X.dtype, copy=False).T + self.intercept_.astype(X.dtype, copy=False)
         return logits
-
-
-def gaussian_part(X: Array, y: NDArray[np.int64], n_classes: int, zero_covariance: str) -> tuple[Array, Array, str]:
-    """Return W (c, d), b (c,) and what the covariance was; float64, formulas in :class:`GDA`."""
-    X = X.astype(np.float64)
-    n, d = X.shape
-    counts = np.bincount(y, minlength=n_classes)
-    seen = counts > 0
-    mu = np.zeros((n_classes, d))
-    np.add.at(mu, y, X)
-    mu[seen] /= counts[seen, None]
-    centred, source = X - mu[y], "within"
-    # Rounding of means leaves up to eps^2 of the rows' own squares; float32 rows that are copies are exactly equal.
-    noise = 1e3 * np.finfo(np.float64).eps ** 2 * np.square(X).sum()
-    if np.square(centred).sum() <= noise:
-        if zero_covariance == "zero-shot" or np.square(X - X.mean(axis=0)).sum() <= noise:
-            return np.zeros((n_classes, d)), np.zeros(n_classes), "none"
-        centred, source = X - X.mean(axis=0), "total"
-    with threads_for(n * d * d):
-        scatter = centred.T @ centred  # (n - 1) S
-        trace = np.trace(scatter) / max(1, n - 1)
-        W = np.zeros_like(mu)
-        W[seen] = d * np.linalg.solve(scatter + trace * np.eye(d), mu[seen].T).T
-    b = -np.log(seen.sum()) - np.einsum("cd,cd->c", W, mu) / 2
-    # A class without a row is as likely as the average of those with one: its own part knows nothing.
-    W[~seen], b[~seen] = W[seen].mean(axis=0), b[seen].mean()
-    return W, b, source
