@@ -87,6 +87,7 @@ class CpuAdapterStep:
         # The fixed ratio of an image adapter alone goes into G, whose rows are scaled anyway.
         self.weighted = shape.variant == "image" and shape.alpha == "fixed"
         self.weight = self.fixed["alpha"] if self.weighted else torch.ones_like(self.scale)
+        self.over: dict[int, Tensor] = {}  # weight / b, by b
         self.casts: Parameters = {}
         self.gradients: Parameters = {}
         self.room = Workspace()
@@ -118,11 +119,13 @@ class CpuAdapterStep:
         # bfloat16 steps are large, and each configuration then goes alone: see kernels/cpu_side.py.
         stack = 1 if self.text.dtype != self.full.dtype else max(1, BLOCK_BYTES // one)
         rows = min(b, max(LEAST_ROWS, b * BLOCK_BYTES // one))
-        losses = []
+        if b not in self.over:
+            self.over[b] = self.weight / b
+        losses = self.full.new_zeros(g) if with_losses else None
         for start in range(0, g, stack):
             part = start if stack == 1 else slice(start, min(g, start + stack))
-            losses.append(self._stack(parameters, products, index[part], part, rows, with_losses))
-        return (torch.cat(losses) if with_losses else None), self.gradients
+            self._stack(parameters, products, index[part], part, rows, None if losses is None else losses[part])
+        return losses, self.gradients
 
     def _prepared(self, parameters: Parameters) -> Parameters:
         """Make the buffers, once, and return the parameters in the products' dtype."""
@@ -140,8 +143,8 @@ class CpuAdapterStep:
         index: Tensor,
         part: int | slice,
         rows: int,
-        with_losses: bool,
-    ) -> Tensor:
+        losses: Tensor | None,
+    ) -> None:
         """Do the configurations of ``part``, or the one: the text side once, images in blocks of rows."""
         shape, b = self.shape, index.shape[-1]
         text: Side | None = None
@@ -150,7 +153,6 @@ class CpuAdapterStep:
             x = self.text[0] if isinstance(part, int) else self.text.expand(len(index), -1, -1)
             text = self._side("text", parameters, products, x, part)
             classes = text.unit()  # ([k,] c, d)
-        losses = self.full.new_zeros(index.shape[:-1])
         upstream: Tensor | None = None
         along: Tensor | None = None
         for first in range(0, b, rows):
@@ -162,9 +164,9 @@ class CpuAdapterStep:
                 image = self._side("image", parameters, products, x, part)
                 q = image.q
             r = self.row_r[block] if image is None else image.r
-            error, sums = self._logit_errors(q, r, classes, block, part, b, losses if with_losses else None)
+            error, sums = self._logit_errors(q, r, classes, block, part, b, losses)
             if image is not None:
-                each = sums.sum(-1, keepdim=True).mul_(r).mul_(r).mul_(self.weight[part] / b)
+                each = sums.sum(-1, keepdim=True).mul_(r).mul_(r).mul_(self.over[b][part])
                 dq = image.through_norm(self._times("u", error, classes), each)
                 self._store(parameters, image, image.gradients(dq, self.weighted), part, first == 0)
             if text is not None:
@@ -176,7 +178,6 @@ class CpuAdapterStep:
             u = upstream.mul_(text.r).to(self.text.dtype)
             dp = text.through_norm(u, along.mul_(text.r).mul_(text.r).div_(b))
             self._store(parameters, text, text.gradients(dp), part, True)
-        return losses.view(-1)
 
     def _side(self, name: str, parameters: Parameters, products: Parameters, x: Tensor, part: int | slice) -> Side:
         """Run one side forward."""
@@ -213,7 +214,7 @@ class CpuAdapterStep:
         error = torch.softmax(logits, -1, out=self.room("errors", scale, *logits.shape))
         error.scatter_add_(-1, labels, self.minus.expand(labels.shape))
         sums = logits.mul_(error)
-        error.mul_(scale.mul_(self.weight[part] / b))
+        error.mul_(scale.mul_(self.over[b][part]))
         return (cosines.copy_(error) if mixed else error), sums
 
     def _store(
@@ -243,8 +244,8 @@ class CpuAdapterStep:
     def _times(self, name: str, a: Tensor, b: Tensor) -> Tensor:
         """Return a ([k,] rows, m) times b, (m, n) shared or (k, m, n) own."""
         out = self.room(name, a, *a.shape[:-1], b.shape[-1])
-        if b.ndim == 3:
-            return torch.bmm(a, b, out=out)
+        if a.ndim == b.ndim:
+            return torch.mm(a, b, out=out) if a.ndim == 2 else torch.bmm(a, b, out=out)
         torch.mm(a.view(-1, a.shape[-1]), b, out=out.view(-1, b.shape[-1]))
         return out
 
