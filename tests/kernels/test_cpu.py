@@ -146,6 +146,11 @@ def test_wishes_are_met_or_refused(monkeypatch):
         choose_kernel("triton", "cpu")
     with pytest.raises(InputError, match="no bfloat16 products"):
         precisions("bfloat16", "reference", 1)
+    with pytest.raises(InputError, match="kernel 'cpu' has no tf32 products"):
+        precisions("tf32", "cpu", 1)
+    with pytest.raises(InputError, match="sums in float32"):
+        precisions("float64", "triton", 1)
+    assert precisions("tf32", "triton", 1) == (torch.float32, torch.float32)
     assert precisions("bfloat16", "cpu", 1) == (torch.float32, torch.bfloat16)
     assert precisions("auto", "cpu", 1) == (torch.float32, torch.float32)
     large = torch.bfloat16 if has_bfloat16_products() else torch.float32
