@@ -80,6 +80,12 @@ def make_task(features: Features, shots: int | None, seed: int, check: bool = Tr
     SharedImagesWarning
         If validation images stand in the test split; they are left out.
     """
+    for name in ("train", "test"):
+        if name not in features.splits:
+            raise InputError(
+                f"the cache of {dataset_name(features)} has no split {name!r}, but only {', '.join(features.splits)}; "
+                "a fit learns from train and is measured on test, so extract both"
+            )
     train, test = features.split("train"), features.split("test")
     val = features.splits.get("val")
     for name, split in (("train", train), ("test", test)):
@@ -87,7 +93,7 @@ def make_task(features: Features, shots: int | None, seed: int, check: bool = Tr
             raise InputError(f"split {name!r} of {dataset_name(features)} is empty")
     if shots is not None:
         val_labels = None if val is None else _all_labels(val)
-        train_rows, val_rows = draw_few_shot(_all_labels(train), val_labels, shots, seed)
+        train_rows, val_rows = draw_few_shot(_all_labels(train), val_labels, shots, seed, features.class_names)
         train = _take_drawn(features, "train", np.asarray(train_rows, dtype=np.int64), shots, seed)
         val = None if val is None else _take_drawn(features, "val", np.asarray(val_rows, dtype=np.int64), shots, seed)
     elif train.full_labels is not None:

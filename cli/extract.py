@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from cafe.cache.report import ExtractionProgress, ExtractionSummary
 
 DEFAULT_MODEL = "cafe:mini"
+_FOR_PHOTOGRAPHS = "openai/clip-vit-base-patch32"
 _SHOWN_UNREADABLE = 5
 
 
@@ -180,6 +181,8 @@ def extract(
         documents = [summary.to_json() for summary in summaries]
         answer = documents[0] if len(models) == 1 else {"caches": documents}
         screen.answer(answer, "\n\n".join(map(described, summaries)))
+        if DEFAULT_MODEL in models and opened.name != "digits":
+            screen.say(f"{DEFAULT_MODEL} knows drawings and glyphs; for photographs: --model {_FOR_PHOTOGRAPHS}")
         screen.say("go on with:")
         screen.next_steps("cafe fit", "cafe compare baselines")
 

@@ -92,6 +92,10 @@ def fit(
         run = out or run_folder(folder, fitted.row)
         save(fitted.estimator, run, row=fitted.row, features=features)
         screen.answer({"run": str(run), "rows": [fitted.row]}, described(fitted.row, run))
+        if fitted.row["oracle"]:
+            screen.warn(
+                "settings were chosen on the test set (oracle-test): the accuracy is an upper bound, not a result"
+            )
         screen.say("try it on an image of your own:")
         screen.next_steps(f"cafe predict --run {run} IMAGE")
 
@@ -119,7 +123,7 @@ def run_folder(cache_dir: Path, row: dict[str, Any]) -> Path:
 
 def described(row: dict[str, Any], run: Path) -> str:
     """Write one fitted row for people."""
-    shots = "all training images" if row["shots"] is None else f"{row['shots']} shots"
+    shots = "all training images" if row["shots"] is None else f"{row['shots']} shot{'s' if row['shots'] > 1 else ''}"
     pairs = [
         [
             " ".join(str(word) for word in (row["method"], row["variant"]) if word),

@@ -75,10 +75,17 @@ def _say(message: str) -> None:
 
 
 def _usage_message(error: Any) -> str:
-    message = str(error.format_message()).rstrip(".")
+    message = str(error.format_message()).rstrip(".") + _given(error)
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "cafe"
     return f"{message[:1].lower()}{message[1:]}; see: {path} --help"
+
+
+def _given(error: Any) -> str:
+    """Return what was given, where Typer's message leaves it out: it stands in the cause, which pydantic raised."""
+    details = getattr(error.__cause__ or error.__context__, "errors", None)
+    values = [repr(one["input"]) for one in details() if "input" in one] if callable(details) else []
+    return f"; got {', '.join(values)}" if values else ""
 
 
 def _os_message(error: OSError) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cafe.errors import InputError
 
+_SHOWN = 10  # classes that a warning lists
 MAX_VAL_SHOTS = 4  # CoOp draws min(shots, 4) validation images per class
 
 
@@ -19,7 +21,11 @@ class FewerShotsWarning(UserWarning):
 
 
 def draw_few_shot(
-    train_labels: ArrayLike, val_labels: ArrayLike | None, shots: int, seed: int
+    train_labels: ArrayLike,
+    val_labels: ArrayLike | None,
+    shots: int,
+    seed: int,
+    class_names: Sequence[str] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Draw the few-shot training and validation rows of CoOp's protocol.
 
@@ -38,6 +44,8 @@ def draw_few_shot(
         Training rows per class, at least 1.
     seed : int
         Not negative; the published draws are those of 1, 2 and 3.
+    class_names : sequence of str, default=None
+        For the warning alone: name of each label; None has the labels themselves there.
 
     Returns
     -------
@@ -69,7 +77,7 @@ def draw_few_shot(
     train_indices, short_train = _draw(train, shots, generator)
     val_shots = min(shots, MAX_VAL_SHOTS)
     val_indices, short_val = _draw(val, val_shots, generator)
-    _warn(("train", short_train, shots), ("val", short_val, val_shots))
+    _warn(class_names, ("train", short_train, shots), ("val", short_val, val_shots))
     return train_indices, val_indices
 
 
@@ -89,13 +97,15 @@ def _draw(labels: NDArray[np.int64], shots: int, generator: random.Random) -> tu
     return np.array(drawn, dtype=np.int64), short
 
 
-def _warn(*parts: tuple[str, list[int], int]) -> None:
+def _warn(class_names: Sequence[str] | None, *parts: tuple[str, list[int], int]) -> None:
     clauses = []
     for split, short, shots in parts:
         if short:
-            labels = ", ".join(map(str, short[:10])) + (", ..." if len(short) > 10 else "")
+            shown = short[:_SHOWN] if class_names is None else [class_names[label] for label in short[:_SHOWN]]
+            labels = ", ".join(map(str, shown)) + (", ..." if len(short) > _SHOWN else "")
+            kind = "labels " if class_names is None else ""
             noun = "1 class has" if len(short) == 1 else f"{len(short)} classes have"
-            clauses.append(f"{noun} fewer than {shots} {split} images (labels {labels})")
+            clauses.append(f"{noun} fewer than {shots} {split} images ({kind}{labels})")
     if clauses:
         message = f"{' and '.join(clauses)}; all that there are were taken"
         warnings.warn(message, FewerShotsWarning, stacklevel=3)

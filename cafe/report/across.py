@@ -32,7 +32,8 @@ def across_datasets(panels: Sequence[Panel], metric: str) -> list[Block]:
             mean = sum(p.mean for p in known) / len(known) if len(known) == len(ORDER) else None
             average = cell(None if mean is None else Point(mean, None, 1), metric)
             body.append([_named(label, column), *(cell(point, metric) for point in points), average])
-        title = f"{encoder}. {len(here)} of {len(names)} data sets, accuracy in per cent, {own[0].seeds} seeds"
+        seeds = f"{own[0].seeds} seed{'s' if own[0].seeds > 1 else ''}"
+        title = f"{encoder}. {len(here)} of {len(names)} data sets, accuracy in per cent, {seeds}"
         blocks.append((title, ["method, shots", *names, "average"], body, notes_of(own)))
     return blocks
 

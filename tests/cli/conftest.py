@@ -55,7 +55,13 @@ def cache_dir(tmp_path: Path) -> Path:
 
 
 def write_blobs(
-    folder: Path, name: str = "blobs", *, encoder: str = "made-up", classes: int = 4, seed: int = 0
+    folder: Path,
+    name: str = "blobs",
+    *,
+    encoder: str = "made-up",
+    classes: int = 4,
+    seed: int = 0,
+    splits: tuple[str, ...] = ("train", "val", "test"),
 ) -> Path:
     """Write a cache of noisy class means, with text features that only half know them: an easy but real task."""
     from cafe.cache.locate import cache_path
@@ -72,9 +78,15 @@ def write_blobs(
         ids = np.array([f"{prefix}/{i:03d}.png" for i in range(len(labels))])
         return Split(centres[labels] + noise, labels, ids)
 
-    splits = {"train": split("train", 20), "val": split("val", 6), "test": split("test", 25)}
+    made = {"train": split("train", 20), "val": split("val", 6), "test": split("test", 25)}
     text = (centres + 1.2 * rng.standard_normal(centres.shape).astype(np.float32))[None]
-    features = Features(splits, tuple(f"class {i}" for i in range(classes)), text, ("a {}",), logit_scale=20.0)
+    features = Features(
+        {part: made[part] for part in splits},
+        tuple(f"class {i}" for i in range(classes)),
+        text,
+        ("a {}",),
+        logit_scale=20.0,
+    )
     provenance = Provenance(
         dataset=name,
         encoder=encoder,

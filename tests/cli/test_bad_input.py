@@ -160,7 +160,31 @@ def test_fewer_images_than_shots_is_a_warning(cafe, make_cache):
     outcome = cafe("fit", "--method", "tip-adapter", "--alpha", "1", "--beta", "5", "--shots", 50, "--json")
     assert outcome.code == 0
     assert outcome.json["rows"][0]["n_train"] == 80
-    assert "warning:" in outcome.err
+    assert "warning: 4 classes have fewer than 50 train images (class 0, class 1, class 2, class 3)" in outcome.err
+
+
+def test_a_number_that_is_none_is_named(cafe, blobs):
+    refused(cafe("fit", "--shots", "few"), "--shots", "got 'few'")
+    refused(cafe("predict", "--run", "r", "i.png", "--top", "all"), "--top", "got 'all'")
+
+
+@pytest.mark.parametrize("verb", [["fit"], ["compare", "baselines", "--shots", 1]])
+def test_a_cache_without_a_test_split(cafe, make_cache, verb):
+    path = make_cache("half", splits=("train", "val"))
+    refused(cafe(*verb, "--cache", path), "half has no split 'test', but only train, val", "extract both")
+
+
+def test_choosing_on_the_test_set_is_warned_of_wherever_it_shows(cafe, blobs, tmp_path):
+    wish = ["--method", "tip-adapter", "--alpha", "auto", "--shots", 2, "--selection", "oracle-test"]
+    outcome = cafe("fit", *wish, "--quiet")
+    assert outcome.code == 0
+    assert "by oracle-test" in outcome.out
+    assert "warning: settings were chosen on the test set" in outcome.err
+    assert cafe("fit", *wish, "--json").json["rows"][0]["oracle"] is True
+    compared = ["compare", "baselines", "--methods", "tip-adapter", "--shots", 2, "--selection", "oracle-test"]
+    assert "† settings chosen on the test set" in cafe(*compared, "--out", tmp_path / "report").out
+    for name in ("table.md", "report.html"):
+        assert "an upper bound, not a result" in (tmp_path / "report" / name).read_text(encoding="utf-8")
 
 
 @pytest.fixture

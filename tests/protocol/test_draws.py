@@ -56,6 +56,15 @@ def test_worked_by_hand() -> None:
     assert train.dtype == val.dtype == np.int64
 
 
+def test_a_warning_names_classes_where_it_can() -> None:
+    labels, names = [0, 1, 1], ("ant", "barrel")
+    with pytest.warns(FewerShotsWarning, match=r"fewer than 2 train images \(labels 0\)"):
+        plain = draw_few_shot(labels, None, 2, 1)
+    with pytest.warns(FewerShotsWarning, match=r"fewer than 2 train images \(ant\)"):
+        named = draw_few_shot(labels, None, 2, 1, names)
+    assert [a.tolist() for a in plain] == [b.tolist() for b in named]
+
+
 def test_golden_values() -> None:
     train, val = draw_few_shot(np.repeat([0, 1, 2], 10), np.repeat([0, 1, 2], 6), shots=2, seed=1)
     assert (train.tolist(), val.tolist()) == GOLDEN
