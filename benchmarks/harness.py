@@ -49,10 +49,13 @@ def unit(x: np.ndarray) -> np.ndarray:
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def drawn_like(X: np.ndarray, y: np.ndarray, n: int, seed: int, spread: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+def drawn_like(
+    X: np.ndarray, y: np.ndarray, n: int, seed: int, spread: float = 1.0, classes: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw n unit rows, classes in turn, around the class means of real features.
 
-    The residual of a row is drawn with the real within-class covariance, so that classes overlap as they do.
+    The residual of a row is drawn with the real within-class covariance, so that classes overlap as they do. With
+    ``classes`` only those are drawn from, and label i stands for ``classes[i]``; the covariance is that of all.
     """
     rng = np.random.default_rng(seed)
     X = unit(X.astype(np.float64))
@@ -64,10 +67,11 @@ def drawn_like(X: np.ndarray, y: np.ndarray, n: int, seed: int, spread: float = 
     residuals = X - means[y]
     # Residuals from estimated means are too small by the square root of (count - 1) / count.
     residuals *= np.sqrt(counts[y] / np.maximum(counts[y] - 1, 1))
-    labels = np.arange(n) % n_classes
+    chosen = np.arange(n_classes) if classes is None else classes
+    labels = np.arange(n) % len(chosen)
     values, vectors = np.linalg.eigh(residuals.T @ residuals / len(residuals))
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
-    drawn = means[labels] + spread * (rng.standard_normal((n, X.shape[1]), dtype=np.float32) @ root)
+    drawn = means[chosen[labels]] + spread * (rng.standard_normal((n, X.shape[1]), dtype=np.float32) @ root)
     return unit(drawn).astype(np.float32), labels
 
 
