@@ -45,10 +45,10 @@ METHODS = ("linear-probe", "tip-adapter", "clip-adapter")
 
 
 def follow_default_recipe() -> None:
-    """Give the straight loop the class's own ratio, rate, decay and batch."""
+    """Give the straight loop the class's own rate, decay and batch; the ratio is the suite's."""
     default = {name: p.default for name, p in inspect.signature(CLIPAdapter).parameters.items()}
-    bench_adapter.ALPHA, bench_adapter.LR = default["alpha"], default["lr"]
-    bench_adapter.DECAY, bench_adapter.BATCH = default["weight_decay"], default["batch_size"]
+    bench_adapter.LR, bench_adapter.DECAY = default["lr"], default["weight_decay"]
+    bench_adapter.BATCH = default["batch_size"]
     if default["optimizer"] != "adamw":
         raise SystemExit("the straight loop is AdamW's; CLIPAdapter's default has changed")
 
@@ -58,8 +58,9 @@ def adapter_alone(task: Task, text: np.ndarray, steps: int, row: dict[str, Any])
     X, y = task.train.image_features, task.train.labels
     epochs = (steps - 0.5) * min(bench_adapter.BATCH, len(X)) / len(X)
     start = time.perf_counter()
-    adapter = bench_adapter.straight_loop(X, y, text, epochs, task.seed)
-    found = bench_adapter.accuracy(adapter, task.test.image_features, task.test.labels, text)
+    alpha = row["params"]["alpha"]
+    adapter = bench_adapter.straight_loop(X, y, text, epochs, task.seed, alpha)
+    found = bench_adapter.accuracy(adapter, task.test.image_features, task.test.labels, text, alpha)
     return time.perf_counter() - start, found
 
 

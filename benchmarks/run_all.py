@@ -1,0 +1,64 @@
+"""Run every benchmark of the table in docs/performance.md, print the table and write it there.
+
+    CAFE_REAL_DATA=... python benchmarks/run_all.py [--only adapter,grid] [--no-run]
+
+Each script runs with its default arguments, one after the other, on PyTorch's threads as they are; half an hour in
+all on two idle cores. One that fails does not stop the others, and makes the exit status 1. `--no-run` writes the
+table from the rows that are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from performance_table import ENTRIES, put_between, scaling, table, time_to_accuracy
+
+HERE = Path(__file__).parent
+PAGE, FIGURE = HERE.parent / "docs" / "performance.md", HERE.parent / "docs" / "scaling.png"
+NAMES = tuple(dict.fromkeys([*(one.benchmark for one in ENTRIES), "time_to_accuracy", "scaling"]))
+
+
+def run(name: str) -> bool:
+    """Run one script and say how it went."""
+    start = time.perf_counter()
+    print(f"--- {name}", flush=True)
+    done = subprocess.run([sys.executable, str(HERE / f"bench_{name}.py")], cwd=HERE.parent, check=False)
+    how = "done" if done.returncode == 0 else f"FAILED with status {done.returncode}"
+    print(f"--- {name}: {how} after {time.perf_counter() - start:.0f} s", flush=True)
+    return done.returncode == 0
+
+
+def write_page() -> None:
+    """Put the tables between their markers in docs/performance.md."""
+    results, text = HERE / "results", PAGE.read_text(encoding="utf-8")
+    made = {
+        "benchmarks": table(results),
+        "time-to-accuracy": time_to_accuracy(results),
+        "scaling": scaling(results, FIGURE),
+    }
+    for name, content in made.items():
+        text = put_between(text, name, content)
+    PAGE.write_text(text, encoding="utf-8")
+    print("\n\n".join(made.values()))
+
+
+def main() -> int:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join(NAMES), help=f"some of {', '.join(NAMES)}")
+    parser.add_argument("--no-run", action="store_true", help="only write the tables")
+    arguments = parser.parse_args()
+    chosen = arguments.only.split(",")
+    if unknown := set(chosen) - set(NAMES):
+        parser.error(f"unknown benchmark {', '.join(sorted(unknown))}; known are {', '.join(NAMES)}")
+    failed = [] if arguments.no_run else [name for name in chosen if not run(name)]
+    write_page()
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

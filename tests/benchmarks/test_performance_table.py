@@ -1,0 +1,108 @@
+"""The tables of docs/performance.md from rows of benchmarks/results."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BENCHMARKS = ROOT / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def made():
+    spec = importlib.util.spec_from_file_location("performance_table", BENCHMARKS / "performance_table.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # a dataclass looks its module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def row(time, ratio, shape="1632x512x102", **more):
+    machine = {"device": "CPU", "cores": 2, "torch": "2", "sklearn": "1", "bfloat16_units": {"amx": False}}
+    machine["bfloat16_units"]["avx512_bf16"] = True
+    own = {"time": time, "ratio": ratio, "shape": shape, "target": 3.0, "commit": "abc", "kernel": "cpu"}
+    return own | machine | more
+
+
+def write(folder, benchmark, *rows):
+    lines = "".join(json.dumps(one) + "\n" for one in rows)
+    (folder / f"{benchmark}.jsonl").write_text(lines, encoding="utf-8")
+
+
+def line_of(made, folder, entry):
+    return made.table(folder, [entry]).splitlines()[2]
+
+
+def test_the_newest_run_counts_and_its_first_row(made, tmp_path):
+    old, new, float32 = row("2026-01-01", 9.0), row("2026-01-02", 4.26), row("2026-01-02", 1.5)
+    write(tmp_path, "adapter", old, new, float32)
+    entry = made.Entry("adapter", "1632x", "a fit", "a loop")
+    assert line_of(made, tmp_path, entry) == "| a fit | a loop | 3x | 4.3x | abc | not measured |"
+    assert "Measured on 2 threads of CPU (AVX512-BF16), torch 2" in made.table(tmp_path, [entry])
+
+
+def test_what_falls_short_is_said(made, tmp_path):
+    write(tmp_path, "adapter", row("2026-01-01", 2.96, accuracy=90.126))
+    entry = made.Entry("adapter", "", "a fit", "a loop", "accuracy {accuracy:.2f}")
+    assert "| 3.0x: missed, accuracy 90.13 |" in line_of(made, tmp_path, entry)
+
+
+def test_a_gpus_rows_have_their_own_column(made, tmp_path):
+    write(tmp_path, "adapter", row("2026-01-01", 3.5), row("2026-01-02", 250.4, kernel="triton", target=10.0))
+    line = line_of(made, tmp_path, made.Entry("adapter", "", "a fit", "a loop"))
+    assert line == "| a fit | a loop | 3x | 3.5x | abc | 250x |"
+
+
+def test_what_never_ran_is_not_measured(made, tmp_path):
+    line = line_of(made, tmp_path, made.Entry("adapter", "", "a fit", "a loop, in {chunks} chunks", "{chunks}"))
+    assert line == "| a fit | a loop |  | not measured |  | not measured |"
+    assert "not measured" in made.time_to_accuracy(tmp_path)
+    assert "not measured" in made.scaling(tmp_path, tmp_path / "scaling.png")
+
+
+def test_a_row_without_a_later_field_still_counts(made, tmp_path):
+    write(tmp_path, "adapter", row("2026-01-01", 3.5))
+    assert "| 3.5x |" in line_of(made, tmp_path, made.Entry("adapter", "", "a", "b", "{never_reported}"))
+
+
+def test_time_to_accuracy_and_scaling(made, tmp_path):
+    times = {"released_seconds": 7.8, "released_steps": 6900, "default_seconds": 0.06, "default_steps": 38}
+    full = {"released_full_acc1": 94.0, "released_full_seconds": 8.5, "default_full_acc1": 94.3}
+    more = {**times, **full, "default_full_seconds": 0.8, "mark": 93.8, "default_passed": False}
+    write(tmp_path, "time_to_accuracy", row("2026-01-01", 0.0, "digits", **more))
+    assert "| digits | 93.80 | 7.80, 6900 | not reached | 0.0x |" in made.time_to_accuracy(tmp_path)
+    write(
+        tmp_path, "scaling",
+        row("2026-01-01", 0, "renamed since", at=[1, 2], seconds=[1, 2], slope=1.0),
+        row("2026-01-02", 0, "fit against rows", at=[10, 1e6], seconds=[0.1, 20.0], slope=0.987),
+    )  # fmt: skip
+    text = made.scaling(tmp_path, tmp_path / "scaling.png")
+    assert "| fit against rows | 0.1 s at 10 | 20 s at 1,000,000 | 0.99 | abc |" in text
+    assert "renamed" not in text and "![" not in text
+    (tmp_path / "scaling.png").touch()
+    assert "](scaling.png)" in made.scaling(tmp_path, tmp_path / "scaling.png")
+
+
+def test_content_is_put_between_markers(made):
+    text = "a\n<!-- x -->\nold\n<!-- /x -->\nb <!-- y -->\n"
+    assert made.put_between(text, "x", "new") == "a\n<!-- x -->\nnew\n<!-- /x -->\nb <!-- y -->\n"
+    with pytest.raises(ValueError, match="one pair of markers <!-- y -->"):
+        made.put_between(text, "y", "new")
+
+
+def test_every_entry_has_its_script_and_the_page_its_markers(made):
+    for one in made.ENTRIES:
+        assert (BENCHMARKS / f"bench_{one.benchmark}.py").is_file()
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    for name in ("benchmarks", "time-to-accuracy", "scaling"):
+        assert made.put_between(page, name, "").count(f"<!-- /{name} -->") == 1
+
+
+def test_the_readme_of_the_benchmarks_names_every_file():
+    text = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
+    unnamed = [path.name for path in BENCHMARKS.glob("*.py") if path.name not in text]
+    assert not unnamed
