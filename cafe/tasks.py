@@ -167,6 +167,9 @@ def stacked(tasks: list[Task]) -> tuple[NDArray[Any], NDArray[np.int64], list[ND
         Features (n, d), labels (n,), and for each task its rows of both. Shots drawn more than once are kept
         once for each draw: a few thousand rows cost less than finding the doubles.
     """
+    if len(tasks) == 1:  # nothing to put together: features that are on disk stay there
+        train = tasks[0].train
+        return train.image_features, train.labels, [np.arange(len(train))]
     X = np.concatenate([task.train.image_features for task in tasks])
     y = np.concatenate([task.train.labels for task in tasks])
     ends = np.cumsum([len(task.train) for task in tasks])

@@ -154,13 +154,20 @@ def _fit_group(objective: Objective, X: Tensor, y: Tensor, group: Sequence[Confi
 
     parameters = {name: value.to(X) for name, value in initial.items()}
     hyper = {k: tensor([float(c.hyper[k]) for c in group]) for k in first.hyper}
-    feature_mean = torch.stack([X[torch.as_tensor(c.rows, device=X.device)].mean(0, keepdim=True) for c in group])
+    feature_mean = torch.stack([_feature_mean(objective, X, c) for c in group])
     lr, decay = tensor([c.lr for c in group]), tensor([c.weight_decay for c in group])
     take = _stepper(objective, first.shape, hyper, X, y, feature_mean)
     run = replayed if getattr(objective, "on_device", False) else one_by_one
     tail = run(take, first, parameters, batches, lr, decay)
     arrays = {name: value.cpu().numpy() for name, value in parameters.items()}
     return [Trained({k: v[i].copy() for k, v in arrays.items()}, float(tail[i])) for i in range(len(group))]
+
+
+def _feature_mean(objective: Objective, X: Tensor, one: Configuration) -> Tensor:
+    """Return the mean training feature, (1, d): the objective's own, where its features are not in X."""
+    own = getattr(objective, "feature_mean", None)
+    mean: Tensor = X[torch.as_tensor(one.rows, device=X.device)].mean(0, keepdim=True) if own is None else own(one.rows)
+    return mean.to(X)
 
 
 def _stepper(

@@ -80,7 +80,7 @@ def fit(
         from cafe.cache.store import load_features
 
         folder = cache_folder(cache_dir)
-        features = load_features(chosen_cache(cache, folder, screen))
+        features = load_features(chosen_cache(cache, folder, screen), memmap="auto")
 
         # After the cache: a missing one should not wait for torch.
         from cafe.fitting import fit_method

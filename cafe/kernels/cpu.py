@@ -73,14 +73,12 @@ class CpuAdapterStep:
         text: Tensor,
         feature_mean: Tensor,
     ) -> None:
-        self.shape, self.hyper, self.labels, self.features = shape, hyper, labels, features
+        self.shape, self.hyper = shape, hyper
         self.feature_mean, self.full = feature_mean, text
         self.text = text.to(features.dtype)  # (1, c, d)
         self.text_mean = text.mean(1, keepdim=True)
         self.unit_text = torch.nn.functional.normalize(text, dim=-1).to(features.dtype)[0]  # (c, d)
-        rows = features[:0] if shape.adapts_image else features
-        # r of images without an adapter, (n, 1)
-        self.row_r = invert(torch.linalg.vector_norm(rows, dim=-1, keepdim=True, dtype=text.dtype))
+        self.use(features, labels)
         self.fixed = {name: hyper[name][:, None, None] for name in ("alpha", "beta")}  # (g, 1, 1)
         self.shares: dict[str, list[float]] = {name: hyper[name].tolist() for name in ("alpha", "beta")}
         self.scale = hyper["logit_scale"][:, None, None]
@@ -92,6 +90,13 @@ class CpuAdapterStep:
         self.gradients: Parameters = {}
         self.room = Workspace()
         self.minus = text.new_full((1, 1), -1.0)
+
+    def use(self, features: Tensor, labels: Tensor) -> None:
+        """Take rows from here from now on: features on disk come batch by batch."""
+        self.features, self.labels = features, labels
+        rows = features[:0] if self.shape.adapts_image else features
+        # r of images without an adapter, (n, 1)
+        self.row_r = invert(torch.linalg.vector_norm(rows, dim=-1, keepdim=True, dtype=self.full.dtype))
 
     def __call__(
         self, parameters: Parameters, index: Tensor, with_losses: bool = True

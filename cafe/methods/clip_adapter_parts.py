@@ -19,7 +19,9 @@ from cafe.errors import InputError
 from cafe.kernels.choose import choose_kernel, precisions
 from cafe.kernels.reference import START_LOGIT, START_RATIO, AdapterShape, adapter_losses_and_gradients
 from cafe.methods.base import Array, Problem
-from cafe.training import Configuration, Step, Trained, fit_many, steps_for
+from cafe.methods.stored_rows import StoredRows, parts
+from cafe.methods.streamed import Streamed, mean_of
+from cafe.training import Configuration, Objective, Step, Trained, fit_many, steps_for
 
 RATIO_MODES = ("scalar", "learned")
 # Width of the hypernetwork that gives learned ratios: small against d, so that one shot cannot fit it alone.
@@ -136,9 +138,13 @@ class AdapterObjective:
         for (_, device, kernel, dtype, products, precision), members in runs.items():
             base = problems[members[0]].base
             to = {"device": device, "dtype": dtype}
-            X = torch.as_tensor(np.ascontiguousarray(base.X)).to(**to)
+            stored = base.X if isinstance(base.X, StoredRows) else None
+            own = np.empty((0, base.X.shape[1]), np.float32) if stored is not None else np.ascontiguousarray(base.X)
+            X = torch.as_tensor(own).to(**to)
             text = torch.as_tensor(base.class_embeddings).to(**to)[None]
-            objective = cls(text, kernel, X.to(products), precision)
+            objective: Objective = cls(text, kernel, X.to(products), precision)
+            if stored is not None:
+                objective = Streamed(objective, stored, products)
             y = torch.as_tensor(base.y).to(device)
             trained = fit_many(objective, X, y, [configurations[i] for i in members])
             for i, result in zip(members, trained, strict=True):
@@ -186,7 +192,10 @@ def store(estimator: Any, problem: Problem, configuration: Configuration, traine
     for name in ("alpha", "beta"):
         if getattr(estimator, f"{name}_mode_") == "scalar" and f"{name}_bias" in trained.parameters:
             setattr(estimator, f"{name}_", float(trained_ratio(trained.parameters, name)))
-    estimator.feature_mean_ = problem.X.mean(axis=0)
+    rows = problem.selected
+    # In blocks where features are on disk, up to rounding the same.
+    mean = mean_of(rows).astype(rows.dtype) if isinstance(rows, StoredRows) else rows.mean(axis=0)
+    estimator.feature_mean_ = mean
     estimator.text_ = adapted_text(estimator, problem.base.class_embeddings)
     estimator.ratio_summary_ = ratio_summary(estimator, problem)
 
@@ -198,7 +207,8 @@ def ratio_summary(estimator: Any, problem: Problem) -> dict[str, float]:
     """
     values: dict[str, Array] = {}
     if estimator.variant != "text" and estimator.alpha_mode_ != "fixed":
-        values["alpha"] = estimator.ratios(problem.X)
+        rows = problem.selected
+        values["alpha"] = np.concatenate([estimator.ratios(rows[part]) for part in parts(len(rows))])
     if estimator.variant != "image" and estimator.beta_mode_ != "fixed":
         values["beta"] = text_ratios(estimator, problem.base.class_embeddings)
     kinds: dict[str, Callable[[Array], Any]] = {"mean": np.mean, "std": np.std, "min": np.min, "max": np.max}

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from cafe.errors import InputError, unknown_name
 from cafe.methods.base import Array, FewShotClassifier, Problem
 from cafe.methods.problem import problems_of
+from cafe.methods.stored_rows import StoredRows
 from cafe.threads import threads_for
 
 METHOD = "linear-probe"
@@ -194,7 +195,8 @@ def _fit_paths(members: Sequence[tuple[LinearProbe, Problem]], max_iter: int) ->
         small = work <= SMALL_PROBLEM
         with threads_for(work * len(batch)):
             fits = logistic_path(
-                torch.from_numpy(base.X[used]),
+                # Features on disk pass in blocks, once for each evaluation.
+                base.X.take(used) if isinstance(base.X, StoredRows) else torch.from_numpy(base.X[used]),
                 base.y[used],
                 n_classes,
                 path,

@@ -17,6 +17,7 @@ from sklearn.utils.validation import validate_data
 
 from cafe.errors import InputError
 from cafe.methods.scores import Array, unit_length
+from cafe.methods.stored_rows import StoredRows, check_stored, parts, stays_stored
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class CheckedArrays:
 
     Attributes
     ----------
-    X : ndarray of shape (n, d), float32 or float64
+    X : ndarray or StoredRows of shape (n, d), float32 or float64
         Unit-length rows if ``normalize``.
     y : ndarray of shape (n,), int64
         Row of ``class_embeddings``.
@@ -33,7 +34,7 @@ class CheckedArrays:
         Text, or class means of the training features; unit-length if ``normalize``.
     """
 
-    X: Array
+    X: Array | StoredRows
     y: NDArray[np.int64]
     class_embeddings: Array
 
@@ -57,6 +58,11 @@ class Problem:
     def X(self) -> Array:
         """Features of the rows, (n_train, d)."""
         return self.base.X[self.rows]
+
+    @property
+    def selected(self) -> Array | StoredRows:
+        """Features of the rows, (n_train, d), without gathering them where they are stored."""
+        return self.base.X.take(self.rows) if isinstance(self.base.X, StoredRows) else self.X
 
     @property
     def y(self) -> NDArray[np.int64]:
@@ -87,7 +93,7 @@ def problems_of(
         return read[id(values)]
 
     for i, estimator in enumerate(estimators):
-        own = None if rows is None else np.asarray(rows[i])
+        own = None if rows is None else np.ascontiguousarray(rows[i])
         # Class means come from the rows trained on: only estimators that train on the same ones can share them.
         cut = estimator.class_embeddings is None and own is not None
         # A method that brings embeddings of its own (from its text tower) shares with nobody.
@@ -97,7 +103,7 @@ def problems_of(
             _content(own) if cut else None, i if brings else None,
         )  # fmt: skip
         if key not in shared:
-            arrays = (np.asarray(X)[own], np.asarray(y)[own]) if cut else (X, y)
+            arrays = (_cut(X, own), np.asarray(y)[own]) if cut else (X, y)
             shared[key] = (check_arrays(estimator, *arrays), estimator)
         base, first = shared[key]
         for name in ("classes_", "class_embeddings_", "embedding_source_", "n_features_in_"):
@@ -108,7 +114,11 @@ def problems_of(
 
 def check_arrays(estimator: Any, X: ArrayLike, y: ArrayLike) -> CheckedArrays:
     """Validate X and y, set ``classes_`` and ``class_embeddings_``, and normalise."""
-    checked: tuple[Array, Array] = validate_data(estimator, widen(X), y, dtype=[np.float32, np.float64])
+    checked: tuple[Array | StoredRows, Array]
+    if stays_stored(X):
+        checked = check_stored(estimator, X, y)
+    else:
+        checked = validate_data(estimator, widen(X), y, dtype=[np.float32, np.float64])
     with warnings.catch_warnings():
         # One image per class is a legitimate task here, not a regression in disguise.
         warnings.filterwarnings("ignore", message="The number of unique classes is greater than 50%")
@@ -121,7 +131,7 @@ def check_arrays(estimator: Any, X: ArrayLike, y: ArrayLike) -> CheckedArrays:
     return _check_with_text(estimator, *checked, np.asarray(embeddings))
 
 
-def _check_with_text(estimator: Any, X: Array, y: Array, embeddings: Array) -> CheckedArrays:
+def _check_with_text(estimator: Any, X: Array | StoredRows, y: Array, embeddings: Array) -> CheckedArrays:
     """Check the class embeddings against features and labels."""
     if embeddings.ndim != 2 or embeddings.shape[1] != X.shape[1]:
         raise InputError(
@@ -141,16 +151,16 @@ def _check_with_text(estimator: Any, X: Array, y: Array, embeddings: Array) -> C
     return _normalised(estimator, X, rows)
 
 
-def _check_with_class_means(estimator: Any, X: Array, y: Array) -> CheckedArrays:
+def _check_with_class_means(estimator: Any, X: Array | StoredRows, y: Array) -> CheckedArrays:
     """Use class means of the training features where there is no text."""
     estimator.classes_, rows = np.unique(y, return_inverse=True)
     if len(estimator.classes_) < 2:
         raise InputError(
             f"a classifier needs at least two classes, but every label is {_plain(estimator.classes_[0])!r}: one class"
         )
-    scaled = unit_length(X) if estimator.normalize else X
     sums = np.zeros((len(estimator.classes_), X.shape[1]), dtype=np.float64)
-    np.add.at(sums, rows, scaled)
+    for part in parts(len(rows)):
+        np.add.at(sums, rows[part], unit_length(X[part]) if estimator.normalize else X[part])
     estimator.class_embeddings_ = (sums / np.bincount(rows)[:, None]).astype(X.dtype)
     if not (lengths := np.linalg.norm(sums, axis=1)).all():
         label = _plain(estimator.classes_[lengths.argmin()])
@@ -159,11 +169,19 @@ def _check_with_class_means(estimator: Any, X: Array, y: Array) -> CheckedArrays
     return _normalised(estimator, X, rows)
 
 
-def _normalised(estimator: Any, X: Array, rows: NDArray[np.int64]) -> CheckedArrays:
+def _normalised(estimator: Any, X: Array | StoredRows, rows: NDArray[np.int64]) -> CheckedArrays:
     embeddings = estimator.class_embeddings_
     if estimator.normalize:
-        return CheckedArrays(unit_length(X), rows, unit_length(embeddings))
+        scaled = X.normalised() if isinstance(X, StoredRows) else unit_length(X)
+        return CheckedArrays(scaled, rows, unit_length(embeddings))
     return CheckedArrays(X, rows, embeddings)
+
+
+def _cut(X: Any, rows: Any) -> Any:
+    """Return rows of X; where it is stored, all of them are X itself and some of them stay where they are."""
+    if not stays_stored(X):
+        return np.asarray(X)[rows]
+    return (X if isinstance(X, StoredRows) else StoredRows(X)).take(rows)
 
 
 def _content(values: ArrayLike | None) -> bytes | None:

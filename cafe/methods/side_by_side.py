@@ -111,7 +111,7 @@ def fit_side_by_side(
     for (_, device, dtype, _), members in runs.items():
         to: dict[str, Any] = {"device": device, "dtype": dtype}
         base = problems[members[0]].base
-        X = torch.as_tensor(np.ascontiguousarray(unit_length(base.X) if cosine else base.X)).to(**to)
+        X = torch.as_tensor(np.ascontiguousarray(unit_length(np.asarray(base.X)) if cosine else base.X)).to(**to)
         objective = objective_of(base, [estimators[i] for i in members], [problems[i] for i in members], to)
         configurations = [configuration_of(estimators[i], problems[i], place) for place, i in enumerate(members)]
         trained = fit_many(objective, X, torch.as_tensor(base.y).to(device), configurations)

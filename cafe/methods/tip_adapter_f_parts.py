@@ -104,7 +104,7 @@ class KeysObjective:
         """Train all estimators, and those that differ only after training once."""
         for members, base, device, dtype in shared_runs("tip-adapter-f", estimators, problems):
             # Tip-Adapter compares cosines, whatever `normalize` says.
-            X = torch.as_tensor(unit_length(base.X)).to(device=device, dtype=dtype)
+            X = torch.as_tensor(unit_length(np.asarray(base.X))).to(device=device, dtype=dtype)
             text = torch.as_tensor(unit_length(base.class_embeddings)).to(device=device, dtype=dtype)
             objective = cls(text, X, base.y)
             distinct: dict[tuple[Any, ...], list[int]] = {}

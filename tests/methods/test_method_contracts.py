@@ -224,3 +224,13 @@ def test_unknown_method_and_parameter_name_the_nearest():
         make_method("zeroshot")
     with pytest.raises(InputError, match="takes no parameter 'gamma'; it takes class_embeddings"):
         make_method("clip-adapter", gamma=1)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_features_on_disk_are_learned_from_as_if_in_memory(name, tmp_path):
+    X, y, text = problem()
+    stored = X.astype(np.float16)
+    stored.tofile(tmp_path / "x")
+    mapped = np.memmap(tmp_path / "x", np.float16, mode="r", shape=X.shape)
+    memory, disk = (make(name, text).fit(v, y).logits(X) for v in (stored, mapped))
+    np.testing.assert_allclose(disk, memory, rtol=1e-4, atol=1e-4)

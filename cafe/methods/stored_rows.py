@@ -1,0 +1,115 @@
+"""Features that stay where they are, on disk or as float16, and are widened and scaled a few rows at a time.
+
+A method that takes rows by index, or in blocks, never has a copy of the whole; any other gets one from
+``numpy.asarray``, as if it had been given an array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils import check_array, check_consistent_length
+from sklearn.utils.validation import validate_data
+
+from cafe.methods.scores import Array, unit_length
+
+# Bytes of float16 in memory from which a float32 copy is not made; memory maps are never copied.
+LARGE = 2**30
+# Rows that are checked, summed or scored at once: 32 MiB of 1,024 float32.
+BLOCK_ROWS = 8192
+
+
+class StoredRows:
+    """An (n, d) array of float32 (float64, where that is stored) whose rows are made when they are read.
+
+    Parameters
+    ----------
+    stored : ndarray of shape (N, d)
+        A memory map, or an array.
+    normalize : bool, default=False
+        Whether rows are scaled to length one.
+    rows : ndarray of shape (n,), int64, default=None
+        Which rows, in which order; None for all.
+
+    Examples
+    --------
+    >>> rows = StoredRows(np.array([[3.0, 4.0], [0.0, 2.0]], np.float16), normalize=True)
+    >>> rows[:1].tolist(), rows[np.array([1, 0])].dtype
+    ([[0.6000000238418579, 0.800000011920929]], dtype('float32'))
+    """
+
+    def __init__(self, stored: Array, normalize: bool = False, rows: NDArray[np.int64] | None = None) -> None:
+        self.stored, self.normalize, self.rows = stored, normalize, rows
+        self.dtype = np.result_type(stored.dtype, np.float32)
+        self.shape = (len(stored) if rows is None else len(rows), stored.shape[1])
+        self.ndim, self.size = 2, self.shape[0] * self.shape[1]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> Array:
+        """Return rows as an array; the key is a slice, or an array of indices or of booleans."""
+        found = np.asarray(self.stored[key if self.rows is None else self.rows[key]])
+        wide = np.array(found, dtype=self.dtype)  # a copy: what is mapped read-only stays as it is
+        return unit_length(wide) if self.normalize else wide
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """Return all rows, in memory."""
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+    def take(self, rows: NDArray[np.int64]) -> StoredRows:
+        """Return only these rows, still where they are."""
+        if len(rows) == len(self) and np.array_equal(rows, np.arange(len(self))):
+            return self
+        return StoredRows(self.stored, self.normalize, rows if self.rows is None else self.rows[rows])
+
+    def normalised(self) -> StoredRows:
+        """Return the same rows scaled to length one."""
+        return StoredRows(self.stored, True, self.rows)
+
+
+def stays_stored(X: Any) -> bool:
+    """Return whether X is read row by row: it is a memory map of floats, or float16 of a gigabyte or more.
+
+    Examples
+    --------
+    >>> stays_stored(np.zeros((2, 2), np.float16))
+    False
+    """
+    if isinstance(X, StoredRows):
+        return True
+    large = isinstance(X, np.ndarray) and X.dtype == np.float16 and X.nbytes >= LARGE
+    mapped = isinstance(X, np.memmap) and X.dtype.kind == "f"
+    return (large or mapped) and X.ndim == 2 and len(X) > 0
+
+
+def check_stored(estimator: Any, X: Any, y: Any) -> tuple[StoredRows, Array]:
+    """Check what scikit-learn's ``validate_data`` checks, block by block.
+
+    Raises
+    ------
+    ValueError
+        scikit-learn's own: if a number is not finite, or X and y have different lengths.
+    """
+    rows = X if isinstance(X, StoredRows) else StoredRows(X)
+    labels: Array = check_array(y, ensure_2d=False, dtype=None, input_name="y")
+    check_consistent_length(rows, labels)
+    for part in parts(len(rows)):
+        check_array(rows[part], dtype=[np.float32, np.float64], input_name="X", estimator=estimator)
+    validate_data(estimator, rows[:1], dtype=[np.float32, np.float64])  # sets n_features_in_
+    return rows, labels
+
+
+def parts(n: int) -> Iterator[slice]:
+    """Cut n rows into slices of BLOCK_ROWS.
+
+    Examples
+    --------
+    >>> list(parts(BLOCK_ROWS + 1))
+    [slice(0, 8192, None), slice(8192, 8193, None)]
+    """
+    for start in range(0, n, BLOCK_ROWS):
+        yield slice(start, min(n, start + BLOCK_ROWS))

@@ -1,0 +1,95 @@
+"""Training on features that stay on disk: a step gathers its own batch and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cafe.methods.stored_rows import StoredRows, parts
+from cafe.steps import Configuration, Step
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """An objective of the trainer whose rows come from :class:`StoredRows`; see :mod:`cafe.training`.
+
+    The trainer's X is an empty stand-in of the right width, device and dtype. Batches, and so fits, are those of
+    features in memory, number for number; means of features, which only learned ratios use, are summed in float64 and
+    agree up to rounding.
+
+    Attributes
+    ----------
+    objective : Objective
+        With a ``stepper`` that returns None or a kernel with ``use(features, labels)``.
+    stored : StoredRows of shape (n, d)
+        The features.
+    products : torch.dtype
+        Of matrix products.
+    """
+
+    objective: Any
+    stored: StoredRows
+    products: torch.dtype
+    # The host gathers every batch, so steps cannot be recorded.
+    on_device: ClassVar[bool] = False
+
+    def initial(self, configuration: Configuration, generator: torch.Generator) -> dict[str, Tensor]:
+        """Draw one configuration's parameters."""
+        found: dict[str, Tensor] = self.objective.initial(configuration, generator)
+        return found
+
+    def losses_and_gradients(self, *arguments: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return losses (g,) and gradients."""
+        found: tuple[Tensor, dict[str, Tensor]] = self.objective.losses_and_gradients(*arguments)
+        return found
+
+    def activation_bytes(self, configuration: Configuration) -> int:
+        """Estimate of what one configuration's step needs beside its parameters."""
+        return int(self.objective.activation_bytes(configuration))
+
+    def multiply_adds(self, configuration: Configuration) -> int:
+        """Estimate of the multiply-adds of one configuration's step."""
+        return int(self.objective.multiply_adds(configuration))
+
+    def feature_mean(self, rows: NDArray[np.int64]) -> Tensor:
+        """Return the mean of these rows, (1, d), in float64."""
+        return torch.from_numpy(mean_of(self.stored.take(rows)))[None]
+
+    def stepper(self, shape: Any, hyper: dict[str, Tensor], X: Tensor, y: Tensor, feature_mean: Tensor) -> Step:
+        """Return a step function that reads each batch's rows and hands them to the objective's kernel."""
+        kernel = self.objective.stepper(shape, hyper, X, y, feature_mean)
+
+        def step(
+            parameters: dict[str, Tensor], index: Tensor, with_losses: bool
+        ) -> tuple[Tensor | None, dict[str, Tensor]]:
+            rows = torch.from_numpy(self.stored[index.reshape(-1).cpu().numpy()]).to(X)  # (g b, d)
+            labels = y[index]
+            if kernel is None:
+                batch = rows.view(*index.shape, -1)
+                return self.losses_and_gradients(shape, parameters, hyper, batch, labels, feature_mean)
+            kernel.use(rows.to(self.products), labels.reshape(-1))
+            here = torch.arange(index.numel(), device=index.device).view(index.shape)
+            found: tuple[Tensor | None, dict[str, Tensor]] = kernel(parameters, here, with_losses)
+            return found
+
+        return step
+
+
+def mean_of(rows: StoredRows) -> NDArray[np.float64]:
+    """Return the mean row, (d,), summed in blocks.
+
+    Examples
+    --------
+    >>> mean_of(StoredRows(np.array([[1.0, 0.0], [0.0, 1.0]], np.float16))).tolist()
+    [0.5, 0.5]
+    """
+    total = np.zeros(rows.shape[1])
+    for part in parts(len(rows)):
+        total += rows[part].sum(axis=0, dtype=np.float64)
+    mean: NDArray[np.float64] = total / len(rows)
+    return mean
