@@ -169,7 +169,8 @@ class CpuAdapterStep:
                 image = self._side("image", parameters, products, x, part)
                 q = image.q
             r = self.row_r[block] if image is None else image.r
-            error, sums = self._logit_errors(q, r, classes, block, part, b, losses)
+            cosines = self._times("cosines", q, classes.mT)
+            error, sums = self._errors(cosines, r, block, part, b, losses)
             if image is not None:
                 each = sums.sum(-1, keepdim=True).mul_(r).mul_(r).mul_(self.over[b][part])
                 dq = image.through_norm(self._times("u", error, classes), each)
@@ -203,12 +204,14 @@ class CpuAdapterStep:
             return self.full, _span({"": self.feature_mean}, part)[""]
         return (x[None] if isinstance(part, int) else x), self.text_mean
 
-    def _logit_errors(
-        self, q: Tensor, r: Tensor, classes: Tensor, block: Tensor, part: int | slice, b: int, losses: Tensor | None
+    def _errors(
+        self, cosines: Tensor, r: Tensor, block: Tensor, part: int | slice, b: int, losses: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Return weight G in the products' dtype and D L, both ([k,] rows, c), and add the block to ``losses``."""
+        """Return weight G in the products' dtype, in the cosines' place, and D L, both ([k,] rows, c).
+
+        Adds the block's share to ``losses``, if there is one. Cosines are q w^T, of unit w and q as long as it is.
+        """
         scale = self.scale[part] * r  # ([k,] rows, 1)
-        cosines = self._times("cosines", q, classes.mT)
         # Casts go through buffers of their own: mixed dtypes inside one operation allocate a temporary.
         mixed = cosines.dtype != scale.dtype
         logits = self.room("logits", scale, *cosines.shape).copy_(cosines) if mixed else cosines

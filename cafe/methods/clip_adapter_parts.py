@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 from cafe.device import choose_device
 from cafe.errors import InputError
 from cafe.kernels.choose import choose_kernel, precisions
+from cafe.kernels.cpu_projected import FrozenLogits
 from cafe.kernels.reference import START_LOGIT, START_RATIO, AdapterShape, adapter_losses_and_gradients
 from cafe.methods.base import Array, Problem
 from cafe.methods.stored_rows import StoredRows, parts
@@ -42,12 +43,15 @@ class AdapterObjective:
         The trainer's X in the dtype of matrix products; None for X itself.
     precision : {"ieee", "tf32"}, default="ieee"
         How the triton kernel's float32 operands enter a product.
+    frozen : FrozenLogits
+        Logits of all rows without an adapter, which the cpu kernel shares among configurations where that pays.
     """
 
     text: Tensor
     kernel: str = "reference"
     features: Tensor | None = None
     precision: str = "ieee"
+    frozen: FrozenLogits = field(default_factory=FrozenLogits)
     start: ClassVar[float] = START_RATIO
 
     def initial(self, configuration: Configuration, generator: torch.Generator) -> dict[str, Tensor]:
@@ -93,9 +97,9 @@ class AdapterObjective:
         """Return the step function of the chosen kernel; None for the reference."""
         features = X if self.features is None else self.features
         if self.kernel == "cpu":
-            from cafe.kernels.cpu import CpuAdapterStep
+            from cafe.kernels.cpu_projected import CpuCheapestStep
 
-            return CpuAdapterStep(shape, hyper, features, y, self.text, feature_mean)
+            return CpuCheapestStep(shape, hyper, features, y, self.text, feature_mean, self.frozen)
         if self.kernel == "triton":
             from cafe.kernels.triton_step import TritonAdapterStep
 
