@@ -41,6 +41,19 @@ def test_demo_shows_a_table_and_leaves_cache_run_and_report(demo):
     assert Image.open(run / "figure.png").format == "PNG"
 
 
+def test_the_result_of_the_demo_is_worth_showing(demo):
+    """Zero-shot knows digits; 16 shots of CLIP-Adapter gain at least 5 points, and no error bar touches it."""
+    cache, _ = demo
+    lines = (cache / "runs" / "demo" / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    (zero_shot,) = [row["acc1"] for row in rows if row["method"] == "zero-shot"]
+    adapted = [row["acc1"] for row in rows if row["method"] == "clip-adapter" and row["shots"] == 16]
+    assert [row["seed"] for row in rows if row["method"] == "clip-adapter" and row["shots"] == 16] == [1, 2, 3]
+    assert zero_shot >= 0.5
+    assert np.mean(adapted) >= zero_shot + 0.05
+    assert np.mean(adapted) - np.std(adapted, ddof=1) > zero_shot
+
+
 def test_demo_names_three_commands_and_draws_no_bar(demo):
     _, done = demo
     commands = [line.strip() for line in done.stderr.splitlines() if line.startswith("  cafe ")]
