@@ -93,6 +93,18 @@ def test_a_row_of_a_grid_is_the_row_of_a_single_fit():
         assert single["acc1"] == pytest.approx(row["acc1"], abs=1 / 80)
 
 
+def test_a_row_holds_what_is_needed_to_run_it_again():
+    data = features()
+    for row in json.loads(json.dumps(compare("baselines", [data], shots=[4], seeds=[1, 3]).rows)):
+        if row["method"] == "zero-shot":
+            continue
+        assert row["params"]["logit_scale"] == data.logit_scale
+        again = fit_method(data, row["method"], row["params"], shots=row["shots"], seed=row["seed"]).row
+        assert again["params"] == row["params"]
+        assert again["acc1"] == pytest.approx(row["acc1"], abs=1 / 80)  # a fit of its own may differ by a rounding
+        assert again["nll"] == pytest.approx(row["nll"], rel=0.02)
+
+
 def test_summary_is_mean_and_standard_deviation():
     result = compare("baselines", [features()], shots=[2], seeds=[1, 2, 3])
     for cell in result.summary:

@@ -166,3 +166,13 @@ def test_weight_decay_pulls_trained_ratios_to_the_default(problem, mode):
     X, y, text, queries = problem
     strong = CLIPAdapter(text, alpha=mode, lr=1e-2, weight_decay=50.0, epochs=200, random_state=0).fit(X, y[::-1])
     np.testing.assert_allclose(strong.ratios(queries), 0.2, atol=5e-3)
+
+
+def test_parameters_of_the_contract_have_their_names_and_defaults():
+    """Word for word from the contract (DESIGN section 4); scripts rely on them."""
+    fixed = {"class_embeddings": None, "variant": "image", "alpha": 0.2, "beta": 0.2, "reduction": 4}
+    fixed |= {"form": "paper", "logit_scale": 100.0, "classes": None, "normalize": True, "kernel": "auto"}
+    parameters = CLIPAdapter().get_params()
+    assert {name: parameters[name] for name in fixed} == fixed
+    assert parameters["device"] == "auto" and parameters["epochs"] is None
+    assert {"batch_size", "lr", "optimizer", "weight_decay", "dtype", "random_state"} <= set(parameters)
