@@ -12,6 +12,7 @@ from cafe.cli.options import CacheDir, Device, Dtype, Json, Quiet, Seed, Selecti
 from cafe.cli.progress import duration
 from cafe.cli.runs import new_run_folder
 from cafe.cli.screen import Screen
+from cafe.cli.settings import Settings, check_kinds, settings_of
 from cafe.errors import InputError
 from cafe.report.table import align_left
 from cafe.rooms import entries, find
@@ -45,6 +46,7 @@ def fit(
     reduction: Annotated[
         int | None, typer.Option("--reduction", metavar="R", help="The bottleneck is the feature width divided by R.")
     ] = None,
+    settings: Settings = None,
     shots: Annotated[
         int | None,
         typer.Option("--shots", metavar="K", help="Training images per class [default: all training images]."),
@@ -73,7 +75,8 @@ def fit(
         "beta": None if beta is None else ratio(beta, "--beta"),
         "reduction": reduction,
     }
-    parameters = {name: value for name, value in given.items() if value is not None}
+    own = settings_of(settings)
+    parameters = {**{name: value for name, value in given.items() if value is not None}, **own}
     check_names(method, shots)
     with Screen(json=json, quiet=quiet) as screen:
         from cafe.cache.locate import cache_dir as cache_folder
@@ -86,6 +89,8 @@ def fit(
         from cafe.fitting import fit_method
         from cafe.saved import save
 
+        if own:
+            check_kinds(own, find("methods", "METHOD", "method", method).load().__init__.__annotations__)
         fitted = fit_method(
             features, method, parameters, shots=shots, seed=seed, selection=selection, device=device, dtype=dtype
         )

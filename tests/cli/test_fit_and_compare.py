@@ -49,6 +49,40 @@ def test_default_is_clip_adapter_as_typed_in_the_readme(cafe, blobs):
     assert (row["method"], row["variant"], row["params"]["alpha"]) == ("clip-adapter", "image", 0.2)
 
 
+def test_any_parameter_of_a_method_can_be_set(cafe, blobs):
+    given = ["--set", "form=released", "--set", "epochs=3", "--set", "normalize=false", "--set", "lr=1e-2"]
+    outcome = cafe("fit", "--shots", 2, *given, "--json")
+    assert outcome.code == 0, outcome.err
+    params = outcome.json["rows"][0]["params"]
+    assert {k: params[k] for k in ("form", "epochs", "normalize", "lr")} == {
+        "form": "released", "epochs": 3, "normalize": False, "lr": 0.01,
+    }  # fmt: skip
+    (row,) = cafe("fit", "--method", "linear-probe", "--set", "C=0.5", "--shots", 2, "--json").json["rows"]
+    assert row["params"]["C"] == 0.5 and row["selection"]["policy"] == "fixed"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("lr", "--set takes NAME=VALUE, such as form=released; got 'lr'"),
+        ("=3", "--set takes NAME=VALUE"),
+        ("alpha=0.2", "--set cannot set alpha: give --alpha"),
+        ("random_state=3", "--set cannot set random_state: give --seed"),
+        ("class_embeddings=[1]", "it comes from the cache"),
+        ("lr=fast", "--set lr takes a number; got 'fast'"),
+        ("epochs=many", "--set epochs takes a number or null; got 'many'"),
+        ("batch_size=1.5", "--set batch_size takes a whole number; got 1.5"),
+        ("normalize=1", "--set normalize takes true or false; got 1"),
+        ("form=relesed", "did you mean 'released'"),
+        ("gamma=2", "method 'clip-adapter' takes no parameter 'gamma'"),
+    ],
+)
+def test_settings_that_cannot_be_are_told(cafe, blobs, given, words):
+    outcome = cafe("fit", "--shots", 2, "--set", given)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert words in outcome.err
+
+
 def test_a_second_fit_overwrites_nothing(cafe, blobs, cache_dir):
     first, second = (cafe("fit", *FAST, "--shots", 4, "--json").json["run"] for _ in range(2))
     assert first != second
