@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.cache.arrays import as_stored
+from cafe.cache.lanes import Lanes
 from cafe.cache.plan import Plan
 from cafe.cache.report import Clocks, ExtractionProgress
 from cafe.cache.shards import Shard, ShardContent
@@ -17,8 +18,6 @@ from cafe.errors import InputError, UnreadableImageError
 
 ProgressCallback = Callable[[ExtractionProgress], None]
 OnError = Literal["skip", "fail"]
-
-_AHEAD = 2  # batches that an asynchronous device may have at a time
 
 
 class ShardEncoding:
@@ -38,12 +37,17 @@ class ShardEncoding:
     on_error : str
         ``"skip"`` records an unreadable image, ``"fail"`` raises.
     clocks : Clocks
-        ``encode`` runs while the encoder is at work.
+        ``encode`` runs while the encoder is waited for.
+    lanes : Lanes
+        Where batches are encoded.
     """
 
-    def __init__(self, plan: Plan, shard: Shard, batch_size: int, on_error: OnError, clocks: Clocks) -> None:
+    def __init__(
+        self, plan: Plan, shard: Shard, batch_size: int, on_error: OnError, clocks: Clocks, lanes: Lanes
+    ) -> None:
         self.shard = shard
         self._plan, self._batch_size, self._on_error, self._clocks = plan, batch_size, on_error, clocks
+        self._lanes = lanes
         self._features = np.empty((1 + shard.views, len(shard), plan.row_width), dtype=plan.stored_dtype)
         self._readable = np.zeros(len(shard), dtype=bool)
         self._unreadable: list[dict[str, str]] = []
@@ -61,6 +65,11 @@ class ShardEncoding:
     def is_complete(self) -> bool:
         """Whether all images have come in."""
         return self._position == len(self.shard)
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether all features have come out."""
+        return self.is_complete and not self._running
 
     def add(self, crops: NDArray[np.uint8] | UnreadableImageError) -> bool:
         """Take the next image; True if that ended a batch.
@@ -91,9 +100,7 @@ class ShardEncoding:
         return ended
 
     def content(self) -> ShardContent:
-        """Wait for the last batch, and return what the shard holds."""
-        while self._running:
-            self._collect()
+        """Return what the shard holds, once it is encoded."""
         positions = np.flatnonzero(self._readable).astype(np.int64)
         return ShardContent(self._features[:, positions], positions + self.shard.start, tuple(self._unreadable))
 
@@ -107,13 +114,15 @@ class ShardEncoding:
         if self._crops is None or not self._places:
             return
         with self._clocks.running("encode"):
-            wait = self._plan.start_images(self._crops[: len(self._places)])
+            wait = self._lanes.start(self, self._plan, self._crops[: len(self._places)])
         self._running.append((wait, self._places))
         self._places = []
-        if len(self._running) >= _AHEAD:
-            self._collect()
+        if self._lanes.number:
+            self._crops = None
+        self._lanes.collect()
 
-    def _collect(self) -> None:
+    def collect(self) -> None:
+        """Wait for the oldest batch under way, and keep its features."""
         wait, places = self._running.popleft()
         with self._clocks.running("encode"):
             encoded = wait()  # (b, d)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Protocol
 
 from cafe.cache.atomic import check_free_space
@@ -12,6 +12,7 @@ from cafe.cache.decoding import Decoding
 from cafe.cache.encoding import OnError, ProgressCallback, unreadable_under_fail
 from cafe.cache.fingerprint import differing_fields
 from cafe.cache.finishing import finish
+from cafe.cache.lanes import Lanes
 from cafe.cache.report import Clocks, ExtractionInterrupted
 from cafe.cache.running import Pass, Run
 from cafe.errors import CafeError
@@ -71,11 +72,16 @@ def _encode(
     for job in jobs:
         job.workers = number
     try:
-        one.run(source)
+        with closing(Lanes(plans, _batches(runs[0]))) as lanes:
+            one.run(source, lanes)
     finally:
         source.close()
         one.close()
     return one
+
+
+def _batches(run: Run) -> int:
+    return sum(-(-len(shard) * (1 + shard.views) // run.partial.batch_size) for shard in run.partial.shards)
 
 
 def _look_at_what_is_kept(run: Run, on_error: OnError) -> list[str]:

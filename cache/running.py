@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cafe.cache.decoding import Decoded, Piece, Source, pieces_of
 from cafe.cache.encoding import OnError, ProgressCallback, ShardEncoding
+from cafe.cache.lanes import Lanes
 from cafe.cache.locks import Claim
 from cafe.cache.opening import open_cache, text_attribute
 from cafe.cache.partial import Partial
@@ -132,8 +133,9 @@ class Pass:
         """Shards that nobody had finished when this was last looked at."""
         return list(self._todo)
 
-    def run(self, source: Source) -> None:
+    def run(self, source: Source, lanes: Lanes) -> None:
         """Encode until nothing is missing."""
+        self._lanes = lanes
         started = time.perf_counter()
         if self.kept:
             self._report("")
@@ -142,6 +144,7 @@ class Pass:
                 source.hand_in(next_one[0])
                 self._under_way.append(next_one[1])
             if not source.under_way:
+                self._end_shards(started)
                 if not self._todo and not self._pieces:
                     return
                 time.sleep(_PAUSE)  # the rest is in the hands of other processes
@@ -178,7 +181,7 @@ class Pass:
                 for i in claims:
                     run = self.runs[i]
                     work.encodings[i] = ShardEncoding(
-                        run.plan, shard, run.partial.batch_size, self._on_error, self._clocks
+                        run.plan, shard, run.partial.batch_size, self._on_error, self._clocks, self._lanes
                     )
                 self._begun.append(work)
                 if len(claims) == len(needing):
@@ -196,8 +199,19 @@ class Pass:
             self.rate = self.encoded / max(time.perf_counter() - started, 1e-9)
             if ended:
                 self._report(work.shard.split, max(e.unreadable for e in work.encodings.values()))
-        if all(encoding.is_complete for encoding in work.encodings.values()):
-            self._keep(work)
+        self._keep_what_is_encoded()
+
+    def _end_shards(self, started: float) -> None:
+        """Wait for all batches under way."""
+        if self._begun:
+            self._lanes.drain()
+            self._keep_what_is_encoded()
+            self.rate = self.encoded / max(time.perf_counter() - started, 1e-9)
+
+    def _keep_what_is_encoded(self) -> None:
+        for work in list(self._begun):
+            if all(encoding.is_encoded for encoding in work.encodings.values()):
+                self._keep(work)
 
     def _keep(self, work: _Work) -> None:
         for i, encoding in work.encodings.items():

@@ -48,6 +48,9 @@ class Encoder(ABC):
         Default encoding batch for that device; fixed, so that speed never changes bytes.
     cropper : Cropper
         Image to uint8 pixels.
+    parallel : bool
+        Whether images may be encoded by several threads at once; extraction on a CPU then encodes batches side by
+        side.
     """
 
     id: str
@@ -58,6 +61,7 @@ class Encoder(ABC):
     dtype: str
     batch_size: int
     cropper: Cropper
+    parallel: bool = False
 
     @abstractmethod
     def encode_images(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -25,6 +25,7 @@ PROBES = ("a photo of a cat.", "A PHOTO of Crème  brûlée\t42-3", "it's 1,000 
 class TorchEncoder(Encoder):
     """A pair of towers in torch; a library says how pixels and prompts become features."""
 
+    parallel = True
     _model: Any
     _overlap: Overlap | None = None
 
