@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from cafe.cache import spec
+from cafe.cache.assembly import OnError
 from cafe.cache.atomic import check_free_space, prepare_folder
 from cafe.cache.choosing import Workers
-from cafe.cache.encoding import OnError, ProgressCallback
+from cafe.cache.encoding import ProgressCallback
 from cafe.cache.fingerprint import fingerprint
 from cafe.cache.opening import open_cache
 from cafe.cache.partial import open_partial, tidy
-from cafe.cache.passes import encode_all
+from cafe.cache.passes import How, encode_all
 from cafe.cache.plan import Plan, Target, choose_target, make_plan
+from cafe.cache.ray_engine import check_engine
 from cafe.cache.report import Clocks, ExtractionSummary
 from cafe.cache.rows import Draws
-from cafe.cache.running import Run, signature
+from cafe.cache.run import Run, signature
 from cafe.cache.store import read_provenance
 from cafe.cache.summary import summarise
 from cafe.cache.text_again import encode_text_again
@@ -80,6 +82,8 @@ def extract_many(
     on_error: OnError = "skip",
     batch_size: int | None = None,
     workers: Workers = "auto",
+    engine: str = "local",
+    ray_address: str | None = None,
     progress: ProgressCallback | None = None,
     force: bool = False,
 ) -> list[ExtractionSummary]:
@@ -116,6 +120,10 @@ def extract_many(
         on, else the encoder's default for its device.
     workers : int or "auto"
         Decoding processes, 0 for threads; changes no byte. ``"auto"`` measures a few images first.
+    engine : str, default "local"
+        ``"ray"`` lets Ray Data decode and encode, on this machine or on a cluster; changes no byte.
+    ray_address : str or None
+        Of a Ray cluster; None begins one on this machine.
     progress : callable or None
         Called with an ExtractionProgress after every batch, in this thread.
     force : bool, default False
@@ -133,9 +141,9 @@ def extract_many(
         read, ``out`` is something else than a sound cache, or an unfinished extraction there was begun with something
         else (CacheError).
     MissingDependencyError
-        If the decoder is not installed.
+        If the decoder or the engine is not installed.
     CafeError
-        If the disk has too little space or fails.
+        If no Ray cluster can be had, or the disk has too little space or fails.
     ExtractionInterrupted
         A KeyboardInterrupt whose text says what is kept.
     """
@@ -143,6 +151,7 @@ def extract_many(
         raise unknown_name("on_error", on_error, _ON_ERROR)
     if batch_size is not None and batch_size < 1:
         raise InputError(f"the batch size must be at least 1, got {batch_size}")
+    check_engine(engine, ray_address)
     tell = progress or (lambda _: None)
     clocks = Clocks()
     jobs = []
@@ -156,7 +165,7 @@ def extract_many(
     for job in jobs:
         _prepare(job, batch_size, force, on_error)
     for group in _alike([job for job in jobs if job.run is not None]):
-        encode_all(group, on_error, workers, clocks, tell)
+        encode_all(group, on_error, How(workers, engine, ray_address), clocks, tell)
     for job in jobs:
         if job.target.missing == "text":
             encode_text_again(job.plan, job.target.path, clocks, tell)

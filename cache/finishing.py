@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from cafe.cache import spec
 from cafe.cache.atomic import check_free_space
-from cafe.cache.encoding import ProgressCallback, lost_classes
+from cafe.cache.encoding import ProgressCallback
 from cafe.cache.layout import arrays_to_store, attributes_to_store, sample_arrays
+from cafe.cache.losses import lost_classes
 from cafe.cache.partial import Partial
 from cafe.cache.plan import Plan
 from cafe.cache.remembering import remembered
 from cafe.cache.report import Clocks, ExtractionProgress
-from cafe.cache.running import Run
+from cafe.cache.run import Run
 from cafe.cache.shards import Shard
 from cafe.cache.store import Pieces, write_arrays
 from cafe.cache.text import encode_text

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from typing import Protocol
 
+from cafe.cache.assembly import OnError, unreadable_under_fail
 from cafe.cache.atomic import check_free_space
 from cafe.cache.choosing import Workers, open_source
 from cafe.cache.decoding import Decoding
-from cafe.cache.encoding import OnError, ProgressCallback, unreadable_under_fail
+from cafe.cache.encoding import ProgressCallback
 from cafe.cache.fingerprint import differing_fields
 from cafe.cache.finishing import finish
 from cafe.cache.lanes import Lanes
 from cafe.cache.report import Clocks, ExtractionInterrupted
-from cafe.cache.running import Pass, Run
+from cafe.cache.run import Run
+from cafe.cache.running import Pass
 from cafe.errors import CafeError
 
 
@@ -29,9 +32,26 @@ class Job(Protocol):
     notes: tuple[str, ...]
 
 
-def encode_all(
-    jobs: Sequence[Job], on_error: OnError, workers: Workers, clocks: Clocks, tell: ProgressCallback
-) -> None:
+@dataclass(frozen=True)
+class How:
+    """By what means images are decoded and encoded; none of it changes a byte.
+
+    Attributes
+    ----------
+    workers : int or "auto"
+        Decoding processes of this machine.
+    engine : str
+        ``"local"`` or ``"ray"``.
+    ray_address : str or None
+        Of the cluster; None begins one on this machine.
+    """
+
+    workers: Workers = "auto"
+    engine: str = "local"
+    ray_address: str | None = None
+
+
+def encode_all(jobs: Sequence[Job], on_error: OnError, how: How, clocks: Clocks, tell: ProgressCallback) -> None:
     """Encode what is missing of several extractions of equal shards, and finish each.
 
     Raises
@@ -46,9 +66,9 @@ def encode_all(
                 job.notes = (*job.notes, *_look_at_what_is_kept(run, on_error))
                 run.is_finished_elsewhere()
                 _check_space(run)
-            done = _encode(runs, jobs, on_error, workers, clocks, tell)
+            done, workers = _encode(runs, on_error, how, clocks, tell)
             for job, run in zip(jobs, runs, strict=True):
-                job.encoded, job.kept, job.rate = done.encoded, done.kept, done.rate
+                job.encoded, job.kept, job.rate, job.workers = done.encoded, done.kept, done.rate, workers
                 job.notes = (*job.notes, *finish(run, clocks, tell))
     finally:
         for run in runs:
@@ -56,28 +76,29 @@ def encode_all(
                 run.partial.remove_if_empty()
 
 
-def _encode(
-    runs: list[Run], jobs: Sequence[Job], on_error: OnError, workers: Workers, clocks: Clocks, tell: ProgressCallback
-) -> Pass:
-    one = Pass(runs, on_error, clocks, tell)
-    if not one.missing:
-        return one
+def _encode(runs: list[Run], on_error: OnError, how: How, clocks: Clocks, tell: ProgressCallback) -> tuple[Pass, int]:
+    """Encode what is missing; return how it went, and how many decoding workers there were."""
     plans = [run.plan for run in runs]
-    croppers = tuple(plan.encoder.cropper for plan in plans)
-    decoding = Decoding(plans[0].dataset, croppers, plans[0].views, plans[0].decoder)
-    batch_size = max(run.partial.batch_size for run in runs)
+    decoding = Decoding(plans[0].dataset, tuple(p.encoder.cropper for p in plans), plans[0].views, plans[0].decoder)
     for run in runs:
         run.plan.encoder.batch_size = run.partial.batch_size
-    source, number = open_source(decoding, plans, batch_size, workers)
-    for job in jobs:
-        job.workers = number
+    if how.engine == "ray":
+        from cafe.cache.ray_engine import RayPass
+
+        by_ray = RayPass(runs, on_error, clocks, tell, decoding)
+        with closing(by_ray):
+            return by_ray, by_ray.run_on(how.ray_address) if by_ray.missing else 0
+    one = Pass(runs, on_error, clocks, tell)
+    if not one.missing:
+        return one, 0
+    source, workers = open_source(decoding, plans, runs[0].partial.batch_size, how.workers)
     try:
         with closing(Lanes(plans, _batches(runs[0]))) as lanes:
             one.run(source, lanes)
     finally:
         source.close()
         one.close()
-    return one
+    return one, workers
 
 
 def _batches(run: Run) -> int:

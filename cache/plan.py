@@ -79,7 +79,7 @@ class Plan:
         """Begin to encode crops; what is returned waits for the rows (n, ``row_width``)."""
         if self.projection is None:
             return self.encoder.start_images(crops)
-        rows = np.concatenate(self.encoder.encode_images_unprojected(crops), axis=1)
+        rows = encode_rows(self.encoder, crops, unprojected=True)
         return lambda: rows
 
     @property
@@ -125,6 +125,13 @@ class Plan:
     def _sample_ids(self) -> Iterator[str]:
         for name in self.splits:
             yield from self.dataset.splits[name].sample_ids
+
+
+def encode_rows(encoder: Encoder, crops: NDArray[np.uint8], *, unprojected: bool) -> NDArray[np.float32]:
+    """Encode a batch to rows of a shard: the features (n, d), and behind them what goes into the projection."""
+    if unprojected:
+        return np.concatenate(encoder.encode_images_unprojected(crops), axis=1)
+    return encoder.encode_images(crops)
 
 
 def make_plan(

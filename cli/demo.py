@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cafe.cli.compare import DEFAULT_SEEDS, DEFAULT_SHOTS
-from cafe.cli.extract import DEFAULT_MODEL, shown_on, warn_about
-from cafe.cli.extract import described as described_extraction
+from cafe.cli.extract import DEFAULT_MODEL
+from cafe.cli.extract_words import described as described_extraction
+from cafe.cli.extract_words import shown_on, warn_about
 from cafe.cli.fit import DEFAULT_METHOD
 from cafe.cli.fit import described as described_fit
 from cafe.cli.options import CacheDir, Device, Dtype, Json, Quiet, Seed, whole_numbers

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,7 +13,9 @@ from cafe.cli.extract_options import (
     BatchSize,
     DrawSeeds,
     DrawShots,
+    EngineName,
     JpegDecoder,
+    RayAddress,
     ViewCount,
     ViewSeed,
     WorkerCount,
@@ -23,20 +25,18 @@ from cafe.cli.extract_options import (
     views_of,
     workers_of,
 )
+from cafe.cli.extract_words import answer, shown_on
 from cafe.cli.options import CacheDir, Device, Dtype, Json, Quiet, listed
-from cafe.cli.progress import Progress, duration
 from cafe.cli.screen import Screen
 from cafe.errors import InputError, unknown_name
-from cafe.report.table import align_left
 from cafe.rooms import entries
 
 if TYPE_CHECKING:
-    from cafe.cache.plan import Plan
-    from cafe.cache.report import ExtractionProgress, ExtractionSummary
+    from cafe.data.base import Dataset
+    from cafe.encoders.base import Encoder
 
 DEFAULT_MODEL = "cafe:mini"
 _FOR_PHOTOGRAPHS = "openai/clip-vit-base-patch32"
-_SHOWN_UNREADABLE = 5
 
 
 def _complete_dataset(incomplete: str) -> list[str]:
@@ -103,6 +103,8 @@ def extract(
     batch_size: BatchSize = None,
     workers: WorkerCount = "auto",
     decoder: JpegDecoder = "pillow",
+    engine: EngineName = "local",
+    ray_address: RayAddress = None,
     projection_features: Annotated[
         bool,
         typer.Option("--projection-features", help="Store what goes into the image tower's projection as well."),
@@ -133,58 +135,75 @@ def extract(
 
     Every image and class name goes through the frozen encoder; the features go to one HDF5 file.
     """
-    from cafe.prompts import read_class_names, read_prompts, read_templates, with_templates
-
     error_policy, stored = _one_of_two(on_error or "skip", stored_dtype)
-    texts = read_templates(templates)
     augmented, draws, processes = views_of(views, seed), draws_of(shots, seeds), workers_of(workers)
     with Screen(json=json, quiet=quiet) as screen:
-        from cafe.cache.locate import cache_dir as cache_folder
-        from cafe.cache.locate import cache_path
-        from cafe.data.decoders import check_decoder
-        from cafe.data.opening import open_dataset
-
-        check_decoder(decoder)
-        opened = open_dataset(dataset, root, lenient=on_error == "skip")
-        if class_names is not None:
-            opened.class_names = read_class_names(class_names, opened.class_names)
-        own = None if prompts is None else read_prompts(prompts, opened.class_names)
-        if own is not None and texts:
-            own = with_templates(own, texts, opened.class_names)
+        opened, texts, own = _open(dataset, root, decoder, on_error == "skip", class_names, prompts, templates)
 
         # After the data set: a wrong path should not wait for torch.
         from cafe.cache.extraction import extract_many
-        from cafe.cache.plan import make_plan
-        from cafe.encoders.opening import open_encoder
+        from cafe.cache.ray_engine import check_engine
 
-        models = models_of(model)
-        if out is not None and len(models) > 1:
-            raise InputError("--out names one file, but there are several models; name a folder with --cache-dir")
-        encoders = [open_encoder(one, device, dtype) for one in models]
-        names = listed(splits) or None
-        paths = [out or cache_path(cache_folder(cache_dir), opened.name, encoder.id) for encoder in encoders]
+        check_engine(engine, ray_address)
+        encoders = _encoders(model, device, dtype, out)
+        paths = _paths(opened, encoders, out, cache_dir)
+        wanted: dict[str, Any] = {
+            "splits": listed(splits) or None, "templates": texts, "prompts": own, "stored_dtype": stored,
+            "views": augmented, "draws": draws, "projection_features": projection_features, "decoder": decoder,
+        }  # fmt: skip
         if out is not None and out.exists() and not force:
-            wanted = make_plan(
-                opened, encoders[0], names, texts, stored, own,
-                views=augmented, draws=draws, projection_features=projection_features, decoder=decoder,
-            )  # fmt: skip
-            refuse_another(wanted, out)
+            refuse_another(opened, encoders[0], wanted, out)
         with screen.progress("images") as images, screen.progress("templates") as text, _ending(screen):
             summaries = extract_many(
-                opened, encoders, paths, splits=names, templates=texts, prompts=own, stored_dtype=stored,
-                views=augmented, draws=draws, projection_features=projection_features, on_error=error_policy,
-                batch_size=batch_size, workers=processes, decoder=decoder,
-                progress=shown_on(images, text, screen), force=force,
+                opened, encoders, paths, **wanted, on_error=error_policy, batch_size=batch_size, workers=processes,
+                engine=engine, ray_address=ray_address, progress=shown_on(images, text, screen), force=force,
             )  # fmt: skip
-        for summary in summaries:
-            warn_about(summary, screen)
-        documents = [summary.to_json() for summary in summaries]
-        answer = documents[0] if len(models) == 1 else {"caches": documents}
-        screen.answer(answer, "\n\n".join(map(described, summaries)))
-        if DEFAULT_MODEL in models and opened.name != "digits":
+        answer(summaries, screen)
+        if DEFAULT_MODEL in models_of(model) and opened.name != "digits":
             screen.say(f"{DEFAULT_MODEL} knows drawings and glyphs; for photographs: --model {_FOR_PHOTOGRAPHS}")
         screen.say("go on with:")
         screen.next_steps("cafe fit", "cafe compare baselines")
+
+
+def _open(
+    dataset: str,
+    root: Path | None,
+    decoder: str,
+    lenient: bool,
+    class_names: Path | None,
+    prompts: Path | None,
+    templates: list[str] | None,
+) -> tuple[Dataset, list[str] | None, tuple[tuple[str, ...], ...] | None]:
+    """Open the data set, and read the templates and prompts for its classes."""
+    from cafe.data.decoders import check_decoder
+    from cafe.data.opening import open_dataset
+    from cafe.prompts import read_class_names, read_prompts, read_templates, with_templates
+
+    texts = read_templates(templates)
+    check_decoder(decoder)
+    opened = open_dataset(dataset, root, lenient=lenient)
+    if class_names is not None:
+        opened.class_names = read_class_names(class_names, opened.class_names)
+    own = None if prompts is None else read_prompts(prompts, opened.class_names)
+    if own is not None and texts:
+        own = with_templates(own, texts, opened.class_names)
+    return opened, texts, own
+
+
+def _encoders(model: str, device: str, dtype: str, out: Path | None) -> list[Encoder]:
+    from cafe.encoders.opening import open_encoder
+
+    models = models_of(model)
+    if out is not None and len(models) > 1:
+        raise InputError("--out names one file, but there are several models; name a folder with --cache-dir")
+    return [open_encoder(one, device, dtype) for one in models]
+
+
+def _paths(opened: Dataset, encoders: list[Encoder], out: Path | None, cache_dir: Path | None) -> list[Path]:
+    from cafe.cache.locate import cache_dir as cache_folder
+    from cafe.cache.locate import cache_path
+
+    return [out or cache_path(cache_folder(cache_dir), opened.name, encoder.id) for encoder in encoders]
 
 
 @contextmanager
@@ -200,7 +219,7 @@ def _ending(screen: Screen) -> Iterator[None]:
             raise
 
 
-def refuse_another(plan: Plan, out: Path) -> None:
+def refuse_another(dataset: Dataset, encoder: Encoder, wanted: Mapping[str, Any], out: Path) -> None:
     """Refuse a file named by the user that holds other image features than those asked for.
 
     Without ``--out`` such features go to a file of their own beside it; but a name that was given is meant.
@@ -212,8 +231,10 @@ def refuse_another(plan: Plan, out: Path) -> None:
     """
     from cafe.cache.fingerprint import require_same
     from cafe.cache.opening import open_cache
+    from cafe.cache.plan import make_plan
     from cafe.cache.store import read_provenance
 
+    plan = make_plan(dataset, encoder, **wanted)
     with open_cache(out) as file:
         recorded = read_provenance(file)["image"]
     require_same(out, recorded, plan.image, "image")
@@ -227,63 +248,3 @@ def _one_of_two(on_error: str, stored_dtype: str) -> tuple[Literal["skip", "fail
     if stored_dtype not in dtypes:
         raise unknown_name("--stored-dtype", stored_dtype, dtypes)
     return policies[on_error], dtypes[stored_dtype]
-
-
-def shown_on(images: Progress, text: Progress, screen: Screen | None = None) -> Callable[[ExtractionProgress], None]:
-    """Make the callback that draws extraction's progress on two bars, one after the other.
-
-    With a screen, it also says when a run carries on where another ended.
-    """
-    told = False
-
-    def tell(state: ExtractionProgress) -> None:
-        nonlocal told
-        if screen is not None and state.kept and not told:
-            told = True
-            screen.say(f"carrying on: {state.kept:,} of {state.total:,} images are there already")
-        if state.stage == "images":
-            images(state.done, state.total, state.split)
-        elif state.stage == "text":
-            text(state.done, state.total, "text")
-
-    return tell
-
-
-def warn_about(summary: ExtractionSummary, screen: Screen) -> None:
-    """Warn about unreadable images by id, and whatever else extraction has to say."""
-    for one in summary.unreadable[:_SHOWN_UNREADABLE]:
-        screen.warn(f"image {one['sample_id']!r} ({one['split']}) was left out: {one['reason']}")
-    more = len(summary.unreadable) - _SHOWN_UNREADABLE
-    if more > 0:
-        screen.warn(f"{more} more images were left out; `cafe cache info --json` names all")
-    for note in summary.notes:
-        screen.warn(note)
-
-
-_SLOWEST = {
-    "read": "waited most for decoding: more --workers or faster storage would help",
-    "encode": "the encoder was the bottleneck",
-    "write": "writing was the bottleneck",
-}
-
-
-def _slowest(summary: ExtractionSummary) -> str:
-    return _SLOWEST.get(summary.bottleneck, "")
-
-
-def described(summary: ExtractionSummary) -> str:
-    """Write the summary of an extraction for people."""
-    splits = ", ".join(f"{name} {n:,}" for name, n in summary.splits.items())
-    clocks = ", ".join(f"{name} {duration(seconds)}" for name, seconds in summary.seconds.items())
-    pairs = [
-        [summary.dataset, f"{summary.encoder}: {summary.action}"],
-        ["images", f"{sum(summary.splits.values()):,} ({splits})"],
-        ["classes", f"{summary.n_classes}, templates {summary.n_templates}, features {summary.dim} wide"],
-    ]
-    if summary.images_per_second:
-        pairs.append(["speed", f"{summary.images_per_second:,.0f} images/s ({clocks}; {_slowest(summary)})"])
-    if summary.kept:
-        pairs.append(["kept", f"{summary.kept:,} images had been encoded before"])
-    pairs.append(["saved in", f"{summary.path} ({summary.bytes / 1e6:.1f} MB)"])
-    first, *rest = pairs
-    return "\n".join(align_left(first, rest))

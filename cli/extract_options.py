@@ -49,6 +49,18 @@ JpegDecoder: TypeAlias = Annotated[
         help="What decodes JPEG files; simplejpeg is an extra, and makes a cache of its own.",
     ),
 ]
+EngineName: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--engine", metavar="local|ray", help="What decodes and encodes; ray is an extra, and changes no feature."
+    ),
+]
+RayAddress: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address", metavar="auto|HOST:PORT", help="The Ray cluster [default: one of its own on this machine]."
+    ),
+]
 
 
 def views_of(count: int, seed: int) -> Views | None:
