@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from cafe.errors import CafeError, InputError, MissingDependencyError, Unreadabl
 
 ENGINES = ("local", "ray")
 _PAUSE = 0.1  # seconds between two looks at what other processes have finished
+_PATIENCE = 10.0  # seconds for a cluster to answer
 
 
 def check_engine(engine: str, address: str | None) -> None:
@@ -183,6 +185,17 @@ def _told(error: Exception) -> CafeError:
     return CafeError(f"Ray could not encode all images: {lines[-1] if lines else type(error).__name__}")
 
 
+def _knock(address: str) -> None:
+    """Refuse an address where nobody answers, which Ray would try for ever. Raises OSError or ValueError."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if address == "auto":
+        return
+    if not colon or not port.isdecimal():
+        raise ValueError("an address is auto or HOST:PORT")
+    with socket.create_connection((host, int(port)), timeout=_PATIENCE):
+        pass
+
+
 @contextmanager
 def _cluster(address: str | None) -> Iterator[Any]:
     """Join a Ray cluster, or begin one on this machine; leave or end it afterwards.
@@ -206,6 +219,7 @@ def _cluster(address: str | None) -> Iterator[Any]:
             if address is None:
                 ray.init("local", num_cpus=max(2, processors()), **shared)
             else:
+                _knock(address)
                 ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             where = "on this machine" if address is None else f"at {address}"

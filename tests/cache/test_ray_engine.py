@@ -21,7 +21,7 @@ from cafe.cache.store import load_features
 from cafe.cache.views import Views
 from cafe.data import open_dataset
 from cafe.encoders import open_encoder
-from cafe.errors import InputError, MissingDependencyError
+from cafe.errors import CafeError, InputError, MissingDependencyError
 
 
 def test_an_engine_that_is_not_there(fakes, tmp_path, monkeypatch):
@@ -32,6 +32,13 @@ def test_an_engine_that_is_not_there(fakes, tmp_path, monkeypatch):
         extract(fakes[0](), fakes[1](), tmp_path / "a.h5", engine="rai")
     with pytest.raises(InputError, match="give --engine ray with it"):
         extract(fakes[0](), fakes[1](), tmp_path / "a.h5", ray_address="auto")
+
+
+@pytest.mark.parametrize(("address", "said"), [("127.0.0.1:1", "refused"), ("cluster", "auto or HOST:PORT")])
+def test_a_cluster_that_is_not_there(dataset, encoder, tmp_path, address, said):
+    pytest.importorskip("ray", reason="the extra [ray] is not installed")
+    with pytest.raises(CafeError, match=f"no Ray cluster could be had at {address}: .*{said}"):
+        extract(dataset, encoder, tmp_path / "a.h5", engine="ray", ray_address=address)
 
 
 @pytest.mark.parametrize(("length", "views", "size"), [(11, 2, 4), (8, 0, 8), (5, 1, 100)])
