@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Literal
 
@@ -17,7 +18,7 @@ OnError = Literal["skip", "fail"]
 Place = tuple[int, int]  # (view, position within the shard)
 
 
-class ShardAssembly:
+class ShardAssembly(ABC):
     """What of one shard is there.
 
     Image p of a shard and its view v (0 is the image itself) have place p * (1 + views) + v, and batch i holds places
@@ -52,9 +53,9 @@ class ShardAssembly:
         return self._stored + self.unreadable
 
     @property
+    @abstractmethod
     def is_encoded(self) -> bool:
         """Whether all features have come."""
-        raise NotImplementedError
 
     def content(self) -> ShardContent:
         """Return what the shard holds, once it is encoded."""
