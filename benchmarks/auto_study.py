@@ -1,6 +1,6 @@
 """`auto` beside zero-shot and single methods, with oracle settings and with fixed ones (docs/auto.md has the tables).
 
-    CAFE_REAL_DATA=... python benchmarks/auto_study.py [singles] [auto] [tables] develop|seen|final
+    CAFE_REAL_DATA=... python benchmarks/auto_study.py [singles] [auto] [tables] develop|seen|final [--only "Flowers"]
 
 benchmarks/auto_tasks.py says what the three parts are. ``singles`` fits every setting of the single methods on every
 task, ``auto`` fits auto; both append rows to results/auto_study.jsonl, and ``tables`` reads the newest row of each.
@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import auto_tasks
@@ -36,98 +35,104 @@ SINGLES: dict[str, tuple[Any, list[dict[str, Any]]]] = {
 Row = dict[str, Any]
 
 
-def singles(task: auto_tasks.Task) -> Iterator[Row]:
-    """Fit zero-shot and every setting of every single method."""
+def singles(task: auto_tasks.Task) -> Row:
+    """Fit zero-shot and every setting of every single method: accuracy and ECE of each."""
     own = {"class_embeddings": task.text, "logit_scale": task.logit_scale}
-    yield row_of("zero-shot", {}, cafe.ZeroShot(**own).fit(task.X, task.y), task)
+    fits = {"zero-shot": measured(cafe.ZeroShot(**own).fit(task.X, task.y), task)}
     for method, (make, settings) in SINGLES.items():
-        fits = cafe.fit_many(task.X, task.y, [make(**setting, **own) for setting in settings])
-        for setting, fit in zip(settings, fits, strict=True):
-            shown = {name: value for name, value in setting.items() if name != "random_state"}
-            yield row_of(method, shown, fit, task)
+        grid = cafe.fit_many(task.X, task.y, [make(**setting, **own) for setting in settings])
+        for setting, fit in zip(settings, grid, strict=True):
+            shown = [f"{name} {value:g}" for name, value in setting.items() if name != "random_state"]
+            fits[", ".join([method, *shown])] = measured(fit, task)
+    return {"fits": fits}
 
 
-def auto(task: auto_tasks.Task) -> Iterator[Row]:
+def auto(task: auto_tasks.Task) -> Row:
     """Fit auto, and compare it with zero-shot row by row."""
     own = {"class_embeddings": task.text, "logit_scale": task.logit_scale}
     start = time.process_time()
     model = cafe.Auto(random_state=1, **own).fit(task.X, task.y)
     seconds = time.process_time() - start
     plain = cafe.ZeroShot(**own).fit(task.X, task.y)
-    gained, before = (m.predict(task.X_test) == task.y_test for m in (model, plain))
-    difference = gained.astype(float) - before
-    more = {"core_seconds": seconds, "difference": difference.mean(), "difference_std": difference.std()}
-    yield {**row_of("auto", {}, model, task), **more, **model.row_extras()["auto"]}
+    after, before = (m.predict(task.X_test) == task.y_test for m in (model, plain))
+    difference = after.astype(float) - before
+    more = {"core_seconds": round(seconds, 2), "difference_std": round(float(difference.std()), 4)}
+    return {"fits": {"auto": measured(model, task)}, **more, "chosen": model.row_extras()["auto"]}
 
 
-def row_of(method: str, setting: Row, fit: Any, task: auto_tasks.Task) -> Row:
-    """Measure one fit."""
-    return {
-        "dataset": task.dataset,
-        "shots": task.shots,
-        "draw": task.draw,
-        "method": method,
-        "setting": ", ".join(f"{name} {value:g}" for name, value in setting.items()),
-        "n_test": len(task.y_test),
-        "accuracy": float(fit.score(task.X_test, task.y_test)),
-        "ece": expected_calibration_error(fit.predict_proba(task.X_test), task.y_test),
-    }
+def measured(fit: Any, task: auto_tasks.Task) -> tuple[float, float]:
+    """Return accuracy and ECE on the test rows."""
+    ece = expected_calibration_error(fit.predict_proba(task.X_test), task.y_test)
+    return round(float(fit.score(task.X_test, task.y_test)), 6), round(ece, 5)
+
+
+def read(part: str) -> dict[tuple[str, int], dict[str, dict[int, Row]]]:
+    """Return the newest row of every cell, step and draw."""
+    cells: dict[tuple[str, int], dict[str, dict[int, Row]]] = {}
+    for line in (RESULTS / "auto_study.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if row["part"] == part:
+            cells.setdefault((row["dataset"], row["shots"]), {}).setdefault(row["step"], {})[row["draw"]] = row
+    return cells
+
+
+def means(draws: dict[int, Row]) -> dict[str, tuple[float, float]]:
+    """Return accuracy, in per cent, and ECE of every fit of a cell, means over draws."""
+    labels = next(iter(draws.values()))["fits"]
+    found = {label: np.mean([row["fits"][label] for row in draws.values()], axis=0) for label in labels}
+    return {label: (100 * float(accuracy), float(ece)) for label, (accuracy, ece) in found.items()}
+
+
+def oracle(part: str) -> dict[tuple[str, int], float]:
+    """Return the accuracy, in per cent, of the best single method and setting of every cell."""
+    return {cell: max(a for a, _ in means(steps["singles"]).values()) for cell, steps in read(part).items()}
 
 
 def tables(part: str) -> None:
     """Print the table of cells, and how it stands with the goals."""
-    cells: dict[tuple[str, int], dict[tuple[str, str], dict[int, Row]]] = {}
-    for line in (RESULTS / "auto_study.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        if row["part"] == part:
-            cell = cells.setdefault((row["dataset"], row["shots"]), {})
-            cell.setdefault((row["method"], row["setting"]), {})[row["draw"]] = row
-    print("| cell | zero-shot | auto | best single, oracle | behind | zero-shot +- | ECE zero-shot, auto | core s |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("| cell | zero-shot | auto | best single, oracle | behind | to zero-shot (error) | ECE zero-shot, auto | s |")
+    print("| --- " * 8 + "|")
     behind, worse, uncalibrated = [], [], []
-    means: dict[tuple[str, str], list[float]] = {}
-    for (dataset, shots), cell in cells.items():
-        found = {key: 100 * mean_of(draws, "accuracy") for key, draws in cell.items()}
-        for key, accuracy in found.items():
-            means.setdefault(key, []).append(accuracy)
-        own, plain = found.pop(("auto", "")), found[("zero-shot", "")]
-        best = max(found, key=lambda key: found[key])
-        autos = cell[("auto", "")]
-        # Draws mostly share their test rows, so they do not make the error smaller; groups of classes do not.
-        groups = len(autos) if dataset.startswith("ImageNet") else 1
-        error = 100 * mean_of(autos, "difference_std") / np.sqrt(groups * next(iter(autos.values()))["n_test"])
-        eces = [mean_of(cell[key], "ece") for key in (("zero-shot", ""), ("auto", ""))]
-        behind.append(found[best] - own)
+    everywhere: dict[str, list[float]] = {}
+    for (dataset, shots), steps in read(part).items():
+        found, autos = means(steps["singles"]), steps["auto"]
+        best = max(found, key=lambda label: found[label][0])
+        own, plain, gap = means(autos)["auto"], found["zero-shot"], found[best][0] - means(autos)["auto"][0]
+        # Draws share their test rows, so they do not make the error smaller; groups of classes have rows of their own.
+        n = sum(row["n_test"] for row in autos.values()) / (1 if dataset.startswith("ImageNet") else len(autos))
+        error = 100 * float(np.mean([row["difference_std"] for row in autos.values()])) / np.sqrt(n)
+        seconds = np.mean([row["core_seconds"] for row in autos.values()])
         name = f"{dataset}, {shots}"
-        if own - plain < -max(0.3, error):
+        behind.append(gap)
+        if own[0] - plain[0] < -max(0.3, error):
             worse.append(name)
-        if eces[1] > eces[0] + 0.01:
+        if own[1] > plain[1] + 0.01:
             uncalibrated.append(name)
         print(
-            f"| {name} | {plain:.2f} | {own:.2f} | {found[best]:.2f} {' '.join(best)} | {found[best] - own:+.2f} "
-            f"| {own - plain:+.2f} ({error:.2f}) | {eces[0]:.3f}, {eces[1]:.3f} "
-            f"| {mean_of(autos, 'core_seconds'):.1f} |"
+            f"| {name} | {plain[0]:.2f} | {own[0]:.2f} | {found[best][0]:.2f} {best} | {gap:+.2f} "
+            f"| {own[0] - plain[0]:+.2f} ({error:.2f}) | {plain[1]:.3f}, {own[1]:.3f} | {seconds:.1f} |"
         )
-    averages = {key: float(np.mean(values)) for key, values in means.items()}
-    ranked = sorted(averages, key=lambda key: -averages[key])
+        for label, (accuracy, _) in {**found, "auto": own}.items():
+            everywhere.setdefault(label, []).append(accuracy)
+    averages = {label: float(np.mean(values)) for label, values in everywhere.items()}
+    ranked = sorted(averages, key=lambda label: -averages[label])
     print(f"\nworse than zero-shot: {worse or 'nowhere'}; ECE more than 0.01 above: {uncalibrated or 'nowhere'}")
     print(f"behind the oracle's best single method, mean of {len(behind)} cells: {np.mean(behind):.2f}")
-    print("means: " + "; ".join(f"{' '.join(key).strip()} {averages[key]:.2f}" for key in ranked[:8]))
-
-
-def mean_of(draws: dict[int, Row], name: str) -> float:
-    """Average over draws."""
-    return float(np.mean([row[name] for row in draws.values()]))
+    print("means: " + "; ".join(f"{label} {averages[label]:.2f}" for label in ranked[:8]))
 
 
 def main() -> None:
     """Run the steps named on the parts named."""
+    only = sys.argv[sys.argv.index("--only") + 1] if "--only" in sys.argv else None
     steps = [word for word in sys.argv[1:] if word in ("singles", "auto", "tables")] or ["singles", "auto", "tables"]
     for part in [word for word in sys.argv[1:] if word in ("develop", "seen", "final")] or ["develop"]:
         if steps != ["tables"]:
             for task in getattr(auto_tasks, part)():
-                found = [*(singles(task) if "singles" in steps else ()), *(auto(task) if "auto" in steps else ())]
-                report("auto_study", None, [{"part": part, **row} for row in found])
+                where = {"part": part, "dataset": task.dataset, "shots": task.shots, "draw": task.draw}
+                for step in (singles, auto):
+                    if step.__name__ in steps and only in (None, task.dataset):
+                        row = {**where, "step": step.__name__, "n_test": len(task.y_test), **step(task)}
+                        report("auto_study", None, [row])
         if "tables" in steps:
             tables(part)
 

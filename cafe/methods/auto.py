@@ -1,4 +1,4 @@
-"""auto: text, a trained residual and a Gaussian model, mixed as cross-validation on the shots says."""
+"""auto: text, a trained residual and two Gaussian models, mixed as held-out rows of the shots say."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cafe.methods.auto_parts import Mixture, fit_experts, held_out_scores, pick_mixture
+from cafe.methods.auto_choice import one_shot_mixture, pick_mixture
+from cafe.methods.auto_parts import EXPERTS, fit_experts, held_out_scores
 from cafe.methods.base import Array, FewShotClassifier, Problem
 from cafe.methods.problem import problems_of
 from cafe.methods.side_by_side import DTYPES, check_numbers, seed_of
@@ -21,20 +22,21 @@ class Auto(FewShotClassifier):
 
     ::
 
-        logits = tau ( logit_scale * ( (1 - rho) cos(f, t_c) + rho cos(f, w_c) )  +  alpha (f G_c + g_c) )
+        logits = a cos(f, t_c) + b cos(f, w_c) + g (f G_c + g_c) + h (f H_c + h_c)         a, b, g, h >= 0
 
-    with t the text, w TaskRes's class weights after a fixed number of steps, and (G, g) the Gaussian model of
-    :class:`cafe.GDA`. rho, alpha and tau are those of least negative log-likelihood on held-out folds of the shots,
-    shrunk to zero-shot: another mixture than rho = alpha = 0 is taken only where it is no less accurate on the folds,
-    and the Gaussian part only where it lowers the likelihood loss by a paired standard error. With one shot per class
-    there is nothing to hold out, and a fixed mixture is used. docs/auto.md argues the design and has the attempts.
+    with t the text, w TaskRes's class weights after a fixed number of steps, (G, g) the Gaussian model of
+    :class:`cafe.GDA`, and (H, h) the same with its covariance about the mean of all rows. The weights are those of
+    least negative log-likelihood on held-out rows of the shots, shrunk to an equal mixture where there are few shots;
+    where the mixture is less accurate there than zero-shot by more than a paired standard error, zero-shot is taken.
+    With one shot per class there is nothing to hold out, and a fixed mixture is used. docs/auto.md argues the design
+    and has the attempts.
 
     Parameters
     ----------
     class_embeddings : array-like of shape (c, d), default=None
         One row per class; None for class means of the training features.
     folds : int, default=4
-        At most; each class needs a row in every fold.
+        At most; a class with fewer rows is in as many folds as it has rows.
     steps : int, default=100
         Of the residual, in each fold and at the end.
     logit_scale : float, default=100.0
@@ -55,16 +57,16 @@ class Auto(FewShotClassifier):
     weights_ : ndarray of shape (c, d)
         Everything above, merged: the mixture is linear in f.
     intercept_ : ndarray of shape (c,)
-        Of the Gaussian part.
-    rho_, alpha_, tau_ : float
-        The mixture.
+        Of the Gaussian parts.
+    mixture_ : dict of str to float
+        a, b, g and h, as ``text``, ``residual``, ``within`` and ``total``; text and residual times ``logit_scale``.
     evidence_ : dict
         What the choice rested on: number of held-out rows, their accuracy and loss for zero-shot and the choice.
 
     References
     ----------
-    This project, docs/auto.md. Parts: Yu et al., TaskRes (CVPR 2023); Wang et al., GDA (ICLR 2024); temperature on
-    held-out rows, Guo et al. (ICML 2017).
+    This project, docs/auto.md. Parts: Yu et al., TaskRes (CVPR 2023); Wang et al., GDA (ICLR 2024); stacking with
+    weights that are not negative, Breiman (Machine Learning, 1996).
 
     Examples
     --------
@@ -118,18 +120,22 @@ class Auto(FewShotClassifier):
             "dtype": self.dtype,
             "random_state": seed_of(self) if self.random_state is not None else 0,
         }
-        scores = held_out_scores(problem.X, problem.y, text, self.folds, settings)
-        mixture, self.evidence_ = pick_mixture(scores)
-        self.rho_, self.alpha_, self.tau_ = mixture.rho, mixture.alpha, mixture.tau
-        experts = fit_experts(problem.X, problem.y, problem.class_embeddings, settings)
-        weights, intercept = experts.merged(Mixture(self.rho_, self.alpha_, self.tau_))
+        X, y, n_classes = problem.X, problem.y, len(problem.class_embeddings)
+        experts = fit_experts(X, y, problem.class_embeddings, settings)
+        scores = held_out_scores(X, y, text, n_classes, self.folds, settings)
+        if scores is None:
+            mixture, self.evidence_ = one_shot_mixture(experts.logits(X), y, text is not None), {"held_out": 0}
+        else:
+            mixture, self.evidence_ = pick_mixture(scores, text is not None)
+        self.mixture_ = dict(zip(EXPERTS, map(float, mixture), strict=True))
+        weights, intercept = experts.merged(mixture)
         self.weights_, self.intercept_ = (v.astype(problem.base.X.dtype) for v in (weights, intercept))
         self.kernel_, self.device_ = "torch", experts.device
         self.dtype_ = str(DTYPES[self.dtype]).removeprefix("torch.")
 
     def row_extras(self) -> dict[str, Any]:
         """Say what was chosen, and by what evidence."""
-        return {"auto": {"rho": self.rho_, "alpha": self.alpha_, "tau": self.tau_, **self.evidence_}}
+        return {"auto": {**self.mixture_, **self.evidence_}}
 
     def _logits(self, X: Array) -> Array:
         logits: Array = X @ self.weights_.astype(X.dtype, copy=False).T + self.intercept_.astype(X.dtype, copy=False)

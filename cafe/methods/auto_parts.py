@@ -1,38 +1,28 @@
-"""The parts of ``auto``: experts, their scores on held-out folds, and the choice of a mixture.
+"""The experts of ``auto``: what they learn from some rows, and how they score rows that they were not fitted on.
 
-Letters: n samples, d width, c classes. Formula of the mixture in :class:`cafe.Auto`.
+Letters: n samples, d width, c classes. The mixture's formula stands in :class:`cafe.Auto`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cafe.methods.auto_gaussians import SharedGaussian, class_means, fit_gaussian, held_out_logits
 from cafe.methods.base import Array, unit_length
 from cafe.methods.task_res import TaskRes
-from cafe.solvers.closed_forms import gaussian_path
 
-RHOS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
-ALPHAS: Final = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-TAUS: Final = (0.05, 0.1, 0.15, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4)
-# Held-out rows that are scored: beyond some thousands the choice does not change, and 35 mixtures x 9 temperatures
-# of 16,000 x 1,000 logits would take a minute.
-SCORED_ROWS: Final = 4096
-# Where a class has a single row there is nothing to hold out.
-WITHOUT_EVIDENCE: Final = (0.5, 0.0, 1.0)
+# In the order in which weights and logits of experts stand everywhere.
+EXPERTS: Final = ("text", "residual", "within", "total")
+# Held-out rows that are scored: beyond some thousands the choice does not change, and every look at the logits of
+# 16,000 rows and 1,000 classes takes a second.
+SCORED_ROWS: Final = 2048
 
-
-@dataclass(frozen=True)
-class Mixture:
-    """Weights of the experts: rho of the residual, alpha of the Gaussians, and the temperature's inverse tau."""
-
-    rho: float
-    alpha: float
-    tau: float
+Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -41,43 +31,60 @@ class Experts:
 
     Attributes
     ----------
-    text, residual, gaussian : ndarray of shape (c, d)
-        Weights of each expert; text and residual of unit length times the logit scale.
-    offset : ndarray of shape (c,)
-        Of the Gaussian part.
+    text, residual : ndarray of shape (c, d)
+        Class weights of unit length times the logit scale.
+    gaussians : tuple of SharedGaussian or None
+        With the covariance about class means and about the mean of all rows; None where it is zero.
     device : str
         Where the residual was trained.
     """
 
     text: Array
     residual: Array
-    gaussian: Array
-    offset: Array
+    gaussians: tuple[SharedGaussian | None, SharedGaussian | None]
     device: str
 
-    def merged(self, mixture: Mixture) -> tuple[Array, Array]:
-        """Return weights (c, d) and offsets (c,) of the mixture, which is linear in the features."""
-        base = (1 - mixture.rho) * self.text + mixture.rho * self.residual
-        return mixture.tau * (base + mixture.alpha * self.gaussian), mixture.tau * mixture.alpha * self.offset
+    def merged(self, mixture: Array) -> tuple[Array, Array]:
+        """Return weights (c, d) and offsets (c,) of a mixture (4,), which is linear in the features."""
+        weights = mixture[0] * self.text + mixture[1] * self.residual
+        offset = np.zeros(len(weights))
+        for share, gaussian in zip(mixture[2:], self.gaussians, strict=True):
+            if gaussian is not None:
+                weights, offset = weights + share * gaussian.weights, offset + share * gaussian.offset
+        return weights, offset
+
+    def logits(self, X: Array) -> Array:
+        """Score rows (n, d) by each expert: (4, n, c); an expert that is missing scores zero."""
+        return np.stack([np.add(*_scored(X, *self.merged(one))) for one in np.eye(len(EXPERTS))])
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Logits of the three experts on rows that they were not fitted on, (n, c) each, and the rows' classes."""
+    """Logits of the experts on rows that they were not fitted on, and these rows' classes.
 
-    text: Array
-    residual: Array
-    gaussian: Array
+    Attributes
+    ----------
+    logits : ndarray of shape (4, n, c)
+        In the order of ``EXPERTS``.
+    labels : ndarray of shape (n,), int64
+        Class rows.
+    shots : float
+        Mean number of rows of a class that has more than one.
+    """
+
+    logits: Array
     labels: NDArray[np.int64]
-
-    def logits(self, rho: float, alpha: float) -> Array:
-        """Return the mixture before its temperature."""
-        mixed: Array = (1 - rho) * self.text + rho * self.residual + alpha * self.gaussian
-        return mixed
+    shots: float
 
 
 def fit_experts(X: Array, y: NDArray[np.int64], text: Array, settings: dict[str, Any]) -> Experts:
     """Learn the experts from unit-length rows X (n, d), class rows y and class embeddings (c, d)."""
+    weights, residual, device = fit_residual(X, y, text, settings)
+    return Experts(weights, residual, _gaussians(X, y, len(text)), device)
+
+
+def fit_residual(X: Array, y: NDArray[np.int64], text: Array, settings: dict[str, Any]) -> tuple[Array, Array, str]:
+    """Train TaskRes for a fixed number of steps; return the weights of text and of the residual, and the device."""
     scale, batch = settings["logit_scale"], min(256, len(y))
     model = TaskRes(
         text,
@@ -85,15 +92,14 @@ def fit_experts(X: Array, y: NDArray[np.int64], text: Array, settings: dict[str,
         batch_size=batch,
         **{k: settings[k] for k in ("logit_scale", "device", "dtype", "random_state")},
     ).fit(X, y)
-    ((gaussian, offset),), _ = gaussian_path(X, y, len(text), [1.0])
-    text_weights, residual = (scale * unit_length(np.asarray(v, np.float64)) for v in (text, model.weights_))
-    return Experts(text_weights, residual, gaussian, offset, model.device_)
+    weights, residual = (scale * unit_length(np.asarray(v, np.float64)) for v in (text, model.weights_))
+    return weights, residual, model.device_
 
 
 def held_out_scores(
-    X: Array, y: NDArray[np.int64], text: Array | None, folds: int, settings: dict[str, Any]
+    X: Array, y: NDArray[np.int64], text: Array | None, n_classes: int, folds: int, settings: dict[str, Any]
 ) -> HeldOut | None:
-    """Score every row by experts fitted on the folds that do not hold it.
+    """Score rows by experts that were not fitted on them.
 
     Parameters
     ----------
@@ -103,88 +109,61 @@ def held_out_scores(
         Class rows.
     text : ndarray of shape (c, d) or None
         Class embeddings; None for class means, which are then taken from each fold's own rows.
+    n_classes : int
+        c.
     folds : int
-        At most; as many as the rarest class has rows, if that is fewer.
+        At most.
     settings : dict
         ``steps``, ``logit_scale``, ``device``, ``dtype``, ``random_state``.
 
     Returns
     -------
     HeldOut or None
-        None where a class has a single row.
+        None where less than half of the classes have a second row.
     """
-    from sklearn.model_selection import StratifiedKFold
-
-    counts = np.bincount(y)
-    parts = min(folds, int(counts[counts > 0].min()))
-    if parts < 2:
+    counts = np.bincount(y, minlength=n_classes)
+    if 2 * np.sum(counts > 1) < np.sum(counts > 0):
         return None
-    splitter = StratifiedKFold(parts, shuffle=True, random_state=settings["random_state"])
-    found: list[tuple[Array, ...]] = []
+    parts = [part for part in fold_rows(y, folds, settings["random_state"]) if len(part[1])]
     draw = np.random.default_rng(settings["random_state"])
-    for kept, left_out in splitter.split(X, y):
-        held = draw.permutation(left_out)[: SCORED_ROWS // parts]
-        embeddings = class_means(X[kept], y[kept]) if text is None else text
-        experts = fit_experts(X[kept], y[kept], embeddings, settings)
-        Q = X[held]
-        logits = (Q @ experts.text.T, Q @ experts.residual.T, Q @ experts.gaussian.T + experts.offset)
-        found.append((*(v.astype(X.dtype) for v in logits), y[held]))
-    text_logits, residual, gaussian, labels = (np.concatenate(column) for column in zip(*found, strict=True))
-    return HeldOut(text_logits, residual, gaussian, labels)
+    scored = [(kept, draw.permutation(held)[: SCORED_ROWS // len(parts)]) for kept, held in parts]
+    found = []
+    for kept, held in scored:
+        # Every class keeps a row in every fold, so class means are never of nothing.
+        start = unit_length(class_means(X[kept], y[kept], n_classes)).astype(X.dtype) if text is None else text
+        weights, residual, _ = fit_residual(X[kept], y[kept], start, settings)
+        found.append(np.stack([X[held] @ weights.T, X[held] @ residual.T]))
+    logits = [*np.concatenate(found, axis=1)]
+    for gaussian in _gaussians(X, y, n_classes):
+        missing = np.zeros_like(logits[0])
+        logits.append(missing if gaussian is None else held_out_logits(gaussian, X, y, scored))
+    labels = np.concatenate([y[held] for _, held in scored])
+    return HeldOut(np.stack(logits).astype(np.float32), labels, float(counts[counts > 1].mean()))
 
 
-def class_means(X: Array, y: NDArray[np.int64]) -> Array:
-    """Return the unit-length mean of every class's rows, (c, d)."""
-    sums = np.zeros((int(y.max()) + 1, X.shape[1]))
-    np.add.at(sums, y, X)
-    return unit_length(sums).astype(X.dtype)
+def fold_rows(y: NDArray[np.int64], folds: int, random_state: int) -> list[Fold]:
+    """Split rows so that each fold takes about as many rows of every class, and never a class's only one.
 
+    With two rows per class there are two folds that have any; a fold of each class's first row, say, leaves all
+    classes one row, so that none is at an advantage.
 
-def losses(logits: Array, labels: NDArray[np.int64]) -> Array:
-    """Return -log p(label) of every row, (n,)."""
-    top = logits.max(axis=1)
-    own = logits[np.arange(len(labels)), labels]
-    found: Array = np.log(np.exp(logits - top[:, None]).sum(axis=1)) + top - own
-    return found
-
-
-def best_tau(logits: Array, labels: NDArray[np.int64]) -> tuple[float, Array]:
-    """Return the inverse temperature of least loss, and every row's loss under it."""
-    tried = [losses(tau * logits, labels) for tau in TAUS]
-    best = int(np.argmin([one.mean() for one in tried]))
-    return TAUS[best], tried[best]
-
-
-def pick_mixture(scores: HeldOut | None) -> tuple[Mixture, dict[str, Any]]:
-    """Choose the mixture; see :class:`cafe.Auto` for the rule.
-
-    Returns
-    -------
-    tuple of Mixture and dict
-        The dict says what the choice rested on, as JSON.
+    Examples
+    --------
+    >>> [held.tolist() for _, held in fold_rows(np.array([0, 0, 1, 1, 2]), 2, 0)]
+    [[1, 2], [0, 3]]
     """
-    if scores is None:
-        return Mixture(*WITHOUT_EVIDENCE), {"held_out": 0}
-    y = scores.labels
-    found: dict[tuple[float, float], tuple[float, Array, float]] = {}
-    for rho, alpha in product(RHOS, ALPHAS):
-        logits = scores.logits(rho, alpha)
-        tau, rows = best_tau(logits, y)
-        found[rho, alpha] = tau, rows, float(np.mean(logits.argmax(axis=1) == y))
-    zero = found[0.0, 0.0]
-    # Zero-shot's own temperature is kept in the running; no mixture that is less accurate than it on the folds is.
-    allowed = [key for key, one in found.items() if one[2] >= zero[2]]
-    best = min(allowed, key=lambda key: found[key][1].mean())
-    plain = min((key for key in allowed if key[1] == 0), key=lambda key: found[key][1].mean())
-    gain = found[plain][1] - found[best][1]
-    if gain.mean() < gain.std() / np.sqrt(len(gain)):
-        best = plain
-    tau, rows, accuracy = found[best]
-    evidence = {
-        "held_out": len(y),
-        "accuracy": accuracy,
-        "loss": float(rows.mean()),
-        "zero_shot_accuracy": zero[2],
-        "zero_shot_loss": float(zero[1].mean()),
-    }
-    return Mixture(best[0], best[1], tau), evidence
+    draw = np.random.default_rng(random_state)
+    fold = np.full(len(y), -1)
+    for label in np.unique(y):
+        members = draw.permutation(np.flatnonzero(y == label))
+        if len(members) > 1:
+            fold[members] = np.arange(len(members)) % folds
+    return [(np.flatnonzero(fold != part), np.flatnonzero(fold == part)) for part in range(folds)]
+
+
+def _gaussians(X: Array, y: NDArray[np.int64], n_classes: int) -> tuple[SharedGaussian | None, SharedGaussian | None]:
+    return fit_gaussian(X, y, n_classes, True), fit_gaussian(X, y, n_classes, False)
+
+
+def _scored(X: Array, weights: Array, offset: Array) -> Sequence[Array]:
+    return X @ weights.T, offset

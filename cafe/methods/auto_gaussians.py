@@ -1,0 +1,123 @@
+"""Gaussians with one shared covariance, about class means or about the mean of all rows, and their held-out scores.
+
+Letters: n rows, d width, c classes, k_c rows of class c, mu_c its mean, m_i the centre of row i (its class's mean, or
+the mean of all rows), r_i = x_i - m_i.
+
+    A = sum_i r_i r_i^T + lam I          lam = sum_i |r_i|^2 / (n - 1)
+    P = d A^-1          logit_c(x) = x P mu_c - mu_c P mu_c / 2
+
+which is :class:`cafe.GDA`'s model, whose covariance may be about either centre. Leaving row i out takes it out of its
+centre too, which removes a_i r_i r_i^T from the sum, with a_i = k / (k - 1) for its class's mean and n / (n - 1) for
+that of all rows. With q_i = A^-1 r_i the inverse without the row is, by Sherman and Morrison,
+
+    A_i^-1 = A^-1 + f_i q_i q_i^T        f_i = a_i / (1 - a_i r_i . q_i)
+
+(lam stays). So the score of a left-out row costs two products with the class means, and no factorisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cafe.methods.scores import Array
+from cafe.threads import threads_for
+
+
+@dataclass(frozen=True)
+class SharedGaussian:
+    """A fitted model, float64.
+
+    Attributes
+    ----------
+    weights : ndarray of shape (c, d)
+        P mu_c; for a class without a row the mean of the others.
+    offset : ndarray of shape (c,)
+        - mu_c P mu_c / 2; the same.
+    inverse : ndarray of shape (d, d)
+        A^-1.
+    residuals : ndarray of shape (n, d)
+        r_i.
+    removed : ndarray of shape (n,)
+        a_i; 1 where the row is its class's only one.
+    """
+
+    weights: Array
+    offset: Array
+    inverse: Array
+    residuals: Array
+    removed: Array
+
+
+def fit_gaussian(X: Array, y: NDArray[np.int64], n_classes: int, about_classes: bool) -> SharedGaussian | None:
+    """Fit rows X (n, d) of classes y; None where the covariance is zero up to rounding."""
+    X = X.astype(np.float64)
+    (n, d), means, counts = X.shape, class_means(X, y, n_classes), np.bincount(y, minlength=n_classes)
+    residuals = X - (means[y] if about_classes else X.mean(axis=0))
+    spread = np.square(residuals).sum()
+    # Rounding of means leaves up to eps^2 of the rows' own squares, as in cafe.GDA.
+    if spread <= 1e3 * np.finfo(np.float64).eps ** 2 * np.square(X).sum():
+        return None
+    with threads_for(n * d * d):
+        inverse = np.linalg.inv(residuals.T @ residuals + spread / max(1, n - 1) * np.eye(d))
+        weights, offset = _model(inverse, means, counts > 0)
+    own = counts[y] if about_classes else np.full(n, n)
+    return SharedGaussian(weights, offset, inverse, residuals, own / np.maximum(own - 1, 1))
+
+
+def held_out_logits(
+    model: SharedGaussian, X: Array, y: NDArray[np.int64], folds: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]
+) -> Array:
+    """Score every held-out row with its fold's class means and a covariance that lacks this one row.
+
+    Parameters
+    ----------
+    model : SharedGaussian
+        Fitted on all rows.
+    X : ndarray of shape (n, d)
+        The rows.
+    y : ndarray of shape (n,)
+        Their classes.
+    folds : sequence of (kept rows, held-out rows)
+        Class means are those of the kept rows.
+
+    Returns
+    -------
+    ndarray of shape (held-out rows, c)
+        Fold after fold.
+    """
+    found = []
+    for kept, held in folds:
+        counts = np.bincount(y[kept], minlength=len(model.weights))
+        means = class_means(X[kept].astype(np.float64), y[kept], len(counts))
+        rows, turned = X[held].astype(np.float64), model.residuals[held] @ model.inverse  # q_i
+        a = model.removed[held]
+        f = a / (1 - a * np.einsum("nd,nd->n", turned, model.residuals[held]))
+        weights, offset = _model(model.inverse, means, counts > 0)
+        towards = X.shape[1] * (turned @ means.T)  # d q_i . mu_c
+        own = np.einsum("nd,nd->n", rows, turned)
+        logits = rows @ weights.T + offset + (f * own)[:, None] * towards
+        logits -= f[:, None] * np.square(towards) / (2 * X.shape[1])
+        unseen = counts == 0
+        logits[:, unseen] = logits[:, ~unseen].mean(axis=1, keepdims=True)
+        found.append(logits)
+    return np.concatenate(found)
+
+
+def class_means(X: Array, y: NDArray[np.int64], n_classes: int) -> Array:
+    """Return the mean of every class's rows, (c, d); zeros for a class without one."""
+    sums = np.zeros((n_classes, X.shape[1]))
+    np.add.at(sums, y, X)
+    means: Array = sums / np.maximum(np.bincount(y, minlength=n_classes), 1)[:, None]
+    return means
+
+
+def _model(inverse: Array, means: Array, seen: NDArray[np.bool_]) -> tuple[Array, Array]:
+    weights = len(inverse) * (means @ inverse)
+    offset = -np.einsum("cd,cd->c", weights, means) / 2
+    # A class without a row is as likely as the average of those with one.
+    weights[~seen], offset[~seen] = weights[seen].mean(axis=0), offset[seen].mean()
+    return weights, offset
