@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 import cafe
+from cafe.methods.scores import unit_length
 from cafe.protocol.selection import choose, few_shot_val, score_fitted
 
 SEEDS = (1, 2, 3)
@@ -78,19 +79,31 @@ def fixed(make: Callable[..., Any], seeds: Sequence[int] = SEEDS) -> Callable[[D
 
 
 def ape_searched(data: Data) -> list[float]:
-    """The released grid for Caltech, thinned to a tenth: 800 of 1,024 channels, equal weights, first of equals."""
+    """The released grid, 200 x 20 x 20: 800 of 1,024 channels, equal weights, the first of equals.
+
+    Affinities do not depend on the grid and alpha is a factor, so this is 4,000 products where single fits are 80,000.
+    """
     assert data.val is not None
-    grid = [
-        cafe.APE(data.text, alpha=a, beta=b, gamma=g, share=800 / 1024, variance_weight=0.5)
-        for b, a, g in product(0.1 + 0.345 * np.arange(20), 0.1 + 0.345 * np.arange(20), 0.1 * np.arange(10))
-    ]
-    best, accuracy = grid[0], -1.0
-    for start in range(0, len(grid), 500):
-        for fit in cafe.fit_many(*data.train, grid[start : start + 500]):
-            own = score_fitted(fit, *data.val)[0]
-            if own > accuracy:
-                best, accuracy = fit, own
-    return [data.test_accuracy(best)]
+    own = cafe.APE(data.text, share=800 / 1024, variance_weight=0.5).fit(*data.train)
+    X, y = unit_length(data.val[0].astype(np.float32)), data.val[1]
+    affinity = unit_length(X[:, own.channels_]) @ own.keys_.T
+    alphas = 0.1 + 0.345 * np.arange(20, dtype=np.float32)
+    text = cafe.ZeroShot(data.text).fit(*data.train).logits(data.val[0])
+    best = (-1.0, 0.0, 0.0, 0.0)
+    for beta in 0.1 + 0.0345 * np.arange(200):
+        near = np.exp(-np.float32(beta) * (1 - affinity))
+        hits = []
+        for gamma in 0.05 * np.arange(20):
+            votes = near * np.exp(np.float32(gamma) * own.divergence_).astype(np.float32)
+            summed = np.zeros_like(text)
+            summed[:, own.seen_] = np.add.reduceat(votes, own.segments_, axis=1)
+            hits.append([np.mean((text + alpha * summed).argmax(axis=1) == y) for alpha in alphas])
+        grid = np.array(hits).T  # alpha outside, gamma inside, as released
+        place = np.unravel_index(grid.argmax(), grid.shape)
+        if grid[place] > best[0]:
+            best = (float(grid[place]), float(alphas[place[0]]), float(beta), 0.05 * float(place[1]))
+    chosen = cafe.APE(data.text, *best[1:], share=800 / 1024, variance_weight=0.5).fit(*data.train)
+    return [data.test_accuracy(chosen)]
 
 
 def cross_modal_searched(data: Data) -> list[float]:

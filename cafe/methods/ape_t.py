@@ -13,7 +13,8 @@ from cafe.methods.ape_channels import check_share, chosen_channels
 from cafe.methods.ape_t_parts import ResidualKeysObjective
 from cafe.methods.base import Array, FewShotClassifier, Problem
 from cafe.methods.problem import problems_of
-from cafe.methods.side_by_side import check_numbers, fit_side_by_side, resolve_grid, seed_of
+from cafe.methods.side_by_side import check_numbers, fit_side_by_side, resolve_grid
+from cafe.methods.training_runs import seed_of
 from cafe.training import Configuration, steps_for
 
 METHOD = "ape-t"

@@ -12,7 +12,8 @@ from cafe.methods.auto_choice import one_shot_mixture, pick_mixture
 from cafe.methods.auto_parts import EXPERTS, fit_experts, held_out_scores
 from cafe.methods.base import Array, FewShotClassifier, Problem
 from cafe.methods.problem import problems_of
-from cafe.methods.side_by_side import DTYPES, check_numbers, seed_of
+from cafe.methods.side_by_side import check_numbers
+from cafe.methods.training_runs import DTYPES, seed_of
 
 METHOD = "auto"
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
 import numpy as np
-from numpy.typing import ArrayLike
 
 from cafe.methods.base import Array, Problem, cosine_logits, softmax
-from cafe.methods.class_residual import ClassResidualClassifier
+from cafe.methods.zs_lp import ZeroShotLinearProbe
 
 METHOD = "clap"
 
 
-class CLAP(ClassResidualClassifier):
+class CLAP(ZeroShotLinearProbe):
     """Train class weights from text, each pulled to its text as strongly as zero-shot is right about the class.
 
     ::
@@ -68,34 +65,6 @@ class CLAP(ClassResidualClassifier):
     >>> CLAP(text, random_state=0).fit(text, [0, 1, 2]).predict([[0.1, 0.9, 0.3]])
     array([1])
     """
-
-    grid: ClassVar[dict[str, tuple[Any, ...]]] = {"lr": (0.1, 0.01, 0.001)}
-
-    def __init__(
-        self,
-        class_embeddings: ArrayLike | None = None,
-        text_norm: float | None = 9.0,
-        epochs: float = 300,
-        batch_size: int = 256,
-        lr: float | str = 0.1,
-        logit_scale: float = 100.0,
-        classes: ArrayLike | None = None,
-        normalize: bool = True,
-        device: str = "auto",
-        dtype: str = "auto",
-        random_state: int | None = None,
-    ) -> None:
-        self.class_embeddings = class_embeddings
-        self.text_norm = text_norm
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.lr = lr
-        self.logit_scale = logit_scale
-        self.classes = classes
-        self.normalize = normalize
-        self.device = device
-        self.dtype = dtype
-        self.random_state = random_state
 
     def _strength(self, problem: Problem) -> Array:
         n_classes = len(problem.class_embeddings)

@@ -30,7 +30,8 @@ from torch import Tensor
 
 from cafe.methods.base import Array, CheckedArrays, FewShotClassifier, Problem, cosine_logits, unit_length
 from cafe.methods.problem import problems_of
-from cafe.methods.side_by_side import check_numbers, dassl_steps, fit_side_by_side, resolve_grid, seed_of
+from cafe.methods.side_by_side import check_numbers, dassl_steps, fit_side_by_side, resolve_grid
+from cafe.methods.training_runs import seed_of
 from cafe.training import Configuration
 
 

@@ -219,7 +219,7 @@ class CoOp(FewShotClassifier):
             at_least(METHOD, "epochs", self.epochs, 0, above=True)
         if self.class_chunk is not None:
             at_least(METHOD, "class_chunk", self.class_chunk, 1)
-        seed_of(METHOD, self.random_state)
+        seed_of(self)
 
     def starting_embeddings(self) -> ArrayLike | None:
         """Return the class embeddings given, or the tower's own of "a photo of a NAME."; see the base class."""

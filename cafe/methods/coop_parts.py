@@ -129,7 +129,7 @@ class ContextObjective:
     @classmethod
     def fit(cls, estimators: Sequence[Any], problems: Sequence[Problem], towers: Sequence[TextTower]) -> None:
         """Train all estimators; those whose prompts are the same in one run."""
-        for members, base, device, dtype in shared_runs("coop", estimators, problems):
+        for members, base, device, dtype in shared_runs(estimators, problems):
             X = torch.as_tensor(np.ascontiguousarray(base.X)).to(device=device, dtype=dtype)
             y = torch.as_tensor(base.y).to(device)
             alike: dict[tuple[Any, ...], list[int]] = {}
@@ -185,7 +185,7 @@ def configuration_of(estimator: Any, problem: Problem, objective: ContextObjecti
     per_epoch = max(1, n // batch)  # the released loader drops a short last batch
     return Configuration(
         rows=problem.rows,
-        random_state=seed_of("coop", estimator.random_state),
+        random_state=seed_of(estimator),
         shape=objective.shape,
         hyper={"logit_scale": float(estimator.logit_scale)},
         steps=max(1, math.ceil(epochs * per_epoch)),

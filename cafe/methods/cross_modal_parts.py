@@ -26,7 +26,8 @@ from torch.nn.functional import relu
 
 from cafe.methods.base import FewShotClassifier, Problem
 from cafe.methods.problem import problems_of
-from cafe.methods.side_by_side import check_numbers, fit_side_by_side, resolve_grid, seed_of
+from cafe.methods.side_by_side import check_numbers, fit_side_by_side, resolve_grid
+from cafe.methods.training_runs import seed_of
 from cafe.training import Configuration
 
 # Steps at 1e-5 before the cosine; the published warm-up rises linearly from there over as many.

@@ -13,7 +13,8 @@ from cafe.device import choose_device
 from cafe.errors import unknown_name
 from cafe.methods.base import Array, FewShotClassifier, Problem
 from cafe.methods.problem import problems_of
-from cafe.methods.side_by_side import DTYPES, check_numbers, resolve_grid
+from cafe.methods.side_by_side import check_numbers, resolve_grid
+from cafe.methods.training_runs import DTYPES
 from cafe.threads import threads_for
 
 METHOD = "lp++"

@@ -15,7 +15,8 @@ from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits
 from cafe.methods.class_residual import most_shots
 from cafe.methods.problem import problems_of
 from cafe.methods.prolip_parts import ProjectionObjective
-from cafe.methods.side_by_side import check_numbers, fit_side_by_side, resolve_grid, seed_of
+from cafe.methods.side_by_side import check_numbers, fit_side_by_side, resolve_grid
+from cafe.methods.training_runs import seed_of
 from cafe.training import Configuration
 
 METHOD = "prolip"

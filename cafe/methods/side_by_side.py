@@ -1,4 +1,4 @@
-"""What methods that train with :func:`cafe.training.fit_many` share: seeds, precision, automatic values, grouping.
+"""What methods that train with :func:`cafe.training.fit_many` share: checks, automatic values, and the run itself.
 
 Estimators that read the same checked arrays, device and precision are trained in one run.
 """
@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from cafe.device import choose_device
-from cafe.errors import InputError, unknown_name
+from cafe.errors import InputError
 from cafe.methods.base import CheckedArrays, Problem, unit_length
+from cafe.methods.training_runs import shared_runs
 from cafe.training import Configuration, Objective, Trained, fit_many, steps_for
 
 # The constant in AdamW's denominator, as the trainer has it.
 TRAINER_EPS = 1e-8
-DTYPES = {"auto": torch.float32, "float32": torch.float32, "float64": torch.float64}
 
 ObjectiveOf = Callable[[CheckedArrays, list[Any], list[Problem], dict[str, Any]], Objective]
 ConfigurationOf = Callable[[Any, Problem, int], Configuration]
@@ -50,16 +49,6 @@ def resolve_grid(estimator: Any, problem: Problem) -> None:
     chosen = resolve_automatic(estimator, problem)
     for name in estimator.grid:
         setattr(estimator, f"{name}_", getattr(chosen, name))
-
-
-def seed_of(estimator: Any) -> int:
-    """Return ``random_state``, or a fresh seed for None. Raises InputError."""
-    seed = estimator.random_state
-    if seed is None:
-        return int(np.random.default_rng().integers(2**31))
-    if not isinstance(seed, (int, np.integer)):
-        raise InputError(f"random_state of {type(estimator).__name__} must be an integer or None, but is {seed!r}")
-    return int(seed)
 
 
 def dassl_steps(epochs: float, n_rows: int, batch_size: int) -> tuple[int, int]:
@@ -102,15 +91,9 @@ def fit_side_by_side(
     list of Trained
         In the order of the estimators.
     """
-    runs: dict[tuple[int, str, torch.dtype, Hashable], list[int]] = {}
-    for i, (one, problem) in enumerate(zip(estimators, problems, strict=True)):
-        if one.dtype not in DTYPES:
-            raise unknown_name(f"dtype of {type(one).__name__}", str(one.dtype), DTYPES)
-        runs.setdefault((id(problem.base), choose_device(one.device), DTYPES[one.dtype], key_of(one)), []).append(i)
     results: dict[int, Trained] = {}
-    for (_, device, dtype, _), members in runs.items():
+    for members, base, device, dtype in shared_runs(estimators, problems, key_of):
         to: dict[str, Any] = {"device": device, "dtype": dtype}
-        base = problems[members[0]].base
         X = torch.as_tensor(np.ascontiguousarray(unit_length(np.asarray(base.X)) if cosine else base.X)).to(**to)
         objective = objective_of(base, [estimators[i] for i in members], [problems[i] for i in members], to)
         configurations = [configuration_of(estimators[i], problems[i], place) for place, i in enumerate(members)]
@@ -118,6 +101,5 @@ def fit_side_by_side(
         for i, configuration, result in zip(members, configurations, trained, strict=True):
             results[i] = result
             estimators[i].loss_, estimators[i].n_steps_ = result.loss, configuration.steps
-            estimators[i].kernel_, estimators[i].device_ = "torch", device
-            estimators[i].dtype_ = str(dtype).removeprefix("torch.")
+            estimators[i].kernel_ = "torch"
     return [results[i] for i in range(len(estimators))]

@@ -161,7 +161,7 @@ class TipAdapterF(FewShotClassifier):
         at_least(METHOD, "batch_size", self.batch_size, 1)
         at_least(METHOD, "lr", self.lr, 0)
         at_least(METHOD, "weight_decay", self.weight_decay, 0)
-        seed_of(METHOD, self.random_state)
+        seed_of(self)
 
     def training_ratios(self) -> dict[str, float]:
         """Return the alpha and beta that the keys are trained with."""

@@ -102,7 +102,7 @@ class KeysObjective:
     @classmethod
     def fit(cls, estimators: Sequence[Any], problems: Sequence[Problem]) -> None:
         """Train all estimators, and those that differ only after training once."""
-        for members, base, device, dtype in shared_runs("tip-adapter-f", estimators, problems):
+        for members, base, device, dtype in shared_runs(estimators, problems):
             # Tip-Adapter compares cosines, whatever `normalize` says.
             X = torch.as_tensor(unit_length(np.asarray(base.X))).to(device=device, dtype=dtype)
             text = torch.as_tensor(unit_length(base.class_embeddings)).to(device=device, dtype=dtype)
@@ -137,7 +137,7 @@ def configuration_of(estimator: Any, problem: Problem) -> Configuration:
     counts = np.bincount(problem.y, minlength=len(problem.class_embeddings))
     return Configuration(
         rows=problem.rows,
-        random_state=seed_of("tip-adapter-f", estimator.random_state),
+        random_state=seed_of(estimator),
         shape=KeysShape(tuple(counts.tolist())),
         hyper={**estimator.training_ratios(), "logit_scale": float(estimator.logit_scale)},
         steps=steps_for(estimator.epochs, len(problem.rows), estimator.batch_size),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,16 +16,18 @@ DTYPES = {"auto": torch.float32, "float32": torch.float32, "float64": torch.floa
 
 
 def shared_runs(
-    method: str, estimators: Sequence[Any], problems: Sequence[Problem]
+    estimators: Sequence[Any],
+    problems: Sequence[Problem],
+    key_of: Callable[[Any], Hashable] = lambda estimator: None,
 ) -> Iterator[tuple[list[int], CheckedArrays, str, torch.dtype]]:
     """Group estimators that share checked arrays, device and dtype, and so can train side by side.
 
     Parameters
     ----------
-    method : str
-        Named in errors.
     estimators, problems : sequence
         Of equal length; estimators have the parameters ``device`` and ``dtype``.
+    key_of : callable
+        What estimators must share beside arrays, device and precision, to be one run.
 
     Yields
     ------
@@ -41,32 +43,29 @@ def shared_runs(
     groups: dict[tuple[Any, ...], list[int]] = {}
     for i, (one, problem) in enumerate(zip(estimators, problems, strict=True)):
         if one.dtype not in DTYPES:
-            raise unknown_name(f"dtype of {method}", str(one.dtype), DTYPES)
-        groups.setdefault((id(problem.base), choose_device(one.device), DTYPES[one.dtype]), []).append(i)
-    for (_, device, dtype), members in groups.items():
+            raise unknown_name(f"dtype of {type(one).__name__}", str(one.dtype), DTYPES)
+        key = id(problem.base), choose_device(one.device), DTYPES[one.dtype], key_of(one)
+        groups.setdefault(key, []).append(i)
+    for (_, device, dtype, _), members in groups.items():
         for i in members:
             estimators[i].device_, estimators[i].dtype_ = device, str(dtype).removeprefix("torch.")
         yield members, problems[members[0]].base, device, dtype
 
 
-def seed_of(method: str, random_state: Any) -> int:
-    """Return the seed to train with; None draws one.
+def seed_of(estimator: Any) -> int:
+    """Return ``random_state``, or a fresh seed for None.
 
     Raises
     ------
     InputError
         If it is neither None nor an integer.
-
-    Examples
-    --------
-    >>> seed_of("tip-adapter-f", 3)
-    3
     """
-    if random_state is None:
+    seed = estimator.random_state
+    if seed is None:
         return int(np.random.default_rng().integers(2**31))
-    if isinstance(random_state, bool) or not isinstance(random_state, (int, np.integer)):
-        raise InputError(f"random_state of {method} must be an integer or None, but is {random_state!r}")
-    return int(random_state)
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise InputError(f"random_state of {type(estimator).__name__} must be an integer or None, but is {seed!r}")
+    return int(seed)
 
 
 def at_least(method: str, name: str, value: Any, low: float, above: bool = False) -> None:
