@@ -49,7 +49,7 @@ def shrunk(strength: Callable[[float, float], float]) -> Change:
 
 def refitted(model: object, X: np.ndarray, y: np.ndarray, folds: list[auto_parts.Fold]) -> np.ndarray:
     """Take the covariance of the kept rows alone, as a fold's other experts do."""
-    about_classes = not np.allclose(model.residuals, X - X.mean(axis=0))  # type: ignore[attr-defined]
+    about_classes = not np.allclose(model.centres, model.centres[0])  # type: ignore[attr-defined]
     found = []
     for kept, held in folds:
         own = auto_gaussians.fit_gaussian(X[kept], y[kept], len(model.weights), about_classes)  # type: ignore[attr-defined]

@@ -19,12 +19,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cafe.methods.scores import Array
 from cafe.threads import threads_for
+
+# Rows that are float64 at a time.
+CHUNK: Final = 16_384
 
 
 @dataclass(frozen=True)
@@ -39,33 +43,39 @@ class SharedGaussian:
         - mu_c P mu_c / 2; the same.
     inverse : ndarray of shape (d, d)
         A^-1.
-    residuals : ndarray of shape (n, d)
-        r_i.
-    removed : ndarray of shape (n,)
-        a_i; 1 where the row is its class's only one.
+    centres : ndarray of shape (c, d)
+        m_i of the rows of each class.
+    removed : ndarray of shape (c,)
+        a_i of the rows of each class; 1 where it has only one.
     """
 
     weights: Array
     offset: Array
     inverse: Array
-    residuals: Array
+    centres: Array
     removed: Array
 
 
 def fit_gaussian(X: Array, y: NDArray[np.int64], n_classes: int, about_classes: bool) -> SharedGaussian | None:
     """Fit rows X (n, d) of classes y; None where the covariance is zero up to rounding."""
-    X = X.astype(np.float64)
     (n, d), means, counts = X.shape, class_means(X, y, n_classes), np.bincount(y, minlength=n_classes)
-    residuals = X - (means[y] if about_classes else X.mean(axis=0))
-    spread = np.square(residuals).sum()
-    # Rounding of means leaves up to eps^2 of the rows' own squares, as in cafe.GDA.
-    if spread <= 1e3 * np.finfo(np.float64).eps ** 2 * np.square(X).sum():
-        return None
+    centres = means if about_classes else np.tile(counts @ means / n, (n_classes, 1))
+    scatter, squares = np.zeros((d, d)), 0.0
     with threads_for(n * d * d):
-        inverse = np.linalg.inv(residuals.T @ residuals + spread / max(1, n - 1) * np.eye(d))
+        for start in range(0, n, CHUNK):
+            part = slice(start, start + CHUNK)
+            rows = X[part].astype(np.float64)
+            squares += np.square(rows).sum()
+            rows -= centres[y[part]]
+            scatter += rows.T @ rows
+        spread = np.trace(scatter)
+        # Rounding of means leaves up to eps^2 of the rows' own squares, as in cafe.GDA.
+        if spread <= 1e3 * np.finfo(np.float64).eps ** 2 * squares:
+            return None
+        inverse = np.linalg.inv(scatter + spread / max(1, n - 1) * np.eye(d))
         weights, offset = _model(inverse, means, counts > 0)
-    own = counts[y] if about_classes else np.full(n, n)
-    return SharedGaussian(weights, offset, inverse, residuals, own / np.maximum(own - 1, 1))
+    own = counts if about_classes else np.full(n_classes, n)
+    return SharedGaussian(weights, offset, inverse, centres, own / np.maximum(own - 1, 1))
 
 
 def held_out_logits(
@@ -92,10 +102,12 @@ def held_out_logits(
     found = []
     for kept, held in folds:
         counts = np.bincount(y[kept], minlength=len(model.weights))
-        means = class_means(X[kept].astype(np.float64), y[kept], len(counts))
-        rows, turned = X[held].astype(np.float64), model.residuals[held] @ model.inverse  # q_i
-        a = model.removed[held]
-        f = a / (1 - a * np.einsum("nd,nd->n", turned, model.residuals[held]))
+        means = class_means(X[kept], y[kept], len(counts))
+        rows = X[held].astype(np.float64)
+        residuals = rows - model.centres[y[held]]
+        turned = residuals @ model.inverse  # q_i
+        a = model.removed[y[held]]
+        f = a / (1 - a * np.einsum("nd,nd->n", turned, residuals))
         weights, offset = _model(model.inverse, means, counts > 0)
         towards = X.shape[1] * (turned @ means.T)  # d q_i . mu_c
         own = np.einsum("nd,nd->n", rows, turned)

@@ -86,6 +86,10 @@ def fit_experts(X: Array, y: NDArray[np.int64], text: Array, settings: dict[str,
 def fit_residual(X: Array, y: NDArray[np.int64], text: Array, settings: dict[str, Any]) -> tuple[Array, Array, str]:
     """Train TaskRes for a fixed number of steps; return the weights of text and of the residual, and the device."""
     scale, batch = settings["logit_scale"], min(256, len(y))
+    if len(y) > (most := batch * settings["steps"]):
+        # So many steps see no more rows than that.
+        seen = np.random.default_rng(settings["random_state"]).permutation(len(y))[:most]
+        X, y = X[seen], y[seen]
     model = TaskRes(
         text,
         epochs=settings["steps"] * batch / len(y),
