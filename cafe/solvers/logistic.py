@@ -10,6 +10,7 @@ vector w, and W = (-w/2, w/2) has half its penalty, so the penalty is doubled th
 What makes it fast is to need few passes over the rows. A path goes from strong penalty to weak. Each C starts on the
 line, in log C, through the last two solutions; there the Hessian is modelled anew (softmax_loss.py), which
 preconditions L-BFGS; and L-BFGS keeps its pairs from one C to the next. Where C jumps, it is approached in steps.
+Small problems keep the eigenvectors of their first model, and are solved in as many of them as their rows span.
 """
 
 from __future__ import annotations
@@ -66,16 +67,26 @@ class _Path:
         self.two = torch.where(loss.seen.sum(1) == 2, 2.0, 1.0).double()  # (g,)
         self.memory: Memory = []
         self.solved: list[tuple[float, Tensor]] = []
-        flat = torch.zeros(loss.g, (loss.d + 1) * loss.c, dtype=loss.dtype)
-        self.point, model = loss.evaluate(flat, model=True, pooled=True)
+        self.point, model = loss.evaluate(self._zero(), model=True, pooled=True)
         assert model is not None and model.S is not None
-        self.model = model
-        self.values, self.vectors = torch.linalg.eigh(model.S)
+        self.values, vectors = torch.linalg.eigh(model.S)
+        self.vectors: Tensor | None = vectors
         # C at which the penalty is as strong as the curvature of the loss at zero: below, nothing is hard.
         top = (model.k.mean(1) * self.values[-1]).clamp_min(1e-12)
         self.easy = float((self.two / (loss.total * top)).max())
         # A new S costs its sum over rows and an eigendecomposition; where that is over three passes, keep the first.
         self.renew = loss.n * loss.d**2 + 25 * loss.d**3 <= 6 * loss.n * loss.g * loss.c * loss.d
+        if not self.renew and loss.centred:
+            # The basis stays, so features are turned into it once. Centred rows span n - 1 directions at most.
+            kept = min(loss.d, max(1, loss.n - 1))
+            loss.turn(vectors[:, -kept:])
+            self.values, self.vectors = self.values[-kept:], None
+            self.point, model = loss.evaluate(self._zero(), model=True)
+            assert model is not None
+        self.model = model
+
+    def _zero(self) -> Tensor:
+        return torch.zeros(self.loss.g, (self.loss.d + 1) * self.loss.c, dtype=self.loss.dtype)
 
     def steps_to(self, C: float) -> list[float]:
         """Return the values of C on the way to the next one, itself the last."""

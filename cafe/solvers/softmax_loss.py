@@ -70,8 +70,14 @@ class SoftmaxLoss:
         self.seen = torch.as_tensor(seen)
         total = sum(block.sum(0, dtype=torch.float64) for _, block in row_blocks(X, self.d, dtype))
         self.mean = torch.as_tensor(total / self.n).to(dtype)  # (d,)
-        self.centred = isinstance(X, Tensor)
+        self.centred, self.basis = isinstance(X, Tensor), torch.empty(0)
         self.X: Rows = X.to(dtype) - self.mean if isinstance(X, Tensor) else X
+
+    def turn(self, basis: Tensor) -> None:
+        """Use the coordinates of rows of a tensor in a basis (d, r) that spans them; weights become (g, r + 1, c)."""
+        assert isinstance(self.X, Tensor)
+        self.basis = basis.to(self.dtype)
+        self.X, self.d = self.X @ self.basis, basis.shape[1]
 
     def __call__(self, flat: Tensor) -> Point:
         """Return f (g,) in float64 and its gradient (g, p)."""
@@ -109,6 +115,8 @@ class SoftmaxLoss:
         weights = flat.view(self.g, self.d + 1, self.c)[k]
         absent = self.absent[k] < 0
         columns = torch.where(absent, 0, weights[:-1])
+        if len(self.basis):
+            columns = self.basis @ columns
         intercept = weights[-1] - self.mean @ columns
         return columns.T.contiguous().numpy(), (intercept + self.absent[k]).numpy()
 
@@ -156,18 +164,20 @@ class Preconditioner:
     ----------
     model : Curvature
         k and m.
-    values, vectors : Tensor of shape (d,) and (d, d), float64
-        Of S.
+    values : Tensor of shape (d,), float64
+        Eigenvalues of S.
+    vectors : Tensor of shape (d, d), float64, or None
+        Its eigenvectors; None where features were turned into them.
     ridge : Tensor of shape (g,)
         r.
     seen : Tensor of shape (g, c), bool
         Classes that have a row; the others stay at zero.
     """
 
-    def __init__(self, model: Curvature, values: Tensor, vectors: Tensor, ridge: Tensor, seen: Tensor) -> None:
+    def __init__(self, model: Curvature, values: Tensor, vectors: Tensor | None, ridge: Tensor, seen: Tensor) -> None:
         dtype = model.m.dtype
-        self.vectors = vectors.to(dtype)
-        self.m = self.vectors.T @ model.m  # (g, d, c)
+        self.vectors = None if vectors is None else vectors.to(dtype)
+        self.m = model.m if self.vectors is None else self.vectors.T @ model.m  # (g, d, c)
         spread = model.k[:, None] * values.clamp_min(0)[:, None] + ridge[:, None, None]
         self.inverse = (1 / spread.clamp_min(1e-12)).to(dtype)  # (g, d, c)
         self.k = model.k.to(dtype)[:, None]  # (g, 1, c)
@@ -176,10 +186,10 @@ class Preconditioner:
     def __call__(self, flat: Tensor) -> Tensor:
         """Return the product with each problem's vector, (g, p)."""
         g, d, c = self.m.shape
-        q = flat.view(g, d + 1, c)
-        last = q[:, -1:]
-        x = self.inverse * (self.vectors.T @ q[:, :-1] - self.m * last)
+        whole = flat.view(g, d + 1, c)
+        q, last = whole[:, :-1], whole[:, -1:]
+        x = self.inverse * ((q if self.vectors is None else self.vectors.T @ q) - self.m * last)
         bias = last / self.k - (self.m * x).sum(1, keepdim=True)
-        steps = torch.cat([self.vectors @ x, bias], 1) * self.seen
+        steps = torch.cat([x if self.vectors is None else self.vectors @ x, bias], 1) * self.seen
         steps -= steps.sum(2, keepdim=True) / self.seen.sum(2, keepdim=True) * self.seen
         return steps.view(g, -1)

@@ -23,12 +23,14 @@ def objective(coef, intercept, X, y, C):
     return C * (np.log(np.exp(logits).sum(1)) - logits[np.arange(len(y)), y]).sum() + 0.5 * (coef**2).sum()
 
 
+# 8 rows of 20 features span 7 directions; 400 rows of 10 with 20 classes get a new model of S at each C.
+@pytest.mark.parametrize("shape", [(120, 10, 5), (8, 20, 4), (400, 10, 20)])
 @pytest.mark.parametrize("C", [1e-4, 1e-2, 1.0, 100.0])
-def test_minimum_is_scikit_learns(C):
-    X, y = data()
+def test_minimum_is_scikit_learns(C, shape):
+    X, y = data(*shape)
     model = LogisticRegression(C=C, tol=1e-9, max_iter=5000).fit(X, y)
     best = objective(model.coef_, model.intercept_, X, y, C)
-    ((fit,),) = logistic_path(torch.tensor(X), y, 5, [C], tolerance=1e-12, dtype=torch.float64)
+    ((fit,),) = logistic_path(torch.tensor(X), y, shape[2], [C], tolerance=1e-12, dtype=torch.float64)
     assert fit.converged
     assert objective(fit.coef, fit.intercept, X, y, C) == pytest.approx(best, rel=1e-8)
     assert fit.objective == pytest.approx(best, rel=1e-8)
