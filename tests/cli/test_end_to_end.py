@@ -90,6 +90,20 @@ def test_the_run_of_the_demo_predicts_digits(demo, tmp_path):
     assert np.mean(right) > 0.4
 
 
+def test_photographs_with_the_embedded_model_get_a_hint(demo, tmp_path):
+    """It knows drawings and glyphs, so that a newcomer's photographs would look like chance."""
+    cache, _ = demo
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(4):
+            noise = np.random.default_rng([i, len(name), ord(name[0])]).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(tmp_path / "photos" / name / f"{i}.png")
+    done = cafe(cache, "extract", "--dataset", tmp_path / "photos", "--cache-dir", tmp_path, "--workers", 0)
+    assert done.returncode == 0, done.stderr
+    assert "for photographs: --model openai/clip-vit-base-patch32" in done.stderr
+    assert "for photographs" not in cafe(cache, "extract", "--dataset", "digits").stderr
+
+
 def test_extract_and_fit_as_typed(demo):
     cache, _ = demo
     done = cafe(cache, "fit", "--variant", "image", "--alpha", "0.2", "--shots", "4")
