@@ -9,12 +9,15 @@ summed up. Shapes are those of paper_data.py, 512 wide, with `--fraction` of the
 The single fits are each cell alone, as one would write it, with the same protocol: a PyTorch loop with autograd for
 the adapter (bench_adapter.py), scikit-learn for the probe, Tip-Adapter's published search. They are timed on seed 1
 at 1, 4 and 16 shots; other shots are interpolated in the number of rows, and seeds counted three times. Of a probe's
-search one fit is timed, at the C that was chosen, and counted once for each C that cafe tried and once for the last
-fit; of Tip-Adapter's search one pair of alpha and beta, counted for each pair that cafe tried. Zero-shot needs no
-shots and is counted once per data set.
+search two fits are timed: one at C = 0.01, counted for the three strong penalties of the protocol, and one at the C
+that was chosen, counted for all other C that cafe tried and for the last fit. scikit-learn's default tolerance stops
+early at large C, with accuracies several points lower; its time is that of the first of three attempts (as it is, a
+tolerance of 1e-6, and that in float64) that comes within 0.2 points of cafe's accuracy at that C; where none does, its
+accuracy stays the lower one, and the row says by how much. Of Tip-Adapter's search one pair of alpha and beta is timed, counted for
+each pair that cafe tried. Zero-shot needs no shots and is counted once per data set.
 
-By default cells of more than 2 million rows x classes are left out on both sides (ImageNet from 4 shots on, SUN397
-at 16); `--full` measures everything, for an hour or more. Accuracies of the timed cells are compared, with the C,
+By default cells of more than a million rows x classes are left out on both sides (ImageNet from 2 shots on, SUN397
+from 8); `--full` measures everything, for an hour or more. Accuracies of the timed cells are compared, with the C,
 alpha and beta that cafe chose.
 """
 
@@ -39,7 +42,11 @@ from cafe.compare.running import compare
 from cafe.features import Features
 from cafe.tasks import Task, make_task
 
-LARGEST, TIMED_SHOTS, TARGET = 2_000_000, (1, 4, 16), 5.0
+LARGEST, TIMED_SHOTS, TARGET = 1_000_000, (1, 4, 16), 5.0
+SAME = 0.2  # points
+# Of the seven decades that the probe's search begins with, three are at strong penalties where few steps do.
+EASY, EASY_C = 3, 1e-2
+ATTEMPTS = ((np.float32, 1e-4), (np.float32, 1e-6), (np.float64, 1e-6))
 SCALE = 100.0
 METHODS = ("linear-probe", "tip-adapter", "clip-adapter")
 
@@ -66,14 +73,25 @@ def adapter_alone(task: Task, text: np.ndarray, steps: int, row: dict[str, Any])
 
 def probe_alone(task: Task, text: np.ndarray, steps: int, row: dict[str, Any]) -> tuple[float, float]:
     """Return seconds of scikit-learn's search, and the accuracy of the fit at the chosen C."""
-    selection = row["selection"]
-    start = time.perf_counter()
-    model = LogisticRegression(C=selection["chosen"]["C"], max_iter=1000)
-    model.fit(task.train.image_features, task.train.labels)
-    seconds = time.perf_counter() - start
-    start = time.perf_counter()
-    found = 100 * float(model.score(task.test.image_features, task.test.labels))
-    return seconds * (selection["candidates"] + 1) + time.perf_counter() - start, found
+    chosen, candidates = row["selection"]["chosen"]["C"], row["selection"]["candidates"]
+    X, y = task.train.image_features, task.train.labels
+
+    def fit(C: float, dtype: Any, tol: float) -> tuple[float, Any]:
+        start = time.perf_counter()
+        model = LogisticRegression(C=C, tol=tol, max_iter=1000).fit(X.astype(dtype), y)
+        return time.perf_counter() - start, model
+
+    fit(EASY_C, *ATTEMPTS[0])
+    easy = fit(EASY_C, *ATTEMPTS[0])[0]
+    for attempt in ATTEMPTS:
+        near, model = fit(chosen, *attempt)
+        start = time.perf_counter()
+        found = 100 * float(model.score(task.test.image_features, task.test.labels))
+        testing = time.perf_counter() - start
+        if found >= 100 * row["acc1"] - SAME:
+            break
+    low = min(candidates, EASY)
+    return low * easy + (candidates + 1 - low) * near + testing, found
 
 
 def tip_alone(task: Task, text: np.ndarray, steps: int, row: dict[str, Any]) -> tuple[float, float]:
@@ -138,12 +156,16 @@ def measure(name: str, fraction: float, largest: float, steps: int) -> dict[str,
 
 
 def check(differences: dict[str, list[float]]) -> dict[str, float]:
-    """Return mean differences in points; refuse those beyond 0.2 and beyond twice their standard error."""
+    """Return mean differences in points, cafe's less theirs.
+
+    Refused beyond 0.2 and beyond twice their standard error; but a probe may be better where scikit-learn stops early.
+    """
     means = {}
     for method, values in differences.items():
         error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
         means[method] = float(np.mean(values))
-        if abs(means[method]) > max(0.2, 2 * error):
+        off = -means[method] if method == "linear-probe" else abs(means[method])
+        if off > max(SAME, 2 * error):
             raise SystemExit(f"{method}: {means[method]:+.2f} points from the single fits ({error:.2f})")
     return means
 

@@ -2,8 +2,10 @@
 
 Flowers is real (ViT-B/32; class means of its val rows stand in for text). The others have features drawn around the
 means of real ImageNet classes with the real within-class covariance, and those classes' real text: ImageNet all
-1,000, each other set one class and the classes whose text is nearest to it, so that they are told apart with effort.
-Training pools have 20 rows a class (Flowers 16), val 4 a class.
+1,000, each other set one class and the classes whose text is nearest to it. Means of seven images keep part of those
+images' own noise, by which drawn classes could be told apart at a glance; so the spread within classes is widened
+until zero-shot is right 59 times in 100, the published average over the eleven data sets. Training pools have 20 rows
+a class (Flowers 16), val 4 a class.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ SHAPES = {
 }
 SHOTS, SEEDS = (1, 2, 4, 8, 16), (1, 2, 3)
 POOL, VAL = 20, 4
+# Mean over the eleven data sets, RN50 (Tip-Adapter's exp.log).
+ZERO_SHOT = 0.589
 
 
 def features_of(name: str, fraction: float) -> Features:
@@ -44,11 +48,24 @@ def features_of(name: str, fraction: float) -> Features:
     number = list(SHAPES).index(name)
     anchor = (331 * number + 157) % len(text)
     classes = np.sort(np.argsort(-(text @ text[anchor]), kind="stable")[:n_classes])
+    spread = _spread(X, y, text, classes)
     sizes = {"train": POOL * n_classes, "val": VAL * n_classes, "test": n_test}
     rows = {
-        split: drawn_like(X, y, n, seed=10 * number + i, classes=classes) for i, (split, n) in enumerate(sizes.items())
+        split: drawn_like(X, y, n, seed=10 * number + i, spread=spread, classes=classes)
+        for i, (split, n) in enumerate(sizes.items())
     }
     return _features(name, rows, text[classes])
+
+
+def _spread(X: np.ndarray, y: np.ndarray, text: np.ndarray, classes: np.ndarray) -> float:
+    """Return the spread at which zero-shot is as good as the published average, within a per cent of it."""
+    low, high = 1.0, 16.0
+    while high / low > 1.01:
+        middle = (low * high) ** 0.5
+        drawn, labels = drawn_like(X, y, max(1000, len(classes)), seed=1000, spread=middle, classes=classes)
+        right = float(((drawn @ text[classes].T).argmax(1) == labels).mean())
+        low, high = (middle, high) if right > ZERO_SHOT else (low, middle)
+    return low
 
 
 def _flowers(n_test: int) -> Features:

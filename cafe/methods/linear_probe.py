@@ -20,8 +20,8 @@ METHOD = "linear-probe"
 C_PATH = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)
 BISECTIONS = 8
 SOLVERS = ("torch", "scikit-learn")
-# Rows x features x classes up to which float64 and a tight tolerance cost next to nothing.
-SMALL_PROBLEM = 20_000_000
+# Rows x features (or rows, where fewer) x classes up to which float64 and a tight tolerance cost next to nothing.
+SMALL_PROBLEM = 2_000_000
 
 
 class LinearProbe(FewShotClassifier):
@@ -191,12 +191,14 @@ def _fit_paths(members: Sequence[tuple[LinearProbe, Problem]], max_iter: int) ->
         used = np.unique(np.concatenate([group[0][1].rows for group in batch]))
         counts = np.stack([np.bincount(group[0][1].rows, minlength=len(base.y))[used] for group in batch])
         n_classes = len(base.class_embeddings)
-        work = len(used) * base.X.shape[1] * n_classes
+        work = len(used) * min(base.X.shape[1], len(used)) * n_classes
         small = work <= SMALL_PROBLEM
         with threads_for(work * len(batch)):
+            # Features on disk pass in blocks, once for each evaluation.
+            X = base.X.take(used) if isinstance(base.X, StoredRows) else torch.from_numpy(base.X[used])
+            X, basis = _in_their_span(X)
             fits = logistic_path(
-                # Features on disk pass in blocks, once for each evaluation.
-                base.X.take(used) if isinstance(base.X, StoredRows) else torch.from_numpy(base.X[used]),
+                X,
                 base.y[used],
                 n_classes,
                 path,
@@ -208,4 +210,19 @@ def _fit_paths(members: Sequence[tuple[LinearProbe, Problem]], max_iter: int) ->
         for place, group in enumerate(batch):
             for one, _ in group:
                 fit = fits[path.index(one.C_)][place]
-                one._store(fit.coef, fit.intercept, fit.iterations, base.X.dtype)
+                coef = fit.coef if basis is None else fit.coef @ basis
+                one._store(coef, fit.intercept, fit.iterations, base.X.dtype)
+
+
+def _in_their_span(X: Any) -> tuple[Any, Array | None]:
+    """Return fewer rows than columns as coordinates (n, n) of a basis (n, d) of their span; others as they are.
+
+    The penalty keeps every class's weights in the span of the rows, X^T = Q R, and |Q v| = |v|: the objective of v on
+    X Q is that of Q v on X. One row a class in 512 columns is a problem of as many unknowns per class as rows.
+    """
+    import torch
+
+    if not isinstance(X, torch.Tensor) or len(X) >= X.shape[1]:
+        return X, None
+    basis = torch.linalg.qr(X.double().T)[0].T  # (n, d)
+    return X.double() @ basis.T, basis.numpy()
