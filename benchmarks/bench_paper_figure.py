@@ -13,8 +13,8 @@ search two fits are timed: one at C = 0.01, counted for the three strong penalti
 that was chosen, counted for all other C that cafe tried and for the last fit. scikit-learn's default tolerance stops
 early at large C, with accuracies several points lower; its time is that of the first of three attempts (as it is, a
 tolerance of 1e-6, and that in float64) that comes within 0.2 points of cafe's accuracy at that C; where none does, its
-accuracy stays the lower one, and the row says by how much. Of Tip-Adapter's search one pair of alpha and beta is timed, counted for
-each pair that cafe tried. Zero-shot needs no shots and is counted once per data set.
+accuracy stays the lower one, and the row says by how much. Of Tip-Adapter's search one pair of alpha and beta is
+timed, counted for each pair that cafe tried. Zero-shot needs no shots and is counted once per data set.
 
 By default cells of more than a million rows x classes are left out on both sides (ImageNet from 2 shots on, SUN397
 from 8); `--full` measures everything, for an hour or more. Accuracies of the timed cells are compared, with the C,
