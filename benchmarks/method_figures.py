@@ -6,13 +6,15 @@
 text, so class means) at 1, 2, 4, 8 and 16 shots, draws 1, 2 and 3, and appends a row for each method, data set and
 number of shots to results/method_figures.jsonl. Shots of Caltech69 and Flowers are drawn from the 16 published ones, so
 their three draws are one at 16 shots, and only training seeds differ there. CoOp runs on digits, whose text tower comes
-with cafe. ``draw`` takes the newest row of each. Seconds are of one processor core, selection included.
+with cafe. ``draw`` takes the newest row of each and writes the sentences of docs/methods.md
+that begin with "Measured". Seconds are of one processor core, selection included.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +23,8 @@ from typing import Any
 import numpy as np
 from harness import RESULTS, report
 
-FIGURES = Path(__file__).parents[1] / "docs" / "figures"
+DOCS = Path(__file__).parents[1] / "docs"
+FIGURES = DOCS / "figures"
 SHOTS, SEEDS = (1, 2, 4, 8, 16), (1, 2, 3)
 DATASETS = {"digits": "digits", "caltech69": "Caltech69", "flowers102": "Flowers, no text"}
 # Zero-shot's line is drawn in all of them; without text it is class means.
@@ -111,6 +114,27 @@ def draw(methods: Sequence[str]) -> None:
         figure.savefig(path, dpi=110)
         shrink(path)
         print(f"{path.name}: {path.stat().st_size / 1024:.0f} kB", flush=True)
+    page = DOCS / "methods.md"
+    text = page.read_text(encoding="utf-8")
+    for method in methods:
+        if method in known:
+            # A function, so that nothing in the sentence is taken for a group.
+            line = sentence(table, method)
+            text = re.sub(rf"^{re.escape(f'Measured ({method}):')}.*$", lambda _, line=line: line, text, flags=re.M)
+    page.write_text(text, encoding="utf-8")
+
+
+def sentence(table: Table, method: str) -> str:
+    """Write what docs/methods.md says of a method: accuracies at all shots, and the time of a fit at its longest."""
+    parts, seconds = [], []
+    for dataset, title in DATASETS.items():
+        if (line := line_of(table, dataset, method)) is None:
+            continue
+        fixed = (dataset, method, 0) in table
+        shown = f"{line[0][0]:.1f}" if fixed else ", ".join(f"{value:.1f}" for value in line[0])
+        parts.append(f"{title} {shown}")
+        seconds.append(table[(dataset, method, 0 if fixed else SHOTS[0])]["core_seconds"])
+    return f"Measured ({method}): {'; '.join(parts)}. At most {max(seconds):.1f} core seconds a fit, search included."
 
 
 def panel(axes: Any, table: Table, dataset: str, method: str, known: Sequence[str]) -> None:
@@ -127,7 +151,15 @@ def panel(axes: Any, table: Table, dataset: str, method: str, known: Sequence[st
         else:
             axes.plot(at, line[0], color="0.8", linewidth=0.8, zorder=1)
     if (own := line_of(table, dataset, method)) is None:
-        axes.text(0.5, 0.5, "needs the text tower", ha="center", va="center", fontsize=7, transform=axes.transAxes)
+        axes.text(
+            0.5,
+            0.5,
+            "needs the text tower" if method == "coop" else "not measured",
+            ha="center",
+            va="center",
+            fontsize=7,
+            transform=axes.transAxes,
+        )
     else:
         axes.errorbar(at, *own, color="#0b62a4", linewidth=1.6, marker="o", markersize=3, capsize=2, zorder=4)
         lowest = min(lowest, own[0].min())
