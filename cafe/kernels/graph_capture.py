@@ -96,6 +96,8 @@ def replay_steps(
             at.zero_()
             for _ in range(block.shape[1]):
                 replay()
+        if on_cuda:
+            torch.cuda.current_stream().synchronize()  # once, at the end: the graph goes when this returns
     return tail
 
 

@@ -112,9 +112,12 @@ class TritonAdapterStep(CpuAdapterStep):
 @contextmanager
 def _library_products(precision: str) -> Iterator[None]:
     """Let the vendor's products round float32 operands to tf32 where that was asked for, and only inside."""
+    if precision != "tf32":
+        yield
+        return
     flags = torch.backends.cuda.matmul
     before = flags.allow_tf32
-    flags.allow_tf32 = precision == "tf32"
+    flags.allow_tf32 = True
     try:
         yield
     finally:
