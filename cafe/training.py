@@ -120,7 +120,10 @@ def fit_many(
         results.update(zip(part, trained, strict=True))
 
     if len(parts) > 1 and X.device.type == "cpu" and torch.get_num_threads() > 1 and sum(work) >= SMALL:
-        run_each([partial(fit, part) for part in parts])
+        # The longest first, so that no thread is left with a long one at the end.
+        steps = [configurations[part[0]].steps for part in parts]
+        order = sorted(range(len(parts)), key=lambda k: -work[k] * steps[k])
+        run_each([partial(fit, parts[k]) for k in order])
     else:
         for part, multiply_adds in zip(parts, work, strict=True):
             with threads_for(multiply_adds):
@@ -131,7 +134,7 @@ def fit_many(
 def _parts(
     objective: Objective, X: Tensor, configurations: Sequence[Configuration], members: list[int]
 ) -> list[list[int]]:
-    """Cut a group so that each part fits in memory, on a CPU in cache, and there is a part for every thread."""
+    """Cut a group so that each part fits in memory, on a CPU in cache, and threads end together."""
     first = configurations[members[0]]
     size = max(1, MEMORY_BUDGET // max(1, objective.activation_bytes(first)))
     if X.device.type == "cpu":
@@ -139,8 +142,11 @@ def _parts(
         # Parameters, gradients, two moments, and a copy in the products' dtype.
         state = 5 * X.element_size() * sum(value.numel() for value in initial.values())
         size = max(1, min(size, STATE_BUDGET // max(1, state)))
-        if len(members) * objective.multiply_adds(first) >= SMALL:
-            size = min(size, math.ceil(len(members) / torch.get_num_threads()))
+        work, threads = objective.multiply_adds(first), torch.get_num_threads()
+        if len(members) * work >= SMALL:
+            size = min(size, math.ceil(len(members) / threads))
+        if work >= SMALL and threads > 1:
+            size = 1  # large enough to gain nothing by a stack, and many short parts leave no thread idle at the end
     return [members[start : start + size] for start in range(0, len(members), size)]
 
 
