@@ -1,6 +1,6 @@
 """Linear probe, a path of C, against scikit-learn's LogisticRegression fitted at each C; objectives in the same run.
 
-    CAFE_REAL_DATA=... python benchmarks/bench_linear_probe.py [--rows 16000] [--path 15] [--measure 3] [--full]
+    CAFE_REAL_DATA=... python benchmarks/bench_linear_probe.py [--rows 16000] [--path 15] [--measure 5] [--full]
 
 cafe fits the whole path. scikit-learn is timed at `--measure` values of C spread over it (their mean, times the
 length of the path, is its time for the path), or with `--full` at all of them. Both objectives are printed at every C
@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=16_000)
     parser.add_argument("--path", type=int, default=15)
-    parser.add_argument("--measure", type=int, default=3)
+    parser.add_argument("--measure", type=int, default=5)
     parser.add_argument("--full", action="store_true", help="time scikit-learn at every C")
     parser.add_argument("--low", type=float, default=-2.0)
     parser.add_argument("--high", type=float, default=3.0)

@@ -45,6 +45,8 @@ class AdapterObjective:
         How the triton kernel's float32 operands enter a product.
     frozen : FrozenLogits
         Logits of all rows without an adapter, which the cpu kernel shares among configurations where that pays.
+    streamed : bool, default=False
+        Whether every step brings its own rows (streamed.py), so that nothing is made for all of them.
     """
 
     text: Tensor
@@ -52,6 +54,7 @@ class AdapterObjective:
     features: Tensor | None = None
     precision: str = "ieee"
     frozen: FrozenLogits = field(default_factory=FrozenLogits)
+    streamed: bool = False
     start: ClassVar[float] = START_RATIO
 
     def initial(self, configuration: Configuration, generator: torch.Generator) -> dict[str, Tensor]:
@@ -96,6 +99,10 @@ class AdapterObjective:
     def stepper(self, shape: Any, hyper: dict[str, Tensor], X: Tensor, y: Tensor, feature_mean: Tensor) -> Step | None:
         """Return the step function of the chosen kernel; None for the reference."""
         features = X if self.features is None else self.features
+        if self.kernel == "cpu" and self.streamed:
+            from cafe.kernels.cpu import CpuAdapterStep
+
+            return CpuAdapterStep(shape, hyper, features, y, self.text, feature_mean)
         if self.kernel == "cpu":
             from cafe.kernels.cpu_projected import CpuCheapestStep
 
@@ -146,7 +153,7 @@ class AdapterObjective:
             own = np.empty((0, base.X.shape[1]), np.float32) if stored is not None else np.ascontiguousarray(base.X)
             X = torch.as_tensor(own).to(**to)
             text = torch.as_tensor(base.class_embeddings).to(**to)[None]
-            objective: Objective = cls(text, kernel, X.to(products), precision)
+            objective: Objective = cls(text, kernel, X.to(products), precision, streamed=stored is not None)
             if stored is not None:
                 objective = Streamed(objective, stored, products)
             y = torch.as_tensor(base.y).to(device)

@@ -18,9 +18,9 @@ from cafe.steps import Configuration, Step
 class Streamed:
     """An objective of the trainer whose rows come from :class:`StoredRows`; see :mod:`cafe.training`.
 
-    The trainer's X is an empty stand-in of the right width, device and dtype. Batches, and so fits, are those of
-    features in memory, number for number; means of features, which only learned ratios use, are summed in float64 and
-    agree up to rounding.
+    The trainer's X is an empty stand-in of the right width, device and dtype. Batches, and so fits of the same kernel,
+    are those of features in memory, number for number; means of features, which only learned ratios use, are summed in
+    float64 and agree up to rounding.
 
     Attributes
     ----------

@@ -157,8 +157,8 @@ def logistic_path(
     weights : ndarray of shape (g, n), int, default=None
         How often each row counts in each problem, such as zero and one for folds; None for one problem on all.
     tolerance : float, default=5e-6
-        Expected relative decrease of the objective at which a problem is done. What was left, where measured, is up to
-        four times it.
+        Expected relative decrease of the objective at which a problem is done. What is left is of
+        that order; tests hold the default to 1e-4.
     max_iter : int, default=1000
         Iterations at each C.
     dtype : torch.dtype, default=torch.float32
