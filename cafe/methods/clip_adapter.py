@@ -86,9 +86,10 @@ class CLIPAdapter(FewShotClassifier):
         ``"auto"`` takes the fastest that is here; ``kernel_`` says what ran.
     device : str, default="auto"
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``: where to train. Inference runs in NumPy.
-    dtype : {"auto", "float32", "float64", "bfloat16"}, default="auto"
+    dtype : {"auto", "float32", "float64", "bfloat16", "tf32"}, default="auto"
         Precision of training. ``"bfloat16"`` is that of matrix products alone; ``"auto"`` takes it on processors
-        that gain by it and problems large enough, else float32. ``dtype_`` says what ran.
+        that gain by it and problems large enough, else float32. ``"tf32"`` rounds products' inputs on CUDA, kernel
+        ``"triton"`` alone. ``dtype_`` says what ran.
     random_state : int, default=None
         Seed of initial weights and batch order; None draws one.
 
