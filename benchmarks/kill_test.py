@@ -7,7 +7,7 @@ Last, several processes extract one cache at once, some of them killed.
 
 Run::
 
-    python benchmarks/kill_test.py [--kills 100] [--verbs extract,import,fit,compare] [--concurrent 8] [--seed 0]
+    python benchmarks/kill_test.py [--kills 100] [--verbs extract,import,...] [--concurrent 8] [--seed 0]
 """
 
 from __future__ import annotations
@@ -90,6 +90,17 @@ def cache_digest(path: Path) -> str:
         raise AssertionError(f"{path}: {report.findings}")
     with h5py.File(path) as file:
         return str(file.attrs["content_sha256"])
+
+
+def npz_digest(path: Path) -> str:
+    """Return the digest over all arrays of a NumPy archive; reading them checks their checksums."""
+    import numpy as np
+
+    digest = hashlib.sha256()
+    with np.load(path, allow_pickle=False) as file:
+        for name in sorted(file.files):
+            digest.update(f"{name} {file[name].dtype} {file[name].shape}".encode() + file[name].tobytes())
+    return digest.hexdigest()
 
 
 def folder_digest(path: Path) -> str:
@@ -218,6 +229,11 @@ def verbs(folder: Path) -> dict[str, Verb]:
     if exit_code(start([*extract, "--out", str(fixed)])) != 0:
         raise SystemExit("the cache that the other verbs need could not be made")
     _write_npz(fixed, folder / "features.npz")
+    parts = [folder / "fixed" / f"{split}.h5" for split in ("val", "test")]
+    for part in parts:
+        words = ["extract", "--dataset", "digits", "--quiet", "--splits", part.stem, "--out", str(part)]
+        if exit_code(start(words)) != 0:
+            raise SystemExit("the caches that merge needs could not be made")
     words = ["--cache", str(fixed), "--device", "cpu"]
     return {
         "extract": Verb(
@@ -227,6 +243,14 @@ def verbs(folder: Path) -> dict[str, Verb]:
             ["cache", "import", str(folder / "features.npz"), "--name", "digits", "--model", "mini", "--out",
              str(caches / "imported.h5"), "--force"],
             caches / "imported.h5", lambda: True, cache_digest,
+        ),
+        "merge": Verb(
+            ["cache", "merge", *map(str, parts), "--out", str(caches / "merged.h5")],
+            caches / "merged.h5", lambda: True, cache_digest,
+        ),
+        "export": Verb(
+            ["cache", "export", str(fixed), "--out", str(caches / "exported.npz"), "--force"],
+            caches / "exported.npz", lambda: True, npz_digest,
         ),
         "fit": Verb(
             ["fit", *words, "--method", "tip-adapter", "--shots", "4", "--out", str(runs / "fit")],
@@ -278,7 +302,7 @@ def main() -> None:
     """Run what was asked for, and print one JSON line for each verb."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=100, help="for each verb")
-    parser.add_argument("--verbs", default="extract,import,fit,compare")
+    parser.add_argument("--verbs", default="extract,import,merge,export,fit,compare")
     parser.add_argument("--concurrent", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

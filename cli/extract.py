@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -25,7 +26,7 @@ from cafe.cli.extract_options import (
     views_of,
     workers_of,
 )
-from cafe.cli.extract_words import answer, shown_on
+from cafe.cli.extract_words import answer, faster_dtype, shown_on
 from cafe.cli.options import CacheDir, Device, Dtype, Json, Quiet, listed
 from cafe.cli.screen import Screen
 from cafe.errors import InputError, unknown_name
@@ -159,6 +160,9 @@ def extract(
                 engine=engine, ray_address=ray_address, progress=shown_on(images, text, screen), force=force,
             )  # fmt: skip
         answer(summaries, screen)
+        for hint in dict.fromkeys(faster_dtype(*one) for one in zip(encoders, repeat(dtype), summaries, strict=False)):
+            if hint:
+                screen.say(hint)
         if DEFAULT_MODEL in models_of(model) and opened.name != "digits":
             screen.say(f"{DEFAULT_MODEL} knows drawings and glyphs; for photographs: --model {_FOR_PHOTOGRAPHS}")
         screen.say("go on with:")
