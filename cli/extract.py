@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -154,7 +153,7 @@ def extract(
         }  # fmt: skip
         if out is not None and out.exists() and not force:
             refuse_another(opened, encoders[0], wanted, out)
-        with screen.progress("images") as images, screen.progress("templates") as text, _ending(screen):
+        with screen.progress("images") as images, screen.progress("templates") as text, ending_calmly():
             summaries = extract_many(
                 opened, encoders, paths, **wanted, on_error=error_policy, batch_size=batch_size, workers=processes,
                 engine=engine, ray_address=ray_address, progress=shown_on(images, text, screen), force=force,
@@ -208,19 +207,6 @@ def _paths(opened: Dataset, encoders: list[Encoder], out: Path | None, cache_dir
     from cafe.cache.locate import cache_path
 
     return [out or cache_path(cache_folder(cache_dir), opened.name, encoder.id) for encoder in encoders]
-
-
-@contextmanager
-def _ending(screen: Screen) -> Iterator[None]:
-    """Say what is kept if the run is cut off; the exit code is that of every interruption."""
-    from cafe.cache.report import ExtractionInterrupted
-
-    with ending_calmly():
-        try:
-            yield
-        except ExtractionInterrupted as error:
-            screen.say(str(error))
-            raise
 
 
 def refuse_another(dataset: Dataset, encoder: Encoder, wanted: Mapping[str, Any], out: Path) -> None:

@@ -40,7 +40,10 @@ def run(call: Callable[[], Any]) -> int:
     """
     try:
         code = call()
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort) as error:
+        if isinstance(error, KeyboardInterrupt) and str(error):  # it says itself what is kept
+            _say(str(error))
+            return INTERRUPTED
         code = INTERRUPTED
     except CafeError as error:
         return _tell(str(error), error.exit_code)

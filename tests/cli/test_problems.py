@@ -29,6 +29,7 @@ CASES = [
     (RuntimeError("first\nsecond"), 1, "unexpected RuntimeError: first; set CAFE_DEBUG=1 to see where\n"),
     (MemoryError(), 1, "not enough memory"),
     (KeyboardInterrupt(), 130, "interrupted"),
+    (KeyboardInterrupt("interrupted; 3 of 4 are kept"), 130, "cafe: interrupted; 3 of 4 are kept\n"),
 ]
 
 
