@@ -95,6 +95,9 @@ def tables(part: str) -> None:
     behind, worse, uncalibrated = [], [], []
     everywhere: dict[str, list[float]] = {}
     for (dataset, shots), steps in read(part).items():
+        if len(steps) < 2:
+            print(f"| {dataset}, {shots} | not measured by both steps |" + " |" * 6)
+            continue
         found, autos = means(steps["singles"]), steps["auto"]
         best = max(found, key=lambda label: found[label][0])
         own, plain, gap = means(autos)["auto"], found["zero-shot"], found[best][0] - means(autos)["auto"][0]
