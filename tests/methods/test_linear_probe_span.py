@@ -1,0 +1,45 @@
+"""Fewer rows than columns: the probe is solved in the span of the rows, and is the same probe."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from cafe import LinearProbe
+from cafe.methods import fit_many
+
+
+@pytest.fixture(scope="module")
+def few():
+    """24 unit rows of 4 classes in 40 columns, in float64."""
+    rng = np.random.default_rng(0)
+    y = np.arange(24) % 4
+    X = rng.normal(size=(4, 40))[y] + 2 * rng.normal(size=(24, 40))
+    return X / np.linalg.norm(X, axis=1, keepdims=True), y
+
+
+@pytest.mark.parametrize("C", [0.1, 10.0, 1000.0])
+def test_weights_are_scikit_learns(few, C):
+    """The minimum is unique up to a constant in the intercepts; both stop within 1e-8 or so of it."""
+    X, y = few
+    expected = LogisticRegression(C=C, tol=1e-10, max_iter=10_000).fit(X, y)
+    found = LinearProbe(C=C, normalize=False).fit(X, y)
+    scale = np.abs(expected.coef_).max()
+    np.testing.assert_allclose(found.coef_, expected.coef_, rtol=0, atol=1e-3 * scale)
+    intercept = found.intercept_ - found.intercept_.mean()
+    np.testing.assert_allclose(intercept, expected.intercept_ - expected.intercept_.mean(), rtol=0, atol=1e-3 * scale)
+
+
+def test_rows_that_overlap_and_repeat_share_one_span(few):
+    X, y = few
+    rows = [np.arange(16), np.arange(8, 24), np.array([0, 1, 2, 3, 0, 1, 2, 3])]
+    fits = fit_many(X, y, [LinearProbe(C=5.0)] * 3, rows)
+    for fit, own in zip(fits, rows, strict=True):
+        single = LinearProbe(C=5.0).fit(X[own], y[own])
+        np.testing.assert_allclose(fit.logits(X), single.logits(X), rtol=0, atol=1e-3 * np.abs(single.logits(X)).max())
+
+
+def test_equal_rows_leave_the_span_smaller_than_the_rows(few):
+    X, y = few
+    double, labels = np.concatenate([X[:8], X[:8]]), np.concatenate([y[:8], y[:8]])
+    once, twice = LinearProbe(C=5.0).fit(X[:8], y[:8]), LinearProbe(C=2.5).fit(double, labels)
+    np.testing.assert_allclose(twice.logits(X), once.logits(X), rtol=0, atol=1e-3 * np.abs(once.logits(X)).max())
