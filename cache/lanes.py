@@ -73,6 +73,7 @@ class Lanes:
         self._started: deque[ShardEncoding] = deque()
         self._waiting: SimpleQueue[_Batch | None] = SimpleQueue()
         self._busy: dict[int, bool] = {}
+        self._closing = False
         self._threads: list[threading.Thread] = []
         if all(_may_run_beside_itself(plan) for plan in plans):
             self.number, self._restore = _share_threads(batches)
@@ -102,7 +103,11 @@ class Lanes:
             self._started.popleft().collect()
 
     def close(self) -> None:
-        """End the lanes, in the midst of a batch if there is one, and give torch its threads back."""
+        """End the lanes, in the midst of a batch if there is one, and give torch its threads back.
+
+        Batches that wait for a lane are not begun.
+        """
+        self._closing = True
         for identifier, busy in list(self._busy.items()):
             if busy:
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(identifier), ctypes.py_object(_Stopped))
@@ -117,7 +122,10 @@ class Lanes:
         own = threading.get_ident()
         try:
             while (batch := self._waiting.get()) is not None:
+                # Busy first: whoever closes between these lines either is seen, or sees this lane and stops it.
                 self._busy[own] = True
+                if self._closing:
+                    return
                 batch.encode()
                 self._busy[own] = False
         except _Stopped:

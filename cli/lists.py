@@ -83,12 +83,16 @@ def templates(cache_dir: NoUseOfCacheDir = None, json: Json = False, quiet: Quie
 def _with_caches(known: Sequence[dict[str, Any]], key: str, given: Path | None) -> list[dict[str, Any]]:
     """Add to each entry the caches that there are of it; ``key`` is what a cache calls its name."""
     from cafe.cache.locate import cache_dir as cache_folder
-    from cafe.cache.summary import list_caches
 
     caches: dict[str, list[str]] = {}
-    for one in list_caches(cache_folder(given)):
-        if one.damaged is None:
-            caches.setdefault(getattr(one, key), []).append(str(one.path))
+    folder = cache_folder(given)
+    # Where there is no cache the list does not wait for h5py.
+    if any(folder.glob("*.h5")):
+        from cafe.cache.summary import list_caches
+
+        for one in list_caches(folder):
+            if one.damaged is None:
+                caches.setdefault(getattr(one, key), []).append(str(one.path))
     return [{**entry, "caches": caches.get(entry["name"], [])} for entry in known]
 
 

@@ -153,8 +153,9 @@ def fold_rows(y: NDArray[np.int64], folds: int, random_state: int) -> list[Fold]
 
     Examples
     --------
-    >>> [held.tolist() for _, held in fold_rows(np.array([0, 0, 1, 1, 2]), 2, 0)]
-    [[1, 2], [0, 3]]
+    >>> folds = fold_rows(np.array([0, 0, 1, 1, 2]), 2, 0)
+    >>> [np.array([0, 0, 1, 1, 2])[held].tolist() for _, held in folds]
+    [[0, 1], [0, 1]]
     """
     draw = np.random.default_rng(random_state)
     fold = np.full(len(y), -1)

@@ -88,6 +88,7 @@ def test_an_interruption_does_not_wait_for_a_long_batch(fakes, tmp_path):
 
     def encode(crops):
         if len(encoder.batches) > 11:
+            # More batches wait behind this one by now; they are as long, and must not be begun.
             long.set()
             end = time.monotonic() + 60
             while time.monotonic() < end:
