@@ -32,6 +32,7 @@ from real_features import caltech69, flowers
 from sklearn.model_selection import StratifiedKFold
 
 from cafe import CLIPAdapter, draw_few_shot
+from cafe.features import Features
 from cafe.methods import fit_many
 from cafe.protocol.selection import FOLDS
 
@@ -43,24 +44,24 @@ RECIPES = [{"steps": s, "lr": r, "weight_decay": w} for s, r, w in itertools.pro
 Shots = tuple[NDArray[np.floating], NDArray[np.int64], NDArray[np.floating] | None]
 
 
-def digits() -> Shots:
-    """Return the train split of the embedded digits, encoded by the embedded model, and its text."""
+def digits(split: str = "train") -> Shots:
+    """Return a split of the embedded digits, encoded by the embedded model, and its text."""
     from cafe.data import open_dataset
     from cafe.encoders import open_encoder
     from cafe.prompts import class_embeddings, prompts
 
     dataset, encoder = open_dataset("digits"), open_encoder("cafe:mini", device="cpu")
-    labels = dataset.splits["train"].labels
-    crops = np.stack([encoder.cropper(dataset.image("train", i)) for i in range(len(labels))])
+    labels = dataset.splits[split].labels
+    crops = np.stack([encoder.cropper(dataset.image(split, i)) for i in range(len(labels))])
     text = encoder.encode_text(prompts(dataset.templates, dataset.class_names))
     return encoder.encode_images(crops), labels, class_embeddings(text[None])
 
 
-def published(features: object) -> Shots:
-    """Return the train split of published 16-shot features, and text where there is some."""
-    train = features.split("train")  # type: ignore[attr-defined]
-    text = features.class_embeddings if features.text_features is not None else None  # type: ignore[attr-defined]
-    return np.asarray(train.image_features), np.asarray(train.labels), text
+def published(features: Features, split: str = "train") -> Shots:
+    """Return a split of published features (train: 16 shots), and text where there is some."""
+    found = features.split(split)
+    text = features.class_embeddings if features.text_features is not None else None
+    return np.asarray(found.image_features), np.asarray(found.labels), text
 
 
 def held_out_hits(
