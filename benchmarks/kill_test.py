@@ -281,7 +281,7 @@ def verbs(folder: Path) -> dict[str, Verb]:
 def _write_npz(cache: Path, path: Path) -> None:
     import numpy as np
 
-    from cafe.cache.store import load_features
+    from cafe.cache.loading import load_features
 
     features = load_features(cache)
     arrays = {}
@@ -293,8 +293,8 @@ def _write_npz(cache: Path, path: Path) -> None:
 def warm_up() -> None:
     """Import everything before the forks, by doing it once, so that a child begins to work at once."""
     from cafe.cache.extraction import extract
+    from cafe.cache.loading import load_features
     from cafe.cache.rows import Draws
-    from cafe.cache.store import load_features
     from cafe.compare import compare
     from cafe.data import open_dataset
     from cafe.encoders import open_encoder

@@ -67,7 +67,7 @@ def over_draws(shots: Sequence[int]) -> Comparison:
 def digits() -> Features:
     """Extract the digits with the embedded model."""
     from cafe.cache.extraction import extract
-    from cafe.cache.store import load_features
+    from cafe.cache.loading import load_features
     from cafe.data.opening import open_dataset
     from cafe.encoders.opening import open_encoder
 

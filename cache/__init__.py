@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cafe.cache.extraction import extract as extract
+    from cafe.cache.loading import load_features as load_features
     from cafe.cache.locate import cache_dir as cache_dir
     from cafe.cache.locate import cache_path as cache_path
     from cafe.cache.locate import find_cache as find_cache
     from cafe.cache.provenance import Provenance as Provenance
     from cafe.cache.report import ExtractionProgress as ExtractionProgress
     from cafe.cache.report import ExtractionSummary as ExtractionSummary
-    from cafe.cache.store import load_features as load_features
-    from cafe.cache.store import write_cache as write_cache
     from cafe.cache.summary import CacheSummary as CacheSummary
     from cafe.cache.summary import list_caches as list_caches
     from cafe.cache.summary import summarise as summarise
     from cafe.cache.verify import VerifyReport as VerifyReport
     from cafe.cache.verify import verify_cache as verify_cache
+    from cafe.cache.writing import write_cache as write_cache
 
 # Resolved when first used, so that listing caches does not import what extraction needs.
 _EXPORTS = {

@@ -14,16 +14,17 @@ from cafe.cache.atomic import check_free_space, prepare_folder
 from cafe.cache.choosing import Workers
 from cafe.cache.encoding import ProgressCallback
 from cafe.cache.fingerprint import fingerprint
+from cafe.cache.loading import read_provenance
 from cafe.cache.opening import open_cache
 from cafe.cache.partial import open_partial, tidy
 from cafe.cache.passes import How, encode_all
-from cafe.cache.plan import Plan, Target, choose_target, make_plan
+from cafe.cache.plan import Plan, make_plan
 from cafe.cache.ray_engine import check_engine
 from cafe.cache.report import Clocks, ExtractionSummary
 from cafe.cache.rows import Draws
 from cafe.cache.run import Run, signature
-from cafe.cache.store import read_provenance
 from cafe.cache.summary import summarise
+from cafe.cache.target import Target, choose_target
 from cafe.cache.text_again import encode_text_again
 from cafe.cache.views import Views
 from cafe.data.base import Dataset

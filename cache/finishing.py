@@ -20,8 +20,8 @@ from cafe.cache.remembering import remembered
 from cafe.cache.report import Clocks, ExtractionProgress
 from cafe.cache.run import Run
 from cafe.cache.shards import Shard
-from cafe.cache.store import Pieces, write_arrays
 from cafe.cache.text import encode_text
+from cafe.cache.writing import Pieces, write_arrays
 from cafe.errors import CacheError, InputError
 from cafe.features import Features
 

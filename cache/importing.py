@@ -14,10 +14,11 @@ from cafe.cache import spec
 from cafe.cache.importers.base import Found, Importer, Wishes
 from cafe.cache.importing_labels import resolve_classes
 from cafe.cache.importing_text import shaped_text
+from cafe.cache.loading import read_provenance
 from cafe.cache.opening import open_cache
 from cafe.cache.provenance import Provenance
 from cafe.cache.similar import drop_similar
-from cafe.cache.store import read_provenance, write_cache
+from cafe.cache.writing import write_cache
 from cafe.errors import CacheError, InputError
 from cafe.features import Features, Split
 from cafe.rooms import entries, find
@@ -143,7 +144,7 @@ def import_features(
     _refuse_other(target, provenance, force)
     features = Features(splits, names, text, logit_scale=logit_scale)
     write_cache(target, features, provenance, stored_dtype=stored, normalised=_all_unit(splits))
-    from cafe.cache.store import load_features
+    from cafe.cache.loading import load_features
 
     return ImportSummary(target, name, load_features(target), (*found.notes, *notes))
 

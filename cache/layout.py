@@ -25,7 +25,7 @@ def arrays_to_store(
     sizes: Mapping[str, NDArray[np.int64]] | None,
     projection: NDArray[Any] | None,
 ) -> dict[str, NDArray[Any]]:
-    """Return every array of the file by its path; see :func:`cafe.cache.store.write_cache` for the parameters.
+    """Return every array of the file by its path; see :func:`cafe.cache.writing.write_cache` for the parameters.
 
     Raises
     ------
@@ -125,7 +125,7 @@ def attributes_to_store(
     seconds: Mapping[str, float] | None,
     created: datetime | None,
 ) -> dict[str, Any]:
-    """Return every root attribute but the checksum; see :func:`cafe.cache.store.write_cache` for the parameters."""
+    """Return every root attribute but the checksum; see :func:`cafe.cache.writing.write_cache` for the parameters."""
     moment = datetime.now(UTC) if created is None else created.astimezone(UTC)
     return {
         "format": spec.FORMAT,

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from cafe.cache.fingerprint import differing_fields
+from cafe.cache.loading import load_features, load_projection, load_sizes
 from cafe.cache.provenance import Provenance
-from cafe.cache.store import load_features, load_projection, load_sizes, write_cache
+from cafe.cache.writing import write_cache
 from cafe.errors import CacheError, InputError
 from cafe.features import Features
 

@@ -5,24 +5,20 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cafe.cache import spec
-from cafe.cache.fingerprint import differing_fields, image_part, text_part
-from cafe.cache.locate import distinct_path
-from cafe.cache.opening import open_cache
+from cafe.cache.fingerprint import image_part, text_part
 from cafe.cache.provenance import Provenance, library_versions
 from cafe.cache.rows import Draws, rows_to_extract
-from cafe.cache.store import read_provenance
 from cafe.cache.views import Views
 from cafe.data.base import Dataset
 from cafe.data.decoders import PILLOW, check_decoder
 from cafe.encoders.base import Encoder
-from cafe.errors import CacheError, InputError, unknown_name
+from cafe.errors import InputError, unknown_name
 
 
 @dataclass(frozen=True)
@@ -160,15 +156,7 @@ def make_plan(
     check_decoder(decoder)
     if stored_dtype not in spec.STORED_DTYPES:
         raise unknown_name("stored dtype", stored_dtype, spec.STORED_DTYPES)
-    for name in splits or ():
-        if name not in dataset.splits:
-            raise unknown_name(f"split of {dataset.name}", name, dataset.splits)
-    names = tuple(name for name in dataset.splits if splits is None or name in splits)
-    if not names:
-        raise InputError(f"no split of {dataset.name} was asked for; possible: {', '.join(dataset.splits)}")
-    for name in names:
-        if not len(dataset.splits[name]):
-            raise InputError(f"split {name!r} of {dataset.name} has no images; leave it out with --splits")
+    names = _chosen_splits(dataset, splits)
     own = None if prompts is None else _checked_prompts(prompts, dataset)
     templates = () if own is not None else tuple(dataset.templates if templates is None else templates)
     if not templates and own is None:
@@ -210,6 +198,19 @@ def make_plan(
     )
 
 
+def _chosen_splits(dataset: Dataset, splits: Sequence[str] | None) -> tuple[str, ...]:
+    for name in splits or ():
+        if name not in dataset.splits:
+            raise unknown_name(f"split of {dataset.name}", name, dataset.splits)
+    names = tuple(name for name in dataset.splits if splits is None or name in splits)
+    if not names:
+        raise InputError(f"no split of {dataset.name} was asked for; possible: {', '.join(dataset.splits)}")
+    for name in names:
+        if not len(dataset.splits[name]):
+            raise InputError(f"split {name!r} of {dataset.name} has no images; leave it out with --splits")
+    return names
+
+
 def _checked_prompts(prompts: Sequence[Sequence[str]], dataset: Dataset) -> tuple[tuple[str, ...], ...]:
     if len(prompts) != len(dataset.class_names) or not all(prompts):
         raise InputError(
@@ -217,55 +218,6 @@ def _checked_prompts(prompts: Sequence[Sequence[str]], dataset: Dataset) -> tupl
             f"with at least one prompt in each; got {len(prompts)} lists"
         )
     return tuple(tuple(own) for own in prompts)
-
-
-@dataclass(frozen=True)
-class Target:
-    """Which file a plan ends in, and what has to be done for it.
-
-    Attributes
-    ----------
-    path : Path
-        The file.
-    missing : str
-        ``"all"``, ``"text"`` (its image features are the ones wanted) or ``"nothing"``.
-    notes : tuple of str
-        What was recorded otherwise in the file that is there.
-    """
-
-    path: Path
-    missing: Literal["all", "text", "nothing"]
-    notes: tuple[str, ...] = ()
-
-
-def choose_target(plan: Plan, out: Path, *, force: bool) -> Target:
-    """Find out which file the plan ends in.
-
-    ``out`` is used if it is free or holds the same image features; a cache of other image features is left alone,
-    and a name with the short fingerprint beside it is used.
-
-    Raises
-    ------
-    CacheError
-        If ``out`` is something else than a sound cache, and not to be replaced by force.
-    """
-    wanted = plan.provenance()
-    for path in (out, distinct_path(out, wanted.image_fingerprint)):
-        if not path.exists():
-            return Target(path, "all")
-        try:
-            with open_cache(path) as file:
-                there = read_provenance(file)
-        except CacheError as error:
-            if force and path.is_file():
-                return Target(path, "all")
-            raise CacheError(f"{error} To replace it, extract with --force.") from error
-        if there["image_fingerprint"] != wanted.image_fingerprint:
-            continue
-        if force:
-            return Target(path, "all")
-        return Target(path, "text" if there["fingerprint"] != wanted.fingerprint else "nothing", _notes(there, wanted))
-    raise CacheError(f"{out} and {path} both hold other image features than those asked for; name another file")
 
 
 def batches(n: int, size: int) -> Iterator[range]:
@@ -289,8 +241,3 @@ def _recorded(encoder: Encoder, recorded: Mapping[str, Any], decoder: str) -> di
         "platform": f"{platform.system()} {platform.machine()}",
         "libraries": library_versions(*(() if decoder == PILLOW else (decoder,))),
     }
-
-
-def _notes(there: Mapping[str, Any], wanted: Provenance) -> tuple[str, ...]:
-    clauses = differing_fields(there["recorded"].get("image", {}), wanted.recorded["image"], ending="is here now")
-    return tuple(f"the cache that is there was made with {clause}" for clause in clauses)

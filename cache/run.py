@@ -10,8 +10,9 @@ from pathlib import Path
 from cafe.cache.locks import Claim
 from cafe.cache.opening import open_cache, text_attribute
 from cafe.cache.partial import Partial
-from cafe.cache.plan import Plan, Target
+from cafe.cache.plan import Plan
 from cafe.cache.shards import Shard
+from cafe.cache.target import Target
 from cafe.errors import CacheError
 
 Signature = tuple[int, int, int] | None

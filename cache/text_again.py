@@ -8,12 +8,13 @@ from pathlib import Path
 from cafe.cache import spec
 from cafe.cache.checksums import array_sha256, arrays_of
 from cafe.cache.encoding import ProgressCallback
+from cafe.cache.loading import load_features, load_projection, load_sizes
 from cafe.cache.opening import open_cache
 from cafe.cache.plan import Plan
 from cafe.cache.provenance import Provenance
 from cafe.cache.report import Clocks, ExtractionProgress
-from cafe.cache.store import load_features, load_projection, load_sizes, write_cache
 from cafe.cache.text import encode_text
+from cafe.cache.writing import write_cache
 from cafe.errors import CacheError
 
 

@@ -10,9 +10,9 @@ import h5py
 
 from cafe.cache import spec
 from cafe.cache.checksums import array_sha256, arrays_of, content_sha256
+from cafe.cache.loading import load_features
 from cafe.cache.opening import open_cache, text_attribute
 from cafe.cache.provenance import Provenance
-from cafe.cache.store import load_features
 
 
 @dataclass(frozen=True)

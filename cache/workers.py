@@ -18,18 +18,17 @@ import tempfile
 from collections import deque
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cafe.cache.decoding import IMAGES_PER_PIECE, Decoded, Decoding, Piece, Source
+from cafe.cache.worker_process import Layout
 from cafe.errors import CafeError, UnreadableImageError
 
 _PREFETCH = 2  # pieces that a worker has at a time, so that it never waits for the next one
 _TRIES = 2  # workers that may die over one piece
 _NICE = 10  # where the encoder runs on the same processors, it goes first
-_COMMAND = "import sys; from cafe.cache.workers import work; work(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))"
+_COMMAND = "import sys; from cafe.cache.worker_process import work; work(*map(int, sys.argv[1:]))"
 
 
 @dataclass
@@ -109,7 +108,7 @@ class ProcessSource(Source):
         beside_encoder: bool,
     ) -> None:
         self._shapes = shapes
-        layout = _Layout(shapes, views, IMAGES_PER_PIECE)
+        layout = Layout(shapes, views, IMAGES_PER_PIECE)
         try:
             self._setup = pickle.dumps((decoding, layout))
         except Exception as error:  # pickle raises nearly anything
@@ -224,22 +223,6 @@ class ProcessSource(Source):
         return found
 
 
-class _Layout:
-    """Where the crops of an image lie in a slot: image after image, cropper after cropper, view after view."""
-
-    def __init__(self, shapes: tuple[tuple[int, int], ...], views: int, images: int) -> None:
-        self.views, self.shapes = views, shapes
-        self.sizes = [(1 + views) * height * width * 3 for height, width in shapes]
-        self.image_bytes = sum(self.sizes)
-        self.slot_bytes = images * self.image_bytes
-
-    def array(self, memory: NDArray[np.uint8], slot: int, image: int, cropper: int) -> NDArray[np.uint8]:
-        """Return the crops of one image for one cropper, (1 + views, height, width, 3), in place."""
-        start = slot * self.slot_bytes + image * self.image_bytes + sum(self.sizes[:cropper])
-        height, width = self.shapes[cropper]
-        return memory[start : start + self.sizes[cropper]].reshape(1 + self.views, height, width, 3)
-
-
 def _memory(size: int) -> int:
     """Return the descriptor of nameless shared memory."""
     if hasattr(os, "memfd_create"):
@@ -249,43 +232,3 @@ def _memory(size: int) -> int:
             descriptor = os.dup(file.fileno())
     os.ftruncate(descriptor, size)
     return descriptor
-
-
-def work(pipe_descriptor: int, memory_descriptor: int, size: int) -> None:
-    """Be a worker until the pipe ends; the descriptors are inherited."""
-    os.nice(int(os.environ.get("CAFE_WORKER_NICE", "0")))
-    pipe = Connection(pipe_descriptor)
-    memory = np.frombuffer(mmap.mmap(memory_descriptor, size), dtype=np.uint8)
-    try:
-        try:
-            decoding, layout = pickle.loads(pipe.recv_bytes())
-        except (EOFError, OSError):
-            return
-        except Exception as error:  # what cannot be imported here raises nearly anything
-            pipe.send(CafeError(f"a decoding process cannot load the data set: {error}; use --workers 0"))
-            return
-        pipe.send(None)
-        while True:
-            piece, slot = pipe.recv()
-            pipe.send(_answer(decoding, layout, memory, piece, slot))
-    except (EOFError, OSError):
-        return
-
-
-def _answer(decoding: Decoding, layout: _Layout, memory: NDArray[np.uint8], piece: Piece, slot: int) -> Any:
-    reasons: list[str | None] = []
-    for place, row in enumerate(piece.rows):
-        try:
-            found = decoding.crops(piece, row)
-        except Exception as error:
-            return CafeError(f"image {row} of split {piece.split!r}: {type(error).__name__}: {error}")
-        if isinstance(found, UnreadableImageError):
-            reasons.append(f"{found.sample_id}\0{found.reason}")
-            continue
-        for number, crops in zip(piece.croppers, found, strict=True):
-            target = layout.array(memory, slot, place, number)
-            if crops.shape[1:] != target.shape[1:]:
-                return CafeError(f"image {row} of split {piece.split!r} gave a crop of {crops.shape[1:3]} pixels")
-            target[: len(crops)] = crops
-        reasons.append(None)
-    return reasons

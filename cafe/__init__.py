@@ -16,7 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cafe.cache.store import load_features as load_features
+    from cafe.cache.loading import load_features as load_features
     from cafe.errors import CafeError as CafeError
     from cafe.features import Features as Features
     from cafe.methods import fit_many as fit_many
@@ -39,7 +39,7 @@ _EXPORTS = {
     "draw_few_shot": "cafe.protocol.draws",
     "fit_many": "cafe.methods",
     "load": "cafe.saved",
-    "load_features": "cafe.cache.store",
+    "load_features": "cafe.cache.loading",
 }
 
 

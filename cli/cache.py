@@ -62,8 +62,8 @@ def ls(cache_dir: CacheDir = None, json: Json = False, quiet: Quiet = False) -> 
 @app.command("info")
 def info(cache: _Which = None, cache_dir: CacheDir = None, json: Json = False, quiet: Quiet = False) -> None:
     """Show what a cache holds and where it came from."""
+    from cafe.cache.loading import load_features
     from cafe.cache.locate import cache_dir as cache_folder
-    from cafe.cache.store import load_features
     from cafe.cache.summary import summarise
 
     with Screen(json=json, quiet=quiet) as screen:

@@ -137,8 +137,8 @@ def export(
     """Write features, labels, ids and text for other tools."""
     with Screen(json=json, quiet=quiet) as screen:
         from cafe.cache.exporting import export_features
+        from cafe.cache.loading import load_features
         from cafe.cache.locate import cache_dir as cache_folder
-        from cafe.cache.store import load_features
         from cafe.errors import InputError
 
         if out is None and layout is None:

@@ -43,8 +43,8 @@ def demo(
     """
     started = time.monotonic()
     with Screen(json=json, quiet=quiet) as screen:
+        from cafe.cache.loading import load_features
         from cafe.cache.locate import cache_dir as cache_folder
-        from cafe.cache.store import load_features
         from cafe.report.files import write_report
 
         folder = cache_folder(cache_dir)

@@ -220,9 +220,9 @@ def refuse_another(dataset: Dataset, encoder: Encoder, wanted: Mapping[str, Any]
         If they differ; the message names what differs.
     """
     from cafe.cache.fingerprint import require_same
+    from cafe.cache.loading import read_provenance
     from cafe.cache.opening import open_cache
     from cafe.cache.plan import make_plan
-    from cafe.cache.store import read_provenance
 
     plan = make_plan(dataset, encoder, **wanted)
     with open_cache(out) as file:

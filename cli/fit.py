@@ -79,8 +79,8 @@ def fit(
     parameters = {**{name: value for name, value in given.items() if value is not None}, **own}
     check_names(method, shots)
     with Screen(json=json, quiet=quiet) as screen:
+        from cafe.cache.loading import load_features
         from cafe.cache.locate import cache_dir as cache_folder
-        from cafe.cache.store import load_features
 
         folder = cache_folder(cache_dir)
         features = load_features(chosen_cache(cache, folder, screen), memmap="auto")

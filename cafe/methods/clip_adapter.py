@@ -10,14 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from cafe.errors import InputError, unknown_name
 from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits
-from cafe.methods.clip_adapter_parts import (
-    RATIO_MODES,
-    AdapterObjective,
-    adapted_text,
-    blend,
-    learned_ratio,
-    trained_ratio,
-)
+from cafe.methods.clip_adapter_inference import adapted_text, blend, learned_ratio, trained_ratio
+from cafe.methods.clip_adapter_parts import RATIO_MODES, AdapterObjective
 from cafe.methods.problem import problems_of
 from cafe.optimizers import OPTIMIZERS
 
@@ -25,11 +19,6 @@ METHOD = "clip-adapter"
 
 VARIANTS = ("image", "text", "both")
 FORMS = ("paper", "released")
-
-# The default recipe is Tip-Adapter-F's (ECCV 2022, section 4.1: AdamW, 1e-3, batch 256, cosine, 20 epochs; PyTorch's
-# own decay), counted in optimiser steps at 4,000 rows, not in epochs, since 20 epochs are 20 steps for 160 rows. On val
-# rows of digits, Caltech and Flowers it is ahead of what our own search found (benchmarks/recipe_published.py).
-DEFAULT_STEPS = 313
 
 
 class CLIPAdapter(FewShotClassifier):

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from cafe.cache.atomic import replacing
-from cafe.cache.store import load_features, write_cache
+from cafe.cache.loading import load_features
 from cafe.cache.verify import verify_cache
+from cafe.cache.writing import write_cache
 from cafe.errors import InputError
 from cafe.temporary import host_name
 
@@ -22,7 +23,7 @@ import os, signal, sys
 import h5py, numpy as np
 import cafe.cache.atomic as atomic
 from cafe.cache.provenance import Provenance
-from cafe.cache.store import write_cache
+from cafe.cache.writing import write_cache
 from cafe.features import Features, Split
 
 path, instant = sys.argv[1:]

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from cafe.cache.extraction import extract
+from cafe.cache.loading import load_features
 from cafe.cache.plan import make_plan
-from cafe.cache.store import load_features
 from cafe.data import decoders, open_dataset
 from cafe.data.decoders import decoding_with
 from cafe.errors import CacheError, MissingDependencyError

@@ -7,7 +7,7 @@ import pytest
 
 from cafe.cache.exporting import FORMATS, export_features
 from cafe.cache.importing import import_features
-from cafe.cache.store import load_features
+from cafe.cache.loading import load_features
 from cafe.cli.app import call
 from cafe.errors import InputError
 

@@ -10,7 +10,7 @@ import pytest
 
 from cafe.cache import atomic
 from cafe.cache.extraction import extract
-from cafe.cache.store import load_features, load_sizes
+from cafe.cache.loading import load_features, load_sizes
 from cafe.cache.summary import list_caches
 from cafe.cache.verify import verify_cache
 from cafe.errors import CacheError, CafeError, InputError

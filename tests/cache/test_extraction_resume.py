@@ -10,10 +10,10 @@ import pytest
 
 from cafe.cache import atomic, shards
 from cafe.cache.extraction import extract, extract_many
+from cafe.cache.loading import load_features
 from cafe.cache.partial import partial_folder
 from cafe.cache.report import ExtractionInterrupted
 from cafe.cache.rows import Draws
-from cafe.cache.store import load_features
 from cafe.cache.verify import verify_cache
 from cafe.cache.views import Views
 from cafe.errors import CacheError, CafeError, InputError

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cafe.cache.extraction import extract
+from cafe.cache.loading import load_features
 from cafe.cache.rows import Draws
-from cafe.cache.store import load_features
 from cafe.cache.verify import verify_cache
 from cafe.errors import InputError
 from cafe.protocol.draws import draw_few_shot

@@ -11,7 +11,7 @@ import pytest
 
 import cafe.cache
 from cafe.cache import spec
-from cafe.cache.store import load_features, load_sizes
+from cafe.cache.loading import load_features, load_sizes
 from cafe.cache.verify import verify_cache
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ import pytest
 from cafe.cache.importers.base import Wishes
 from cafe.cache.importers.pairing import roles_of
 from cafe.cache.importing import import_features, layouts
-from cafe.cache.store import load_features
+from cafe.cache.loading import load_features
 from cafe.cache.verify import verify_cache
 from cafe.cli.app import call
 from cafe.errors import CacheError, InputError, MissingDependencyError

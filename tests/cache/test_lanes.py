@@ -10,8 +10,8 @@ import torch
 
 from cafe.cache.extraction import extract
 from cafe.cache.lanes import Lanes
+from cafe.cache.loading import load_features
 from cafe.cache.report import ExtractionInterrupted
-from cafe.cache.store import load_features
 from cafe.cache.views import Views
 from cafe.errors import InputError
 

@@ -6,8 +6,8 @@ import pytest
 from cafe.cache.extraction import extract
 from cafe.cache.importers.base import Wishes
 from cafe.cache.importing import import_features
+from cafe.cache.loading import load_features, load_sizes
 from cafe.cache.merging import merge_caches
-from cafe.cache.store import load_features, load_sizes
 from cafe.cache.verify import verify_cache
 from cafe.cli.app import call
 from cafe.errors import CacheError, InputError

@@ -15,9 +15,9 @@ from PIL import Image
 
 from cafe.cache import ray_workers
 from cafe.cache.extraction import extract
+from cafe.cache.loading import load_features
 from cafe.cache.ray_workers import batches_of, places_of
 from cafe.cache.shards import Shard
-from cafe.cache.store import load_features
 from cafe.cache.views import Views
 from cafe.data import open_dataset
 from cafe.encoders import open_encoder

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cafe.cache.extraction import extract
-from cafe.cache.store import load_features
+from cafe.cache.loading import load_features
 from cafe.cache.verify import verify_cache
 from cafe.errors import InputError
 

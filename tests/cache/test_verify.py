@@ -5,7 +5,7 @@ from __future__ import annotations
 import h5py
 import pytest
 
-from cafe.cache.store import load_features
+from cafe.cache.loading import load_features
 from cafe.cache.verify import verify_cache
 from cafe.errors import CacheError
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from cafe.cache.extraction import extract
-from cafe.cache.store import load_features
+from cafe.cache.loading import load_features
 from cafe.cache.verify import verify_cache
 from cafe.cache.views import RATIO, SCALE, Views, augmented, draw_box, view_generator
 from cafe.errors import InputError

@@ -11,7 +11,7 @@ from PIL import Image
 
 from cafe.cache.decoding import Decoding, Piece, ThreadSource
 from cafe.cache.extraction import extract
-from cafe.cache.store import load_features
+from cafe.cache.loading import load_features
 from cafe.cache.views import Views
 from cafe.cache.workers import ProcessSource
 from cafe.data import open_dataset

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cafe.cache.store import load_features
+from cafe.cache.loading import load_features
 from cafe.cli.app import call
 
 PAGE = (Path(__file__).parents[2] / "docs" / "encoders.md").read_text(encoding="utf-8")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cafe.cache.store import load_features, load_projection
+from cafe.cache.loading import load_features, load_projection
 from cafe.cache.verify import verify_cache
 from cafe.cli.app import call
 from cafe.encoders import open_encoder

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 import cafe
 from cafe.cache.arrays import text_array, texts_of
+from cafe.cache.loading import load_features, load_projection, load_sizes
 from cafe.cache.provenance import Provenance
-from cafe.cache.store import load_features, load_projection, load_sizes, write_cache
 from cafe.cache.summary import summarise
 from cafe.cache.verify import verify_cache
+from cafe.cache.writing import write_cache
 from cafe.errors import CacheError, InputError
 from cafe.features import Features, Split
 
