@@ -8,7 +8,7 @@ summed up. Shapes are those of paper_data.py, 512 wide, with `--fraction` of the
 
 The single fits are each cell alone, as one would write it, with the same protocol: a PyTorch loop with autograd for
 the adapter (bench_adapter.py), scikit-learn for the probe, Tip-Adapter's published search. They are timed on seed 1
-at 1, 4 and 16 shots; other shots are interpolated in the number of rows, and seeds counted three times. Of a probe's
+at 1, 2, 4 and 16 shots; 8 are interpolated in the number of rows, and seeds counted three times. Of a probe's
 search two fits are timed: one at C = 0.01, counted for the three strong penalties of the protocol, and one at the C
 that was chosen, counted for all other C that cafe tried and for the last fit. scikit-learn's default tolerance stops
 early at large C, with accuracies several points lower; its time is that of the first of three attempts (as it is, a
@@ -40,9 +40,10 @@ from sklearn.linear_model import LogisticRegression
 from cafe import CLIPAdapter
 from cafe.compare.running import compare
 from cafe.features import Features
+from cafe.methods.clip_adapter_parts import default_recipe
 from cafe.tasks import Task, make_task
 
-LARGEST, TIMED_SHOTS, TARGET = 1_000_000, (1, 4, 16), 5.0
+LARGEST, TIMED_SHOTS, TARGET = 1_000_000, (1, 2, 4, 16), 5.0
 SAME = 0.2  # points
 # Of the seven decades that the probe's search begins with, three are at strong penalties where few steps do.
 EASY, EASY_C = 3, 1e-2
@@ -52,17 +53,18 @@ METHODS = ("linear-probe", "tip-adapter", "clip-adapter")
 
 
 def follow_default_recipe() -> None:
-    """Give the straight loop the class's own rate, decay and batch; the ratio is the suite's."""
+    """Give the straight loop the class's own rate and batch; the ratio is the suite's, steps and decay the task's."""
     default = {name: p.default for name, p in inspect.signature(CLIPAdapter).parameters.items()}
-    bench_adapter.LR, bench_adapter.DECAY = default["lr"], default["weight_decay"]
+    bench_adapter.LR = default["lr"]
     bench_adapter.BATCH = default["batch_size"]
     if default["optimizer"] != "adamw":
         raise SystemExit("the straight loop is AdamW's; CLIPAdapter's default has changed")
 
 
-def adapter_alone(task: Task, text: np.ndarray, steps: int, row: dict[str, Any]) -> tuple[float, float]:
+def adapter_alone(task: Task, text: np.ndarray, row: dict[str, Any]) -> tuple[float, float]:
     """Return seconds and accuracy of the straight loop and its test."""
     X, y = task.train.image_features, task.train.labels
+    steps, bench_adapter.DECAY = default_recipe(y)
     epochs = (steps - 0.5) * min(bench_adapter.BATCH, len(X)) / len(X)
     start = time.perf_counter()
     alpha = row["params"]["alpha"]
@@ -71,7 +73,7 @@ def adapter_alone(task: Task, text: np.ndarray, steps: int, row: dict[str, Any])
     return time.perf_counter() - start, found
 
 
-def probe_alone(task: Task, text: np.ndarray, steps: int, row: dict[str, Any]) -> tuple[float, float]:
+def probe_alone(task: Task, text: np.ndarray, row: dict[str, Any]) -> tuple[float, float]:
     """Return seconds of scikit-learn's search, and the accuracy of the fit at the chosen C."""
     chosen, candidates = row["selection"]["chosen"]["C"], row["selection"]["candidates"]
     X, y = task.train.image_features, task.train.labels
@@ -94,7 +96,7 @@ def probe_alone(task: Task, text: np.ndarray, steps: int, row: dict[str, Any]) -
     return low * easy + (candidates + 1 - low) * near + testing, found
 
 
-def tip_alone(task: Task, text: np.ndarray, steps: int, row: dict[str, Any]) -> tuple[float, float]:
+def tip_alone(task: Task, text: np.ndarray, row: dict[str, Any]) -> tuple[float, float]:
     """Return seconds of the published search, and the accuracy with what was chosen."""
     keys, classes = torch.from_numpy(task.train.image_features), torch.from_numpy(text)
     values = torch.nn.functional.one_hot(torch.from_numpy(task.train.labels), len(text)).float()
@@ -116,7 +118,7 @@ ALONE = {"linear-probe": probe_alone, "tip-adapter": tip_alone, "clip-adapter": 
 
 
 def singles(
-    features: Features, shots: list[int], rows: dict[tuple[str, int], dict[str, Any]], steps: int
+    features: Features, shots: list[int], rows: dict[tuple[str, int], dict[str, Any]]
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
     """Return the seconds of every method's single fits, all shots and seeds, and accuracy differences where timed."""
     text, differences = features.class_embeddings, defaultdict(list)
@@ -129,14 +131,14 @@ def singles(
     for method in METHODS:
         measured = []
         for k in timed:
-            taken, found = ALONE[method](tasks[k], text, steps, rows[method, k])
+            taken, found = ALONE[method](tasks[k], text, rows[method, k])
             measured.append(taken)
             differences[method].append(100 * rows[method, k]["acc1"] - found)
         seconds[method] = len(SEEDS) * float(np.interp(shots, timed, measured).sum())
     return seconds, differences
 
 
-def measure(name: str, fraction: float, largest: float, steps: int) -> dict[str, Any] | None:
+def measure(name: str, fraction: float, largest: float) -> dict[str, Any] | None:
     """Time one data set both ways; None where no cell is small enough."""
     n_classes = SHAPES[name][0]
     shots = [k for k in SHOTS if k * n_classes * n_classes <= largest]
@@ -147,7 +149,7 @@ def measure(name: str, fraction: float, largest: float, steps: int) -> dict[str,
     found = compare("baselines", [features], shots=shots, seeds=SEEDS, selection="few-shot-val", device="cpu")
     ours = time.perf_counter() - start
     rows = {(row["method"], row["shots"]): row for row in found.rows if row["seed"] == SEEDS[0]}
-    alone, differences = singles(features, shots, rows, steps)
+    alone, differences = singles(features, shots, rows)
     theirs = sum(alone.values())
     print(
         f"{name}: cafe {ours:.1f} s, single fits {theirs:.1f} s", {k: round(v, 1) for k, v in alone.items()}, flush=True
@@ -181,11 +183,9 @@ def main() -> None:
     follow_default_recipe()
     warm = features_of("eurosat", 0.01)
     task = make_task(warm, 1, 1)
-    steps = (
-        CLIPAdapter(warm.class_embeddings, random_state=1).fit(task.train.image_features, task.train.labels).n_steps_
-    )
+    CLIPAdapter(warm.class_embeddings, random_state=1).fit(task.train.image_features, task.train.labels)
     names = arguments.datasets.split(",")
-    found = {name: measure(name, arguments.fraction, np.inf if arguments.full else LARGEST, steps) for name in names}
+    found = {name: measure(name, arguments.fraction, np.inf if arguments.full else LARGEST) for name in names}
     kept = {name: one for name, one in found.items() if one is not None}
     differences: dict[str, list[float]] = defaultdict(list)
     alone: dict[str, float] = defaultdict(float)
@@ -201,7 +201,6 @@ def main() -> None:
         "datasets": list(kept),
         "cells": sum(one["cells"] for one in kept.values()),
         "of_cells": len(SHAPES) * len(SHOTS) * len(SEEDS),
-        "adapter_steps": steps,
         "singles_seconds": theirs,
         "singles_seconds_by_method": {k: round(v, 2) for k, v in alone.items()},
         "cafe_seconds": ours,

@@ -54,16 +54,17 @@ class CLIPAdapter(FewShotClassifier):
         paper's is the default since a residual that can only add non-negative numbers cannot undo a feature.
     epochs : float, default=None
         Passes over the training rows; None for the default recipe, which is 313 optimiser steps whatever the
-        number of rows.
+        number of rows, or 125 where classes have at most two rows on average.
     batch_size : int, default=256
         Rows of a step; the published setting is 32.
     lr : float, default=1e-3
         Peak learning rate of a cosine schedule.
     optimizer : {"adamw", "sgd"}, default="adamw"
         SGD has momentum 0.9.
-    weight_decay : float, default=0.01
-        As AdamW has it, times the learning rate: it pulls the adapter towards none, that is towards zero-shot. The
-        released configuration has 5e-4 with SGD.
+    weight_decay : float, default=None
+        As AdamW has it, times the learning rate: it pulls the adapter towards none, that is towards zero-shot. None
+        for the default recipe: 0.01, or 10 where classes have at most two rows on average; with SGD the released
+        configuration's 5e-4.
     logit_scale : float, default=100.0
         The encoder's learned scale, exponentiated; frozen.
     classes : array-like of shape (c,), default=None
@@ -97,6 +98,8 @@ class CLIPAdapter(FewShotClassifier):
         Mean training loss over the last tenth of the steps.
     n_steps_ : int
         Optimiser steps taken.
+    weight_decay_ : float
+        Weight decay used.
 
     References
     ----------
@@ -131,7 +134,7 @@ class CLIPAdapter(FewShotClassifier):
         batch_size: int = 256,
         lr: float = 1e-3,
         optimizer: str = "adamw",
-        weight_decay: float = 0.01,
+        weight_decay: float | None = None,
         logit_scale: float = 100.0,
         classes: ArrayLike | None = None,
         normalize: bool = True,
@@ -191,8 +194,9 @@ class CLIPAdapter(FewShotClassifier):
                     f"or 'auto', 'scalar' or 'learned', but is {value!r}"
                 )
         for name, low in (("reduction", 1), ("batch_size", 1), ("lr", 0), ("weight_decay", 0)):
-            if not getattr(self, name) >= low:
-                raise InputError(f"{name} of clip-adapter must be at least {low}, but is {getattr(self, name)!r}")
+            given = getattr(self, name)
+            if not (given is None and name == "weight_decay") and not given >= low:
+                raise InputError(f"{name} of clip-adapter must be at least {low}, but is {given!r}")
         if self.epochs is not None and not self.epochs > 0:
             raise InputError(f"epochs of clip-adapter must be above 0, or None, but is {self.epochs!r}")
 

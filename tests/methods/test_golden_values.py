@@ -98,7 +98,28 @@ def test_training_lowers_the_loss_and_the_default_recipe_counts_steps(problem):
     long = CLIPAdapter(text, random_state=0).fit(X, y)
     short = CLIPAdapter(text, epochs=1, random_state=0).fit(X, y)
     assert long.loss_ < short.loss_
-    assert long.n_steps_ == CLIPAdapter(text, random_state=1).fit(X[:3], y[:3]).n_steps_
+    assert (long.n_steps_, long.weight_decay_) == (313, 0.01)
+
+
+@pytest.mark.parametrize("counts", [(1, 1, 1), (2, 2, 2), (1, 3, 2)])
+def test_the_default_recipe_is_shorter_with_at_most_two_rows_a_class_on_average(problem, counts):
+    _, _, text, _ = problem
+    y = np.repeat(np.arange(len(counts)), counts)
+    X = np.random.default_rng(0).normal(size=(len(y), text.shape[1]))
+    few = CLIPAdapter(text, random_state=0).fit(X, y)
+    assert (few.n_steps_, few.weight_decay_) == (125, 10.0)
+    more = CLIPAdapter(text, random_state=0).fit(np.append(X, X[:1], 0), np.append(y, y[:1]))
+    assert more.n_steps_ == (313 if len(y) + 1 > 2 * len(counts) else 125)
+
+
+def test_what_is_given_goes_before_the_default_recipe(problem):
+    X, y, text, _ = problem
+    given = CLIPAdapter(text, epochs=2, weight_decay=0.5, batch_size=4, random_state=0).fit(X, y)
+    assert (given.n_steps_, given.weight_decay_) == (int(np.ceil(2 * len(y) / 4)), 0.5)
+    # The released configuration's; as an L2 penalty, 10 would leave nothing.
+    assert CLIPAdapter(text, optimizer="sgd", random_state=0).fit(X[:3], y[:3]).weight_decay_ == 5e-4
+    with pytest.raises(InputError, match="weight_decay of clip-adapter must be at least 0"):
+        CLIPAdapter(text, weight_decay=-1.0).fit(X, y)
 
 
 @pytest.mark.parametrize("mode", ["scalar", "learned"])
