@@ -87,6 +87,7 @@ def extract_many(
     ray_address: str | None = None,
     progress: ProgressCallback | None = None,
     force: bool = False,
+    named: bool = False,
 ) -> list[ExtractionSummary]:
     """Encode a data set with several encoders, decoding every image once, and write a cache for each.
 
@@ -129,6 +130,9 @@ def extract_many(
         Called with an ExtractionProgress after every batch, in this thread.
     force : bool, default False
         Encode everything again, and replace ``out`` even if it is damaged.
+    named : bool, default False
+        Whether the user has named ``outs``: a cache of other features there is then refused, or replaced by force.
+        Else such features go to a file of their own beside it.
 
     Returns
     -------
@@ -162,7 +166,7 @@ def extract_many(
             dataset, encoder, splits, templates, stored_dtype, prompts,
             views=views, draws=draws, projection_features=projection_features, decoder=decoder,
         )  # fmt: skip
-        jobs.append(_Job(plan, choose_target(plan, Path(out), force=force)))
+        jobs.append(_Job(plan, choose_target(plan, Path(out), force=force, named=named)))
     for job in jobs:
         _prepare(job, batch_size, force, on_error)
     for group in _alike([job for job in jobs if job.run is not None]):

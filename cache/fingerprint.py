@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from cafe.cache.spec import StoredDtype
 from cafe.errors import CacheError
 
 _SHOWN = 80  # characters of a value that an error message shows
+_SHOWN_OF_HASH = 8
+_HASH = re.compile("[0-9a-f]{64}")
 
 
 def canonical_json(value: Any) -> bytes:
@@ -192,5 +195,7 @@ _ABSENT = _Absent()
 def _shown(value: Any) -> str:
     if value is _ABSENT:
         return "nothing"
+    if isinstance(value, str) and _HASH.fullmatch(value):
+        return f'"{value[:_SHOWN_OF_HASH]}..."'
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)"

@@ -12,7 +12,7 @@ import h5py
 from cafe.cache import spec
 from cafe.errors import CacheError, CafeError
 
-_REMEDY = "Extract it again, or name another file."
+REMEDY = "Extract it again, or name another file."
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def open_cache(path: Path | str) -> Iterator[h5py.File]:
     # h5py and JSON report damage with whatever type the place of the damage suggests.
     except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, CafeError) as error:
         reason = error.args[0] if error.args else type(error).__name__
-        raise CacheError(f"cache {path} is damaged: {reason}. {_REMEDY}") from error
+        raise CacheError(f"cache {path} is damaged: {reason}. {REMEDY}") from error
 
 
 def _open(path: Path) -> h5py.File:
@@ -61,14 +61,14 @@ def _open(path: Path) -> h5py.File:
         raise CacheError(f"cache {path} cannot be read: {error.strerror}") from error
     size = path.stat().st_size
     if len(start) < len(spec.HDF5_SIGNATURE) and spec.HDF5_SIGNATURE.startswith(start):
-        raise CacheError(f"cache {path} is truncated: only {size} bytes are there. {_REMEDY}")
+        raise CacheError(f"cache {path} is truncated: only {size} bytes are there. {REMEDY}")
     if start != spec.HDF5_SIGNATURE:
-        raise CacheError(f"{path} is not an HDF5 file, so it is no cache of cafe. {_REMEDY}")
+        raise CacheError(f"{path} is not an HDF5 file, so it is no cache of cafe. {REMEDY}")
     try:
         # Caches are never changed in place, so no lock is needed; locks are what hangs on network file systems.
         return h5py.File(path, "r", locking=False)
     except Exception as error:  # h5py has no exception type of its own
-        raise CacheError(f"cache {path} is truncated or damaged ({size} bytes): {error}. {_REMEDY}") from error
+        raise CacheError(f"cache {path} is truncated or damaged ({size} bytes): {error}. {REMEDY}") from error
 
 
 def _check_header(path: Path, file: h5py.File) -> None:

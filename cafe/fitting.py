@@ -20,6 +20,7 @@ from cafe.protocol import selection as policies
 from cafe.protocol.oracle import oracle_test
 from cafe.scoring import full_probabilities, make_row, zero_shot_accuracy
 from cafe.tasks import Task, encoder_name, make_task, stacked
+from cafe.wishes import check_wishes
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,13 @@ def fit_method(
     Returns
     -------
     Fitted
+
+    Raises
+    ------
+    InputError
+        If device or dtype cannot be had, or the method has no choice of it.
     """
+    check_wishes(device, dtype, method)
     task = make_task(features, shots, seed)
     return fit_tasks([task], method, parameters or {}, selection=selection, device=device, dtype=dtype)[0]
 

@@ -44,7 +44,7 @@ def save(
     ------
     InputError
         If it is no method of cafe, or a parameter is an object that JSON cannot hold, such as an open text tower.
-        Nothing is written then.
+        Nothing is written then. Also if ``run_dir`` cannot be a folder.
     """
     from safetensors.numpy import save_file
 
@@ -73,7 +73,10 @@ def save(
         document["encoder"] = features.provenance.get("encoder")
         document["provenance"] = dict(features.provenance)
     folder = Path(run_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{str(folder)!r} cannot be used as a folder for the run: {error.strerror}") from error
     remove_leftovers(folder)
     names = {name: temporary_beside(folder / name) for name in (ARRAY_FILE, RUN_FILE)}
     try:

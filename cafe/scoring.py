@@ -90,14 +90,16 @@ def make_row(
     features = task.features
     parameters = estimator.get_params(deep=False)
     uses_text = features.text_features is not None
+    # Zero-shot with text sees no image, so its row names no shots and no seed.
+    trains = method != "zero-shot" or not uses_text
     return {
         "dataset": dataset_name(features),
         "encoder": encoder_name(features),
         "method": method if uses_text or method != "zero-shot" else "class-means",
         "variant": parameters.get("variant"),
-        "shots": task.shots,
-        "seed": task.seed,
-        "n_train": len(task.train),
+        "shots": task.shots if trains else 0,
+        "seed": task.seed if trains else None,
+        "n_train": len(task.train) if trains else 0,
         "n_test": len(labels),
         **all_metrics(probabilities, labels),
         "zero_shot_acc1": zero_shot,

@@ -11,6 +11,7 @@ import typer
 from cafe.cli import cache_transfer
 from cafe.cli.caches import chosen_cache
 from cafe.cli.options import CacheDir, Json, Quiet
+from cafe.cli.progress import size
 from cafe.cli.screen import Screen
 from cafe.cli.verbs import Verbs, help_without_verb
 from cafe.errors import CacheError, InputError
@@ -89,7 +90,12 @@ def verify(cache: _Which = None, cache_dir: CacheDir = None, json: Json = False,
 
     with Screen(json=json, quiet=quiet) as screen:
         path = chosen_cache(cache, cache_folder(cache_dir), screen)
-        report = verify_cache(path)
+        try:
+            report = verify_cache(path)
+        except CacheError as error:
+            if json:
+                screen.answer({"path": str(path), "ok": False, "arrays": 0, "findings": [str(error)]}, "")
+            raise
         document = {"path": str(path), "ok": report.ok, "arrays": report.arrays, "findings": list(report.findings)}
         if report.ok or json:
             screen.answer(document, f"{path}: sound, {report.arrays} arrays match their checksums")
@@ -140,9 +146,9 @@ def _one_cache(name: str, folder: Path) -> Path:
 
 def _line(one: CacheSummary) -> list[str]:
     if one.damaged is not None:
-        return [one.path.name, "damaged", "", "", "", _size(one.bytes), ""]
+        return [one.path.name, "damaged", "", "", "", size(one.bytes), ""]
     images = f"{sum(one.splits.values()):,}"
-    return [one.path.name, one.dataset, one.encoder, images, str(one.dim), _size(one.bytes), one.created[:16]]
+    return [one.path.name, one.dataset, one.encoder, images, str(one.dim), size(one.bytes), one.created[:16]]
 
 
 def _described(document: dict[str, Any]) -> str:
@@ -153,7 +159,7 @@ def _described(document: dict[str, Any]) -> str:
         "data set": document["dataset"],
         "encoder": document["encoder"],
         "images": splits,
-        "features": f"{document['dim']} wide, {document['stored_dtype']}, {_size(document['bytes'])} on disk",
+        "features": f"{document['dim']} wide, {document['stored_dtype']}, {size(document['bytes'])} on disk",
         "classes": f"{len(classes)}: {_some(classes)}",
         "templates": f"{document['n_templates']}: {_some(templates)}" if templates else _without(document),
         "logit scale": f"{document['logit_scale']:.4g}",
@@ -179,12 +185,3 @@ def _as_table(pairs: dict[str, str]) -> tuple[list[str], list[list[str]]]:
 
 def _some(names: list[str], limit: int = 6) -> str:
     return ", ".join(names[:limit]) + (f", ... ({len(names) - limit} more)" if len(names) > limit else "")
-
-
-def _size(n_bytes: int) -> str:
-    size = float(n_bytes)
-    for unit in ("B", "KB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"

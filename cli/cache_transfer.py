@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cafe.cli.caches import chosen_cache
+from cafe.cli.caches import chosen_cache, go_on
 from cafe.cli.options import CacheDir, Json, Quiet, listed
 from cafe.cli.screen import Screen
 from cafe.report.table import align_left
@@ -95,8 +95,7 @@ def import_(
             ["saved in", document["path"]],
         ]
         screen.answer(document, "\n".join(align_left(pairs[0], pairs[1:])))
-        screen.say("go on with:")
-        screen.next_steps("cafe fit", "cafe compare baselines")
+        go_on(screen, Path(document["path"]), document["splits"], out, cache_dir, new=True)
 
 
 def merge(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,33 @@ def opened_caches(names: Sequence[str] | None, folder: Path, screen: Screen) -> 
         if resolved.count(path.resolve()) > 1:
             raise InputError(f"cache {path} is named more than once")
     return [load_features(path) for path in paths]
+
+
+def go_on(
+    screen: Screen, path: Path, splits: Collection[str], out: Path | None, cache_dir: Path | None, *, new: bool
+) -> None:
+    """Name the commands that go on from a cache, with what they need to find this one; none where they could not run.
+
+    Parameters
+    ----------
+    screen : Screen
+        Where to.
+    path : Path
+        The cache.
+    splits : collection of str
+        What it holds; methods need train and test.
+    out, cache_dir : Path or None
+        As the user gave them.
+    new : bool
+        Whether it was made just now, and so is the newest.
+    """
+    if not {"train", "test"} <= set(splits):
+        return
+    folder = [] if cache_dir is None else ["--cache-dir", str(cache_dir)]
+    cache = str(path) if out is not None else None if new else path.stem
+    where = [*([] if cache is None else ["--cache", cache]), *folder]
+    screen.say("go on with:")
+    screen.next_steps(*(shlex.join([*verb, *where]) for verb in (["cafe", "fit"], ["cafe", "compare", "baselines"])))
 
 
 def cache_names(names: Sequence[str] | None) -> list[str]:

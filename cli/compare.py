@@ -11,7 +11,7 @@ from cafe.cli.caches import opened_caches
 from cafe.cli.options import (
     CacheDir,
     Device,
-    Dtype,
+    FitDtype,
     Json,
     OneSeed,
     Quiet,
@@ -23,7 +23,7 @@ from cafe.cli.options import (
     numbers,
     whole_numbers,
 )
-from cafe.cli.runs import new_run_folder
+from cafe.cli.runs import REPORT_FILE, check_folder, new_run_folder
 from cafe.cli.screen import Screen
 from cafe.report.table import terminal_table
 from cafe.rooms import entries, find
@@ -72,7 +72,7 @@ def compare(
         typer.Option("--out", metavar="DIR", help="Where the report is written [default: below <cache-dir>/runs]."),
     ] = None,
     device: Device = "auto",
-    dtype: Dtype = "auto",
+    dtype: FitDtype = "auto",
     cache_dir: CacheDir = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -87,6 +87,8 @@ def compare(
     all_shots = whole_numbers(shots or DEFAULT_SHOTS, "--shots", least=1)
     all_seeds = chosen_seeds(seeds, seed, DEFAULT_SEEDS)
     all_values = numbers(values, "--values")
+    if out is not None:
+        check_folder(out, REPORT_FILE, "the report")
     with Screen(json=json, quiet=quiet) as screen:
         from cafe.cache.locate import cache_dir as cache_folder
 
@@ -96,7 +98,9 @@ def compare(
         # After the caches: a missing one should not wait for torch.
         from cafe.compare import compare as run_suite
         from cafe.report.files import write_report
+        from cafe.wishes import check_wishes
 
+        check_wishes(device, dtype)
         with screen.progress("series") as progress:
             comparison = run_suite(
                 suite, features, shots=all_shots, seeds=all_seeds, methods=listed(methods) or None,

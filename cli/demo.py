@@ -12,7 +12,7 @@ from cafe.cli.extract_words import described as described_extraction
 from cafe.cli.extract_words import shown_on, warn_about
 from cafe.cli.fit import DEFAULT_METHOD
 from cafe.cli.fit import described as described_fit
-from cafe.cli.options import CacheDir, Device, Dtype, Json, Quiet, Seed, whole_numbers
+from cafe.cli.options import CacheDir, DemoDtype, Device, Json, Quiet, Seed, whole_numbers
 from cafe.cli.progress import duration
 from cafe.cli.runs import RUNS
 from cafe.cli.screen import Screen, paint
@@ -31,7 +31,7 @@ FIT_SHOTS = 16
 def demo(
     seed: Seed = 1,
     device: Device = "auto",
-    dtype: Dtype = "auto",
+    dtype: DemoDtype = "auto",
     cache_dir: CacheDir = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -46,7 +46,9 @@ def demo(
         from cafe.cache.loading import load_features
         from cafe.cache.locate import cache_dir as cache_folder
         from cafe.report.files import write_report
+        from cafe.wishes import check_wishes
 
+        check_wishes(device, dtype)
         folder = cache_folder(cache_dir)
         run = folder / RUNS / "demo"
         summary = _extract(screen, folder, device, dtype)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from cafe.cli.caches import go_on
 from cafe.cli.extract_options import (
     BatchSize,
     DrawSeeds,
@@ -124,7 +124,12 @@ def extract(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="The cache to make [default: below <cache-dir>].")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Encode everything again, even if it is there.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Encode everything again, even if it is there; replaces the file that --out names."
+        ),
+    ] = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     cache_dir: CacheDir = None,
@@ -151,12 +156,11 @@ def extract(
             "splits": listed(splits) or None, "templates": texts, "prompts": own, "stored_dtype": stored,
             "views": augmented, "draws": draws, "projection_features": projection_features, "decoder": decoder,
         }  # fmt: skip
-        if out is not None and out.exists() and not force:
-            refuse_another(opened, encoders[0], wanted, out)
         with screen.progress("images") as images, screen.progress("templates") as text, ending_calmly():
             summaries = extract_many(
                 opened, encoders, paths, **wanted, on_error=error_policy, batch_size=batch_size, workers=processes,
                 engine=engine, ray_address=ray_address, progress=shown_on(images, text, screen), force=force,
+                named=out is not None,
             )  # fmt: skip
         answer(summaries, screen)
         for hint in dict.fromkeys(faster_dtype(*one) for one in zip(encoders, repeat(dtype), summaries, strict=False)):
@@ -164,8 +168,7 @@ def extract(
                 screen.say(hint)
         if DEFAULT_MODEL in models_of(model) and opened.name != "digits":
             screen.say(f"{DEFAULT_MODEL} knows drawings and glyphs; for photographs: --model {_FOR_PHOTOGRAPHS}")
-        screen.say("go on with:")
-        screen.next_steps("cafe fit", "cafe compare baselines")
+        go_on(screen, summaries[-1].path, summaries[-1].splits, out, cache_dir, new=bool(summaries[-1].encoded))
 
 
 def _open(
@@ -207,27 +210,6 @@ def _paths(opened: Dataset, encoders: list[Encoder], out: Path | None, cache_dir
     from cafe.cache.locate import cache_path
 
     return [out or cache_path(cache_folder(cache_dir), opened.name, encoder.id) for encoder in encoders]
-
-
-def refuse_another(dataset: Dataset, encoder: Encoder, wanted: Mapping[str, Any], out: Path) -> None:
-    """Refuse a file named by the user that holds other image features than those asked for.
-
-    Without ``--out`` such features go to a file of their own beside it; but a name that was given is meant.
-
-    Raises
-    ------
-    CacheError
-        If they differ; the message names what differs.
-    """
-    from cafe.cache.fingerprint import require_same
-    from cafe.cache.loading import read_provenance
-    from cafe.cache.opening import open_cache
-    from cafe.cache.plan import make_plan
-
-    plan = make_plan(dataset, encoder, **wanted)
-    with open_cache(out) as file:
-        recorded = read_provenance(file)["image"]
-    require_same(out, recorded, plan.image, "image")
 
 
 def _one_of_two(on_error: str, stored_dtype: str) -> tuple[Literal["skip", "fail"], Literal["float16", "float32"]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from cafe.cli.progress import Progress, duration
+from cafe.cli.progress import Progress, duration, size
 from cafe.cli.screen import Screen
 from cafe.report.table import align_left
 
@@ -81,7 +81,7 @@ def described(summary: ExtractionSummary) -> str:
         pairs.append(["speed", f"{summary.images_per_second:,.0f} images/s ({clocks}; {_slowest(summary)})"])
     if summary.kept:
         pairs.append(["kept", f"{summary.kept:,} images had been encoded before"])
-    pairs.append(["saved in", f"{summary.path} ({summary.bytes / 1e6:.1f} MB)"])
+    pairs.append(["saved in", f"{summary.path} ({size(summary.bytes)})"])
     first, *rest = pairs
     return "\n".join(align_left(first, rest))
 

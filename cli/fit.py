@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from cafe.cli.caches import chosen_cache
-from cafe.cli.options import CacheDir, Device, Dtype, Json, Quiet, Seed, Selection, ratio
+from cafe.cli.options import CacheDir, Device, FitDtype, Json, Quiet, Seed, Selection, ratio
 from cafe.cli.progress import duration
-from cafe.cli.runs import new_run_folder
+from cafe.cli.runs import RUN_FILE, check_folder, new_run_folder
 from cafe.cli.screen import Screen
 from cafe.cli.settings import Settings, check_kinds, settings_of
 from cafe.errors import InputError
@@ -60,7 +60,7 @@ def fit(
         ),
     ] = None,
     device: Device = "auto",
-    dtype: Dtype = "auto",
+    dtype: FitDtype = "auto",
     cache_dir: CacheDir = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -78,6 +78,11 @@ def fit(
     own = settings_of(settings)
     parameters = {**{name: value for name, value in given.items() if value is not None}, **own}
     check_names(method, shots)
+    for option, value, side in (("--alpha", alpha, "text"), ("--beta", beta, "image")):
+        if value is not None and variant == side:
+            raise InputError(f"{option} is the ratio of a side that --variant {side} leaves as it is; leave it out")
+    if out is not None:
+        check_folder(out, RUN_FILE, "the run")
     with Screen(json=json, quiet=quiet) as screen:
         from cafe.cache.loading import load_features
         from cafe.cache.locate import cache_dir as cache_folder
@@ -97,6 +102,8 @@ def fit(
         run = out or run_folder(folder, fitted.row)
         save(fitted.estimator, run, row=fitted.row, features=features)
         screen.answer({"run": str(run), "rows": [fitted.row]}, described(fitted.row, run))
+        if fitted.row["selection"].get("note"):
+            screen.warn(f"nothing could be chosen, and the default was taken: {fitted.row['selection']['note']}")
         if fitted.row["oracle"]:
             screen.warn(
                 "settings were chosen on the test set (oracle-test): the accuracy is an upper bound, not a result"
@@ -121,6 +128,8 @@ def check_names(method: str, shots: int | None) -> None:
 def run_folder(cache_dir: Path, row: dict[str, Any]) -> Path:
     """Name a new folder after what was fitted."""
     shots = "all" if row["shots"] is None else f"{row['shots']}-shot"
+    if row["n_train"] == 0:
+        return new_run_folder(cache_dir, row["dataset"], row["encoder"], row["method"])
     return new_run_folder(
         cache_dir, row["dataset"], row["encoder"], row["method"], row["variant"], shots, f"seed-{row['seed']}"
     )
@@ -129,12 +138,15 @@ def run_folder(cache_dir: Path, row: dict[str, Any]) -> Path:
 def described(row: dict[str, Any], run: Path) -> str:
     """Write one fitted row for people."""
     shots = "all training images" if row["shots"] is None else f"{row['shots']} shot{'s' if row['shots'] > 1 else ''}"
+    trained = f"{row['n_train']:,} images ({shots}, seed {row['seed']}) in {duration(row['fit_seconds'])}"
+    if row["n_train"] == 0:
+        trained = "no image: it reads text alone"
     pairs = [
         [
             " ".join(str(word) for word in (row["method"], row["variant"]) if word),
             f"{row['dataset']}, {row['encoder']}",
         ],
-        ["trained on", f"{row['n_train']:,} images ({shots}, seed {row['seed']}) in {duration(row['fit_seconds'])}"],
+        ["trained on", trained],
         ["accuracy", f"{_percent(row['acc1'])} on {row['n_test']:,} test images"],
         ["zero-shot", _percent(row["zero_shot_acc1"])],
         ["chosen", _chosen(row["selection"])],
@@ -149,5 +161,7 @@ def _percent(value: float | None) -> str:
 
 
 def _chosen(selection: dict[str, Any]) -> str:
-    chosen = ", ".join(f"{name} {value}" for name, value in (selection.get("chosen") or {}).items())
-    return f"{chosen} by {selection['policy']}" if chosen else ""
+    values = ((name, f"{v:.4g}" if isinstance(v, float) else v) for name, v in (selection.get("chosen") or {}).items())
+    chosen = ", ".join(f"{name} {value}" for name, value in values)
+    how = "not chosen: the default" if selection["policy"] == "fixed" else f"by {selection['policy']}"
+    return f"{chosen} ({how})" if chosen else ""

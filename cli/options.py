@@ -23,6 +23,13 @@ Device: TypeAlias = Annotated[str, typer.Option("--device", metavar="auto|cpu|cu
 Dtype: TypeAlias = Annotated[
     str, typer.Option("--dtype", metavar="auto|float32|bfloat16|float16", help="Floating-point type to compute in.")
 ]
+FitDtype: TypeAlias = Annotated[
+    str,
+    typer.Option("--dtype", metavar="auto|float32|bfloat16|float64|tf32", help="Floating-point type to train in."),
+]
+DemoDtype: TypeAlias = Annotated[
+    str, typer.Option("--dtype", metavar="auto|float32|bfloat16", help="Floating-point type to encode and train in.")
+]
 Seed: TypeAlias = Annotated[int, typer.Option("--seed", metavar="S", help="Seed of the few-shot draw and of training.")]
 CacheDir: TypeAlias = Annotated[
     Path | None,

@@ -68,7 +68,15 @@ def predict(
         from cafe.saved import load
 
         estimator = load(folder)
-        encoder = open_encoder(model or _encoder_of(folder, estimator.run_), device, dtype)
+        named = _encoder_of(folder, estimator.run_)
+        try:
+            encoder = open_encoder(model or named, device, dtype)
+        except InputError as error:
+            if model is not None:
+                raise
+            raise InputError(
+                f"the run {folder} needs its encoder: {error}; say where it is now with --model"
+            ) from error
         check_encoder(estimator.run_, encoder)
         found, unreadable = [], []
         with screen.progress("images") as progress:

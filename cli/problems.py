@@ -17,6 +17,7 @@ DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
 # Typer carries click's exceptions inside, or uses click's own, depending on its version;
 # the class above its public BadParameter is the usage error in both.
+_PYDANTIC_INTEGER = "Input should be a valid integer, unable to parse string as an integer"
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 
@@ -78,7 +79,8 @@ def _say(message: str) -> None:
 
 
 def _usage_message(error: Any) -> str:
-    message = str(error.format_message()).rstrip(".") + _given(error)
+    message = str(error.format_message()).rstrip(".")
+    message = message.replace(_PYDANTIC_INTEGER, "it takes a whole number") + _given(error)
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "cafe"
     return f"{message[:1].lower()}{message[1:]}; see: {path} --help"

@@ -11,6 +11,7 @@ from cafe.errors import InputError
 
 RUNS = "runs"  # below the folder of all caches
 RUN_FILE = "run.json"  # as cafe.saved has it, which this light module does not import
+REPORT_FILE = "results.jsonl"  # as cafe.report.files writes it
 _SHOWN = 8  # names of runs that a message lists
 
 
@@ -41,6 +42,38 @@ def new_run_folder(cache_dir: Path, *words: object) -> Path:
         for number in count(1)
         if not (folder := first if number == 1 else first.with_name(f"{name}-{number}")).exists()
     )
+
+
+def check_folder(out: Path, mark: str, what: str) -> None:
+    """Refuse a folder, named by the user, that is no place for a run or report: before the work, not after it.
+
+    Parameters
+    ----------
+    out : Path
+        The folder; it need not exist.
+    mark : str
+        The file by which an older run or report is known, which may be replaced: ``"run.json"``, ``"results.jsonl"``.
+    what : str
+        What will be written, for the message.
+
+    Raises
+    ------
+    InputError
+        If it is a file, lies below one, or holds files that are none of ours.
+    """
+    place = next((one for one in (out, *out.parents) if one.exists()), Path())
+    if not place.is_dir():
+        raise InputError(f"{str(out)!r} cannot be used as a folder for {what}: {str(place)!r} is a file")
+    if not out.exists() or (out / mark).exists():
+        return
+    # What was being written when a run was killed begins with a dot and names the mark.
+    names = sorted(path.name for path in out.iterdir())
+    foreign = [name for name in names if not name.startswith(".")]
+    if foreign and not any(name.startswith(f".{mark}.") for name in names):
+        raise InputError(
+            f"{str(out)!r} holds {foreign[0]!r}, but no {mark} of an older run of cafe, so nothing is written there; "
+            f"name a new or empty folder for {what}"
+        )
 
 
 def find_run(given: str, cache_dir: Path) -> Path:

@@ -119,9 +119,6 @@ def fit_group(
         pairs += [(series, task) for task in (tasks[:1] if fixed else tasks)]
     jobs = [Job(task, series.method, series.parameters) for series, task in pairs]
     fits = fit_jobs(jobs, plan.selection, plan.device, plan.dtype)
-    for fit in fits:
-        if fit.row["method"] == "zero-shot":
-            fit.row.update(shots=0, seed=None, n_train=0)
     return [task for _, task in pairs], [series for series, _ in pairs], fits
 
 

@@ -136,7 +136,7 @@ def _class_folders(root: Path, listings: dict[str, dict[str, Listing]]) -> list[
         unknown = sorted(set(by_class) - set(known), key=natural_order)
         if unknown:
             raise InputError(
-                f"{len(unknown)} of the classes in the {split} folder of {root} are not in its train folder, "
+                f"the {split} folder of {root} has classes that its train folder lacks: {len(unknown)}, "
                 f"the first: {unknown[0]!r}"
             )
     if len(known) < 2:

@@ -21,6 +21,8 @@ import torch
 from torch.nn import functional
 from transformers import CLIPModel, CLIPTokenizer
 
+from ..device import choose_device
+from ..errors import InputError
 from .architecture import build_model, build_tokenizer, save
 from .augment import make_pictures
 from .bank import Bank, build_bank
@@ -164,7 +166,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=int, default=1100, help="default: 1100")
     length.add_argument("--seconds", type=float, help="train this long, not by steps")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    try:
+        options.device = choose_device(options.device)
+    except InputError as error:
+        parser.error(str(error))
+    return options
 
 
 def main(arguments: list[str] | None = None) -> int:

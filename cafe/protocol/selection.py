@@ -121,7 +121,7 @@ def cross_validation(fit_many: Any, X: Array, y: Array, train: NDArray[np.int64]
     if smallest < 2:
         raise NothingToChooseByError(
             "cross-validation needs at least two training rows in every class, but a class has one; "
-            "use --selection few-shot-val, or give the value"
+            "take more shots, give the value, or choose on validation images (few-shot-val) where there are some"
         )
     splitter = StratifiedKFold(min(FOLDS, smallest), shuffle=True, random_state=0 if seed is None else seed)
     folds = [(train[a], train[b]) for a, b in splitter.split(train, y[train])]

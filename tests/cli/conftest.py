@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cafe.cli.app import call
 
@@ -30,6 +31,16 @@ class Outcome:
             raise AssertionError(f"{constant} is not JSON")
 
         return json.loads(self.out, parse_constant=refuse)
+
+    def refused(self, *parts: str) -> None:
+        """Check that one sentence on stderr names these parts: nothing on stdout, no traceback, code 2."""
+        assert self.code == 2, self
+        assert self.out == ""
+        complaints = [line for line in self.err.splitlines() if line.startswith("cafe: ")]
+        assert len(complaints) == 1, self.err
+        assert "Traceback" not in self.err and "unexpected" not in self.err
+        for part in parts:
+            assert part in complaints[0], (part, complaints[0])
 
 
 @pytest.fixture
@@ -106,3 +117,17 @@ def make_cache(cache_dir: Path) -> Callable[..., Path]:
 def blobs(make_cache: Callable[..., Path]) -> Path:
     """One small cache."""
     return make_cache()
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Two classes of eight small pictures each: blue-ish cats and red-ish dogs."""
+    rng = np.random.default_rng(0)
+    for name, channel in (("cat", 2), ("dog", 0)):
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True)
+        for i in range(8):
+            pixels = rng.integers(0, 120, (24, 24, 3), dtype=np.uint8)
+            pixels[..., channel] += 100
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+    return tmp_path / "photos"

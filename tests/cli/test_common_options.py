@@ -26,7 +26,7 @@ def test_cache_dir_wins_over_the_environment(cafe, blobs, cache_dir, tmp_path):
         outcome = cafe(*verb, "--cache-dir", elsewhere)
         assert outcome.code == 0, outcome.err
         assert "blobs" in outcome.out
-    run = elsewhere / "runs" / "blobs-made-up-zero-shot-all-seed-1"
+    run = elsewhere / "runs" / "blobs-made-up-zero-shot"
     assert run.is_dir()
     assert not cache_dir.exists()
     # Found by name; what stops it is that nobody has this encoder.

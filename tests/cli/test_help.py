@@ -102,6 +102,9 @@ def test_every_verb_has_the_common_options_that_mean_something_there():
             if option in options:
                 p = options[option]
                 shared.setdefault(option, set()).add((p.metavar, p.is_flag, tuple(p.opts)))
+    # What can be computed in differs: encoding, training, or both; the values that all have are named first.
+    assert {form[0].split("|")[0] for form in shared["--dtype"]} == {"auto"}
+    assert len(shared.pop("--dtype")) == 3
     # The same form everywhere, so that one script can give them to any verb.
     assert {option: len(forms) for option, forms in shared.items()} == dict.fromkeys(shared, 1)
 
