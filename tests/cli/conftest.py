@@ -120,14 +120,24 @@ def blobs(make_cache: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """Two classes of eight small pictures each: blue-ish cats and red-ish dogs."""
-    rng = np.random.default_rng(0)
-    for name, channel in (("cat", 2), ("dog", 0)):
-        folder = tmp_path / "photos" / name
-        folder.mkdir(parents=True)
-        for i in range(8):
-            pixels = rng.integers(0, 120, (24, 24, 3), dtype=np.uint8)
-            pixels[..., channel] += 100
-            Image.fromarray(pixels).save(folder / f"{i}.png")
-    return tmp_path / "photos"
+def make_photos(tmp_path: Path) -> Callable[..., Path]:
+    """``make_photos("jpg")`` makes two classes of eight small pictures each: blue-ish cats and red-ish dogs."""
+
+    def make(suffix: str) -> Path:
+        rng = np.random.default_rng(0)
+        for name, channel in (("cat", 2), ("dog", 0)):
+            folder = tmp_path / "photos" / name
+            folder.mkdir(parents=True)
+            for i in range(8):
+                pixels = rng.integers(0, 120, (24, 24, 3), dtype=np.uint8)
+                pixels[..., channel] += 100
+                Image.fromarray(pixels).save(folder / f"{i}.{suffix}")
+        return tmp_path / "photos"
+
+    return make
+
+
+@pytest.fixture
+def photos(make_photos: Callable[..., Path]) -> Path:
+    """Two classes of eight small PNG files each."""
+    return make_photos("png")

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
-from PIL import Image
 
 
 @pytest.fixture
-def photos(tmp_path):
-    """Two classes of eight small JPEG files each: blue-ish cats and red-ish dogs."""
-    rng = np.random.default_rng(0)
-    for name, channel in (("cat", 2), ("dog", 0)):
-        folder = tmp_path / "photos" / name
-        folder.mkdir(parents=True)
-        for i in range(8):
-            pixels = rng.integers(0, 120, (24, 24, 3), dtype=np.uint8)
-            pixels[..., channel] += 100
-            Image.fromarray(pixels).save(folder / f"{i}.jpg")
-    return tmp_path / "photos"
+def photos(make_photos):
+    """JPEG files, which alone have a choice of decoder."""
+    return make_photos("jpg")
 
 
 def test_a_named_file_of_the_other_decoder_is_refused(cafe, photos, tmp_path):
