@@ -6,11 +6,9 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from cafe.cache.spec import StoredDtype
-from cafe.errors import CacheError
 
 _SHOWN = 80  # characters of a value that an error message shows
 _SHOWN_OF_HASH = 8
@@ -159,30 +157,6 @@ def differing_fields(recorded: Any, wanted: Any, prefix: str = "", *, ending: st
     if recorded is not _ABSENT and wanted is not _ABSENT and canonical_json(recorded) == canonical_json(wanted):
         return []
     return [f"{prefix or 'value'} = {_shown(recorded)}, but {_shown(wanted)} {ending}"]
-
-
-def require_same(path: Path | str, recorded: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> None:
-    """Refuse a cache that was made with something else.
-
-    Parameters
-    ----------
-    path : path
-        The cache, for the message.
-    recorded, wanted : mapping
-        Such as ``provenance["image"]["encoder"]`` and ``encoder.identity()["image"]``.
-    prefix : str
-        Path of the two, such as ``"image.encoder"``.
-
-    Raises
-    ------
-    CacheError
-        Naming every field that differs, with both values.
-    """
-    clauses = differing_fields(recorded, wanted, prefix)
-    if clauses:
-        raise CacheError(
-            f"cache {path} was made with {'; '.join(clauses)}. Name another cache, or run `cafe extract` for this one."
-        )
 
 
 class _Absent:

@@ -78,9 +78,8 @@ def fit(
     own = settings_of(settings)
     parameters = {**{name: value for name, value in given.items() if value is not None}, **own}
     check_names(method, shots)
-    for option, value, side in (("--alpha", alpha, "text"), ("--beta", beta, "image")):
-        if value is not None and variant == side:
-            raise InputError(f"{option} is the ratio of a side that --variant {side} leaves as it is; leave it out")
+    if method == DEFAULT_METHOD:
+        check_side(variant or "image", alpha, beta)
     if out is not None:
         check_folder(out, RUN_FILE, "the run")
     with Screen(json=json, quiet=quiet) as screen:
@@ -110,6 +109,22 @@ def fit(
             )
         screen.say("try it on an image of your own:")
         screen.next_steps(f"cafe predict --run {run} IMAGE")
+
+
+def check_side(variant: str, alpha: str | None, beta: str | None) -> None:
+    """Refuse a ratio of the side that CLIP-Adapter's variant leaves as it is: it would change nothing.
+
+    Raises
+    ------
+    InputError
+        Naming the option and the variants that have that side.
+    """
+    for option, value, without, side in (("--alpha", alpha, "text", "image"), ("--beta", beta, "image", "text")):
+        if value is not None and variant == without:
+            raise InputError(
+                f"{option} weighs the adapted {side} feature, which --variant {without} does not have; "
+                f"take --variant {side} or both, or leave {option} out"
+            )
 
 
 def check_names(method: str, shots: int | None) -> None:

@@ -58,8 +58,10 @@ def test_dtype_and_device_are_met_or_refused(cafe, blobs):
 
 
 def test_a_ratio_of_a_side_without_adapter_is_refused(cafe, blobs):
-    refused(cafe("fit", "--variant", "image", "--beta", 0.5), "--beta", "--variant image")
+    for arguments in (("--variant", "image"), ()):  # image is the default
+        refused(cafe("fit", *arguments, "--beta", 0.5), "--beta", "--variant image", "--variant text or both")
     refused(cafe("fit", "--variant", "text", "--alpha", 0.5), "--alpha", "--variant text")
+    assert cafe("fit", "--method", "tip-adapter", "--alpha", 0.5, "--beta", 0.5, "--shots", 1).code == 0
     assert cafe("fit", "--variant", "both", "--alpha", 0.5, "--beta", 0.5, "--shots", 1).code == 0
 
 
