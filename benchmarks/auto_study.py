@@ -24,7 +24,7 @@ import numpy as np
 from harness import RESULTS, imagenet_shape, report
 
 import cafe
-from cafe.metrics import expected_calibration_error
+from cafe.evaluation.metrics import expected_calibration_error
 
 # The settings that a user might fix, and that an oracle chooses from.
 SINGLES: dict[str, tuple[Any, list[dict[str, Any]]]] = {

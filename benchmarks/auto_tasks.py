@@ -111,8 +111,8 @@ def mnist() -> Dataset:
 
 def encoded(dataset: Dataset | str, root: Path | None = None) -> Features:
     """Extract a data set with the embedded model."""
-    from cafe.cache.extraction import extract
-    from cafe.cache.loading import load_features
+    from cafe.cache.extract.extraction import extract
+    from cafe.cache.format.reader import load_features
     from cafe.data.opening import open_dataset
     from cafe.encoders.opening import open_encoder
 

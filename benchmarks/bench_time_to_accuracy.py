@@ -26,7 +26,7 @@ import real_features
 from harness import report
 
 from cafe import CLIPAdapter
-from cafe.tasks import make_task
+from cafe.protocol.tasks import make_task
 
 MARGIN, SHORTEST = 0.2, 32
 Data = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]

@@ -83,7 +83,7 @@ def cache_digest(path: Path) -> str:
     """Return the digest over everything in a cache but its times, after checking all of it."""
     import h5py
 
-    from cafe.cache.verify import verify_cache
+    from cafe.cache.format.verify import verify_cache
 
     report = verify_cache(path)
     if not report.ok:
@@ -281,7 +281,7 @@ def verbs(folder: Path) -> dict[str, Verb]:
 def _write_npz(cache: Path, path: Path) -> None:
     import numpy as np
 
-    from cafe.cache.loading import load_features
+    from cafe.cache.format.reader import load_features
 
     features = load_features(cache)
     arrays = {}
@@ -292,9 +292,9 @@ def _write_npz(cache: Path, path: Path) -> None:
 
 def warm_up() -> None:
     """Import everything before the forks, by doing it once, so that a child begins to work at once."""
-    from cafe.cache.extraction import extract
-    from cafe.cache.loading import load_features
-    from cafe.cache.rows import Draws
+    from cafe.cache.extract.extraction import extract
+    from cafe.cache.extract.rows import Draws
+    from cafe.cache.format.reader import load_features
     from cafe.compare import compare
     from cafe.data import open_dataset
     from cafe.encoders import open_encoder

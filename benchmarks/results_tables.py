@@ -66,8 +66,8 @@ def over_draws(shots: Sequence[int]) -> Comparison:
 
 def digits() -> Features:
     """Extract the digits with the embedded model."""
-    from cafe.cache.extraction import extract
-    from cafe.cache.loading import load_features
+    from cafe.cache.extract.extraction import extract
+    from cafe.cache.format.reader import load_features
     from cafe.data.opening import open_dataset
     from cafe.encoders.opening import open_encoder
 

@@ -9,37 +9,37 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cafe.cache.extraction import extract as extract
-    from cafe.cache.loading import load_features as load_features
+    from cafe.cache.extract.extraction import extract as extract
+    from cafe.cache.extract.report import ExtractionProgress as ExtractionProgress
+    from cafe.cache.extract.report import ExtractionSummary as ExtractionSummary
+    from cafe.cache.format.provenance import Provenance as Provenance
+    from cafe.cache.format.reader import load_features as load_features
+    from cafe.cache.format.summary import CacheSummary as CacheSummary
+    from cafe.cache.format.summary import list_caches as list_caches
+    from cafe.cache.format.summary import summarise as summarise
+    from cafe.cache.format.verify import VerifyReport as VerifyReport
+    from cafe.cache.format.verify import verify_cache as verify_cache
+    from cafe.cache.format.writer import write_cache as write_cache
     from cafe.cache.locate import cache_dir as cache_dir
     from cafe.cache.locate import cache_path as cache_path
     from cafe.cache.locate import find_cache as find_cache
-    from cafe.cache.provenance import Provenance as Provenance
-    from cafe.cache.report import ExtractionProgress as ExtractionProgress
-    from cafe.cache.report import ExtractionSummary as ExtractionSummary
-    from cafe.cache.summary import CacheSummary as CacheSummary
-    from cafe.cache.summary import list_caches as list_caches
-    from cafe.cache.summary import summarise as summarise
-    from cafe.cache.verify import VerifyReport as VerifyReport
-    from cafe.cache.verify import verify_cache as verify_cache
-    from cafe.cache.writing import write_cache as write_cache
 
 # Resolved when first used, so that listing caches does not import what extraction needs.
 _EXPORTS = {
-    "CacheSummary": "summary",
-    "ExtractionProgress": "report",
-    "ExtractionSummary": "report",
-    "Provenance": "provenance",
-    "VerifyReport": "verify",
+    "CacheSummary": "format.summary",
+    "ExtractionProgress": "extract.report",
+    "ExtractionSummary": "extract.report",
+    "Provenance": "format.provenance",
+    "VerifyReport": "format.verify",
     "cache_dir": "locate",
     "cache_path": "locate",
-    "extract": "extraction",
+    "extract": "extract.extraction",
     "find_cache": "locate",
-    "list_caches": "summary",
-    "load_features": "store",
-    "summarise": "summary",
-    "verify_cache": "verify",
-    "write_cache": "store",
+    "list_caches": "format.summary",
+    "load_features": "format.reader",
+    "summarise": "format.summary",
+    "verify_cache": "format.verify",
+    "write_cache": "format.writer",
 }
 
 

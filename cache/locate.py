@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cafe.cache import spec
+from cafe.cache.format import spec
 from cafe.errors import CacheError
 
 if TYPE_CHECKING:
-    from cafe.cache.summary import CacheSummary
+    from cafe.cache.format.summary import CacheSummary
 
 _SHORT = 8  # hexadecimal digits of a fingerprint within a file name
 
@@ -104,7 +104,7 @@ def find_cache(name_or_path: Path | str | None, folder: Path) -> Path:
     """
     if name_or_path is not None and _is_path(name_or_path, folder):
         return _existing(Path(name_or_path).expanduser())
-    from cafe.cache.summary import list_caches
+    from cafe.cache.format.summary import list_caches
 
     found = [summary for summary in list_caches(folder) if summary.damaged is None]
     if name_or_path is None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from cafe.temporary import host_name, process_is_alive
+from cafe.files import host_name, process_is_alive
 
 LEASE = 60.0  # seconds after which a claim of another machine counts as abandoned if it was not stamped
 _STAMP_EVERY = 10.0  # seconds

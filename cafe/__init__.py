@@ -15,8 +15,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from cafe.version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from cafe.cache.loading import load_features as load_features
+    from cafe.cache.format.reader import load_features as load_features
     from cafe.errors import CafeError as CafeError
     from cafe.features import Features as Features
     from cafe.methods import fit_many as fit_many
@@ -27,9 +29,8 @@ if TYPE_CHECKING:
     from cafe.methods.tip_adapter_f import TipAdapterF as TipAdapterF
     from cafe.methods.zero_shot import ZeroShot as ZeroShot
     from cafe.protocol.draws import draw_few_shot as draw_few_shot
-    from cafe.saved import load as load
+    from cafe.runs import load as load
 
-__version__ = "0.1.0"
 
 # Exported functions and classes that are not methods; every class of cafe/methods is exported by itself.
 # `load_features` lives one floor up (cafe.cache) and is only named here, never imported by the core.
@@ -38,13 +39,13 @@ _EXPORTS = {
     "Features": "cafe.features",
     "draw_few_shot": "cafe.protocol.draws",
     "fit_many": "cafe.methods",
-    "load": "cafe.saved",
-    "load_features": "cafe.cache.loading",
+    "load": "cafe.runs",
+    "load_features": "cafe.cache.format.reader",
 }
 
 
 def _exports() -> dict[str, str]:
-    from cafe.rooms import entries
+    from cafe.registry import entries
 
     methods = {entry.class_name: entry.module for entry in entries("methods", "METHOD").values()}
     return {**methods, **_EXPORTS}

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe import __version__
 from cafe.errors import InputError
+from cafe.evaluation.metrics import all_metrics
 from cafe.features import Features, Split
-from cafe.metrics import all_metrics
 from cafe.protocol.selection import Selection
-from cafe.tasks import Task, dataset_name, encoder_name
+from cafe.protocol.tasks import Task, dataset_name, encoder_name
+from cafe.version import __version__
 
 # Rows of one inference block: 4096 x 1,000 classes in float32 are 16 MB.
 INFERENCE_ROWS = 4096

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from cafe import __version__
 from cafe.cli import cache, compare, demo, extract, fit, lists, predict
 from cafe.cli.problems import run
 from cafe.cli.verbs import Verbs, help_without_verb
+from cafe.version import __version__
 
 _EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong usage or bad input, 130 interrupted. CAFE_DEBUG=1 shows tracebacks."
 

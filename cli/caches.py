@@ -38,7 +38,7 @@ def opened_caches(names: Sequence[str] | None, folder: Path, screen: Screen) -> 
     InputError
         If a cache cannot be found or read, or one is named twice.
     """
-    from cafe.cache.loading import load_features
+    from cafe.cache.format.reader import load_features
     from cafe.errors import InputError
 
     wanted: list[str | None] = list(cache_names(names))

@@ -25,8 +25,8 @@ from cafe.cli.options import (
 )
 from cafe.cli.runs import REPORT_FILE, check_folder, new_run_folder
 from cafe.cli.screen import Screen
+from cafe.registry import entries, find
 from cafe.report.table import terminal_table
-from cafe.rooms import entries, find
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,8 +97,8 @@ def compare(
 
         # After the caches: a missing one should not wait for torch.
         from cafe.compare import compare as run_suite
+        from cafe.fitting import check_wishes
         from cafe.report.files import write_report
-        from cafe.wishes import check_wishes
 
         check_wishes(device, dtype)
         with screen.progress("series") as progress:

@@ -19,7 +19,7 @@ from cafe.cli.screen import Screen, paint
 from cafe.report.table import terminal_table
 
 if TYPE_CHECKING:
-    from cafe.cache.report import ExtractionSummary
+    from cafe.cache.extract.report import ExtractionSummary
     from cafe.features import Features
     from cafe.report.comparison import ComparisonLike
 
@@ -43,10 +43,10 @@ def demo(
     """
     started = time.monotonic()
     with Screen(json=json, quiet=quiet) as screen:
-        from cafe.cache.loading import load_features
+        from cafe.cache.format.reader import load_features
         from cafe.cache.locate import cache_dir as cache_folder
+        from cafe.fitting import check_wishes
         from cafe.report.files import write_report
-        from cafe.wishes import check_wishes
 
         check_wishes(device, dtype)
         folder = cache_folder(cache_dir)
@@ -70,7 +70,7 @@ def demo(
 
 
 def _extract(screen: Screen, folder: Path, device: str, dtype: str) -> ExtractionSummary:
-    from cafe.cache.extraction import extract
+    from cafe.cache.extract.extraction import extract
     from cafe.cache.locate import cache_path
     from cafe.data.opening import open_dataset
     from cafe.encoders.opening import open_encoder
@@ -88,7 +88,7 @@ def _extract(screen: Screen, folder: Path, device: str, dtype: str) -> Extractio
 
 def _fit(screen: Screen, features: Features, run: Path, seed: int, device: str, dtype: str) -> dict[str, Any]:
     from cafe.fitting import fit_method
-    from cafe.saved import save
+    from cafe.runs import save
 
     _headline(screen, f"2 of 3: CLIP-Adapter on {FIT_SHOTS} images of each class, from the cache")
     fitted = fit_method(features, DEFAULT_METHOD, {}, shots=FIT_SHOTS, seed=seed, device=device, dtype=dtype)

@@ -29,7 +29,7 @@ from cafe.cli.extract_words import answer, faster_dtype, shown_on
 from cafe.cli.options import CacheDir, Device, Dtype, Json, Quiet, listed
 from cafe.cli.screen import Screen
 from cafe.errors import InputError, unknown_name
-from cafe.rooms import entries
+from cafe.registry import entries
 
 if TYPE_CHECKING:
     from cafe.data.base import Dataset
@@ -146,8 +146,8 @@ def extract(
         opened, texts, own = _open(dataset, root, decoder, on_error == "skip", class_names, prompts, templates)
 
         # After the data set: a wrong path should not wait for torch.
-        from cafe.cache.extraction import extract_many
-        from cafe.cache.ray_engine import check_engine
+        from cafe.cache.extract.extraction import extract_many
+        from cafe.cache.extract.ray_engine import check_engine
 
         check_engine(engine, ray_address)
         encoders = _encoders(model, device, dtype, out)

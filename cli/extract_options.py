@@ -15,8 +15,8 @@ from cafe.cli.options import listed, whole_numbers
 from cafe.errors import InputError
 
 if TYPE_CHECKING:
-    from cafe.cache.rows import Draws
-    from cafe.cache.views import Views
+    from cafe.cache.extract.rows import Draws
+    from cafe.cache.extract.views import Views
 
 ViewCount: TypeAlias = Annotated[
     int,
@@ -65,7 +65,7 @@ RayAddress: TypeAlias = Annotated[
 
 def views_of(count: int, seed: int) -> Views | None:
     """Return the views asked for; None for none. Raises InputError if a number is out of range."""
-    from cafe.cache.views import Views
+    from cafe.cache.extract.views import Views
 
     return None if count == 0 else Views(count, seed)
 
@@ -78,7 +78,7 @@ def draws_of(shots: Sequence[str] | None, seeds: Sequence[str] | None) -> Draws 
     InputError
         If they are no whole numbers, or seeds are given without shots.
     """
-    from cafe.cache.rows import Draws
+    from cafe.cache.extract.rows import Draws
 
     if not shots:
         if seeds:

@@ -10,7 +10,7 @@ from cafe.cli.screen import Screen
 from cafe.report.table import align_left
 
 if TYPE_CHECKING:
-    from cafe.cache.report import ExtractionProgress, ExtractionSummary
+    from cafe.cache.extract.report import ExtractionProgress, ExtractionSummary
     from cafe.encoders.base import Encoder
 
 _SHOWN_UNREADABLE = 5

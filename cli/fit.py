@@ -14,8 +14,8 @@ from cafe.cli.runs import RUN_FILE, check_folder, new_run_folder
 from cafe.cli.screen import Screen
 from cafe.cli.settings import Settings, check_kinds, settings_of
 from cafe.errors import InputError
+from cafe.registry import entries, find
 from cafe.report.table import align_left
-from cafe.rooms import entries, find
 
 DEFAULT_METHOD = "clip-adapter"
 
@@ -83,7 +83,7 @@ def fit(
     if out is not None:
         check_folder(out, RUN_FILE, "the run")
     with Screen(json=json, quiet=quiet) as screen:
-        from cafe.cache.loading import load_features
+        from cafe.cache.format.reader import load_features
         from cafe.cache.locate import cache_dir as cache_folder
 
         folder = cache_folder(cache_dir)
@@ -91,7 +91,7 @@ def fit(
 
         # After the cache: a missing one should not wait for torch.
         from cafe.fitting import fit_method
-        from cafe.saved import save
+        from cafe.runs import save
 
         if own:
             check_kinds(own, find("methods", "METHOD", "method", method).load().__init__.__annotations__)

@@ -10,8 +10,8 @@ import typer
 
 from cafe.cli.options import CacheDir, Json, NoUseOfCacheDir, Quiet
 from cafe.cli.screen import Screen
+from cafe.registry import entries
 from cafe.report.table import align_left
-from cafe.rooms import entries
 
 
 def datasets(
@@ -88,7 +88,7 @@ def _with_caches(known: Sequence[dict[str, Any]], key: str, given: Path | None) 
     folder = cache_folder(given)
     # Where there is no cache the list does not wait for h5py.
     if any(folder.glob("*.h5")):
-        from cafe.cache.summary import list_caches
+        from cafe.cache.format.summary import list_caches
 
         for one in list_caches(folder):
             if one.damaged is None:

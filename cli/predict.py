@@ -65,7 +65,7 @@ def predict(
 
         # After the paths: a wrong one should not wait for torch.
         from cafe.encoders.opening import open_encoder
-        from cafe.saved import load
+        from cafe.runs import load
 
         estimator = load(folder)
         named = _encoder_of(folder, estimator.run_)

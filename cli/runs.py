@@ -10,7 +10,7 @@ from pathlib import Path
 from cafe.errors import InputError
 
 RUNS = "runs"  # below the folder of all caches
-RUN_FILE = "run.json"  # as cafe.saved has it, which this light module does not import
+RUN_FILE = "run.json"  # as cafe.runs has it, which this light module does not import
 REPORT_FILE = "results.jsonl"  # as cafe.report.files writes it
 _SHOWN = 8  # names of runs that a message lists
 

@@ -14,8 +14,8 @@ from cafe.compare.plan import Plan
 from cafe.errors import CafeError
 from cafe.features import Features
 from cafe.fitting import Fitted, Job, fit_jobs
+from cafe.protocol.tasks import Task, dataset_name
 from cafe.report.layout import SHOTS, Layout
-from cafe.tasks import Task, dataset_name
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 from cafe.features import Features
 from cafe.methods import method_names
-from cafe.rooms import find
-from cafe.tasks import Task, make_task
+from cafe.protocol.tasks import Task, make_task
+from cafe.registry import find
 
 Progress = Callable[[int, int, str], None]
 

@@ -13,8 +13,8 @@ from cafe.compare.published import beside_published
 from cafe.compare.summary import summarise
 from cafe.errors import InputError
 from cafe.features import Features
+from cafe.registry import find
 from cafe.report.layout import SHOTS, Layout
-from cafe.rooms import find
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cafe.data.opening import data_root
-from cafe.rooms import entries
+from cafe.registry import entries
 
 
 def known_sources() -> list[dict[str, str]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from cafe.data.base import Dataset
 from cafe.errors import InputError, unknown_name
-from cafe.rooms import entries
+from cafe.registry import entries
 
 ROOT_VARIABLE = "CAFE_DATA"
 

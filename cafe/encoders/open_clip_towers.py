@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.device import choose_device
+from cafe.compute import choose_device
 from cafe.encoders.open_clip_cropper import OpenCLIPCropper
 from cafe.encoders.open_clip_loading import OpenCLIPCheckpoint, load_open_clip
 from cafe.encoders.open_clip_text import OpenCLIPTextTower

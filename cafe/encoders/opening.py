@@ -9,7 +9,7 @@ from pathlib import Path
 from cafe.encoders.base import Encoder
 from cafe.errors import InputError, unknown_name
 from cafe.mini import MODEL_FOLDER
-from cafe.rooms import entries
+from cafe.registry import entries
 
 MINI = "cafe:mini"
 DEFAULT_LIBRARY = "transformers"

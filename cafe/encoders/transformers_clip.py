@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.device import choose_device
+from cafe.compute import choose_device
 from cafe.encoders.checkpoint import Checkpoint, load_checkpoint
 from cafe.encoders.cropper import ProcessorCropper
 from cafe.encoders.naflex import PatchCropper, inputs

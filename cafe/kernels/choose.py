@@ -33,7 +33,7 @@ def choose_kernel(wish: str, device: str) -> str:
     wish : {"auto", "reference", "cpu", "triton"}
         ``"auto"`` takes ``"triton"`` on CUDA where Triton is installed, ``"cpu"`` on a CPU, else ``"reference"``.
     device : str
-        As :func:`cafe.device.choose_device` returns it.
+        As :func:`cafe.compute.choose_device` returns it.
 
     Raises
     ------

@@ -1,8 +1,8 @@
 """Triton kernels: AdamW and SGD of a stack of configurations in one pass over memory. Never run on a GPU so far.
 
-Formulas in cafe/optimizers.py. Learning rates, decays and AdamW's corrections 1 - b1^t and 1 - b2^t are read from the
-device's memory, so that a captured graph takes another step each time it is replayed. The corrections are a table
-made in float64: in float32, 1 - 0.999^t loses three digits at the first steps.
+Formulas in cafe/training/optimizers.py. Learning rates, decays and AdamW's corrections 1 - b1^t and 1 - b2^t are
+read from the device's memory, so that a captured graph takes another step each time it is replayed. The corrections
+are a table made in float64: in float32, 1 - 0.999^t loses three digits at the first steps.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from cafe.errors import unknown_name
-from cafe.optimizers import OPTIMIZERS
+from cafe.training.optimizers import OPTIMIZERS
 
 FLAT = 1024
 BETAS = (0.9, 0.999)
@@ -58,7 +58,7 @@ class TritonUpdate:
     Parameters
     ----------
     name : str
-        ``"adamw"`` or ``"sgd"``; formulas in :class:`cafe.optimizers.AdamW` and :class:`cafe.optimizers.SGD`.
+        ``"adamw"`` or ``"sgd"``; formulas in :mod:`cafe.training.optimizers`.
     parameters : dict of str to Tensor of shape (g, ...), float32, contiguous
         What will be updated; always the same tensors.
     weight_decay : Tensor of shape (g,)

@@ -15,7 +15,7 @@ from cafe.methods.base import Array, FewShotClassifier, Problem
 from cafe.methods.problem import problems_of
 from cafe.methods.side_by_side import check_numbers, fit_side_by_side, resolve_grid
 from cafe.methods.training_runs import seed_of
-from cafe.training import Configuration, steps_for
+from cafe.training.trainer import Configuration, steps_for
 
 METHOD = "ape-t"
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cafe.training import Configuration
+from cafe.training.trainer import Configuration
 
 
 @dataclass(frozen=True)

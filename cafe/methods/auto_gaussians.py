@@ -24,8 +24,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cafe.compute import threads_for
 from cafe.methods.scores import Array
-from cafe.threads import threads_for
 
 # Rows that are float64 at a time.
 CHUNK: Final = 16_384

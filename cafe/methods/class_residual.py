@@ -32,7 +32,7 @@ from cafe.methods.base import Array, CheckedArrays, FewShotClassifier, Problem, 
 from cafe.methods.problem import problems_of
 from cafe.methods.side_by_side import check_numbers, dassl_steps, fit_side_by_side, resolve_grid
 from cafe.methods.training_runs import seed_of
-from cafe.training import Configuration
+from cafe.training.trainer import Configuration
 
 
 @dataclass(frozen=True)

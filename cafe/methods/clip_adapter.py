@@ -13,7 +13,7 @@ from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits
 from cafe.methods.clip_adapter_inference import adapted_text, blend, learned_ratio, trained_ratio
 from cafe.methods.clip_adapter_parts import RATIO_MODES, AdapterObjective
 from cafe.methods.problem import problems_of
-from cafe.optimizers import OPTIMIZERS
+from cafe.training.optimizers import OPTIMIZERS
 
 METHOD = "clip-adapter"
 

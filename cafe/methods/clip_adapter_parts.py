@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cafe.device import choose_device
+from cafe.compute import choose_device
 from cafe.errors import InputError
 from cafe.kernels.choose import choose_kernel, precisions
 from cafe.kernels.cpu_projected import FrozenLogits
@@ -24,7 +24,7 @@ from cafe.methods.base import Problem
 from cafe.methods.clip_adapter_inference import adapted_text, ratio_summary, trained_ratio
 from cafe.methods.stored_rows import StoredRows
 from cafe.methods.streamed import Streamed, mean_of
-from cafe.training import Configuration, Objective, Step, Trained, fit_many, steps_for
+from cafe.training.trainer import Configuration, Objective, Step, Trained, fit_many, steps_for
 
 RATIO_MODES = ("scalar", "learned")
 # Width of the hypernetwork that gives learned ratios: small against d, so that one shot cannot fit it alone.

@@ -45,7 +45,7 @@ class CoOp(FewShotClassifier):
         The tower: a model id or folder as :func:`cafe.encoders.open_encoder` takes it, an encoder, or a
         :class:`~cafe.encoders.text_tower.TextTower`; of transformers, or of open_clip where its text side is a
         causal transformer of open_clip's own. It has to be the one that encoded the images. Only a string can be
-        saved with the fitted method: ``cafe.saved.save`` refuses another. None is refused by ``fit``.
+        saved with the fitted method: ``cafe.runs.save`` refuses another. None is refused by ``fit``.
     text_tower_sha256 : str, default=None
         Hash that the tower's weights must have; the command line passes the cache's. None takes any.
     n_context : int, default=16

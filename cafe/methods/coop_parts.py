@@ -25,7 +25,7 @@ from cafe.methods.base import Array, Problem
 from cafe.methods.coop_cutting import Part
 from cafe.methods.coop_prompts import ContextPrompts, make_prompts, words_as_context
 from cafe.methods.training_runs import seed_of, shared_runs
-from cafe.training import MEMORY_BUDGET, Configuration, Trained, fit_many
+from cafe.training.trainer import MEMORY_BUDGET, Configuration, Trained, fit_many
 
 INITIAL_STD = 0.02  # of random contexts, as released
 

@@ -28,7 +28,7 @@ from cafe.methods.base import FewShotClassifier, Problem
 from cafe.methods.problem import problems_of
 from cafe.methods.side_by_side import check_numbers, fit_side_by_side, resolve_grid
 from cafe.methods.training_runs import seed_of
-from cafe.training import Configuration
+from cafe.training.trainer import Configuration
 
 # Steps at 1e-5 before the cosine; the published warm-up rises linearly from there over as many.
 WARMUP_STEPS = 50

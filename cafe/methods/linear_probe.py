@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cafe.compute import threads_for
 from cafe.errors import InputError, unknown_name
 from cafe.methods.base import Array, FewShotClassifier, Problem
 from cafe.methods.problem import problems_of
 from cafe.methods.stored_rows import StoredRows
-from cafe.threads import threads_for
 
 METHOD = "linear-probe"
 

@@ -9,13 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from cafe.device import choose_device
+from cafe.compute import choose_device, threads_for
 from cafe.errors import unknown_name
 from cafe.methods.base import Array, FewShotClassifier, Problem
 from cafe.methods.problem import problems_of
 from cafe.methods.side_by_side import check_numbers, resolve_grid
 from cafe.methods.training_runs import DTYPES
-from cafe.threads import threads_for
 
 METHOD = "lp++"
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cafe.errors import InputError
-from cafe.rooms import entries, find
+from cafe.registry import entries, find
 
 if TYPE_CHECKING:
     from cafe.methods.base import FewShotClassifier

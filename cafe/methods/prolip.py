@@ -17,7 +17,7 @@ from cafe.methods.problem import problems_of
 from cafe.methods.prolip_parts import ProjectionObjective
 from cafe.methods.side_by_side import check_numbers, fit_side_by_side, resolve_grid
 from cafe.methods.training_runs import seed_of
-from cafe.training import Configuration
+from cafe.training.trainer import Configuration
 
 METHOD = "prolip"
 

@@ -1,4 +1,4 @@
-"""What methods that train with :func:`cafe.training.fit_many` share: checks, automatic values, and the run itself.
+"""What methods that train with the one trainer share: checks, automatic values, and the run itself.
 
 Estimators that read the same checked arrays, device and precision are trained in one run.
 """
@@ -14,7 +14,7 @@ import torch
 from cafe.errors import InputError
 from cafe.methods.base import CheckedArrays, Problem, unit_length
 from cafe.methods.training_runs import shared_runs
-from cafe.training import Configuration, Objective, Trained, fit_many, steps_for
+from cafe.training.trainer import Configuration, Objective, Trained, fit_many, steps_for
 
 # The constant in AdamW's denominator, as the trainer has it.
 TRAINER_EPS = 1e-8

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cafe.methods.stored_rows import StoredRows, parts
-from cafe.steps import Configuration, Step
+from cafe.training.steps import Configuration, Step
 
 
 @dataclass(frozen=True)
 class Streamed:
-    """An objective of the trainer whose rows come from :class:`StoredRows`; see :mod:`cafe.training`.
+    """An objective of the trainer whose rows come from :class:`StoredRows`; see :mod:`cafe.training.trainer`.
 
     The trainer's X is an empty stand-in of the right width, device and dtype. Batches, and so fits of the same kernel,
     are those of features in memory, number for number; means of features, which only learned ratios use, are summed in

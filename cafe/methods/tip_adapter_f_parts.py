@@ -24,7 +24,7 @@ from torch import Tensor
 
 from cafe.methods.base import Problem, unit_length
 from cafe.methods.training_runs import seed_of, shared_runs
-from cafe.training import Configuration, Trained, fit_many, steps_for
+from cafe.training.trainer import Configuration, Trained, fit_many, steps_for
 
 EPS = 1e-4  # of AdamW, as released
 

@@ -1,4 +1,4 @@
-"""What methods that train with ``cafe.training`` share: their parameters' checks, and who can train in one run."""
+"""What methods that train with the one trainer share: their parameters' checks, and who can train in one run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cafe.device import choose_device
+from cafe.compute import choose_device
 from cafe.errors import InputError, unknown_name
 from cafe.methods.base import CheckedArrays, Problem
 

@@ -103,13 +103,13 @@ def _file(path: Path) -> list[str]:
 
 def _datasets() -> list[str]:
     # Within the function: data sets name their templates with this room's constants.
-    from cafe.rooms import entries
+    from cafe.registry import entries
 
     return list(entries("data", "DATASET"))
 
 
 def _of_dataset(name: str) -> tuple[str, ...]:
-    from cafe.rooms import entries
+    from cafe.registry import entries
 
     templates: tuple[str, ...] = entries("data", "DATASET")[name].load().templates
     return templates

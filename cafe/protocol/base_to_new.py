@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cafe.errors import InputError
 from cafe.features import Features
-from cafe.tasks import dataset_name
+from cafe.protocol.tasks import dataset_name
 
 
 def split_classes(features: Features) -> tuple[Features, Features]:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.errors import InputError, unknown_name
-from cafe.metrics import negative_log_likelihood
+from cafe.evaluation.metrics import negative_log_likelihood
 
 POLICIES = ("auto", "fixed", "few-shot-val", "cross-validation", "oracle-test")
 FOLDS = 4

@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cafe.compute import threads_for
 from cafe.errors import InputError
-from cafe.threads import threads_for
 
 Array = NDArray[Any]
 

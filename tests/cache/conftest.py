@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cafe.cache.provenance import Provenance
+from cafe.cache.format.provenance import Provenance
 from cafe.data.base import Dataset, ImageSplit
 from cafe.encoders.base import Encoder
 from cafe.errors import UnreadableImageError
@@ -143,7 +143,7 @@ def make():
 @pytest.fixture
 def full_cache(tmp_path):
     """A cache that holds every array that the format knows."""
-    from cafe.cache.writing import write_cache
+    from cafe.cache.format.writer import write_cache
 
     features = make_features(views=2, width=5)
     projection = np.random.default_rng(3).standard_normal((5, 6)).astype(np.float32)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from cafe.cache.format.summary import list_caches
+from cafe.cache.format.writer import write_cache
 from cafe.cache.locate import cache_dir, cache_path, find_cache
-from cafe.cache.summary import list_caches
-from cafe.cache.writing import write_cache
 from cafe.errors import CacheError
 
 

@@ -75,9 +75,9 @@ def write_blobs(
     splits: tuple[str, ...] = ("train", "val", "test"),
 ) -> Path:
     """Write a cache of noisy class means, with text features that only half know them: an easy but real task."""
+    from cafe.cache.format.provenance import Provenance
+    from cafe.cache.format.writer import write_cache
     from cafe.cache.locate import cache_path
-    from cafe.cache.provenance import Provenance
-    from cafe.cache.writing import write_cache
     from cafe.features import Features, Split
 
     rng = np.random.default_rng(seed)

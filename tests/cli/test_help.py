@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import typer
 
-from cafe import __version__
 from cafe.cli.app import app
 from cafe.cli.help_pages import help_pages
+from cafe.version import __version__
 
 REPOSITORY = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "numpy", "h5py", "sklearn", "matplotlib", "PIL", "scipy", "pandas")

@@ -6,7 +6,7 @@ import pytest
 from cafe.features import Features, Split
 from cafe.fitting import Job, fit_jobs, fit_method
 from cafe.methods.prolip import ProLIP
-from cafe.tasks import make_task
+from cafe.protocol.tasks import make_task
 
 
 def features(with_projection):

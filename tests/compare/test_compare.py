@@ -9,9 +9,9 @@ from cafe.compare import compare
 from cafe.errors import InputError
 from cafe.features import Features, Split
 from cafe.fitting import fit_method
+from cafe.registry import entries
 from cafe.report.figure import draw
 from cafe.report.table import terminal_table
-from cafe.rooms import entries
 
 ROW = {
     *("dataset", "encoder", "method", "variant", "shots", "seed", "n_train", "n_test", "acc1", "acc5"),

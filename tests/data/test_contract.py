@@ -14,7 +14,7 @@ from cafe.data import open_dataset
 from cafe.data.base import Dataset, NamedDataset, Source
 from cafe.data.listing import known_datasets
 from cafe.errors import InputError
-from cafe.rooms import Entry, entries
+from cafe.registry import Entry, entries
 
 DATASETS = list(entries("data", "DATASET").values())
 SOURCES = list(entries("data", "SOURCE").values())

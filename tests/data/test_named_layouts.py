@@ -11,7 +11,7 @@ import pytest
 from cafe.data import open_dataset
 from cafe.data.listing import known_datasets
 from cafe.errors import InputError, UnreadableImageError
-from cafe.rooms import entries
+from cafe.registry import entries
 
 NAMES = [name for name in entries("data", "DATASET") if name != "digits"]
 SHIFTED = ["imagenet-a", "imagenet-r", "imagenet-sketch", "imagenet-v2"]

@@ -12,7 +12,7 @@ import pytest
 from cafe.cli.app import call
 from cafe.data import images as images_module
 from cafe.data import open_dataset
-from cafe.rooms import entries
+from cafe.registry import entries
 
 TEXT = (Path(__file__).parents[2] / "docs" / "sources.md").read_text(encoding="utf-8")
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", TEXT, flags=re.S) for line in block.splitlines()]

@@ -10,7 +10,7 @@ from PIL import Image
 from cafe.encoders import open_encoder
 from cafe.encoders.base import Encoder
 from cafe.errors import InputError
-from cafe.rooms import entries
+from cafe.registry import entries
 
 # What --model takes, by library: the fixture that saves a tiny model.
 MODELS = {"transformers": "tiny_clip_folder", "open_clip": "tiny_open_clip"}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cafe.cache.loading import load_features
+from cafe.cache.format.reader import load_features
 from cafe.cli.app import call
 
 PAGE = (Path(__file__).parents[2] / "docs" / "encoders.md").read_text(encoding="utf-8")
@@ -102,7 +102,7 @@ def test_every_command_runs(desk, monkeypatch, capfd, request):
 
 
 def test_the_table_of_formats_is_complete():
-    from cafe.cache.importing import layouts
+    from cafe.cache.transfer.importing import layouts
 
     formats = re.findall(r"^\| `([a-z-]+)` \|", PAGE.split("| `--format`")[1].split("\n\n")[0], flags=re.M)
     assert sorted(formats) == sorted(layouts())

@@ -11,7 +11,7 @@ from cafe.encoders import open_encoder
 from cafe.encoders.open_clip_text import OpenCLIPTextTower
 from cafe.errors import InputError
 from cafe.methods.coop_prompts import make_prompts
-from cafe.saved import load, save
+from cafe.runs import load, save
 
 NAMES = ["cat", "hot dog", "phone", "at"]
 PROMPTS = ["a", "a photo of a hot dog.", "x " * 40]  # the last is cut at the context of 16

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from cafe.device import choose_device
+from cafe.compute import choose_device
 from cafe.encoders import open_encoder, opening
 from cafe.encoders.base import Encoder
 from cafe.encoders.opening import known_models
 from cafe.encoders.placing import choose_dtype, has_matrix_units
 from cafe.errors import InputError
-from cafe.rooms import entries
+from cafe.registry import entries
 
 
 @pytest.fixture

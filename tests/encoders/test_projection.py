@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from cafe.cache.loading import load_features, load_projection
-from cafe.cache.verify import verify_cache
+from cafe.cache.format.reader import load_features, load_projection
+from cafe.cache.format.verify import verify_cache
 from cafe.cli.app import call
 from cafe.encoders import open_encoder
 from cafe.errors import InputError

@@ -109,7 +109,8 @@ HEAVY = ("torch", "transformers", "numpy", "h5py", "sklearn", "matplotlib", "PIL
 
 
 @pytest.mark.parametrize(
-    "code", ["import cafe", "import cafe; dir(cafe)", "import cafe.rooms; cafe.rooms.entries('methods', 'METHOD')"]
+    "code",
+    ["import cafe", "import cafe; dir(cafe)", "import cafe.registry; cafe.registry.entries('methods', 'METHOD')"],
 )
 def test_import_is_light(code):
     check = f"{code}; import sys; print(*[m for m in {HEAVY!r} if m in sys.modules])"

@@ -85,7 +85,7 @@ def float16():
 def updates():
     """Both optimisers, stacked, odd sizes, against those of torch; the learning rates change from step to step."""
     from cafe.kernels.triton_update import TritonUpdate
-    from cafe.optimizers import SGD, AdamW
+    from cafe.training.optimizers import SGD, AdamW
 
     generator = torch.Generator().manual_seed(0)
     decay = torch.tensor([0.0, 0.1, 0.5])
@@ -104,10 +104,10 @@ def updates():
 
 def fit():
     """Whole fits, whose steps are recorded and replayed; more than one block of batches."""
-    import cafe.steps
+    import cafe.training.steps
     from cafe import CLIPAdapter
 
-    cafe.steps.DRAWN_STEPS = cafe.training.DRAWN_STEPS = 4
+    cafe.training.steps.DRAWN_STEPS = cafe.training.trainer.DRAWN_STEPS = 4
     rng = np.random.default_rng(0)
     text = rng.normal(size=(5, 20)).astype(np.float32)
     y = np.arange(20) % 5

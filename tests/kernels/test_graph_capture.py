@@ -3,8 +3,8 @@
 import torch
 
 from cafe.kernels.graph_capture import record_by_calling, replay_steps
-from cafe.optimizers import AdamW
-from cafe.steps import schedule
+from cafe.training.optimizers import AdamW
+from cafe.training.steps import schedule
 
 G, B, N, STEPS, BLOCK, TAIL = 2, 3, 11, 10, 4, 3
 

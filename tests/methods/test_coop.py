@@ -21,7 +21,7 @@ from cafe.methods import expected_failed_checks
 from cafe.methods.coop_cutting import cut
 from cafe.methods.coop_parts import ContextObjective
 from cafe.methods.coop_prompts import make_prompts, words_as_context
-from cafe.saved import load, save
+from cafe.runs import load, save
 
 NAMES = ["cat", "hot dog", "phone", "at"]
 

@@ -7,7 +7,7 @@ import torch
 from cafe import CrossModalAdapter, CrossModalLinearProbe
 from cafe.errors import InputError
 from cafe.methods.cross_modal_parts import CrossModalObjective
-from cafe.training import Configuration
+from cafe.training.trainer import Configuration
 
 
 def unit(x):

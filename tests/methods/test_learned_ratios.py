@@ -14,8 +14,8 @@ from cafe.features import Features, Split
 from cafe.fitting import fit_method
 from cafe.kernels.reference import AdapterShape, adapter_losses_and_gradients
 from cafe.methods.clip_adapter_parts import AdapterObjective
-from cafe.saved import load, save
-from cafe.training import Configuration
+from cafe.runs import load, save
+from cafe.training.trainer import Configuration
 
 MODES = ("scalar", "learned")
 

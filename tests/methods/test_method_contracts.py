@@ -14,8 +14,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import cafe
 from cafe.errors import InputError
 from cafe.methods import expected_failed_checks, fit_many, make_method, method_names
-from cafe.rooms import entries
-from cafe.saved import load, save
+from cafe.registry import entries
+from cafe.runs import load, save
 
 METHODS = method_names()
 

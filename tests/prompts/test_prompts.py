@@ -16,7 +16,7 @@ from cafe.prompts import (
     read_templates,
     with_templates,
 )
-from cafe.rooms import entries
+from cafe.registry import entries
 
 
 def written(folder, name, content):

@@ -97,7 +97,7 @@ def test_two_hundred_thousand_rows_take_moments() -> None:
 def test_validation_images_that_are_tested_on_are_left_out_aloud() -> None:
     from cafe.features import Features
     from cafe.protocol.overlap import SharedImagesWarning
-    from cafe.tasks import make_task
+    from cafe.protocol.tasks import make_task
 
     rows = np.random.default_rng(5).normal(size=(12, 4)).astype(np.float32)
     train, val, test = split(rows[:4], "a"), split(rows[4:8], "b"), split(np.concatenate([rows[6:7], rows[8:]]), "c")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cafe.cache.verify import verify_cache
+from cafe.cache.format.verify import verify_cache
 from cafe.cli.app import call
 
 OPTIONS = {

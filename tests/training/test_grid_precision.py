@@ -80,7 +80,7 @@ def test_a_grid_in_low_precision_is_its_single_fits(problem):
 def test_float64_grids_are_their_single_fits_on_threads(problem, monkeypatch):
     """Parts that run at once, on threads of their own, give what one fit after the other gives."""
     X, y, _, _, text = problem
-    monkeypatch.setattr("cafe.training.SMALL", 1)
+    monkeypatch.setattr("cafe.training.trainer.SMALL", 1)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

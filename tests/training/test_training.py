@@ -9,8 +9,8 @@ from torch.nn.functional import cross_entropy, normalize
 
 from cafe.kernels.reference import AdapterShape
 from cafe.methods.clip_adapter_parts import AdapterObjective
-from cafe.optimizers import make_update
-from cafe.training import Configuration, fit_many, steps_for
+from cafe.training.optimizers import make_update
+from cafe.training.trainer import Configuration, fit_many, steps_for
 
 
 def data(n=40, d=8, c=5, seed=0):
@@ -99,7 +99,7 @@ def test_a_grid_cut_by_memory_gives_the_same(monkeypatch):
     grid = [configuration(np.arange(40), seed=seed) for seed in range(5)]
     objective = AdapterObjective(text[None])
     whole = fit_many(objective, X, y, grid)
-    monkeypatch.setattr("cafe.training.MEMORY_BUDGET", 2 * objective.activation_bytes(grid[0]))
+    monkeypatch.setattr("cafe.training.trainer.MEMORY_BUDGET", 2 * objective.activation_bytes(grid[0]))
     for a, b in zip(whole, fit_many(objective, X, y, grid), strict=True):
         np.testing.assert_allclose(a.parameters["image_up"], b.parameters["image_up"], rtol=1e-6)
 
@@ -119,7 +119,7 @@ def test_every_row_is_seen_equally_often():
 
 
 def test_warm_up_is_constant_then_cosine():
-    from cafe.steps import schedule
+    from cafe.training.steps import schedule
 
     factor, peak = schedule(10, 2), torch.tensor([1.0])
     assert [round(factor(t, peak).item(), 6) for t in (0, 1, 2, 6)] == [1e-05, 1e-05, 1.0, 0.5]

@@ -10,9 +10,9 @@ from cafe.compare.base import Outcome, Series, Suite, named_row
 from cafe.compare.plan import Plan
 from cafe.compare.suites.baselines import Baselines, coop_series
 from cafe.errors import InputError
+from cafe.evaluation.metrics import all_metrics
 from cafe.features import Features
 from cafe.fitting import Fitted
-from cafe.metrics import all_metrics
 from cafe.protocol.base_to_new import harmonic_mean, split_classes
 from cafe.report.layout import Layout
 from cafe.scoring import full_probabilities, zero_shot_accuracy

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from cafe.compare.base import Outcome, Series, Suite, named_row
 from cafe.compare.plan import Plan
 from cafe.compare.suites.baselines import coop_series, first_series
+from cafe.evaluation.geometry import measures
 from cafe.features import Features
 from cafe.fitting import Fitted
-from cafe.geometry import measures
 from cafe.methods.base import unit_length
+from cafe.protocol.tasks import Task
 from cafe.report.layout import Layout
-from cafe.tasks import Task
 
 SUITE = "manifold"
 MOVES_NOTHING = "leaves image features where they are: the same measures as zero-shot"

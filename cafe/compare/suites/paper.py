@@ -8,9 +8,9 @@ from cafe.compare.base import Outcome, Series, Suite
 from cafe.compare.plan import Plan
 from cafe.compare.suites.baselines import coop_series, first_series
 from cafe.features import Features
+from cafe.protocol.tasks import dataset_name
 from cafe.report.across import ORDER
 from cafe.report.layout import Layout
-from cafe.tasks import dataset_name
 
 SUITE = "paper"
 

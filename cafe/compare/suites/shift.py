@@ -13,14 +13,14 @@ from cafe.compare.base import Outcome, Series, Suite, named_row
 from cafe.compare.plan import Plan
 from cafe.compare.suites.baselines import Baselines
 from cafe.errors import InputError
+from cafe.evaluation.metrics import all_metrics
 from cafe.features import Features
 from cafe.fitting import Fitted
-from cafe.metrics import all_metrics
 from cafe.protocol.overlap import check_overlap
 from cafe.protocol.shift import class_mapping, restricted
+from cafe.protocol.tasks import Task, dataset_name, encoder_name
 from cafe.report.layout import Layout
 from cafe.scoring import full_probabilities, zero_shot_accuracy
-from cafe.tasks import Task, dataset_name, encoder_name
 
 SUITE = "shift"
 

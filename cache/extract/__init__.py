@@ -1,0 +1,1 @@
+"""Extraction: every image and prompt through a frozen encoder once, onto the disk."""

@@ -1,0 +1,145 @@
+"""Lays features out as the arrays and root attributes of the format; checks that they fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from cafe.cache.format import spec
+from cafe.cache.format.arrays import as_stored, text_array
+from cafe.cache.format.provenance import Provenance
+from cafe.errors import InputError
+from cafe.features import Features, Split
+from cafe.version import __version__
+
+
+def arrays_to_store(
+    features: Features,
+    provenance: Provenance,
+    dtype: spec.StoredDtype,
+    sizes: Mapping[str, NDArray[np.int64]] | None,
+    projection: NDArray[Any] | None,
+) -> dict[str, NDArray[Any]]:
+    """Return every array of the file by its path; parameters as for ``write_cache``.
+
+    Raises
+    ------
+    InputError
+        If something cannot be stored, or does not fit the rest.
+    """
+    arrays: dict[str, NDArray[Any]] = {
+        spec.CLASS_NAMES: text_array(features.class_names),
+        spec.TEMPLATES: text_array(features.templates),
+        spec.PROVENANCE: np.array([provenance.to_json()]),
+    }
+    if features.text_features is not None:
+        arrays[spec.TEXT_FEATURES] = as_stored(features.text_features, dtype, spec.TEXT_FEATURES)
+    if features.prompt_features is not None:
+        arrays[spec.PROMPT_FEATURES] = as_stored(features.prompt_features, dtype, spec.PROMPT_FEATURES)
+        arrays[spec.PROMPT_CLASSES] = np.ascontiguousarray(features.prompt_classes, dtype="<i8")
+    if projection is not None:
+        arrays[spec.PROJECTION] = as_stored(projection, "float32", spec.PROJECTION)
+    for name, split in features.splits.items():
+        if not name or "/" in name or name.startswith("."):
+            raise InputError(f"a split cannot be named {name!r}; names have no slash and no dot at the start")
+        check_labels(name, split, len(features.class_names))
+        if split.projection_features is not None and projection is None:
+            raise InputError(f"split {name!r} has projection features, but the projection itself was not given")
+        given = None if sizes is None else sizes.get(name)
+        for key, array in _split_arrays(split, dtype, given, name).items():
+            arrays[f"{spec.SPLITS}/{name}/{key}"] = array
+    return arrays
+
+
+def _split_arrays(
+    split: Split, dtype: spec.StoredDtype, sizes: NDArray[np.int64] | None, name: str
+) -> dict[str, NDArray[Any]]:
+    n = len(split)
+    arrays = {
+        spec.IMAGE_FEATURES: as_stored(split.image_features, dtype, f"image_features of split {name!r}"),
+        **sample_arrays(name, split.labels, split.sample_ids, sizes, split.full_labels, split.full_rows),
+    }
+    if split.view_features is not None:
+        if split.view_features.ndim != 3 or split.view_features.shape[1:] != split.image_features.shape:
+            raise InputError(
+                f"view_features of split {name!r} must be (views, {n}, {split.image_features.shape[1]}), "
+                f"got {split.view_features.shape}"
+            )
+        arrays[spec.VIEW_FEATURES] = as_stored(split.view_features, dtype, f"view_features of split {name!r}")
+    if split.projection_features is not None:
+        if split.projection_features.ndim != 2 or len(split.projection_features) != n:
+            raise InputError(f"projection_features of split {name!r} must have {n} rows")
+        arrays[spec.PROJECTION_FEATURES] = as_stored(
+            split.projection_features, dtype, f"projection_features of split {name!r}"
+        )
+    return arrays
+
+
+def sample_arrays(
+    name: str,
+    labels: NDArray[np.int64],
+    sample_ids: Sequence[str] | NDArray[np.str_],
+    sizes: NDArray[np.int64] | None,
+    full_labels: NDArray[np.int64] | None = None,
+    full_rows: NDArray[np.int64] | None = None,
+) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a split that say which samples it holds; ``sizes=None`` stores "not known".
+
+    Raises
+    ------
+    InputError
+        If their lengths do not fit together.
+    """
+    n = len(labels)
+    sizes = np.full(n, spec.UNKNOWN_SIZE) if sizes is None else np.asarray(sizes)
+    if sizes.shape != (n,):
+        raise InputError(f"split {name!r} has {n} samples but sizes of shape {sizes.shape}")
+    arrays: dict[str, NDArray[Any]] = {
+        spec.LABELS: np.ascontiguousarray(labels, dtype="<i8"),
+        spec.SAMPLE_IDS: text_array(sample_ids),
+        spec.SIZES: np.ascontiguousarray(sizes, dtype="<i8"),
+    }
+    if full_labels is not None and full_rows is not None:
+        if full_rows.shape != (n,):
+            raise InputError(f"split {name!r} has {n} samples but full_rows of shape {full_rows.shape}")
+        arrays[spec.FULL_LABELS] = np.ascontiguousarray(full_labels, dtype="<i8")
+        arrays[spec.FULL_ROWS] = np.ascontiguousarray(full_rows, dtype="<i8")
+    return arrays
+
+
+def check_labels(name: str, split: Split, n_classes: int) -> None:
+    """Refuse labels that are no rows of ``class_names``."""
+    if len(split) and not 0 <= int(split.labels.min()) <= int(split.labels.max()) < n_classes:
+        raise InputError(f"split {name!r} has labels outside 0 to {n_classes - 1}, the rows of class_names")
+
+
+def attributes_to_store(
+    features: Features,
+    provenance: Provenance,
+    normalised: bool,
+    seconds: Mapping[str, float] | None,
+    created: datetime | None,
+) -> dict[str, Any]:
+    """Return every root attribute but the checksum; parameters as for ``write_cache``."""
+    moment = datetime.now(UTC) if created is None else created.astimezone(UTC)
+    return {
+        "format": spec.FORMAT,
+        "format_version": spec.FORMAT_VERSION,
+        "cafe_version": __version__,
+        "created": moment.isoformat(timespec="microseconds"),
+        "dataset": provenance.dataset,
+        "encoder": provenance.encoder,
+        "fingerprint": provenance.fingerprint,
+        "image_fingerprint": provenance.image_fingerprint,
+        "text_fingerprint": provenance.text_fingerprint,
+        "logit_scale": float(features.logit_scale),
+        "logit_bias": float(features.logit_bias),
+        "normalised": bool(normalised),
+        spec.SPLITS: np.array(list(features.splits), dtype=h5py.string_dtype()),
+        **{f"seconds_{name}": float(value) for name, value in (seconds or {}).items()},
+    }

@@ -1,0 +1,156 @@
+"""Features to disk, in one step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from cafe.cache.format import spec
+from cafe.cache.format.checksums import array_sha256, arrays_of, content_sha256
+from cafe.cache.format.layout import arrays_to_store, attributes_to_store
+from cafe.cache.format.provenance import Provenance
+from cafe.errors import CafeError
+from cafe.features import Features
+from cafe.files import check_free_space, replacing
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """An array that is written piece by piece, so that it need not fit in memory.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Of the whole.
+    dtype : dtype
+        As stored.
+    pieces : callable
+        Gives pairs of (where, values): an index into the whole, and what stands there.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    pieces: Callable[[], Iterable[tuple[Any, NDArray[Any]]]]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def write_cache(
+    path: Path | str,
+    features: Features,
+    provenance: Provenance | None = None,
+    *,
+    stored_dtype: spec.StoredDtype = "float16",
+    sizes: Mapping[str, NDArray[np.int64]] | None = None,
+    projection: NDArray[Any] | None = None,
+    normalised: bool = False,
+    seconds: Mapping[str, float] | None = None,
+    created: datetime | None = None,
+) -> Path:
+    """Write a cache in one step: it is there completely, or what was there before is.
+
+    Parameters
+    ----------
+    path : path
+        The file to make or replace; its folder is made if needed.
+    features : Features
+        What to store.
+    provenance : Provenance or None
+        Where it came from; None takes it from ``features.provenance``, as loaded from another cache.
+    stored_dtype : str, default "float16"
+        Or ``"float32"``.
+    sizes : mapping of str to ndarray of shape (n,), int64, or None
+        Bytes of each encoded image, by split; -1 is stored where they are not known.
+    projection : ndarray of shape (w, d) or None
+        The image tower's projection; needed if a split has projection features.
+    normalised : bool, default False
+        Whether the features are already of unit length.
+    seconds : mapping of str to float or None
+        ``read`` and ``encode``: how long extraction took.
+    created : datetime or None
+        With a time zone; None is now.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    InputError
+        If features cannot be stored: not finite, too large for float16, shapes that do not fit; or if the folder
+        cannot be written to.
+    CafeError
+        If the disk is full or fails.
+    """
+    path = Path(path)
+    provenance = Provenance.of(features.provenance) if provenance is None else provenance
+    arrays = arrays_to_store(features, provenance, stored_dtype, sizes, projection)
+    attributes = attributes_to_store(features, provenance, normalised, seconds, created)
+    write_arrays(path, arrays, attributes)
+    return path
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any] | Pieces], attributes: Mapping[str, Any]) -> None:
+    """Write a cache from its arrays and root attributes, as laid out by :mod:`cafe.cache.format.layout`, in one step.
+
+    Parameters
+    ----------
+    path : Path
+        The file to make or replace; its folder is made if needed.
+    arrays : mapping of str to ndarray or Pieces
+        By path within the file; what comes in pieces is never in memory as a whole.
+    attributes : mapping
+        Of the root, without the checksum.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be written to.
+    CafeError
+        If the disk has too little space or fails.
+    """
+    check_free_space(path.parent, sum(array.nbytes for array in arrays.values()) + 64 * spec.ALIGNMENT)
+    with replacing(path) as temporary:
+        try:
+            _write(temporary, arrays, attributes)
+        except OSError as error:
+            raise CafeError(f"cache {path} could not be written: {error}") from error
+
+
+def _write(path: Path, arrays: Mapping[str, NDArray[Any] | Pieces], attributes: Mapping[str, Any]) -> None:
+    with h5py.File(
+        path,
+        "w-",
+        libver=(spec.LIBVER, spec.LIBVER),
+        locking=False,
+        alignment_threshold=spec.ALIGNMENT,
+        alignment_interval=spec.ALIGNMENT,
+    ) as file:
+        for name, value in attributes.items():
+            file.attrs[name] = value
+        file.create_group(spec.SPLITS)
+        for name, array in arrays.items():
+            if isinstance(array, Pieces):
+                stored = file.create_dataset(name, shape=array.shape, dtype=array.dtype, track_times=False)
+                for where, piece in array.pieces():
+                    stored[where] = piece
+                continue
+            if array.dtype.kind == "S":  # the type alone says that these bytes are UTF-8; `astype` would drop that
+                array = array.view(h5py.string_dtype("utf-8", array.dtype.itemsize))
+            file.create_dataset(name, data=array, track_times=False)
+        sums = {name: array_sha256(array) for name, array in arrays_of(file).items()}
+        for name, digest in sums.items():
+            file[name].attrs[spec.ARRAY_SHA256] = digest
+        file.attrs[spec.CONTENT_SHA256] = content_sha256(file, sums)

@@ -1,0 +1,1 @@
+"""Features from other tools and for other tools, and caches joined."""

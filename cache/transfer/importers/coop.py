@@ -1,0 +1,37 @@
+"""CoOp's linear-probe features: ``{train,val,test}.npz`` with ``feature_list`` and ``label_list``."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+from cafe.cache.transfer.importers.arrays import found_in
+from cafe.cache.transfer.importers.base import Found, Importer, Wishes
+from cafe.errors import InputError
+
+IMPORTER = "coop"
+
+_SPLITS = ("train", "val", "test")
+_NEEDED = {"feature_list.npy", "label_list.npy"}
+
+
+class CoOpFeatures(Importer):
+    """A folder of CoOp's lpclip: train.npz, val.npz, test.npz with feature_list and label_list."""
+
+    @classmethod
+    def accepts(cls, path: Path) -> bool:
+        """Say whether a file of a split holds the two lists."""
+        return bool(_files(path))
+
+    @classmethod
+    def read(cls, path: Path, wishes: Wishes) -> Found:
+        """Read the folder."""
+        files = _files(path)
+        if not files:
+            raise InputError(f"{path} is no feature folder of CoOp: train.npz with feature_list and label_list")
+        return found_in(path, files, wishes)
+
+
+def _files(path: Path) -> list[Path]:
+    files = [path / f"{split}.npz" for split in _SPLITS]
+    return [file for file in files if zipfile.is_zipfile(file) and set(zipfile.ZipFile(file).namelist()) >= _NEEDED]

@@ -1,0 +1,73 @@
+"""Tip-Adapter's caches: ``keys_{K}shots.pt``, ``values_{K}shots.pt``, ``{val,test}_f.pt`` and ``_l.pt``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from cafe.cache.transfer.importers.base import Found, FoundSplit, Importer, Wishes
+from cafe.cache.transfer.importers.files import as_array, load_tensor_file
+from cafe.errors import InputError
+
+IMPORTER = "tip-adapter"
+
+_KEYS = re.compile(r"keys_(\d+)shots\.pt$")
+
+
+class TipAdapterCache(Importer):
+    """A cache folder of Tip-Adapter (and APE): keys_16shots.pt, values_16shots.pt, test_f.pt, test_l.pt."""
+
+    @classmethod
+    def accepts(cls, path: Path) -> bool:
+        """Say whether there are keys with their values."""
+        return bool(_shots(path))
+
+    @classmethod
+    def read(cls, path: Path, wishes: Wishes) -> Found:
+        """Read the folder: the keys, each the unit-length mean of a training image's views, become the train split."""
+        known = _shots(path)
+        if not known:
+            raise InputError(f"{path} is no cache of Tip-Adapter: keys_16shots.pt and values_16shots.pt are expected")
+        shots, notes = max(known), []
+        if named := wishes.keys.get("train"):
+            shots = _named_shots(named, known)
+        elif len(known) > 1:
+            others = ", ".join(f"keys_{k}shots" for k in known if k != shots)
+            notes.append(f"train is keys_{shots}shots; also there: {others} (choose with --train)")
+        files = [path / f"keys_{shots}shots.pt", path / f"values_{shots}shots.pt"]
+        splits = {"train": _train(*files)}
+        for split in ("val", "test"):
+            pair = [path / f"{split}_f.pt", path / f"{split}_l.pt"]
+            if all(file.is_file() for file in pair):
+                features, labels = (as_array(load_tensor_file(file)) for file in pair)
+                splits[split] = FoundSplit(features, labels, None, pair[0].name)
+                files += pair
+        return Found(splits, tuple(files), notes=tuple(notes))
+
+
+def _train(keys_file: Path, values_file: Path) -> FoundSplit:
+    keys, values = as_array(load_tensor_file(keys_file)), as_array(load_tensor_file(values_file))
+    # Keys (d, n) stand in columns; values (n, c) are one-hot.
+    if keys.ndim != 2 or values.ndim != 2 or keys.shape[1] != len(values):
+        raise InputError(
+            f"{keys_file} must be (width, n) and {values_file.name} (n, classes); got {keys.shape}, {values.shape}"
+        )
+    if not np.array_equal(values.sum(axis=1), np.ones(len(values))) or not np.isin(values, (0, 1)).all():
+        raise InputError(f"{values_file} must be one-hot; APE and others save soft values, which are no labels")
+    return FoundSplit(keys.T, values.argmax(axis=1), None, keys_file.name)
+
+
+def _shots(path: Path) -> list[int]:
+    if not path.is_dir():
+        return []
+    numbers = [int(match[1]) for file in path.iterdir() if (match := _KEYS.search(file.name))]
+    return sorted(k for k in numbers if (path / f"values_{k}shots.pt").is_file())
+
+
+def _named_shots(named: tuple[str, ...], known: list[int]) -> int:
+    number = re.search(r"(\d+)", named[0])
+    if len(named) != 1 or number is None or int(number[1]) not in known:
+        raise InputError(f"--train: there are keys of {', '.join(map(str, known))} shots here; got {', '.join(named)}")
+    return int(number[1])

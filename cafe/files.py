@@ -1,0 +1,157 @@
+"""Files that are there completely or not at all: temporary name, sync, rename, sync of the folder.
+
+Caches, runs and reports are written through here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from cafe.errors import CafeError, InputError
+
+
+@contextmanager
+def replacing(path: Path, *, prepare: bool = True) -> Iterator[Path]:
+    """Give a temporary path in the same folder; on leaving, it takes the place of ``path`` in one step.
+
+    If the block fails or is interrupted, the temporary file is removed and ``path`` is as it was. If the
+    process is killed, ``path`` is as it was and the leftover is removed by a later call in this folder.
+
+    Parameters
+    ----------
+    path : Path
+        The file to make or replace. Its folder is made if needed.
+    prepare : bool, default True
+        Whether to call :func:`prepare_folder` first; False where many files are written to one folder.
+
+    Yields
+    ------
+    Path
+        Where to write; unique to this call.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be made or written to.
+    """
+    if prepare:
+        prepare_folder(path.parent)
+    temporary = temporary_beside(path)
+    try:
+        yield temporary
+        sync(temporary)
+        temporary.replace(path)
+        if os.name == "posix":  # elsewhere a folder cannot be opened, and a rename is synced by itself
+            sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make a folder if needed, and remove leftovers of dead processes from it.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"folder {folder} cannot be made: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"folder {folder} cannot be written to; name another, or change its permissions")
+    remove_leftovers(folder)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder with all its files, in one step as others see it; a kill leaves what a later call removes."""
+    doomed = temporary_beside(folder)
+    try:
+        folder.rename(doomed)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def check_free_space(folder: Path, needed: int) -> None:
+    """Refuse to begin what the disk cannot hold.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the file will stand; it need not exist yet.
+    needed : int
+        Bytes.
+
+    Raises
+    ------
+    CafeError
+        If fewer are free; the message has both numbers.
+    """
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise CafeError(
+            f"the cache needs {needed / 1e6:,.1f} MB in {folder}, but only {free / 1e6:,.1f} MB are free; "
+            f"make room, or name another folder with --cache-dir"
+        )
+
+
+# Names of temporary files tell whose they are, so that what a dead process left can be removed.
+_TEMPORARY = re.compile(r"^\..+\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.tmp$")
+
+
+def temporary_beside(path: Path) -> Path:
+    """Return a new hidden name in the folder of ``path``, with this machine and process in it.
+
+    Examples
+    --------
+    >>> temporary_beside(Path("run.json")).name.startswith(f".run.json.{host_name()}-{os.getpid()}-")
+    True
+    """
+    return path.with_name(f".{path.name}.{host_name()}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files whose process on this machine is dead; those of other machines are left alone."""
+    for path in folder.glob(".*.tmp"):
+        match = _TEMPORARY.match(path.name)
+        if match and match["host"] == host_name() and not process_is_alive(int(match["pid"])):
+            with suppress(OSError):  # somebody else may be removing the same one
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def host_name() -> str:
+    """Return a short hash of this machine's name."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def process_is_alive(pid: int) -> bool:
+    """Whether a process of this machine lives; True where that cannot be asked."""
+    if os.name != "posix":
+        return True  # os.kill would end the process there; a leftover that stays harms nobody
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def sync(path: Path) -> None:
+    """Write a file or folder through to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

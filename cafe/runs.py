@@ -1,0 +1,193 @@
+"""A fitted method on disk: numbers in safetensors, the rest in JSON, nothing pickled.
+
+A run folder holds ``model.safetensors`` (every fitted array), ``run.json`` (method, parameters, fitted
+scalars, class names, encoder, row) and is readable without cafe.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cafe.errors import InputError
+from cafe.features import Features
+from cafe.files import remove_leftovers, sync, temporary_beside
+from cafe.registry import entries, find
+from cafe.version import __version__
+
+RUN_FILE = "run.json"
+ARRAY_FILE = "model.safetensors"
+RUN_VERSION = 1
+
+
+def save(
+    estimator: Any, run_dir: Path | str, *, row: dict[str, Any] | None = None, features: Features | None = None
+) -> None:
+    """Write a fitted method to a folder.
+
+    Parameters
+    ----------
+    estimator : fitted classifier
+        Any method.
+    run_dir : path
+        Folder; made if it is not there. Files of an earlier run in it are replaced.
+    row : dict, default=None
+        How it did, kept as it is.
+    features : Features, default=None
+        Where class names, encoder and provenance come from, so that the run can classify new images.
+
+    Raises
+    ------
+    InputError
+        If it is no method of cafe, or a parameter is an object that JSON cannot hold, such as an open text tower.
+        Nothing is written then. Also if ``run_dir`` cannot be a folder.
+    """
+    from safetensors.numpy import save_file
+
+    method = next(
+        (e.name for e in entries("methods", "METHOD").values() if e.class_name == type(estimator).__name__), None
+    )
+    if method is None:
+        raise InputError(f"{type(estimator).__name__} is not a method of cafe/methods, so it cannot be saved")
+    arrays: dict[str, NDArray[Any]] = {}
+    state = {
+        "params": {k: _pack(v, f"params.{k}", arrays) for k, v in estimator.get_params(deep=False).items()},
+        "fitted": {
+            k: _pack(v, f"fitted.{k}", arrays) for k, v in vars(estimator).items() if k.endswith("_") and k[0] != "_"
+        },
+    }
+    _check_parameters(method, estimator.get_params(deep=False), state["params"])
+    document: dict[str, Any] = {
+        "run_version": RUN_VERSION,
+        "cafe_version": __version__,
+        "method": method,
+        **state,
+        "row": row,
+    }
+    if features is not None:
+        document["class_names"] = list(features.class_names)
+        document["encoder"] = features.provenance.get("encoder")
+        document["provenance"] = dict(features.provenance)
+    folder = Path(run_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{str(folder)!r} cannot be used as a folder for the run: {error.strerror}") from error
+    remove_leftovers(folder)
+    names = {name: temporary_beside(folder / name) for name in (ARRAY_FILE, RUN_FILE)}
+    try:
+        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, names[ARRAY_FILE])
+        names[RUN_FILE].write_text(json.dumps(document, indent=1, default=_plain) + "\n", encoding="utf-8")
+        for temporary in names.values():
+            sync(temporary)
+        # The JSON goes first and comes last: a folder with run.json is complete, and a kill between the steps never
+        # leaves the JSON of one run beside the arrays of another.
+        (folder / RUN_FILE).unlink(missing_ok=True)
+        for name, temporary in names.items():
+            temporary.replace(folder / name)
+    finally:
+        for temporary in names.values():
+            temporary.unlink(missing_ok=True)
+
+
+def load(run_dir: Path | str) -> Any:
+    """Read a fitted method back; it predicts exactly what it did when it was saved.
+
+    Parameters
+    ----------
+    run_dir : path
+        Folder that :func:`save` wrote.
+
+    Returns
+    -------
+    fitted classifier
+        With ``run_`` added: the contents of ``run.json``.
+
+    Raises
+    ------
+    InputError
+        If the folder is not there or not a run, or was written by a newer cafe.
+    """
+    from safetensors.numpy import load_file
+
+    document = read_run(run_dir)
+    try:
+        arrays = load_file(Path(run_dir) / ARRAY_FILE)
+    except Exception as error:  # safetensors raises its own type, and OSError for a missing file
+        raise InputError(f"{Path(run_dir) / ARRAY_FILE} cannot be read: {error}") from error
+    method = find("methods", "METHOD", "method", document["method"]).load()
+    estimator = method(**{k: _unpack(v, arrays) for k, v in document["params"].items()})
+    for name, value in document["fitted"].items():
+        setattr(estimator, name, _unpack(value, arrays))
+    estimator.run_ = document
+    return estimator
+
+
+def read_run(run_dir: Path | str) -> dict[str, Any]:
+    """Return the contents of ``run.json``. Raises InputError as :func:`load`."""
+    path = Path(run_dir) / RUN_FILE
+    if not path.is_file():
+        raise InputError(f"{Path(run_dir)} is not a run folder: it has no {RUN_FILE}; `cafe fit --out DIR` makes one")
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        version = document["run_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not a run of cafe: {error}") from error
+    if version > RUN_VERSION:
+        raise InputError(f"{path} has run version {version}; this cafe {__version__} reads up to {RUN_VERSION}")
+    return document
+
+
+def _pack(value: Any, key: str, arrays: dict[str, NDArray[Any]]) -> Any:
+    """Move arrays into ``arrays`` and leave a reference; strings stay in JSON, since safetensors holds numbers."""
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind in "US":
+            return {"strings": value.tolist()}
+        if value.dtype.kind == "O":
+            return {"objects": value.tolist()}
+        # safetensors has no 0-d numpy scalars apart from arrays of shape (), which it keeps.
+        arrays[key] = value
+        return {"array": key}
+    if isinstance(value, dict):
+        return {"mapping": {k: _pack(v, f"{key}.{k}", arrays) for k, v in value.items()}}
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, (list, tuple)) and value and not isinstance(value[0], (int, float, str)):
+        return _pack(np.asarray(value), key, arrays)
+    return value
+
+
+def _check_parameters(method: str, given: dict[str, Any], packed: dict[str, Any]) -> None:
+    for name, value in packed.items():
+        try:
+            json.dumps(value, default=_plain)
+        except TypeError as error:
+            raise InputError(
+                f"parameter {name} of {method} is a {type(given[name]).__name__}, which a run folder cannot hold; "
+                f"before saving, set_params({name}=...) to a string, number, list or array: for a model, its id or "
+                "its folder as a string"
+            ) from error
+
+
+def _unpack(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    if "array" in value:
+        return arrays[value["array"]]
+    if "strings" in value:
+        return np.array(value["strings"])
+    if "objects" in value:
+        return np.array(value["objects"], dtype=object)
+    return {k: _unpack(v, arrays) for k, v in value["mapping"].items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be written to JSON")

@@ -1,0 +1,1 @@
+"""The one trainer, its steps and its optimisers."""

@@ -1,0 +1,110 @@
+"""Batches side by side give the bytes of batches one after the other, and end when they are told to."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import torch
+
+from cafe.cache.extract.extraction import extract
+from cafe.cache.extract.lanes import Lanes
+from cafe.cache.extract.report import ExtractionInterrupted
+from cafe.cache.extract.views import Views
+from cafe.cache.format.reader import load_features
+from cafe.errors import InputError
+
+COUNTS = {"train": 41, "test": 30}
+
+
+@pytest.fixture(autouse=True)
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    assert torch.get_num_threads() == 2  # whatever happened
+    torch.set_num_threads(before)
+
+
+class Slow:
+    """An encoder whose batches take unequal times, so that they end out of order."""
+
+    def __init__(self, encoder):
+        self.count, self._real = 0, encoder.encode_images
+        encoder.encode_images = self
+
+    def __call__(self, crops):
+        self.count += 1
+        time.sleep(0.004 * (self.count % 3))
+        return self._real(crops)
+
+
+def test_the_bytes_are_those_of_one_after_the_other(fakes, tmp_path):
+    files = []
+    for parallel in (False, True):
+        encoder = fakes[1](parallel=parallel, batch_size=3)
+        Slow(encoder)
+        dataset = fakes[0](COUNTS, unreadable=["train/image_03.png"])
+        seen = []
+        path = extract(
+            dataset, encoder, tmp_path / f"{parallel}.h5", views=Views(2), workers=0, progress=seen.append
+        ).path
+        files.append(load_features(path))
+        counts = [state.done for state in seen if state.stage == "images"]
+        assert counts == sorted(counts) and counts[-1] == 71
+    for name in COUNTS:
+        one, other = (features.splits[name] for features in files)
+        assert one.image_features.tobytes() == other.image_features.tobytes()
+    one, other = (features.splits["train"].view_features for features in files)
+    assert one.tobytes() == other.tobytes()
+
+
+def test_lanes_are_as_many_as_threads_where_there_are_batches_for_them(fakes):
+    plan = type("Plan", (), {"encoder": fakes[1](parallel=True), "projection": None})()
+    for batches, number, threads in ((100, 2, 1), (3, 1, 2)):
+        lanes = Lanes([plan], batches)
+        assert (lanes.number, torch.get_num_threads()) == (number, threads)
+        lanes.close()
+    lanes = Lanes([type("Plan", (), {"encoder": fakes[1](), "projection": None})()], 100)
+    assert lanes.number == 0
+    lanes.close()
+
+
+def test_an_error_in_a_lane_is_raised_here(fakes, tmp_path):
+    encoder = fakes[1](parallel=True, batch_size=2)
+
+    def fail(crops):
+        raise InputError("that is no picture")
+
+    encoder.encode_images = fail
+    with pytest.raises(InputError, match="no picture"):
+        extract(fakes[0](COUNTS), encoder, tmp_path / "a.h5", workers=0)
+
+
+def test_an_interruption_does_not_wait_for_a_long_batch(fakes, tmp_path):
+    encoder = fakes[1](parallel=True, batch_size=1)
+    real, long = encoder.encode_images, threading.Event()
+
+    def encode(crops):
+        if len(encoder.batches) > 11:
+            # More batches wait behind this one by now; they are as long, and must not be begun.
+            long.set()
+            end = time.monotonic() + 60
+            while time.monotonic() < end:
+                time.sleep(0.001)
+        return real(crops)
+
+    encoder.encode_images = encode
+
+    def tell(state):
+        if state.done > 10:
+            assert long.wait(30)
+            raise KeyboardInterrupt
+
+    started = time.monotonic()
+    with pytest.raises(ExtractionInterrupted, match="8 of 71 images are kept"):
+        extract(fakes[0](COUNTS), encoder, tmp_path / "a.h5", workers=0, progress=tell)
+    assert time.monotonic() - started < 30
+    again = fakes[1](parallel=True, batch_size=1)
+    assert extract(fakes[0](COUNTS), again, tmp_path / "a.h5", workers=0).kept == 8
