@@ -13,40 +13,40 @@ if TYPE_CHECKING:
     from cafe.cache.extract.report import ExtractionProgress as ExtractionProgress
     from cafe.cache.extract.report import ExtractionSummary as ExtractionSummary
     from cafe.cache.format.provenance import Provenance as Provenance
+    from cafe.cache.format.reader import CacheSummary as CacheSummary
     from cafe.cache.format.reader import load_features as load_features
-    from cafe.cache.format.summary import CacheSummary as CacheSummary
-    from cafe.cache.format.summary import list_caches as list_caches
-    from cafe.cache.format.summary import summarise as summarise
+    from cafe.cache.format.reader import summarise as summarise
     from cafe.cache.format.verify import VerifyReport as VerifyReport
     from cafe.cache.format.verify import verify_cache as verify_cache
     from cafe.cache.format.writer import write_cache as write_cache
-    from cafe.cache.locate import cache_dir as cache_dir
     from cafe.cache.locate import cache_path as cache_path
     from cafe.cache.locate import find_cache as find_cache
+    from cafe.cache.locate import list_caches as list_caches
+    from cafe.files import cache_dir as cache_dir
 
 # Resolved when first used, so that listing caches does not import what extraction needs.
 _EXPORTS = {
-    "CacheSummary": "format.summary",
-    "ExtractionProgress": "extract.report",
-    "ExtractionSummary": "extract.report",
-    "Provenance": "format.provenance",
-    "VerifyReport": "format.verify",
-    "cache_dir": "locate",
-    "cache_path": "locate",
-    "extract": "extract.extraction",
-    "find_cache": "locate",
-    "list_caches": "format.summary",
-    "load_features": "format.reader",
-    "summarise": "format.summary",
-    "verify_cache": "format.verify",
-    "write_cache": "format.writer",
+    "CacheSummary": "cafe.cache.format.reader",
+    "ExtractionProgress": "cafe.cache.extract.report",
+    "ExtractionSummary": "cafe.cache.extract.report",
+    "Provenance": "cafe.cache.format.provenance",
+    "VerifyReport": "cafe.cache.format.verify",
+    "cache_dir": "cafe.files",
+    "cache_path": "cafe.cache.locate",
+    "extract": "cafe.cache.extract.extraction",
+    "find_cache": "cafe.cache.locate",
+    "list_caches": "cafe.cache.locate",
+    "load_features": "cafe.cache.format.reader",
+    "summarise": "cafe.cache.format.reader",
+    "verify_cache": "cafe.cache.format.verify",
+    "write_cache": "cafe.cache.format.writer",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module 'cafe.cache' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"cafe.cache.{_EXPORTS[name]}"), name)
+    value = getattr(importlib.import_module(_EXPORTS[name]), name)
     globals()[name] = value
     return value
 

@@ -1,51 +1,17 @@
-"""Where caches live, what they are called, and how one is found."""
+"""What caches are called, which there are in a folder, and which of them is meant."""
 
 from __future__ import annotations
 
 import os
 import re
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from cafe.cache.format import spec
+from cafe.cache.format.layout import SUFFIX
+from cafe.cache.format.reader import CacheSummary, summarise
 from cafe.errors import CacheError
 
-if TYPE_CHECKING:
-    from cafe.cache.format.summary import CacheSummary
-
 _SHORT = 8  # hexadecimal digits of a fingerprint within a file name
-
-
-def cache_dir(given: Path | str | None = None, environment: Mapping[str, str] | None = None) -> Path:
-    """Return the folder of all caches.
-
-    Parameters
-    ----------
-    given : path or None
-        What the user named (``--cache-dir``); it wins.
-    environment : mapping or None
-        None is the process's own.
-
-    Returns
-    -------
-    Path
-        ``given``, else ``$CAFE_CACHE``, else ``$XDG_CACHE_HOME/cafe``, else ``~/.cache/cafe``. It need not exist.
-
-    Examples
-    --------
-    >>> cache_dir(None, {"XDG_CACHE_HOME": "/scratch"}).as_posix()
-    '/scratch/cafe'
-    """
-    environment = os.environ if environment is None else environment
-    if given:
-        return Path(given).expanduser()
-    if environment.get("CAFE_CACHE"):
-        return Path(environment["CAFE_CACHE"]).expanduser()
-    if environment.get("XDG_CACHE_HOME"):
-        return Path(environment["XDG_CACHE_HOME"]) / "cafe"
-    return Path.home() / ".cache" / "cafe"
 
 
 def cache_path(folder: Path, dataset: str, encoder: str) -> Path:
@@ -68,7 +34,7 @@ def cache_path(folder: Path, dataset: str, encoder: str) -> Path:
     >>> cache_path(Path("caches"), "digits", "openai/clip-vit-base-patch32").name
     'digits--openai-clip-vit-base-patch32.h5'
     """
-    return folder / f"{_slug(dataset)}--{_slug(encoder)}{spec.SUFFIX}"
+    return folder / f"{_slug(dataset)}--{_slug(encoder)}{SUFFIX}"
 
 
 def distinct_path(path: Path, image_fingerprint: str) -> Path:
@@ -79,7 +45,7 @@ def distinct_path(path: Path, image_fingerprint: str) -> Path:
     >>> distinct_path(Path("digits--mini.h5"), "44136fa355b3678a").name
     'digits--mini--44136fa3.h5'
     """
-    return path.with_name(f"{path.stem}--{image_fingerprint[:_SHORT]}{path.suffix or spec.SUFFIX}")
+    return path.with_name(f"{path.stem}--{image_fingerprint[:_SHORT]}{path.suffix or SUFFIX}")
 
 
 def find_cache(name_or_path: Path | str | None, folder: Path) -> Path:
@@ -104,8 +70,6 @@ def find_cache(name_or_path: Path | str | None, folder: Path) -> Path:
     """
     if name_or_path is not None and _is_path(name_or_path, folder):
         return _existing(Path(name_or_path).expanduser())
-    from cafe.cache.format.summary import list_caches
-
     found = [summary for summary in list_caches(folder) if summary.damaged is None]
     if name_or_path is None:
         if found:
@@ -121,6 +85,30 @@ def find_cache(name_or_path: Path | str | None, folder: Path) -> Path:
     return _existing(folder / name, [summary.path.stem for summary in found])
 
 
+def list_caches(folder: Path | str) -> list[CacheSummary]:
+    """List the caches of a folder, newest first; damaged files last, each saying what is wrong.
+
+    Parameters
+    ----------
+    folder : path
+        The folder of all caches; it need not exist.
+
+    Returns
+    -------
+    list of CacheSummary
+        One for every ``.h5`` file that does not begin with a dot.
+    """
+    found = []
+    for path in sorted(Path(folder).glob(f"[!.]*{SUFFIX}")):
+        try:
+            found.append(summarise(path))
+        except CacheError as error:
+            # A file that was removed meanwhile is not damaged, it is gone.
+            if path.is_file():
+                found.append(CacheSummary(path, path.stat().st_size, damaged=str(error)))
+    return sorted(found, key=lambda summary: summary.created, reverse=True)
+
+
 def _is_path(name_or_path: Path | str, folder: Path) -> bool:
     if isinstance(name_or_path, Path):
         return True
@@ -128,7 +116,7 @@ def _is_path(name_or_path: Path | str, folder: Path) -> bool:
         return True
     # A bare file name is looked for here first, and then among the caches.
     path = Path(name_or_path)
-    return path.suffix == spec.SUFFIX and (path.is_file() or not (folder / path).is_file())
+    return path.suffix == SUFFIX and (path.is_file() or not (folder / path).is_file())
 
 
 def _fits(summary: CacheSummary, name: str) -> bool:

@@ -1,6 +1,6 @@
 """Files that are there completely or not at all: temporary name, sync, rename, sync of the folder.
 
-Caches, runs and reports are written through here.
+Caches, runs and reports are written through here; and here is said which folder holds the caches.
 """
 
 from __future__ import annotations
@@ -11,11 +11,41 @@ import platform
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cafe.errors import CafeError, InputError
+
+
+def cache_dir(given: Path | str | None = None, environment: Mapping[str, str] | None = None) -> Path:
+    """Return the folder of all caches.
+
+    Parameters
+    ----------
+    given : path or None
+        What the user named (``--cache-dir``); it wins.
+    environment : mapping or None
+        None is the process's own.
+
+    Returns
+    -------
+    Path
+        ``given``, else ``$CAFE_CACHE``, else ``$XDG_CACHE_HOME/cafe``, else ``~/.cache/cafe``. It need not exist.
+
+    Examples
+    --------
+    >>> cache_dir(None, {"XDG_CACHE_HOME": "/scratch"}).as_posix()
+    '/scratch/cafe'
+    """
+    environment = os.environ if environment is None else environment
+    if given:
+        return Path(given).expanduser()
+    if environment.get("CAFE_CACHE"):
+        return Path(environment["CAFE_CACHE"]).expanduser()
+    if environment.get("XDG_CACHE_HOME"):
+        return Path(environment["XDG_CACHE_HOME"]) / "cafe"
+    return Path.home() / ".cache" / "cafe"
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from cafe.errors import CacheError, InputError
 from cafe.report.table import align_left
 
 if TYPE_CHECKING:
-    from cafe.cache.format.summary import CacheSummary
+    from cafe.cache.format.reader import CacheSummary
 
 app = typer.Typer(cls=Verbs, help="Look at, check, import, join, export and remove caches.", rich_markup_mode=None)
 
@@ -41,8 +41,8 @@ app.command("export")(cache_transfer.export)
 @app.command("ls")
 def ls(cache_dir: CacheDir = None, json: Json = False, quiet: Quiet = False) -> None:
     """List the caches, newest first."""
-    from cafe.cache.format.summary import list_caches
-    from cafe.cache.locate import cache_dir as cache_folder
+    from cafe.cache.locate import list_caches
+    from cafe.files import cache_dir as cache_folder
 
     with Screen(json=json, quiet=quiet) as screen:
         folder = cache_folder(cache_dir)
@@ -63,9 +63,8 @@ def ls(cache_dir: CacheDir = None, json: Json = False, quiet: Quiet = False) -> 
 @app.command("info")
 def info(cache: _Which = None, cache_dir: CacheDir = None, json: Json = False, quiet: Quiet = False) -> None:
     """Show what a cache holds and where it came from."""
-    from cafe.cache.format.reader import load_features
-    from cafe.cache.format.summary import summarise
-    from cafe.cache.locate import cache_dir as cache_folder
+    from cafe.cache.format.reader import load_features, summarise
+    from cafe.files import cache_dir as cache_folder
 
     with Screen(json=json, quiet=quiet) as screen:
         path = chosen_cache(cache, cache_folder(cache_dir), screen)
@@ -86,7 +85,7 @@ def info(cache: _Which = None, cache_dir: CacheDir = None, json: Json = False, q
 def verify(cache: _Which = None, cache_dir: CacheDir = None, json: Json = False, quiet: Quiet = False) -> None:
     """Read a cache to the last byte and compare every checksum."""
     from cafe.cache.format.verify import verify_cache
-    from cafe.cache.locate import cache_dir as cache_folder
+    from cafe.files import cache_dir as cache_folder
 
     with Screen(json=json, quiet=quiet) as screen:
         path = chosen_cache(cache, cache_folder(cache_dir), screen)
@@ -114,7 +113,7 @@ def rm(
     quiet: Quiet = False,
 ) -> None:
     """Remove caches; runs that were made from them stay."""
-    from cafe.cache.locate import cache_dir as cache_folder
+    from cafe.files import cache_dir as cache_folder
 
     with Screen(json=json, quiet=quiet) as screen:
         # All are found before any is removed: one wrong name removes nothing.
@@ -132,8 +131,7 @@ def rm(
 
 def _one_cache(name: str, folder: Path) -> Path:
     """Find the one cache that is meant, damaged ones too; several are refused, since removing is for good."""
-    from cafe.cache.format.summary import list_caches
-    from cafe.cache.locate import find_cache
+    from cafe.cache.locate import find_cache, list_caches
 
     known = list_caches(folder)
     fitting = [one.path for one in known if name in (one.path.name, one.path.stem)] or [

@@ -71,10 +71,10 @@ def import_(
     Which array is what is read from the names; --train, --val and --test name arrays where that is not enough.
     """
     with Screen(json=json, quiet=quiet) as screen:
-        from cafe.cache.locate import cache_dir as cache_folder
         from cafe.cache.locate import cache_path
         from cafe.cache.transfer.importers.base import Wishes
         from cafe.cache.transfer.importing import import_features
+        from cafe.files import cache_dir as cache_folder
 
         keys = {"train": tuple(listed(train)), "val": tuple(listed(val)), "test": tuple(listed(test))}
         wishes = Wishes({name: given for name, given in keys.items() if given}, split, label_column)
@@ -107,9 +107,9 @@ def merge(
 ) -> None:
     """Join caches that hold different splits of one data set and encoder."""
     with Screen(json=json, quiet=quiet) as screen:
-        from cafe.cache.format.summary import summarise
-        from cafe.cache.locate import cache_dir as cache_folder
+        from cafe.cache.format.reader import summarise
         from cafe.cache.transfer.merging import merge_caches
+        from cafe.files import cache_dir as cache_folder
 
         paths = [chosen_cache(name, cache_folder(cache_dir), screen) for name in caches]
         summary = summarise(merge_caches(paths, out))
@@ -136,9 +136,9 @@ def export(
     """Write features, labels, ids and text for other tools."""
     with Screen(json=json, quiet=quiet) as screen:
         from cafe.cache.format.reader import load_features
-        from cafe.cache.locate import cache_dir as cache_folder
         from cafe.cache.transfer.exporting import export_features
         from cafe.errors import InputError
+        from cafe.files import cache_dir as cache_folder
 
         if out is None and layout is None:
             raise InputError("give --out FILE, or --format npz, parquet or safetensors")

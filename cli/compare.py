@@ -90,7 +90,7 @@ def compare(
     if out is not None:
         check_folder(out, REPORT_FILE, "the report")
     with Screen(json=json, quiet=quiet) as screen:
-        from cafe.cache.locate import cache_dir as cache_folder
+        from cafe.files import cache_dir as cache_folder
 
         folder = cache_folder(cache_dir)
         features = opened_caches(cache, folder, screen)

@@ -44,7 +44,7 @@ def demo(
     started = time.monotonic()
     with Screen(json=json, quiet=quiet) as screen:
         from cafe.cache.format.reader import load_features
-        from cafe.cache.locate import cache_dir as cache_folder
+        from cafe.files import cache_dir as cache_folder
         from cafe.fitting import check_wishes
         from cafe.report.files import write_report
 

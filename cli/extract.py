@@ -206,8 +206,8 @@ def _encoders(model: str, device: str, dtype: str, out: Path | None) -> list[Enc
 
 
 def _paths(opened: Dataset, encoders: list[Encoder], out: Path | None, cache_dir: Path | None) -> list[Path]:
-    from cafe.cache.locate import cache_dir as cache_folder
     from cafe.cache.locate import cache_path
+    from cafe.files import cache_dir as cache_folder
 
     return [out or cache_path(cache_folder(cache_dir), opened.name, encoder.id) for encoder in encoders]
 

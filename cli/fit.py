@@ -84,7 +84,7 @@ def fit(
         check_folder(out, RUN_FILE, "the run")
     with Screen(json=json, quiet=quiet) as screen:
         from cafe.cache.format.reader import load_features
-        from cafe.cache.locate import cache_dir as cache_folder
+        from cafe.files import cache_dir as cache_folder
 
         folder = cache_folder(cache_dir)
         features = load_features(chosen_cache(cache, folder, screen), memmap="auto")

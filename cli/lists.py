@@ -82,13 +82,13 @@ def templates(cache_dir: NoUseOfCacheDir = None, json: Json = False, quiet: Quie
 
 def _with_caches(known: Sequence[dict[str, Any]], key: str, given: Path | None) -> list[dict[str, Any]]:
     """Add to each entry the caches that there are of it; ``key`` is what a cache calls its name."""
-    from cafe.cache.locate import cache_dir as cache_folder
+    from cafe.files import cache_dir as cache_folder
 
     caches: dict[str, list[str]] = {}
     folder = cache_folder(given)
     # Where there is no cache the list does not wait for h5py.
     if any(folder.glob("*.h5")):
-        from cafe.cache.format.summary import list_caches
+        from cafe.cache.locate import list_caches
 
         for one in list_caches(folder):
             if one.damaged is None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def _complete_run(incomplete: str) -> list[str]:
-    from cafe.cache.locate import cache_dir as cache_folder
+    from cafe.files import cache_dir as cache_folder
 
     return [name for name in run_names(cache_folder()) if name.startswith(incomplete)]
 
@@ -58,7 +58,7 @@ def predict(
     if top < 1:
         raise InputError(f"--top takes a whole number of at least 1; got {top}")
     with Screen(json=json, quiet=quiet) as screen:
-        from cafe.cache.locate import cache_dir as cache_folder
+        from cafe.files import cache_dir as cache_folder
 
         paths = image_files(images)
         folder = find_run(run, cache_folder(cache_dir))

@@ -21,11 +21,9 @@ from cafe.cache.extract.run import Run, signature
 from cafe.cache.extract.target import Target, choose_target
 from cafe.cache.extract.text_again import encode_text_again
 from cafe.cache.extract.views import Views
-from cafe.cache.format import spec
+from cafe.cache.format.arrays import StoredDtype
 from cafe.cache.format.fingerprint import fingerprint
-from cafe.cache.format.opening import open_cache
-from cafe.cache.format.reader import read_provenance
-from cafe.cache.format.summary import summarise
+from cafe.cache.format.reader import open_cache, read_provenance, summarise
 from cafe.data.base import Dataset
 from cafe.data.decoders import PILLOW
 from cafe.encoders.base import Encoder
@@ -75,7 +73,7 @@ def extract_many(
     splits: Sequence[str] | None = None,
     templates: Sequence[str] | None = None,
     prompts: Sequence[Sequence[str]] | None = None,
-    stored_dtype: spec.StoredDtype = "float16",
+    stored_dtype: StoredDtype = "float16",
     views: Views | None = None,
     draws: Draws | None = None,
     projection_features: bool = False,

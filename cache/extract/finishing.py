@@ -18,8 +18,15 @@ from cafe.cache.extract.report import Clocks, ExtractionProgress
 from cafe.cache.extract.run import Run
 from cafe.cache.extract.shards import Shard
 from cafe.cache.extract.text import encode_text
-from cafe.cache.format import spec
-from cafe.cache.format.layout import arrays_to_store, attributes_to_store, sample_arrays
+from cafe.cache.format.layout import (
+    IMAGE_FEATURES,
+    PROJECTION_FEATURES,
+    SPLITS,
+    VIEW_FEATURES,
+    arrays_to_store,
+    attributes_to_store,
+    sample_arrays,
+)
 from cafe.cache.format.writer import Pieces, write_arrays
 from cafe.errors import CacheError, InputError
 from cafe.features import Features
@@ -107,11 +114,11 @@ def _write(
     )
     for name in plan.splits:
         for key, array in _split_arrays(plan, run.partial, name, positions[name]).items():
-            arrays[f"{spec.SPLITS}/{name}/{key}"] = array
+            arrays[f"{SPLITS}/{name}/{key}"] = array
     seconds = {name: clocks.seconds[name] for name in ("read", "encode")}
     attributes = attributes_to_store(features, provenance, False, seconds, None)
-    splits = attributes[spec.SPLITS]
-    attributes[spec.SPLITS] = np.array(list(plan.splits), dtype=splits.dtype)
+    splits = attributes[SPLITS]
+    attributes[SPLITS] = np.array(list(plan.splits), dtype=splits.dtype)
     write_arrays(run.target.path, arrays, attributes)
 
 
@@ -127,7 +134,7 @@ def _split_arrays(
     drawn = plan.draws is not None and name in ("train", "val")
     n, d, dtype = len(rows), plan.encoder.dim, np.dtype(plan.stored_dtype).newbyteorder("<")
     arrays: dict[str, NDArray[Any] | Pieces] = {
-        spec.IMAGE_FEATURES: Pieces((n, d), dtype, lambda: _pieces(partial, name, slice(d))),
+        IMAGE_FEATURES: Pieces((n, d), dtype, lambda: _pieces(partial, name, slice(d))),
         **sample_arrays(
             name,
             np.asarray(given.labels, dtype=np.int64)[rows],
@@ -138,10 +145,10 @@ def _split_arrays(
         ),
     }
     if views := plan.views_of(name):
-        arrays[spec.VIEW_FEATURES] = Pieces((views, n, d), dtype, lambda: _pieces(partial, name, slice(d), views=True))
+        arrays[VIEW_FEATURES] = Pieces((views, n, d), dtype, lambda: _pieces(partial, name, slice(d), views=True))
     if plan.projection is not None:
         w = len(plan.projection)
-        arrays[spec.PROJECTION_FEATURES] = Pieces((n, w), dtype, lambda: _pieces(partial, name, slice(d, d + w)))
+        arrays[PROJECTION_FEATURES] = Pieces((n, w), dtype, lambda: _pieces(partial, name, slice(d, d + w)))
     return arrays
 
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from cafe.cache.extract.rows import Draws, rows_to_extract
 from cafe.cache.extract.views import Views
-from cafe.cache.format import spec
+from cafe.cache.format.arrays import STORED_DTYPES, StoredDtype
 from cafe.cache.format.fingerprint import image_part, text_part
+from cafe.cache.format.layout import ALIGNMENT
 from cafe.cache.format.provenance import Provenance, library_versions
 from cafe.data.base import Dataset
 from cafe.data.decoders import PILLOW, check_decoder
@@ -56,7 +57,7 @@ class Plan:
     splits: tuple[str, ...]
     templates: tuple[str, ...]
     prompts: tuple[tuple[str, ...], ...] | None
-    stored_dtype: spec.StoredDtype
+    stored_dtype: StoredDtype
     image: Mapping[str, Any]
     text: Mapping[str, Any]
     recorded: Mapping[str, Any]
@@ -116,7 +117,7 @@ class Plan:
         text = len(self.templates) * len(self.dataset.class_names) * width
         if self.prompts is not None:  # once as features, once as text in the provenance
             text += sum(width + 8 + 6 * len(prompt) for own in self.prompts for prompt in own)
-        return rows + text + 64 * spec.ALIGNMENT
+        return rows + text + 64 * ALIGNMENT
 
     def _sample_ids(self) -> Iterator[str]:
         for name in self.splits:
@@ -135,7 +136,7 @@ def make_plan(
     encoder: Encoder,
     splits: Sequence[str] | None,
     templates: Sequence[str] | None,
-    stored_dtype: spec.StoredDtype,
+    stored_dtype: StoredDtype,
     prompts: Sequence[Sequence[str]] | None = None,
     *,
     views: Views | None = None,
@@ -154,8 +155,8 @@ def make_plan(
         If the decoder is not installed.
     """
     check_decoder(decoder)
-    if stored_dtype not in spec.STORED_DTYPES:
-        raise unknown_name("stored dtype", stored_dtype, spec.STORED_DTYPES)
+    if stored_dtype not in STORED_DTYPES:
+        raise unknown_name("stored dtype", stored_dtype, STORED_DTYPES)
     names = _chosen_splits(dataset, splits)
     own = None if prompts is None else _checked_prompts(prompts, dataset)
     templates = () if own is not None else tuple(dataset.templates if templates is None else templates)

@@ -11,7 +11,7 @@ from cafe.cache.extract.partial import Partial
 from cafe.cache.extract.plan import Plan
 from cafe.cache.extract.shards import Shard
 from cafe.cache.extract.target import Target
-from cafe.cache.format.opening import open_cache, text_attribute
+from cafe.cache.format.reader import open_cache, text_attribute
 from cafe.cache.locks import Claim
 from cafe.errors import CacheError
 

@@ -9,9 +9,8 @@ from typing import Any, Literal, NoReturn
 
 from cafe.cache.extract.plan import Plan
 from cafe.cache.format.fingerprint import differing_fields
-from cafe.cache.format.opening import REMEDY, open_cache
 from cafe.cache.format.provenance import Provenance
-from cafe.cache.format.reader import read_provenance
+from cafe.cache.format.reader import REMEDY, open_cache, read_provenance
 from cafe.cache.locate import distinct_path
 from cafe.errors import CacheError
 

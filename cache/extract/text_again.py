@@ -9,11 +9,10 @@ from cafe.cache.extract.encoding import ProgressCallback
 from cafe.cache.extract.plan import Plan
 from cafe.cache.extract.report import Clocks, ExtractionProgress
 from cafe.cache.extract.text import encode_text
-from cafe.cache.format import spec
 from cafe.cache.format.checksums import array_sha256, arrays_of
-from cafe.cache.format.opening import open_cache
+from cafe.cache.format.layout import ARRAY_SHA256, SPLITS
 from cafe.cache.format.provenance import Provenance
-from cafe.cache.format.reader import load_features, load_projection, load_sizes
+from cafe.cache.format.reader import load_features, load_projection, load_sizes, open_cache
 from cafe.cache.format.writer import write_cache
 from cafe.errors import CacheError
 
@@ -23,7 +22,7 @@ def encode_text_again(plan: Plan, path: Path, clocks: Clocks, tell: ProgressCall
     with open_cache(path) as file:
         for name, array in arrays_of(file).items():
             # A flipped bit must not be copied under a fresh checksum.
-            if name.startswith(f"{spec.SPLITS}/") and array_sha256(array) != array.attrs.get(spec.ARRAY_SHA256):
+            if name.startswith(f"{SPLITS}/") and array_sha256(array) != array.attrs.get(ARRAY_SHA256):
                 raise CacheError(f"array {name} of cache {path} differs from its checksum; extract with --force")
     old = load_features(path, memmap="auto")
     there = Provenance.of(old.provenance)

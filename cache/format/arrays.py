@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.cache.format.spec import STORED_DTYPES, StoredDtype
 from cafe.errors import InputError, unknown_name
+
+StoredDtype = Literal["float16", "float32"]
+STORED_DTYPES: Final[tuple[StoredDtype, ...]] = ("float16", "float32")
 
 
 def as_stored(values: NDArray[Any], dtype: StoredDtype, what: str) -> NDArray[Any]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import h5py
 
-from cafe.cache.format import spec
+from cafe.cache.format import layout
 
 _PIECE = 1 << 24  # bytes read at a time, so that big arrays are checked in little memory
 
@@ -56,7 +56,7 @@ def content_sha256(file: h5py.File, sums: Mapping[str, str]) -> str:
     for path, array in arrays_of(file).items():
         digest.update(f"{path} {array.dtype.str} {list(array.shape)} {sums[path]}\n".encode())
     for name in sorted(file.attrs):
-        if name == spec.CONTENT_SHA256 or name in spec.TIMES:
+        if name == layout.CONTENT_SHA256 or name in layout.TIMES:
             continue
         value = file.attrs[name]
         value = value.tolist() if hasattr(value, "tolist") else value

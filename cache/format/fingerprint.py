@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cafe.cache.format.spec import StoredDtype
+from cafe.cache.format.arrays import StoredDtype
 
 _SHOWN = 80  # characters of a value that an error message shows
 _SHOWN_OF_HASH = 8

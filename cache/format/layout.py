@@ -1,27 +1,60 @@
-"""Lays features out as the arrays and root attributes of the format; checks that they fit together."""
+"""Where everything stands in a cache: the names and constants of FORMAT.md, and features laid out under them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.cache.format import spec
-from cafe.cache.format.arrays import as_stored, text_array
+from cafe.cache.format.arrays import StoredDtype, as_stored, text_array
 from cafe.cache.format.provenance import Provenance
 from cafe.errors import InputError
 from cafe.features import Features, Split
 from cafe.version import __version__
 
+FORMAT: Final = "cafe-features"
+FORMAT_VERSION: Final = 1
+SUFFIX: Final = ".h5"
+HDF5_SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
+
+# Version 2 object headers: HDF5 then checks attributes and shapes with checksums of its own.
+LIBVER: Final = "v108"
+# Big arrays start on a page, so that a memory map of them is aligned.
+ALIGNMENT: Final = 4096
+
+CLASS_NAMES: Final = "class_names"
+TEMPLATES: Final = "templates"
+TEXT_FEATURES: Final = "text_features"
+PROMPT_FEATURES: Final = "prompt_features"
+PROMPT_CLASSES: Final = "prompt_classes"
+PROVENANCE: Final = "provenance"
+PROJECTION: Final = "projection"
+SPLITS: Final = "splits"
+IMAGE_FEATURES: Final = "image_features"
+LABELS: Final = "labels"
+SAMPLE_IDS: Final = "sample_ids"
+SIZES: Final = "sizes"
+VIEW_FEATURES: Final = "view_features"
+PROJECTION_FEATURES: Final = "projection_features"
+FULL_LABELS: Final = "full_labels"
+FULL_ROWS: Final = "full_rows"
+
+UNKNOWN_SIZE: Final = -1
+
+ARRAY_SHA256: Final = "sha256"
+CONTENT_SHA256: Final = "content_sha256"
+# Root attributes that tell times; they alone may differ between two files of the same content.
+TIMES: Final = frozenset({"created", "seconds_read", "seconds_encode"})
+
 
 def arrays_to_store(
     features: Features,
     provenance: Provenance,
-    dtype: spec.StoredDtype,
+    dtype: StoredDtype,
     sizes: Mapping[str, NDArray[np.int64]] | None,
     projection: NDArray[Any] | None,
 ) -> dict[str, NDArray[Any]]:
@@ -33,17 +66,17 @@ def arrays_to_store(
         If something cannot be stored, or does not fit the rest.
     """
     arrays: dict[str, NDArray[Any]] = {
-        spec.CLASS_NAMES: text_array(features.class_names),
-        spec.TEMPLATES: text_array(features.templates),
-        spec.PROVENANCE: np.array([provenance.to_json()]),
+        CLASS_NAMES: text_array(features.class_names),
+        TEMPLATES: text_array(features.templates),
+        PROVENANCE: np.array([provenance.to_json()]),
     }
     if features.text_features is not None:
-        arrays[spec.TEXT_FEATURES] = as_stored(features.text_features, dtype, spec.TEXT_FEATURES)
+        arrays[TEXT_FEATURES] = as_stored(features.text_features, dtype, TEXT_FEATURES)
     if features.prompt_features is not None:
-        arrays[spec.PROMPT_FEATURES] = as_stored(features.prompt_features, dtype, spec.PROMPT_FEATURES)
-        arrays[spec.PROMPT_CLASSES] = np.ascontiguousarray(features.prompt_classes, dtype="<i8")
+        arrays[PROMPT_FEATURES] = as_stored(features.prompt_features, dtype, PROMPT_FEATURES)
+        arrays[PROMPT_CLASSES] = np.ascontiguousarray(features.prompt_classes, dtype="<i8")
     if projection is not None:
-        arrays[spec.PROJECTION] = as_stored(projection, "float32", spec.PROJECTION)
+        arrays[PROJECTION] = as_stored(projection, "float32", PROJECTION)
     for name, split in features.splits.items():
         if not name or "/" in name or name.startswith("."):
             raise InputError(f"a split cannot be named {name!r}; names have no slash and no dot at the start")
@@ -52,16 +85,16 @@ def arrays_to_store(
             raise InputError(f"split {name!r} has projection features, but the projection itself was not given")
         given = None if sizes is None else sizes.get(name)
         for key, array in _split_arrays(split, dtype, given, name).items():
-            arrays[f"{spec.SPLITS}/{name}/{key}"] = array
+            arrays[f"{SPLITS}/{name}/{key}"] = array
     return arrays
 
 
 def _split_arrays(
-    split: Split, dtype: spec.StoredDtype, sizes: NDArray[np.int64] | None, name: str
+    split: Split, dtype: StoredDtype, sizes: NDArray[np.int64] | None, name: str
 ) -> dict[str, NDArray[Any]]:
     n = len(split)
     arrays = {
-        spec.IMAGE_FEATURES: as_stored(split.image_features, dtype, f"image_features of split {name!r}"),
+        IMAGE_FEATURES: as_stored(split.image_features, dtype, f"image_features of split {name!r}"),
         **sample_arrays(name, split.labels, split.sample_ids, sizes, split.full_labels, split.full_rows),
     }
     if split.view_features is not None:
@@ -70,11 +103,11 @@ def _split_arrays(
                 f"view_features of split {name!r} must be (views, {n}, {split.image_features.shape[1]}), "
                 f"got {split.view_features.shape}"
             )
-        arrays[spec.VIEW_FEATURES] = as_stored(split.view_features, dtype, f"view_features of split {name!r}")
+        arrays[VIEW_FEATURES] = as_stored(split.view_features, dtype, f"view_features of split {name!r}")
     if split.projection_features is not None:
         if split.projection_features.ndim != 2 or len(split.projection_features) != n:
             raise InputError(f"projection_features of split {name!r} must have {n} rows")
-        arrays[spec.PROJECTION_FEATURES] = as_stored(
+        arrays[PROJECTION_FEATURES] = as_stored(
             split.projection_features, dtype, f"projection_features of split {name!r}"
         )
     return arrays
@@ -96,19 +129,19 @@ def sample_arrays(
         If their lengths do not fit together.
     """
     n = len(labels)
-    sizes = np.full(n, spec.UNKNOWN_SIZE) if sizes is None else np.asarray(sizes)
+    sizes = np.full(n, UNKNOWN_SIZE) if sizes is None else np.asarray(sizes)
     if sizes.shape != (n,):
         raise InputError(f"split {name!r} has {n} samples but sizes of shape {sizes.shape}")
     arrays: dict[str, NDArray[Any]] = {
-        spec.LABELS: np.ascontiguousarray(labels, dtype="<i8"),
-        spec.SAMPLE_IDS: text_array(sample_ids),
-        spec.SIZES: np.ascontiguousarray(sizes, dtype="<i8"),
+        LABELS: np.ascontiguousarray(labels, dtype="<i8"),
+        SAMPLE_IDS: text_array(sample_ids),
+        SIZES: np.ascontiguousarray(sizes, dtype="<i8"),
     }
     if full_labels is not None and full_rows is not None:
         if full_rows.shape != (n,):
             raise InputError(f"split {name!r} has {n} samples but full_rows of shape {full_rows.shape}")
-        arrays[spec.FULL_LABELS] = np.ascontiguousarray(full_labels, dtype="<i8")
-        arrays[spec.FULL_ROWS] = np.ascontiguousarray(full_rows, dtype="<i8")
+        arrays[FULL_LABELS] = np.ascontiguousarray(full_labels, dtype="<i8")
+        arrays[FULL_ROWS] = np.ascontiguousarray(full_rows, dtype="<i8")
     return arrays
 
 
@@ -128,8 +161,8 @@ def attributes_to_store(
     """Return every root attribute but the checksum; parameters as for ``write_cache``."""
     moment = datetime.now(UTC) if created is None else created.astimezone(UTC)
     return {
-        "format": spec.FORMAT,
-        "format_version": spec.FORMAT_VERSION,
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
         "cafe_version": __version__,
         "created": moment.isoformat(timespec="microseconds"),
         "dataset": provenance.dataset,
@@ -140,6 +173,6 @@ def attributes_to_store(
         "logit_scale": float(features.logit_scale),
         "logit_bias": float(features.logit_bias),
         "normalised": bool(normalised),
-        spec.SPLITS: np.array(list(features.splits), dtype=h5py.string_dtype()),
+        SPLITS: np.array(list(features.splits), dtype=h5py.string_dtype()),
         **{f"seconds_{name}": float(value) for name, value in (seconds or {}).items()},
     }

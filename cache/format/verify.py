@@ -8,11 +8,10 @@ from pathlib import Path
 
 import h5py
 
-from cafe.cache.format import spec
+from cafe.cache.format import layout
 from cafe.cache.format.checksums import array_sha256, arrays_of, content_sha256
-from cafe.cache.format.opening import open_cache, text_attribute
 from cafe.cache.format.provenance import Provenance
-from cafe.cache.format.reader import load_features
+from cafe.cache.format.reader import load_features, open_cache, text_attribute
 
 
 @dataclass(frozen=True)
@@ -62,11 +61,11 @@ def verify_cache(path: Path | str) -> VerifyReport:
         arrays = arrays_of(file)
         sums = {name: array_sha256(array) for name, array in arrays.items()}
         findings = [*_array_findings(arrays, sums), *_missing(file), *_shape_findings(file)]
-        if content_sha256(file, sums) != file.attrs.get(spec.CONTENT_SHA256):
-            findings.append(f"the content as a whole differs from its checksum ({spec.CONTENT_SHA256})")
+        if content_sha256(file, sums) != file.attrs.get(layout.CONTENT_SHA256):
+            findings.append(f"the content as a whole differs from its checksum ({layout.CONTENT_SHA256})")
         # Provenance whose own bytes are broken is named above; what it says is then beside the point.
-        recorded = arrays.get(spec.PROVENANCE)
-        if recorded is not None and sums[spec.PROVENANCE] == recorded.attrs.get(spec.ARRAY_SHA256):
+        recorded = arrays.get(layout.PROVENANCE)
+        if recorded is not None and sums[layout.PROVENANCE] == recorded.attrs.get(layout.ARRAY_SHA256):
             findings += _fingerprint_findings(file)
     if not findings:
         load_features(path, memmap=True)  # raises CacheError if the pieces, each sound, do not make a whole
@@ -76,7 +75,7 @@ def verify_cache(path: Path | str) -> VerifyReport:
 def _array_findings(arrays: Mapping[str, h5py.Dataset], sums: Mapping[str, str]) -> list[str]:
     findings = []
     for name, array in arrays.items():
-        recorded = array.attrs.get(spec.ARRAY_SHA256)
+        recorded = array.attrs.get(layout.ARRAY_SHA256)
         if recorded is None:
             findings.append(f"array {name} has no checksum")
         elif recorded != sums[name]:
@@ -85,34 +84,34 @@ def _array_findings(arrays: Mapping[str, h5py.Dataset], sums: Mapping[str, str])
 
 
 def _missing(file: h5py.File) -> list[str]:
-    needed = [spec.CLASS_NAMES, spec.TEMPLATES, spec.PROVENANCE]
-    for name in map(text_attribute, file.attrs[spec.SPLITS]):
-        keys = (spec.IMAGE_FEATURES, spec.LABELS, spec.SAMPLE_IDS, spec.SIZES)
-        needed += [f"{spec.SPLITS}/{name}/{key}" for key in keys]
+    needed = [layout.CLASS_NAMES, layout.TEMPLATES, layout.PROVENANCE]
+    for name in map(text_attribute, file.attrs[layout.SPLITS]):
+        keys = (layout.IMAGE_FEATURES, layout.LABELS, layout.SAMPLE_IDS, layout.SIZES)
+        needed += [f"{layout.SPLITS}/{name}/{key}" for key in keys]
     return [f"array {name} is missing" for name in needed if name not in file]
 
 
 def _shape_findings(file: h5py.File) -> list[str]:
     """Compare every shape with the class names, the templates and the image features beside it."""
-    c, m = (len(file[name]) if name in file else None for name in (spec.CLASS_NAMES, spec.TEMPLATES))
-    text = file.get(spec.TEXT_FEATURES)
+    c, m = (len(file[name]) if name in file else None for name in (layout.CLASS_NAMES, layout.TEMPLATES))
+    text = file.get(layout.TEXT_FEATURES)
     expected: dict[str, tuple[int | None, ...]] = {}  # None stands for any length
     width = None if text is None else text.shape[-1]
-    for name in map(text_attribute, file.attrs[spec.SPLITS]):
-        folder = f"{spec.SPLITS}/{name}"
-        features = file.get(f"{folder}/{spec.IMAGE_FEATURES}")
+    for name in map(text_attribute, file.attrs[layout.SPLITS]):
+        folder = f"{layout.SPLITS}/{name}"
+        features = file.get(f"{folder}/{layout.IMAGE_FEATURES}")
         if features is None:
             continue
         n, width = features.shape[0], features.shape[-1] if width is None else width
-        expected[f"{folder}/{spec.IMAGE_FEATURES}"] = (n, width)
-        expected |= {f"{folder}/{key}": (n,) for key in (spec.LABELS, spec.SAMPLE_IDS, spec.SIZES)}
-        expected[f"{folder}/{spec.VIEW_FEATURES}"] = (None, n, width)
-        expected[f"{folder}/{spec.PROJECTION_FEATURES}"] = (n, None)
-        expected[f"{folder}/{spec.FULL_ROWS}"] = (n,)
-    expected[spec.TEXT_FEATURES] = (m or None, c, width)
-    expected[spec.PROJECTION] = (None, width)
-    prompts = file.get(spec.PROMPT_CLASSES)
-    expected[spec.PROMPT_FEATURES] = (None if prompts is None else len(prompts), width)
+        expected[f"{folder}/{layout.IMAGE_FEATURES}"] = (n, width)
+        expected |= {f"{folder}/{key}": (n,) for key in (layout.LABELS, layout.SAMPLE_IDS, layout.SIZES)}
+        expected[f"{folder}/{layout.VIEW_FEATURES}"] = (None, n, width)
+        expected[f"{folder}/{layout.PROJECTION_FEATURES}"] = (n, None)
+        expected[f"{folder}/{layout.FULL_ROWS}"] = (n,)
+    expected[layout.TEXT_FEATURES] = (m or None, c, width)
+    expected[layout.PROJECTION] = (None, width)
+    prompts = file.get(layout.PROMPT_CLASSES)
+    expected[layout.PROMPT_FEATURES] = (None if prompts is None else len(prompts), width)
     findings = []
     for path, shape in expected.items():
         if path in file and not _fits(file[path].shape, shape):
@@ -129,11 +128,11 @@ def _shown(shape: tuple[int | None, ...]) -> str:
 
 
 def _fingerprint_findings(file: h5py.File) -> list[str]:
-    stored = Provenance.from_json(str(file.attrs["dataset"]), str(file.attrs["encoder"]), file[spec.PROVENANCE][0])
+    stored = Provenance.from_json(str(file.attrs["dataset"]), str(file.attrs["encoder"]), file[layout.PROVENANCE][0])
     findings = []
     for name in ("fingerprint", "image_fingerprint", "text_fingerprint"):
         if file.attrs.get(name) != getattr(stored, name):
             findings.append(f"attribute {name} is not that of the recorded provenance")
-    if (stored.text is None) != (spec.TEXT_FEATURES not in file):
+    if (stored.text is None) != (layout.TEXT_FEATURES not in file):
         findings.append("text features and the text part of the provenance must be there together, or neither")
     return findings

@@ -13,7 +13,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.cache.format import spec
+from cafe.cache.format import layout
+from cafe.cache.format.arrays import StoredDtype
 from cafe.cache.format.checksums import array_sha256, arrays_of, content_sha256
 from cafe.cache.format.layout import arrays_to_store, attributes_to_store
 from cafe.cache.format.provenance import Provenance
@@ -51,7 +52,7 @@ def write_cache(
     features: Features,
     provenance: Provenance | None = None,
     *,
-    stored_dtype: spec.StoredDtype = "float16",
+    stored_dtype: StoredDtype = "float16",
     sizes: Mapping[str, NDArray[np.int64]] | None = None,
     projection: NDArray[Any] | None = None,
     normalised: bool = False,
@@ -121,7 +122,7 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any] | Pieces], attrib
     CafeError
         If the disk has too little space or fails.
     """
-    check_free_space(path.parent, sum(array.nbytes for array in arrays.values()) + 64 * spec.ALIGNMENT)
+    check_free_space(path.parent, sum(array.nbytes for array in arrays.values()) + 64 * layout.ALIGNMENT)
     with replacing(path) as temporary:
         try:
             _write(temporary, arrays, attributes)
@@ -133,14 +134,14 @@ def _write(path: Path, arrays: Mapping[str, NDArray[Any] | Pieces], attributes: 
     with h5py.File(
         path,
         "w-",
-        libver=(spec.LIBVER, spec.LIBVER),
+        libver=(layout.LIBVER, layout.LIBVER),
         locking=False,
-        alignment_threshold=spec.ALIGNMENT,
-        alignment_interval=spec.ALIGNMENT,
+        alignment_threshold=layout.ALIGNMENT,
+        alignment_interval=layout.ALIGNMENT,
     ) as file:
         for name, value in attributes.items():
             file.attrs[name] = value
-        file.create_group(spec.SPLITS)
+        file.create_group(layout.SPLITS)
         for name, array in arrays.items():
             if isinstance(array, Pieces):
                 stored = file.create_dataset(name, shape=array.shape, dtype=array.dtype, track_times=False)
@@ -152,5 +153,5 @@ def _write(path: Path, arrays: Mapping[str, NDArray[Any] | Pieces], attributes: 
             file.create_dataset(name, data=array, track_times=False)
         sums = {name: array_sha256(array) for name, array in arrays_of(file).items()}
         for name, digest in sums.items():
-            file[name].attrs[spec.ARRAY_SHA256] = digest
-        file.attrs[spec.CONTENT_SHA256] = content_sha256(file, sums)
+            file[name].attrs[layout.ARRAY_SHA256] = digest
+        file.attrs[layout.CONTENT_SHA256] = content_sha256(file, sums)

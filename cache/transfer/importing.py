@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from cafe.cache.format import spec
-from cafe.cache.format.opening import open_cache
+from cafe.cache.format.arrays import StoredDtype
+from cafe.cache.format.layout import UNKNOWN_SIZE
 from cafe.cache.format.provenance import Provenance
-from cafe.cache.format.reader import read_provenance
+from cafe.cache.format.reader import open_cache, read_provenance
 from cafe.cache.format.writer import write_cache
 from cafe.cache.transfer.importers.base import Found, Importer, Wishes
 from cafe.cache.transfer.importing_labels import resolve_classes
@@ -23,7 +23,7 @@ from cafe.errors import CacheError, InputError
 from cafe.features import Features, Split
 from cafe.registry import entries, find
 
-_ROOM, _CONSTANT = "cache.importers", "IMPORTER"
+_ROOM, _CONSTANT = "cache.transfer.importers", "IMPORTER"
 # Most particular first; plain arrays accept nearly everything.
 _ORDER = ("clip-benchmark", "tip-adapter", "coop", "clip-retrieval")
 # A unit vector in bfloat16 is off by at most half a unit in the eighth bit.
@@ -207,7 +207,7 @@ def _provenance(
 def _hashed(split: Split) -> dict[str, Any]:
     digest = hashlib.sha256()
     for sample_id, label in zip(split.sample_ids, split.labels, strict=True):
-        digest.update(f"{sample_id}\0{label}\0{spec.UNKNOWN_SIZE}\n".encode("utf-8", "surrogateescape"))
+        digest.update(f"{sample_id}\0{label}\0{UNKNOWN_SIZE}\n".encode("utf-8", "surrogateescape"))
     return {"n": len(split), "sha256": digest.hexdigest()}
 
 
@@ -216,7 +216,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _stored_dtype(images: Sequence[Any], text: Any) -> spec.StoredDtype:
+def _stored_dtype(images: Sequence[Any], text: Any) -> StoredDtype:
     """Keep float16 where all is float16; otherwise float32, so that nothing is rounded."""
     dtypes = {array.dtype for array in (*images, *([] if text is None else [text]))}
     return "float16" if dtypes == {np.dtype(np.float16)} else "float32"

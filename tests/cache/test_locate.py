@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cafe.cache.format.summary import list_caches
 from cafe.cache.format.writer import write_cache
-from cafe.cache.locate import cache_dir, cache_path, find_cache
+from cafe.cache.locate import cache_path, find_cache, list_caches
 from cafe.errors import CacheError
+from cafe.files import cache_dir
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 from cafe import files as atomic
 from cafe.cache.extract.extraction import extract
 from cafe.cache.format.reader import load_features, load_sizes
-from cafe.cache.format.summary import list_caches
 from cafe.cache.format.verify import verify_cache
+from cafe.cache.locate import list_caches
 from cafe.errors import CacheError, CafeError, InputError
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import cafe.cache
-from cafe.cache.format import spec
+from cafe.cache.format.layout import FORMAT_VERSION
 from cafe.cache.format.reader import load_features, load_sizes
 from cafe.cache.format.verify import verify_cache
 
@@ -46,7 +46,7 @@ def test_page_has_a_section_for_every_array_and_a_row_for_every_attribute(full_c
 
 def test_every_version_has_a_file():
     assert [path.name for path in sorted(OLD.glob("*.h5"))] == [
-        f"format-{version}.h5" for version in range(1, spec.FORMAT_VERSION + 1)
+        f"format-{version}.h5" for version in range(1, FORMAT_VERSION + 1)
     ]
 
 

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 import cafe
 from cafe.cache.format.arrays import text_array, texts_of
 from cafe.cache.format.provenance import Provenance
-from cafe.cache.format.reader import load_features, load_projection, load_sizes
-from cafe.cache.format.summary import summarise
+from cafe.cache.format.reader import load_features, load_projection, load_sizes, summarise
 from cafe.cache.format.verify import verify_cache
 from cafe.cache.format.writer import write_cache
 from cafe.errors import CacheError, InputError
