@@ -83,7 +83,7 @@ class CpuAdapterStep:
         self.shares: dict[str, list[float]] = {name: hyper[name].tolist() for name in ("alpha", "beta")}
         self.scale = hyper["logit_scale"][:, None, None]
         # The fixed ratio of an image adapter alone goes into G, whose rows are scaled anyway.
-        self.weighted = shape.variant == "image" and shape.alpha == "fixed"
+        self.weighted = shape.variant == "image" and shape.alpha_mode == "fixed"
         self.weight = self.fixed["alpha"] if self.weighted else torch.ones_like(self.scale)
         self.over: dict[int, Tensor] = {}  # weight / b, by b
         self.casts: Parameters = {}
@@ -188,7 +188,7 @@ class CpuAdapterStep:
     def _side(self, name: str, parameters: Parameters, products: Parameters, x: Tensor, part: int | slice) -> Side:
         """Run one side forward."""
         which = {"image": "alpha", "text": "beta"}[name]
-        mode: str = getattr(self.shape, which)
+        mode: str = getattr(self.shape, f"{which}_mode")
         if mode == "fixed":
             ratio = Ratio(which, mode, self.fixed[which][part])
         else:

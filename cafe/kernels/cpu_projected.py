@@ -55,7 +55,7 @@ def projected_multiply_adds(b: int, d: int, c: int, h: int) -> int:
 
 def projected_pays(shape: AdapterShape, b: int, n: int, d: int, c: int, width: int) -> bool:
     """Return whether this form can be used, and costs less, for b rows out of n; numbers have ``width`` bytes."""
-    if shape.variant != "image" or shape.form != "paper" or shape.alpha != "fixed":
+    if shape.variant != "image" or shape.form != "paper" or shape.alpha_mode != "fixed":
         return False
     direct, own = (count(b, d, c, shape.bottleneck) for count in (direct_multiply_adds, projected_multiply_adds))
     cheap = direct >= LEAST and own <= PAYS * direct

@@ -42,15 +42,15 @@ class AdapterShape:
         ``"paper"`` (one ReLU) or ``"released"`` (a second ReLU at the output).
     bottleneck : int
         Hidden width h.
-    alpha, beta : str
+    alpha_mode, beta_mode : str
         How the ratio is had: ``"fixed"``, ``"scalar"`` (one trained number) or ``"learned"`` (hypernetwork).
     """
 
     variant: str
     form: str
     bottleneck: int
-    alpha: str = "fixed"
-    beta: str = "fixed"
+    alpha_mode: str = "fixed"
+    beta_mode: str = "fixed"
 
     @property
     def adapts_image(self) -> bool:
@@ -132,7 +132,7 @@ def adapted_features(
     """Return f*, (g, b, d), not normalised; see the module's formulas."""
     if not shape.adapts_image:
         return features
-    ratio = ratio_values("alpha", shape.alpha, alpha, parameters, features, text.mean(1, keepdim=True))
+    ratio = ratio_values("alpha", shape.alpha_mode, alpha, parameters, features, text.mean(1, keepdim=True))
     return adapt(features, parameters["image_down"], parameters["image_up"], ratio, shape.form)
 
 
@@ -142,7 +142,7 @@ def adapted_text(
     """Return W*, (g, c, d) or (1, c, d), not normalised; see the module's formulas."""
     if not shape.adapts_text:
         return text
-    ratio = ratio_values("beta", shape.beta, beta, parameters, text, feature_mean)
+    ratio = ratio_values("beta", shape.beta_mode, beta, parameters, text, feature_mean)
     return adapt(text, parameters["text_down"], parameters["text_up"], ratio, shape.form)
 
 

@@ -77,13 +77,13 @@ class TritonAdapterStep(CpuAdapterStep):
         shape, whole = self.shape, slice(0, len(index))
         text, classes = None, self.unit_text[None]
         if shape.adapts_text:
-            beta = ratio_forward("beta", shape.beta, self.hyper["beta"], parameters, self.full, self.feature_mean)
+            beta = ratio_forward("beta", shape.beta_mode, self.hyper["beta"], parameters, self.full, self.feature_mean)
             text = self._forward("text", self.text, products, beta)
             classes = (text.q * text.r).to(text.q.dtype)  # (g, c, d)
         x = self.features[index]  # (g, b, d)
         image, q = None, x
         if shape.adapts_image:
-            alpha = ratio_forward("alpha", shape.alpha, self.hyper["alpha"], parameters, x, self.text_mean)
+            alpha = ratio_forward("alpha", shape.alpha_mode, self.hyper["alpha"], parameters, x, self.text_mean)
             image = self._forward("image", x, products, alpha)
             q, r = image.q, image.r[..., 0]
         else:

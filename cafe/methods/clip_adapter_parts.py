@@ -24,7 +24,7 @@ from cafe.methods.base import Problem
 from cafe.methods.clip_adapter_inference import adapted_text, ratio_summary, trained_ratio
 from cafe.methods.stored_rows import StoredRows
 from cafe.methods.streamed import Streamed, mean_of
-from cafe.training.trainer import Configuration, Objective, Step, Trained, fit_many, steps_for
+from cafe.training.trainer import Configuration, Objective, Step, Trained, steps_for, train_many
 
 RATIO_MODES = ("scalar", "learned")
 # Width of the hypernetwork that gives learned ratios: small against d, so that one shot cannot fit it alone.
@@ -84,8 +84,8 @@ class AdapterObjective:
                 parameters[f"{side}_down"] = uniform(d, h)
                 parameters[f"{side}_up"] = uniform(h, d)
         for ratio, mode, used in (
-            ("alpha", shape.alpha, shape.adapts_image),
-            ("beta", shape.beta, shape.adapts_text),
+            ("alpha", shape.alpha_mode, shape.adapts_image),
+            ("beta", shape.beta_mode, shape.adapts_text),
         ):
             if not used or mode == "fixed":
                 continue
@@ -169,7 +169,7 @@ class AdapterObjective:
             if stored is not None:
                 objective = Streamed(objective, stored, products)
             y = torch.as_tensor(base.y).to(device)
-            trained = fit_many(objective, X, y, [configurations[i] for i in members])
+            trained = train_many(objective, X, y, [configurations[i] for i in members])
             for i, result in zip(members, trained, strict=True):
                 store(estimators[i], problems[i], configurations[i], result)
                 estimators[i].kernel_ = kernel

@@ -25,7 +25,7 @@ from cafe.methods.base import Array, Problem
 from cafe.methods.coop_cutting import Part
 from cafe.methods.coop_prompts import ContextPrompts, make_prompts, words_as_context
 from cafe.methods.training_runs import seed_of, shared_runs
-from cafe.training.trainer import MEMORY_BUDGET, Configuration, Trained, fit_many
+from cafe.training.trainer import MEMORY_BUDGET, Configuration, Trained, train_many
 
 INITIAL_STD = 0.02  # of random contexts, as released
 
@@ -138,7 +138,9 @@ class ContextObjective:
             for same in alike.values():
                 objective = cls.of(estimators[same[0]], towers[same[0]].placed(device, dtype))
                 configurations = [configuration_of(estimators[i], problems[i], objective) for i in same]
-                for i, one, result in zip(same, configurations, fit_many(objective, X, y, configurations), strict=True):
+                for i, one, result in zip(
+                    same, configurations, train_many(objective, X, y, configurations), strict=True
+                ):
                     store(estimators[i], one, result, objective)
 
     @classmethod

@@ -14,7 +14,7 @@ import torch
 from cafe.errors import InputError
 from cafe.methods.base import CheckedArrays, Problem, unit_length
 from cafe.methods.training_runs import shared_runs
-from cafe.training.trainer import Configuration, Objective, Trained, fit_many, steps_for
+from cafe.training.trainer import Configuration, Objective, Trained, steps_for, train_many
 
 # The constant in AdamW's denominator, as the trainer has it.
 TRAINER_EPS = 1e-8
@@ -97,7 +97,7 @@ def fit_side_by_side(
         X = torch.as_tensor(np.ascontiguousarray(unit_length(np.asarray(base.X)) if cosine else base.X)).to(**to)
         objective = objective_of(base, [estimators[i] for i in members], [problems[i] for i in members], to)
         configurations = [configuration_of(estimators[i], problems[i], place) for place, i in enumerate(members)]
-        trained = fit_many(objective, X, torch.as_tensor(base.y).to(device), configurations)
+        trained = train_many(objective, X, torch.as_tensor(base.y).to(device), configurations)
         for i, configuration, result in zip(members, configurations, trained, strict=True):
             results[i] = result
             estimators[i].loss_, estimators[i].n_steps_ = result.loss, configuration.steps

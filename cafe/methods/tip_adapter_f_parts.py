@@ -24,7 +24,7 @@ from torch import Tensor
 
 from cafe.methods.base import Problem, unit_length
 from cafe.methods.training_runs import seed_of, shared_runs
-from cafe.training.trainer import Configuration, Trained, fit_many, steps_for
+from cafe.training.trainer import Configuration, Trained, steps_for, train_many
 
 EPS = 1e-4  # of AdamW, as released
 
@@ -116,7 +116,9 @@ class KeysObjective:
                 distinct.setdefault(key, []).append(i)
                 configurations[i] = one
             groups = list(distinct.values())
-            trained = fit_many(objective, X, torch.as_tensor(base.y).to(device), [configurations[m[0]] for m in groups])
+            trained = train_many(
+                objective, X, torch.as_tensor(base.y).to(device), [configurations[m[0]] for m in groups]
+            )
             for same, result in zip(groups, trained, strict=True):
                 for i in same:
                     store(estimators[i], problems[i], configurations[i], result)

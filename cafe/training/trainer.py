@@ -82,7 +82,7 @@ def steps_for(epochs: float, n_rows: int, batch_size: int) -> int:
     return max(1, math.ceil(epochs * n_rows / min(batch_size, n_rows)))
 
 
-def fit_many(
+def train_many(
     objective: Objective,
     X: Tensor,
     y: Tensor,

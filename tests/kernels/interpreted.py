@@ -28,7 +28,10 @@ def problem(shape, dtype, g=2, b=33, c=66, d=35, n=40, q=2, seed=0):
     for side, used in (("image", shape.adapts_image), ("text", shape.adapts_text)):
         if used:
             parameters |= {f"{side}_down": draw(g, d, h) / d**0.5, f"{side}_up": draw(g, h, d) / h**0.5}
-    for ratio, mode, used in (("alpha", shape.alpha, shape.adapts_image), ("beta", shape.beta, shape.adapts_text)):
+    for ratio, mode, used in (
+        ("alpha", shape.alpha_mode, shape.adapts_image),
+        ("beta", shape.beta_mode, shape.adapts_text),
+    ):
         if used and mode != "fixed":
             parameters[f"{ratio}_bias"] = draw(g)
         if used and mode == "learned":

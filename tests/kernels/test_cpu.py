@@ -19,7 +19,7 @@ SHAPES = [
 
 
 def name(shape):
-    return f"{shape.variant}-{shape.form}-{shape.alpha}"
+    return f"{shape.variant}-{shape.form}-{shape.alpha_mode}"
 
 
 def problem(shape, g=3, b=13, c=7, d=19, n=31, q=2, seed=0, dtype=torch.float64):
@@ -32,7 +32,10 @@ def problem(shape, g=3, b=13, c=7, d=19, n=31, q=2, seed=0, dtype=torch.float64)
     for side, used in (("image", shape.adapts_image), ("text", shape.adapts_text)):
         if used:
             parameters |= {f"{side}_down": draw(g, d, h) / d**0.5, f"{side}_up": draw(g, h, d) / h**0.5}
-    for ratio, mode, used in (("alpha", shape.alpha, shape.adapts_image), ("beta", shape.beta, shape.adapts_text)):
+    for ratio, mode, used in (
+        ("alpha", shape.alpha_mode, shape.adapts_image),
+        ("beta", shape.beta_mode, shape.adapts_text),
+    ):
         if used and mode != "fixed":
             parameters[f"{ratio}_bias"] = draw(g)
         if used and mode == "learned":
@@ -73,7 +76,7 @@ def test_float64_is_autograd(shape, block, monkeypatch):
 @pytest.mark.parametrize("sizes", [{"b": 1, "c": 2, "d": 3, "n": 1}, {"g": 1, "b": 33, "c": 101, "d": 65, "n": 9}])
 def test_odd_shapes(sizes):
     for shape in (AdapterShape("both", "paper", 1), AdapterShape("image", "released", 7, "learned", "fixed")):
-        if shape.alpha == "learned" and sizes["b"] == 1:
+        if shape.alpha_mode == "learned" and sizes["b"] == 1:
             continue
         (losses, gradients), (true_losses, true_gradients) = run_both(shape, torch.float64, **sizes)
         torch.testing.assert_close(losses, true_losses, rtol=1e-10, atol=1e-10)
@@ -81,7 +84,7 @@ def test_odd_shapes(sizes):
             torch.testing.assert_close(gradients[key], value, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("shape", [s for s in SHAPES if s.alpha == "fixed"], ids=name)
+@pytest.mark.parametrize("shape", [s for s in SHAPES if s.alpha_mode == "fixed"], ids=name)
 @pytest.mark.parametrize("products", [torch.float32, torch.bfloat16], ids=str)
 def test_low_precision_is_as_good_as_the_references_own(shape, products):
     """The twin, autograd in the same low precision, says how large rounding is; twice that is allowed."""

@@ -25,8 +25,8 @@ def problem(shape, g=2, b=5, c=4, d=7, q=2, seed=0):
         if used:
             parameters |= {f"{side}_down": draw(g, d, 3), f"{side}_up": draw(g, 3, d)}
     for ratio, mode, used in (
-        ("alpha", shape.alpha, shape.adapts_image),
-        ("beta", shape.beta, shape.adapts_text),
+        ("alpha", shape.alpha_mode, shape.adapts_image),
+        ("beta", shape.beta_mode, shape.adapts_text),
     ):
         if used and mode != "fixed":
             parameters[f"{ratio}_bias"] = draw(g)
@@ -67,13 +67,13 @@ def by_hand(shape, parameters, hyper, features, labels, text, mean):
         classes = []
         for row in w:
             if shape.adapts_text:
-                beta = ratio("beta", shape.beta, row, m)
+                beta = ratio("beta", shape.beta_mode, row, m)
                 row = beta * adapter(row, "text") + (1 - beta) * row
             classes.append(row / np.linalg.norm(row))
         total = 0.0
         for row, label in zip(f, labels[k].numpy(), strict=True):
             if shape.adapts_image:
-                alpha = ratio("alpha", shape.alpha, row, w.mean(axis=0))
+                alpha = ratio("alpha", shape.alpha_mode, row, w.mean(axis=0))
                 row = alpha * adapter(row, "image") + (1 - alpha) * row
             logits = hyper["logit_scale"][k].item() * np.array([row @ c for c in classes]) / np.linalg.norm(row)
             total += np.log(np.exp(logits).sum()) - logits[label]
@@ -81,13 +81,13 @@ def by_hand(shape, parameters, hyper, features, labels, text, mean):
     return losses
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s.variant}-{s.form}-{s.alpha}")
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s.variant}-{s.form}-{s.alpha_mode}")
 def test_losses_are_the_papers_equation(shape):
     inputs = problem(shape)
     np.testing.assert_allclose(adapter_losses(shape, *inputs).numpy(), by_hand(shape, *inputs), rtol=1e-12)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s.variant}-{s.form}-{s.alpha}")
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s.variant}-{s.form}-{s.alpha_mode}")
 def test_gradients_are_those_of_each_configurations_own_loss(shape):
     parameters, *rest = problem(shape)
     losses, gradients = adapter_losses_and_gradients(shape, parameters, *rest)

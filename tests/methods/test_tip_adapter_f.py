@@ -136,13 +136,13 @@ def test_candidates_that_differ_after_training_are_trained_once(monkeypatch):
 
     X, y, text = many()
     trained = []
-    plain = tip_adapter_f_parts.fit_many
+    plain = tip_adapter_f_parts.train_many
 
     def counting(objective, X, y, configurations):
         trained.append(len(configurations))
         return plain(objective, X, y, configurations)
 
-    monkeypatch.setattr(tip_adapter_f_parts, "fit_many", counting)
+    monkeypatch.setattr(tip_adapter_f_parts, "train_many", counting)
     grid = [TipAdapterF(text, alpha=a, beta=b, train_alpha=1.0, train_beta=1.0, random_state=s)
             for a in (1.0, 2.0) for b in (1.0, 5.0) for s in (0, 1)]  # fmt: skip
     fits = fit_many(X, y, grid)

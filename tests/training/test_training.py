@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, normalize
 from cafe.kernels.reference import AdapterShape
 from cafe.methods.clip_adapter_parts import AdapterObjective
 from cafe.training.optimizers import make_update
-from cafe.training.trainer import Configuration, fit_many, steps_for
+from cafe.training.trainer import Configuration, steps_for, train_many
 
 
 def data(n=40, d=8, c=5, seed=0):
@@ -68,7 +68,7 @@ def plain_loop(X, y, text, one):
 def test_a_single_fit_is_the_plain_torch_loop(optimizer):
     X, y, text = data()
     one = configuration(np.arange(40), optimizer=optimizer)
-    (trained,) = fit_many(AdapterObjective(text[None]), X, y, [one])
+    (trained,) = train_many(AdapterObjective(text[None]), X, y, [one])
     down, up = plain_loop(X, y, text, one)
     np.testing.assert_allclose(trained.parameters["image_down"], down, rtol=1e-8, atol=1e-10)
     np.testing.assert_allclose(trained.parameters["image_up"], up, rtol=1e-8, atol=1e-10)
@@ -85,8 +85,8 @@ def test_a_grid_gives_what_single_fits_give():
         configuration(np.arange(40), seed=5, optimizer="sgd", steps=12),
     ]
     objective = AdapterObjective(text[None])
-    for trained, one in zip(fit_many(objective, X, y, grid), grid, strict=True):
-        (single,) = fit_many(objective, X, y, [one])
+    for trained, one in zip(train_many(objective, X, y, grid), grid, strict=True):
+        (single,) = train_many(objective, X, y, [one])
         assert trained.parameters.keys() == single.parameters.keys()
         for name, value in trained.parameters.items():
             # float64 fits agree to 1e-6 whatever they are batched with (DESIGN section 7).
@@ -98,9 +98,9 @@ def test_a_grid_cut_by_memory_gives_the_same(monkeypatch):
     X, y, text = data()
     grid = [configuration(np.arange(40), seed=seed) for seed in range(5)]
     objective = AdapterObjective(text[None])
-    whole = fit_many(objective, X, y, grid)
+    whole = train_many(objective, X, y, grid)
     monkeypatch.setattr("cafe.training.trainer.MEMORY_BUDGET", 2 * objective.activation_bytes(grid[0]))
-    for a, b in zip(whole, fit_many(objective, X, y, grid), strict=True):
+    for a, b in zip(whole, train_many(objective, X, y, grid), strict=True):
         np.testing.assert_allclose(a.parameters["image_up"], b.parameters["image_up"], rtol=1e-6)
 
 
@@ -114,7 +114,7 @@ def test_every_row_is_seen_equally_often():
             np.add.at(counts, found.numpy(), 1)
             return super().losses_and_gradients(shape, parameters, hyper, features, labels, feature_mean)
 
-    fit_many(Counting(text[None]), X, y, [configuration(np.arange(10), batch_size=4, steps=25)])
+    train_many(Counting(text[None]), X, y, [configuration(np.arange(10), batch_size=4, steps=25)])
     assert counts.tolist() == [10.0] * 10  # 25 steps of 4 rows are exactly 10 passes
 
 
