@@ -27,7 +27,7 @@ from cafe.cache.format.layout import (
     attributes_to_store,
     sample_arrays,
 )
-from cafe.cache.format.writer import Pieces, write_arrays
+from cafe.cache.format.writer import Part, StreamedArray, write_arrays
 from cafe.errors import CacheError, InputError
 from cafe.features import Features
 from cafe.files import check_free_space
@@ -109,32 +109,30 @@ def _write(
     provenance = replace(
         plan.provenance(unreadable), recorded={"image": recorded, "text": {**plan.recorded, **_batch(recorded)}}
     )
-    arrays: dict[str, NDArray[Any] | Pieces] = dict(
+    arrays: dict[str, NDArray[Any] | StreamedArray] = dict(
         arrays_to_store(features, provenance, plan.stored_dtype, None, plan.projection)
     )
     for name in plan.splits:
-        for key, array in _split_arrays(plan, run.partial, name, positions[name]).items():
+        for key, array in _split_arrays(plan, name, positions[name]).items():
             arrays[f"{SPLITS}/{name}/{key}"] = array
     seconds = {name: clocks.seconds[name] for name in ("read", "encode")}
     attributes = attributes_to_store(features, provenance, False, seconds, None)
     splits = attributes[SPLITS]
     attributes[SPLITS] = np.array(list(plan.splits), dtype=splits.dtype)
-    write_arrays(run.target.path, arrays, attributes)
+    write_arrays(run.target.path, arrays, attributes, _parts(plan, run.partial))
 
 
 def _batch(recorded: Mapping[str, Any]) -> dict[str, Any]:
     return {"batch_size": recorded["batch_size"]}
 
 
-def _split_arrays(
-    plan: Plan, partial: Partial, name: str, positions: NDArray[np.int64]
-) -> dict[str, NDArray[Any] | Pieces]:
+def _split_arrays(plan: Plan, name: str, positions: NDArray[np.int64]) -> dict[str, NDArray[Any] | StreamedArray]:
     given = plan.dataset.splits[name]
     rows = plan.rows[name][positions]
     drawn = plan.draws is not None and name in ("train", "val")
     n, d, dtype = len(rows), plan.encoder.dim, np.dtype(plan.stored_dtype).newbyteorder("<")
-    arrays: dict[str, NDArray[Any] | Pieces] = {
-        IMAGE_FEATURES: Pieces((n, d), dtype, lambda: _pieces(partial, name, slice(d))),
+    arrays: dict[str, NDArray[Any] | StreamedArray] = {
+        IMAGE_FEATURES: StreamedArray((n, d), dtype),
         **sample_arrays(
             name,
             np.asarray(given.labels, dtype=np.int64)[rows],
@@ -145,26 +143,32 @@ def _split_arrays(
         ),
     }
     if views := plan.views_of(name):
-        arrays[VIEW_FEATURES] = Pieces((views, n, d), dtype, lambda: _pieces(partial, name, slice(d), views=True))
+        arrays[VIEW_FEATURES] = StreamedArray((views, n, d), dtype)
     if plan.projection is not None:
-        w = len(plan.projection)
-        arrays[PROJECTION_FEATURES] = Pieces((n, w), dtype, lambda: _pieces(partial, name, slice(d, d + w)))
+        arrays[PROJECTION_FEATURES] = StreamedArray((n, len(plan.projection)), dtype)
     return arrays
 
 
-def _pieces(partial: Partial, split: str, columns: slice, *, views: bool = False) -> Iterable[tuple[Any, NDArray[Any]]]:
-    start = 0
+def _parts(plan: Plan, partial: Partial) -> Iterable[Part]:
+    """Read each shard once, and give what it holds of each array."""
+    d = plan.encoder.dim
+    starts = dict.fromkeys(plan.splits, 0)
     for shard in partial.shards:
-        if shard.split != split:
-            continue
         content = partial.read(shard)
         if content is None:
             raise damaged(partial, shard)
+        start = starts[shard.split]
         rows = slice(start, start + len(content.positions))
-        start = rows.stop
-        if rows.stop > rows.start:
-            found = content.features[..., columns]
-            yield ((slice(None), rows), found[1:]) if views else (rows, found[0])
+        starts[shard.split] = rows.stop
+        if rows.stop == rows.start:
+            continue
+        folder = f"{SPLITS}/{shard.split}"
+        images, views = content.features[0], content.features[1:]  # (rows, d + w) and (views, rows, d + w)
+        yield f"{folder}/{IMAGE_FEATURES}", rows, images[:, :d]
+        if plan.projection is not None:
+            yield f"{folder}/{PROJECTION_FEATURES}", rows, images[:, d:]
+        if plan.views_of(shard.split):
+            yield f"{folder}/{VIEW_FEATURES}", (slice(None), rows), views[..., :d]
 
 
 def damaged(partial: Partial, shard: Shard) -> CacheError:

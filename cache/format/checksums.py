@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import h5py
+import numpy as np
+from numpy.typing import NDArray
 
 from cafe.cache.format import layout
 
@@ -23,6 +26,53 @@ def array_sha256(array: h5py.Dataset) -> str:
         for start in range(0, array.shape[0], rows):
             digest.update(array[start : start + rows].tobytes())
     return digest.hexdigest()
+
+
+def memory_sha256(array: NDArray[Any]) -> str:
+    """Return the SHA-256 of an array in memory, as :func:`array_sha256` gives it once the array is stored.
+
+    Examples
+    --------
+    >>> memory_sha256(np.zeros((0, 3)))[:8]
+    'e3b0c442'
+    """
+    return hashlib.sha256(_bytes_of(array)).hexdigest()
+
+
+class RowsSha256:
+    """The SHA-256 of an array whose rows arrive in parts, for as long as these arrive in order.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the whole array.
+    dtype : dtype
+        As stored.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self._shape, self._dtype = shape, dtype
+        self._digest = hashlib.sha256()
+        self._rows: int | None = 0  # seen so far; None once a part was not the next rows
+
+    def update(self, where: Any, values: NDArray[Any]) -> None:
+        """Take a part: ``values`` stand at ``where``, an index into the whole."""
+        if self._rows is None:
+            return
+        if not isinstance(where, slice) or where != slice(self._rows, self._rows + len(values)):
+            self._rows = None
+            return
+        self._rows += len(values)
+        self._digest.update(_bytes_of(np.asarray(values, dtype=self._dtype)))
+
+    def hexdigest(self) -> str | None:
+        """Return it in hexadecimal; None if the parts were not all rows in order, so that it is not known."""
+        return self._digest.hexdigest() if self._rows == self._shape[0] else None
+
+
+def _bytes_of(array: NDArray[Any]) -> memoryview | bytes:
+    """Return an array's bytes in C order; a copy is made only where they are not so in memory."""
+    return np.ascontiguousarray(array).view(np.uint8).data if array.size else b""
 
 
 def arrays_of(file: h5py.File) -> dict[str, h5py.Dataset]:

@@ -1,9 +1,9 @@
-"""Features to disk, in one step."""
+"""Writes a cache, in one step: it is there completely, or what was there before is."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cafe.cache.format import layout
 from cafe.cache.format.arrays import StoredDtype
-from cafe.cache.format.checksums import array_sha256, arrays_of, content_sha256
+from cafe.cache.format.checksums import RowsSha256, array_sha256, content_sha256, memory_sha256
 from cafe.cache.format.layout import arrays_to_store, attributes_to_store
 from cafe.cache.format.provenance import Provenance
 from cafe.errors import CafeError
@@ -24,8 +24,8 @@ from cafe.files import check_free_space, replacing
 
 
 @dataclass(frozen=True)
-class Pieces:
-    """An array that is written piece by piece, so that it need not fit in memory.
+class StreamedArray:
+    """An array that arrives in parts while the file is written, so that it is never in memory as a whole.
 
     Attributes
     ----------
@@ -33,18 +33,19 @@ class Pieces:
         Of the whole.
     dtype : dtype
         As stored.
-    pieces : callable
-        Gives pairs of (where, values): an index into the whole, and what stands there.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    pieces: Callable[[], Iterable[tuple[Any, NDArray[Any]]]]
 
     @property
     def nbytes(self) -> int:
         """Bytes of the whole."""
         return math.prod(self.shape) * self.dtype.itemsize
+
+
+# Path of a streamed array within the file, an index into it, and the values that stand there.
+Part = tuple[str, Any, NDArray[Any]]
 
 
 def write_cache(
@@ -103,17 +104,25 @@ def write_cache(
     return path
 
 
-def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any] | Pieces], attributes: Mapping[str, Any]) -> None:
+def write_arrays(
+    path: Path,
+    arrays: Mapping[str, NDArray[Any] | StreamedArray],
+    attributes: Mapping[str, Any],
+    parts: Iterable[Part] = (),
+) -> None:
     """Write a cache from its arrays and root attributes, as laid out by :mod:`cafe.cache.format.layout`, in one step.
 
     Parameters
     ----------
     path : Path
         The file to make or replace; its folder is made if needed.
-    arrays : mapping of str to ndarray or Pieces
-        By path within the file; what comes in pieces is never in memory as a whole.
+    arrays : mapping of str to ndarray or StreamedArray
+        By path within the file.
     attributes : mapping
         Of the root, without the checksum.
+    parts : iterable of (str, index, ndarray)
+        What fills the streamed arrays, in any order and read once. An array whose rows arrive in order is hashed as
+        they pass; any other is read again for its checksum.
 
     Raises
     ------
@@ -125,12 +134,17 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any] | Pieces], attrib
     check_free_space(path.parent, sum(array.nbytes for array in arrays.values()) + 64 * layout.ALIGNMENT)
     with replacing(path) as temporary:
         try:
-            _write(temporary, arrays, attributes)
+            _write(temporary, arrays, attributes, parts)
         except OSError as error:
             raise CafeError(f"cache {path} could not be written: {error}") from error
 
 
-def _write(path: Path, arrays: Mapping[str, NDArray[Any] | Pieces], attributes: Mapping[str, Any]) -> None:
+def _write(
+    path: Path,
+    arrays: Mapping[str, NDArray[Any] | StreamedArray],
+    attributes: Mapping[str, Any],
+    parts: Iterable[Part],
+) -> None:
     with h5py.File(
         path,
         "w-",
@@ -142,16 +156,22 @@ def _write(path: Path, arrays: Mapping[str, NDArray[Any] | Pieces], attributes: 
         for name, value in attributes.items():
             file.attrs[name] = value
         file.create_group(layout.SPLITS)
+        sums: dict[str, str] = {}
+        streamed: dict[str, RowsSha256] = {}
         for name, array in arrays.items():
-            if isinstance(array, Pieces):
-                stored = file.create_dataset(name, shape=array.shape, dtype=array.dtype, track_times=False)
-                for where, piece in array.pieces():
-                    stored[where] = piece
+            if isinstance(array, StreamedArray):
+                file.create_dataset(name, shape=array.shape, dtype=array.dtype, track_times=False)
+                streamed[name] = RowsSha256(array.shape, array.dtype)
                 continue
+            sums[name] = memory_sha256(array)
             if array.dtype.kind == "S":  # the type alone says that these bytes are UTF-8; `astype` would drop that
                 array = array.view(h5py.string_dtype("utf-8", array.dtype.itemsize))
             file.create_dataset(name, data=array, track_times=False)
-        sums = {name: array_sha256(array) for name, array in arrays_of(file).items()}
-        for name, digest in sums.items():
-            file[name].attrs[layout.ARRAY_SHA256] = digest
+        for name, where, values in parts:
+            file[name][where] = values
+            streamed[name].update(where, values)
+        for name, digest in streamed.items():
+            sums[name] = digest.hexdigest() or array_sha256(file[name])
+        for name in sorted(sums):
+            file[name].attrs[layout.ARRAY_SHA256] = sums[name]
         file.attrs[layout.CONTENT_SHA256] = content_sha256(file, sums)

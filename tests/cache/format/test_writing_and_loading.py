@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 import cafe
 from cafe.cache.format.arrays import text_array, texts_of
+from cafe.cache.format.checksums import array_sha256
+from cafe.cache.format.layout import arrays_to_store, attributes_to_store
 from cafe.cache.format.provenance import Provenance
 from cafe.cache.format.reader import load_features, load_projection, load_sizes, summarise
 from cafe.cache.format.verify import verify_cache
-from cafe.cache.format.writer import write_cache
+from cafe.cache.format.writer import StreamedArray, write_arrays, write_cache
 from cafe.errors import CacheError, InputError
 from cafe.features import Features, Split
 
@@ -130,6 +132,39 @@ def test_same_data_give_the_same_file(make, tmp_path):
     write_cache(paths[1], make.features(), make.provenance())
     sums = [load_features(path).provenance["content_sha256"] for path in paths]
     assert sums[0] == sums[1]
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_arrays_that_arrive_in_parts(make, tmp_path, monkeypatch, in_order):
+    """Rows in order are hashed as they pass; other parts are hashed from the file; the file is the same."""
+    features = make.features({"test": 7}, views=2)
+    arrays = arrays_to_store(features, make.provenance(), "float16", None, None)
+    attributes = attributes_to_store(features, make.provenance(), False, None, datetime(2026, 1, 31, tzinfo=UTC))
+    write_arrays(tmp_path / "whole.h5", arrays, attributes)
+    rows, views = "splits/test/image_features", "splits/test/view_features"
+    whole = {name: arrays.pop(name) for name in (rows, views)}
+    streamed = {name: StreamedArray(array.shape, array.dtype) for name, array in whole.items()}
+    cuts = [slice(0, 3), slice(3, 6), slice(6, 7)]
+    parts = [(rows, cut, whole[rows][cut]) for cut in (cuts if in_order else cuts[::-1])]
+    parts += [(views, (slice(None), cut), whole[views][:, cut]) for cut in cuts]
+    read_again = []
+    monkeypatch.setattr(
+        "cafe.cache.format.writer.array_sha256", lambda array: read_again.append(array.name[1:]) or array_sha256(array)
+    )
+    write_arrays(tmp_path / "parts.h5", {**arrays, **streamed}, attributes, parts)
+    assert read_again == ([views] if in_order else [rows, views])
+    assert verify_cache(tmp_path / "parts.h5").ok
+    sums = [load_features(tmp_path / f"{name}.h5").provenance["content_sha256"] for name in ("whole", "parts")]
+    assert sums[0] == sums[1]
+
+
+def test_a_cache_from_memory_is_not_read_again_for_its_checksums(make, tmp_path, monkeypatch):
+    def refuse(array):
+        raise AssertionError(f"{array.name} was read again")
+
+    monkeypatch.setattr("cafe.cache.format.writer.array_sha256", refuse)
+    path = write_cache(tmp_path / "a.h5", make.features({"train": 5, "test": 0}, views=1), make.provenance())
+    assert verify_cache(path).ok
 
 
 def test_memory_map_reads_from_the_file(full_cache):
