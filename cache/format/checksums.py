@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,7 +41,7 @@ def memory_sha256(array: NDArray[Any]) -> str:
 
 
 class RowsSha256:
-    """The SHA-256 of an array whose rows arrive in parts, for as long as these arrive in order.
+    """The SHA-256 of an array that arrives in parts, for as long as these arrive in the order of its bytes.
 
     Parameters
     ----------
@@ -53,26 +54,42 @@ class RowsSha256:
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self._shape, self._dtype = shape, dtype
         self._digest = hashlib.sha256()
-        self._rows: int | None = 0  # seen so far; None once a part was not the next rows
+        self._bytes: int | None = 0  # seen so far; None once a part did not begin where the last one had ended
 
     def update(self, where: Any, values: NDArray[Any]) -> None:
-        """Take a part: ``values`` stand at ``where``, an index into the whole."""
-        if self._rows is None:
+        """Take a part.
+
+        Parameters
+        ----------
+        where : index
+            Into the whole: rows ``a:b``, or for an array of three axes rows ``i, a:b`` of its i-th matrix.
+        values : ndarray
+            What stands there.
+        """
+        if self._bytes is None or self._bytes != self._offset(where):
+            self._bytes = None
             return
-        if not isinstance(where, slice) or where != slice(self._rows, self._rows + len(values)):
-            self._rows = None
-            return
-        self._rows += len(values)
-        self._digest.update(_bytes_of(np.asarray(values, dtype=self._dtype)))
+        data = _bytes_of(np.asarray(values, dtype=self._dtype))
+        self._bytes += len(data)
+        self._digest.update(data)
 
     def hexdigest(self) -> str | None:
-        """Return it in hexadecimal; None if the parts were not all rows in order, so that it is not known."""
-        return self._digest.hexdigest() if self._rows == self._shape[0] else None
+        """Return it in hexadecimal; None if the parts were not all bytes in order, so that it is not known."""
+        return self._digest.hexdigest() if self._bytes == math.prod(self._shape) * self._dtype.itemsize else None
+
+    def _offset(self, where: Any) -> int | None:
+        """Return the byte at which a part begins; None for an index whose bytes do not stand together."""
+        outer, rows = where if isinstance(where, tuple) and len(where) == 2 and len(self._shape) == 3 else (0, where)
+        if not isinstance(outer, int) or not isinstance(rows, slice) or rows.step not in (None, 1):
+            return None
+        row_axis = 0 if rows is where else 1
+        row_bytes = math.prod(self._shape[row_axis + 1 :]) * self._dtype.itemsize
+        return (outer * self._shape[row_axis] + (rows.start or 0)) * row_bytes
 
 
 def _bytes_of(array: NDArray[Any]) -> memoryview | bytes:
     """Return an array's bytes in C order; a copy is made only where they are not so in memory."""
-    return np.ascontiguousarray(array).view(np.uint8).data if array.size else b""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data if array.size else b""
 
 
 def arrays_of(file: h5py.File) -> dict[str, h5py.Dataset]:

@@ -121,8 +121,9 @@ def write_arrays(
     attributes : mapping
         Of the root, without the checksum.
     parts : iterable of (str, index, ndarray)
-        What fills the streamed arrays, in any order and read once. An array whose rows arrive in order is hashed as
-        they pass; any other is read again for its checksum.
+        What fills the streamed arrays, in any order and read once. An array whose parts arrive in the order of its
+        bytes (rows ``a:b``, or rows ``i, a:b`` of an array of three axes) is hashed as they pass; any other is read
+        again for its checksum.
 
     Raises
     ------
