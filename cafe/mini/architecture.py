@@ -15,8 +15,8 @@ from tokenizers import (
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from .augment import IMAGE_SIZE
-from .captions import corpus
+from cafe.mini.augment import IMAGE_SIZE
+from cafe.mini.captions import corpus
 
 CONTEXT_LENGTH = 32
 START, END = "<|startoftext|>", "<|endoftext|>"

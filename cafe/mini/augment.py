@@ -7,7 +7,7 @@ Everything runs in torch on the training device. Each step works on masks in
 import torch
 from torch.nn import functional
 
-from .vocabulary import COLOUR_NAMES, COLOURS, KINDS
+from cafe.mini.vocabulary import COLOUR_NAMES, COLOURS, KINDS
 
 IMAGE_SIZE = 32
 WORK_SIZE = 36

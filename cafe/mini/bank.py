@@ -6,12 +6,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from .fonts import font_files
-from .glyphs import Mask, character_codes, draw_glyph
-from .shapes import draw_shape
-from .strokes import draw_strokes, handwritten_digit, hershey_strokes
-from .textures import draw_texture
-from .vocabulary import DIGIT_WORDS, IDENTITIES, KINDS, SHAPES, SIGNS, TEXTURES
+from cafe.mini.fonts import font_files
+from cafe.mini.glyphs import Mask, character_codes, draw_glyph
+from cafe.mini.shapes import draw_shape
+from cafe.mini.strokes import draw_strokes, handwritten_digit, hershey_strokes
+from cafe.mini.textures import draw_texture
+from cafe.mini.vocabulary import DIGIT_WORDS, IDENTITIES, KINDS, SHAPES, SIGNS, TEXTURES
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # Half of the pictures are digits, mostly handwritten: small digits are what

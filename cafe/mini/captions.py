@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from .vocabulary import (
+from cafe.mini.vocabulary import (
     ATTRIBUTES,
     CASES,
     COLOUR_NAMES,

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from .vocabulary import SIGNS
+from cafe.mini.vocabulary import SIGNS
 
 MASK_SIZE = 48
 _EM = 72

@@ -5,8 +5,8 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .glyphs import MASK_SIZE, Mask
-from .vocabulary import SHAPES
+from cafe.mini.glyphs import MASK_SIZE, Mask
+from cafe.mini.vocabulary import SHAPES
 
 _SCALE = 4
 _CANVAS = MASK_SIZE * _SCALE

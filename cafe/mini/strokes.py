@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from .fonts import HERSHEY_MODULE, require
-from .glyphs import Mask, fit_mask
+from cafe.mini.fonts import HERSHEY_MODULE, require
+from cafe.mini.glyphs import Mask, fit_mask
 
 Points = npt.NDArray[np.float64]
 _CANVAS = 128

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .glyphs import MASK_SIZE, Mask
-from .vocabulary import TEXTURES
+from cafe.mini.glyphs import MASK_SIZE, Mask
+from cafe.mini.vocabulary import TEXTURES
 
 Field = npt.NDArray[np.floating[Any]]
 

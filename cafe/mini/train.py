@@ -21,13 +21,13 @@ import torch
 from torch.nn import functional
 from transformers import CLIPModel, CLIPTokenizer
 
-from ..device import choose_device
-from ..errors import InputError
-from .architecture import build_model, build_tokenizer, save
-from .augment import make_pictures
-from .bank import Bank, build_bank
-from .captions import caption, matches
-from .vocabulary import COLOUR_NAMES, IDENTITIES, KINDS
+from cafe.compute import choose_device
+from cafe.errors import InputError
+from cafe.mini.architecture import build_model, build_tokenizer, save
+from cafe.mini.augment import make_pictures
+from cafe.mini.bank import Bank, build_bank
+from cafe.mini.captions import caption, matches
+from cafe.mini.vocabulary import COLOUR_NAMES, IDENTITIES, KINDS
 
 _MAXIMUM_LOG_SCALE = math.log(100)
 _PEAK_RATE = 1e-3
