@@ -96,3 +96,14 @@ def test_what_a_living_process_writes_is_left_alone(tmp_path: Path) -> None:
         path.write_bytes(b"")
     saved_first(tmp_path)
     assert living.exists() and elsewhere.exists()
+
+
+def test_learned_ratios_come_back(tmp_path: Path) -> None:
+    """Q's last bias is one number, which JSON gives back as a plain float."""
+    from cafe import CLIPAdapter
+
+    rng = np.random.default_rng(0)
+    X, text = rng.standard_normal((12, 16)).astype(np.float32), rng.standard_normal((3, 16)).astype(np.float32)
+    model = CLIPAdapter(text, variant="both", alpha="learned", beta="learned", epochs=3).fit(X, np.arange(12) % 3)
+    save(model, tmp_path)
+    np.testing.assert_array_equal(load(tmp_path).predict_proba(X), model.predict_proba(X))

@@ -59,7 +59,8 @@ def learned_ratio(parameters: dict[str, Array], side: str, own: Array, other_mea
     """Return the hypernetwork's ratio of every row, (rows, 1); formula in kernels/reference.py."""
     u, v, o = (parameters[f"{side}_{part}"].astype(own.dtype, copy=False) for part in ("own", "other", "out"))
     hidden = np.tanh(own @ u + other_mean @ v)  # (rows, q)
-    return sigmoid(START_LOGIT + parameters[f"{side}_bias"].astype(own.dtype) + hidden @ o[:, None])
+    bias = np.asarray(parameters[f"{side}_bias"], dtype=own.dtype)  # one number; a saved run gives it back as a float
+    return sigmoid(START_LOGIT + bias + hidden @ o[:, None])
 
 
 def trained_ratio(parameters: dict[str, Array], side: str) -> Array:

@@ -45,7 +45,7 @@ def test_page_has_a_section_for_every_array_and_a_row_for_every_attribute(full_c
 
 
 def test_every_version_has_a_file():
-    assert [path.name for path in sorted(OLD.glob("*.h5"))] == [
+    assert [path.name for path in sorted(OLD.glob("format-*.h5"))] == [
         f"format-{version}.h5" for version in range(1, FORMAT_VERSION + 1)
     ]
 
