@@ -19,8 +19,7 @@ import simplejpeg
 from harness import report
 from PIL import Image, features
 
-from cafe.data.decoders import DECODERS, decoding_with
-from cafe.data.images import read_image
+from cafe.data.images.decoding import DECODERS, decoding_with, read_image
 
 _TURNS = 5  # the best of them counts: a decode takes milliseconds, and neighbours disturb longer than that
 

@@ -181,7 +181,7 @@ def _open(
     templates: list[str] | None,
 ) -> tuple[Dataset, list[str] | None, tuple[tuple[str, ...], ...] | None]:
     """Open the data set, and read the templates and prompts for its classes."""
-    from cafe.data.decoders import check_decoder
+    from cafe.data.images.decoding import check_decoder
     from cafe.data.opening import open_dataset
     from cafe.prompts import read_class_names, read_prompts, read_templates, with_templates
 

@@ -23,8 +23,7 @@ def datasets(
     quiet: Quiet = False,
 ) -> None:
     """List the data sets known by name, and whether they are at hand."""
-    from cafe.data.listing import known_datasets, known_sources
-    from cafe.data.opening import data_root
+    from cafe.data.opening import data_root, known_datasets, known_sources
 
     with Screen(json=json, quiet=quiet) as screen:
         known, sources = known_datasets(root), known_sources()

@@ -101,7 +101,7 @@ def image_files(given: Sequence[Path]) -> list[Path]:
     InputError
         If something is not there, or a folder holds no image.
     """
-    from cafe.data.folder_listing import list_images
+    from cafe.data.images.files import list_images
 
     found: dict[Path, None] = {}
     for path in given:
@@ -183,8 +183,7 @@ def _features(estimator: Any, encoder: Encoder, crops: NDArray[np.uint8]) -> NDA
 
 
 def _crop(path: Path, encoder: Encoder, decoder: str) -> NDArray[np.uint8] | UnreadableImageError:
-    from cafe.data.decoders import decoding_with
-    from cafe.data.images import read_image
+    from cafe.data.images.decoding import decoding_with, read_image
 
     try:
         with decoding_with(decoder):

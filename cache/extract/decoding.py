@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cafe.cache.extract.views import Views, augmented
 from cafe.data.base import Dataset
-from cafe.data.decoders import PILLOW, decoding_with
+from cafe.data.images.decoding import PILLOW, decoding_with
 from cafe.encoders.base import Cropper
 from cafe.errors import UnreadableImageError
 
@@ -58,7 +58,7 @@ class Decoding:
     views : Views or None
         Needed if a piece has views.
     decoder : str, default "pillow"
-        Of JPEG files, one of :data:`cafe.data.decoders.DECODERS`.
+        Of JPEG files, one of :data:`cafe.data.images.decoding.DECODERS`.
     """
 
     dataset: Dataset

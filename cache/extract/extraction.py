@@ -25,7 +25,7 @@ from cafe.cache.format.arrays import StoredDtype
 from cafe.cache.format.fingerprint import fingerprint
 from cafe.cache.format.reader import open_cache, read_provenance, summarise
 from cafe.data.base import Dataset
-from cafe.data.decoders import PILLOW
+from cafe.data.images.decoding import PILLOW
 from cafe.encoders.base import Encoder
 from cafe.errors import InputError, unknown_name
 from cafe.files import check_free_space, prepare_folder
@@ -112,7 +112,8 @@ def extract_many(
     projection_features : bool, default False
         Store what goes into the image tower's projection as well, and the projection.
     decoder : str, default "pillow"
-        Of JPEG files, one of :data:`cafe.data.decoders.DECODERS`; another than Pillow makes other image features.
+        Of JPEG files, one of :data:`cafe.data.images.decoding.DECODERS`; another than Pillow makes other image
+        features.
     on_error : str, default "skip"
         What an unreadable image does: ``"skip"`` records it and goes on, ``"fail"`` stops.
     batch_size : int or None

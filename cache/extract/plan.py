@@ -17,7 +17,7 @@ from cafe.cache.format.fingerprint import image_part, text_part
 from cafe.cache.format.layout import ALIGNMENT
 from cafe.cache.format.provenance import Provenance, library_versions
 from cafe.data.base import Dataset
-from cafe.data.decoders import PILLOW, check_decoder
+from cafe.data.images.decoding import PILLOW, check_decoder
 from cafe.encoders.base import Encoder
 from cafe.errors import InputError, unknown_name
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cafe.data.base import Dataset
-from cafe.data.labelling import label_rows, split_name
+from cafe.data.layouts.labelling import label_rows, split_name
 from cafe.errors import InputError
 from cafe.prompts import GENERIC_TEMPLATE
 
@@ -36,10 +36,10 @@ class ArrayImages(Dataset):
         self._images = {split: [images[row] for row in rows] for split, rows in labelled.rows.items()}
 
     def image(self, split: str, index: int) -> Image.Image:
-        """Return one image as RGB; a PIL image goes by the rules of :mod:`cafe.data.images`."""
+        """Return one image as RGB; a PIL image goes by the rules of :mod:`cafe.data.images.decoding`."""
         from PIL import Image
 
-        from cafe.data.images import as_rgb
+        from cafe.data.images.decoding import as_rgb
 
         image = self._images[split][index]
         sample_id = self.splits[split].sample_ids[index]
@@ -64,7 +64,7 @@ def from_arrays(
     ----------
     images : array of shape (n, height, width[, channels]), or sequence of n arrays or PIL images
         uint8, 0 is black and 255 white; grey, RGB, or RGBA, which is composited on white. PIL images of any mode
-        that :mod:`cafe.data.images` takes. They are kept, not copied.
+        that :mod:`cafe.data.images.decoding` takes. They are kept, not copied.
     labels : array-like of shape (n,), int
         Row of ``class_names``.
     class_names : sequence of str

@@ -7,15 +7,18 @@ bring is one file with ``SOURCE = "name"`` whose class says what it ``accepts``.
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import parse_qsl
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cafe.errors import InputError, unknown_name
 from cafe.prompts import GENERIC_TEMPLATE
 
 if TYPE_CHECKING:
@@ -191,3 +194,64 @@ class Source(Dataset):
         InputError
             With what is wrong and where.
         """
+
+
+def without_options(path: Path) -> Path:
+    """Return what stands before ``?``, unless a file of the whole name exists.
+
+    Examples
+    --------
+    >>> str(without_options(Path("labels.csv?label=kind")))
+    'labels.csv'
+    """
+    before, mark, _ = os.fspath(path).partition("?")
+    return Path(before) if mark and not path.exists() else path
+
+
+def read_options(path: Path, known: Iterable[str]) -> dict[str, str]:
+    """Return what stands after ``?``.
+
+    Raises
+    ------
+    InputError
+        If an option is not among the known ones, or has no value.
+
+    Examples
+    --------
+    >>> read_options(Path("labels.csv?path=photo&label=kind"), ["path", "label"])
+    {'path': 'photo', 'label': 'kind'}
+    """
+    _, mark, after = os.fspath(path).partition("?")
+    if not mark or path.exists():
+        return {}
+    options = dict(parse_qsl(after, keep_blank_values=True))
+    if not options:
+        raise InputError(f"{os.fspath(path)!r}: after ? come options such as {next(iter(known))}=...")
+    for name, value in options.items():
+        if name not in known:
+            raise unknown_name(f"option of {os.fspath(path)!r}", name, known)
+        if not value:
+            raise InputError(f"{os.fspath(path)!r}: option {name!r} has no value; write {name}=...")
+    return options
+
+
+def count_note(dataset: Dataset, published: Mapping[str, int]) -> list[str]:
+    """Return one note if a count differs from the published one, else none.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        With its class names and splits.
+    published : mapping of str to int
+        Published number of ``classes``, and of images in each split that there is.
+
+    Returns
+    -------
+    list of str
+        Empty, or one sentence with all counts.
+    """
+    counts = {"classes": len(dataset.class_names), **{name: len(split) for name, split in dataset.splits.items()}}
+    if counts == dict(published):
+        return []
+    here, there = (", ".join(f"{n} {name}" for name, n in c.items()) for c in (counts, published))
+    return [f"this is not the full {dataset.name}: {here}; published are {there}"]

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cafe.data.base import Dataset, Source
-from cafe.data.coop_split import Rows, class_names_of, image_splits, read_split_file
-from cafe.data.folder_listing import subfolders
-from cafe.data.images import read_image
-from cafe.data.references import read_options, without_options
+from cafe.data.base import Dataset, Source, read_options, without_options
+from cafe.data.images.decoding import read_image
+from cafe.data.images.files import subfolders
+from cafe.data.layouts.coop import Rows, class_names_of, image_splits, read_split_file
 from cafe.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ class CoopJson(Source):
         return cls(path, folder, rows, lenient)
 
     def image(self, split: str, index: int) -> Image.Image:
-        """Return one image as RGB; see :mod:`cafe.data.images`."""
+        """Return one image as RGB; see :mod:`cafe.data.images.decoding`."""
         sample_id = self.splits[split].sample_ids[index]
         return read_image(self._images / sample_id, sample_id)
 

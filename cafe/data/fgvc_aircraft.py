@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cafe.data.base import Dataset, ImageSplit, NamedDataset
-from cafe.data.counts import count_note
-from cafe.data.file_sizes import find_sizes
+from cafe.data.base import Dataset, ImageSplit, NamedDataset, count_note
+from cafe.data.images.files import find_sizes
 from cafe.errors import InputError
 
 if TYPE_CHECKING:
@@ -84,8 +83,8 @@ class FGVCAircraft(NamedDataset):
         return None
 
     def image(self, split: str, index: int) -> Image.Image:
-        """Return one image as RGB; see :mod:`cafe.data.images`."""
-        from cafe.data.images import read_image
+        """Return one image as RGB; see :mod:`cafe.data.images.decoding`."""
+        from cafe.data.images.decoding import read_image
 
         sample_id = self.splits[split].sample_ids[index]
         return read_image(self._images / sample_id, sample_id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cafe.data.coop_layout import CoopLayout
+from cafe.data.layouts.coop import CoopLayout
 
 DATASET = "food101"
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cafe.data.arrow_images import ArrowImages
-from cafe.data.base import Dataset, Source
-from cafe.data.content_keys import content_keys
-from cafe.data.images import read_image
-from cafe.data.labelling import label_rows, read_class_list, split_name
-from cafe.data.references import read_options, without_options
-from cafe.errors import InputError, MissingDependencyError, UnreadableImageError
+from cafe.data.base import Dataset, Source, read_options, without_options
+from cafe.data.images.content_keys import content_keys
+from cafe.data.images.decoding import read_image
+from cafe.data.layouts.arrow import ArrowImages, first_line, is_saved, load_library, load_local, parquet_files
+from cafe.data.layouts.labelling import label_rows, read_class_list, split_name
+from cafe.errors import InputError, UnreadableImageError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -74,7 +70,7 @@ class HuggingFace(Source):
         if path.as_posix().startswith(_HUB) and not path.exists():
             return True
         path = without_options(path)
-        return _is_saved(path) or bool(parquet_files(path))
+        return is_saved(path) or bool(parquet_files(path))
 
     @classmethod
     def open(cls, path: Path, *, lenient: bool = False) -> Dataset:
@@ -103,7 +99,7 @@ class HuggingFace(Source):
         return cls(origin, plain, parts, class_list)
 
     def image(self, split: str, index: int) -> Image.Image:
-        """Return one image as RGB; see :mod:`cafe.data.images`."""
+        """Return one image as RGB; see :mod:`cafe.data.images.decoding`."""
         sample_id = self.splits[split].sample_ids[index]
         content = self._read(sample_id)
         if content is None:
@@ -115,75 +111,13 @@ class HuggingFace(Source):
         return self._parts[number].read(row)
 
 
-def load_local(path: Path, only: Collection[str] | None = None) -> dict[str, Any]:
-    """Load a folder of ``save_to_disk`` or parquet files, by split; ``only`` names the splits of parquet to load.
-
-    Raises
-    ------
-    MissingDependencyError
-        If ``datasets`` is not installed.
-    InputError
-        If it is neither, or cannot be read.
-    """
-    library = _library()
-    if not path.exists():
-        raise InputError(f"{path} does not exist; give a folder of save_to_disk, parquet files, or hf:NAME")
-    files = {split: some for split, some in parquet_files(path).items() if only is None or split in only}
-    try:
-        if _is_saved(path):
-            loaded = library.load_from_disk(os.fspath(path))
-        elif files:
-            loaded = library.load_dataset(
-                "parquet", data_files={split: [os.fspath(one) for one in some] for split, some in files.items()}
-            )
-        else:
-            raise InputError(f"{path} is neither a folder of save_to_disk nor parquet")
-    except InputError:
-        raise
-    except Exception as error:  # pyarrow's and datasets' errors share no base
-        raise InputError(f"{path} cannot be read as a Hugging Face data set: {_first_line(error)}") from error
-    return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
-
-
-def parquet_files(path: Path) -> dict[str, list[Path]]:
-    """Find parquet files by split: the word that a file's name begins with, as on the hub, else train."""
-    if path.is_file():
-        files = [path] if path.suffix.lower() == ".parquet" else []
-    else:
-        files = sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet"))
-    found: dict[str, list[Path]] = {}
-    for file in files:
-        word = re.split(r"[-_.\d]", file.name)[0]
-        found.setdefault(word if split_name(word) else "train", []).append(file)
-    return found
-
-
-def _is_saved(path: Path) -> bool:
-    names = ("dataset_dict.json", "state.json")
-    return path.is_dir() and any((path / name).is_file() for name in names)
-
-
 def _from_hub(name: str, options: dict[str, str]) -> dict[str, Any]:
-    library = _library()
+    library = load_library()
     try:
         loaded = library.load_dataset(name, options.get("config"), revision=options.get("revision"))
     except Exception as error:  # connection, authentication, configuration, scripts: no common base
         raise InputError(
-            f"{_HUB}{name} cannot be loaded: {_first_line(error)}. Give the hub's id (owner/name), with "
+            f"{_HUB}{name} cannot be loaded: {first_line(error)}. Give the hub's id (owner/name), with "
             f"?config=NAME if it has several; a local copy works offline: a folder of parquet files or of save_to_disk"
         ) from error
     return dict(loaded)
-
-
-def _library() -> Any:
-    try:
-        import datasets
-    except ImportError:
-        raise MissingDependencyError("datasets", "datasets", "reading a Hugging Face data set") from None
-    datasets.disable_progress_bars()
-    return datasets
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cafe.data.base import Dataset, ImageSplit, Source
-from cafe.data.content_keys import content_keys
-from cafe.data.folder_listing import Listing, list_images, natural_order, subfolders
-from cafe.data.images import read_image
+from cafe.data.images.content_keys import content_keys
+from cafe.data.images.decoding import read_image
+from cafe.data.images.files import Listing, list_images, natural_order, subfolders
 from cafe.errors import InputError
 from cafe.protocol.partition import SPLIT_ORIGIN, split_by_hash
 
@@ -29,7 +29,7 @@ class ImageFolder(Source):
     Classes are sorted by folder name, numbers as numbers; in class names ``_`` becomes a space. Split folders are
     ``train``, ``val`` (or ``valid``, ``validation``) and ``test``; they count as such if nothing else stands
     beside them. ``train`` alone, or no split folders, is split by hash (see :mod:`cafe.protocol.partition` and
-    :mod:`cafe.data.content_keys`). Hidden files are not looked at.
+    :mod:`cafe.data.images.content_keys`). Hidden files are not looked at.
     """
 
     general = True
@@ -86,7 +86,7 @@ class ImageFolder(Source):
         return cls(path, listings, others)
 
     def image(self, split: str, index: int) -> Image.Image:
-        """Return one image as RGB; see :mod:`cafe.data.images`."""
+        """Return one image as RGB; see :mod:`cafe.data.images.decoding`."""
         sample_id = self.splits[split].sample_ids[index]
         return read_image(self._root / sample_id, sample_id)
 

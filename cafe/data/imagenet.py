@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cafe.data.base import Dataset
-from cafe.data.imagenet_layout import CLASS_FILE, ImageNetLayout, read_class_names
+from cafe.data.layouts.imagenet import CLASS_FILE, ImageNetLayout, read_class_names
 
 DATASET = "imagenet"
 
@@ -36,7 +36,7 @@ class ImageNet(ImageNetLayout):
         """
         if root is None or cls._present(root) or cls.missing(root) is not None:
             return super().open(root, lenient=lenient)
-        from cafe.data.imagenet_parquet import ImageNetParquet
+        from cafe.data.layouts.imagenet_parquet import ImageNetParquet
 
         folder = root / cls.folder
         dataset = ImageNetParquet(cls.name, folder, read_class_names(folder / CLASS_FILE), cls.published)

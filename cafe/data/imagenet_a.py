@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cafe.data.imagenet_layout import ImageNetLayout
+from cafe.data.layouts.imagenet import ImageNetLayout
 
 DATASET = "imagenet-a"
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
 import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cafe.data.base import Dataset, Source
-from cafe.data.content_keys import content_keys
-from cafe.data.folder_listing import natural_order
-from cafe.data.images import read_image
-from cafe.data.labelling import label_rows, read_class_list, split_name
-from cafe.data.tar_index import index_shard
+from cafe.data.images.content_keys import content_keys
+from cafe.data.images.decoding import read_image
+from cafe.data.images.files import IMAGE_EXTENSIONS, natural_order
+from cafe.data.layouts.labelling import label_rows, read_class_list, split_name
 from cafe.errors import InputError, UnreadableImageError
 from cafe.prompts import GENERIC_TEMPLATE
 
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 SOURCE = "webdataset"
 
+_LABEL_FILES = ("cls", "json")
+_JSON_KEYS = ("class_name", "classname", "label_name", "label", "cls", "class", "category", "target")
 _TEMPLATES = "zeroshot_classification_templates.txt"  # as CLIP_benchmark writes it
 
 
@@ -88,7 +93,7 @@ class WebDataset(Source):
         return cls(folder, plain or "webdataset", shards)
 
     def image(self, split: str, index: int) -> Image.Image:
-        """Return one image as RGB; see :mod:`cafe.data.images`."""
+        """Return one image as RGB; see :mod:`cafe.data.images.decoding`."""
         part = self.splits[split]
         sample_id = part.sample_ids[index]
         content = self._read(sample_id, int(part.sizes[index]))
@@ -155,3 +160,80 @@ def _templates(folder: Path) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     return tuple(line.strip() for line in lines if "{c}" in line or "{}" in line) or (GENERIC_TEMPLATE,)
+
+
+@dataclass
+class Sample:
+    """One sample of a shard: the members with one name up to the first dot.
+
+    Attributes
+    ----------
+    key : str
+        That name, with its folder within the tar.
+    offset, size : int
+        Where the bytes of the image lie in the tar; -1 and 0 before it is found.
+    label : str
+        Class name or number; ``""`` before it is found.
+    """
+
+    key: str
+    offset: int = -1
+    size: int = 0
+    label: str = ""
+
+
+def index_shard(path: Path) -> list[Sample]:
+    """Read the headers of one tar; pixels are not read.
+
+    Raises
+    ------
+    InputError
+        If it is compressed, damaged or no tar, or a sample has no image, two, or no label; the message names it.
+    """
+    samples: dict[str, Sample] = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member, key, kind in _members(tar):
+                sample = samples.setdefault(key, Sample(key))
+                if f".{kind.rpartition('.')[2]}" in IMAGE_EXTENSIONS:
+                    if sample.offset >= 0:
+                        raise InputError(f"{path}: sample {key!r} has two images; one is needed")
+                    sample.offset, sample.size = member.offset_data, member.size
+                elif kind in _LABEL_FILES:
+                    content = tar.extractfile(member)
+                    label = _label(path, key, kind, content.read() if content else b"")
+                    # .cls comes first whatever the order of the members.
+                    sample.label = label if kind == "cls" else sample.label or label
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise InputError(
+            f"{path} cannot be read as an uncompressed tar: {error}. A shard is read at random, so unpack .gz first; "
+            f"a damaged one has to be fetched again"
+        ) from error
+    for sample in samples.values():
+        if sample.offset < 0:
+            raise InputError(f"{path}: sample {sample.key!r} has no image")
+        if not sample.label:
+            keys = ", ".join(_JSON_KEYS)
+            raise InputError(f"{path}: sample {sample.key!r} has no label: neither .cls nor a .json with one of {keys}")
+    return list(samples.values())
+
+
+def _members(tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, str, str]]:
+    for member in tar:
+        tar.members = []  # type: ignore[attr-defined]  # otherwise every header stays in memory
+        folder, _, name = member.name.rpartition("/")
+        if member.isfile() and not name.startswith(".") and "." in name:
+            stem, _, kind = name.partition(".")
+            yield member, f"{folder}/{stem}".removeprefix("./").lstrip("/"), kind.lower()
+
+
+def _label(path: Path, key: str, kind: str, content: bytes) -> str:
+    try:
+        text = content.decode("utf-8").strip()
+        if kind == "cls":
+            return text
+        record: Any = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{path}: the .{kind} of sample {key!r} cannot be read: {error}") from error
+    found = [record[name] for name in _JSON_KEYS if name in record] if isinstance(record, dict) else []
+    return str(found[0]).strip() if found and isinstance(found[0], (str, int)) else ""

@@ -12,7 +12,7 @@ from PIL import Image
 
 from cafe.data import open_dataset
 from cafe.data.base import Dataset, NamedDataset, Source
-from cafe.data.listing import known_datasets
+from cafe.data.opening import known_datasets
 from cafe.errors import InputError
 from cafe.registry import Entry, entries
 
@@ -153,7 +153,7 @@ def test_a_file_is_no_data_set(tmp_path: Path) -> None:
 
 def test_listing_is_light() -> None:
     code = (
-        "import sys; from cafe.data.listing import known_datasets; known_datasets(); "
+        "import sys; from cafe.data.opening import known_datasets; known_datasets(); "
         "print([m for m in ('torch', 'sklearn', 'transformers', 'h5py') if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

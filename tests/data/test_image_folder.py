@@ -7,10 +7,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cafe.data import content_keys as keys_module
 from cafe.data import open_dataset
-from cafe.data.content_keys import content_keys
-from cafe.data.folder_listing import natural_order
+from cafe.data.images import content_keys as keys_module
+from cafe.data.images.content_keys import content_keys
+from cafe.data.images.files import natural_order
 from cafe.errors import InputError, UnreadableImageError
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from cafe.cli.app import call
-from cafe.data import images as images_module
 from cafe.data import open_dataset
+from cafe.data.images import decoding as images_module
 from cafe.registry import entries
 
 TEXT = (Path(__file__).parents[2] / "docs" / "sources.md").read_text(encoding="utf-8")

@@ -11,8 +11,9 @@ from PIL import Image
 from cafe.cache.extract.extraction import extract
 from cafe.cache.extract.plan import make_plan
 from cafe.cache.format.reader import load_features
-from cafe.data import decoders, open_dataset
-from cafe.data.decoders import decoding_with
+from cafe.data import open_dataset
+from cafe.data.images import decoding as decoders
+from cafe.data.images.decoding import decoding_with
 from cafe.errors import CacheError, MissingDependencyError
 
 simplejpeg = pytest.importorskip("simplejpeg", reason="the extra [simplejpeg] is not installed")

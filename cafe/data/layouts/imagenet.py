@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from cafe.data.base import Dataset, ImageSplit, NamedDataset
-from cafe.data.coop_layout import SPLITS_PUBLISHED_AT
-from cafe.data.counts import count_note
+from cafe.data.base import Dataset, ImageSplit, NamedDataset, count_note
+from cafe.data.layouts.coop import SPLITS_PUBLISHED_AT
 from cafe.errors import InputError
 from cafe.prompts.imagenet import IMAGENET_7_TEMPLATES
 
@@ -94,8 +93,8 @@ class ImageNetLayout(NamedDataset):
         return None
 
     def image(self, split: str, index: int) -> Image.Image:
-        """Return one image as RGB; see :mod:`cafe.data.images`."""
-        from cafe.data.images import read_image
+        """Return one image as RGB; see :mod:`cafe.data.images.decoding`."""
+        from cafe.data.images.decoding import read_image
 
         sample_id = self.splits[split].sample_ids[index]
         return read_image(self._root / sample_id, sample_id)
@@ -116,7 +115,7 @@ class ImageNetLayout(NamedDataset):
 
     def _classes(self, folder: Path, names: dict[str, str]) -> dict[str, str]:
         """Return the folder of each class below ``folder``, by WordNet id."""
-        from cafe.data.folder_listing import list_images, subfolders
+        from cafe.data.images.files import list_images, subfolders
 
         below = subfolders(folder)
         if not below:
@@ -132,7 +131,7 @@ class ImageNetLayout(NamedDataset):
         return classes
 
     def _split(self, split: str, classes: dict[str, str]) -> ImageSplit:
-        from cafe.data.folder_listing import list_images
+        from cafe.data.images.files import list_images
 
         ids: list[str] = []
         labels: list[int] = []

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cafe.data.images import MAX_PIXELS, read_image
+from cafe.data.images.decoding import MAX_PIXELS, read_image
 from cafe.errors import UnreadableImageError
 
 

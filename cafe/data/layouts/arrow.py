@@ -1,15 +1,18 @@
-"""One split of a Hugging Face data set: its encoded images, labels and file names, without decoding."""
+"""Arrow tables of the Hugging Face `datasets` library: loaded from the disk, and read without decoding."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.errors import InputError
+from cafe.data.layouts.labelling import split_name
+from cafe.errors import InputError, MissingDependencyError
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png")
 LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target")
@@ -104,6 +107,71 @@ class ArrowImages:
             return os.stat(cell["path"]).st_size  # noqa: PTH116 (may be None)
         except (OSError, TypeError):
             return 0
+
+
+def load_local(path: Path, only: Collection[str] | None = None) -> dict[str, Any]:
+    """Load a folder of ``save_to_disk`` or parquet files, by split; ``only`` names the splits of parquet to load.
+
+    Raises
+    ------
+    MissingDependencyError
+        If ``datasets`` is not installed.
+    InputError
+        If it is neither, or cannot be read.
+    """
+    library = load_library()
+    if not path.exists():
+        raise InputError(f"{path} does not exist; give a folder of save_to_disk, parquet files, or hf:NAME")
+    files = {split: some for split, some in parquet_files(path).items() if only is None or split in only}
+    try:
+        if is_saved(path):
+            loaded = library.load_from_disk(os.fspath(path))
+        elif files:
+            loaded = library.load_dataset(
+                "parquet", data_files={split: [os.fspath(one) for one in some] for split, some in files.items()}
+            )
+        else:
+            raise InputError(f"{path} is neither a folder of save_to_disk nor parquet")
+    except InputError:
+        raise
+    except Exception as error:  # pyarrow's and datasets' errors share no base
+        raise InputError(f"{path} cannot be read as a Hugging Face data set: {first_line(error)}") from error
+    return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
+
+
+def parquet_files(path: Path) -> dict[str, list[Path]]:
+    """Find parquet files by split: the word that a file's name begins with, as on the hub, else train."""
+    if path.is_file():
+        files = [path] if path.suffix.lower() == ".parquet" else []
+    else:
+        files = sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet"))
+    found: dict[str, list[Path]] = {}
+    for file in files:
+        word = re.split(r"[-_.\d]", file.name)[0]
+        found.setdefault(word if split_name(word) else "train", []).append(file)
+    return found
+
+
+def is_saved(path: Path) -> bool:
+    """Whether it is a folder of ``save_to_disk``."""
+    names = ("dataset_dict.json", "state.json")
+    return path.is_dir() and any((path / name).is_file() for name in names)
+
+
+def load_library() -> Any:
+    """Import ``datasets``, quiet; MissingDependencyError says how to get it."""
+    try:
+        import datasets
+    except ImportError:
+        raise MissingDependencyError("datasets", "datasets", "reading a Hugging Face data set") from None
+    datasets.disable_progress_bars()
+    return datasets
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error of the library says first, without its full stop."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def _column(origin: object, rows: Any, chosen: Mapping[str, str], what: str, fits: Any, usual: tuple[str, ...]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cafe.data import open_dataset
-from cafe.data.listing import known_datasets
+from cafe.data.opening import known_datasets
 from cafe.errors import InputError, UnreadableImageError
 from cafe.registry import entries
 

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from cafe.data import open_dataset
-from cafe.data.coop_layout import CoopLayout
-from cafe.data.listing import known_datasets
+from cafe.data.layouts.coop import CoopLayout
+from cafe.data.opening import known_datasets
 from cafe.errors import InputError
 
 SPLIT = {

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cafe.data import decoders
-from cafe.data.decoders import check_decoder, chosen_decoder, decoding_with
-from cafe.data.images import MAX_PIXELS, read_image
+from cafe.data.images import decoding as decoders
+from cafe.data.images.decoding import MAX_PIXELS, check_decoder, chosen_decoder, decoding_with, read_image
 from cafe.errors import InputError, MissingDependencyError, UnreadableImageError
 
 FAR = 4  # levels: both are libjpeg-turbo, whose builds and versions round in different places

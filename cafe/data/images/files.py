@@ -1,15 +1,20 @@
-"""Lists folders of images: names and sizes in one pass, nothing opened."""
+"""Finds image files: names and sizes by listing folders, nothing opened."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cafe.data.extensions import EXTENSIONS
 from cafe.errors import InputError
 
+IMAGE_EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2"}
+)
 _NOT_OURS = frozenset({"__MACOSX", "@eaDir"})  # left behind by archives and network disks
 
 
@@ -73,7 +78,7 @@ def list_images(root: Path, below: str = "", recursive: bool = True) -> Listing:
                     if entry.is_dir():
                         if recursive and not entry.is_symlink():
                             waiting.append(relative)
-                    elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:  # noqa: PTH122 (100,000 Paths are slow)
+                    elif os.path.splitext(entry.name)[1].lower() in IMAGE_EXTENSIONS:  # noqa: PTH122 (100,000 Paths are slow)
                         listing.files.append((relative, _size(entry)))
                     else:
                         listing.others += 1
@@ -81,6 +86,51 @@ def list_images(root: Path, below: str = "", recursive: bool = True) -> Listing:
             raise InputError(f"the folder {root / folder} cannot be listed: {error.strerror}") from error
     listing.files.sort()
     return listing
+
+
+def find_sizes(folder: Path, paths: Iterable[str], named_by: Path, *, lenient: bool = False) -> dict[str, int]:
+    """Find the size of every file that a list names; each folder is listed once instead of asking for each file.
+
+    Parameters
+    ----------
+    folder : Path
+        To which the paths are relative.
+    paths : iterable of str
+        With forward slashes.
+    named_by : Path
+        The list, for the message.
+    lenient : bool, default False
+        Whether a missing file has size 0 instead of being an error.
+
+    Returns
+    -------
+    dict of str to int
+        Bytes of each file.
+
+    Raises
+    ------
+    InputError
+        If a file is missing; the message counts them and names the first.
+    """
+    wanted: dict[str, set[str]] = defaultdict(set)
+    for path in paths:
+        parent, _, name = path.rpartition("/")
+        wanted[parent].add(name)
+    sizes: dict[str, int] = {}
+    missing: list[str] = []
+    for parent, names in wanted.items():
+        prefix = f"{parent}/" if parent else ""
+        found = _sizes_in(folder / parent, names)
+        sizes.update({prefix + name: size for name, size in found.items()})
+        missing.extend(prefix + name for name in names - found.keys())
+    if missing and not lenient:
+        what = "1 image that is" if len(missing) == 1 else f"{len(missing)} images that are"
+        raise InputError(
+            f"{named_by} names {what} not in {folder}, the first: {min(missing)!r}; add it, or leave such images out "
+            f"with --on-error skip, which records them"
+        )
+    sizes.update(dict.fromkeys(missing, 0))
+    return sizes
 
 
 def natural_order(name: str) -> tuple[list[tuple[int, int, str]], str]:
@@ -105,3 +155,17 @@ def _size(entry: os.DirEntry[str]) -> int:
     except OSError:
         # A link that leads nowhere stays in the list, so that it is reported as unreadable rather than lost.
         return 0
+
+
+def _sizes_in(folder: Path, names: set[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name in names and entry.is_file():  # not a link that leads nowhere
+                    found[entry.name] = entry.stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise InputError(f"the folder {folder} cannot be listed: {error.strerror}") from error
+    return found

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cafe.data.arrow_images import ArrowImages
-from cafe.data.base import Dataset, ImageSplit
-from cafe.data.counts import count_note
-from cafe.data.hugging_face import load_local
-from cafe.data.images import read_image
+from cafe.data.base import Dataset, ImageSplit, count_note
+from cafe.data.images.decoding import read_image
+from cafe.data.layouts.arrow import ArrowImages, load_local
 from cafe.errors import InputError, UnreadableImageError
 
 if TYPE_CHECKING:
@@ -49,7 +47,7 @@ class ImageNetParquet(Dataset):
         self.notes += count_note(self, published)
 
     def image(self, split: str, index: int) -> Image.Image:
-        """Return one image as RGB; see :mod:`cafe.data.images`."""
+        """Return one image as RGB; see :mod:`cafe.data.images.decoding`."""
         sample_id = self.splits[split].sample_ids[index]
         content = self._parts[split].read(self._rows[split][index])
         if content is None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.data.base import ImageSplit
-from cafe.data.folder_listing import natural_order
+from cafe.data.images.files import natural_order
 from cafe.errors import InputError
 from cafe.protocol.partition import SPLIT_ORIGIN, split_by_hash
 

@@ -1,0 +1,1 @@
+"""From files to RGB images: listing, content keys, decoding."""

@@ -1,0 +1,1 @@
+"""How data sets lie on the disk: what several sources and data sets share."""
