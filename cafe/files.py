@@ -11,7 +11,7 @@ import platform
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -79,10 +79,70 @@ def replacing(path: Path, *, prepare: bool = True) -> Iterator[Path]:
         yield temporary
         sync(temporary)
         temporary.replace(path)
-        if os.name == "posix":  # elsewhere a folder cannot be opened, and a rename is synced by itself
-            sync(path.parent)
+        _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_together(folder: Path, names: Iterable[str], *, mark: str) -> Iterator[dict[str, Path]]:
+    """Give temporary paths for files that belong together; on leaving, they take their places.
+
+    One of them is the mark of the folder: it is removed first and comes last. So a folder with this file is whole,
+    and a kill at any instant never leaves files of two writings beside it.
+
+    If the block fails or is interrupted, the folder is as it was. If the process is killed, the folder is as it was,
+    or has no mark; a leftover whose name begins with a dot and the mark's name tells what it was to be.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if needed.
+    names : iterable of str
+        Names of files; every one must be written within the block.
+    mark : str
+        One of the names.
+
+    Yields
+    ------
+    dict of str to Path
+        Where to write each; unique to this call.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be made or written to.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> with replacing_together(folder, ["model.json", "model.bin"], mark="model.json") as paths:
+    ...     for name, path in paths.items():
+    ...         _ = path.write_text(f"this is {name}")
+    >>> sorted(path.name for path in folder.iterdir())
+    ['model.bin', 'model.json']
+    """
+    temporaries = {name: temporary_beside(folder / name) for name in names}
+    _make_folder(folder)
+    try:
+        temporaries[mark].touch()  # before older leftovers go: there is always one that tells what this folder is
+        remove_leftovers(folder)
+        yield temporaries
+        for temporary in temporaries.values():
+            sync(temporary)
+        # Each step is on the disk before the next: a power cut must not bring the old mark back beside new files.
+        (folder / mark).unlink(missing_ok=True)
+        _sync_folder(folder)
+        for name, temporary in temporaries.items():
+            if name != mark:
+                temporary.replace(folder / name)
+        _sync_folder(folder)
+        temporaries[mark].replace(folder / mark)
+        _sync_folder(folder)
+    finally:
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
 
 
 def prepare_folder(folder: Path) -> None:
@@ -93,13 +153,17 @@ def prepare_folder(folder: Path) -> None:
     InputError
         If the folder cannot be made or written to.
     """
+    _make_folder(folder)
+    remove_leftovers(folder)
+
+
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"folder {folder} cannot be made: {error.strerror}") from error
     if not os.access(folder, os.W_OK):
         raise InputError(f"folder {folder} cannot be written to; name another, or change its permissions")
-    remove_leftovers(folder)
 
 
 def remove_folder(folder: Path) -> None:
@@ -185,3 +249,9 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Write the names in a folder through to the disk."""
+    if os.name == "posix":  # elsewhere a folder cannot be opened, and a rename is synced by itself
+        sync(folder)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cafe.errors import InputError
 from cafe.features import Features
-from cafe.files import remove_leftovers, sync, temporary_beside
+from cafe.files import replacing_together
 from cafe.registry import entries, find
 from cafe.version import __version__
 
@@ -72,26 +72,10 @@ def save(
         document["class_names"] = list(features.class_names)
         document["encoder"] = features.provenance.get("encoder")
         document["provenance"] = dict(features.provenance)
-    folder = Path(run_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{str(folder)!r} cannot be used as a folder for the run: {error.strerror}") from error
-    remove_leftovers(folder)
-    names = {name: temporary_beside(folder / name) for name in (ARRAY_FILE, RUN_FILE)}
-    try:
-        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, names[ARRAY_FILE])
-        names[RUN_FILE].write_text(json.dumps(document, indent=1, default=_plain) + "\n", encoding="utf-8")
-        for temporary in names.values():
-            sync(temporary)
-        # The JSON goes first and comes last: a folder with run.json is complete, and a kill between the steps never
-        # leaves the JSON of one run beside the arrays of another.
-        (folder / RUN_FILE).unlink(missing_ok=True)
-        for name, temporary in names.items():
-            temporary.replace(folder / name)
-    finally:
-        for temporary in names.values():
-            temporary.unlink(missing_ok=True)
+    # The JSON is the mark of a whole run: it never stands beside the arrays of another.
+    with replacing_together(Path(run_dir), (ARRAY_FILE, RUN_FILE), mark=RUN_FILE) as paths:
+        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, paths[ARRAY_FILE])
+        paths[RUN_FILE].write_text(json.dumps(document, indent=1, default=_plain) + "\n", encoding="utf-8")
 
 
 def load(run_dir: Path | str) -> Any:

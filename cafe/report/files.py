@@ -5,13 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cafe.errors import InputError
+from cafe.files import replacing_together
 from cafe.report.comparison import ComparisonLike
 from cafe.report.figure import draw
 from cafe.report.page import page
@@ -26,7 +24,8 @@ def write_report(out: Path, comparison: ComparisonLike) -> list[Path]:
     Parameters
     ----------
     out : Path
-        Folder; made if it is not there. Files of these names in it are replaced, each in one step.
+        Folder; made if it is not there. Files of these names in it are replaced; where ``results.jsonl`` is, the report
+        is whole.
     comparison : Comparison
         What ``cafe.compare.compare`` returned.
 
@@ -48,12 +47,9 @@ def write_report(out: Path, comparison: ComparisonLike) -> list[Path]:
         "figure.png": draw(comparison.summary, layout=comparison.layout),
         "report.html": page(comparison).encode("utf-8"),
     }
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{str(out)!r} cannot be used as a folder for the report: {error.strerror}") from error
-    for name, content in contents.items():
-        _replace(out / name, content)
+    with replacing_together(out, contents, mark="results.jsonl") as paths:
+        for name, content in contents.items():
+            paths[name].write_bytes(content)
     return [out / name for name in contents]
 
 
@@ -95,20 +91,3 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
         cells = {key: plain(value) for key, value in row.items()}
         writer.writerow({k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in cells.items()})
     return buffer.getvalue()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Put a file in place by rename, so that a reader sees the old one or the new one."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        # mkstemp makes private files; a report has the rights that any new file of this user has.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -1,4 +1,4 @@
-"""Where caches are, what they are called, which one is meant."""
+"""What caches are called, which there are, which one is meant."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 from cafe.cache.format.writer import write_cache
 from cafe.cache.locate import cache_path, find_cache, list_caches
 from cafe.errors import CacheError
-from cafe.files import cache_dir
 
 
 @pytest.fixture
@@ -22,14 +21,6 @@ def folder(make, tmp_path):
         moment = datetime(2026, 1, 1 + day, tzinfo=UTC)
         write_cache(tmp_path / f"{name}.h5", make.features(), make.provenance(dataset=dataset), created=moment)
     return tmp_path
-
-
-def test_cache_dir_rule():
-    full = {"CAFE_CACHE": "/one", "XDG_CACHE_HOME": "/two"}
-    assert cache_dir("given", full) == Path("given")
-    assert cache_dir(None, full) == Path("/one")
-    assert cache_dir(None, {"XDG_CACHE_HOME": "/two"}) == Path("/two/cafe")
-    assert cache_dir(None, {"CAFE_CACHE": "", "XDG_CACHE_HOME": ""}) == Path.home() / ".cache" / "cafe"
 
 
 def test_names_hold_nothing_that_a_file_system_dislikes():

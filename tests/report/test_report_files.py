@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,6 +64,27 @@ def test_a_failure_leaves_the_older_report_whole(comparison, tmp_path, monkeypat
     with pytest.raises(RuntimeError, match="no figure today"):
         write_report(tmp_path, comparison)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_kill_between_two_files_leaves_no_mixture(comparison, make_row, tmp_path, monkeypatch):
+    """The rows come last: a folder with results.jsonl never has the figure or the page of another comparison."""
+    write_report(tmp_path, comparison)
+    comparison.rows = [make_row("zero-shot", 0, None, 0.5)]
+    rename, renamed = Path.replace, []
+
+    def interrupted(path, target):
+        if len(renamed) == 2:
+            raise KeyboardInterrupt
+        renamed.append(target.name)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_report(tmp_path, comparison)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(set(NAMES) - {"results.jsonl"})
+    monkeypatch.undo()
+    write_report(tmp_path, comparison)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(NAMES)
 
 
 def test_a_file_in_the_way_is_named(comparison, tmp_path):

@@ -31,11 +31,12 @@ RUNS = {
 
 
 def main() -> None:
+    from cafe.saved import save  # cafe.runs in later commits
+
     import cafe
     from cafe.cli.app import call
     from cafe.fitting import fit_method
     from cafe.methods import method_names
-    from cafe.saved import save  # cafe.runs in later commits
 
     with tempfile.TemporaryDirectory() as folder:
         options = ["--projection-features", "--workers", "0", "--quiet", "--cache-dir", folder]

@@ -1,4 +1,4 @@
-"""A writer that dies at any instant leaves the old file or the new one, whole."""
+"""A writer of a cache that dies at any instant leaves the old file or the new one, whole."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from cafe.cache.format.reader import load_features
 from cafe.cache.format.verify import verify_cache
 from cafe.cache.format.writer import write_cache
-from cafe.errors import InputError
-from cafe.files import host_name, replacing
 
 # Writes a cache with logit_scale 2 over another, and kills itself at the instant named.
 WRITER = """
@@ -68,39 +65,3 @@ def test_killed_writer(make, tmp_path, instant):
     assert len(leftovers) == (0 if instant == "after rename" else 1)
     write_cache(path, make.features(), make.provenance())
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_leftovers_of_the_living_and_of_other_machines_stay(tmp_path):
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    dead = tmp_path / f".a.h5.{host_name()}-{ended.pid}-0123abcd.tmp"
-    living = tmp_path / f".a.h5.{host_name()}-{os.getppid()}-0123abcd.tmp"
-    elsewhere = tmp_path / f".a.h5.ffffffff-{ended.pid}-0123abcd.tmp"
-    mine = tmp_path / ".other.tmp"
-    for path in (dead, living, elsewhere, mine):
-        path.write_bytes(b"")
-    with replacing(tmp_path / "a.h5") as temporary:
-        temporary.write_bytes(b"new")
-    assert {path.name for path in tmp_path.iterdir()} == {"a.h5", living.name, elsewhere.name, mine.name}
-
-
-def test_failure_within_keeps_the_old_file(tmp_path):
-    path = tmp_path / "a.h5"
-    path.write_bytes(b"old")
-    with pytest.raises(RuntimeError), replacing(path) as temporary:
-        temporary.write_bytes(b"half")
-        raise RuntimeError
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_folder_that_cannot_be_made(tmp_path):
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(InputError, match="cannot be made"), replacing(tmp_path / "file" / "a.h5"):
-        pass
-
-
-def test_folder_is_made(tmp_path):
-    with replacing(tmp_path / "new" / "folder" / "a.h5") as temporary:
-        Path(temporary).write_bytes(b"x")
-    assert (tmp_path / "new" / "folder" / "a.h5").read_bytes() == b"x"
