@@ -12,7 +12,9 @@ from cafe.errors import InputError, unknown_name
 from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits
 from cafe.methods.clip_adapter_inference import adapted_text, blend, learned_ratio, trained_ratio
 from cafe.methods.clip_adapter_parts import RATIO_MODES, AdapterObjective
+from cafe.methods.many import fit_many
 from cafe.methods.problem import problems_of
+from cafe.protocol.selection import resolve_automatic
 from cafe.training.optimizers import OPTIMIZERS
 
 METHOD = "clip-adapter"
@@ -220,9 +222,7 @@ class CLIPAdapter(FewShotClassifier):
         return super(CLIPAdapter, clone(self).set_params(alpha=alpha)).search(score)
 
     def _resolve_ratios(self, problem: Problem) -> None:
-        from cafe.protocol.selection import resolve_automatic
-
-        chosen = resolve_automatic(self, problem)
+        chosen = resolve_automatic(self, problem, fit_many)
         # A ratio of the side without adapter may be left at "auto"; it is used by nothing.
         self.alpha_mode_, self.beta_mode_ = (
             value if value in RATIO_MODES else "fixed" for value in (chosen.alpha, chosen.beta)

@@ -11,8 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 from cafe.compute import threads_for
 from cafe.errors import InputError, unknown_name
 from cafe.methods.base import Array, FewShotClassifier, Problem
+from cafe.methods.many import fit_many
 from cafe.methods.problem import problems_of
 from cafe.methods.stored_rows import StoredRows
+from cafe.protocol.selection import resolve_automatic
 
 METHOD = "linear-probe"
 
@@ -134,14 +136,12 @@ class LinearProbe(FewShotClassifier):
         cls, estimators: Sequence[Any], X: ArrayLike, y: ArrayLike, rows: Sequence[NDArray[np.int64]] | None
     ) -> None:
         """Fit several; those that share checked arrays are one batch of problems and one path of C."""
-        from cafe.protocol.selection import resolve_automatic
-
         runs: dict[tuple[int, int], list[tuple[Any, Problem]]] = {}
         for one, problem in zip(estimators, problems_of(estimators, X, y, rows), strict=True):
             one._prepare()
             if len(np.unique(problem.y)) < 2:
                 raise InputError("a linear probe needs training rows of two classes or more, but they have one class")
-            one.C_ = float(resolve_automatic(one, problem).C)
+            one.C_ = float(resolve_automatic(one, problem, fit_many).C)
             if one.solver == "scikit-learn":
                 one._fit_with_scikit_learn(problem)
             else:

@@ -13,7 +13,9 @@ import torch
 
 from cafe.errors import InputError
 from cafe.methods.base import CheckedArrays, Problem, unit_length
+from cafe.methods.many import fit_many
 from cafe.methods.training_runs import shared_runs
+from cafe.protocol.selection import resolve_automatic
 from cafe.training.trainer import Configuration, Objective, Trained, steps_for, train_many
 
 # The constant in AdamW's denominator, as the trainer has it.
@@ -44,9 +46,7 @@ def check_numbers(estimator: Any, **lowest: float) -> None:
 
 def resolve_grid(estimator: Any, problem: Problem) -> None:
     """Set ``name_`` for every parameter that may be ``"auto"``: as given, or chosen on the training rows."""
-    from cafe.protocol.selection import resolve_automatic
-
-    chosen = resolve_automatic(estimator, problem)
+    chosen = resolve_automatic(estimator, problem, fit_many)
     for name in estimator.grid:
         setattr(estimator, f"{name}_", getattr(chosen, name))
 

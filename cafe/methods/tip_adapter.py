@@ -10,7 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from cafe.errors import InputError
 from cafe.methods.base import Array, FewShotClassifier, cosine_logits, unit_length
+from cafe.methods.many import fit_many
 from cafe.methods.problem import problems_of, widen
+from cafe.protocol.selection import resolve_automatic
 
 METHOD = "tip-adapter"
 
@@ -106,12 +108,10 @@ class TipAdapter(FewShotClassifier):
         cls, estimators: Sequence[Any], X: ArrayLike, y: ArrayLike, rows: Sequence[NDArray[np.int64]] | None
     ) -> None:
         """Fit several; those on the same rows share their keys."""
-        from cafe.protocol.selection import resolve_automatic
-
         shared: dict[tuple[int, bytes], tuple[Array, Array, Array]] = {}
         for one, problem in zip(estimators, problems_of(estimators, X, y, rows), strict=True):
             one._prepare()
-            chosen = resolve_automatic(one, problem)
+            chosen = resolve_automatic(one, problem, fit_many)
             one.alpha_, one.beta_ = float(chosen.alpha), float(chosen.beta)
             key = (id(problem.base), problem.rows.tobytes())
             if key not in shared:

@@ -10,10 +10,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from cafe.errors import InputError
 from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits, unit_length
+from cafe.methods.many import fit_many
 from cafe.methods.problem import problems_of
 from cafe.methods.tip_adapter import TipAdapter
 from cafe.methods.tip_adapter_f_parts import KeysObjective
 from cafe.methods.training_runs import at_least, seed_of
+from cafe.protocol.selection import resolve_automatic
 
 METHOD = "tip-adapter-f"
 
@@ -177,9 +179,7 @@ class TipAdapterF(FewShotClassifier):
         return FewShotClassifier.search(self.varied(**held), score)
 
     def _resolve(self, problem: Problem) -> None:
-        from cafe.protocol.selection import resolve_automatic
-
-        chosen = resolve_automatic(self, problem)
+        chosen = resolve_automatic(self, problem, fit_many)
         self.alpha_, self.beta_ = float(chosen.alpha), float(chosen.beta)
 
     # ------------------------------------------------------------------ inference

@@ -90,7 +90,7 @@ def few_shot_val(fit_many: Any, X: Array, y: Array, train: NDArray[np.int64], va
     Parameters
     ----------
     fit_many : callable
-        :func:`cafe.methods.fit_many`; passed in, so that this room does not import methods.
+        :func:`cafe.methods.fit_many`; passed in, as everywhere in this file.
     X, y : ndarray
         Features and class rows that ``train`` indexes.
     train : ndarray of int64
@@ -189,7 +189,7 @@ def fall_back(estimator: Any, reason: str) -> tuple[Any, Selection]:
     return clone(estimator).set_params(**values), Selection("fixed", values, note=reason)
 
 
-def resolve_automatic(estimator: Any, problem: Any) -> Any:
+def resolve_automatic(estimator: Any, problem: Any, fit_many: Any) -> Any:
     """Choose ``"auto"`` inside a plain ``fit``: by cross-validation on the training rows, else the defaults.
 
     Parameters
@@ -198,6 +198,8 @@ def resolve_automatic(estimator: Any, problem: Any) -> Any:
         The one being fitted; ``selection_`` is set on it.
     problem : Problem
         Its checked training rows.
+    fit_many : callable
+        :func:`cafe.methods.fit_many`; passed in, so that this package does not import the methods that import it.
 
     Returns
     -------
@@ -208,8 +210,6 @@ def resolve_automatic(estimator: Any, problem: Any) -> Any:
         estimator.selection_ = Selection("fixed").as_json()
         return estimator
     from sklearn.base import clone
-
-    from cafe.methods import fit_many
 
     # Class means are taken again from each fold's own rows, or held-out rows would have helped to make them.
     text = problem.class_embeddings if estimator.embedding_source_ == "text" else None
