@@ -6,6 +6,8 @@ if __name__ != "cafe.cache":
     raise ImportError("this folder is imported as cafe.cache")
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -53,3 +55,22 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_EXPORTS})
+
+
+class _Package(ModuleType):
+    """Keeps the name ``extract`` for the function, which users know, whatever has been imported before.
+
+    Python would give it to the folder of that name once a module of the folder is imported; those modules are
+    imported by their full names, which do not pass through here.
+    """
+
+    @property
+    def extract(self) -> Any:
+        return __getattr__("extract")
+
+    @extract.setter
+    def extract(self, folder: ModuleType) -> None:
+        pass
+
+
+sys.modules[__name__].__class__ = _Package

@@ -18,16 +18,29 @@ from typing import TYPE_CHECKING, Any
 from cafe.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    # For type checkers. A method that is not named here is exported all the same; they then take it for Any.
     from cafe.cache.format.reader import load_features as load_features
     from cafe.errors import CafeError as CafeError
     from cafe.features import Features as Features
     from cafe.methods import fit_many as fit_many
+    from cafe.methods.ape import APE as APE
+    from cafe.methods.ape_t import APET as APET
+    from cafe.methods.auto import Auto as Auto
+    from cafe.methods.clap import CLAP as CLAP
     from cafe.methods.clip_adapter import CLIPAdapter as CLIPAdapter
     from cafe.methods.coop import CoOp as CoOp
+    from cafe.methods.cross_modal_adapter import CrossModalAdapter as CrossModalAdapter
+    from cafe.methods.cross_modal_linear_probe import CrossModalLinearProbe as CrossModalLinearProbe
+    from cafe.methods.gda import GDA as GDA
     from cafe.methods.linear_probe import LinearProbe as LinearProbe
+    from cafe.methods.lp_plus_plus import LPPlusPlus as LPPlusPlus
+    from cafe.methods.prolip import ProLIP as ProLIP
+    from cafe.methods.task_res import TaskRes as TaskRes
     from cafe.methods.tip_adapter import TipAdapter as TipAdapter
     from cafe.methods.tip_adapter_f import TipAdapterF as TipAdapterF
+    from cafe.methods.trans_clip import TransCLIP as TransCLIP
     from cafe.methods.zero_shot import ZeroShot as ZeroShot
+    from cafe.methods.zs_lp import ZeroShotLinearProbe as ZeroShotLinearProbe
     from cafe.protocol.draws import draw_few_shot as draw_few_shot
     from cafe.runs import load as load
 

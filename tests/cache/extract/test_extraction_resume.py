@@ -11,7 +11,7 @@ import pytest
 from cafe import files as atomic
 from cafe.cache.extract import shards
 from cafe.cache.extract.extraction import extract, extract_many
-from cafe.cache.extract.partial import partial_folder
+from cafe.cache.extract.partial import Partial, partial_folder
 from cafe.cache.extract.report import ExtractionInterrupted
 from cafe.cache.extract.rows import Draws
 from cafe.cache.extract.views import Views
@@ -219,7 +219,7 @@ def test_another_device_is_a_note(case, tmp_path):
 def test_what_a_kill_leaves_after_finishing_is_removed(case, tmp_path, monkeypatch):
     path = tmp_path / "a.h5"
     dataset, encoder = case()
-    monkeypatch.setattr("cafe.cache.extract.partial.Partial.remove", lambda self: None)
+    monkeypatch.setattr(Partial, "remove", lambda self: None)
     extract(dataset, encoder, path, **case.options)
     assert partial_folder(path).exists()
     monkeypatch.undo()

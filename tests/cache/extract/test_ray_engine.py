@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cafe.cache.extract import ray_workers
+from cafe.cache.extract import ray_engine, ray_workers
 from cafe.cache.extract.extraction import extract
 from cafe.cache.extract.ray_workers import batches_of, places_of
 from cafe.cache.extract.shards import Shard
@@ -25,7 +25,7 @@ from cafe.errors import CafeError, InputError, MissingDependencyError
 
 
 def test_an_engine_that_is_not_there(fakes, tmp_path, monkeypatch):
-    monkeypatch.setattr("cafe.cache.extract.ray_engine.find_spec", lambda name: None)
+    monkeypatch.setattr(ray_engine, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"--engine ray needs .*pip install 'cafe-clip\[ray\]'"):
         extract(fakes[0](), fakes[1](), tmp_path / "a.h5", engine="ray")
     with pytest.raises(InputError, match="unknown engine 'rai'; did you mean 'ray'"):
