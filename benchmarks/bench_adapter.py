@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from cafe import CLIPAdapter
-from cafe.kernels.cpu_projected import direct_multiply_adds, projected_multiply_adds, projected_pays
+from cafe.kernels.cpu import direct_multiply_adds, projected_multiply_adds, projected_pays
 from cafe.kernels.reference import AdapterShape
 
 ALPHA, LR, DECAY, BATCH, SCALE = 0.2, 1e-3, 3.0, 256, 100.0
@@ -70,7 +70,7 @@ def fitted(X: np.ndarray, y: np.ndarray, text: np.ndarray, epochs: float, seed: 
 
 
 def step_flops(b: int, n: int, d: int, c: int, dtype: str) -> tuple[str, float]:
-    """Return which form of a step ran (cafe/kernels/cpu_projected.py has both) and its products' operations."""
+    """Return which form of a step ran (cafe/kernels/cpu.py has both) and its products' operations."""
     shape, width = AdapterShape("image", "paper", d // 4), 2 if dtype == "bfloat16" else 4
     if projected_pays(shape, b, n, d, c, width):
         return "projected", 2.0 * projected_multiply_adds(b, d, c, d // 4)

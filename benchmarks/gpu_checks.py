@@ -56,7 +56,7 @@ def check_gradients(quick: bool) -> list[str]:
 def compare(shape: Any, parts: list[Any], truth: dict[str, torch.Tensor], name: str) -> list[str]:
     """Return what is wrong with one step in one precision; its twin is autograd in the same precision."""
     from cafe.kernels.reference import adapter_losses_and_gradients
-    from cafe.kernels.triton_step import TritonAdapterStep
+    from cafe.kernels.triton import TritonAdapterStep
 
     weights, hyper, X, y, index, text, mean = parts
     products, how = (torch.bfloat16 if name == "bfloat16" else torch.float32), ("tf32" if name == "tf32" else "ieee")

@@ -1,7 +1,7 @@
-"""Loss and gradients of the adapter.
+"""Loss and gradients of the adapter, and the optimisers' steps.
 
-`reference` (plain torch with autograd) is the truth; `cpu` has analytic gradients in blocks, and `cpu_projected` the
-same with fewer operations where the bottleneck is narrow or the batch large; `triton_step` and `triton_update` are for
-CUDA, where `graph_capture` records and replays whole steps: tested in Triton's interpreter and never run on a GPU so
-far. `choose` says which of them runs.
+`reference` (plain torch with autograd) is the truth; `cpu` has analytic gradients in blocks, in a direct form and in
+one with fewer operations where the bottleneck is narrow or the batch large; `triton` is for CUDA. `optimizers` has the
+update rules, `triton_optimizers` the same for CUDA. What is for CUDA is tested in Triton's interpreter and never ran
+on a GPU so far. `choose` says which of them runs.
 """

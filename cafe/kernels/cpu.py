@@ -21,27 +21,261 @@ for images (q, r of shape (b, d), (b, 1); ratio alpha) and classes (p, t of (c, 
 Without an adapter on a side, q = x or p = W are constants and their rows need no gradient. Losses are
 logsumexp(L) - L[label], only computed on steps that ask for them.
 
-Products run in ``products`` dtype: float64, float32, or bfloat16 with float32 accumulation inside a product;
+A ratio is had in one of three ways, of which two are trained:
+
+    fixed    ratio_g = what was given
+    scalar   ratio_g = sigmoid(start + bias_g),  start = logit of the default ratio
+    learned  ratio_i = sigmoid(z_i),  z_i = v_i . o + start + bias,  v_i = tanh(x_i U + m V)
+
+With e_i = dratio_i from above, and every sum over the rows i of one configuration:
+
+    dz_i = e_i ratio_i (1 - ratio_i)        dbias = sum dz_i        do = sum dz_i v_i
+    dpre_i = dz_i o (1 - v_i^2)             dU = sum x_i^T dpre_i   dV = m^T sum dpre_i
+
+An image adapter of form "paper" with a fixed ratio a has a second form, the projected one: everything d wide goes
+through the class embeddings, and A is never made. F are the frozen logits, N the squared lengths, of all rows, both
+computed once for every step and every configuration of a grid:
+
+    F = x w^T      N = |x|^2      M = W2 w^T      K = W2 W2^T      H = ReLU(x W1)      z = x W2^T
+
+    q w^T  = a H M + (1 - a) F                          y = q W2^T = a H K + (1 - a) z
+    |q|^2  = a H . y + (1 - a) (a H . z + (1 - a) N)    since q . A = H . y and q . x = a H . z + (1 - a) N
+
+and with G' = a G and k = a (r^2 / b) sum_j D_ij L_ij, so that dA = G' w - k q,
+
+    dH  = dA W2^T = G' M^T - k y, 0 where H = 0         dW1 = x^T dH
+    dW2 = H^T dA  = (H^T G') w - a (H^T k H) W2 - (1 - a) (k H)^T x
+
+Multiply-adds of a step (b rows, d features, c classes, h bottleneck):
+
+    direct      2 b d c + 5 b d h
+    projected   4 b d h + 3 b h c + 2 h d c + 2 h^2 (b + d)
+
+The products with classes shrink from d to h wide, at the price of two that cost h d c whatever the batch: cheaper
+where h is small against b and d. At 256 x 512 with 1,000 classes it is 0.93 of the direct form's at reduction 4, which
+does not pay for its more and smaller products, 0.51 at reduction 8 and 0.27 at 16.
+
+Products run in the dtype of the features: float64, float32, or bfloat16 with float32 accumulation inside a product;
 softmax, norms, parameters and the update stay in the parameters' dtype.
+
+One configuration works on tensors (rows, d) with ``torch.mm``, k stacked ones on (k, rows, d) with ``torch.bmm``.
+Small steps gain by the stack, which shares the cost of calling an operation. Large ones lose by it in bfloat16: there
+``bmm`` takes up to twice as long as ``mm`` where an operand is transposed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from cafe.kernels.cpu_ratios import Ratio, ratio_forward, ratio_gradients
-from cafe.kernels.cpu_side import Side, Workspace, invert
-from cafe.kernels.reference import AdapterShape, Parameters
+from cafe.kernels.reference import START_LOGIT, AdapterShape, Parameters
+
+Multiply = Callable[..., Any]
 
 # Bytes of one block's logits and features: small beside a last-level cache, and measured best of 1, 2, 4 and 8 MiB.
 BLOCK_BYTES = 2**22
 # Products with fewer rows than this waste more than the cache saves.
 LEAST_ROWS = 64
 
+# The projected form is taken where its multiply-adds are at most this share of the direct form's. Its products are
+# more and smaller: in bfloat16 a share of 0.27 took 0.63 of the time, 0.51 took 0.80, and 0.93 took 1.12.
+PROJECTED_SHARE = 0.65
+# Its frozen logits have to be earned back within so many steps of one fit, and to fit in so many bytes.
+EARNED_BACK, FROZEN_BYTES = 100, 512 * 2**20
+# Below this many multiply-adds of a direct step, stacking configurations gains more than any form.
+LEAST_FOR_PROJECTED = 20_000_000
+
+
+class Buffers:
+    """Memory by name, made once: fresh memory costs a page fault per 4 KiB, as much as the arithmetic on it."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[tuple[str, tuple[int, ...]], Tensor] = {}
+
+    def __call__(self, name: str, like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """Return the uninitialised buffer of that name and shape, of ``like``'s device and dtype."""
+        buffer = self._buffers.get((name, shape))
+        if buffer is None:
+            buffer = like.new_empty(shape, dtype=dtype or like.dtype)
+            self._buffers[name, shape] = buffer
+        return buffer
+
+
+# ---------------------------------------------------------------------------- ratios
+
+
+@dataclass
+class Ratio:
+    """Values of a ratio and what its gradient needs.
+
+    Attributes
+    ----------
+    name, mode : str
+        ``"alpha"`` or ``"beta"``; ``"fixed"``, ``"scalar"`` or ``"learned"``.
+    values : Tensor of shape (k, rows or 1, 1)
+        In the parameters' dtype; (1, 1) for a fixed ratio of one configuration.
+    hidden : Tensor of shape (k, rows, q) or None
+        tanh values v of ``"learned"``.
+    number : float or None
+        The ratio itself, where there is one configuration and its ratio is fixed.
+    """
+
+    name: str
+    mode: str
+    values: Tensor
+    hidden: Tensor | None = None
+    number: float | None = None
+
+
+def ratio_forward(
+    name: str, mode: str, fixed: Tensor, parameters: Parameters, own: Tensor, other_mean: Tensor
+) -> Ratio:
+    """Return the ratio of k configurations; arguments as ``reference.ratio_values``."""
+    if mode == "fixed":
+        return Ratio(name, mode, fixed[:, None, None])
+    bias = START_LOGIT + parameters[f"{name}_bias"][:, None, None]  # (k, 1, 1)
+    if mode == "scalar":
+        return Ratio(name, mode, torch.sigmoid(bias))
+    pre = own.to(bias.dtype) @ parameters[f"{name}_own"] + other_mean @ parameters[f"{name}_other"]
+    hidden = torch.tanh(pre)  # (k, rows, q)
+    return Ratio(name, mode, torch.sigmoid(hidden @ parameters[f"{name}_out"][:, :, None] + bias), hidden)
+
+
+def ratio_gradients(ratio: Ratio, error: Tensor, parameters: Parameters, own: Tensor, other_mean: Tensor) -> Parameters:
+    """Return the gradients of the ratio's own parameters.
+
+    Parameters
+    ----------
+    ratio : Ratio
+        From :func:`ratio_forward`.
+    error : Tensor of shape (k, rows, 1)
+        Gradient of the loss in each row's ratio.
+    parameters, own, other_mean
+        As given to :func:`ratio_forward`.
+    """
+    name, values = ratio.name, ratio.values
+    if ratio.mode == "fixed":
+        return {}
+    if ratio.hidden is None:
+        total = error.sum(1, keepdim=True) * values * (1 - values)
+        return {f"{name}_bias": total.view(-1)}
+    dz = error * values * (1 - values)  # (k, rows, 1)
+    out = parameters[f"{name}_out"]
+    dpre = dz * out[:, None, :] * (1 - ratio.hidden * ratio.hidden)  # (k, rows, q)
+    return {
+        f"{name}_bias": dz.sum((1, 2)),
+        f"{name}_out": (dz * ratio.hidden).sum(1),
+        f"{name}_own": own.to(dpre.dtype).transpose(1, 2) @ dpre,
+        f"{name}_other": other_mean.transpose(1, 2) @ dpre.sum(1, keepdim=True),
+    }
+
+
+# ---------------------------------------------------------------------------- one side, image or text
+
+
+class Side:
+    """Forward, then backward, of one side of one configuration (rows, d) or of a stack (k, rows, d).
+
+    Parameters
+    ----------
+    name : str
+        ``"image"`` or ``"text"``.
+    x : Tensor of shape (rows, d) or (k, rows, d)
+        What goes in, in the dtype of the products.
+    weights : tuple of Tensor
+        W1 (..., d, h) and W2 (..., h, d), in x's dtype.
+    ratio : Ratio
+        Weight of the adapted rows; of one configuration where x is that of one.
+    form : str
+        ``"paper"`` or ``"released"``.
+    buffers : Buffers
+        Memory to work in.
+    """
+
+    def __init__(
+        self, name: str, x: Tensor, weights: tuple[Tensor, Tensor], ratio: Ratio, form: str, buffers: Buffers
+    ) -> None:
+        self.name, self.x, self.weights, self.form, self.buffers = name, x, weights, form, buffers
+        self.ratio = ratio
+        self.ratio_values = ratio.values[0] if ratio.values.ndim > x.ndim else ratio.values
+        self.multiply: Multiply = torch.mm if x.ndim == 2 else torch.bmm
+        down, up = weights
+        self.hidden = self.multiply(x, down, out=buffers(f"{name} h", x, *x.shape[:-1], down.shape[-1])).relu_()
+        self.adapted: Tensor | None = None
+        q = buffers(f"{name} q", x, *x.shape)
+        if ratio.number is not None and form == "paper":
+            # The blend inside the product; A itself is needed by nothing.
+            self.q = torch.addmm(x, self.hidden, up, beta=1 - ratio.number, alpha=ratio.number, out=q)
+        else:
+            self.adapted = self.multiply(self.hidden, up, out=buffers(f"{name} a", x, *x.shape))
+            if form == "released":
+                self.adapted.relu_()
+            self.q = torch.lerp(x, self.adapted, self.ratio_values.to(x.dtype), out=q)
+        self.r, self.wide = reciprocal_length(self.q, self.ratio_values.dtype, buffers)
+
+    def unit(self) -> Tensor:
+        """Return q / |q| in the dtype of the products, rounded once."""
+        wide = torch.mul(self.wide, self.r, out=self.buffers(f"{self.name} unit wide", self.wide, *self.wide.shape))
+        if wide.dtype == self.q.dtype:
+            return wide
+        return self.buffers(f"{self.name} unit", self.q, *self.q.shape).copy_(wide)
+
+    def through_norm(self, u: Tensor, along: Tensor) -> Tensor:
+        """Return u - q along, in u's place: the gradient of q from that of q/|q| and its part along q."""
+        return u.addcmul_(self.q, along.to(u.dtype), value=-1)
+
+    def gradients(self, dq: Tensor, weighted: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return dW1, dW2 and, where the ratio is trained, dratio (..., rows, 1).
+
+        Parameters
+        ----------
+        dq : Tensor of q's shape
+            Gradient of q; overwritten.
+        weighted : bool, default=False
+            Whether it is already multiplied by the ratio.
+        """
+        buffers, name, multiply, adapted = self.buffers, self.name, self.multiply, self.adapted
+        error = None
+        if self.ratio.mode != "fixed" and adapted is not None:
+            error = ((adapted - self.x) * dq).sum(-1, keepdim=True).to(self.r.dtype)
+        da = dq if weighted else dq.mul_(self.ratio_values.to(dq.dtype))
+        if self.form == "released" and adapted is not None:
+            zero_where_zero(da, adapted)
+        down, up = self.weights
+        dh = multiply(da, up.mT, out=buffers(f"{name} dh", dq, *self.hidden.shape))
+        zero_where_zero(dh, self.hidden)
+        dup = multiply(self.hidden.mT, da, out=buffers(f"{name} up", dq, *up.shape))
+        ddown = multiply(self.x.mT, dh, out=buffers(f"{name} down", dq, *down.shape))
+        return ddown, dup, error
+
+
+def reciprocal_length(q: Tensor, dtype: torch.dtype, buffers: Buffers) -> tuple[Tensor, Tensor]:
+    """Return 1 / |q| of rows, (..., rows, 1), and q in that dtype; a row of zeros gets 0, as its loss is constant."""
+    # Two passes in dtype are faster than one that converts as it adds.
+    wide = q if q.dtype == dtype else buffers("wide", q, *q.shape, dtype=dtype).copy_(q)
+    return invert(torch.linalg.vector_norm(wide, dim=-1, keepdim=True)), wide
+
+
+def invert(length: Tensor) -> Tensor:
+    """Return 1 / length in its place, 0 where it is 0; a NaN stays."""
+    return length.reciprocal_().nan_to_num_(nan=float("nan"), posinf=0.0)
+
+
+def zero_where_zero(gradient: Tensor, activation: Tensor) -> None:
+    """ReLU's derivative, in place: zero the gradient where the activation is zero."""
+    torch.ops.aten.threshold_backward.grad_input(gradient, activation, 0, grad_input=gradient)
+
+
+# ---------------------------------------------------------------------------- a step
+
 
 class CpuAdapterStep:
-    """Losses and gradients of a stack of configurations, step after step.
+    """Losses and gradients of a stack of configurations, step after step, in the direct form.
 
     Parameters
     ----------
@@ -57,6 +291,8 @@ class CpuAdapterStep:
         Class embeddings, in the parameters' dtype.
     feature_mean : Tensor of shape (g, 1, d)
         Mean training feature of each configuration.
+    block_bytes, least_rows : int
+        How much memory a block of rows may need, and how few rows it may have for that.
 
     Notes
     -----
@@ -72,31 +308,34 @@ class CpuAdapterStep:
         labels: Tensor,
         text: Tensor,
         feature_mean: Tensor,
+        block_bytes: int = BLOCK_BYTES,
+        least_rows: int = LEAST_ROWS,
     ) -> None:
         self.shape, self.hyper = shape, hyper
-        self.feature_mean, self.full = feature_mean, text
-        self.text = text.to(features.dtype)  # (1, c, d)
+        self.text, self.feature_mean = text, feature_mean
+        self.block_bytes, self.least_rows = block_bytes, least_rows
+        self.narrow_text = text.to(features.dtype)  # (1, c, d), in the dtype of the products
         self.text_mean = text.mean(1, keepdim=True)
         self.unit_text = torch.nn.functional.normalize(text, dim=-1).to(features.dtype)[0]  # (c, d)
         self.use(features, labels)
         self.fixed = {name: hyper[name][:, None, None] for name in ("alpha", "beta")}  # (g, 1, 1)
-        self.shares: dict[str, list[float]] = {name: hyper[name].tolist() for name in ("alpha", "beta")}
+        self.numbers: dict[str, list[float]] = {name: hyper[name].tolist() for name in ("alpha", "beta")}
         self.scale = hyper["logit_scale"][:, None, None]
         # The fixed ratio of an image adapter alone goes into G, whose rows are scaled anyway.
         self.weighted = shape.variant == "image" and shape.alpha_mode == "fixed"
         self.weight = self.fixed["alpha"] if self.weighted else torch.ones_like(self.scale)
-        self.over: dict[int, Tensor] = {}  # weight / b, by b
-        self.casts: Parameters = {}
+        self._weight_over_b: dict[int, Tensor] = {}
+        self._narrow: Parameters = {}
         self.gradients: Parameters = {}
-        self.room = Workspace()
-        self.minus = text.new_full((1, 1), -1.0)
+        self.buffers = Buffers()
+        self.minus_one = text.new_full((1, 1), -1.0)
 
     def use(self, features: Tensor, labels: Tensor) -> None:
         """Take rows from here from now on: features on disk come batch by batch."""
         self.features, self.labels = features, labels
         rows = features[:0] if self.shape.adapts_image else features
         # r of images without an adapter, (n, 1)
-        self.row_r = invert(torch.linalg.vector_norm(rows, dim=-1, keepdim=True, dtype=self.full.dtype))
+        self.row_r = invert(torch.linalg.vector_norm(rows, dim=-1, keepdim=True, dtype=self.text.dtype))
 
     def __call__(
         self, parameters: Parameters, index: Tensor, with_losses: bool = True
@@ -117,94 +356,101 @@ class CpuAdapterStep:
         tuple of (Tensor or None) and dict
             The gradients are overwritten by the next call.
         """
-        products = self._prepared(parameters)
+        narrow = self.prepare(parameters)
         g, b = index.shape
         c, d = self.text.shape[1:]
-        one = b * (c + 2 * d) * self.full.element_size()
-        # bfloat16 steps are large, and each configuration then goes alone: see kernels/cpu_side.py.
-        stack = 1 if self.text.dtype != self.full.dtype else max(1, BLOCK_BYTES // one)
-        rows = min(b, max(LEAST_ROWS, b * BLOCK_BYTES // one))
-        if b not in self.over:
-            self.over[b] = self.weight / b
-        losses = self.full.new_zeros(g) if with_losses else None
+        bytes_of_one = b * (c + 2 * d) * self.text.element_size()
+        # bfloat16 steps are large, and each configuration then goes alone: see the module's last paragraph.
+        stack = 1 if self.narrow_text.dtype != self.text.dtype else max(1, self.block_bytes // bytes_of_one)
+        rows = min(b, max(self.least_rows, b * self.block_bytes // bytes_of_one))
+        losses = self.text.new_zeros(g) if with_losses else None
         for start in range(0, g, stack):
             part = start if stack == 1 else slice(start, min(g, start + stack))
-            self._stack(parameters, products, index[part], part, rows, None if losses is None else losses[part])
+            self._run(parameters, narrow, index[part], part, rows, None if losses is None else losses[part])
         return losses, self.gradients
 
-    def _prepared(self, parameters: Parameters) -> Parameters:
-        """Make the buffers, once, and return the parameters in the products' dtype."""
+    def prepare(self, parameters: Parameters) -> Parameters:
+        """Make the buffers of gradients, once, and return the parameters in the products' dtype."""
         if not self.gradients:
             self.gradients = {k: torch.empty_like(v) for k, v in parameters.items()}
-            self.casts = {k: torch.empty_like(v, dtype=self.text.dtype) for k, v in parameters.items()}
-        if self.text.dtype == self.full.dtype:
+            self._narrow = {k: torch.empty_like(v, dtype=self.narrow_text.dtype) for k, v in parameters.items()}
+        if self.narrow_text.dtype == self.text.dtype:
             return parameters
-        return {k: self.casts[k].copy_(v) for k, v in parameters.items()}
+        return {k: self._narrow[k].copy_(v) for k, v in parameters.items()}
 
-    def _stack(
+    def _run(
         self,
         parameters: Parameters,
-        products: Parameters,
+        narrow: Parameters,
         index: Tensor,
         part: int | slice,
         rows: int,
         losses: Tensor | None,
     ) -> None:
-        """Do the configurations of ``part``, or the one: the text side once, images in blocks of rows."""
+        """Do the configurations of ``part``, or the one of that number: the text side once, images in blocks of rows.
+
+        Shapes of one configuration have no leading axis: [k,] says so.
+        """
         shape, b = self.shape, index.shape[-1]
         text: Side | None = None
         classes = self.unit_text
         if shape.adapts_text:
-            x = self.text[0] if isinstance(part, int) else self.text.expand(len(index), -1, -1)
-            text = self._side("text", parameters, products, x, part)
+            x = self.narrow_text[0] if isinstance(part, int) else self.narrow_text.expand(len(index), -1, -1)
+            text = self._forward("text", parameters, narrow, x, part)
             classes = text.unit()  # ([k,] c, d)
-        upstream: Tensor | None = None
-        along: Tensor | None = None
+        upstream: Tensor | None = None  # E
+        along: Tensor | None = None  # sum_i D_ij L_ij
         for first in range(0, b, rows):
             block = index[..., first : first + rows]
-            x = self.room("x", self.text, *block.shape, self.text.shape[-1])
+            x = self.buffers("x", self.narrow_text, *block.shape, self.text.shape[-1])
             torch.index_select(self.features, 0, block.reshape(-1), out=x.view(-1, x.shape[-1]))
             image, q = None, x
             if shape.adapts_image:
-                image = self._side("image", parameters, products, x, part)
+                image = self._forward("image", parameters, narrow, x, part)
                 q = image.q
             r = self.row_r[block] if image is None else image.r
             cosines = self._times("cosines", q, classes.mT)
-            error, sums = self._errors(cosines, r, block, part, b, losses)
+            error, dl = self.errors(cosines, r, block, part, b, losses)  # G and D L
             if image is not None:
-                each = sums.sum(-1, keepdim=True).mul_(r).mul_(r).mul_(self.over[b][part])
-                dq = image.through_norm(self._times("u", error, classes), each)
-                self._store(parameters, image, image.gradients(dq, self.weighted), part, first == 0)
+                along_q = dl.sum(-1, keepdim=True).mul_(r).mul_(r).mul_(self.weight_over(b)[part])
+                dq = image.through_norm(self._times("u", error, classes), along_q)
+                self.store(parameters, image, image.gradients(dq, self.weighted), part, first == 0)
             if text is not None:
-                each = text.multiply(error.mT, q, out=self.room("e", q, *classes.shape))
-                upstream = each if upstream is None and rows >= b else _add(upstream, each)
-                each = sums.sum(-2)[..., None]  # ([k,] c, 1)
-                along = each if along is None else along.add_(each)
+                of_block = text.multiply(error.mT, q, out=self.buffers("e", q, *classes.shape))
+                upstream = of_block if upstream is None and rows >= b else _add(upstream, of_block)
+                of_block = dl.sum(-2)[..., None]  # ([k,] c, 1)
+                along = of_block if along is None else along.add_(of_block)
         if text is not None and upstream is not None and along is not None:
-            u = upstream.mul_(text.r).to(self.text.dtype)
+            u = upstream.mul_(text.r).to(self.narrow_text.dtype)
             dp = text.through_norm(u, along.mul_(text.r).mul_(text.r).div_(b))
-            self._store(parameters, text, text.gradients(dp), part, True)
+            self.store(parameters, text, text.gradients(dp), part, True)
 
-    def _side(self, name: str, parameters: Parameters, products: Parameters, x: Tensor, part: int | slice) -> Side:
+    def _forward(self, name: str, parameters: Parameters, narrow: Parameters, x: Tensor, part: int | slice) -> Side:
         """Run one side forward."""
-        which = {"image": "alpha", "text": "beta"}[name]
-        mode: str = getattr(self.shape, f"{which}_mode")
+        ratio_name = {"image": "alpha", "text": "beta"}[name]
+        mode: str = getattr(self.shape, f"{ratio_name}_mode")
         if mode == "fixed":
-            ratio = Ratio(which, mode, self.fixed[which][part])
+            number = self.numbers[ratio_name][part] if isinstance(part, int) else None
+            ratio = Ratio(ratio_name, mode, self.fixed[ratio_name][part], number=number)
         else:
             own, mean = self._ratio_inputs(name, x, part)
-            ratio = ratio_forward(which, mode, self.hyper[which], _span(parameters, part), own, mean)
-        weights = products[f"{name}_down"][part], products[f"{name}_up"][part]
-        share = self.shares[which][part] if isinstance(part, int) and mode == "fixed" else None
-        return Side(name, x, weights, ratio, share, self.shape.form, self.room)
+            ratio = ratio_forward(ratio_name, mode, self.hyper[ratio_name], _span(parameters, part), own, mean)
+        weights = narrow[f"{name}_down"][part], narrow[f"{name}_up"][part]
+        return Side(name, x, weights, ratio, self.shape.form, self.buffers)
 
     def _ratio_inputs(self, name: str, x: Tensor, part: int | slice) -> tuple[Tensor, Tensor]:
-        """Return the rows that get a ratio, ([k,] rows, d), and the mean of the other side, for cpu_ratios.py."""
+        """Return the rows that get a ratio, ([k,] rows, d), and the mean of the other side."""
         if name == "text":
-            return self.full, _span({"": self.feature_mean}, part)[""]
+            return self.text, _span({"": self.feature_mean}, part)[""]
         return (x[None] if isinstance(part, int) else x), self.text_mean
 
-    def _errors(
+    def weight_over(self, b: int) -> Tensor:
+        """Return what G is multiplied by beside s r: 1 / b, and the ratio where G carries it; (g, 1, 1)."""
+        if b not in self._weight_over_b:
+            self._weight_over_b[b] = self.weight / b
+        return self._weight_over_b[b]
+
+    def errors(
         self, cosines: Tensor, r: Tensor, block: Tensor, part: int | slice, b: int, losses: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Return weight G in the products' dtype, in the cosines' place, and D L, both ([k,] rows, c).
@@ -214,27 +460,27 @@ class CpuAdapterStep:
         scale = self.scale[part] * r  # ([k,] rows, 1)
         # Casts go through buffers of their own: mixed dtypes inside one operation allocate a temporary.
         mixed = cosines.dtype != scale.dtype
-        logits = self.room("logits", scale, *cosines.shape).copy_(cosines) if mixed else cosines
+        logits = self.buffers("logits", scale, *cosines.shape).copy_(cosines) if mixed else cosines
         logits.mul_(scale)
         labels = self.labels.take(block)[..., None]
         if losses is not None:
             losses += (torch.logsumexp(logits, -1) - logits.gather(-1, labels)[..., 0]).sum(-1) / b
-        error = torch.softmax(logits, -1, out=self.room("errors", scale, *logits.shape))
-        error.scatter_add_(-1, labels, self.minus.expand(labels.shape))
-        sums = logits.mul_(error)
-        error.mul_(scale.mul_(self.over[b][part]))
-        return (cosines.copy_(error) if mixed else error), sums
+        error = torch.softmax(logits, -1, out=self.buffers("errors", scale, *logits.shape))
+        error.scatter_add_(-1, labels, self.minus_one.expand(labels.shape))
+        dl = logits.mul_(error)
+        error.mul_(scale.mul_(self.weight_over(b)[part]))
+        return (cosines.copy_(error) if mixed else error), dl
 
-    def _store(
+    def store(
         self,
         parameters: Parameters,
         side: Side,
-        found: tuple[Tensor, Tensor, Tensor | None],
+        computed: tuple[Tensor, Tensor, Tensor | None],
         part: int | slice,
         fresh: bool,
     ) -> None:
-        """Write, or from the second block of rows on add, the gradients of one side."""
-        down, up, error = found
+        """Write, or from the second block of rows on add, what ``Side.gradients`` returned."""
+        down, up, error = computed
         named = {f"{side.name}_down": down, f"{side.name}_up": up}
         span: int | slice = part
         if error is not None:
@@ -251,7 +497,7 @@ class CpuAdapterStep:
 
     def _times(self, name: str, a: Tensor, b: Tensor) -> Tensor:
         """Return a ([k,] rows, m) times b, (m, n) shared or (k, m, n) own."""
-        out = self.room(name, a, *a.shape[:-1], b.shape[-1])
+        out = self.buffers(name, a, *a.shape[:-1], b.shape[-1])
         if a.ndim == b.ndim:
             return torch.mm(a, b, out=out) if a.ndim == 2 else torch.bmm(a, b, out=out)
         torch.mm(a.view(-1, a.shape[-1]), b, out=out.view(-1, b.shape[-1]))
@@ -264,7 +510,159 @@ def _span(parameters: Parameters, part: int | slice) -> Parameters:
     return {name: value[rows] for name, value in parameters.items()}
 
 
-def _add(total: Tensor | None, each: Tensor) -> Tensor:
+def _add(total: Tensor | None, of_block: Tensor) -> Tensor:
     """Sum blocks of rows in at least float32."""
-    wide = each.to(torch.promote_types(each.dtype, torch.float32), copy=True)
+    wide = of_block.to(torch.promote_types(of_block.dtype, torch.float32), copy=True)
     return wide if total is None else total.add_(wide)
+
+
+# ---------------------------------------------------------------------------- the projected form
+
+
+def direct_multiply_adds(b: int, d: int, c: int, h: int) -> int:
+    """Return the multiply-adds of a step of an image adapter in the direct form."""
+    return 2 * b * d * c + 5 * b * d * h
+
+
+def projected_multiply_adds(b: int, d: int, c: int, h: int) -> int:
+    """Return the multiply-adds of a step in the projected form."""
+    return 4 * b * d * h + 3 * b * h * c + 2 * h * d * c + 2 * h * h * (b + d)
+
+
+def projected_pays(
+    shape: AdapterShape, b: int, n: int, d: int, c: int, width: int, least: int = LEAST_FOR_PROJECTED
+) -> bool:
+    """Return whether the projected form can be used, and costs less, for b rows out of n; numbers have ``width`` bytes.
+
+    ``least`` is how many multiply-adds a direct step must have.
+    """
+    if shape.variant != "image" or shape.form != "paper" or shape.alpha_mode != "fixed":
+        return False
+    direct, own = (count(b, d, c, shape.bottleneck) for count in (direct_multiply_adds, projected_multiply_adds))
+    cheap = direct >= least and own <= PROJECTED_SHARE * direct
+    return cheap and n * c * width <= FROZEN_BYTES and n * d * c <= EARNED_BACK * (direct - own)
+
+
+class FrozenLogits:
+    """F (n, c) and N (n, 1) of all rows, made when first asked for and shared by every group of a grid."""
+
+    def __init__(self) -> None:
+        self._made: tuple[Tensor, Tensor] | None = None
+        self._lock = Lock()
+
+    def __call__(self, features: Tensor, classes: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return F in the features' dtype and N in the parameters', of features (n, d) and unit classes (c, d)."""
+        with self._lock:
+            if self._made is None:
+                length = torch.linalg.vector_norm(features, dim=-1, keepdim=True, dtype=dtype)
+                self._made = torch.mm(features, classes.mT), length.square_()
+            return self._made
+
+
+class CpuProjectedStep(CpuAdapterStep):
+    """As :class:`CpuAdapterStep`, in the projected form: an image adapter of form "paper" with fixed ratios.
+
+    Parameters
+    ----------
+    shape, hyper, features, labels, text, feature_mean
+        As there.
+    frozen : FrozenLogits
+        What the configurations of a grid share.
+    """
+
+    def __init__(
+        self,
+        shape: AdapterShape,
+        hyper: dict[str, Tensor],
+        features: Tensor,
+        labels: Tensor,
+        text: Tensor,
+        feature_mean: Tensor,
+        frozen: FrozenLogits,
+    ) -> None:
+        super().__init__(shape, hyper, features, labels, text, feature_mean)
+        self.frozen, self.squares = frozen(features, self.unit_text, text.dtype)
+
+    def __call__(
+        self, parameters: Parameters, index: Tensor, with_losses: bool = True
+    ) -> tuple[Tensor | None, Parameters]:
+        """Return losses (g,) and gradients, one configuration after the other; see the base class."""
+        narrow = self.prepare(parameters)
+        losses = self.text.new_zeros(len(index)) if with_losses else None
+        for k, rows in enumerate(index):
+            weights = narrow["image_down"][k], narrow["image_up"][k]
+            self._run_one(weights, rows, k, None if losses is None else losses[k])
+        return losses, self.gradients
+
+    def _run_one(self, weights: tuple[Tensor, Tensor], index: Tensor, number: int, losses: Tensor | None) -> None:
+        """Do the configuration of that number; letters as in the module's docstring."""
+        (down, up), a, buffers, w = weights, self.numbers["alpha"][number], self.buffers, self.unit_text
+        (d, h), b, c = down.shape, len(index), len(w)
+        x = torch.index_select(self.features, 0, index, out=buffers("x", w, b, d))
+        hidden = torch.mm(x, down, out=buffers("h", w, b, h)).relu_()
+        z = torch.mm(x, up.mT, out=buffers("z", w, b, h))
+        m = torch.mm(up, w.mT, out=buffers("m", w, h, c))
+        k = torch.mm(up, up.mT, out=buffers("k", w, h, h))
+        y = torch.addmm(z, hidden, k, beta=1 - a, alpha=a, out=buffers("y", w, b, h))
+        frozen = torch.index_select(self.frozen, 0, index, out=buffers("f", w, b, c))
+        cosines = torch.addmm(frozen, hidden, m, beta=1 - a, alpha=a, out=buffers("cosines", w, b, c))
+        r = self._reciprocal_lengths(hidden, y, z, self.squares.index_select(0, index), a)
+        error, dl = self.errors(cosines, r, index, number, b, losses)
+        along = dl.sum(-1, keepdim=True).mul_(r).mul_(r).mul_(self.weight_over(b)[number]).to(w.dtype)
+        dh = torch.mm(error, m.mT, out=buffers("dh", w, b, h)).addcmul_(y, along, value=-1)
+        zero_where_zero(dh, hidden)
+        self.gradients["image_down"][number].copy_(torch.mm(x.mT, dh, out=buffers("down", w, d, h)))
+        kept = torch.mul(hidden, along, out=buffers("kh", w, b, h))
+        s = torch.mm(hidden.mT, error, out=buffers("s", w, h, c))
+        inner = torch.mm(hidden.mT, kept, out=buffers("r", w, h, h))
+        # Three terms that nearly cancel along q: each is rounded once, and they are added in the parameters' dtype.
+        total = self.gradients["image_up"][number].copy_(torch.mm(s, w, out=buffers("sw", w, h, d)))
+        total.sub_(self._wide(torch.mm(inner, up, out=buffers("rw", w, h, d))), alpha=a)
+        total.sub_(self._wide(torch.mm(kept.mT, x, out=buffers("kx", w, h, d))), alpha=1 - a)
+
+    def _reciprocal_lengths(self, hidden: Tensor, y: Tensor, z: Tensor, squares: Tensor, a: float) -> Tensor:
+        """Return 1 / |q|, (b, 1), 0 where q is 0; a sum that rounding made negative is one."""
+        wide, buffers = torch.promote_types(hidden.dtype, squares.dtype), self.buffers
+        first, second = (buffers(name, squares, *y.shape, dtype=wide) for name in ("hy", "hz"))
+        by_y = first.copy_(hidden).mul_(y).sum(-1, keepdim=True)
+        by_z = second.copy_(hidden).mul_(z).sum(-1, keepdim=True)
+        return invert((a * by_y + (1 - a) * (a * by_z + (1 - a) * squares)).clamp_min_(0).sqrt_())
+
+    def _wide(self, value: Tensor) -> Tensor:
+        """Return the value in the parameters' dtype."""
+        if value.dtype == self.text.dtype:
+            return value
+        return self.buffers("wide gradient", self.text, *value.shape).copy_(value)
+
+
+class CpuCheapestStep:
+    """The CPU kernel in whichever form costs less, known at the first batch; arguments as ``CpuProjectedStep``.
+
+    ``least`` is as in :func:`projected_pays`.
+    """
+
+    def __init__(
+        self,
+        shape: AdapterShape,
+        hyper: dict[str, Tensor],
+        features: Tensor,
+        labels: Tensor,
+        text: Tensor,
+        feature_mean: Tensor,
+        frozen: FrozenLogits,
+        least: int = LEAST_FOR_PROJECTED,
+    ) -> None:
+        self.arguments = (shape, hyper, features, labels, text, feature_mean)
+        self.frozen, self.least = frozen, least
+        self.step: CpuAdapterStep | None = None
+
+    def __call__(
+        self, parameters: Parameters, index: Tensor, with_losses: bool = True
+    ) -> tuple[Tensor | None, Parameters]:
+        """Return losses (g,) and gradients; see :class:`CpuAdapterStep`."""
+        if self.step is None:
+            shape, _, features, _, text, _ = self.arguments
+            (n, d), b, c = features.shape, index.shape[1], text.shape[1]
+            pays = projected_pays(shape, b, n, d, c, features.element_size(), self.least)
+            self.step = CpuProjectedStep(*self.arguments, self.frozen) if pays else CpuAdapterStep(*self.arguments)
+        return self.step(parameters, index, with_losses)

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cafe.errors import InputError, unknown_name
+from cafe.kernels.optimizers import OPTIMIZERS
 from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits
 from cafe.methods.clip_adapter_inference import adapted_text, blend, learned_ratio, trained_ratio
 from cafe.methods.clip_adapter_parts import RATIO_MODES, AdapterObjective
 from cafe.methods.many import fit_many
 from cafe.methods.problem import problems_of
 from cafe.protocol.selection import resolve_automatic
-from cafe.training.optimizers import OPTIMIZERS
 
 METHOD = "clip-adapter"
 

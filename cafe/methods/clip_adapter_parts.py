@@ -18,7 +18,7 @@ from torch import Tensor
 from cafe.compute import choose_device
 from cafe.errors import InputError
 from cafe.kernels.choose import choose_kernel, precisions
-from cafe.kernels.cpu_projected import FrozenLogits
+from cafe.kernels.cpu import FrozenLogits
 from cafe.kernels.reference import START_RATIO, AdapterShape, adapter_losses_and_gradients
 from cafe.methods.base import Problem
 from cafe.methods.clip_adapter_inference import adapted_text, ratio_summary, trained_ratio
@@ -116,11 +116,11 @@ class AdapterObjective:
 
             return CpuAdapterStep(shape, hyper, features, y, self.text, feature_mean)
         if self.kernel == "cpu":
-            from cafe.kernels.cpu_projected import CpuCheapestStep
+            from cafe.kernels.cpu import CpuCheapestStep
 
             return CpuCheapestStep(shape, hyper, features, y, self.text, feature_mean, self.frozen)
         if self.kernel == "triton":
-            from cafe.kernels.triton_step import TritonAdapterStep
+            from cafe.kernels.triton import TritonAdapterStep
 
             return TritonAdapterStep(shape, hyper, features, y, self.text, feature_mean, precision=self.precision)
         return None

@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cafe.compute import SMALL, run_each, threads_for
-from cafe.training.steps import DRAWN_STEPS, one_by_one, replayed
 from cafe.training.steps import Configuration as Configuration
 from cafe.training.steps import Step as Step
+from cafe.training.steps import one_by_one, replayed
 
+# Steps whose batches are drawn at once: 12,500 steps of 45 fits would fill a gigabyte.
+DRAWN_STEPS = 256
 # Bytes that one stacked group may use for its batches' activations; larger groups are cut into parts.
 MEMORY_BUDGET = 512 * 2**20
 # On a CPU, bytes of parameters, gradients and optimiser state that one stacked group may have: what a core's share
@@ -39,7 +41,7 @@ class Objective(Protocol):
     group and returns None or a function ``(parameters, index, with_losses) -> (losses or None, gradients)``. The
     function takes the place of ``losses_and_gradients`` for that group, and may keep what is constant and reuse its
     buffers: the gradients are read before the next call. One whose ``on_device`` is true has a stepper that never
-    waits for its device; its steps are recorded and replayed (kernels/graph_capture.py), with Triton's optimisers.
+    waits for its device; its steps are recorded and replayed (training/steps.py), with Triton's optimisers.
     """
 
     def initial(self, configuration: Configuration, generator: torch.Generator) -> dict[str, Tensor]:

@@ -52,7 +52,7 @@ def problem(shape, dtype, g=2, b=33, c=66, d=35, n=40, q=2, seed=0):
 
 def errors(shape, products):
     """Relative errors of the kernel and of its twin, autograd in the same precision, against float64."""
-    from cafe.kernels.triton_step import TritonAdapterStep
+    from cafe.kernels.triton import TritonAdapterStep
 
     parameters, hyper, X, y, index, text, mean = problem(shape, torch.float64)
     true_losses, truth = adapter_losses_and_gradients(shape, parameters, hyper, X[index], y[index], text, mean)
@@ -87,8 +87,8 @@ def float16():
 
 def updates():
     """Both optimisers, stacked, odd sizes, against those of torch; the learning rates change from step to step."""
-    from cafe.kernels.triton_update import TritonUpdate
-    from cafe.training.optimizers import SGD, AdamW
+    from cafe.kernels.optimizers import SGD, AdamW
+    from cafe.kernels.triton_optimizers import TritonUpdate
 
     generator = torch.Generator().manual_seed(0)
     decay = torch.tensor([0.0, 0.1, 0.5])
@@ -107,10 +107,10 @@ def updates():
 
 def fit():
     """Whole fits, whose steps are recorded and replayed; more than one block of batches."""
-    import cafe.training.steps
+    import cafe.training.trainer
     from cafe import CLIPAdapter
 
-    cafe.training.steps.DRAWN_STEPS = cafe.training.trainer.DRAWN_STEPS = 4
+    cafe.training.trainer.DRAWN_STEPS = 4
     rng = np.random.default_rng(0)
     text = rng.normal(size=(5, 20)).astype(np.float32)
     y = np.arange(20) % 5

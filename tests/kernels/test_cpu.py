@@ -1,13 +1,22 @@
-"""The CPU kernel against autograd: every variant, form and kind of ratio; odd shapes; blocks; precisions."""
+"""The CPU kernel against autograd: every variant, form and kind of ratio; odd shapes; blocks; precisions.
+
+First the direct form, then the projected one, and when that is taken.
+"""
 
 import pytest
 import torch
 from torch.nn.functional import normalize
 
-import cafe.kernels.cpu as cpu
-from cafe.errors import InputError
-from cafe.kernels.choose import choose_kernel, has_bfloat16_products, precisions
-from cafe.kernels.cpu import CpuAdapterStep
+from cafe.kernels.cpu import (
+    LEAST_FOR_PROJECTED,
+    CpuAdapterStep,
+    CpuCheapestStep,
+    CpuProjectedStep,
+    FrozenLogits,
+    direct_multiply_adds,
+    projected_multiply_adds,
+    projected_pays,
+)
 from cafe.kernels.reference import AdapterShape, adapter_losses_and_gradients
 
 SHAPES = [
@@ -53,9 +62,9 @@ def problem(shape, g=3, b=13, c=7, d=19, n=31, q=2, seed=0, dtype=torch.float64)
     return cast(parameters), cast(hyper), cast(X), y, index, cast(text), cast(X[index].mean(1, keepdim=True))
 
 
-def run_both(shape, products, **sizes):
+def run_both(shape, products, blocks=None, **sizes):
     parameters, hyper, X, y, index, text, mean = problem(shape, **sizes)
-    step = CpuAdapterStep(shape, hyper, X.to(products), y, text, mean)
+    step = CpuAdapterStep(shape, hyper, X.to(products), y, text, mean, **(blocks or {}))
     own = step(parameters, index)
     truth = adapter_losses_and_gradients(shape, parameters, hyper, X[index], y[index], text, mean)
     return own, truth
@@ -63,10 +72,9 @@ def run_both(shape, products, **sizes):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=name)
 @pytest.mark.parametrize("block", [2**22, 1], ids=["whole", "blocks"])
-def test_float64_is_autograd(shape, block, monkeypatch):
-    monkeypatch.setattr(cpu, "BLOCK_BYTES", block)
-    monkeypatch.setattr(cpu, "LEAST_ROWS", 5)  # 13 rows in blocks of 5, 5 and 3
-    (losses, gradients), (true_losses, true_gradients) = run_both(shape, torch.float64)
+def test_float64_is_autograd(shape, block):
+    blocks = {"block_bytes": block, "least_rows": 5}  # 13 rows in blocks of 5, 5 and 3
+    (losses, gradients), (true_losses, true_gradients) = run_both(shape, torch.float64, blocks)
     torch.testing.assert_close(losses, true_losses, rtol=1e-10, atol=1e-10)
     assert gradients.keys() == true_gradients.keys()
     for key, value in true_gradients.items():
@@ -138,24 +146,85 @@ def test_a_row_of_zeros_gives_no_nan():
     assert all(torch.isfinite(value).all() for value in gradients.values())
 
 
-def test_wishes_are_met_or_refused(monkeypatch):
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    assert choose_kernel("auto", "cpu") == "cpu"
-    assert choose_kernel("auto", "mps") == "reference"
-    assert choose_kernel("reference", "cuda:0") == "reference"
-    with pytest.raises(InputError, match="cannot run on device 'cuda:0'"):
-        choose_kernel("cpu", "cuda:0")
-    with pytest.raises(InputError, match="kernel 'triton'"):
-        choose_kernel("triton", "cpu")
-    with pytest.raises(InputError, match="no bfloat16 products"):
-        precisions("bfloat16", "reference", 1)
-    with pytest.raises(InputError, match="kernel 'cpu' has no tf32 products"):
-        precisions("tf32", "cpu", 1)
-    with pytest.raises(InputError, match="sums in float32"):
-        precisions("float64", "triton", 1)
-    assert precisions("tf32", "triton", 1) == (torch.float32, torch.float32)
-    assert precisions("bfloat16", "cpu", 1) == (torch.float32, torch.bfloat16)
-    assert precisions("auto", "cpu", 1) == (torch.float32, torch.float32)
-    large = torch.bfloat16 if has_bfloat16_products() else torch.float32
-    assert precisions("auto", "cpu", 10**9) == (torch.float32, large)
-    assert precisions("auto", "reference", 10**9) == (torch.float32, torch.float32)
+PROJECTED = AdapterShape("image", "paper", 5)
+
+
+@pytest.mark.parametrize("sizes", [{}, {"b": 1, "c": 2, "d": 3, "n": 1}, {"g": 1, "b": 33, "c": 101, "d": 65, "n": 9}])
+def test_the_projected_form_is_autograd(sizes):
+    parameters, hyper, X, y, index, text, mean = problem(PROJECTED, **sizes)
+    X = X * torch.linspace(0.5, 2, len(X), dtype=X.dtype)[:, None]  # rows need not have length one
+    step = CpuProjectedStep(PROJECTED, hyper, X, y, text, mean, FrozenLogits())
+    for _ in range(2):  # the second call finds used buffers
+        losses, gradients = step(parameters, index)
+    true_losses, truth = adapter_losses_and_gradients(PROJECTED, parameters, hyper, X[index], y[index], text, mean)
+    torch.testing.assert_close(losses, true_losses, rtol=1e-10, atol=1e-10)
+    assert gradients.keys() == truth.keys()
+    for key, value in truth.items():
+        torch.testing.assert_close(gradients[key], value, rtol=1e-9, atol=1e-10 * value.abs().max().item())
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_the_projected_form_at_either_end_of_the_ratio(alpha):
+    parameters, hyper, X, y, index, text, mean = problem(PROJECTED)
+    hyper["alpha"].fill_(alpha)
+    _, gradients = CpuProjectedStep(PROJECTED, hyper, X, y, text, mean, FrozenLogits())(parameters, index)
+    _, truth = adapter_losses_and_gradients(PROJECTED, parameters, hyper, X[index], y[index], text, mean)
+    for key, value in truth.items():
+        torch.testing.assert_close(gradients[key], value, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("products", [torch.float32, torch.bfloat16], ids=str)
+def test_the_projected_form_is_as_good_as_the_references_own(products):
+    """Autograd in the same low precision says how large rounding is; three times that, for a sum of three terms."""
+    sizes = {"g": 2, "b": 64, "c": 40, "d": 96, "n": 64}
+    parameters, hyper, X, y, index, text, mean = problem(PROJECTED, **sizes)
+    _, truth = adapter_losses_and_gradients(PROJECTED, parameters, hyper, X[index], y[index], text, mean)
+    parameters, hyper, X, y, index, text, mean = problem(PROJECTED, dtype=torch.float32, **sizes)
+    step = CpuProjectedStep(PROJECTED, hyper, X.to(products), y, text, mean, FrozenLogits())
+    _, own = step(parameters, index)
+    low = [{k: v.to(products) for k, v in tree.items()} for tree in (parameters, hyper)]
+    rest = (X.to(products)[index], y[index], text.to(products), mean.to(products))
+    _, twin = adapter_losses_and_gradients(PROJECTED, *low, *rest)
+    for key, value in truth.items():
+        errors = [float((g[key].double() - value).norm() / value.norm()) for g in (own, twin)]
+        assert errors[0] <= 3 * errors[1], (key, errors)
+
+
+def test_the_projected_form_of_a_row_of_zeros_gives_no_nan():
+    parameters, hyper, X, y, index, text, mean = problem(PROJECTED)
+    X[index[0, 0]] = 0
+    losses, gradients = CpuProjectedStep(PROJECTED, hyper, X, y, text, mean, FrozenLogits())(parameters, index)
+    assert torch.isfinite(losses).all()
+    assert all(torch.isfinite(value).all() for value in gradients.values())
+
+
+def test_the_projected_form_is_taken_where_it_pays():
+    sizes = {"b": 256, "d": 512, "c": 1000}
+    assert direct_multiply_adds(**sizes, h=128) == 2 * 256 * 512 * 1000 + 5 * 256 * 512 * 128
+    shares = [projected_multiply_adds(**sizes, h=h) / direct_multiply_adds(**sizes, h=h) for h in (128, 64, 32)]
+    assert [round(share, 2) for share in shares] == [0.93, 0.51, 0.27]
+    rest = {**sizes, "n": 16_000, "width": 2}
+    assert projected_pays(AdapterShape("image", "paper", 32), **rest)
+    assert not projected_pays(AdapterShape("image", "paper", 128), **rest)
+    assert not projected_pays(AdapterShape("image", "released", 32), **rest)
+    assert not projected_pays(AdapterShape("image", "paper", 32, "scalar"), **rest)
+    assert not projected_pays(AdapterShape("both", "paper", 32), **rest)
+    assert not projected_pays(AdapterShape("image", "paper", 32), **{**rest, "n": 1_280_000})  # 2.6 GB of logits
+    assert not projected_pays(AdapterShape("image", "paper", 5), b=13, n=31, d=19, c=7, width=4)  # stacked instead
+
+    parameters, hyper, X, y, index, text, mean = problem(PROJECTED, b=130, c=50, d=200)
+    taken = []
+    for least in (LEAST_FOR_PROJECTED, 1):
+        step = CpuCheapestStep(PROJECTED, hyper, X, y, text, mean, FrozenLogits(), least)
+        taken.append({k: v.clone() for k, v in step(parameters, index)[1].items()})
+        assert type(step.step) is (CpuProjectedStep if least == 1 else CpuAdapterStep)
+    for key, value in taken[0].items():
+        torch.testing.assert_close(taken[1][key], value, rtol=1e-9, atol=1e-12)
+
+
+def test_frozen_logits_are_made_once():
+    _, _, X, _, _, text, _ = problem(PROJECTED)
+    frozen = FrozenLogits()
+    first = frozen(X, text[0], X.dtype)
+    assert all(a is b for a, b in zip(first, frozen(X, text[0], X.dtype), strict=True))
+    torch.testing.assert_close(first[0], X @ text[0].T)

@@ -1,6 +1,6 @@
 """Triton kernels: AdamW and SGD of a stack of configurations in one pass over memory. Never run on a GPU so far.
 
-Formulas in cafe/training/optimizers.py. Learning rates, decays and AdamW's corrections 1 - b1^t and 1 - b2^t are
+Formulas in cafe/kernels/optimizers.py. Learning rates, decays and AdamW's corrections 1 - b1^t and 1 - b2^t are
 read from the device's memory, so that a captured graph takes another step each time it is replayed. The corrections
 are a table made in float64: in float32, 1 - 0.999^t loses three digits at the first steps.
 """
@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from cafe.errors import unknown_name
-from cafe.training.optimizers import OPTIMIZERS
+from cafe.kernels.optimizers import OPTIMIZERS
 
 FLAT = 1024
 BETAS = (0.9, 0.999)
@@ -23,11 +23,11 @@ MOMENTUM = 0.9
 @triton.jit  # type: ignore[untyped-decorator]
 def _adamw(p, g, m, v, lr, decay, corrections, size, b1, b2, eps, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     """One step of a block of one configuration's parameters."""
-    one = tl.program_id(1)
+    fit = tl.program_id(1)
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = i < size
-    place = one * size + i
-    rate, shrink = tl.load(lr + one), tl.load(decay + one)
+    place = fit * size + i
+    rate, shrink = tl.load(lr + fit), tl.load(decay + fit)
     slope = tl.load(g + place, mask=inside, other=0.0)
     first = b1 * tl.load(m + place, mask=inside, other=0.0) + (1 - b1) * slope
     second = b2 * tl.load(v + place, mask=inside, other=0.0) + (1 - b2) * slope * slope
@@ -41,15 +41,15 @@ def _adamw(p, g, m, v, lr, decay, corrections, size, b1, b2, eps, BLOCK: tl.cons
 @triton.jit  # type: ignore[untyped-decorator]
 def _sgd(p, g, m, lr, decay, size, momentum, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     """One step of a block of one configuration's parameters."""
-    one = tl.program_id(1)
+    fit = tl.program_id(1)
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = i < size
-    place = one * size + i
+    place = fit * size + i
     value = tl.load(p + place, mask=inside, other=0.0)
-    slope = tl.load(g + place, mask=inside, other=0.0) + tl.load(decay + one) * value
+    slope = tl.load(g + place, mask=inside, other=0.0) + tl.load(decay + fit) * value
     velocity = momentum * tl.load(m + place, mask=inside, other=0.0) + slope
     tl.store(m + place, velocity, mask=inside)
-    tl.store(p + place, value - tl.load(lr + one) * velocity, mask=inside)
+    tl.store(p + place, value - tl.load(lr + fit) * velocity, mask=inside)
 
 
 class TritonUpdate:
@@ -58,7 +58,7 @@ class TritonUpdate:
     Parameters
     ----------
     name : str
-        ``"adamw"`` or ``"sgd"``; formulas in :mod:`cafe.training.optimizers`.
+        ``"adamw"`` or ``"sgd"``; formulas in :mod:`cafe.kernels.optimizers`.
     parameters : dict of str to Tensor of shape (g, ...), float32, contiguous
         What will be updated; always the same tensors.
     weight_decay : Tensor of shape (g,)

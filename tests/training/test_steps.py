@@ -1,10 +1,9 @@
-"""Recording and replaying steps: the logic around a CUDA graph, with a recorder that runs on a CPU."""
+"""The learning rate, and recorded steps: the logic around a CUDA graph, with a recorder that runs on a CPU."""
 
 import torch
 
-from cafe.kernels.graph_capture import record_by_calling, replay_steps
-from cafe.training.optimizers import AdamW
-from cafe.training.steps import schedule
+from cafe.kernels.optimizers import AdamW
+from cafe.training.steps import record_by_calling, replay_steps, schedule
 
 G, B, N, STEPS, BLOCK, TAIL = 2, 3, 11, 10, 4, 3
 
@@ -87,3 +86,8 @@ def test_a_replay_reads_what_the_first_call_read():
     blocks = [index[:, start : start + BLOCK] for start in range(0, STEPS, BLOCK)]
     replay_steps(take, Counted(parameters, decay), parameters, blocks, rates, TAIL, record)
     assert seen == [True] * STEPS
+
+
+def test_warm_up_is_constant_then_cosine():
+    factor, peak = schedule(10, 2), torch.tensor([1.0])
+    assert [round(factor(t, peak).item(), 6) for t in (0, 1, 2, 6)] == [1e-05, 1e-05, 1.0, 0.5]

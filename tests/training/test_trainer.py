@@ -9,7 +9,6 @@ from torch.nn.functional import cross_entropy, normalize
 
 from cafe.kernels.reference import AdapterShape
 from cafe.methods.clip_adapter_parts import AdapterObjective
-from cafe.training.optimizers import make_update
 from cafe.training.trainer import Configuration, steps_for, train_many
 
 
@@ -118,37 +117,7 @@ def test_every_row_is_seen_equally_often():
     assert counts.tolist() == [10.0] * 10  # 25 steps of 4 rows are exactly 10 passes
 
 
-def test_warm_up_is_constant_then_cosine():
-    from cafe.training.steps import schedule
-
-    factor, peak = schedule(10, 2), torch.tensor([1.0])
-    assert [round(factor(t, peak).item(), 6) for t in (0, 1, 2, 6)] == [1e-05, 1e-05, 1.0, 0.5]
-
-
 def test_steps_for_counts_the_last_partial_batch():
     assert steps_for(1, 10, 4) == 3
     assert steps_for(2, 8, 4) == 4
     assert steps_for(5, 3, 256) == 5
-
-
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
-def test_stacked_optimisers_are_torchs(name):
-    generator = torch.Generator().manual_seed(1)
-    start = torch.randn(3, 4, 2, generator=generator, dtype=torch.float64)
-    gradients = torch.randn(6, 3, 4, 2, generator=generator, dtype=torch.float64)
-    rates, decays = torch.tensor([1e-2, 3e-3, 0.1]).double(), torch.tensor([0.0, 0.1, 0.5]).double()
-    stacked = {"w": start.clone()}
-    update = make_update(name, stacked, decays)
-    for gradient in gradients:
-        update(stacked, {"w": gradient}, rates)
-    for k in range(3):
-        weight = torch.nn.Parameter(start[k].clone())
-        arguments = {"lr": rates[k].item(), "weight_decay": decays[k].item()}
-        if name == "adamw":
-            plain: torch.optim.Optimizer = torch.optim.AdamW([weight], **arguments)
-        else:
-            plain = torch.optim.SGD([weight], momentum=0.9, **arguments)
-        for gradient in gradients:
-            weight.grad = gradient[k].clone()
-            plain.step()
-        np.testing.assert_allclose(stacked["w"][k].numpy(), weight.detach().numpy(), rtol=1e-12)

@@ -1,0 +1,30 @@
+"""Stacked optimisers against those of torch."""
+
+import numpy as np
+import pytest
+import torch
+
+from cafe.kernels.optimizers import make_update
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_stacked_optimisers_are_torchs(name):
+    generator = torch.Generator().manual_seed(1)
+    start = torch.randn(3, 4, 2, generator=generator, dtype=torch.float64)
+    gradients = torch.randn(6, 3, 4, 2, generator=generator, dtype=torch.float64)
+    rates, decays = torch.tensor([1e-2, 3e-3, 0.1]).double(), torch.tensor([0.0, 0.1, 0.5]).double()
+    stacked = {"w": start.clone()}
+    update = make_update(name, stacked, decays)
+    for gradient in gradients:
+        update(stacked, {"w": gradient}, rates)
+    for k in range(3):
+        weight = torch.nn.Parameter(start[k].clone())
+        arguments = {"lr": rates[k].item(), "weight_decay": decays[k].item()}
+        if name == "adamw":
+            plain: torch.optim.Optimizer = torch.optim.AdamW([weight], **arguments)
+        else:
+            plain = torch.optim.SGD([weight], momentum=0.9, **arguments)
+        for gradient in gradients:
+            weight.grad = gradient[k].clone()
+            plain.step()
+        np.testing.assert_allclose(stacked["w"][k].numpy(), weight.detach().numpy(), rtol=1e-12)
