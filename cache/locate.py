@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 from cafe.cache.format.layout import SUFFIX
 from cafe.cache.format.reader import CacheSummary, summarise
-from cafe.errors import CacheError
+from cafe.errors import CacheError, InputError
 
 _SHORT = 8  # hexadecimal digits of a fingerprint within a file name
 
@@ -83,6 +84,61 @@ def find_cache(name_or_path: Path | str | None, folder: Path) -> Path:
             warnings.warn(f"{len(fitting)} caches fit {name!r} ({names}); taking the newest", UserWarning, stacklevel=2)
         return fitting[0].path
     return _existing(folder / name, [summary.path.stem for summary in found])
+
+
+def find_caches(names: Sequence[Path | str], folder: Path) -> list[Path]:
+    """Find several caches, of which each is meant once.
+
+    Parameters
+    ----------
+    names : sequence of path or str
+        Each as of :func:`find_cache`.
+    folder : Path
+        The folder of all caches.
+
+    Returns
+    -------
+    list of Path
+        In the order of the names.
+
+    Raises
+    ------
+    CacheError
+        If one is not there.
+    InputError
+        If two names mean the same file.
+    """
+    paths = [find_cache(name, folder) for name in names]
+    resolved = [path.resolve() for path in paths]
+    for path in paths:
+        if resolved.count(path.resolve()) > 1:
+            raise InputError(f"cache {path} is named more than once")
+    return paths
+
+
+def find_single_cache(name: str, folder: Path) -> Path:
+    """Find the one cache that is meant where a mistake could not be undone: damaged ones too, and no choice of several.
+
+    Parameters
+    ----------
+    name : str
+        A file; or the name of a file in ``folder``, with or without suffix; or the name of a data set.
+    folder : Path
+        The folder of all caches.
+
+    Raises
+    ------
+    CacheError
+        If there is none.
+    InputError
+        If several fit the name.
+    """
+    known = list_caches(folder)
+    fitting = [summary.path for summary in known if name in (summary.path.name, summary.path.stem)]
+    fitting = fitting or [summary.path for summary in known if name == summary.dataset]
+    if len(fitting) > 1:
+        raise InputError(f"{name!r} fits {', '.join(path.name for path in fitting)}; name one of these files")
+    return fitting[0] if fitting else find_cache(name, folder)
 
 
 def list_caches(folder: Path | str) -> list[CacheSummary]:

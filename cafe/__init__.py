@@ -20,6 +20,7 @@ from cafe.version import __version__ as __version__
 if TYPE_CHECKING:
     # For type checkers. A method that is not named here is exported all the same; they then take it for Any.
     from cafe.cache.format.reader import load_features as load_features
+    from cafe.classifier.classifier import Classifier as Classifier
     from cafe.errors import CafeError as CafeError
     from cafe.features import Features as Features
     from cafe.methods import fit_many as fit_many
@@ -46,9 +47,10 @@ if TYPE_CHECKING:
 
 
 # Exported functions and classes that are not methods; every class of cafe/methods is exported by itself.
-# `load_features` lives one floor up (cafe.cache) and is only named here, never imported by the core.
+# `load_features` and `Classifier` live on the floors above and are only named here, never imported by the core.
 _EXPORTS = {
     "CafeError": "cafe.errors",
+    "Classifier": "cafe.classifier.classifier",
     "Features": "cafe.features",
     "draw_few_shot": "cafe.protocol.draws",
     "fit_many": "cafe.methods",

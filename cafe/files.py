@@ -200,6 +200,38 @@ def check_free_space(folder: Path, needed: int) -> None:
         )
 
 
+def check_output_folder(folder: Path, mark: str, what: str) -> None:
+    """Refuse a folder, named by the user, that is no place for a run or report: before the work, not after it.
+
+    Parameters
+    ----------
+    folder : Path
+        It need not exist.
+    mark : str
+        The file by which an older run or report is known, which may be replaced: ``"run.json"``, ``"results.jsonl"``.
+    what : str
+        What will be written, for the message.
+
+    Raises
+    ------
+    InputError
+        If it is a file, lies below one, or holds files that are none of ours.
+    """
+    existing = next((path for path in (folder, *folder.parents) if path.exists()), Path())
+    if not existing.is_dir():
+        raise InputError(f"{str(folder)!r} cannot be used as a folder for {what}: {str(existing)!r} is a file")
+    if not folder.exists() or (folder / mark).exists():
+        return
+    # What was being written when a run was killed begins with a dot and names the mark.
+    names = sorted(path.name for path in folder.iterdir())
+    foreign = [name for name in names if not name.startswith(".")]
+    if foreign and not any(name.startswith(f".{mark}.") for name in names):
+        raise InputError(
+            f"{str(folder)!r} holds {foreign[0]!r}, but no {mark} of an older run of cafe, so nothing is written "
+            f"there; name a new or empty folder for {what}"
+        )
+
+
 # Names of temporary files tell whose they are, so that what a dead process left can be removed.
 _TEMPORARY = re.compile(r"^\..+\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.tmp$")
 

@@ -1,12 +1,17 @@
-"""A fitted method on disk: numbers in safetensors, the rest in JSON, nothing pickled.
+"""A fitted method on disk: numbers in safetensors, the rest in JSON, nothing pickled; and where runs are found.
 
 A run folder holds ``model.safetensors`` (every fitted array), ``run.json`` (method, parameters, fitted
-scalars, class names, encoder, row) and is readable without cafe.
+scalars, class names, encoder, row) and is readable without cafe. Runs and reports that were given no folder of their
+own stand in ``runs`` below the cache folder, and can be named by what stands behind that.
 """
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +27,8 @@ from cafe.version import __version__
 RUN_FILE = "run.json"
 ARRAY_FILE = "model.safetensors"
 RUN_VERSION = 1
+RUNS = "runs"  # below the cache folder
+_SHOWN = 8  # names of runs that a message lists
 
 
 def save(
@@ -124,6 +131,121 @@ def read_run(run_dir: Path | str) -> dict[str, Any]:
     if version > RUN_VERSION:
         raise InputError(f"{path} has run version {version}; this cafe {__version__} reads up to {RUN_VERSION}")
     return document
+
+
+def find_run(given: Path | str, cache_dir: Path) -> Path:
+    """Find the run that is meant.
+
+    Parameters
+    ----------
+    given : path or str
+        A folder; or the name of a run below ``<cache-dir>/runs``, such as ``demo/fit``.
+    cache_dir : Path
+        The cache folder, as of :func:`cafe.files.cache_dir`.
+
+    Returns
+    -------
+    Path
+        The folder given where it is a run, else the run of that name, else the folder given.
+
+    Raises
+    ------
+    InputError
+        If there is none of these; the message names the runs that there are, nearest first.
+    """
+    folder, below = Path(given).expanduser(), cache_dir / RUNS
+    for candidate in (folder, below / given):
+        if (candidate / RUN_FILE).is_file():
+            return candidate
+    if folder.is_dir():
+        return folder  # whoever reads it says what it lacks
+    names = run_names(cache_dir)
+    near = get_close_matches(str(given), names, n=_SHOWN, cutoff=0.6)
+    ordered = list(dict.fromkeys([*near, *names]))
+    more = f", and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
+    known = (
+        f"runs there are: {', '.join(ordered[:_SHOWN])}{more}" if names else "there is none yet; `cafe fit` makes one"
+    )
+    raise InputError(f"there is no run {str(given)!r}, neither as a folder nor in {below}; {known}")
+
+
+def run_names(cache_dir: Path) -> list[str]:
+    """Name the runs below ``<cache-dir>/runs``, newest first.
+
+    Parameters
+    ----------
+    cache_dir : Path
+        The cache folder; it need not exist.
+
+    Returns
+    -------
+    list of str
+        Two levels deep, for the run of `cafe demo` lies within its report: ``demo/fit``.
+    """
+    below = cache_dir / RUNS
+    files = [path for pattern in (f"*/{RUN_FILE}", f"*/*/{RUN_FILE}") for path in below.glob(pattern)]
+    files.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    return [path.parent.relative_to(below).as_posix() for path in files]
+
+
+def new_run_folder(cache_dir: Path, row: dict[str, Any]) -> Path:
+    """Name a new folder below ``<cache-dir>/runs`` after what was fitted.
+
+    Parameters
+    ----------
+    cache_dir : Path
+        The cache folder.
+    row : dict
+        The row of the fit.
+
+    Returns
+    -------
+    Path
+        A folder that is not there yet, with a number behind its name where a run of this name is.
+
+    Examples
+    --------
+    >>> row = {"dataset": "digits", "encoder": "cafe:mini", "method": "clip-adapter", "variant": "image"}
+    >>> new_run_folder(Path("caches"), {**row, "shots": 16, "seed": 1, "n_train": 160}).as_posix()
+    'caches/runs/digits-cafe-mini-clip-adapter-image-16-shot-seed-1'
+    """
+    words = [row["dataset"], row["encoder"], row["method"]]
+    if row["n_train"] > 0:
+        words += [row["variant"], "all" if row["shots"] is None else f"{row['shots']}-shot", f"seed-{row['seed']}"]
+    return _new_folder(cache_dir, words)
+
+
+def new_report_folder(cache_dir: Path, suite: str, features: Sequence[Features]) -> Path:
+    """Name a new folder below ``<cache-dir>/runs`` after a comparison and what it ran on.
+
+    Parameters
+    ----------
+    cache_dir : Path
+        The cache folder.
+    suite : str
+        Name of the suite.
+    features : sequence of Features
+        What it ran on.
+
+    Returns
+    -------
+    Path
+        A folder that is not there yet, with a number behind its name where a report of this name is.
+    """
+    names = [word for part in features for word in (part.provenance["dataset"], part.provenance["encoder"])]
+    # Many data sets would make a name that no file system takes.
+    return _new_folder(cache_dir, ["compare", suite, *(names if len(features) <= 2 else [f"{len(features)}-caches"])])
+
+
+def _new_folder(cache_dir: Path, words: Sequence[str | None]) -> Path:
+    slugs = [re.sub(r"[^\w.]+", "-", word).strip("-.") for word in words if word is not None]
+    name = "-".join(slug for slug in slugs if slug)
+    first = cache_dir / RUNS / name
+    return next(
+        folder
+        for number in count(1)
+        if not (folder := first if number == 1 else first.with_name(f"{name}-{number}")).exists()
+    )
 
 
 def _pack(value: Any, key: str, arrays: dict[str, NDArray[Any]]) -> Any:

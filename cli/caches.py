@@ -1,17 +1,13 @@
-"""Finds the caches that a verb was asked to use, and names the one that was taken unasked."""
+"""The caches that a verb was asked to use, the one that was taken unasked, and what can be done with one next."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cafe.cli.options import listed
 from cafe.cli.screen import Screen
-
-if TYPE_CHECKING:
-    from cafe.features import Features
 
 
 def chosen_cache(name: str | None, folder: Path, screen: Screen) -> Path:
@@ -30,27 +26,22 @@ def chosen_cache(name: str | None, folder: Path, screen: Screen) -> Path:
     return path
 
 
-def opened_caches(names: Sequence[str] | None, folder: Path, screen: Screen) -> list[Features]:
-    """Load the features of every cache that was named, or of the newest.
+def chosen_caches(names: Sequence[str] | None, folder: Path, screen: Screen) -> list[Path]:
+    """Return every cache that was named, or the newest.
 
     Raises
     ------
     InputError
-        If a cache cannot be found or read, or one is named twice.
+        If a cache cannot be found, or one is named twice.
     """
-    from cafe.cache.format.reader import load_features
-    from cafe.errors import InputError
+    from cafe.cache.locate import find_caches
 
-    wanted: list[str | None] = list(cache_names(names))
-    paths = [chosen_cache(name, folder, screen) for name in wanted or [None]]
-    resolved = [path.resolve() for path in paths]
-    for path in paths:
-        if resolved.count(path.resolve()) > 1:
-            raise InputError(f"cache {path} is named more than once")
-    return [load_features(path) for path in paths]
+    # A file whose own name has a comma is no list.
+    wanted = [part for name in names or () for part in ([name] if Path(name).exists() else listed([name]))]
+    return find_caches(wanted, folder) if wanted else [chosen_cache(None, folder, screen)]
 
 
-def go_on(
+def suggest_next(
     screen: Screen, path: Path, splits: Collection[str], out: Path | None, cache_dir: Path | None, *, new: bool
 ) -> None:
     """Name the commands that go on from a cache, with what they need to find this one; none where they could not run.
@@ -75,8 +66,3 @@ def go_on(
     where = [*([] if cache is None else ["--cache", cache]), *folder]
     screen.say("go on with:")
     screen.next_steps(*(shlex.join([*verb, *where]) for verb in (["cafe", "fit"], ["cafe", "compare", "baselines"])))
-
-
-def cache_names(names: Sequence[str] | None) -> list[str]:
-    """Split a list of caches at commas, but keep a file whose own name has a comma."""
-    return [part for name in names or () for part in ([name] if Path(name).exists() else listed([name]))]

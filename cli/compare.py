@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from cafe.cli.caches import opened_caches
+from cafe.cli.caches import chosen_caches
 from cafe.cli.options import (
     CacheDir,
     Device,
@@ -23,15 +23,9 @@ from cafe.cli.options import (
     numbers,
     whole_numbers,
 )
-from cafe.cli.runs import REPORT_FILE, check_folder, new_run_folder
 from cafe.cli.screen import Screen
 from cafe.registry import entries, find
 from cafe.report.table import terminal_table
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from cafe.features import Features
 
 DEFAULT_SHOTS = ("1,2,4,8,16",)
 DEFAULT_SEEDS = ("1,2,3",)
@@ -87,13 +81,16 @@ def compare(
     all_shots = whole_numbers(shots or DEFAULT_SHOTS, "--shots", least=1)
     all_seeds = chosen_seeds(seeds, seed, DEFAULT_SEEDS)
     all_values = numbers(values, "--values")
-    if out is not None:
-        check_folder(out, REPORT_FILE, "the report")
     with Screen(json=json, quiet=quiet) as screen:
+        from cafe.cache.format.reader import load_features
         from cafe.files import cache_dir as cache_folder
+        from cafe.files import check_output_folder
+        from cafe.runs import new_report_folder
 
+        if out is not None:
+            check_output_folder(out, "results.jsonl", "the report")
         folder = cache_folder(cache_dir)
-        features = opened_caches(cache, folder, screen)
+        features = [load_features(path) for path in chosen_caches(cache, folder, screen)]
 
         # After the caches: a missing one should not wait for torch.
         from cafe.compare import compare as run_suite
@@ -107,7 +104,7 @@ def compare(
                 include=listed(include), values=all_values, selection=selection, device=device, dtype=dtype,
                 progress=progress,
             )  # fmt: skip
-        folder = out or report_folder(folder, suite, features)
+        folder = out or new_report_folder(folder, suite, features)
         files = write_report(folder, comparison)
         document = {
             "suite": comparison.suite,
@@ -123,10 +120,3 @@ def compare(
         for note in comparison.notes:
             screen.say(f"note: {note}")
         screen.say(f"\nfigure: {folder / 'figure.png'}\nreport: {folder / 'report.html'}")
-
-
-def report_folder(cache_dir: Path, suite: str, features: Sequence[Features]) -> Path:
-    """Name a new folder after the suite and what it ran on."""
-    names = [word for one in features for word in (one.provenance["dataset"], one.provenance["encoder"])]
-    # Many data sets would make a name that no file system takes.
-    return new_run_folder(cache_dir, "compare", suite, *(names if len(features) <= 2 else [f"{len(features)}-caches"]))

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cafe.cli.compare import DEFAULT_SEEDS, DEFAULT_SHOTS
-from cafe.cli.extract import DEFAULT_MODEL
-from cafe.cli.extract_words import described as described_extraction
-from cafe.cli.extract_words import shown_on, warn_about
+from cafe.cli.extract import DEFAULT_MODEL, shown_on, warn_about
+from cafe.cli.extract import described as described_extraction
 from cafe.cli.fit import DEFAULT_METHOD
 from cafe.cli.fit import described as described_fit
 from cafe.cli.options import CacheDir, DemoDtype, Device, Json, Quiet, Seed, whole_numbers
-from cafe.cli.progress import duration
-from cafe.cli.runs import RUNS
-from cafe.cli.screen import Screen, paint
+from cafe.cli.screen import Screen, duration, paint
 from cafe.report.table import terminal_table
 
 if TYPE_CHECKING:
@@ -47,6 +45,7 @@ def demo(
         from cafe.files import cache_dir as cache_folder
         from cafe.fitting import check_wishes
         from cafe.report.files import write_report
+        from cafe.runs import RUNS
 
         check_wishes(device, dtype)
         folder = cache_folder(cache_dir)
@@ -108,8 +107,6 @@ def _compare(screen: Screen, features: Features, device: str, dtype: str) -> Com
 
 
 def _headline(screen: Screen, text: str) -> None:
-    import sys
-
     screen.say(f"\n{paint(text, 'bold', sys.stderr)}")
 
 

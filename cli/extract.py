@@ -2,41 +2,34 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cafe.cli.caches import go_on
-from cafe.cli.extract_options import (
-    BatchSize,
-    DrawSeeds,
-    DrawShots,
-    EngineName,
-    JpegDecoder,
-    RayAddress,
-    ViewCount,
-    ViewSeed,
-    WorkerCount,
-    draws_of,
-    ending_calmly,
-    models_of,
-    views_of,
-    workers_of,
-)
-from cafe.cli.extract_words import answer, faster_dtype, shown_on
-from cafe.cli.options import CacheDir, Device, Dtype, Json, Quiet, listed
-from cafe.cli.screen import Screen
+from cafe.cli.caches import suggest_next
+from cafe.cli.options import CacheDir, Device, Dtype, Json, Quiet, listed, whole_numbers
+from cafe.cli.screen import Progress, Screen, duration, size
 from cafe.errors import InputError, unknown_name
 from cafe.registry import entries
+from cafe.report.table import align_left
 
 if TYPE_CHECKING:
+    from cafe.cache.extract.report import ExtractionProgress, ExtractionSummary
+    from cafe.cache.extract.rows import Draws
+    from cafe.cache.extract.views import Views
     from cafe.data.base import Dataset
     from cafe.encoders.base import Encoder
 
 DEFAULT_MODEL = "cafe:mini"
 _FOR_PHOTOGRAPHS = "openai/clip-vit-base-patch32"
+_SHOWN_UNREADABLE = 5
+_WORTH_SAYING = 60.0  # seconds of encoding
 
 
 def _complete_dataset(incomplete: str) -> list[str]:
@@ -96,15 +89,55 @@ def extract(
             "averaged with them.",
         ),
     ] = None,
-    views: ViewCount = 0,
-    seed: ViewSeed = 1,
-    shots: DrawShots = None,
-    seeds: DrawSeeds = None,
-    batch_size: BatchSize = None,
-    workers: WorkerCount = "auto",
-    decoder: JpegDecoder = "pillow",
-    engine: EngineName = "local",
-    ray_address: RayAddress = None,
+    views: Annotated[
+        int,
+        typer.Option(
+            "--views", metavar="N", help="Seeded augmentations of every training image: random crop and flip."
+        ),
+    ] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Seed of the views.")] = 1,
+    shots: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--shots",
+            metavar="K,...",
+            help="Extract only training images that draws of so many per class need; a list.",
+        ),
+    ] = None,
+    seeds: Annotated[
+        list[str] | None,
+        typer.Option("--seeds", metavar="1,2,3", help="Seeds of the draws of --shots; a list [default: 1,2,3]."),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size", metavar="N", help="Images encoded together [default: fixed for each kind of device]."
+        ),
+    ] = None,
+    workers: Annotated[
+        str,
+        typer.Option("--workers", metavar="auto|N", help="Decoding processes, 0 for threads; changes no feature."),
+    ] = "auto",
+    decoder: Annotated[
+        str,
+        typer.Option(
+            "--decoder",
+            metavar="pillow|simplejpeg",
+            help="What decodes JPEG files; simplejpeg is an extra, and makes a cache of its own.",
+        ),
+    ] = "pillow",
+    engine: Annotated[
+        str,
+        typer.Option(
+            "--engine", metavar="local|ray", help="What decodes and encodes; ray is an extra, and changes no feature."
+        ),
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            "--ray-address", metavar="auto|HOST:PORT", help="The Ray cluster [default: one of its own on this machine]."
+        ),
+    ] = None,
     projection_features: Annotated[
         bool,
         typer.Option("--projection-features", help="Store what goes into the image tower's projection as well."),
@@ -141,7 +174,7 @@ def extract(
     Every image and class name goes through the frozen encoder; the features go to one HDF5 file.
     """
     error_policy, stored = _one_of_two(on_error or "skip", stored_dtype)
-    augmented, draws, processes = views_of(views, seed), draws_of(shots, seeds), workers_of(workers)
+    augmented, draws, processes = _views_of(views, seed), _draws_of(shots, seeds), _workers_of(workers)
     with Screen(json=json, quiet=quiet) as screen:
         opened, texts, own = _open(dataset, root, decoder, on_error == "skip", class_names, prompts, templates)
 
@@ -156,19 +189,19 @@ def extract(
             "splits": listed(splits) or None, "templates": texts, "prompts": own, "stored_dtype": stored,
             "views": augmented, "draws": draws, "projection_features": projection_features, "decoder": decoder,
         }  # fmt: skip
-        with screen.progress("images") as images, screen.progress("templates") as text, ending_calmly():
+        with screen.progress("images") as images, screen.progress("templates") as text, _sigterm_as_interrupt():
             summaries = extract_many(
                 opened, encoders, paths, **wanted, on_error=error_policy, batch_size=batch_size, workers=processes,
                 engine=engine, ray_address=ray_address, progress=shown_on(images, text, screen), force=force,
                 named=out is not None,
             )  # fmt: skip
-        answer(summaries, screen)
-        for hint in dict.fromkeys(faster_dtype(*one) for one in zip(encoders, repeat(dtype), summaries, strict=False)):
+        _answer(summaries, screen)
+        for hint in dict.fromkeys(_faster_dtype(*one) for one in zip(encoders, repeat(dtype), summaries, strict=False)):
             if hint:
                 screen.say(hint)
-        if DEFAULT_MODEL in models_of(model) and opened.name != "digits":
+        if DEFAULT_MODEL in _models_of(model) and opened.name != "digits":
             screen.say(f"{DEFAULT_MODEL} knows drawings and glyphs; for photographs: --model {_FOR_PHOTOGRAPHS}")
-        go_on(screen, summaries[-1].path, summaries[-1].splits, out, cache_dir, new=bool(summaries[-1].encoded))
+        suggest_next(screen, summaries[-1].path, summaries[-1].splits, out, cache_dir, new=bool(summaries[-1].encoded))
 
 
 def _open(
@@ -199,7 +232,7 @@ def _open(
 def _encoders(model: str, device: str, dtype: str, out: Path | None) -> list[Encoder]:
     from cafe.encoders.opening import open_encoder
 
-    models = models_of(model)
+    models = _models_of(model)
     if out is not None and len(models) > 1:
         raise InputError("--out names one file, but there are several models; name a folder with --cache-dir")
     return [open_encoder(one, device, dtype) for one in models]
@@ -220,3 +253,165 @@ def _one_of_two(on_error: str, stored_dtype: str) -> tuple[Literal["skip", "fail
     if stored_dtype not in dtypes:
         raise unknown_name("--stored-dtype", stored_dtype, dtypes)
     return policies[on_error], dtypes[stored_dtype]
+
+
+def _views_of(count: int, seed: int) -> Views | None:
+    """Return the views asked for; None for none. Raises InputError if a number is out of range."""
+    from cafe.cache.extract.views import Views
+
+    return None if count == 0 else Views(count, seed)
+
+
+def _draws_of(shots: Sequence[str] | None, seeds: Sequence[str] | None) -> Draws | None:
+    """Return the few-shot draws asked for; None for all images.
+
+    Raises
+    ------
+    InputError
+        If they are no whole numbers, or seeds are given without shots.
+    """
+    from cafe.cache.extract.rows import Draws
+
+    if not shots:
+        if seeds:
+            raise InputError("--seeds are of the draws of --shots, such as --shots 16 --seeds 1,2,3; give both")
+        return None
+    chosen = whole_numbers(seeds, "--seeds", least=0) or [1, 2, 3]
+    return Draws(tuple(whole_numbers(shots, "--shots", least=1)), tuple(chosen))
+
+
+def _workers_of(text: str) -> int | Literal["auto"]:
+    """Read the number of workers.
+
+    Examples
+    --------
+    >>> _workers_of("auto"), _workers_of("4")
+    ('auto', 4)
+    """
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal():
+        raise InputError(f"--workers takes auto, 0 (threads) or a number of processes, got {text!r}")
+    return int(text)
+
+
+def _models_of(text: str) -> list[str]:
+    """Read one model or several; a folder is one, whatever its name.
+
+    Examples
+    --------
+    >>> _models_of("cafe:mini,openai/clip-vit-base-patch32")
+    ['cafe:mini', 'openai/clip-vit-base-patch32']
+    """
+    models = [text] if Path(text).expanduser().exists() else listed([text])
+    if len(set(models)) < len(models):
+        raise InputError(f"--model names one model twice: {text}")
+    return models or [text]
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM end an extraction like Ctrl-C: what is done is kept, and said."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _answer(summaries: Sequence[ExtractionSummary], screen: Screen) -> None:
+    """Print what one extraction, or several of one pass, did."""
+    for summary in summaries:
+        warn_about(summary, screen)
+    documents = [summary.to_json() for summary in summaries]
+    document = documents[0] if len(documents) == 1 else {"caches": documents}
+    screen.answer(document, "\n\n".join(map(described, summaries)))
+
+
+def shown_on(images: Progress, text: Progress, screen: Screen | None = None) -> Callable[[ExtractionProgress], None]:
+    """Make the callback that draws extraction's progress on two bars, one after the other.
+
+    With a screen, it also says when a run carries on where another ended.
+    """
+    told = False
+
+    def tell(state: ExtractionProgress) -> None:
+        nonlocal told
+        if screen is not None and state.kept and not told:
+            told = True
+            screen.say(f"carrying on: {state.kept:,} of {state.total:,} images are there already")
+        if state.stage == "images":
+            images(state.done, state.total, state.split)
+        elif state.stage == "text":
+            text(state.done, state.total, "text")
+
+    return tell
+
+
+def warn_about(summary: ExtractionSummary, screen: Screen) -> None:
+    """Warn about unreadable images by id, and whatever else extraction has to say."""
+    for one in summary.unreadable[:_SHOWN_UNREADABLE]:
+        screen.warn(f"image {one['sample_id']!r} ({one['split']}) was left out: {one['reason']}")
+    more = len(summary.unreadable) - _SHOWN_UNREADABLE
+    if more > 0:
+        screen.warn(f"{more} more images were left out; `cafe cache info --json` names all")
+    for note in summary.notes:
+        screen.warn(note)
+
+
+_SLOWEST = {
+    "read": "waited most for decoding: more --workers or faster storage would help",
+    "encode": "the encoder was the bottleneck",
+    "write": "writing was the bottleneck",
+}
+
+
+def _slowest(summary: ExtractionSummary) -> str:
+    return _SLOWEST.get(summary.bottleneck, "")
+
+
+def described(summary: ExtractionSummary) -> str:
+    """Write the summary of an extraction for people."""
+    splits = ", ".join(f"{name} {n:,}" for name, n in summary.splits.items())
+    clocks = ", ".join(f"{name} {duration(seconds)}" for name, seconds in summary.seconds.items())
+    pairs = [
+        [summary.dataset, f"{summary.encoder}: {summary.action}"],
+        ["images", f"{sum(summary.splits.values()):,} ({splits})"],
+        ["classes", f"{summary.n_classes}, templates {summary.n_templates}, features {summary.dim} wide"],
+    ]
+    if summary.images_per_second:
+        pairs.append(["speed", f"{summary.images_per_second:,.0f} images/s ({clocks}; {_slowest(summary)})"])
+    if summary.kept:
+        pairs.append(["kept", f"{summary.kept:,} images had been encoded before"])
+    pairs.append(["saved in", f"{summary.path} ({size(summary.bytes)})"])
+    first, *rest = pairs
+    return "\n".join(align_left(first, rest))
+
+
+def _faster_dtype(encoder: Encoder, dtype: str, summary: ExtractionSummary) -> str:
+    """Say which dtype would have been faster on this processor; empty if that of the run was, or it hardly matters.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        That of the run.
+    dtype : str
+        What was asked for.
+    summary : ExtractionSummary
+        How it went.
+    """
+    from cafe.encoders.placing import has_bfloat16_vectors
+
+    slow = summary.bottleneck == "encode" and summary.seconds["encode"] > _WORTH_SAYING
+    if not slow or dtype != "auto" or (encoder.device, encoder.dtype) != ("cpu", "float32"):
+        return ""
+    if not has_bfloat16_vectors():
+        return ""
+    return "this processor multiplies bfloat16 about three times as fast: --dtype bfloat16 makes a cache of its own"

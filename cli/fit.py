@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import json as json_module
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
 from cafe.cli.caches import chosen_cache
 from cafe.cli.options import CacheDir, Device, FitDtype, Json, Quiet, Seed, Selection, ratio
-from cafe.cli.progress import duration
-from cafe.cli.runs import RUN_FILE, check_folder, new_run_folder
-from cafe.cli.screen import Screen
-from cafe.cli.settings import Settings, check_kinds, settings_of
+from cafe.cli.screen import Screen, duration
 from cafe.errors import InputError
 from cafe.registry import entries, find
 from cafe.report.table import align_left
 
 DEFAULT_METHOD = "clip-adapter"
+
+Settings: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Any other parameter of the method, such as form=released or n_context=4; may be repeated.",
+    ),
+]
+# What has an option of its own, or comes from the cache.
+_ELSEWHERE = {
+    **{name: f"give --{name}" for name in ("variant", "alpha", "beta", "reduction", "device", "dtype")},
+    "random_state": "give --seed",
+    **dict.fromkeys(("class_embeddings", "classes", "class_names", "projection"), "it comes from the cache"),
+}
 
 
 def _complete_method(incomplete: str) -> list[str]:
@@ -75,30 +89,33 @@ def fit(
         "beta": None if beta is None else ratio(beta, "--beta"),
         "reduction": reduction,
     }
-    own = settings_of(settings)
+    own = _settings_of(settings)
     parameters = {**{name: value for name, value in given.items() if value is not None}, **own}
-    check_names(method, shots)
+    find("methods", "METHOD", "method", method)
+    if shots is not None and shots < 1:
+        raise InputError(f"--shots takes a whole number of at least 1; got {shots}")
     if method == DEFAULT_METHOD:
-        check_side(variant or "image", alpha, beta)
-    if out is not None:
-        check_folder(out, RUN_FILE, "the run")
+        _check_side(variant or "image", alpha, beta)
     with Screen(json=json, quiet=quiet) as screen:
         from cafe.cache.format.reader import load_features
         from cafe.files import cache_dir as cache_folder
+        from cafe.files import check_output_folder
+        from cafe.runs import RUN_FILE, new_run_folder, save
 
+        if out is not None:
+            check_output_folder(out, RUN_FILE, "the run")
         folder = cache_folder(cache_dir)
         features = load_features(chosen_cache(cache, folder, screen), memmap="auto")
 
         # After the cache: a missing one should not wait for torch.
         from cafe.fitting import fit_method
-        from cafe.runs import save
 
         if own:
-            check_kinds(own, find("methods", "METHOD", "method", method).load().__init__.__annotations__)
+            _check_kinds(own, find("methods", "METHOD", "method", method).load().__init__.__annotations__)
         fitted = fit_method(
             features, method, parameters, shots=shots, seed=seed, selection=selection, device=device, dtype=dtype
         )
-        run = out or run_folder(folder, fitted.row)
+        run = out or new_run_folder(folder, fitted.row)
         save(fitted.estimator, run, row=fitted.row, features=features)
         screen.answer({"run": str(run), "rows": [fitted.row]}, described(fitted.row, run))
         if fitted.row["selection"].get("note"):
@@ -111,7 +128,7 @@ def fit(
         screen.next_steps(f"cafe predict --run {run} IMAGE")
 
 
-def check_side(variant: str, alpha: str | None, beta: str | None) -> None:
+def _check_side(variant: str, alpha: str | None, beta: str | None) -> None:
     """Refuse a ratio of the side that CLIP-Adapter's variant leaves as it is: it would change nothing.
 
     Raises
@@ -125,29 +142,6 @@ def check_side(variant: str, alpha: str | None, beta: str | None) -> None:
                 f"{option} weighs the adapted {side} feature, which --variant {without} does not have; "
                 f"take --variant {side} or both, or leave {option} out"
             )
-
-
-def check_names(method: str, shots: int | None) -> None:
-    """Refuse what can be seen to be wrong before anything heavy is loaded.
-
-    Raises
-    ------
-    InputError
-        If the method is unknown or the number of shots is not positive.
-    """
-    find("methods", "METHOD", "method", method)
-    if shots is not None and shots < 1:
-        raise InputError(f"--shots takes a whole number of at least 1; got {shots}")
-
-
-def run_folder(cache_dir: Path, row: dict[str, Any]) -> Path:
-    """Name a new folder after what was fitted."""
-    shots = "all" if row["shots"] is None else f"{row['shots']}-shot"
-    if row["n_train"] == 0:
-        return new_run_folder(cache_dir, row["dataset"], row["encoder"], row["method"])
-    return new_run_folder(
-        cache_dir, row["dataset"], row["encoder"], row["method"], row["variant"], shots, f"seed-{row['seed']}"
-    )
 
 
 def described(row: dict[str, Any], run: Path) -> str:
@@ -180,3 +174,71 @@ def _chosen(selection: dict[str, Any]) -> str:
     chosen = ", ".join(f"{name} {value}" for name, value in values)
     how = "not chosen: the default" if selection["policy"] == "fixed" else f"by {selection['policy']}"
     return f"{chosen} ({how})" if chosen else ""
+
+
+def _settings_of(given: Sequence[str] | None) -> dict[str, Any]:
+    """Read settings; a value is JSON where it can be, else text.
+
+    Raises
+    ------
+    InputError
+        If one is no ``NAME=VALUE``, is given twice, or is set in another way.
+
+    Examples
+    --------
+    >>> _settings_of(["form=released", "epochs=20", "normalize=false", "n_context=4"])
+    {'form': 'released', 'epochs': 20, 'normalize': False, 'n_context': 4}
+    """
+    settings: dict[str, Any] = {}
+    for text in given or ():
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not name or not equals or not value:
+            raise InputError(f"--set takes NAME=VALUE, such as form=released; got {text!r}")
+        if name in _ELSEWHERE:
+            raise InputError(f"--set cannot set {name}: {_ELSEWHERE[name]}")
+        if name in settings:
+            raise InputError(f"--set gives {name} twice")
+        try:
+            settings[name] = json_module.loads(value)
+        except ValueError:
+            settings[name] = value
+    return settings
+
+
+def _check_kinds(settings: Mapping[str, Any], annotations: Mapping[str, str]) -> None:
+    """Refuse text where a method has a number, and the like; unknown names are left to the method itself.
+
+    Parameters
+    ----------
+    settings : mapping
+        Read by :func:`_settings_of`.
+    annotations : mapping of str to str
+        Types of the method's parameters, as they are written: ``"float | str"``.
+
+    Raises
+    ------
+    InputError
+        If a value is of none of these types.
+
+    Examples
+    --------
+    >>> _check_kinds({"lr": 1, "epochs": None}, {"lr": "float | str", "epochs": "int | None"})
+    """
+    for name, value in settings.items():
+        kinds = [part.strip() for part in annotations.get(name, "Any").split("|")]
+        if not set(kinds) <= set(_WORDS) or set(kinds) & _kinds(value):
+            continue
+        wanted = " or ".join(_WORDS[kind] for kind in kinds)
+        raise InputError(f"--set {name} takes {wanted}; got {value!r}")
+
+
+_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a word", "None": "null"}
+
+
+def _kinds(value: Any) -> set[str]:
+    """Name the types that a JSON value passes for."""
+    if value is None:
+        return {"None"}
+    if isinstance(value, int) and not isinstance(value, bool):
+        return {"int", "float"}
+    return {type(value).__name__}

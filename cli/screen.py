@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import json as json_module
 import os
+import shutil
 import sys
+import time
 import warnings
 from types import TracebackType
 from typing import Any, Self, TextIO
 
-from cafe.cli.progress import Progress
 from cafe.report.plain import plain
 
+_BAR_WIDTH = 24  # columns
+_PAUSE = 0.1  # seconds between two drawings
 _COLOURS = {"red": "31", "yellow": "33", "green": "32", "bold": "1", "faint": "2"}
 
 
@@ -115,3 +118,135 @@ class Screen:
         line: str | None = None,
     ) -> None:
         self.warn(" ".join(str(message).split()))
+
+
+class Progress:
+    """One line that is drawn again and again; a context manager, so that the line always ends.
+
+    Parameters
+    ----------
+    unit : str
+        What is counted, such as ``"images"``.
+    stream : text stream
+        Where it is drawn.
+    shown : bool
+        False draws nothing.
+    bold : bool, default False
+        Whether the bar may be drawn bold.
+    """
+
+    def __init__(self, unit: str, stream: TextIO, *, shown: bool, bold: bool = False) -> None:
+        self._unit = unit
+        self._stream = stream
+        self._shown = shown
+        self._bold = bold
+        self._started: float | None = None
+        self._first = 0
+        self._drawn_at = 0.0
+        self._open_line = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end_line()
+
+    def __call__(self, done: int, total: int, label: str = "") -> None:
+        """Show that ``done`` of ``total`` are done; ``label`` says what is going on."""
+        if not self._shown:
+            return
+        now = time.monotonic()
+        if self._started is None:
+            # Speed is counted from the first report, so that opening a model does not slow it down,
+            # and from where it stood then, so that resumed work does not speed it up.
+            self._started, self._first = now, done
+        if now - self._drawn_at < _PAUSE and done < total:
+            return
+        self._drawn_at = now
+        text = line(done, total, now - self._started, self._unit, label, first=self._first, ascii_only=self._ascii())
+        width = shutil.get_terminal_size().columns - 1
+        shown = text[:width]
+        self._stream.write("\r" + (f"\x1b[1m{shown}\x1b[0m" if self._bold else shown) + " " * (width - len(shown)))
+        self._stream.flush()
+        self._open_line = True
+        if done >= total:
+            self._end_line()
+
+    def _end_line(self) -> None:
+        if self._open_line:
+            self._stream.write("\n")
+            self._stream.flush()
+        self._open_line, self._started = False, None
+
+    def _ascii(self) -> bool:
+        return "utf" not in (getattr(self._stream, "encoding", "") or "").lower()
+
+
+def line(
+    done: int, total: int, seconds: float, unit: str, label: str = "", *, first: int = 0, ascii_only: bool = False
+) -> str:
+    """Write one state of the bar.
+
+    Parameters
+    ----------
+    done, total : int
+        How many are done, of how many.
+    seconds : float
+        Time since ``first`` were done.
+    unit, label : str
+        What is counted, and what is going on.
+    first : int, default 0
+        How many were done when the clock started.
+    ascii_only : bool, default False
+        For terminals that cannot show block characters.
+
+    Examples
+    --------
+    >>> line(300, 1200, 2.0, "images", "train", ascii_only=True)
+    'train [######------------------] 300/1,200  150 images/s  6 s left'
+    """
+    full, empty, edges = ("#", "-", "[]") if ascii_only else ("█", "░", "  ")
+    filled = _BAR_WIDTH * done // total if total else _BAR_WIDTH
+    bar = edges[0] + full * filled + empty * (_BAR_WIDTH - filled) + edges[1]
+    parts = [f"{label} {bar} {done:,}/{total:,}".strip()]
+    speed = (done - first) / seconds if seconds > 0 else 0.0
+    if speed > 0:
+        parts.append(f"{speed:,.0f} {unit}/s" if speed >= 10 else f"{speed:.1f} {unit}/s")
+        parts.append(f"{duration((total - done) / speed)} left" if done < total else f"in {duration(seconds)}")
+    return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Write a duration for people.
+
+    Examples
+    --------
+    >>> duration(4.2), duration(95), duration(7260), duration(0.31)
+    ('4 s', '1 min 35 s', '2 h 1 min', '0.3 s')
+    """
+    if seconds < 1:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def size(n_bytes: int) -> str:
+    """Write a number of bytes for people.
+
+    Examples
+    --------
+    >>> size(45_800), size(512)
+    ('45.8 KB', '512 B')
+    """
+    value = float(n_bytes)
+    for unit in ("B", "KB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"

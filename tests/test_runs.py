@@ -1,4 +1,4 @@
-"""A run folder is whole or says that it is not, however its writer ended, and keeps no leftovers."""
+"""A run folder is whole or says that it is not, however its writer ended, keeps no leftovers, and is found by name."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from cafe.errors import InputError
+from cafe.features import Features
 from cafe.methods.tip_adapter import TipAdapter
-from cafe.runs import load, save
+from cafe.runs import find_run, load, new_report_folder, new_run_folder, run_names, save
 
 TEXT = np.eye(2, 4, dtype=np.float32)
 
@@ -107,3 +108,47 @@ def test_learned_ratios_come_back(tmp_path: Path) -> None:
     model = CLIPAdapter(text, variant="both", alpha="learned", beta="learned", epochs=3).fit(X, np.arange(12) % 3)
     save(model, tmp_path)
     np.testing.assert_array_equal(load(tmp_path).predict_proba(X), model.predict_proba(X))
+
+
+def a_run(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text("{}")
+    return folder
+
+
+def test_a_run_is_found_by_folder_and_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    named, nested = a_run(tmp_path / "caches" / "runs" / "first"), a_run(tmp_path / "caches" / "runs" / "demo" / "fit")
+    assert find_run("first", tmp_path / "caches") == named
+    assert find_run("demo/fit", tmp_path / "caches") == nested
+    assert find_run(str(nested), tmp_path / "nowhere") == nested
+    assert set(run_names(tmp_path / "caches")) == {"first", "demo/fit"}
+    (tmp_path / "first").mkdir()  # a folder of this name that is no run does not hide the run
+    assert find_run("first", tmp_path / "caches") == named
+    other = a_run(tmp_path / "second")
+    assert find_run("second", tmp_path / "caches") == other.relative_to(tmp_path)
+
+
+def test_a_run_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no run 'demo'.*there is none yet; `cafe fit` makes one"):
+        find_run("demo", tmp_path)
+    a_run(tmp_path / "runs" / "digits-zero-shot")
+    a_run(tmp_path / "runs" / "demo" / "fit")
+    with pytest.raises(InputError, match="runs there are: demo/fit, digits-zero-shot"):
+        find_run("demo", tmp_path)
+
+
+def test_runs_get_readable_names_and_never_collide(tmp_path: Path) -> None:
+    row = {"dataset": "digits", "encoder": "openai/clip", "method": "lp++", "variant": None, "seed": 1, "n_train": 8}
+    first = new_run_folder(tmp_path, {**row, "shots": 16})
+    assert first == tmp_path / "runs" / "digits-openai-clip-lp-16-shot-seed-1"
+    first.mkdir(parents=True)
+    assert new_run_folder(tmp_path, {**row, "shots": 16}).name == "digits-openai-clip-lp-16-shot-seed-1-2"
+    assert new_run_folder(tmp_path, {**row, "shots": None}).name == "digits-openai-clip-lp-all-seed-1"
+    assert new_run_folder(tmp_path, {**row, "n_train": 0, "shots": 16}).name == "digits-openai-clip-lp"
+
+
+def test_a_report_on_many_caches_has_a_short_name(tmp_path: Path) -> None:
+    features = Features({}, ("a", "b"), provenance={"dataset": "digits", "encoder": "cafe:mini"})
+    assert new_report_folder(tmp_path, "shots", [features]).name == "compare-shots-digits-cafe-mini"
+    assert new_report_folder(tmp_path, "shots", [features] * 3).name == "compare-shots-3-caches"

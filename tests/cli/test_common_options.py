@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from cafe.cli.runs import find_run, run_names
-from cafe.errors import InputError
-
 LISTS = ("datasets", "methods", "models", "suites", "templates")
 
 
@@ -65,31 +62,3 @@ def test_seed_and_seeds_contradict_each_other(cafe, blobs, given, words):
     outcome = cafe(*COMPARE, *given)
     assert (outcome.code, outcome.out) == (2, "")
     assert words in outcome.err
-
-
-def a_run(folder):
-    folder.mkdir(parents=True)
-    (folder / "run.json").write_text("{}")
-    return folder
-
-
-def test_a_run_is_found_by_folder_and_by_name(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    named, nested = a_run(tmp_path / "caches" / "runs" / "first"), a_run(tmp_path / "caches" / "runs" / "demo" / "fit")
-    assert find_run("first", tmp_path / "caches") == named
-    assert find_run("demo/fit", tmp_path / "caches") == nested
-    assert find_run(str(nested), tmp_path / "nowhere") == nested
-    assert set(run_names(tmp_path / "caches")) == {"first", "demo/fit"}
-    (tmp_path / "first").mkdir()  # a folder of this name that is no run does not hide the run
-    assert find_run("first", tmp_path / "caches") == named
-    other = a_run(tmp_path / "second")
-    assert find_run("second", tmp_path / "caches") == other.relative_to(tmp_path)
-
-
-def test_a_run_that_is_not_there_names_those_that_are(tmp_path):
-    with pytest.raises(InputError, match="no run 'demo'.*there is none yet; `cafe fit` makes one"):
-        find_run("demo", tmp_path)
-    a_run(tmp_path / "runs" / "digits-zero-shot")
-    a_run(tmp_path / "runs" / "demo" / "fit")
-    with pytest.raises(InputError, match="runs there are: demo/fit, digits-zero-shot"):
-        find_run("demo", tmp_path)

@@ -8,9 +8,7 @@ import json
 import pytest
 
 from cafe.cli.options import ratio, whole_numbers
-from cafe.cli.progress import Progress, line
-from cafe.cli.runs import new_run_folder
-from cafe.cli.screen import Screen, paint
+from cafe.cli.screen import Progress, Screen, line, paint
 from cafe.errors import InputError
 
 
@@ -109,10 +107,3 @@ def test_a_ratio_is_a_number_or_a_word():
     assert ratio("auto", "--alpha") == "auto"
     with pytest.raises(InputError, match="--alpha takes a number or one of auto, learned, scalar; got 'automatic'"):
         ratio("automatic", "--alpha")
-
-
-def test_runs_get_readable_names_and_never_collide(tmp_path):
-    first = new_run_folder(tmp_path, "digits", "openai/clip", None, "", "16-shot")
-    assert first == tmp_path / "runs" / "digits-openai-clip-16-shot"
-    first.mkdir(parents=True)
-    assert new_run_folder(tmp_path, "digits", "openai/clip", "16-shot").name == "digits-openai-clip-16-shot-2"

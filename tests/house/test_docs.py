@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from cafe.cli.app import call
-from cafe.cli.runs import run_names
+from cafe.runs import run_names
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -12,6 +12,7 @@ the fitted method gave for them before it was saved; all in float64, where proce
 
 from __future__ import annotations
 
+import importlib
 import tempfile
 from pathlib import Path
 
@@ -31,13 +32,12 @@ RUNS = {
 
 
 def main() -> None:
-    from cafe.saved import save  # cafe.runs in later commits
-
     import cafe
     from cafe.cli.app import call
     from cafe.fitting import fit_method
     from cafe.methods import method_names
 
+    save = importlib.import_module("cafe.saved").save  # cafe.runs in later commits
     with tempfile.TemporaryDirectory() as folder:
         options = ["--projection-features", "--workers", "0", "--quiet", "--cache-dir", folder]
         assert call(["extract", "--dataset", "digits", *options]) == 0
