@@ -13,7 +13,7 @@ import argparse
 
 import numpy as np
 import torch
-from harness import flowers_shape, imagenet_shape, matrix_peak, report, side_by_side
+from harness import flowers_shape, imagenet_shape, is_smoke, matrix_peak, parse, report, side_by_side
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -121,7 +121,7 @@ def measure(name: str, data: tuple[np.ndarray, ...], epochs: float, repeats: int
             }
         )
     report("adapter", target, rows)
-    if not all(row["same_accuracy"] for row in rows):
+    if not is_smoke() and not all(row["same_accuracy"] for row in rows):
         raise SystemExit(f"{name}: accuracies differ by more than {SAME} points; the ratio means nothing")
 
 
@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=4, help="of 16,000 rows; 1,632 rows take ten times as many")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=5)
-    arguments = parser.parse_args()
+    arguments = parse(parser, {"epochs": 1, "repeats": 1, "seeds": 1})
     target = 4.0 if torch.cpu._is_amx_tile_supported() else 1.3
     measure("16000x512x1000", imagenet_shape(), arguments.epochs, arguments.repeats, arguments.seeds, target)
     epochs = 10 * arguments.epochs

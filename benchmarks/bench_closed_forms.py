@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from harness import flowers_shape, imagenet_shape, report, side_by_side
+from harness import flowers_shape, imagenet_shape, parse, report, side_by_side
 
 from cafe.solvers.closed_forms import gaussian_path, ridge_path
 
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=16_000)
     parser.add_argument("--values", type=int, default=30)
     parser.add_argument("--repeats", type=int, default=3)
-    arguments = parser.parse_args()
+    arguments = parse(parser, {"rows": 200, "values": 3, "repeats": 1})
     values = np.logspace(-2, 2, arguments.values).tolist()
     rows = []
     for X, y in (imagenet_shape(arguments.rows, 1000)[:2], flowers_shape()[:2]):

@@ -23,7 +23,7 @@ import time
 from typing import Any
 
 import torch
-from harness import real_features, report, side_by_side
+from harness import is_smoke, parse, real_features, report, side_by_side
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
@@ -44,7 +44,10 @@ def make_tower() -> TransformersTextTower:
     vocabulary = {renamed.get(piece, piece): number for piece, number in words.encoder.items()}
     tokenizer = CLIPTokenizer(vocab=vocabulary, merges=list(words.bpe_ranks), model_max_length=FULL)
     torch.manual_seed(0)
-    model = CLIPModel(CLIPConfig(vision_config={"num_hidden_layers": 1})).eval().requires_grad_(False)
+    width = len(real_features("imagenet_vitb32")["text_features"][0])
+    text = {"num_hidden_layers": 1} if is_smoke() else {}
+    config = CLIPConfig(text_config=text, vision_config={"num_hidden_layers": 1}, projection_dim=width)
+    model = CLIPModel(config).eval().requires_grad_(False)
     return TransformersTextTower("CLIP ViT-B/32, random", model, "", tokenizer, FULL)
 
 
@@ -166,7 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--classes", default="100,1000")
     parser.add_argument("--repeats", type=int, default=3)
-    arguments = parser.parse_args()
+    arguments = parse(parser, {"classes": "3", "repeats": 1})
     tower, rounding = make_tower(), None
     for n_classes in sorted(map(int, arguments.classes.split(","))):
         rounding = measure(tower, n_classes, arguments.repeats, rounding)

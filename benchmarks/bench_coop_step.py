@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from harness import report
+from harness import parse, report
 
 from cafe.encoders import open_encoder
 from cafe.methods.coop_parts import ContextObjective
@@ -82,8 +82,8 @@ def main() -> None:
     parser.add_argument("--classes", default="10,100,1000")
     parser.add_argument("--contexts", default="4,16")
     parser.add_argument("--repeats", type=int, default=3)
-    arguments = parser.parse_args()
-    tower = open_encoder("cafe:mini", device="cpu").text_tower()
+    arguments = parse(parser, {"classes": "10", "contexts": "4", "repeats": 1})
+    tower = open_encoder("cafe:mini", device="cpu", dtype="float32").text_tower()
     weights = {p.data_ptr() for p in tower.model.parameters()}
     for classes in map(int, arguments.classes.split(",")):
         for m in map(int, arguments.contexts.split(",")):

@@ -7,16 +7,17 @@ Run::
 
 from __future__ import annotations
 
+import argparse
 import io
-import os
-import tarfile
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import simplejpeg
-from harness import report
+from harness import parse, report
+from harness import photographs as open_photographs
 from PIL import Image, features
 
 from cafe.data.images.decoding import DECODERS, decoding_with, read_image
@@ -24,15 +25,12 @@ from cafe.data.images.decoding import DECODERS, decoding_with, read_image
 _TURNS = 5  # the best of them counts: a decode takes milliseconds, and neighbours disturb longer than that
 
 
-def photographs(n: int = 48) -> list[bytes]:
-    """Return n of the real photographs, evenly spread over the archive."""
-    real = os.environ.get("CAFE_REAL_DATA")
-    if not real:
-        raise SystemExit("CAFE_REAL_DATA is unset: the photographs are in caltech101_images.tar there")
-    with tarfile.open(Path(real) / "caltech101_images.tar") as tar:
-        members = [member for member in tar.getmembers() if member.name.lower().endswith((".jpg", ".jpeg"))]
-        chosen = members[:: max(1, len(members) // n)][:n]
-        return [file.read() for member in chosen if (file := tar.extractfile(member)) is not None]
+def photographs(n: int) -> list[bytes]:
+    """Return n of the real photographs, evenly spread over their files in the order of their names."""
+    with tempfile.TemporaryDirectory() as folder:
+        open_photographs(Path(folder))
+        files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+        return [path.read_bytes() for path in files[:: max(1, len(files) // n)][:n]]
 
 
 def enlarged(content: bytes, width: int = 1600) -> bytes:
@@ -71,7 +69,9 @@ def compare(contents: list[bytes], shape: str) -> dict[str, Any]:
 
 def main() -> None:
     """Compare, and append the rows to results/decoders.jsonl."""
-    small = photographs()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=48)
+    small = photographs(parse(parser, {"images": 4}).images)
     large = [enlarged(content) for content in small[::4]]
     report("decoders", None, [compare(small, "photographs as they are"), compare(large, "enlarged to 1,600 pixels")])
 

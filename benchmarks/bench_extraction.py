@@ -20,14 +20,13 @@ import os
 import statistics
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import report, side_by_side
+from harness import is_smoke, parse, photographs, report, side_by_side
 
 from cafe.data.base import Dataset, ImageSplit
 
@@ -48,20 +47,11 @@ class Some(Dataset):
         return self._dataset.image(split, int(self._rows[index]))
 
 
-def photographs(folder: Path) -> Dataset:
-    """Unpack the real photographs and open them."""
-    real = os.environ.get("CAFE_REAL_DATA")
-    if not real:
-        raise SystemExit("CAFE_REAL_DATA is unset: the photographs are in caltech101_images.tar there")
-    with tarfile.open(Path(real) / "caltech101_images.tar") as tar:
-        tar.extractall(folder, filter="data")
-    from cafe.data import open_dataset
-
-    return open_dataset("caltech101", folder)
-
-
 def random_vit_b32(folder: Path) -> Path:
-    """Save a ViT-B/32 of OpenAI's size with random weights; the tokenizer is the embedded model's."""
+    """Save a ViT-B/32 of OpenAI's size with random weights; the tokenizer is the embedded model's.
+
+    In the smallest form, the embedded model itself is returned.
+    """
     import shutil
 
     import torch
@@ -69,6 +59,8 @@ def random_vit_b32(folder: Path) -> Path:
 
     from cafe.mini import MODEL_FOLDER
 
+    if is_smoke():
+        return MODEL_FOLDER
     mini = json.loads((MODEL_FOLDER / "config.json").read_text())["text_config"]
     own = ("vocab_size", "max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")
     text = {key: mini[key] for key in own}
@@ -265,7 +257,7 @@ def memory(images: int) -> list[dict[str, Any]]:
 _METRIC = "best of 60 interleaved turns"
 
 
-def reading(rows: int = 64_000, width: int = 512, gathered: int = 16_000) -> list[dict[str, Any]]:
+def reading(rows: int, width: int = 512, *, gathered: int) -> list[dict[str, Any]]:
     """Compare loading a cache with reading its file, and gathering rows with a plain memory map."""
     from cafe.cache import Provenance, load_features, write_cache
     from cafe.features import Features, Split
@@ -309,7 +301,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=384)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=32)
-    arguments = parser.parse_args()
+    parser.add_argument("--rows", type=int, default=64_000, help="of the cache that is read")
+    smallest = {"images": 128, "rounds": 1, "parts": "speed,reading", "rows": 2_000}
+    arguments = parse(parser, smallest)
     if arguments.images % 32 or arguments.images < 128:
         parser.error("--images takes a multiple of 32 of at least 128")
     for part in arguments.parts.split(","):
@@ -318,7 +312,7 @@ def main() -> None:
         elif part == "memory":
             report("extraction", None, memory(256))
         elif part == "reading":
-            report("extraction", None, reading())
+            report("extraction", None, reading(arguments.rows, gathered=arguments.rows // 4))
         else:
             parser.error(f"unknown part {part!r}; possible: speed, memory, reading")
 

@@ -14,7 +14,7 @@ import argparse
 
 import numpy as np
 from bench_adapter import BATCH, DECAY, LR, SAME, SCALE, accuracy, straight_loop
-from harness import flowers_shape, report, side_by_side
+from harness import flowers_shape, is_smoke, parse, report, side_by_side
 
 from cafe import CLIPAdapter, draw_few_shot
 from cafe.methods import fit_many
@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=5)
-    arguments = parser.parse_args()
+    arguments = parse(parser, {"steps": 5, "repeats": 1})
     X, y, X_test, y_test, text = flowers_shape()
     draws = {(k, s): draw_few_shot(y, None, k, s)[0] for k in SHOTS for s in SEEDS}
     cells = [(draws[k, s], s, a) for k in SHOTS for s in SEEDS for a in RATIOS]
@@ -74,7 +74,7 @@ def main() -> None:
         "dtype": fits[-1].dtype_,
     }
     report("grid", 6.0, [row])
-    if not row["same_accuracy"]:
+    if not is_smoke() and not row["same_accuracy"]:
         raise SystemExit(f"accuracies differ by more than {SAME} points; the ratio means nothing")
 
 

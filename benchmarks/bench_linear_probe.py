@@ -16,7 +16,7 @@ import warnings
 
 import numpy as np
 import torch
-from harness import imagenet_shape, report
+from harness import imagenet_shape, parse, report
 from sklearn.linear_model import LogisticRegression
 
 from cafe.solvers.logistic import logistic_path
@@ -47,11 +47,11 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="time scikit-learn at every C")
     parser.add_argument("--low", type=float, default=-2.0)
     parser.add_argument("--high", type=float, default=3.0)
-    arguments = parser.parse_args()
-    X, y, X_test, y_test, _ = imagenet_shape(arguments.rows)
+    arguments = parse(parser, {"rows": 200, "path": 2, "measure": 2, "low": -1.0, "high": 0.0})
+    X, y, X_test, y_test, text = imagenet_shape(arguments.rows)
     path = np.logspace(arguments.low, arguments.high, arguments.path)
     start = time.perf_counter()
-    fits = [fit for (fit,) in logistic_path(torch.from_numpy(X), y, 1000, path.tolist())]
+    fits = [fit for (fit,) in logistic_path(torch.from_numpy(X), y, len(text), path.tolist())]
     ours = time.perf_counter() - start
     measured = middles(len(path), len(path) if arguments.full else arguments.measure)
     print(f"cafe: {ours:.1f} s for {len(path)} values, {[fit.iterations for fit in fits]} iterations", flush=True)
@@ -78,7 +78,7 @@ def main() -> None:
         100 * float(((X_test @ f.coef.T + f.intercept).argmax(1) == y_test).mean()) for f in (fits[i] for i in measured)
     ]
     row = {
-        "shape": f"{len(X)}x{X.shape[1]}x1000",
+        "shape": f"{len(X)}x{X.shape[1]}x{len(text)}",
         "path": len(path),
         "C": [float(path[0]), float(path[-1])],
         "sklearn_measured": len(measured),

@@ -33,7 +33,7 @@ from typing import Any
 import bench_adapter
 import numpy as np
 import torch
-from harness import report
+from harness import is_smoke, parse, report
 from paper_data import SEEDS, SHAPES, SHOTS, features_of
 from sklearn.linear_model import LogisticRegression
 
@@ -44,6 +44,7 @@ from cafe.methods.clip_adapter_parts import default_recipe
 from cafe.protocol.tasks import Task, make_task
 
 LARGEST, TIMED_SHOTS, TARGET = 1_000_000, (1, 2, 4, 16), 5.0
+SMALLEST = 200  # one and two shots of ten classes
 SAME = 0.2  # points
 # Of the seven decades that the probe's search begins with, three are at strong penalties where few steps do.
 EASY, EASY_C = 3, 1e-2
@@ -167,7 +168,7 @@ def check(differences: dict[str, list[float]]) -> dict[str, float]:
         error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
         means[method] = float(np.mean(values))
         off = -means[method] if method == "linear-probe" else abs(means[method])
-        if off > max(SAME, 2 * error):
+        if off > max(SAME, 2 * error) and not is_smoke():
             raise SystemExit(f"{method}: {means[method]:+.2f} points from the single fits ({error:.2f})")
     return means
 
@@ -178,14 +179,15 @@ def main() -> None:
     parser.add_argument("--datasets", default=",".join(SHAPES))
     parser.add_argument("--fraction", type=float, default=0.1, help="of the test rows")
     parser.add_argument("--full", action="store_true", help="all cells")
-    arguments = parser.parse_args()
+    arguments = parse(parser, {"datasets": "eurosat", "fraction": 0.01})
+    largest = np.inf if arguments.full else SMALLEST if arguments.smoke else LARGEST
     warnings.simplefilter("ignore")
     follow_default_recipe()
     warm = features_of("eurosat", 0.01)
     task = make_task(warm, 1, 1)
     CLIPAdapter(warm.class_embeddings, random_state=1).fit(task.train.image_features, task.train.labels)
     names = arguments.datasets.split(",")
-    found = {name: measure(name, arguments.fraction, np.inf if arguments.full else LARGEST) for name in names}
+    found = {name: measure(name, arguments.fraction, largest) for name in names}
     kept = {name: one for name, one in found.items() if one is not None}
     differences: dict[str, list[float]] = defaultdict(list)
     alone: dict[str, float] = defaultdict(float)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import drawn_like, real_features, report, unit
+from harness import drawn_like, parse, real_features, report, unit
 
 from cafe import CLIPAdapter, ZeroShot
 from cafe.methods import fit_many
@@ -43,29 +44,35 @@ Line = tuple[list[float], list[float]]
 class Data:
     """Rows and text of any size, drawn once."""
 
-    def __init__(self) -> None:
+    def __init__(self, drawn: int) -> None:
         data = real_features("imagenet_vitb32")
         X = np.concatenate([data[f"features_{k}shot"] for k in (1, 2, 4)])
         y = np.concatenate([data[f"labels_{k}shot"] for k in (1, 2, 4)])
-        self.X, self.y = drawn_like(X, y, DRAWN, seed=0)
+        self.X, self.y = drawn_like(X, y, drawn, seed=0)
         self.text = unit(data["text_features"].astype(np.float32))
 
-    def rows(self, n: int, classes: int, width: int = 512) -> tuple[np.ndarray, np.ndarray]:
+    def rows(self, n: int, classes: int, width: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return n rows of that many classes (at most 1,000 of them different), and labels."""
         near = np.flatnonzero(self.y < classes)
         index = near[np.arange(n) % len(near)]
-        X = self.X if width == 512 else unit(np.concatenate([self.X, self.X[:, ::-1][:, : width - 512]], axis=1))
+        X = self._widened(self.X, width)
         if n > SHORT:
             X = X.astype(np.float16)
         return X[index], self.y[index]
 
-    def classes(self, c: int, width: int = 512) -> np.ndarray:
+    def classes(self, c: int, width: int | None = None) -> np.ndarray:
         """Return text of c classes."""
         rng = np.random.default_rng(0)
         more = max(0, c - len(self.text))
-        between = self.text[rng.integers(0, 1000, more)] + self.text[rng.integers(0, 1000, more)]
+        between = self.text[rng.integers(0, len(self.text), more)] + self.text[rng.integers(0, len(self.text), more)]
         text = unit(np.concatenate([self.text, between]))[:c]
-        return text if width == 512 else unit(np.concatenate([text, text[:, ::-1][:, : width - 512]], axis=1))
+        return self._widened(text, width)
+
+    @staticmethod
+    def _widened(rows: np.ndarray, width: int | None) -> np.ndarray:
+        """Repeat columns in reverse order until rows have that width; None leaves them as they are."""
+        more = 0 if width is None else width - rows.shape[1]
+        return unit(np.concatenate([rows, rows[:, ::-1][:, :more]], axis=1)) if more else rows
 
 
 def seconds_of(run: Callable[[], Any]) -> float:
@@ -112,21 +119,21 @@ def against_rows(data: Data, largest: int) -> dict[str, Line]:
     return lines
 
 
-def against_width(data: Data) -> dict[str, Line]:
+def against_width(data: Data, widths: Sequence[int]) -> dict[str, Line]:
     """Measure a fit of the default recipe on 1,600 rows of 100 classes."""
     lines: dict[str, Line] = {}
-    for d in WIDTHS:
+    for d in widths:
         X, y = data.rows(1_600, 100, d)
         model = CLIPAdapter(data.classes(100, d), random_state=1)
         add(lines, "CLIP-Adapter, default recipe", d, seconds_of(lambda X=X, y=y, model=model: model.fit(X, y)))
     return lines
 
 
-def against_classes(data: Data) -> dict[str, Line]:
+def against_classes(data: Data, classes: Sequence[int]) -> dict[str, Line]:
     """Measure fifty steps of CLIP-Adapter, and scoring of 2,000 rows."""
     lines: dict[str, Line] = {}
-    for c in CLASSES:
-        X, y = data.rows(2_000, min(c, 1_000))
+    for c in classes:
+        X, y = data.rows(2_000, min(c, len(data.text)))
         text = data.classes(c)
         adapter = CLIPAdapter(text, epochs=49.5 * 256 / len(X), random_state=1)
         zero_shot = ZeroShot(text).fit(X, y)
@@ -135,12 +142,12 @@ def against_classes(data: Data) -> dict[str, Line]:
     return lines
 
 
-def against_configurations(data: Data) -> dict[str, Line]:
+def against_configurations(data: Data, configurations: Sequence[int]) -> dict[str, Line]:
     """Measure grids of CLIP-Adapter on 1,600 rows of 100 classes."""
     lines: dict[str, Line] = {}
     X, y = data.rows(1_600, 100)
     text, epochs = data.classes(100), (GRID_STEPS - 0.5) * 256 / 1_600
-    for g in CONFIGURATIONS:
+    for g in configurations:
         grid = [CLIPAdapter(text, alpha=0.1 + 0.8 * i / g, epochs=epochs, random_state=i) for i in range(g)]
         add(lines, f"CLIP-Adapter, {GRID_STEPS} steps each", g, seconds_of(lambda grid=grid: fit_many(X, y, grid)))
     return lines
@@ -177,7 +184,8 @@ def draw(found: dict[str, dict[str, Line]], path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(colors=LIGHT.muted)
         if quantity == "width":  # not even an octave: the widths themselves say more than powers of ten
-            axes.set_xticks(WIDTHS, [str(d) for d in WIDTHS])
+            ticks = [int(d) for line in lines.values() for d in line[0]]
+            axes.set_xticks(ticks, [str(d) for d in ticks])
             axes.xaxis.set_minor_locator(NullLocator())
         axes.legend(frameon=False, fontsize=8, labelcolor=LIGHT.ink)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -189,13 +197,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--largest", type=int, default=ROWS[-1])
     parser.add_argument("--figure", type=Path, default=Path(__file__).parents[1] / "docs" / "scaling.png")
-    arguments = parser.parse_args()
-    data = Data()
+    parser.add_argument("--widths", default=",".join(map(str, WIDTHS)))
+    parser.add_argument("--classes", default=",".join(map(str, CLASSES)))
+    parser.add_argument("--configurations", default=",".join(map(str, CONFIGURATIONS)))
+    parser.add_argument("--drawn", type=int, default=DRAWN, help="different rows")
+    smallest = {"largest": ROWS[0], "classes": "10,20", "configurations": "1,4", "drawn": 400}
+    smallest |= {"widths": "256,320", "figure": Path(tempfile.gettempdir()) / "scaling-smoke.png"}
+    arguments = parse(parser, smallest)
+    lists = (arguments.widths, arguments.classes, arguments.configurations)
+    widths, classes, configurations = ([int(value) for value in text.split(",")] for text in lists)
+    data = Data(arguments.drawn)
     found = {
         "rows": against_rows(data, arguments.largest),
-        "width": against_width(data),
-        "classes": against_classes(data),
-        "configurations": against_configurations(data),
+        "width": against_width(data, widths),
+        "classes": against_classes(data, classes),
+        "configurations": against_configurations(data, configurations),
     }
     rows = [
         {

@@ -121,10 +121,10 @@ def child(arguments: argparse.Namespace) -> None:
     print(json.dumps(found))
 
 
-def check_twin(folder: Path, classes: int) -> float:
+def check_twin(folder: Path, classes: int, rows: int) -> float:
     """Fit a small file mapped and in memory; return the largest difference of their logits."""
     text = directions(classes)
-    y = write(folder / "small", 20_000, text)
+    y = write(folder / "small", rows, text)
     mapped = np.memmap(folder / "small", np.float16, mode="r", shape=(len(y), WIDTH))
     test, _ = draw(1000, text, 10**6)
     stored, _ = fits(mapped, y, text, 20, 50)
@@ -134,24 +134,27 @@ def check_twin(folder: Path, classes: int) -> float:
 
 def main() -> None:
     """Measure, in a child process."""
+    from harness import parse, report
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_280_000)
     parser.add_argument("--classes", type=int, default=100)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--iterations", type=int, default=3)
     parser.add_argument("--limit-gb", type=float, default=4.0)
+    parser.add_argument("--twin", type=int, default=20_000, help="rows that are fitted on disk and in memory")
     parser.add_argument("--file", help="for the child process alone")
     parser.add_argument("--labels", help="for the child process alone")
-    arguments = parser.parse_args()
+    arguments = parse(parser, {"rows": 4_000, "classes": 10, "steps": 60, "iterations": 3, "twin": 1_000})
     if arguments.file:
         child(arguments)
         return
-    from harness import report
-
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        difference = check_twin(folder, arguments.classes)
-        print(f"mapped against in memory, 20,000 rows: logits differ by at most {difference:.1e}", flush=True)
+        difference = check_twin(folder, arguments.classes, arguments.twin)
+        print(
+            f"mapped against in memory, {arguments.twin:,} rows: logits differ by at most {difference:.1e}", flush=True
+        )
         if difference > 0.02:
             raise SystemExit("features on disk and in memory give different fits")
         y = write(folder / "large", arguments.rows, directions(arguments.classes))

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import real_features
-from harness import report
+from harness import parse, report
 
 from cafe import CLIPAdapter
 from cafe.protocol.tasks import make_task
@@ -109,9 +109,10 @@ def first_to_pass(make: Callable[[float, int], CLIPAdapter], data: Data, seeds: 
         fraction *= 2
 
 
-def measure(name: str, seeds: int) -> None:
+def measure(name: str, seeds: int, part: float) -> None:
     """Time one data set."""
     source, epochs = SOURCES[name]
+    epochs *= part
     data = source()
     X, text, scale = data[0], data[4], data[5]
     default = CLIPAdapter(text, logit_scale=scale, random_state=1).fit(X, data[1])  # warms up, and says its length
@@ -157,9 +158,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--datasets", default=";".join(SOURCES), help="separated by semicolons")
-    arguments = parser.parse_args()
+    parser.add_argument("--part", type=float, default=1.0, help="of the released number of epochs")
+    arguments = parse(parser, {"seeds": 1, "datasets": "digits, 16 shots", "part": 0.05})
     for name in arguments.datasets.split(";"):
-        measure(name, arguments.seeds)
+        measure(name, arguments.seeds, arguments.part)
 
 
 if __name__ == "__main__":

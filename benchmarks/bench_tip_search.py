@@ -15,7 +15,7 @@ import time
 
 import numpy as np
 import torch
-from harness import imagenet_shape, report
+from harness import imagenet_shape, parse, report
 
 from cafe.solvers.tip_search import tip_search
 
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--part", type=int, default=1000, help="queries measured")
     parser.add_argument("--betas", type=int, default=200, help="of 200, measured on our side")
     parser.add_argument("--cells", type=int, default=8, help="cells recomputed on the other side")
-    arguments = parser.parse_args()
+    arguments = parse(parser, {"part": 50, "betas": 10, "cells": 2})
     X, y, queries, labels, text = imagenet_shape(16_000, arguments.part)
     order = np.argsort(y, kind="stable")
     keys, key_labels, classes = torch.from_numpy(X[order]), y[order], torch.from_numpy(text)
@@ -38,7 +38,7 @@ def main() -> None:
     start = time.perf_counter()
     found, _ = tip_search(queries, labels, keys, key_labels, classes, SCALE, alphas, betas)
     ours = (time.perf_counter() - start) * 200 / len(betas)
-    onehot = torch.nn.functional.one_hot(torch.from_numpy(key_labels), 1000).float()
+    onehot = torch.nn.functional.one_hot(torch.from_numpy(key_labels), len(text)).float()
     tested = torch.from_numpy(queries)
     theirs, difference = 0.0, 0.0
     for cell in range(arguments.cells):
@@ -58,7 +58,7 @@ def main() -> None:
         flush=True,
     )
     row = {
-        "shape": f"{len(keys)} keys, {QUERIES} queries, 1000 classes",
+        "shape": f"{len(keys)} keys, {QUERIES} queries, {len(text)} classes",
         "cells": 4000,
         "queries_measured": arguments.part,
         "recomputing_seconds": theirs * 4000 * QUERIES / arguments.part,

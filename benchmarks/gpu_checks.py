@@ -11,6 +11,8 @@ same precision is off by. Exits with 1 and a sentence where something is wrong, 
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -19,11 +21,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from harness import parse
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "kernels"))
 # How many times autograd's own error, in the same precision, a kernel's may be; sums go in another order.
 ALLOWED = {"float32": 4.0, "tf32": 2.0, "bfloat16": 2.0}
-DEVICE, SEEDS = "cuda", 3
+DEVICE, SEEDS = "cuda" if torch.cuda.is_available() else "cpu", 3
 
 
 def on_device(tree: Any, dtype: torch.dtype | None = None) -> Any:
@@ -181,12 +184,33 @@ def bench() -> None:
     report("grid", 40.0, [bench_grid(small, 200, rows[0]["straight_seconds"])])
 
 
+def smoke_on_cpu() -> None:
+    """Check one step in Triton's interpreter, which shows that this script still fits the kernels; no GPU is seen."""
+    if os.environ.get("TRITON_INTERPRET") != "1":  # read when Triton is imported
+        command = [sys.executable, __file__, "--smoke"]
+        raise SystemExit(subprocess.call(command, env={**os.environ, "TRITON_INTERPRET": "1"}))
+    from interpreted import SHAPES, problem
+
+    from cafe.kernels.reference import adapter_losses_and_gradients
+
+    shape = SHAPES[0]
+    weights, hyper, X, y, index, text, mean = parts = problem(shape, torch.float64, b=33, c=66, d=35)
+    _, truth = adapter_losses_and_gradients(shape, weights, hyper, X[index], y[index], text, mean)
+    wrong = compare(shape, [on_device(part, torch.float32) for part in parts], truth, "float32")
+    if wrong:
+        raise SystemExit("\n".join(["wrong in Triton's interpreter:", *wrong]))
+    print("no GPU here: one step was checked in Triton's interpreter, nothing on a card")
+
+
 def main() -> None:
     """Run the checks, print what is wrong, and exit with 1 if anything is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few small shapes, for compute-sanitizer")
     parser.add_argument("--bench", action="store_true", help="append rows too; needs CAFE_REAL_DATA")
-    arguments = parser.parse_args()
+    arguments = parse(parser, {"quick": True, "bench": False})
+    if arguments.smoke and not torch.cuda.is_available():
+        smoke_on_cpu()
+        return
     if not torch.cuda.is_available():
         raise SystemExit("there is no CUDA device here; the kernels' tests run in Triton's interpreter instead")
     wrong = check_gradients(arguments.quick) + ([] if arguments.quick else check_fits())

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_extraction import Cafe, Some, photographs, random_vit_b32
-from harness import report
+from bench_extraction import Cafe, Some, random_vit_b32
+from harness import is_smoke, parse, photographs, report
 
 # Operations of one image, 2 x multiply-adds (open_clip's model_profile.csv).
 GFLOP = {"ViT-B/32": 8.82, "ViT-B/16": 35.13, "ViT-L/14": 162.03, "RN50": 12.22}
@@ -93,13 +93,14 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4096)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--device", default="cuda")
-    given = parser.parse_args()
+    given = parse(parser, {"images": 96, "batch_size": 2, "device": "cpu"})
     if given.device.startswith("cuda") and not torch.cuda.is_available():
         sys.exit("no GPU here: nothing was measured")
     large = given.device.startswith("cuda")
     repeats, size = (20, 8192) if large else (1, 1024)
     peak = matrix_rate(given.device, size, repeats)
-    rates = {name: forward_rate(name, given.device, given.batch_size, repeats) for name in GFLOP}
+    names = ["ViT-B/32"] if is_smoke() else list(GFLOP)
+    rates = {name: forward_rate(name, given.device, given.batch_size, repeats) for name in names}
     rows: list[dict[str, Any]] = [
         {
             "run": "forward only", "tower": name, "dtype": "bfloat16", "batch_size": given.batch_size,

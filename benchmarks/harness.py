@@ -1,17 +1,23 @@
 """What every benchmark shares: data, timing side by side, and rows appended to results/.
 
 A row says what was measured, against what, both medians, their ratio, and where: device, versions, commit, dtype.
+
+Every script takes ``--smoke``: its smallest form, a few seconds on data that comes with cafe, which shows that the
+script runs and its checks pass; its figures mean nothing and no row is kept.
 """
 
 from __future__ import annotations
 
+import argparse
+import functools
 import json
 import os
 import platform
 import statistics
 import subprocess
+import tarfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +25,40 @@ from typing import Any
 import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
+_smoke = False
+
+
+def parse(
+    parser: argparse.ArgumentParser, smoke: Mapping[str, Any], words: Sequence[str] | None = None
+) -> argparse.Namespace:
+    """Parse the command line of a script, with ``--smoke`` beside its own options.
+
+    Parameters
+    ----------
+    parser : ArgumentParser
+        With the script's own options.
+    smoke : mapping of str to object
+        Values that the options take in the smallest form, whatever else is given.
+    words : sequence of str, default=None
+        None is the command line.
+
+    Returns
+    -------
+    Namespace
+        With ``smoke`` beside the script's own.
+    """
+    global _smoke
+    parser.add_argument("--smoke", action="store_true", help="the smallest form, on data that comes with cafe; no row")
+    arguments = parser.parse_args(words)
+    _smoke = arguments.smoke
+    if _smoke:
+        vars(arguments).update(smoke)
+    return arguments
+
+
+def is_smoke() -> bool:
+    """Return whether the script runs in its smallest form."""
+    return _smoke
 
 
 def side_by_side(runs: Mapping[str, Callable[[], Any]], repeats: int, warm_up: bool = True) -> dict[str, float]:
@@ -36,12 +76,76 @@ def side_by_side(runs: Mapping[str, Callable[[], Any]], repeats: int, warm_up: b
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def real_features(name: str) -> Any:
-    """Open one of the real feature files of the folder that CAFE_REAL_DATA names."""
+def real_data() -> Path:
+    """Return the folder that CAFE_REAL_DATA names."""
     folder = os.environ.get("CAFE_REAL_DATA")
     if not folder:
-        raise SystemExit("CAFE_REAL_DATA is unset: benchmarks draw their features around real class embeddings")
-    return np.load(Path(folder) / "clip_features" / f"{name}.npz")
+        raise SystemExit("CAFE_REAL_DATA is unset: it names the folder of real features and photographs")
+    return Path(folder)
+
+
+def real_features(name: str) -> Any:
+    """Open one of the real feature files of the folder that CAFE_REAL_DATA names; digits in the smallest form.
+
+    Returns
+    -------
+    mapping of str to ndarray
+        ``train_{k}shot_features``, ``val_labels``, ``text_features``, ``class_names``, ... as the files have them.
+    """
+    if not _smoke:
+        return np.load(real_data() / "clip_features" / f"{name}.npz")
+    with_text = name.startswith(("imagenet", "caltech"))
+    return {key: value for key, value in _digits_as_published().items() if with_text or key != "text_features"}
+
+
+@functools.cache
+def _digits_as_published() -> dict[str, np.ndarray]:
+    """Encode the embedded digits with the embedded model, and name the arrays as the published files do."""
+    from cafe.data import open_dataset
+    from cafe.encoders import open_encoder
+    from cafe.prompts import class_embeddings, prompts
+
+    dataset, encoder = open_dataset("digits"), open_encoder("cafe:mini", device="cpu")
+    text = encoder.encode_text(prompts(dataset.templates, dataset.class_names))
+    arrays = {"text_features": class_embeddings(text[None]), "class_names": np.array(dataset.class_names)}
+    places: dict[str, np.ndarray] = {}
+    for split, n in (("train", 24), ("val", 6), ("test", 12)):
+        labels = dataset.splits[split].labels
+        rows = np.stack([np.flatnonzero(labels == c)[:n] for c in range(len(dataset.class_names))], axis=1)  # (n, c)
+        crops = np.stack([encoder.cropper(dataset.image(split, int(i))) for i in rows.ravel()])
+        features = unit(encoder.encode_images(crops)).astype(np.float16).reshape(*rows.shape, -1)  # (n, c, d)
+        places[split] = features
+        if split != "train":
+            arrays |= _rows_by_class(split, features)
+    for k in (1, 2, 4, 8, 16):
+        arrays |= _rows_by_class(f"train_{k}shot", places["train"][:k])
+    for start, k in ((16, 1), (17, 2), (19, 4)):  # three draws without a common image
+        draw = _rows_by_class("draw", places["train"][start : start + k])
+        arrays |= {f"features_{k}shot": draw["draw_features"], f"labels_{k}shot": draw["draw_labels"]}
+    return arrays
+
+
+def _rows_by_class(name: str, features: np.ndarray) -> dict[str, np.ndarray]:
+    """Return features (k, c, d) and their labels as rows in order of class."""
+    k, c, d = features.shape
+    rows = features.transpose(1, 0, 2).reshape(c * k, d)  # (c k, d)
+    return {f"{name}_features": rows, f"{name}_labels": np.repeat(np.arange(c), k)}
+
+
+def photographs(folder: Path) -> Any:
+    """Unpack the real photographs and open them; in the smallest form, digits drawn large and saved as JPEG files."""
+    from cafe.data import open_dataset
+
+    if not _smoke:
+        with tarfile.open(real_data() / "caltech101_images.tar") as archive:
+            archive.extractall(folder, filter="data")
+        return open_dataset("caltech101", folder)
+    digits = open_dataset("digits")
+    for i, label in enumerate(digits.splits["train"].labels[:200]):
+        place = folder / "train" / digits.class_names[label]
+        place.mkdir(parents=True, exist_ok=True)
+        digits.image("train", i).convert("RGB").resize((96, 80)).save(place / f"{i}.jpg", quality=90)
+    return open_dataset(str(folder))
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -78,6 +182,8 @@ def drawn_like(
 def imagenet_shape(n: int = 16_000, n_test: int = 4_000) -> tuple[np.ndarray, ...]:
     """Return train, test, labels and real text of 1,000 classes: X, y, X_test, y_test, text."""
     data = real_features("imagenet_vitb32")
+    if _smoke:
+        n, n_test = min(n, 200), min(n_test, 200)
     X = np.concatenate([data[f"features_{k}shot"] for k in (1, 2, 4)])
     y = np.concatenate([data[f"labels_{k}shot"] for k in (1, 2, 4)])
     text = unit(data["text_features"].astype(np.float32))
@@ -89,7 +195,7 @@ def flowers_shape(n: int = 1_632, n_test: int = 2_040) -> tuple[np.ndarray, ...]
     data = real_features("oxford_flowers_vitb32")
     X, y = data["train_16shot_features"].astype(np.float32), data["train_16shot_labels"].astype(np.int64)
     test, test_y = data["test_features"].astype(np.float32)[:n_test], data["test_labels"].astype(np.int64)[:n_test]
-    text = np.zeros((102, X.shape[1]), np.float32)
+    text = np.zeros((len(data["class_names"]), X.shape[1]), np.float32)
     np.add.at(text, data["val_labels"].astype(np.int64), data["val_features"].astype(np.float32))
     return unit(X[:n]), y[:n], unit(test), test_y, unit(text)
 
@@ -126,14 +232,16 @@ def about_machine() -> dict[str, Any]:
 
 
 def report(benchmark: str, target: float | None, rows: list[dict[str, Any]]) -> None:
-    """Print one line per row and append the rows to results/<benchmark>.jsonl."""
-    RESULTS.mkdir(exist_ok=True)
+    """Print one line per row and append the rows to results/<benchmark>.jsonl, but for the smallest form's."""
     shared = {"benchmark": benchmark, "time": datetime.now(UTC).isoformat(timespec="seconds"), **about_machine()}
-    with (RESULTS / f"{benchmark}.jsonl").open("a", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps({**shared, "target": target, **row}) + "\n")
-            words = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
-            print(f"{benchmark}: {words}" + (f" (target {target}x)" if target else ""), flush=True)
+    lines = [json.dumps({**shared, "target": target, **row}) + "\n" for row in rows]
+    if not _smoke:
+        RESULTS.mkdir(exist_ok=True)
+        with (RESULTS / f"{benchmark}.jsonl").open("a", encoding="utf-8") as file:
+            file.writelines(lines)
+    for row in rows:
+        words = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
+        print(f"{benchmark}: {words}" + (f" (target {target}x)" if target else ""), flush=True)
 
 
 def matrix_peak(m: int = 512, k: int = 512, n: int = 1024, repeats: int = 20) -> dict[str, float]:

@@ -27,6 +27,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import parse
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -319,7 +321,7 @@ def main() -> None:
     parser.add_argument("--verbs", default="extract,import,merge,export,fit,compare,demo")
     parser.add_argument("--concurrent", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+    arguments = parse(parser, {"kills": 1, "verbs": "extract", "concurrent": 0})
 
     warm_up()
     folder = Path(tempfile.mkdtemp(prefix="kill-test-"))

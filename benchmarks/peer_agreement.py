@@ -10,14 +10,13 @@ authors' own code, fed with the same cached features.
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Callable, Sequence
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from harness import parse, real_features
 
 import cafe
 from cafe.methods.scores import unit_length
@@ -39,16 +38,16 @@ class Data:
 
 
 def caltech(shots: int) -> Data:
-    data = np.load(Path(os.environ["CAFE_REAL_DATA"]) / "clip_features" / "caltech69_vitb32.npz")
+    data = real_features("caltech69_vitb32")
     labels = data["val_labels"]
-    rows = np.concatenate([np.flatnonzero(labels == c)[: min(shots, 4)] for c in range(69)])
+    rows = np.concatenate([np.flatnonzero(labels == c)[: min(shots, 4)] for c in range(len(data["class_names"]))])
     train = data[f"train_{shots}shot_features"], data[f"train_{shots}shot_labels"]
     test = data["test_features"], data["test_labels"]
     return Data(train, (data["val_features"][rows], labels[rows]), test, data["text_features"])
 
 
 def imagenet() -> Data:
-    data = np.load(Path(os.environ["CAFE_REAL_DATA"]) / "clip_features" / "imagenet_vitb32.npz")
+    data = real_features("imagenet_vitb32")
     X = data["features_4shot"]
     X_test, y_test = (np.concatenate([data[f"{k}_1shot"], data[f"{k}_2shot"]]) for k in ("features", "labels"))
     keep = (X_test.astype(np.float32) @ X.astype(np.float32).T).max(axis=1) < 0.93
@@ -173,7 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--imagenet", action="store_true", help="also ImageNet 4-shot (minutes)")
     parser.add_argument("--methods", default="", help="comma-separated beginnings of names")
-    arguments = parser.parse_args()
+    arguments = parse(parser, {"imagenet": True, "methods": "gda,trans-clip"})
     wanted = tuple(arguments.methods.split(","))
     print("| method | cell | theirs | ours | difference | | seconds |\n| --- | --- | --- | --- | --- | --- | --- |")
     tasks = {shots: caltech(shots) for shots in (1, 4, 16)}

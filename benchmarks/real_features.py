@@ -11,11 +11,10 @@ augmented views, val and test are centre crops. They were published without a li
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from harness import real_features
 from numpy.typing import NDArray
 
 from cafe.features import Features, Split
@@ -25,19 +24,14 @@ NEAR_DUPLICATE = 0.93
 DRAWS = (1, 2, 4)
 
 
-def arrays(name: str) -> Any:
-    """Return one file of the folder of real features."""
-    return np.load(Path(os.environ["CAFE_REAL_DATA"]) / "clip_features" / f"{name}.npz")
-
-
 def imagenet(shots: int) -> Features:
     """Learn on the draw of that many shots, test on the two others."""
-    data = arrays("imagenet_vitb32")
+    data = real_features("imagenet_vitb32")
     others = [k for k in DRAWS if k != shots]
     X, y = data[f"features_{shots}shot"], data[f"labels_{shots}shot"]
     X_test = np.concatenate([data[f"features_{k}shot"] for k in others])
     y_test = np.concatenate([data[f"labels_{k}shot"] for k in others])
-    ids = np.array([f"{k}-shot/{i}" for k in others for i in range(1000 * k)])
+    ids = np.array([f"{k}-shot/{i}" for k in others for i in range(len(data[f"labels_{k}shot"]))])
     nearest = (X_test.astype(np.float32) @ X.astype(np.float32).T).max(axis=1)
     kept = nearest < NEAR_DUPLICATE
     splits = {
@@ -64,7 +58,7 @@ def dtd() -> Features:
 
 
 def _published(name: str, file: str, shots: int) -> Features:
-    data = arrays(file)
+    data = real_features(file)
     splits = {"train": _split(data, f"train_{shots}shot"), "val": _split(data, "val"), "test": _split(data, "test")}
     return _features(name, splits, data)
 

@@ -21,7 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import real_features as real
-from harness import about_machine
+from harness import about_machine, parse
 
 from cafe.compare import Comparison, compare
 from cafe.compare.base import Series, Suite
@@ -102,13 +102,15 @@ def run(
 def main() -> None:
     """Print the tables of each section."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sections", nargs="+", metavar="SECTION")
+    parser.add_argument("sections", nargs="*", metavar="SECTION")
     parser.add_argument("--shots", default="1,4,16")
     parser.add_argument("--values", default="")
     parser.add_argument("--methods", default="")
     parser.add_argument("--include", default="")
     parser.add_argument("--into", type=Path, help="Markdown file with <!-- SECTION --> and <!-- /SECTION -->")
-    given = parser.parse_args()
+    given = parse(parser, {"sections": ["digits", "imagenet-alpha"], "shots": "1", "values": "0.2,0.6", "into": None})
+    if not given.sections:
+        parser.error("name at least one section, such as digits or caltech")
     options = {name: [v for v in getattr(given, name).split(",") if v] for name in ("values", "methods", "include")}
     for section in given.sections:
         shots = [int(k) for k in given.shots.split(",")]

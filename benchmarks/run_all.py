@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+from harness import is_smoke, parse
 from performance_table import ENTRIES, put_between, scaling, table, time_to_accuracy
 
 HERE = Path(__file__).parent
@@ -23,10 +24,11 @@ NAMES = tuple(dict.fromkeys([*(one.benchmark for one in ENTRIES), "time_to_accur
 
 
 def run(name: str) -> bool:
-    """Run one script and say how it went."""
+    """Run one script, in its smallest form if this one is, and say how it went."""
     start = time.perf_counter()
     print(f"--- {name}", flush=True)
-    done = subprocess.run([sys.executable, str(HERE / f"bench_{name}.py")], cwd=HERE.parent, check=False)
+    command = [sys.executable, str(HERE / f"bench_{name}.py"), *(["--smoke"] if is_smoke() else [])]
+    done = subprocess.run(command, cwd=HERE.parent, check=False)
     how = "done" if done.returncode == 0 else f"FAILED with status {done.returncode}"
     print(f"--- {name}: {how} after {time.perf_counter() - start:.0f} s", flush=True)
     return done.returncode == 0
@@ -51,12 +53,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(NAMES), help=f"some of {', '.join(NAMES)}")
     parser.add_argument("--no-run", action="store_true", help="only write the tables")
-    arguments = parser.parse_args()
+    arguments = parse(parser, {"only": "tip_search"})
     chosen = arguments.only.split(",")
     if unknown := set(chosen) - set(NAMES):
         parser.error(f"unknown benchmark {', '.join(sorted(unknown))}; known are {', '.join(NAMES)}")
     failed = [] if arguments.no_run else [name for name in chosen if not run(name)]
-    write_page()
+    if not arguments.smoke:
+        write_page()
     return 1 if failed else 0
 
 

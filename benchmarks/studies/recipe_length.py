@@ -21,13 +21,19 @@ refuted: 500 and 1,000 are (0.19 and 0.10 behind), 250 is not (0.57 behind, erro
 
 Run::
 
-    CAFE_REAL_DATA=... python benchmarks/recipe_length.py
+    CAFE_REAL_DATA=... python benchmarks/studies/recipe_length.py
 """
 
 from __future__ import annotations
 
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import numpy as np
-from harness import report
+from harness import parse, report
 from recipe_study import STEPS, cross_validated, weighted
 
 TOTAL, RATE = 1.25, 1e-3
@@ -36,6 +42,7 @@ RECIPES = [{"steps": steps, "lr": RATE, "weight_decay": TOTAL / (RATE * steps)} 
 
 def main() -> None:
     """Print how far every length is behind the least, with the paired standard error, and whether the premise holds."""
+    parse(argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter), {})
     cells = cross_validated(RECIPES)
     parts = weighted(cells)
     means = np.sum([w * hits.mean(1) for w, hits in parts], axis=0)

@@ -1,6 +1,6 @@
 """What each part of `auto`'s design is worth, on development data (docs/auto.md has the table).
 
-    CAFE_REAL_DATA=... python benchmarks/auto_attempts.py
+    CAFE_REAL_DATA=... python benchmarks/studies/auto_attempts.py
 
 Every attempt changes one thing of the design as it stands, and is set beside the best single method with oracle
 settings that results/auto_study.jsonl has for the same tasks (``auto_study.py singles develop`` first).
@@ -8,15 +8,19 @@ settings that results/auto_study.jsonl has for the same tasks (``auto_study.py s
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from unittest.mock import patch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import auto_study
 import auto_tasks
 import numpy as np
-from harness import report
+from harness import is_smoke, parse, report
 
 import cafe
 from cafe.methods import auto_choice, auto_gaussians, auto_parts
@@ -76,10 +80,12 @@ ATTEMPTS: dict[str, list[Change]] = {
 
 def main() -> None:
     """Print how far each attempt is behind the oracle's best single method."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("attempts", nargs="*", help="all by default")
+    wanted = parse(parser, {"attempts": list(ATTEMPTS)[1:6:4]}).attempts or list(ATTEMPTS)
     best = auto_study.oracle("develop")
     tasks = list(auto_tasks.develop())
     print("| attempt | behind, mean | 1 shot | 2 | 4 | 8 | 16 | worst cell | accuracy | ECE |\n" + "| --- " * 10 + "|")
-    wanted = sys.argv[1:] or list(ATTEMPTS)
     for label in wanted:
         cells: dict[tuple[str, int], list[tuple[float, float]]] = {}
         with ExitStack() as stack:
@@ -91,7 +97,8 @@ def main() -> None:
                 cells.setdefault((task.dataset, task.shots), []).append((100 * accuracy, ece))
         means = {key: np.mean(values, axis=0) for key, values in cells.items()}
         behind = {key: best[key] - value[0] for key, value in means.items()}
-        by_shots = [np.mean([v for key, v in behind.items() if key[1] == k]) for k in auto_tasks.SHOTS]
+        shots = [k for k in auto_tasks.SHOTS if not is_smoke() or k in auto_tasks.SMOKE_SHOTS]
+        by_shots = [np.mean([v for key, v in behind.items() if key[1] == k]) for k in shots]
         accuracy, ece = np.mean(list(means.values()), axis=0)
         shown = " | ".join(f"{v:.2f}" for v in by_shots)
         print(

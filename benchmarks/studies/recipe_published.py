@@ -23,13 +23,19 @@ one, where it is ahead or level, and the published one from there on. Published 
 
 Run::
 
-    CAFE_REAL_DATA=... python benchmarks/recipe_published.py
+    CAFE_REAL_DATA=... python benchmarks/studies/recipe_published.py
 """
 
 from __future__ import annotations
 
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import numpy as np
-from harness import report
+from harness import is_smoke, parse, report
 from numpy.typing import NDArray
 from real_features import caltech69, flowers
 from recipe_study import Shots, digits, published, recipe
@@ -56,17 +62,18 @@ def val_hits(train: Shots, val: Shots, shots: int, draw: int) -> NDArray[np.floa
 
 def main() -> None:
     """Print both recipes' accuracy in every cell, the weighted difference with its paired error, and the choice."""
+    parse(argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter), {})
     sources = {
         "digits": (digits("train"), digits("val")),
         "caltech69": (published(caltech69()), published(caltech69(), "val")),
         "flowers": (published(flowers()), published(flowers(), "val")),
     }
     gains, variances = [], []
-    by_shots: dict[int, list[NDArray[np.floating]]] = {shots: [] for shots in SHOTS}
+    by_shots: dict[int, list[NDArray[np.floating]]] = {shots: [] for shots in (SHOTS[:1] if is_smoke() else SHOTS)}
     for name, (train, val) in sources.items():
         # Draws and shots share the val rows, so differences are averaged by row before their spread is taken.
         by_row = []
-        for shots in SHOTS:
+        for shots in SHOTS[:1] if is_smoke() else SHOTS:
             hits = np.mean([val_hits(train, val, shots, draw) for draw in DRAWS], axis=0)  # (recipes, n)
             print(f"{name}, {shots} shots: " + ", ".join(f"{100 * value:.2f}" for value in hits.mean(1)), flush=True)
             by_row.append(hits[1] - hits[0])

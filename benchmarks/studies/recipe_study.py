@@ -18,15 +18,20 @@ trained: recipe_many_classes.py and recipe_length.py go on from here, and docs/m
 
 Run::
 
-    CAFE_REAL_DATA=... python benchmarks/recipe_study.py
+    CAFE_REAL_DATA=... python benchmarks/studies/recipe_study.py
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from harness import report
+from harness import is_smoke, parse, report
 from numpy.typing import NDArray
 from real_features import caltech69, flowers
 from sklearn.model_selection import StratifiedKFold
@@ -104,7 +109,8 @@ def cross_validated(recipes: list[dict[str, float]]) -> dict[str, list[NDArray[n
     """Return by data set what `held_out_hits` finds in each cell (shots, draw)."""
     sources = {"digits": digits(), "caltech69": published(caltech69()), "flowers": published(flowers())}
     cells: dict[str, list[NDArray[np.bool_]]] = {name: [] for name in sources}
-    for (name, (X, y, text)), shots, draw in itertools.product(sources.items(), SHOTS, DRAWS):
+    all_shots, draws = (SHOTS[:1], DRAWS[:1]) if is_smoke() else (SHOTS, DRAWS)
+    for (name, (X, y, text)), shots, draw in itertools.product(sources.items(), all_shots, draws):
         rows, _ = draw_few_shot(y, None, shots, draw)
         hits = held_out_hits(recipes, X[rows], y[rows], text)
         cells[name].append(hits)
@@ -120,18 +126,20 @@ def weighted(cells: dict[str, list[NDArray[np.bool_]]]) -> list[tuple[float, NDA
 
 def study() -> None:
     """Choose by cross-validation on training shots; print every recipe's accuracy, and the choice."""
-    cells = cross_validated(RECIPES)
-    means, errors, choice = shortest_level(RECIPES, weighted(cells))
+    recipes = RECIPES[:3] if is_smoke() else RECIPES
+    cells = cross_validated(recipes)
+    means, errors, choice = shortest_level(recipes, weighted(cells))
     print(f"mean   behind (se)    digits caltech flowers   recipe; * chosen: {RULE}")
     for i in np.argsort(-means):
         own = [100 * np.mean([hits[i].mean() for hits in found]) for found in cells.values()]
         behind = f"{100 * (means.max() - means[i]):5.2f} ({100 * errors[i]:.2f})"
         mark = "*" if i == choice else " "
-        print(f"{100 * means[i]:6.2f} {behind}  {own[0]:7.2f} {own[1]:7.2f} {own[2]:7.2f}  {mark} {RECIPES[i]}")
-    level = [RECIPES[i] for i in range(len(RECIPES)) if means.max() - means[i] <= errors[i]]
-    row = {"stage": "shots", "rule": RULE, "chosen": RECIPES[choice], "accuracy": float(means[choice]), "level": level}
-    report("recipe", None, [{**row, "recipes": len(RECIPES), "best_accuracy": float(means.max())}])
+        print(f"{100 * means[i]:6.2f} {behind}  {own[0]:7.2f} {own[1]:7.2f} {own[2]:7.2f}  {mark} {recipes[i]}")
+    level = [recipes[i] for i in range(len(recipes)) if means.max() - means[i] <= errors[i]]
+    row = {"stage": "shots", "rule": RULE, "chosen": recipes[choice], "accuracy": float(means[choice]), "level": level}
+    report("recipe", None, [{**row, "recipes": len(recipes), "best_accuracy": float(means.max())}])
 
 
 if __name__ == "__main__":
+    parse(argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter), {})
     study()

@@ -17,15 +17,18 @@
 
 from __future__ import annotations
 
-import os
-import tarfile
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import numpy as np
+from harness import is_smoke, real_features
+from harness import photographs as open_photographs
 from numpy.typing import NDArray
 from real_features import imagenet
 
@@ -34,6 +37,7 @@ from cafe.features import Features
 from cafe.protocol.draws import draw_few_shot
 
 SHOTS, DRAWS = (1, 2, 4, 8, 16), (1, 2, 3)
+SMOKE_SHOTS = (1, 4)
 GROUPS = 10
 
 
@@ -55,6 +59,9 @@ class Task:
 def develop() -> Iterator[Task]:
     """Yield what the design may be chosen by."""
     digits = encoded("digits")
+    if is_smoke():
+        yield from drawn("digits", digits, SMOKE_SHOTS)
+        return
     yield from drawn("digits", digits, SHOTS)
     yield from drawn("digits, no text", digits, SHOTS, with_text=False)
     for name, label in (("caltech69", "Caltech69"), ("caltech69", "Caltech69, no text"), ("oxford_flowers", "Flowers")):
@@ -83,9 +90,7 @@ def final() -> Iterator[Task]:
     """Yield what is looked at once."""
     yield from drawn("MNIST", encoded(mnist()), SHOTS)
     with tempfile.TemporaryDirectory() as folder:
-        with tarfile.open(Path(os.environ["CAFE_REAL_DATA"]) / "caltech101_images.tar") as archive:
-            archive.extractall(folder, filter="data")
-        photographs = encoded("caltech101", Path(folder))
+        photographs = encoded(open_photographs(Path(folder)))
     yield from drawn("photographs", photographs, SHOTS[:4])
     yield from drawn("photographs, no text", photographs, SHOTS[:4], with_text=False)
     for shots in (1, 2, 4):
@@ -94,7 +99,7 @@ def final() -> Iterator[Task]:
 
 def published(name: str) -> Any:
     """Open one of the published feature files."""
-    return np.load(Path(os.environ["CAFE_REAL_DATA"]) / "clip_features" / f"{name}_vitb32.npz")
+    return real_features(f"{name}_vitb32")
 
 
 def mnist() -> Dataset:
@@ -109,7 +114,7 @@ def mnist() -> Dataset:
     return from_arrays(pixels, labels, Digits.class_names, name="mnist", templates=Digits.templates)
 
 
-def encoded(dataset: Dataset | str, root: Path | None = None) -> Features:
+def encoded(dataset: Dataset | str) -> Features:
     """Extract a data set with the embedded model."""
     from cafe.cache.extract.extraction import extract
     from cafe.cache.format.reader import load_features
@@ -118,7 +123,7 @@ def encoded(dataset: Dataset | str, root: Path | None = None) -> Features:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "features.h5"
-        opened = open_dataset(dataset, root, lenient=True) if isinstance(dataset, str) else dataset
+        opened = open_dataset(dataset) if isinstance(dataset, str) else dataset
         extract(opened, open_encoder("cafe:mini", "cpu", "float32"), path)
         return load_features(path)
 

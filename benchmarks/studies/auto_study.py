@@ -1,10 +1,10 @@
 """`auto` beside zero-shot and single methods, with oracle settings and with fixed ones (docs/auto.md has the tables).
 
-    CAFE_REAL_DATA=... python benchmarks/auto_study.py [singles] [auto] [tables] develop|seen|final [--only "Flowers"]
-    CAFE_REAL_DATA=... python benchmarks/auto_study.py seconds
+    CAFE_REAL_DATA=... python benchmarks/studies/auto_study.py [singles] [auto] [tables] develop|seen|final [--only X]
+    CAFE_REAL_DATA=... python benchmarks/studies/auto_study.py seconds
 
-benchmarks/auto_tasks.py says what the three parts are. ``singles`` fits every setting of the single methods on every
-task, ``auto`` fits auto; both append rows to results/auto_study.jsonl, and ``tables`` reads the newest row of each.
+auto_tasks.py says what the three parts are. ``singles`` fits every setting of the single methods on every task,
+``auto`` fits auto; both append rows to results/auto_study.jsonl, and ``tables`` reads the newest row of each.
 ``seconds`` fits auto on 16,000 rows of 1,000 classes, drawn around ImageNet's; wall-clock time wants a quiet machine.
 
 A cell is a data set and a number of shots: means over its draws. "Oracle" is the method and setting that is best on the
@@ -14,14 +14,18 @@ of the mean over test rows of the difference in accuracy, draws averaged first w
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import auto_tasks
 import numpy as np
-from harness import RESULTS, imagenet_shape, report
+from harness import RESULTS, imagenet_shape, parse, report
 
 import cafe
 from cafe.evaluation.metrics import expected_calibration_error
@@ -34,6 +38,7 @@ SINGLES: dict[str, tuple[Any, list[dict[str, Any]]]] = {
     "lp++": (cafe.LPPlusPlus, [{"iterations": i} for i in (10, 50, 100, 300)]),
     "tip-adapter": (cafe.TipAdapter, [{"alpha": a, "beta": b} for a in (0.5, 1.17, 3.0) for b in (1.0, 5.5)]),
 }
+STEPS, PARTS = ("singles", "auto", "tables"), ("develop", "seen", "final")
 Row = dict[str, Any]
 
 
@@ -140,12 +145,16 @@ def seconds() -> None:
 
 def main() -> None:
     """Run the steps named on the parts named."""
-    if "seconds" in sys.argv:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", choices=[*STEPS, *PARTS, "seconds", []], metavar="STEP|PART")
+    parser.add_argument("--only", help="one data set")
+    given = parse(parser, {"words": ["singles", "auto", "tables", "develop"], "only": None})
+    if "seconds" in given.words:
         seconds()
         return
-    only = sys.argv[sys.argv.index("--only") + 1] if "--only" in sys.argv else None
-    steps = [word for word in sys.argv[1:] if word in ("singles", "auto", "tables")] or ["singles", "auto", "tables"]
-    for part in [word for word in sys.argv[1:] if word in ("develop", "seen", "final")] or ["develop"]:
+    only = given.only
+    steps = [word for word in given.words if word in STEPS] or list(STEPS)
+    for part in [word for word in given.words if word in PARTS] or ["develop"]:
         if steps != ["tables"]:
             for task in getattr(auto_tasks, part)():
                 where = {"part": part, "dataset": task.dataset, "shots": task.shots, "draw": task.draw}

@@ -19,16 +19,21 @@ docs/methods.md tells the whole of it.
 
 Run::
 
-    CAFE_REAL_DATA=... python benchmarks/recipe_many_classes.py    # on the newest row of the first stage
+    CAFE_REAL_DATA=... python benchmarks/studies/recipe_many_classes.py    # on the newest row of the first stage
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from harness import RESULTS, real_features, report, unit
+from harness import RESULTS, is_smoke, parse, real_features, report, unit
 from numpy.typing import NDArray
 from real_features import caltech69
 from recipe_study import DRAWS, RULE, recipe, shortest_level
@@ -71,7 +76,7 @@ def many_classes(shots: int, draw: int) -> tuple[NDArray[np.floating], ...]:
 def study(level: list[dict[str, float]]) -> None:
     """Choose among recipes that the first stage cannot tell apart, by 1,000 classes."""
     cells = []
-    for shots, draw in itertools.product((4, 16), DRAWS):
+    for shots, draw in itertools.product((4,) if is_smoke() else (4, 16), DRAWS):
         X, y, X_test, y_test, text = many_classes(shots, draw)
         fits = fit_many(X, y, [recipe(text, r, len(y)) for r in level])
         cells.append(np.stack([fitted.predict(X_test) == y_test for fitted in fits]).astype(float))
@@ -86,5 +91,6 @@ def study(level: list[dict[str, float]]) -> None:
 
 
 if __name__ == "__main__":
+    parse(argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter), {})
     rows = [json.loads(line) for line in (RESULTS / "recipe.jsonl").read_text(encoding="utf-8").splitlines()]
     study([row for row in rows if row["stage"] == "shots"][-1]["level"])

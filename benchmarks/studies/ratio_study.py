@@ -1,6 +1,6 @@
 """Whether learned ratios should move further from their default: a gain inside the sigmoid, by cross-validation.
 
-    CAFE_REAL_DATA=... python benchmarks/ratio_study.py [--gains 1,10,30] [--shots 4] [--variants image,both]
+    CAFE_REAL_DATA=... python benchmarks/studies/ratio_study.py [--gains 1,10,30] [--shots 4] [--variants image,both]
 
         ratio = sigmoid( logit(0.2) + gain ( bias + tanh(x U + m V) . o ) )
 
@@ -10,10 +10,14 @@ Reads the training shots of Caltech69 and no test row. The library's design is g
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import numpy as np
-from harness import real_features, unit
+from harness import parse, real_features, unit
 from sklearn.model_selection import StratifiedKFold
 
 from cafe import CLIPAdapter, fit_many
@@ -55,7 +59,7 @@ def main() -> None:
     parser.add_argument("--gains", default="1,10,30")
     parser.add_argument("--shots", type=int, default=4)
     parser.add_argument("--variants", default="image,both")
-    arguments = parser.parse_args()
+    arguments = parse(parser, {"gains": "1,10", "variants": "image"})
     data = real_features("caltech69_vitb32")
     X = data[f"train_{arguments.shots}shot_features"].astype(np.float32)
     y, text = data[f"train_{arguments.shots}shot_labels"], data["text_features"]
