@@ -1,11 +1,33 @@
-"""Where things are computed: the device, and on how many threads."""
+"""Where and in what numbers things run: the device, the precision, and how many threads.
+
+What is asked for by name is met or refused, never replaced; ``"auto"`` takes the best that is here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from cafe.errors import InputError
+from cafe.errors import InputError, unknown_name
+
+if TYPE_CHECKING:
+    import torch
+
+# Of an encoder's towers, beside "auto".
+ENCODING_DTYPES = ("float32", "bfloat16", "float16")
+# Of training; what each means is in choose_training_dtypes.
+TRAINING_DTYPES = ("auto", "float32", "float64", "bfloat16", "tf32")
+# Multiply-adds of one step below which bfloat16 products do not pay for their casts: at 160 x 128 with 10 classes
+# (4.5 million) float32 is faster, at 256 x 512 with 102 classes (140 million) bfloat16 is.
+LEAST_FOR_BFLOAT16 = 20_000_000
+# Multiply-adds below which a second thread costs more than it gains; about 2 ms on one core. A step of a few-shot fit
+# is a handful of small products. Two threads gain nothing on them, and on a machine that is busy elsewhere they cost
+# much: each waits, spinning, for the other to be scheduled (a demo that took 30 s alone took 200 s beside another
+# program).
+SMALL = 50_000_000
+
+# ---------------------------------------------------------------------------- device
 
 
 def choose_device(device: str = "auto") -> str:
@@ -51,11 +73,129 @@ def choose_device(device: str = "auto") -> str:
     return kind
 
 
-# Small problems run on one thread. A step of a few-shot fit is a handful of small products. Two threads gain nothing
-# on them, and on a machine that is busy elsewhere they cost much: each waits, spinning, for the other to be scheduled
-# (a demo that took 30 s alone took 200 s beside another program).
-# Multiply-adds below which a second thread costs more than it gains; about 2 ms on one core.
-SMALL = 50_000_000
+# ---------------------------------------------------------------------------- precision
+
+
+def choose_encoding_dtype(dtype: str, device: str) -> str:
+    """Turn what was asked for into the name of the dtype that an encoder's towers run in.
+
+    Parameters
+    ----------
+    dtype : str
+        ``"auto"`` is bfloat16 on CUDA and on CPUs with bfloat16 matrix units (AMX), and float32 elsewhere; otherwise
+        one of ``ENCODING_DTYPES``.
+    device : str
+        As returned by :func:`choose_device`.
+
+    Returns
+    -------
+    str
+        One of ``ENCODING_DTYPES``.
+
+    Raises
+    ------
+    InputError
+        If the dtype is unknown.
+
+    Examples
+    --------
+    >>> choose_encoding_dtype("float32", "cpu"), choose_encoding_dtype("auto", "cuda:0")
+    ('float32', 'bfloat16')
+    """
+    if dtype == "auto":
+        fast = device.startswith("cuda") or (device == "cpu" and has_matrix_units())
+        return "bfloat16" if fast else "float32"
+    if dtype not in ENCODING_DTYPES:
+        raise unknown_name("dtype", dtype, ("auto", *ENCODING_DTYPES))
+    return dtype
+
+
+def choose_training_dtypes(dtype: str, kernel: str, multiply_adds: int) -> tuple[torch.dtype, torch.dtype]:
+    """Return the dtype of parameters and that of products, for training.
+
+    Parameters
+    ----------
+    dtype : {"auto", "float32", "float64", "bfloat16", "tf32"}
+        ``"bfloat16"`` means products; parameters, softmax and norms stay float32. ``"auto"`` is bfloat16 where the
+        processor gains by it and a step is large enough, else float32. It depends on the single fit alone, so that
+        a fit is the same whatever it is stacked with. ``"tf32"`` is float32 in memory, rounded as it enters a
+        product; only the triton kernel has it.
+    kernel : str
+        From :func:`cafe.kernels.choose.choose_kernel`.
+    multiply_adds : int
+        Of one step of one configuration.
+
+    Returns
+    -------
+    tuple of two torch.dtype
+        Parameters', products'.
+
+    Raises
+    ------
+    InputError
+        If the dtype is unknown, or the kernel does not have it.
+
+    Examples
+    --------
+    >>> choose_training_dtypes("float64", "reference", 1000)
+    (torch.float64, torch.float64)
+    """
+    import torch
+
+    if dtype not in TRAINING_DTYPES:
+        raise unknown_name("dtype of clip-adapter", str(dtype), TRAINING_DTYPES)
+    if dtype == "tf32" and kernel != "triton":
+        raise InputError(f"kernel {kernel!r} has no tf32 products; use dtype='float32', or kernel='triton' on CUDA")
+    if dtype == "float64" and kernel == "triton":
+        raise InputError("kernel 'triton' sums in float32; use dtype='float32', or kernel='reference' for float64")
+    if dtype == "bfloat16" and kernel == "reference":
+        raise InputError("kernel 'reference' has no bfloat16 products; use dtype='float32', or another kernel")
+    if dtype == "float64":
+        return torch.float64, torch.float64
+    large = dtype == "auto" and kernel == "cpu" and multiply_adds >= LEAST_FOR_BFLOAT16
+    if dtype == "bfloat16" or (large and has_bfloat16_products()):
+        return torch.float32, torch.bfloat16
+    return torch.float32, torch.float32
+
+
+def has_matrix_units() -> bool:
+    """Whether this processor multiplies bfloat16 matrices in units of their own (AMX), and torch can use them.
+
+    Vector instructions for bfloat16 alone do not count: see :func:`has_bfloat16_vectors`.
+    """
+    import torch
+
+    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(supported is not None and supported())
+
+
+def has_bfloat16_vectors() -> bool:
+    """Whether this processor multiplies bfloat16 in vectors (AVX512_BF16), and torch can tell.
+
+    There bfloat16 encoded a ViT-B/32 3.4 times as fast as float32, at a cosine of 0.9999 (docs/extraction.md). It is
+    not what ``"auto"`` takes for encoding, so that features of processors without matrix units stay the same to the
+    last bits; who wants it says so.
+    """
+    import torch
+
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(supported is not None and supported())
+
+
+def has_bfloat16_products() -> bool:
+    """Whether training's products are faster in bfloat16 than in float32 on this processor.
+
+    Read from its features, AMX or AVX512-BF16, so that a machine always answers the same; docs/performance.md
+    has what was measured.
+    """
+    import torch
+
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return has_matrix_units() or has_bfloat16_vectors()
+
+
+# ---------------------------------------------------------------------------- threads
 
 
 @contextmanager

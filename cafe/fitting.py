@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.compute import choose_device
+from cafe.compute import TRAINING_DTYPES, choose_device
 from cafe.errors import InputError, unknown_name
 from cafe.features import Features
-from cafe.kernels.choose import DTYPES
 from cafe.methods import fit_many, make_method
 from cafe.protocol import selection as policies
 from cafe.protocol.oracle import oracle_test
@@ -258,8 +257,8 @@ def check_wishes(device: str = "auto", dtype: str = "auto", method: str | None =
     >>> check_wishes("cpu", "float32", "clip-adapter")
     """
     choose_device(device)
-    if dtype not in DTYPES:
-        raise unknown_name("dtype of training", dtype, DTYPES)
+    if dtype not in TRAINING_DTYPES:
+        raise unknown_name("dtype of training", dtype, TRAINING_DTYPES)
     if method is None:
         return
     known = make_method(method).get_params(deep=False)

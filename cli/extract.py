@@ -407,7 +407,7 @@ def _faster_dtype(encoder: Encoder, dtype: str, summary: ExtractionSummary) -> s
     summary : ExtractionSummary
         How it went.
     """
-    from cafe.encoders.placing import has_bfloat16_vectors
+    from cafe.compute import has_bfloat16_vectors
 
     slow = summary.bottleneck == "encode" and summary.seconds["encode"] > _WORTH_SAYING
     if not slow or dtype != "auto" or (encoder.device, encoder.dtype) != ("cpu", "float32"):

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.compute import choose_device
+from cafe.compute import choose_device, choose_encoding_dtype
 from cafe.encoders.open_clip_cropper import OpenCLIPCropper
 from cafe.encoders.open_clip_loading import OpenCLIPCheckpoint, load_open_clip
 from cafe.encoders.open_clip_text import OpenCLIPTextTower
-from cafe.encoders.placing import choose_dtype
 from cafe.encoders.text_tower import TextTower
 from cafe.encoders.towers import PROBES, TorchEncoder, to_numpy
 from cafe.encoders.weights import tower_hashes
@@ -75,7 +74,9 @@ class OpenCLIP(TorchEncoder):
             If open_clip is not installed.
         """
         chosen = choose_device(device)
-        return cls(model_id or f"{ENCODER}:{source}", load_open_clip(source), chosen, choose_dtype(dtype, chosen))
+        return cls(
+            model_id or f"{ENCODER}:{source}", load_open_clip(source), chosen, choose_encoding_dtype(dtype, chosen)
+        )
 
     def _image_features(self, pixels: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = self._model.encode_image(pixels)

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.compute import choose_device
+from cafe.compute import choose_device, choose_encoding_dtype
 from cafe.encoders.checkpoint import Checkpoint, load_checkpoint
 from cafe.encoders.cropper import ProcessorCropper
 from cafe.encoders.naflex import PatchCropper, inputs
-from cafe.encoders.placing import choose_dtype
 from cafe.encoders.text_tower import TextTower
 from cafe.encoders.towers import PROBES, TorchEncoder, to_numpy
 from cafe.encoders.transformers_kinds import context_length, probe_picture, scale_and_bias
@@ -81,7 +80,7 @@ class TransformersCLIP(TorchEncoder):
             If it is not there or not a CLIP, or the device or dtype cannot be had.
         """
         chosen = choose_device(device)
-        return cls(model_id or source, load_checkpoint(source), chosen, choose_dtype(dtype, chosen))
+        return cls(model_id or source, load_checkpoint(source), chosen, choose_encoding_dtype(dtype, chosen))
 
     def _encode_crops(self, crops: NDArray[np.uint8]) -> torch.Tensor:
         if self._in_patches:

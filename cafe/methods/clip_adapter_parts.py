@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cafe.compute import choose_device
+from cafe.compute import choose_device, choose_training_dtypes
 from cafe.errors import InputError
-from cafe.kernels.choose import choose_kernel, precisions
+from cafe.kernels.choose import choose_kernel
 from cafe.kernels.cpu import FrozenLogits
 from cafe.kernels.reference import START_RATIO, AdapterShape, adapter_losses_and_gradients
 from cafe.methods.base import Problem
@@ -155,7 +155,7 @@ class AdapterObjective:
             device = choose_device(one.device)
             kernel = choose_kernel(one.kernel, device)
             sizes = cls(torch.empty(1, *problem.base.class_embeddings.shape, device="meta"))
-            dtypes = precisions(one.dtype, kernel, sizes.multiply_adds(configurations[i]))
+            dtypes = choose_training_dtypes(one.dtype, kernel, sizes.multiply_adds(configurations[i]))
             precision = "tf32" if one.dtype == "tf32" else "ieee"
             runs.setdefault((id(problem.base), device, kernel, *dtypes, precision), []).append(i)
         for (_, device, kernel, dtype, products, precision), members in runs.items():

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cafe.compute import choose_device
+from cafe.compute import choose_encoding_dtype
 from cafe.encoders import open_encoder, opening
 from cafe.encoders.base import Encoder
 from cafe.encoders.opening import known_models
-from cafe.encoders.placing import choose_dtype, has_matrix_units
 from cafe.errors import InputError
 from cafe.registry import entries
 
@@ -49,7 +48,7 @@ def test_a_folder_keeps_the_id_that_was_given(tiny_clip_folder: Path, monkeypatc
     encoder = open_encoder(tiny_clip_folder.name, device="cpu")
     assert encoder.id == encoder.identity()["recorded"]["id"] == tiny_clip_folder.name
     assert encoder.device == "cpu"
-    assert encoder.dtype == "float32"
+    assert encoder.dtype == choose_encoding_dtype("auto", "cpu")
 
 
 @pytest.mark.parametrize(
@@ -120,42 +119,6 @@ def test_an_end_token_that_is_never_found(broken: Path) -> None:
     config["text_config"]["eos_token_id"] = 7
     (broken / "config.json").write_text(json.dumps(config))
     assert "reads token 7" in refusal(broken)
-
-
-def test_automatic_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    here = {"cuda": False, "mps": False}
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: here["cuda"])
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2 * here["cuda"])
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: here["mps"])
-    assert choose_device("auto") == "cpu"
-    with pytest.raises(InputError, match="sees 0 CUDA devices"):
-        choose_device("cuda")
-    with pytest.raises(InputError, match="'mps' is not here"):
-        choose_device("mps")
-    here["mps"] = True
-    assert choose_device("auto") == choose_device("mps") == "mps"
-    here["cuda"] = True
-    assert choose_device("auto") == choose_device("cuda") == "cuda:0"
-    assert choose_device("cuda:1") == "cuda:1"
-
-
-def test_devices() -> None:
-    assert choose_device("cpu") == "cpu"
-    for bad in ("gpu", "cpu:0", "cuda:", "cuda:x", "cuda:-1", "mps:1", ""):
-        with pytest.raises(InputError, match="unknown device"):
-            choose_device(bad)
-    with pytest.raises(InputError, match="is not here"):
-        choose_device("cuda:99")
-
-
-def test_dtypes() -> None:
-    assert choose_dtype("auto", "cpu") == ("bfloat16" if has_matrix_units() else "float32")
-    assert choose_dtype("auto", "cuda:1") == "bfloat16"
-    assert choose_dtype("float16", "cpu") == "float16"
-    with pytest.raises(InputError, match="unknown dtype 'fp16'"):
-        choose_dtype("fp16", "cpu")
 
 
 def test_bad_device_is_found_before_the_model_is_read() -> None:

@@ -1,0 +1,109 @@
+"""Device, precision and threads: what is asked for by name is met or refused."""
+
+import threading
+
+import pytest
+import torch
+
+from cafe.compute import (
+    SMALL,
+    choose_device,
+    choose_encoding_dtype,
+    choose_training_dtypes,
+    has_bfloat16_products,
+    has_matrix_units,
+    run_each,
+    threads_for,
+)
+from cafe.errors import InputError
+
+
+def test_automatic_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    here = {"cuda": False, "mps": False}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: here["cuda"])
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2 * here["cuda"])
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: here["mps"])
+    assert choose_device("auto") == "cpu"
+    with pytest.raises(InputError, match="sees 0 CUDA devices"):
+        choose_device("cuda")
+    with pytest.raises(InputError, match="'mps' is not here"):
+        choose_device("mps")
+    here["mps"] = True
+    assert choose_device("auto") == choose_device("mps") == "mps"
+    here["cuda"] = True
+    assert choose_device("auto") == choose_device("cuda") == "cuda:0"
+    assert choose_device("cuda:1") == "cuda:1"
+
+
+def test_devices() -> None:
+    assert choose_device("cpu") == "cpu"
+    for bad in ("gpu", "cpu:0", "cuda:", "cuda:x", "cuda:-1", "mps:1", ""):
+        with pytest.raises(InputError, match="unknown device"):
+            choose_device(bad)
+    with pytest.raises(InputError, match="is not here"):
+        choose_device("cuda:99")
+
+
+def test_encoding_dtypes() -> None:
+    assert choose_encoding_dtype("auto", "cpu") == ("bfloat16" if has_matrix_units() else "float32")
+    assert choose_encoding_dtype("auto", "cuda:1") == "bfloat16"
+    assert choose_encoding_dtype("float16", "cpu") == "float16"
+    with pytest.raises(InputError, match="unknown dtype 'fp16'"):
+        choose_encoding_dtype("fp16", "cpu")
+
+
+def test_training_dtypes():
+    with pytest.raises(InputError, match="no bfloat16 products"):
+        choose_training_dtypes("bfloat16", "reference", 1)
+    with pytest.raises(InputError, match="kernel 'cpu' has no tf32 products"):
+        choose_training_dtypes("tf32", "cpu", 1)
+    with pytest.raises(InputError, match="sums in float32"):
+        choose_training_dtypes("float64", "triton", 1)
+    assert choose_training_dtypes("tf32", "triton", 1) == (torch.float32, torch.float32)
+    assert choose_training_dtypes("bfloat16", "cpu", 1) == (torch.float32, torch.bfloat16)
+    assert choose_training_dtypes("auto", "cpu", 1) == (torch.float32, torch.float32)
+    large = torch.bfloat16 if has_bfloat16_products() else torch.float32
+    assert choose_training_dtypes("auto", "cpu", 10**9) == (torch.float32, large)
+    assert choose_training_dtypes("auto", "reference", 10**9) == (torch.float32, torch.float32)
+    with pytest.raises(InputError, match="unknown dtype of clip-adapter 'half'"):
+        choose_training_dtypes("half", "cpu", 1)
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_small_steps_run_on_one_thread_and_leave_threads_as_they_were(two_threads):
+    with threads_for(SMALL):
+        assert torch.get_num_threads() == 2
+    with pytest.raises(RuntimeError), threads_for(SMALL - 1):
+        assert torch.get_num_threads() == 1
+        raise RuntimeError
+    assert torch.get_num_threads() == 2
+
+
+def test_jobs_run_side_by_side_each_on_one_thread(two_threads):
+    together, threads = threading.Barrier(2, timeout=30), []
+
+    def job():
+        together.wait()  # passed only where both jobs run at once
+        threads.append(torch.get_num_threads())
+
+    run_each([job, job])
+    assert threads == [1, 1]
+    assert torch.get_num_threads() == 2
+
+
+def test_a_job_that_fails_is_heard(two_threads):
+    def failing():
+        raise InputError("no")
+
+    with pytest.raises(InputError, match="no"):
+        run_each([failing, lambda: None, lambda: None])
+    assert torch.get_num_threads() == 2
