@@ -90,15 +90,15 @@ def import_(
     """
     with Screen(json=json, quiet=quiet) as screen:
         from cafe.cache.locate import cache_path
-        from cafe.cache.transfer.importers.base import Wishes
+        from cafe.cache.transfer.importers.base import ImportOptions
         from cafe.cache.transfer.importing import import_features
         from cafe.files import cache_dir as cache_folder
 
         keys = {"train": tuple(listed(train)), "val": tuple(listed(val)), "test": tuple(listed(test))}
-        wishes = Wishes({name: given for name, given in keys.items() if given}, split, label_column)
+        options = ImportOptions({name: given for name, given in keys.items() if given}, split, label_column)
         summary = import_features(
             source, out or cache_path(cache_folder(cache_dir), name or source.stem, model),
-            layout=layout, dataset=name, encoder=model, wishes=wishes, class_names=class_names,
+            layout=layout, dataset=name, encoder=model, options=options, class_names=class_names,
             text_features=text_features, logit_scale=logit_scale, similar=similar, force=force,
         )  # fmt: skip
         for note in summary.notes:

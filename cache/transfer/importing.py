@@ -1,4 +1,9 @@
-"""Makes a cache of features that another tool extracted."""
+"""Makes a cache of features that another tool extracted.
+
+An importer reads the foreign files. What follows is the same for all of them: labels become rows of class names, text
+features get their shape, near copies of training rows are dropped if asked for, and what is known of the origin is
+recorded.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cafe.cache.format.arrays import StoredDtype
 from cafe.cache.format.layout import UNKNOWN_SIZE
 from cafe.cache.format.provenance import Provenance
-from cafe.cache.format.reader import open_cache, read_provenance
+from cafe.cache.format.reader import load_features, open_cache, read_provenance
 from cafe.cache.format.writer import write_cache
-from cafe.cache.transfer.importers.base import Found, Importer, Wishes
-from cafe.cache.transfer.importing_labels import resolve_classes
-from cafe.cache.transfer.importing_text import shaped_text
-from cafe.cache.transfer.similar import drop_similar
+from cafe.cache.transfer.array_files import arrays_of_file
+from cafe.cache.transfer.importers.base import ForeignFeatures, Importer, ImportOptions
 from cafe.errors import CacheError, InputError
 from cafe.features import Features, Split
+from cafe.prompts import read_class_names
 from cafe.registry import entries, find
 
-_ROOM, _CONSTANT = "cache.transfer.importers", "IMPORTER"
-# Most particular first; plain arrays accept nearly everything.
-_ORDER = ("clip-benchmark", "tip-adapter", "coop", "clip-retrieval")
+_FOLDER, _CONSTANT = "cache.transfer.importers", "IMPORTER"
 # A unit vector in bfloat16 is off by at most half a unit in the eighth bit.
 _UNIT = 2.0**-8
+_ROWS = 4096  # compared at once: 4096 x 16,000 cosines in float32 are 260 MB
 
 
 @dataclass(frozen=True)
@@ -70,9 +74,9 @@ class ImportSummary:
 
 
 def layouts() -> list[str]:
-    """Return the names of the layouts that can be imported, the order in which ``auto`` tries them."""
-    known = entries(_ROOM, _CONSTANT)
-    return [*(name for name in _ORDER if name in known), *(name for name in known if name not in _ORDER)]
+    """Return the names of the layouts that can be imported, in the order in which ``auto`` tries them."""
+    known = entries(_FOLDER, _CONSTANT)
+    return sorted(known, key=lambda name: (known[name].load().accepts_anything, name))
 
 
 def import_features(
@@ -82,7 +86,7 @@ def import_features(
     layout: str = "auto",
     dataset: str | None = None,
     encoder: str = "imported",
-    wishes: Wishes | None = None,
+    options: ImportOptions | None = None,
     class_names: Path | None = None,
     text_features: Path | None = None,
     logit_scale: float = 100.0,
@@ -101,7 +105,7 @@ def import_features(
         Name of the data set; None is the source's own name.
     encoder : str, default "imported"
         Name of the encoder, as the user knows it; it cannot be checked.
-    wishes : Wishes or None
+    options : ImportOptions or None
         Which arrays make up which split, where that is not told by their names.
     class_names, text_features : path or None
         Files with what the source lacks; text is (c, d) or (m, c, d).
@@ -124,54 +128,226 @@ def import_features(
     path, target = Path(source).expanduser(), Path(out)
     if not path.exists():
         raise InputError(f"there is no file or folder {str(source)!r}")
-    name = _chosen_layout(path, layout)
-    importer: type[Importer] = find(_ROOM, _CONSTANT, "format", name).load()
-    found = importer.read(path, wishes or Wishes())
-    if not found.splits:
+    name, notes = _chosen_layout(path, layout)
+    importer: type[Importer] = find(_FOLDER, _CONSTANT, "format", name).load()
+    foreign = importer.read(path, options or ImportOptions())
+    if not foreign.splits:
         raise InputError(f"{path} holds no split that could be imported")
-    names, labels, notes = resolve_classes(found, class_names)
-    text, text_files = shaped_text(found, text_features, len(names))
+    notes += foreign.notes
+    names, labels, label_notes = resolve_classes(foreign, class_names)
+    notes += label_notes
+    text = shaped_text(foreign, text_features, len(names))
     splits = {
-        split: Split(one.image_features, labels[split], _ids(one.sample_ids, split, len(labels[split])))
-        for split, one in found.splits.items()
+        key: Split(split.image_features, labels[key], _ids(split.sample_ids, key, len(labels[key])))
+        for key, split in foreign.splits.items()
     }
     if similar is not None:
         splits, dropped = drop_similar(splits, similar)
         notes.append(f"dropped rows with a cosine of at least {similar} to a training row: {dropped}")
-    imported = _imported(name, found, text_files, similar)
-    stored = _stored_dtype([one.image_features for one in splits.values()], text)
-    provenance = _provenance(dataset or path.stem, encoder, splits, names, text is not None, imported, stored)
+    origin = _origin(name, foreign, text_features, similar)
+    stored = _stored_dtype([split.image_features for split in splits.values()], text)
+    provenance = _provenance(dataset or path.stem, encoder, splits, names, text is not None, origin, stored)
     _refuse_other(target, provenance, force)
     features = Features(splits, names, text, logit_scale=logit_scale)
     write_cache(target, features, provenance, stored_dtype=stored, normalised=_all_unit(splits))
-    from cafe.cache.format.reader import load_features
-
-    return ImportSummary(target, name, load_features(target), (*found.notes, *notes))
+    return ImportSummary(target, name, load_features(target), tuple(notes))
 
 
-def _chosen_layout(path: Path, layout: str) -> str:
+def _chosen_layout(path: Path, layout: str) -> tuple[str, list[str]]:
+    """Return the name of the layout, and a note if ``auto`` had a choice."""
     if layout != "auto":
-        return layout
-    known = entries(_ROOM, _CONSTANT)
-    for name in layouts():
-        if known[name].load().accepts(path):
-            return name
-    raise InputError(
-        f"{path} is of no layout that can be imported; known are {', '.join(layouts())}; see docs/encoders.md"
-    )
+        return layout, []
+    known = entries(_FOLDER, _CONSTANT)
+    fitting = [name for name in layouts() if known[name].load().accepts(path)]
+    if not fitting:
+        raise InputError(
+            f"{path} is of no layout that can be imported; known are {', '.join(layouts())}; see docs/encoders.md"
+        )
+    first, *others = (name for name in fitting if not known[name].load().accepts_anything or name == fitting[0])
+    return first, [f"read as {first}; it could be {', '.join(others)} too (choose with --format)"] if others else []
 
 
-def _ids(given: Any, split: str, n: int) -> Any:
+def _ids(given: NDArray[Any] | None, split: str, n: int) -> NDArray[np.str_]:
     """Take the ids of the file if they tell samples apart; else number the rows."""
     if given is not None and len(set(given.tolist())) == n == len(given):
         return given
     return np.array([f"{split}/{row}" for row in range(n)], dtype=np.str_)
 
 
-def _imported(name: str, found: Found, text_files: Sequence[Path], similar: float | None) -> dict[str, Any]:
-    files = [{"name": file.name, "sha256": _sha256(file)} for file in dict.fromkeys((*found.files, *text_files))]
-    sources = {split: one.source for split, one in found.splits.items()}
-    return {"format": name, "files": files, "splits": sources, "dropped_similar": similar}
+# Labels and class names
+
+
+def resolve_classes(
+    foreign: ForeignFeatures, names_file: Path | None
+) -> tuple[tuple[str, ...], dict[str, NDArray[np.int64]], list[str]]:
+    """Turn labels into rows of class names.
+
+    Labels that are texts are class names; integers are rows of the names that the file has, or of those in
+    ``names_file``; without any, classes are called by their numbers.
+
+    Returns
+    -------
+    class_names : tuple of str
+    labels : dict of str to ndarray of shape (n,), int64
+        By split.
+    notes : list of str
+
+    Raises
+    ------
+    InputError
+        If labels and names do not fit together, or a split has not one label for each row.
+    """
+    for name, split in foreign.splits.items():
+        if split.image_features.ndim != 2 or len(split.labels) != len(split.image_features):
+            raise InputError(
+                f"split {name!r} ({split.source}) needs features (n, d) and one label for each, got "
+                f"{split.image_features.shape} and {split.labels.shape}"
+            )
+    given = {name: split.labels for name, split in foreign.splits.items()}
+    notes: list[str] = []
+    if any(labels.dtype.kind in "US" for labels in given.values()):
+        names = foreign.class_names or tuple(sorted({str(label) for labels in given.values() for label in labels}))
+        rows = {name: _rows_of_names(labels, names, name) for name, labels in given.items()}
+    else:
+        rows = {name: _whole(labels, name) for name, labels in given.items()}
+        names = foreign.class_names or tuple(str(i) for i in range(_count(rows, foreign)))
+        if foreign.class_names is None and names_file is None:
+            notes.append(
+                f"no class names were found; the {len(names)} classes are called by number (--class-names FILE)"
+            )
+    if names_file is not None:
+        names = read_class_names(names_file, names)
+    for name, labels in rows.items():
+        if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
+            hint = "; they seem to begin at 1: subtract 1" if labels.min() == 1 and labels.max() == len(names) else ""
+            raise InputError(
+                f"labels of split {name!r} go from {labels.min()} to {labels.max()}, but there are {len(names)} class "
+                f"names, for 0 to {len(names) - 1}{hint}"
+            )
+    return names, rows, notes
+
+
+def _count(rows: Mapping[str, NDArray[np.int64]], foreign: ForeignFeatures) -> int:
+    highest = max(int(labels.max()) for labels in rows.values() if len(labels))
+    text = foreign.text_features
+    return max(highest + 1, text.shape[-2] if text is not None and text.ndim >= 2 else 0)
+
+
+def _rows_of_names(labels: NDArray[Any], names: tuple[str, ...], split: str) -> NDArray[np.int64]:
+    row = {name: i for i, name in enumerate(names)}
+    unknown = sorted({str(label) for label in labels} - row.keys())
+    if unknown:
+        raise InputError(f"split {split!r} has labels that are no class names: {', '.join(map(repr, unknown[:5]))}")
+    return np.array([row[str(label)] for label in labels], dtype=np.int64)
+
+
+def _whole(labels: NDArray[Any], split: str) -> NDArray[np.int64]:
+    whole = labels.astype(np.int64)
+    if not np.array_equal(whole, labels):
+        raise InputError(f"labels of split {split!r} must be whole numbers or class names")
+    return whole
+
+
+# Text features
+
+
+def shaped_text(foreign: ForeignFeatures, text_file: Path | None, n_classes: int) -> NDArray[Any] | None:
+    """Return text features as (m, c, d), those of ``text_file`` if it is given.
+
+    A matrix is (c, d), one row per class; where only (d, c) fits, as of Tip-Adapter's ``clip_weights``, it is turned.
+
+    Raises
+    ------
+    InputError
+        If their shape fits neither classes nor image features.
+    """
+    text = foreign.text_features if text_file is None else _text_of_file(text_file)
+    if text is None:
+        return None
+    width = next(iter(foreign.splits.values())).image_features.shape[1]
+    given = text.shape
+    if text.ndim == 2 and given != (n_classes, width) and given == (width, n_classes):
+        text = np.ascontiguousarray(text.T)  # (c, d)
+    if text.ndim == 2:
+        text = text[None]  # (1, c, d)
+    if text.ndim != 3 or text.shape[1:] != (n_classes, width):
+        raise InputError(
+            f"text features must be ({n_classes} classes, {width} wide), or (templates, {n_classes}, {width}); "
+            f"got {given}"
+        )
+    return text
+
+
+def _text_of_file(path: Path) -> NDArray[Any]:
+    if not path.is_file():
+        raise InputError(f"--text-features takes a file; there is none at {str(path)!r}")
+    arrays = arrays_of_file(path)
+    names = [name for name in arrays if "text" in name.lower()] or list(arrays)
+    if len(names) != 1:
+        raise InputError(f"{path} holds several arrays ({', '.join(names)}); one with text in its name is needed")
+    return np.asarray(arrays[names[0]]())
+
+
+# Near copies of training rows: other views of one photograph
+
+
+def drop_similar(splits: Mapping[str, Split], least: float) -> tuple[dict[str, Split], dict[str, int]]:
+    """Drop rows of every other split whose best cosine with a training row is at least ``least``.
+
+    Parameters
+    ----------
+    splits : mapping of str to Split
+        With ``train``.
+    least : float
+        Between 0 and 1.
+
+    Returns
+    -------
+    dict of str to Split, dict of str to int
+        What stays, and how many rows each split lost.
+
+    Raises
+    ------
+    InputError
+        If there is no train split, nothing of a split stays, or ``least`` is out of range.
+    """
+    if not 0 < least <= 1:
+        raise InputError(f"the cosine from which rows are dropped must be above 0 and at most 1, got {least}")
+    if "train" not in splits:
+        raise InputError(
+            f"dropping rows that resemble training rows needs a train split; there are {', '.join(splits)}"
+        )
+    train = _unit(splits["train"])
+    kept, dropped = {}, {}
+    for name, split in splits.items():
+        keep = np.arange(len(split)) if name == "train" else np.flatnonzero(_best_cosine(_unit(split), train) < least)
+        if len(keep) == 0 < len(split):
+            raise InputError(f"every row of split {name!r} has a cosine of at least {least} with a training row")
+        kept[name] = split.take(keep)
+        if name != "train":
+            dropped[name] = len(split) - len(keep)
+    return kept, dropped
+
+
+def _best_cosine(rows: NDArray[np.float32], train: NDArray[np.float32]) -> NDArray[np.float32]:
+    best = [(rows[start : start + _ROWS] @ train.T).max(axis=1) for start in range(0, len(rows), _ROWS)]
+    return np.concatenate(best) if best else np.empty(0, dtype=np.float32)
+
+
+def _unit(split: Split) -> NDArray[np.float32]:
+    rows = np.asarray(split.image_features, dtype=np.float32)
+    unit: NDArray[np.float32] = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return unit
+
+
+# What is recorded of the origin
+
+
+def _origin(layout: str, foreign: ForeignFeatures, text_file: Path | None, similar: float | None) -> dict[str, Any]:
+    paths = dict.fromkeys((*foreign.files, *([] if text_file is None else [text_file])))
+    files = [{"name": path.name, "sha256": _sha256(path)} for path in paths]
+    sources = {name: split.source for name, split in foreign.splits.items()}
+    return {"format": layout, "files": files, "splits": sources, "dropped_similar": similar}
 
 
 def _provenance(
@@ -180,15 +356,15 @@ def _provenance(
     splits: Mapping[str, Split],
     class_names: Sequence[str],
     has_text: bool,
-    imported: Mapping[str, Any],
-    stored: str,
+    origin: Mapping[str, Any],
+    stored: StoredDtype,
 ) -> Provenance:
     # The weights behind foreign features are not known: the name is all there is, and it says who gave it.
     unknown = {"named_by_user": encoder, "weights_sha256": None}
     image = {
         "dataset": {"name": dataset, "split_origin": "imported", "splits": {k: _hashed(v) for k, v in splits.items()}},
         "encoder": unknown,
-        "imported": dict(imported),
+        "imported": dict(origin),
         "splits": list(splits),
         "stored_dtype": stored,
         "views": None,
@@ -198,7 +374,7 @@ def _provenance(
         "templates": [],
         "prompts": None,
         "encoder": unknown,
-        "imported": {"files": imported["files"]},
+        "imported": {"files": origin["files"]},
         "stored_dtype": stored,
     }
     return Provenance(dataset, encoder, image, text if has_text else None, recorded={"image": {}, "text": {}})
@@ -216,14 +392,14 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _stored_dtype(images: Sequence[Any], text: Any) -> StoredDtype:
+def _stored_dtype(images: Sequence[NDArray[Any]], text: NDArray[Any] | None) -> StoredDtype:
     """Keep float16 where all is float16; otherwise float32, so that nothing is rounded."""
     dtypes = {array.dtype for array in (*images, *([] if text is None else [text]))}
     return "float16" if dtypes == {np.dtype(np.float16)} else "float32"
 
 
 def _all_unit(splits: Mapping[str, Split]) -> bool:
-    lengths = (np.linalg.norm(np.asarray(one.image_features, dtype=np.float32), axis=1) for one in splits.values())
+    lengths = (np.linalg.norm(np.asarray(split.image_features, dtype=np.float32), axis=1) for split in splits.values())
     return all(bool(np.all(np.abs(length - 1) < _UNIT)) for length in lengths)
 
 
@@ -231,6 +407,6 @@ def _refuse_other(target: Path, provenance: Provenance, force: bool) -> None:
     if force or not target.exists():
         return
     with open_cache(target) as file:
-        there = read_provenance(file)["fingerprint"]
-    if there != provenance.fingerprint:
+        present = read_provenance(file)["fingerprint"]
+    if present != provenance.fingerprint:
         raise CacheError(f"{target} holds other features; name another file with --out, or replace it with --force")

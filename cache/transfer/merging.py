@@ -55,7 +55,7 @@ def merge_caches(paths: Sequence[Path | str], out: Path | str) -> Path:
     with_text = next((features for _, features in loaded if features.text_features is not None), first)
     splits = {name: features.splits[name] for name, (_, features) in owners.items()}
     sizes = {name: load_sizes(path)[name] for name, (path, _) in owners.items()}
-    projections = [one for one in map(load_projection, paths) if one is not None]
+    projections = [array for array in map(load_projection, paths) if array is not None]
     return write_cache(
         out,
         replace(with_text, splits=splits),
@@ -120,7 +120,7 @@ def _provenance(parts: Sequence[Features], order: Sequence[str], with_text: Feat
         **images[0].get("dataset", {}),
         "splits": {name: hashes[name] for name in order if name in hashes},
     }
-    imports = [one["imported"] for one in images if one.get("imported")]
+    imports = [image["imported"] for image in images if image.get("imported")]
     if imports:
         image["imported"] = _joined_imports(imports)
     recorded = dict(with_text.provenance["recorded"])
@@ -137,11 +137,11 @@ def _provenance(parts: Sequence[Features], order: Sequence[str], with_text: Feat
 
 
 def _joined_imports(imports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    files = {file["sha256"]: file for one in imports for file in one["files"]}
-    splits = {name: source for one in imports for name, source in one["splits"].items()}
+    files = {file["sha256"]: file for origin in imports for file in origin["files"]}
+    splits = {name: source for origin in imports for name, source in origin["splits"].items()}
     return {
-        "format": ", ".join(sorted({one["format"] for one in imports})),
+        "format": ", ".join(sorted({origin["format"] for origin in imports})),
         "files": list(files.values()),
         "splits": splits,
-        "dropped_similar": next((one["dropped_similar"] for one in imports if one["dropped_similar"]), None),
+        "dropped_similar": next((origin["dropped_similar"] for origin in imports if origin["dropped_similar"]), None),
     }

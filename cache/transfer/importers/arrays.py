@@ -1,23 +1,45 @@
-"""Plain arrays: an .npz, .npy, .pt or .safetensors file with labels, or a folder of them."""
+"""Plain arrays: an .npz, .npy, .pt or .safetensors file with labels, or a folder of them.
+
+Which arrays are features, labels, ids, text and class names, and of which split, is read from their names.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.cache.transfer.importers.base import Found, FoundSplit, Importer, Wishes
-from cafe.cache.transfer.importers.files import SUFFIXES, Arrays, arrays_of_file
-from cafe.cache.transfer.importers.pairing import Pair, Roles, choose_pairs, roles_of
-from cafe.errors import InputError
+from cafe.cache.transfer.array_files import SUFFIXES, Arrays, arrays_of_file
+from cafe.cache.transfer.importers.base import ExampleSplits, ForeignFeatures, ForeignSplit, Importer, ImportOptions
+from cafe.errors import InputError, unknown_name
 
 IMPORTER = "arrays"
+
+_FEATURES = {
+    "features", "feature", "feats", "feat", "x", "f",
+    "embeddings", "embedding", "embeds", "embed", "embs", "emb",
+}  # fmt: skip
+_LABELS = {"labels", "label", "targets", "target", "y", "l"}
+_IDS = {"ids", "id", "paths", "path", "filenames", "filename", "files"}
+_NOISE = {"list", "image", "images", "img", "sample", "array", "data", "all"}
+_SPLITS = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test", "eval": "test",
+}  # fmt: skip
+_SHOTS = re.compile(r"(\d+)_?shots?")
+_MANY = 1 << 30
 
 
 class PlainArrays(Importer):
     """Arrays whose names say what they are: train_features and train_labels, X_test and y_test, ..."""
+
+    accepts_anything = True
 
     @classmethod
     def accepts(cls, path: Path) -> bool:
@@ -25,12 +47,21 @@ class PlainArrays(Importer):
         return bool(array_files(path))
 
     @classmethod
-    def read(cls, path: Path, wishes: Wishes) -> Found:
+    def read(cls, path: Path, options: ImportOptions) -> ForeignFeatures:
         """Read a file of several arrays, or a folder of files."""
         files = array_files(path)
         if not files:
             raise InputError(f"{path} holds no file of arrays; possible: {', '.join(SUFFIXES)}")
-        return found_in(path, files, wishes)
+        return read_arrays(path, files, options)
+
+    @classmethod
+    def write_example(cls, folder: Path, splits: ExampleSplits) -> Path:
+        """Write one .npz with the features and labels of every split."""
+        arrays: dict[str, Any] = {}
+        for name, (features, labels) in splits.items():
+            arrays[f"{name}_features"], arrays[f"{name}_labels"] = features, labels
+        np.savez(folder / "example.npz", **arrays)
+        return folder / "example.npz"
 
 
 def array_files(path: Path) -> list[Path]:
@@ -39,7 +70,7 @@ def array_files(path: Path) -> list[Path]:
     return [file for file in candidates if file.is_file() and file.suffix.lower() in SUFFIXES]
 
 
-def found_in(path: Path, files: list[Path], wishes: Wishes) -> Found:
+def read_arrays(path: Path, files: list[Path], options: ImportOptions) -> ForeignFeatures:
     """Put the arrays of some files together by their names."""
     arrays: Arrays = {}
     owner: dict[str, Path] = {}
@@ -49,11 +80,11 @@ def found_in(path: Path, files: list[Path], wishes: Wishes) -> Found:
             full = name if len(files) == 1 or name == file.stem else f"{file.stem}_{name}"
             arrays[full], owner[full] = read, file
     roles = roles_of(arrays)
-    chosen, notes = choose_pairs(roles, wishes.keys, path)
+    chosen, notes = choose_pairs(roles, options.arrays, path)
     splits = {split: _joined(pairs, arrays) for split, pairs in chosen.items()}
     used = [name for pairs in chosen.values() for p in pairs for name in (p.features, p.labels, p.ids) if name]
     used += [name for name in (roles.text, roles.class_names) if name]
-    return Found(
+    return ForeignFeatures(
         splits=splits,
         files=tuple(dict.fromkeys(owner[name] for name in used)),
         class_names=_class_names(roles, arrays),
@@ -62,9 +93,9 @@ def found_in(path: Path, files: list[Path], wishes: Wishes) -> Found:
     )
 
 
-def _joined(pairs: list[Pair], arrays: Arrays) -> FoundSplit:
+def _joined(pairs: list[Pair], arrays: Arrays) -> ForeignSplit:
     ids = [arrays[pair.ids]() for pair in pairs if pair.ids is not None]
-    return FoundSplit(
+    return ForeignSplit(
         image_features=_stacked([arrays[pair.features]() for pair in pairs]),
         labels=np.concatenate([np.asarray(arrays[pair.labels]()).reshape(-1) for pair in pairs]),
         sample_ids=np.concatenate(ids).astype(np.str_) if len(ids) == len(pairs) else None,
@@ -85,3 +116,139 @@ def _class_names(roles: Roles, arrays: Arrays) -> tuple[str, ...] | None:
     names = np.asarray(arrays[roles.class_names]())
     # Some tools call the labels themselves "classes".
     return tuple(str(name) for name in names.astype(np.str_)) if names.dtype.kind in "US" else None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Features and what belongs to them.
+
+    Attributes
+    ----------
+    features, labels : str
+        Names of arrays.
+    ids : str or None
+        Name of the array of sample ids.
+    split : str or None
+        As its name says; None if it does not.
+    shots : int or None
+        As its name says.
+    """
+
+    features: str
+    labels: str
+    ids: str | None
+    split: str | None
+    shots: int | None
+
+
+@dataclass(frozen=True)
+class Roles:
+    """What each array is: the pairs, and the names of text features and class names."""
+
+    pairs: tuple[Pair, ...]
+    text: str | None
+    class_names: str | None
+
+
+def roles_of(names: Iterable[str]) -> Roles:
+    """Read the roles from the names.
+
+    Examples
+    --------
+    >>> roles = roles_of(["train_16shot_features", "train_16shot_labels", "text_features", "class_names"])
+    >>> roles.pairs[0].split, roles.pairs[0].shots, roles.text, roles.class_names
+    ('train', 16, 'text_features', 'class_names')
+    """
+    text = class_names = None
+    groups: dict[tuple[str, ...], dict[str, str]] = {}
+    for name in names:
+        words = _words(name)
+        if {"class", "names"} <= set(words) or {"classnames", "classes"} & set(words):
+            class_names = class_names or name
+        elif "text" in words:
+            text = text or name
+        else:
+            role, rest = _role(words)
+            if role:
+                groups.setdefault(rest, {}).setdefault(role, name)
+    pairs = []
+    for rest, group in groups.items():
+        if "features" in group and "labels" in group:
+            shots = _SHOTS.search("_".join(rest))
+            split = next((_SPLITS[word] for word in rest if word in _SPLITS), None)
+            pairs.append(
+                Pair(group["features"], group["labels"], group.get("ids"), split, int(shots[1]) if shots else None)
+            )
+    return Roles(tuple(pairs), text, class_names)
+
+
+def choose_pairs(
+    roles: Roles, asked: Mapping[str, tuple[str, ...]], where: object
+) -> tuple[dict[str, list[Pair]], list[str]]:
+    """Decide which pairs make up which split.
+
+    What the user named comes first. Else a split takes the pair that its name says; of several numbers of shots the
+    largest. A pair without a split in its name is training data, if there is no other.
+
+    Returns
+    -------
+    dict of str to list of Pair, list of str
+        By split, and notes on what was decided unasked.
+
+    Raises
+    ------
+    InputError
+        If there is no pair at all, or none of a name that was given.
+    """
+    if not roles.pairs:
+        raise InputError(
+            f"no features with labels were found in {where}; names such as train_features and train_labels, X_test and "
+            f"y_test, or feature_list and label_list are understood"
+        )
+    chosen = {split: [_named(key, split, roles, where) for key in keys] for split, keys in asked.items() if keys}
+    used = {pair for pairs in chosen.values() for pair in pairs}
+    notes = []
+    for split in ("train", "val", "test"):
+        if split in chosen:
+            continue
+        fitting = [pair for pair in roles.pairs if pair.split == split and pair not in used]
+        if split == "train" and not fitting:
+            fitting = [pair for pair in roles.pairs if pair.split is None and pair not in used]
+        if fitting:
+            best = max(fitting, key=lambda pair: _MANY if pair.shots is None else pair.shots)
+            chosen[split] = [best]
+            if len(fitting) > 1:
+                others = ", ".join(pair.features for pair in fitting if pair != best)
+                notes.append(f"{split} is {best.features}; also there: {others} (choose with --{split})")
+    if "test" not in chosen:
+        names = ", ".join(pair.features for pair in roles.pairs)
+        notes.append(f"there is no test split, which every method needs; name one with --test; there are: {names}")
+    order = {"train": 0, "val": 1, "test": 2}
+    return dict(sorted(chosen.items(), key=lambda item: order.get(item[0], 3))), notes
+
+
+def _named(key: str, split: str, roles: Roles, where: object) -> Pair:
+    for pair in roles.pairs:
+        if key == pair.features or _words(key) == list(_role(_words(pair.features))[1]):
+            return pair
+    names = [pair.features for pair in roles.pairs]
+    raise InputError(f"--{split}: {unknown_name(f'features of {where}', key, names)}")
+
+
+def _role(words: list[str]) -> tuple[str | None, tuple[str, ...]]:
+    role, rest = None, []
+    for word in words:
+        for name, meant in (("features", _FEATURES), ("labels", _LABELS), ("ids", _IDS)):
+            if word in meant and role is None:
+                role = name
+                break
+        else:
+            if word not in _NOISE:
+                rest.append(word)
+    return role, tuple(rest)
+
+
+def _words(name: str) -> list[str]:
+    """Split a name at everything that is no letter or digit, and where capitals begin: ``trainFeatures``."""
+    parts = re.findall(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])", name)
+    return [part.lower() for part in parts]

@@ -1,4 +1,4 @@
-"""What an importer is, and what it hands over."""
+"""What an importer is, and what it gives."""
 
 from __future__ import annotations
 
@@ -6,32 +6,36 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 from numpy.typing import NDArray
+
+# By split, features (n, d) and labels (n,).
+ExampleSplits = Mapping[str, tuple[NDArray[np.float32], NDArray[np.int64]]]
 
 
 @dataclass(frozen=True)
-class Wishes:
+class ImportOptions:
     """What the user said about where things are.
 
     Attributes
     ----------
-    keys : mapping of str to tuple of str
-        By split, the arrays that make it up; splits that are not named are found by the arrays' names.
+    arrays : mapping of str to tuple of str
+        By split, names of the arrays that make it up; splits that are not named are recognised by the arrays' names.
     split : str
         Name of the split, for layouts that have one without a name.
     label_column : str or None
         Column of labels, for layouts with a table.
     """
 
-    keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    arrays: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     split: str = "train"
     label_column: str | None = None
 
 
 @dataclass(frozen=True)
-class FoundSplit:
+class ForeignSplit:
     """One split as a foreign file has it.
 
     Attributes
@@ -53,12 +57,12 @@ class FoundSplit:
 
 
 @dataclass(frozen=True)
-class Found:
-    """Everything that an importer found.
+class ForeignFeatures:
+    """Everything that an importer read.
 
     Attributes
     ----------
-    splits : dict of str to FoundSplit
+    splits : dict of str to ForeignSplit
         By name.
     files : tuple of Path
         The files that were read, for provenance.
@@ -70,7 +74,7 @@ class Found:
         What was decided without being asked, for the user.
     """
 
-    splits: dict[str, FoundSplit]
+    splits: dict[str, ForeignSplit]
     files: tuple[Path, ...]
     class_names: tuple[str, ...] | None = None
     text_features: NDArray[Any] | None = None
@@ -78,7 +82,18 @@ class Found:
 
 
 class Importer(ABC):
-    """A reader of one layout; ``--format`` takes its name, and ``auto`` the first that accepts."""
+    """A reader of one layout; ``--format`` takes its name, and ``auto`` the first that accepts.
+
+    A new one is one file in this folder, which says its name (``IMPORTER = "name"``) and defines one such class; the
+    contract test tries everything on its :meth:`write_example`.
+
+    Attributes
+    ----------
+    accepts_anything : bool, default False
+        Whether it accepts nearly every file, so that ``auto`` asks it after all others.
+    """
+
+    accepts_anything: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod
@@ -87,11 +102,30 @@ class Importer(ABC):
 
     @classmethod
     @abstractmethod
-    def read(cls, path: Path, wishes: Wishes) -> Found:
+    def read(cls, path: Path, options: ImportOptions) -> ForeignFeatures:
         """Read it.
 
         Raises
         ------
         InputError
             If it is not of this layout, or a file is damaged; the message says what is expected where.
+        """
+
+    @classmethod
+    @abstractmethod
+    def write_example(cls, folder: Path, splits: ExampleSplits) -> Path:
+        """Write features as the foreign tool does: the tiny example that the contract test imports again.
+
+        Parameters
+        ----------
+        folder : Path
+            An empty folder.
+        splits : mapping of str to (ndarray of shape (n, d), ndarray of shape (n,))
+            Features and labels of ``train`` and, at choice of the test, ``val`` and ``test``. The features are of
+            unit length and exact in float16; every class has as many rows of ``train`` as any other.
+
+        Returns
+        -------
+        Path
+            What :meth:`read` takes: the folder, or a file in it.
         """

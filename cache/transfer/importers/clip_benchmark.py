@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from cafe.cache.transfer.importers.arrays import found_in
-from cafe.cache.transfer.importers.base import Found, Importer, Wishes
+from cafe.cache.transfer.importers.arrays import read_arrays
+from cafe.cache.transfer.importers.base import ExampleSplits, ForeignFeatures, Importer, ImportOptions
 from cafe.errors import InputError
 
 IMPORTER = "clip-benchmark"
@@ -21,7 +21,7 @@ class CLIPBenchmark(Importer):
         return bool(_files(path))
 
     @classmethod
-    def read(cls, path: Path, wishes: Wishes) -> Found:
+    def read(cls, path: Path, options: ImportOptions) -> ForeignFeatures:
         """Read the folder.
 
         Older versions call the test set ``val``: where there is no ``test``, that is what it becomes.
@@ -29,14 +29,24 @@ class CLIPBenchmark(Importer):
         files = _files(path)
         if not files:
             raise InputError(f"{path} is no feature folder of CLIP_benchmark: features_train.pt and targets_train.pt")
-        found = found_in(path, files, wishes)
-        if "test" in found.splits or "val" not in found.splits or "val" in wishes.keys:
-            return found
-        splits = {"test" if name == "val" else name: split for name, split in found.splits.items()}
+        features = read_arrays(path, files, options)
+        if "test" in features.splits or "val" not in features.splits or "val" in options.arrays:
+            return features
+        splits = {"test" if name == "val" else name: split for name, split in features.splits.items()}
         note = (
             "features_val.pt became the test split: CLIP_benchmark evaluates on it where it wrote no features_test.pt"
         )
-        return replace(found, splits=splits, notes=(note,))
+        return replace(features, splits=splits, notes=(note,))
+
+    @classmethod
+    def write_example(cls, folder: Path, splits: ExampleSplits) -> Path:
+        """Write one file of features and one of targets for each split."""
+        import torch
+
+        for name, (features, labels) in splits.items():
+            torch.save(torch.from_numpy(features), folder / f"features_{name}.pt")
+            torch.save(torch.from_numpy(labels), folder / f"targets_{name}.pt")
+        return folder
 
 
 def _files(path: Path) -> list[Path]:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.cache.transfer.importers.base import Found, FoundSplit, Importer, Wishes
-from cafe.cache.transfer.importers.files import arrays_of_file
+from cafe.cache.transfer.array_files import arrays_of_file, reason_of
+from cafe.cache.transfer.importers.base import ExampleSplits, ForeignFeatures, ForeignSplit, Importer, ImportOptions
 from cafe.errors import InputError, MissingDependencyError, unknown_name
 
 IMPORTER = "clip-retrieval"
@@ -28,21 +28,50 @@ class CLIPRetrieval(Importer):
         return bool(_folders(path, "train"))
 
     @classmethod
-    def read(cls, path: Path, wishes: Wishes) -> Found:
+    def read(cls, path: Path, options: ImportOptions) -> ForeignFeatures:
         """Read it.
 
         Labels are a column of the metadata (``label``, ``class_name``, ``class``, ``cls`` or ``target``, or the one
         that was named); without any, the name of each image's folder.
         """
-        folders = _folders(path, wishes.split)
+        folders = _folders(path, options.split)
         if not folders:
             raise InputError(f"{path} is no output of clip-retrieval: img_emb/img_emb_0.npy and metadata/ are expected")
         splits, files, notes = {}, [], []
         for split, folder in folders.items():
-            splits[split], read, note = _split(folder, wishes.label_column)
+            splits[split], read, note = _split(folder, options.label_column)
             files += read
             notes += note
-        return Found(splits, tuple(files), notes=tuple(dict.fromkeys(notes)))
+        return ForeignFeatures(splits, tuple(files), notes=tuple(dict.fromkeys(notes)))
+
+    @classmethod
+    def write_example(cls, folder: Path, splits: ExampleSplits) -> Path:
+        """Write each split as one folder of two parts, in float16 as clip-retrieval does, with paths that name classes.
+
+        Raises
+        ------
+        MissingDependencyError
+            If pyarrow is not installed.
+        """
+        pa, parquet = _pyarrow("writing parquet")
+        for split, (features, labels) in splits.items():
+            arrays, tables = folder / split / "img_emb", folder / split / "metadata"
+            arrays.mkdir(parents=True)
+            tables.mkdir()
+            for part, rows in enumerate(np.array_split(np.arange(len(labels)), 2)):
+                np.save(arrays / f"img_emb_{part}.npy", features[rows].astype(np.float16))
+                paths = [f"/photos/class {labels[row]}/{split}{row}.jpg" for row in rows]
+                parquet.write_table(pa.table({"image_path": paths}), tables / f"metadata_{part}.parquet")
+        return folder
+
+
+def _pyarrow(what: str) -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingDependencyError("pyarrow", "parquet", what) from error
+    return pyarrow, pyarrow.parquet
 
 
 def _folders(path: Path, alone: str) -> dict[str, Path]:
@@ -53,7 +82,7 @@ def _folders(path: Path, alone: str) -> dict[str, Path]:
     }
 
 
-def _split(folder: Path, label_column: str | None) -> tuple[FoundSplit, list[Path], list[str]]:
+def _split(folder: Path, label_column: str | None) -> tuple[ForeignSplit, list[Path], list[str]]:
     features, labels, ids = [], [], []
     files, notes = [], []
     # By number, since img_emb_10 sorts before img_emb_2.
@@ -65,33 +94,30 @@ def _split(folder: Path, label_column: str | None) -> tuple[FoundSplit, list[Pat
         rows = arrays_of_file(array)[array.stem]()
         if any(len(column) != len(rows) for column in columns.values()):
             raise InputError(f"{array} has {len(rows)} rows, but {table} {len(next(iter(columns.values())))}")
-        found, note = _labels(columns, label_column, table)
+        values, note = _labels(columns, label_column, table)
         features.append(rows)
-        labels += found
+        labels += values
         ids += next((columns[name] for name in _PATH_COLUMNS if name in columns), [])
         files += [array, table]
         notes += note
     given = np.array(ids, dtype=np.str_) if len(ids) == len(labels) else None
     joined: NDArray[Any] = np.concatenate(features)
-    return FoundSplit(joined, np.array(labels), given, f"{folder.name}/img_emb"), files, notes
+    return ForeignSplit(joined, np.array(labels), given, f"{folder.name}/img_emb"), files, notes
 
 
 def _columns(table: Path) -> dict[str, list[Any]]:
+    _, parquet = _pyarrow("reading parquet")
     try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingDependencyError("pyarrow", "parquet", "reading parquet") from error
-    try:
-        columns: dict[str, list[Any]] = pyarrow.parquet.read_table(table).to_pydict()
+        columns: dict[str, list[Any]] = parquet.read_table(table).to_pydict()
     except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
-        raise InputError(f"{table} is not a parquet file, or is damaged: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{table} is not a parquet file, or is damaged: {reason_of(error)}") from error
     return columns
 
 
-def _labels(columns: dict[str, list[Any]], wished: str | None, table: Path) -> tuple[list[Any], list[str]]:
-    if wished is not None and wished not in columns:
-        raise unknown_name(f"column of {table}", wished, columns)
-    name = wished or next((name for name in _LABEL_COLUMNS if name in columns), None)
+def _labels(columns: dict[str, list[Any]], asked: str | None, table: Path) -> tuple[list[Any], list[str]]:
+    if asked is not None and asked not in columns:
+        raise unknown_name(f"column of {table}", asked, columns)
+    name = asked or next((name for name in _LABEL_COLUMNS if name in columns), None)
     if name is not None:
         if any(value is None for value in columns[name]):
             raise InputError(f"column {name!r} of {table} has rows without a label")

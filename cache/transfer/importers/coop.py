@@ -5,8 +5,10 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-from cafe.cache.transfer.importers.arrays import found_in
-from cafe.cache.transfer.importers.base import Found, Importer, Wishes
+import numpy as np
+
+from cafe.cache.transfer.importers.arrays import read_arrays
+from cafe.cache.transfer.importers.base import ExampleSplits, ForeignFeatures, Importer, ImportOptions
 from cafe.errors import InputError
 
 IMPORTER = "coop"
@@ -24,12 +26,19 @@ class CoOpFeatures(Importer):
         return bool(_files(path))
 
     @classmethod
-    def read(cls, path: Path, wishes: Wishes) -> Found:
+    def read(cls, path: Path, options: ImportOptions) -> ForeignFeatures:
         """Read the folder."""
         files = _files(path)
         if not files:
             raise InputError(f"{path} is no feature folder of CoOp: train.npz with feature_list and label_list")
-        return found_in(path, files, wishes)
+        return read_arrays(path, files, options)
+
+    @classmethod
+    def write_example(cls, folder: Path, splits: ExampleSplits) -> Path:
+        """Write one archive for each split; CoOp makes its arrays of lists."""
+        for name, (features, labels) in splits.items():
+            np.savez(folder / f"{name}.npz", feature_list=list(features), label_list=labels.tolist())
+        return folder
 
 
 def _files(path: Path) -> list[Path]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cafe.cache.transfer.importers.base import Found, FoundSplit, Importer, Wishes
-from cafe.cache.transfer.importers.files import as_array, load_tensor_file
+from cafe.cache.transfer.array_files import as_array, load_tensor_file
+from cafe.cache.transfer.importers.base import ExampleSplits, ForeignFeatures, ForeignSplit, Importer, ImportOptions
 from cafe.errors import InputError
 
 IMPORTER = "tip-adapter"
@@ -25,13 +25,13 @@ class TipAdapterCache(Importer):
         return bool(_shots(path))
 
     @classmethod
-    def read(cls, path: Path, wishes: Wishes) -> Found:
+    def read(cls, path: Path, options: ImportOptions) -> ForeignFeatures:
         """Read the folder: the keys, each the unit-length mean of a training image's views, become the train split."""
         known = _shots(path)
         if not known:
             raise InputError(f"{path} is no cache of Tip-Adapter: keys_16shots.pt and values_16shots.pt are expected")
         shots, notes = max(known), []
-        if named := wishes.keys.get("train"):
+        if named := options.arrays.get("train"):
             shots = _named_shots(named, known)
         elif len(known) > 1:
             others = ", ".join(f"keys_{k}shots" for k in known if k != shots)
@@ -42,12 +42,28 @@ class TipAdapterCache(Importer):
             pair = [path / f"{split}_f.pt", path / f"{split}_l.pt"]
             if all(file.is_file() for file in pair):
                 features, labels = (as_array(load_tensor_file(file)) for file in pair)
-                splits[split] = FoundSplit(features, labels, None, pair[0].name)
+                splits[split] = ForeignSplit(features, labels, None, pair[0].name)
                 files += pair
-        return Found(splits, tuple(files), notes=tuple(notes))
+        return ForeignFeatures(splits, tuple(files), notes=tuple(notes))
+
+    @classmethod
+    def write_example(cls, folder: Path, splits: ExampleSplits) -> Path:
+        """Write keys, values and the features of the other splits, all in float16 as Tip-Adapter does."""
+        import torch
+
+        for name, (features, labels) in splits.items():
+            rows, targets = torch.from_numpy(features).half(), torch.from_numpy(labels)
+            if name == "train":
+                shots = int(np.bincount(labels).max())
+                torch.save(rows.T, folder / f"keys_{shots}shots.pt")  # (d, n)
+                torch.save(torch.nn.functional.one_hot(targets).half(), folder / f"values_{shots}shots.pt")  # (n, c)
+            else:
+                torch.save(rows, folder / f"{name}_f.pt")
+                torch.save(targets, folder / f"{name}_l.pt")
+        return folder
 
 
-def _train(keys_file: Path, values_file: Path) -> FoundSplit:
+def _train(keys_file: Path, values_file: Path) -> ForeignSplit:
     keys, values = as_array(load_tensor_file(keys_file)), as_array(load_tensor_file(values_file))
     # Keys (d, n) stand in columns; values (n, c) are one-hot.
     if keys.ndim != 2 or values.ndim != 2 or keys.shape[1] != len(values):
@@ -56,7 +72,7 @@ def _train(keys_file: Path, values_file: Path) -> FoundSplit:
         )
     if not np.array_equal(values.sum(axis=1), np.ones(len(values))) or not np.isin(values, (0, 1)).all():
         raise InputError(f"{values_file} must be one-hot; APE and others save soft values, which are no labels")
-    return FoundSplit(keys.T, values.argmax(axis=1), None, keys_file.name)
+    return ForeignSplit(keys.T, values.argmax(axis=1), None, keys_file.name)
 
 
 def _shots(path: Path) -> list[int]:

@@ -1,19 +1,17 @@
 """Features of other tools become caches, from files written as those tools write them."""
 
-import hashlib
 import json
 
 import numpy as np
 import pytest
 
-from cafe.cache.format.reader import load_features
-from cafe.cache.format.verify import verify_cache
-from cafe.cache.transfer.importers.base import Wishes
-from cafe.cache.transfer.importers.pairing import roles_of
+from cafe.cache.transfer.importers.arrays import roles_of
+from cafe.cache.transfer.importers.base import ImportOptions
+from cafe.cache.transfer.importers.clip_benchmark import CLIPBenchmark
+from cafe.cache.transfer.importers.tip_adapter import TipAdapterCache
 from cafe.cache.transfer.importing import import_features, layouts
 from cafe.cli.app import call
 from cafe.errors import CacheError, InputError, MissingDependencyError
-from cafe.registry import entries
 
 N, D, C = {"train": 12, "val": 6, "test": 9}, 5, 3
 
@@ -29,37 +27,17 @@ def foreign():
     return made
 
 
-def save_clip_benchmark(folder, foreign, names=("train", "val", "test")):
-    import torch
-
+def save_clip_benchmark(folder, splits):
     folder.mkdir()
-    for name, split in zip(names, ("train", "val", "test"), strict=False):
-        features, labels = foreign[split]
-        torch.save(torch.from_numpy(features), folder / f"features_{name}.pt")
-        torch.save(torch.from_numpy(labels), folder / f"targets_{name}.pt")
-    return folder
+    return CLIPBenchmark.write_example(folder, splits)
 
 
-def save_tip_adapter(folder, foreign, shots=(2, 4)):
-    import torch
-
+def save_tip_adapter(folder, foreign):
+    """Keys of 2 shots and of 4."""
     folder.mkdir()
-    for k in shots:
-        features, labels = (torch.from_numpy(array[: k * C]) for array in foreign["train"])
-        torch.save(features.half().T, folder / f"keys_{k}shots.pt")
-        torch.save(torch.nn.functional.one_hot(labels, C).half(), folder / f"values_{k}shots.pt")
-    for split in ("val", "test"):
-        features, labels = (torch.from_numpy(array) for array in foreign[split])
-        torch.save(features.half(), folder / f"{split}_f.pt")
-        torch.save(labels, folder / f"{split}_l.pt")
-    return folder
-
-
-def save_coop(folder, foreign):
-    folder.mkdir()
-    for split, (features, labels) in foreign.items():
-        np.savez(folder / f"{split}.npz", feature_list=features.tolist(), label_list=labels.tolist())
-    return folder
+    rows, labels = foreign["train"]
+    TipAdapterCache.write_example(folder, {"train": (rows[: 2 * C], labels[: 2 * C])})
+    return TipAdapterCache.write_example(folder, foreign)
 
 
 def save_clip_retrieval(folder, foreign, parts=2, label=None):
@@ -85,62 +63,12 @@ def save_npz(folder, foreign, **more):
     return folder.with_suffix(".npz")
 
 
-SAVERS = {
-    "clip-benchmark": save_clip_benchmark,
-    "tip-adapter": save_tip_adapter,
-    "coop": save_coop,
-    "clip-retrieval": save_clip_retrieval,
-    "arrays": save_npz,
-}
-
-
-def test_every_importer_has_a_saver():
-    assert set(layouts()) == set(SAVERS) == set(entries("cache.transfer.importers", "IMPORTER"))
-
-
-@pytest.mark.parametrize("layout", sorted(SAVERS))
-def test_every_layout_comes_in_as_it_is(layout, foreign, tmp_path):
-    source = SAVERS[layout](tmp_path / "mine", foreign)
-    summary = import_features(source, tmp_path / "out.h5", encoder="ViT-B/32")
-    assert summary.layout == layout
-    features = load_features(tmp_path / "out.h5")
-    half = layout in ("tip-adapter", "clip-retrieval")
-    assert list(features.splits) == ["train", "val", "test"]
-    for split, (rows, labels) in foreign.items():
-        assert features.splits[split].image_features.dtype == (np.float16 if half else np.float32)
-        np.testing.assert_array_equal(features.splits[split].image_features, rows.astype(np.float16) if half else rows)
-        assert features.splits[split].labels.tolist() == labels.tolist()
-    assert features.provenance["dataset"] == "mine"
-    assert features.provenance["encoder"] == "ViT-B/32"
-    assert features.provenance["normalised"] is True
-    imported = features.provenance["image"]["imported"]
-    assert imported["format"] == layout
-    for file in imported["files"]:
-        (path,) = [
-            p for p in tmp_path.rglob(file["name"]) if hashlib.sha256(p.read_bytes()).hexdigest() == file["sha256"]
-        ]
-        assert path.is_file()
-    assert verify_cache(tmp_path / "out.h5").ok
-    # The other importers leave it alone, or it would depend on their order.
-    claims = [
-        name for name, entry in entries("cache.transfer.importers", "IMPORTER").items() if entry.load().accepts(source)
-    ]
-    assert set(claims) <= {layout, "arrays"}
-
-
-@pytest.mark.parametrize("layout", sorted(SAVERS))
-def test_every_importer_refuses_what_is_not_its_own(layout, tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="empty"):
-        import_features(tmp_path / "empty", tmp_path / "out.h5", layout=layout)
-    assert not (tmp_path / "out.h5").exists()
-
-
 def test_old_clip_benchmark_calls_the_test_set_val(foreign, tmp_path):
-    source = save_clip_benchmark(tmp_path / "old", foreign, names=("train", "val"))
+    source = save_clip_benchmark(tmp_path / "old", {"train": foreign["train"], "val": foreign["val"]})
     summary = import_features(source, tmp_path / "out.h5")
     assert list(summary.features.splits) == ["train", "test"]
     np.testing.assert_array_equal(summary.features.splits["test"].image_features, foreign["val"][0])
+    assert summary.features.splits["test"].image_features.dtype == np.float32
     assert any("became the test split" in note for note in summary.notes)
 
 
@@ -148,11 +76,12 @@ def test_tip_adapter_takes_the_most_shots_or_those_named(foreign, tmp_path):
     source = save_tip_adapter(tmp_path / "tip", foreign)
     summary = import_features(source, tmp_path / "a.h5")
     assert len(summary.features.splits["train"]) == 12
+    assert summary.features.splits["train"].image_features.dtype == np.float16  # as the file has it
     assert any("keys_2shots" in note for note in summary.notes)
-    named = import_features(source, tmp_path / "b.h5", wishes=Wishes({"train": ("keys_2shots",)}))
+    named = import_features(source, tmp_path / "b.h5", options=ImportOptions({"train": ("keys_2shots",)}))
     assert len(named.features.splits["train"]) == 6
     with pytest.raises(InputError, match="keys of 2, 4 shots"):
-        import_features(source, tmp_path / "c.h5", wishes=Wishes({"train": ("8",)}))
+        import_features(source, tmp_path / "c.h5", options=ImportOptions({"train": ("8",)}))
 
 
 def test_clip_retrieval_labels(foreign, tmp_path):
@@ -164,9 +93,23 @@ def test_clip_retrieval_labels(foreign, tmp_path):
     named = save_clip_retrieval(tmp_path / "n", foreign, label="label")
     assert import_features(named, tmp_path / "b.h5").features.class_names == ("named 0", "named 1", "named 2")
     with pytest.raises(InputError, match="unknown column"):
-        import_features(named, tmp_path / "c.h5", wishes=Wishes(label_column="lable"))
-    alone = import_features(source / "test", tmp_path / "d.h5", wishes=Wishes(split="test"))
+        import_features(named, tmp_path / "c.h5", options=ImportOptions(label_column="lable"))
+    alone = import_features(source / "test", tmp_path / "d.h5", options=ImportOptions(split="test"))
     assert list(alone.features.splits) == ["test"]
+
+
+def test_a_folder_of_two_layouts_says_so(foreign, tmp_path):
+    source = save_clip_benchmark(tmp_path / "both", foreign)
+    TipAdapterCache.write_example(source, foreign)
+    assert layouts()[-1] == "arrays"  # which accepts nearly everything
+    summary = import_features(source, tmp_path / "a.h5")
+    assert summary.layout == "clip-benchmark"
+    assert summary.notes[0] == "read as clip-benchmark; it could be tip-adapter too (choose with --format)"
+    named = import_features(source, tmp_path / "b.h5", layout="tip-adapter")
+    assert (named.layout, named.notes[0][:10]) == ("tip-adapter", "no class n")
+    assert not any(
+        "it could be" in note for note in import_features(save_npz(tmp_path / "x", foreign), tmp_path / "c.h5").notes
+    )
 
 
 def test_without_pyarrow(foreign, tmp_path, monkeypatch):
@@ -205,10 +148,10 @@ def test_named_arrays_are_joined(foreign, tmp_path):
     assert list(alone.features.splits) == ["train"]
     np.testing.assert_array_equal(alone.features.splits["train"].image_features, rows[::-1])
     assert any("no test split" in note and "features_1shot" in note for note in alone.notes)
-    joined = import_features(source, tmp_path / "b.h5", wishes=Wishes({"test": ("1shot", "features_2shot")}))
+    joined = import_features(source, tmp_path / "b.h5", options=ImportOptions({"test": ("1shot", "features_2shot")}))
     np.testing.assert_array_equal(joined.features.splits["test"].image_features, np.concatenate([rows, more]))
     with pytest.raises(InputError, match="did you mean 'features_1shot'"):
-        import_features(source, tmp_path / "c.h5", wishes=Wishes({"test": ("features_1shots",)}))
+        import_features(source, tmp_path / "c.h5", options=ImportOptions({"test": ("features_1shots",)}))
 
 
 def test_a_folder_of_npy_and_text_labels(foreign, tmp_path):

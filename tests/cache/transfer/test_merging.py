@@ -6,7 +6,7 @@ import pytest
 from cafe.cache.extract.extraction import extract
 from cafe.cache.format.reader import load_features, load_sizes
 from cafe.cache.format.verify import verify_cache
-from cafe.cache.transfer.importers.base import Wishes
+from cafe.cache.transfer.importers.base import ImportOptions
 from cafe.cache.transfer.importing import import_features
 from cafe.cache.transfer.merging import merge_caches
 from cafe.cli.app import call
@@ -72,8 +72,12 @@ def test_imports_merge(tmp_path, capfd):
     for split in ("train", "test"):
         rows = generator.standard_normal((6, 4)).astype(np.float32)
         np.savez(tmp_path / f"{split}.npz", features=rows, labels=np.arange(6) % 2)
-    import_features(tmp_path / "train.npz", tmp_path / "a.h5", dataset="toys", wishes=Wishes({"train": ("features",)}))
-    import_features(tmp_path / "test.npz", tmp_path / "b.h5", dataset="toys", wishes=Wishes({"test": ("features",)}))
+    import_features(
+        tmp_path / "train.npz", tmp_path / "a.h5", dataset="toys", options=ImportOptions({"train": ("features",)})
+    )
+    import_features(
+        tmp_path / "test.npz", tmp_path / "b.h5", dataset="toys", options=ImportOptions({"test": ("features",)})
+    )
     assert (
         call(["cache", "merge", str(tmp_path / "a.h5"), str(tmp_path / "b.h5"), "--out", str(tmp_path / "m.h5")]) == 0
     )

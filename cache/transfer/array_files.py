@@ -43,8 +43,14 @@ def _reading(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{path} cannot be read as a file of its kind ({reason}); it may be damaged") from error
+        raise InputError(
+            f"{path} cannot be read as a file of its kind ({reason_of(error)}); it may be damaged"
+        ) from error
+
+
+def reason_of(error: Exception) -> str:
+    """Return the first line of what a library says, or the kind of error if it says nothing."""
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def load_tensor_file(path: Path) -> Any:
@@ -69,7 +75,7 @@ def load_tensor_file(path: Path) -> Any:
             f"torch.save(features.cpu(), ...)"
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError) as error:
-        raise InputError(f"{path} is not a file of torch.save, or is damaged: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{path} is not a file of torch.save, or is damaged: {reason_of(error)}") from error
 
 
 def as_array(tensor: Any) -> NDArray[Any]:
