@@ -1,4 +1,4 @@
-"""The optimiser steps of one stacked group: one by one from Python, or recorded once and replayed.
+"""The optimiser steps of one stack: one by one from Python, or recorded once and replayed.
 
 Recorded steps are a CUDA graph on CUDA, and the step called again elsewhere. What differs between them is read from
 memory on the device, at a counter that the step itself moves on:

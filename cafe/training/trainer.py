@@ -1,7 +1,8 @@
 """The one trainer: any number of configurations fitted side by side on the same cached features.
 
-A single fit is a grid of one. Configurations that share a shape are stacked along a leading axis and take
-their optimiser steps together; they share features and class embeddings in memory, and nothing else.
+A single fit is a grid of one. Configurations that share a shape make a group; a group is cut into stacks, whose
+members lie along a leading axis of g and take their optimiser steps together. They share features and class
+embeddings in memory, and nothing else.
 
 Initial weights and batch order come from a CPU generator seeded by ``random_state`` alone, per configuration,
 so every kernel, device and batch of fits sees the same problem. Batches are cut from a stream of permutations
@@ -27,9 +28,9 @@ from cafe.training.steps import one_by_one, replayed
 
 # Steps whose batches are drawn at once: 12,500 steps of 45 fits would fill a gigabyte.
 DRAWN_STEPS = 256
-# Bytes that one stacked group may use for its batches' activations; larger groups are cut into parts.
+# Bytes that one stack may use for its batches' activations; larger groups are cut.
 MEMORY_BUDGET = 512 * 2**20
-# On a CPU, bytes of parameters, gradients and optimiser state that one stacked group may have: what a core's share
+# On a CPU, bytes of parameters, gradients and optimiser state that one stack may have: what a core's share
 # of a last-level cache holds. A larger stack would read its state from memory at every step.
 STATE_BUDGET = 8 * 2**20
 
@@ -37,9 +38,9 @@ STATE_BUDGET = 8 * 2**20
 class Objective(Protocol):
     """What is trained: initial parameters, and losses with gradients on batches.
 
-    An objective may also have ``stepper(shape, hyper, X, y, feature_mean)``, which is called once per stacked
-    group and returns None or a function ``(parameters, index, with_losses) -> (losses or None, gradients)``. The
-    function takes the place of ``losses_and_gradients`` for that group, and may keep what is constant and reuse its
+    An objective may also have ``stepper(shape, hyper, X, y, feature_mean)``, which is called once per stack
+    and returns None or a function ``(parameters, index, with_losses) -> (losses or None, gradients)``. The
+    function takes the place of ``losses_and_gradients`` for that stack, and may keep what is constant and reuse its
     buffers: the gradients are read before the next call. One whose ``on_device`` is true has a stepper that never
     waits for its device; its steps are recorded and replayed (training/steps.py), with Triton's optimisers.
     """
@@ -89,8 +90,9 @@ def train_many(
     X: Tensor,
     y: Tensor,
     configurations: Sequence[Configuration],
+    memory: int = MEMORY_BUDGET,
 ) -> list[Trained]:
-    """Fit all configurations, in groups of equal shape.
+    """Fit all configurations, in stacks of equal shape.
 
     Parameters
     ----------
@@ -102,79 +104,88 @@ def train_many(
         Class rows, on the same device.
     configurations : sequence of Configuration
         In any order and mix.
+    memory : int, default=MEMORY_BUDGET
+        Bytes that one stack may use for its batches' activations.
 
     Returns
     -------
     list of Trained
         In the order of the configurations.
     """
-    groups: dict[Hashable, list[int]] = {}
-    for i, one in enumerate(configurations):
-        batch = min(one.batch_size, len(one.rows))
-        key = (one.shape, one.steps, batch, one.optimizer, one.warmup_steps, one.eps)
-        groups.setdefault(key, []).append(i)
+    stacks = [stack for alike in _group(configurations) for stack in _cut(objective, X, configurations, alike, memory)]
     results: dict[int, Trained] = {}
-    parts = [part for members in groups.values() for part in _parts(objective, X, configurations, members)]
-    work = [sum(objective.multiply_adds(configurations[i]) for i in part) for part in parts]
 
-    def fit(part: list[int]) -> None:
-        trained = _fit_group(objective, X, y, [configurations[i] for i in part])
-        results.update(zip(part, trained, strict=True))
+    def fit(stack: list[int]) -> None:
+        trained = _fit_stack(objective, X, y, [configurations[i] for i in stack])
+        results.update(zip(stack, trained, strict=True))
 
-    if len(parts) > 1 and X.device.type == "cpu" and torch.get_num_threads() > 1 and sum(work) >= SMALL:
+    work = [sum(objective.multiply_adds(configurations[i]) for i in stack) for stack in stacks]
+    if len(stacks) > 1 and X.device.type == "cpu" and torch.get_num_threads() > 1 and sum(work) >= SMALL:
         # The longest first, so that no thread is left with a long one at the end.
-        steps = [configurations[part[0]].steps for part in parts]
-        order = sorted(range(len(parts)), key=lambda k: -work[k] * steps[k])
-        run_each([partial(fit, parts[k]) for k in order])
+        steps = [configurations[stack[0]].steps for stack in stacks]
+        order = sorted(range(len(stacks)), key=lambda k: -work[k] * steps[k])
+        run_each([partial(fit, stacks[k]) for k in order])
     else:
-        for part, multiply_adds in zip(parts, work, strict=True):
+        for stack, multiply_adds in zip(stacks, work, strict=True):
             with threads_for(multiply_adds):
-                fit(part)
+                fit(stack)
     return [results[i] for i in range(len(configurations))]
 
 
-def _parts(
-    objective: Objective, X: Tensor, configurations: Sequence[Configuration], members: list[int]
+def _group(configurations: Sequence[Configuration]) -> list[list[int]]:
+    """Return the numbers of configurations that can take their steps together, group by group."""
+    groups: dict[Hashable, list[int]] = {}
+    for i, each in enumerate(configurations):
+        batch = min(each.batch_size, len(each.rows))
+        key = (each.shape, each.steps, batch, each.optimizer, each.warmup_steps, each.eps)
+        groups.setdefault(key, []).append(i)
+    return list(groups.values())
+
+
+def _cut(
+    objective: Objective, X: Tensor, configurations: Sequence[Configuration], alike: list[int], memory: int
 ) -> list[list[int]]:
-    """Cut a group so that each part fits in memory, on a CPU in cache, and threads end together."""
-    first = configurations[members[0]]
-    size = max(1, MEMORY_BUDGET // max(1, objective.activation_bytes(first)))
+    """Cut a group into stacks: each fits in memory, on a CPU in cache, and threads end together."""
+    first = configurations[alike[0]]
+    size = max(1, memory // max(1, objective.activation_bytes(first)))
     if X.device.type == "cpu":
         initial = objective.initial(first, torch.Generator().manual_seed(0))
         # Parameters, gradients, two moments, and a copy in the products' dtype.
         state = 5 * X.element_size() * sum(value.numel() for value in initial.values())
         size = max(1, min(size, STATE_BUDGET // max(1, state)))
         work, threads = objective.multiply_adds(first), torch.get_num_threads()
-        if len(members) * work >= SMALL:
-            size = min(size, math.ceil(len(members) / threads))
+        if len(alike) * work >= SMALL:
+            size = min(size, math.ceil(len(alike) / threads))
         if work >= SMALL and threads > 1:
-            size = 1  # large enough to gain nothing by a stack, and many short parts leave no thread idle at the end
-    return [members[start : start + size] for start in range(0, len(members), size)]
+            size = 1  # large enough to gain nothing by a stack, and many short fits leave no thread idle at the end
+    return [alike[start : start + size] for start in range(0, len(alike), size)]
 
 
-def _fit_group(objective: Objective, X: Tensor, y: Tensor, group: Sequence[Configuration]) -> list[Trained]:
+def _fit_stack(objective: Objective, X: Tensor, y: Tensor, stack: Sequence[Configuration]) -> list[Trained]:
     """Train configurations of one shape, stacked along the leading axis."""
-    first = group[0]
-    initial, batches = _draw(objective, group)
+    first = stack[0]
+    initial, blocks = _draw(objective, stack)
 
     def tensor(values: Sequence[float]) -> Tensor:
         return torch.tensor(values, device=X.device, dtype=X.dtype)
 
     parameters = {name: value.to(X) for name, value in initial.items()}
-    hyper = {k: tensor([float(c.hyper[k]) for c in group]) for k in first.hyper}
-    feature_mean = torch.stack([_feature_mean(objective, X, c) for c in group])
-    lr, decay = tensor([c.lr for c in group]), tensor([c.weight_decay for c in group])
+    hyper = {k: tensor([float(c.hyper[k]) for c in stack]) for k in first.hyper}
+    feature_mean = torch.stack([_feature_mean(objective, X, c) for c in stack])
+    lr, decay = tensor([c.lr for c in stack]), tensor([c.weight_decay for c in stack])
     take = _stepper(objective, first.shape, hyper, X, y, feature_mean)
     run = replayed if getattr(objective, "on_device", False) else one_by_one
-    tail = run(take, first, parameters, batches, lr, decay)
+    tail = run(take, first, parameters, blocks, lr, decay)
     arrays = {name: value.cpu().numpy() for name, value in parameters.items()}
-    return [Trained({k: v[i].copy() for k, v in arrays.items()}, float(tail[i])) for i in range(len(group))]
+    return [Trained({k: v[i].copy() for k, v in arrays.items()}, float(tail[i])) for i in range(len(stack))]
 
 
-def _feature_mean(objective: Objective, X: Tensor, one: Configuration) -> Tensor:
+def _feature_mean(objective: Objective, X: Tensor, configuration: Configuration) -> Tensor:
     """Return the mean training feature, (1, d): the objective's own, where its features are not in X."""
     own = getattr(objective, "feature_mean", None)
-    mean: Tensor = X[torch.as_tensor(one.rows, device=X.device)].mean(0, keepdim=True) if own is None else own(one.rows)
+    if own is None:
+        return X[torch.as_tensor(configuration.rows, device=X.device)].mean(0, keepdim=True)
+    mean: Tensor = own(configuration.rows)
     return mean.to(X)
 
 
@@ -195,30 +206,30 @@ def _stepper(
     return gathered
 
 
-def _draw(objective: Objective, group: Sequence[Configuration]) -> tuple[dict[str, Tensor], Iterator[Tensor]]:
+def _draw(objective: Objective, stack: Sequence[Configuration]) -> tuple[dict[str, Tensor], Iterator[Tensor]]:
     """Draw initial parameters (g, ...) and batches of rows, each configuration from its own seed.
 
-    Batches come as blocks (g, steps, b) of up to DRAWN_STEPS steps: 12,500 steps of 45 fits would fill a gigabyte.
+    Batches come as blocks (g, steps, b) of up to DRAWN_STEPS steps.
     """
     initial: list[dict[str, Tensor]] = []
     streams: list[Iterator[Tensor]] = []
-    for one in group:
-        generator = torch.Generator().manual_seed(one.random_state)
-        initial.append(objective.initial(one, generator))
-        streams.append(_batches(one, generator))
+    for configuration in stack:
+        generator = torch.Generator().manual_seed(configuration.random_state)
+        initial.append(objective.initial(configuration, generator))
+        streams.append(_batches(configuration, generator))
     blocks = (torch.stack(blocks) for blocks in zip(*streams, strict=True))
     return {k: torch.stack([p[k] for p in initial]) for k in initial[0]}, blocks
 
 
-def _batches(one: Configuration, generator: torch.Generator) -> Iterator[Tensor]:
+def _batches(configuration: Configuration, generator: torch.Generator) -> Iterator[Tensor]:
     """Cut a stream of permutations of the rows into blocks (steps, b) of batches."""
-    rows = torch.as_tensor(one.rows)
-    b = min(one.batch_size, len(rows))
+    rows = torch.as_tensor(configuration.rows)
+    b = min(configuration.batch_size, len(rows))
     left = rows[:0]
-    for start in range(0, one.steps, DRAWN_STEPS):
-        steps = min(DRAWN_STEPS, one.steps - start)
-        passes = max(0, math.ceil((steps * b - len(left)) / len(rows)))
-        fresh = [rows[torch.randperm(len(rows), generator=generator)] for _ in range(passes)]
+    for start in range(0, configuration.steps, DRAWN_STEPS):
+        steps = min(DRAWN_STEPS, configuration.steps - start)
+        permutations = max(0, math.ceil((steps * b - len(left)) / len(rows)))
+        fresh = [rows[torch.randperm(len(rows), generator=generator)] for _ in range(permutations)]
         stream = torch.cat([left, *fresh])
         left = stream[steps * b :]
         yield stream[: steps * b].view(steps, b)

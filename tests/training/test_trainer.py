@@ -93,13 +93,13 @@ def test_a_grid_gives_what_single_fits_give():
         assert trained.loss == pytest.approx(single.loss, rel=1e-6)
 
 
-def test_a_grid_cut_by_memory_gives_the_same(monkeypatch):
+def test_a_grid_cut_by_memory_gives_the_same():
     X, y, text = data()
     grid = [configuration(np.arange(40), seed=seed) for seed in range(5)]
     objective = AdapterObjective(text[None])
     whole = train_many(objective, X, y, grid)
-    monkeypatch.setattr("cafe.training.trainer.MEMORY_BUDGET", 2 * objective.activation_bytes(grid[0]))
-    for a, b in zip(whole, train_many(objective, X, y, grid), strict=True):
+    memory = 2 * objective.activation_bytes(grid[0])
+    for a, b in zip(whole, train_many(objective, X, y, grid, memory), strict=True):
         np.testing.assert_allclose(a.parameters["image_up"], b.parameters["image_up"], rtol=1e-6)
 
 
