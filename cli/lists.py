@@ -48,12 +48,12 @@ def datasets(
 
 def methods(cache_dir: NoUseOfCacheDir = None, json: Json = False, quiet: Quiet = False) -> None:
     """List the methods."""
-    _list_room("methods", "METHOD", "methods", "method", json, quiet)
+    _list_entries("methods", "METHOD", "methods", "method", json, quiet)
 
 
 def suites(cache_dir: NoUseOfCacheDir = None, json: Json = False, quiet: Quiet = False) -> None:
     """List the suites of comparisons."""
-    _list_room("compare.suites", "SUITE", "suites", "suite", json, quiet)
+    _list_entries("compare.suites", "SUITE", "suites", "suite", json, quiet)
 
 
 def models(cache_dir: CacheDir = None, json: Json = False, quiet: Quiet = False) -> None:
@@ -99,9 +99,9 @@ def _count(caches: Sequence[str]) -> str:
     return str(len(caches) or "")
 
 
-def _list_room(room: str, constant: str, key: str, title: str, json: bool, quiet: bool) -> None:
+def _list_entries(folder: str, constant: str, key: str, title: str, json: bool, quiet: bool) -> None:
     with Screen(json=json, quiet=quiet) as screen:
-        known = [{"name": entry.name, "summary": entry.summary} for entry in entries(room, constant).values()]
+        known = [{"name": entry.name, "summary": entry.summary} for entry in entries(folder, constant).values()]
         body = [[one["name"], one["summary"]] for one in known]
         screen.answer({key: known}, _columns([title, ""], body))
 

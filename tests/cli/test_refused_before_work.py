@@ -1,4 +1,4 @@
-"""What was asked for is met or refused before any work: places, devices, dtypes; and what to go on with can be run."""
+"""What was asked for is met or refused before any work: places, devices, dtypes; the commands named next can be run."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_force_replaces_the_file_that_out_names(cafe, photos, tmp_path):
     assert [path.name for path in tmp_path.glob("*.h5")] == ["x.h5"]
 
 
-def test_what_to_go_on_with_finds_the_cache_that_was_made(cafe, photos, make_cache, tmp_path):
+def test_the_commands_named_next_find_the_cache_that_was_made(cafe, photos, make_cache, tmp_path):
     def steps(*arguments):
         outcome = cafe("extract", "--dataset", photos, *arguments)
         assert outcome.code == 0, outcome.err
