@@ -69,7 +69,8 @@ def test_contributing_recipe_is_a_method(tmp_path, monkeypatch):
     """The file of the recipe, dropped into the room, is found and fits."""
     import importlib.util
 
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), flags=re.S)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), flags=re.S)
+    (block,) = [block for block in blocks if "METHOD = " in block]
     (tmp_path / "my_method.py").write_text(block, encoding="utf-8")
     spec = importlib.util.spec_from_file_location("my_method", tmp_path / "my_method.py")
     module = importlib.util.module_from_spec(spec)
