@@ -49,6 +49,30 @@ def distinct_path(path: Path, image_fingerprint: str) -> Path:
     return path.with_name(f"{path.stem}--{image_fingerprint[:_SHORT]}{path.suffix or SUFFIX}")
 
 
+def list_caches(folder: Path | str) -> list[CacheSummary]:
+    """List the caches of a folder, newest first; damaged files last, each saying what is wrong.
+
+    Parameters
+    ----------
+    folder : path
+        The folder of all caches; it need not exist.
+
+    Returns
+    -------
+    list of CacheSummary
+        One for every ``.h5`` file that does not begin with a dot.
+    """
+    summaries = []
+    for path in sorted(Path(folder).glob(f"[!.]*{SUFFIX}")):
+        try:
+            summaries.append(summarise(path))
+        except CacheError as error:
+            # A file that was removed meanwhile is not damaged, it is gone.
+            if path.is_file():
+                summaries.append(CacheSummary(path, path.stat().st_size, damaged=str(error)))
+    return sorted(summaries, key=lambda summary: summary.created, reverse=True)
+
+
 def find_cache(name_or_path: Path | str | None, folder: Path) -> Path:
     """Find the cache that is meant.
 
@@ -71,19 +95,19 @@ def find_cache(name_or_path: Path | str | None, folder: Path) -> Path:
     """
     if name_or_path is not None and _is_path(name_or_path, folder):
         return _existing(Path(name_or_path).expanduser())
-    found = [summary for summary in list_caches(folder) if summary.damaged is None]
+    sound = [summary for summary in list_caches(folder) if summary.damaged is None]
     if name_or_path is None:
-        if found:
-            return found[0].path
+        if sound:
+            return sound[0].path
         raise CacheError(f"there is no cache in {folder} yet; make one with: cafe extract --dataset NAME")
     name = str(name_or_path)
-    fitting = [summary for summary in found if _fits(summary, name)]
+    fitting = [summary for summary in sound if _fits(summary, name)]
     if fitting:
         if len(fitting) > 1:
             names = ", ".join(summary.path.name for summary in fitting)
             warnings.warn(f"{len(fitting)} caches fit {name!r} ({names}); taking the newest", UserWarning, stacklevel=2)
         return fitting[0].path
-    return _existing(folder / name, [summary.path.stem for summary in found])
+    return _existing(folder / name, [summary.path.stem for summary in sound])
 
 
 def find_caches(names: Sequence[Path | str], folder: Path) -> list[Path]:
@@ -141,30 +165,6 @@ def find_single_cache(name: str, folder: Path) -> Path:
     return fitting[0] if fitting else find_cache(name, folder)
 
 
-def list_caches(folder: Path | str) -> list[CacheSummary]:
-    """List the caches of a folder, newest first; damaged files last, each saying what is wrong.
-
-    Parameters
-    ----------
-    folder : path
-        The folder of all caches; it need not exist.
-
-    Returns
-    -------
-    list of CacheSummary
-        One for every ``.h5`` file that does not begin with a dot.
-    """
-    found = []
-    for path in sorted(Path(folder).glob(f"[!.]*{SUFFIX}")):
-        try:
-            found.append(summarise(path))
-        except CacheError as error:
-            # A file that was removed meanwhile is not damaged, it is gone.
-            if path.is_file():
-                found.append(CacheSummary(path, path.stat().st_size, damaged=str(error)))
-    return sorted(found, key=lambda summary: summary.created, reverse=True)
-
-
 def _is_path(name_or_path: Path | str, folder: Path) -> bool:
     if isinstance(name_or_path, Path):
         return True
@@ -184,8 +184,8 @@ def _existing(path: Path, known: list[str] | None = None) -> Path:
         return path
     if known is None:
         raise CacheError(f"there is no cache {path}; `cafe cache ls` lists those there are, `cafe extract` makes one")
-    there = f"those there are: {', '.join(known)}" if known else "there is none at all yet"
-    raise CacheError(f"there is no cache {path.name!r} in {path.parent}; {there}. `cafe extract` makes one")
+    present = f"those there are: {', '.join(known)}" if known else "there is none at all yet"
+    raise CacheError(f"there is no cache {path.name!r} in {path.parent}; {present}. `cafe extract` makes one")
 
 
 def _slug(name: str) -> str:

@@ -127,10 +127,10 @@ def _lock(descriptor: int) -> Literal["taken", "held", "none"]:
 
 def _is_still(path: Path, descriptor: int) -> bool:
     try:
-        there, opened = path.stat(), os.fstat(descriptor)
+        named, opened = path.stat(), os.fstat(descriptor)
     except FileNotFoundError:
         return False
-    return (there.st_ino, there.st_dev) == (opened.st_ino, opened.st_dev)
+    return (named.st_ino, named.st_dev) == (opened.st_ino, opened.st_dev)
 
 
 def _leased(path: Path, descriptor: int, lock: str) -> bool:

@@ -191,8 +191,8 @@ def check_free_space(folder: Path, needed: int) -> None:
     CafeError
         If fewer are free; the message has both numbers.
     """
-    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(there).free
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
     if needed > free:
         raise CafeError(
             f"the cache needs {needed / 1e6:,.1f} MB in {folder}, but only {free / 1e6:,.1f} MB are free; "

@@ -94,14 +94,14 @@ def _bytes_of(array: NDArray[Any]) -> memoryview | bytes:
 
 def arrays_of(file: h5py.File) -> dict[str, h5py.Dataset]:
     """Return every array by its path, sorted."""
-    found: dict[str, h5py.Dataset] = {}
+    arrays: dict[str, h5py.Dataset] = {}
 
     def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
         if isinstance(item, h5py.Dataset):
-            found[name] = item
+            arrays[name] = item
 
     file.visititems(visit)
-    return dict(sorted(found.items()))
+    return dict(sorted(arrays.items()))
 
 
 def content_sha256(file: h5py.File, sums: Mapping[str, str]) -> str:

@@ -110,10 +110,10 @@ def library_versions(*also: str) -> dict[str, str]:
     *also : str
         Optional packages that took part this time.
     """
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in (*_LIBRARIES, *also):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cafe.errors import CafeError, InputError, MissingDependencyError, unknown_name
 from cafe.features import Features
-from cafe.files import replacing
+from cafe.files import replacing, replacing_together
 
 FORMATS = ("npz", "parquet", "safetensors")
 
@@ -116,7 +116,7 @@ def _parquet(features: Features, paths: list[Path]) -> None:
     except ImportError as error:
         raise MissingDependencyError("pyarrow", "parquet", "writing parquet") from error
     names = np.array(features.class_names)
-    tables = []
+    parts = []
     for name, split in features.splits.items():
         columns = {
             "split": [name] * len(split),
@@ -124,22 +124,23 @@ def _parquet(features: Features, paths: list[Path]) -> None:
             "label": split.labels,
             "class_name": names[split.labels],
         }
-        tables.append(pa.table({**columns, "image_features": _rows(pa, split.image_features)}))
+        parts.append(pa.table({**columns, "image_features": _rows(pa, split.image_features)}))
     metadata = {"class_names": list(features.class_names), "templates": list(features.templates), **_metadata(features)}
-    table = pa.concat_tables(tables).replace_schema_metadata({"cafe": json.dumps(metadata)})
-    with replacing(paths[0]) as temporary:
-        pyarrow.parquet.write_table(table, temporary)
-    if features.text_features is None:
-        return
-    m, c, d = features.text_features.shape
-    text = {
-        "template": [features.templates[i] if features.templates else "" for i in range(m) for _ in range(c)],
-        "label": np.tile(np.arange(c), m),
-        "class_name": np.tile(names, m),
-        "text_features": _rows(pa, features.text_features.reshape(m * c, d)),
-    }
-    with replacing(paths[1]) as temporary:
-        pyarrow.parquet.write_table(pa.table(text), temporary)
+    table = pa.concat_tables(parts).replace_schema_metadata({"cafe": json.dumps(metadata)})
+    tables = [table]
+    if features.text_features is not None:
+        m, c, d = features.text_features.shape
+        text = {
+            "template": [features.templates[i] if features.templates else "" for i in range(m) for _ in range(c)],
+            "label": np.tile(np.arange(c), m),
+            "class_name": np.tile(names, m),
+            "text_features": _rows(pa, features.text_features.reshape(m * c, d)),
+        }
+        tables.append(pa.table(text))
+    # The text of one export never stands beside the images of another.
+    with replacing_together(paths[0].parent, [path.name for path in paths], mark=paths[0].name) as temporaries:
+        for path, content in zip(paths, tables, strict=True):
+            pyarrow.parquet.write_table(content, temporaries[path.name])
 
 
 def _rows(pa: Any, features: NDArray[Any]) -> Any:

@@ -1,6 +1,7 @@
 """Exported files hold the cache's arrays, and come back as they went."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,6 +56,24 @@ def test_parquet(full_cache, tmp_path):
         np.array(text["text_features"].to_pylist(), dtype=np.float32).reshape(m, c, d), features.text_features
     )
     assert text["template"].to_pylist()[c] == features.templates[1]
+
+
+def test_an_interrupted_export_leaves_no_images_beside_the_text_of_another(full_cache, tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow")
+    features = load_features(full_cache)
+    paths = export_features(features, tmp_path / "out.parquet")
+    rename, renamed = Path.replace, []
+
+    def interrupted(path, target):
+        if renamed:
+            raise KeyboardInterrupt
+        renamed.append(target)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export_features(features, tmp_path / "out.parquet", force=True)
+    assert list(tmp_path.glob("out*")) == [paths[1]] == renamed
 
 
 def test_prompts_are_exported(dataset, encoder, tmp_path):
