@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_module
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any
 
 import typer
 
@@ -18,14 +18,6 @@ from cafe.report.table import align_left
 
 DEFAULT_METHOD = "clip-adapter"
 
-Settings: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="NAME=VALUE",
-        help="Any other parameter of the method, such as form=released or n_context=4; may be repeated.",
-    ),
-]
 # What has an option of its own, or comes from the cache.
 _ELSEWHERE = {
     **{name: f"give --{name}" for name in ("variant", "alpha", "beta", "reduction", "device", "dtype")},
@@ -60,7 +52,14 @@ def fit(
     reduction: Annotated[
         int | None, typer.Option("--reduction", metavar="R", help="The bottleneck is the feature width divided by R.")
     ] = None,
-    settings: Settings = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Any other parameter of the method, such as form=released or n_context=4; may be repeated.",
+        ),
+    ] = None,
     shots: Annotated[
         int | None,
         typer.Option("--shots", metavar="K", help="Training images per class [default: all training images]."),
@@ -226,13 +225,13 @@ def _check_kinds(settings: Mapping[str, Any], annotations: Mapping[str, str]) ->
     """
     for name, value in settings.items():
         kinds = [part.strip() for part in annotations.get(name, "Any").split("|")]
-        if not set(kinds) <= set(_WORDS) or set(kinds) & _kinds(value):
+        if not set(kinds) <= set(_KIND_NAMES) or set(kinds) & _kinds(value):
             continue
-        wanted = " or ".join(_WORDS[kind] for kind in kinds)
+        wanted = " or ".join(_KIND_NAMES[kind] for kind in kinds)
         raise InputError(f"--set {name} takes {wanted}; got {value!r}")
 
 
-_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a word", "None": "null"}
+_KIND_NAMES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a word", "None": "null"}
 
 
 def _kinds(value: Any) -> set[str]:

@@ -207,3 +207,15 @@ def test_the_decoder_of_the_fit_is_used(desk: Desk, tmp_path: Path, monkeypatch:
     cafe.Classifier.load(run).predict(desk.files[0])
     cafe.Classifier.load("adapter", cache_dir=desk.caches).predict(desk.files[0])
     assert chosen == ["simplejpeg", "pillow"]
+
+
+@pytest.mark.parametrize("name", ["clip-adapter", "prolip", "coop"])
+def test_a_run_of_an_earlier_version_classifies_images(name: str) -> None:
+    """See tests/data/runs/make_runs.py: ten test digits, and what the run predicted for their features then."""
+    runs = Path(__file__).parents[1] / "data" / "runs"
+    classifier = cafe.Classifier.load(runs / name, dtype="float32")
+    digits = open_dataset("digits")
+    found = classifier.predict_proba([digits.image("test", 54 * number) for number in range(10)])
+    with np.load(runs / "expected.npz") as expected:
+        # The features of then were made in bfloat16 (8 bits), and here in float32.
+        np.testing.assert_allclose(found, expected[name], rtol=0, atol=OTHER_BATCH)
