@@ -13,6 +13,10 @@ from torch import Tensor
 from cafe.errors import unknown_name
 
 OPTIMIZERS = ("adamw", "sgd")
+# AdamW's, as torch's defaults.
+BETAS, EPS = (0.9, 0.999), 1e-8
+# SGD's: Dassl's default, which CLIP-Adapter's released code inherits.
+MOMENTUM = 0.9
 
 
 class Update(Protocol):
@@ -47,8 +51,8 @@ class AdamW:
         self,
         parameters: dict[str, Tensor],
         weight_decay: Tensor,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
+        betas: tuple[float, float] = BETAS,
+        eps: float = EPS,
     ) -> None:
         self.weight_decay = weight_decay
         self.betas = betas
@@ -82,10 +86,10 @@ class SGD:
     weight_decay : Tensor of shape (g,)
         One per configuration.
     momentum : float, default=0.9
-        Dassl's default, which the released code inherits.
+        Share of the last step that is taken again.
     """
 
-    def __init__(self, parameters: dict[str, Tensor], weight_decay: Tensor, momentum: float = 0.9) -> None:
+    def __init__(self, parameters: dict[str, Tensor], weight_decay: Tensor, momentum: float = MOMENTUM) -> None:
         self.weight_decay = weight_decay
         self.momentum = momentum
         self.velocity = {k: torch.zeros_like(v) for k, v in parameters.items()}
@@ -116,7 +120,7 @@ class FusedUpdate:
         AdamW's.
     """
 
-    def __init__(self, name: str, parameters: dict[str, Tensor], weight_decay: Tensor, eps: float = 1e-8) -> None:
+    def __init__(self, name: str, parameters: dict[str, Tensor], weight_decay: Tensor, eps: float = EPS) -> None:
         self.name, self.eps = name, eps
         self.decays = weight_decay.tolist()
         self.first = {k: torch.zeros_like(v) for k, v in parameters.items()}
@@ -145,7 +149,7 @@ class FusedUpdate:
                     slopes,
                     first,
                     weight_decay=decay,
-                    momentum=0.9,
+                    momentum=MOMENTUM,
                     lr=rate,
                     dampening=0.0,
                     nesterov=False,
@@ -161,8 +165,8 @@ class FusedUpdate:
                 [],
                 [self.t] * len(values),
                 lr=rate,
-                beta1=0.9,
-                beta2=0.999,
+                beta1=BETAS[0],
+                beta2=BETAS[1],
                 weight_decay=decay,
                 eps=self.eps,
                 amsgrad=False,
@@ -170,7 +174,7 @@ class FusedUpdate:
             )
 
 
-def make_update(name: str, parameters: dict[str, Tensor], weight_decay: Tensor, eps: float = 1e-8) -> Update:
+def make_update(name: str, parameters: dict[str, Tensor], weight_decay: Tensor, eps: float = EPS) -> Update:
     """Make the named optimiser; on a CPU the fused one, where this PyTorch has it.
 
     Raises

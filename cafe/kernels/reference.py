@@ -89,7 +89,7 @@ def adapt(x: Tensor, down: Tensor, up: Tensor, ratio: Tensor, form: str) -> Tens
 
 
 def ratio_values(
-    side: str, mode: str, fixed: Tensor, parameters: Parameters, own: Tensor, other_mean: Tensor
+    name: str, mode: str, fixed: Tensor, parameters: Parameters, own: Tensor, other_mean: Tensor
 ) -> Tensor:
     """Return alpha or beta, (g, rows or 1, 1).
 
@@ -103,15 +103,15 @@ def ratio_values(
 
     Parameters
     ----------
-    side : str
+    name : str
         ``"alpha"`` or ``"beta"``: prefix of the parameters' names.
     mode : str
         ``"fixed"``, ``"scalar"`` or ``"learned"``.
     fixed : Tensor of shape (g,)
         The values used by ``"fixed"``.
     parameters : dict of str to Tensor
-        ``{side}_bias`` (g,); for ``"learned"`` also ``{side}_own`` and ``{side}_other`` (g, d, q) and
-        ``{side}_out`` (g, q).
+        ``{name}_bias`` (g,); for ``"learned"`` also ``{name}_own`` and ``{name}_other`` (g, d, q) and
+        ``{name}_out`` (g, q).
     own : Tensor of shape (g, rows, d)
         Rows that get a ratio each.
     other_mean : Tensor of shape (g, 1, d)
@@ -119,11 +119,11 @@ def ratio_values(
     """
     if mode == "fixed":
         return fixed[:, None, None]
-    bias = START_LOGIT + parameters[f"{side}_bias"][:, None, None]  # (g, 1, 1)
+    bias = START_LOGIT + parameters[f"{name}_bias"][:, None, None]  # (g, 1, 1)
     if mode == "scalar":
         return torch.sigmoid(bias)
-    hidden = torch.tanh(own @ parameters[f"{side}_own"] + other_mean @ parameters[f"{side}_other"])  # (g, rows, q)
-    return torch.sigmoid(hidden @ parameters[f"{side}_out"][:, :, None] + bias)  # (g, rows, 1)
+    hidden = torch.tanh(own @ parameters[f"{name}_own"] + other_mean @ parameters[f"{name}_other"])  # (g, rows, q)
+    return torch.sigmoid(hidden @ parameters[f"{name}_out"][:, :, None] + bias)  # (g, rows, 1)
 
 
 def adapted_features(

@@ -13,11 +13,10 @@ import triton.language as tl
 from torch import Tensor
 
 from cafe.errors import unknown_name
-from cafe.kernels.optimizers import OPTIMIZERS
+from cafe.kernels.optimizers import BETAS, EPS, MOMENTUM, OPTIMIZERS
 
+# Numbers of one program.
 FLAT = 1024
-BETAS = (0.9, 0.999)
-MOMENTUM = 0.9
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -75,7 +74,7 @@ class TritonUpdate:
     """
 
     def __init__(
-        self, name: str, parameters: dict[str, Tensor], weight_decay: Tensor, steps: int, eps: float = 1e-8
+        self, name: str, parameters: dict[str, Tensor], weight_decay: Tensor, steps: int, eps: float = EPS
     ) -> None:
         if name not in OPTIMIZERS:
             raise unknown_name("optimizer", name, OPTIMIZERS)
