@@ -161,7 +161,10 @@ def _write(
         streamed: dict[str, RowsSha256] = {}
         for name, array in arrays.items():
             if isinstance(array, StreamedArray):
-                file.create_dataset(name, shape=array.shape, dtype=array.dtype, track_times=False)
+                # Its place is taken now, so that the file is laid out as it is for arrays from memory.
+                early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+                early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+                file.create_dataset(name, shape=array.shape, dtype=array.dtype, track_times=False, dcpl=early)
                 streamed[name] = RowsSha256(array.shape, array.dtype)
                 continue
             sums[name] = memory_sha256(array)

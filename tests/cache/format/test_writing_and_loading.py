@@ -157,6 +157,7 @@ def test_arrays_that_arrive_in_parts(make, tmp_path, monkeypatch, in_order):
     write_arrays(tmp_path / "parts.h5", {**arrays, **streamed}, attributes, parts)
     assert read_again == {"all": [], "rows": [views], "none": [rows, views]}[in_order]
     assert verify_cache(tmp_path / "parts.h5").ok
+    assert (tmp_path / "parts.h5").stat().st_size == (tmp_path / "whole.h5").stat().st_size
     sums = [load_features(tmp_path / f"{name}.h5").provenance["content_sha256"] for name in ("whole", "parts")]
     assert sums[0] == sums[1]
 
