@@ -1,9 +1,9 @@
-"""Reads a room by walking its folder, without importing what lives there.
+"""Finds what a folder of the program offers by walking it, without importing what lives there.
 
-A method, a data set, a source, an encoder or a suite is one file that says its own name in a
-top-level constant (``METHOD = "lp++"``) and defines one public class. The names, the classes and the
-first docstring lines are read from the syntax tree, so that ``cafe methods`` and ``import cafe``
-answer without importing torch; the module is imported when its class is asked for.
+A method, a data set, a source, an encoder, a suite or an importer is one file that says its own name in a constant at
+its top level (``METHOD = "lp++"``) and defines one public class. The names, the classes and the first docstring lines
+are read from the syntax tree, so that ``cafe methods`` and ``import cafe`` answer without importing torch; the module
+is imported when its class is asked for.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cafe.errors import unknown_name
+from cafe.errors import CafeError, InputError, unknown_name
 
 _CAFE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One newcomer found in a room.
+    """What one file offers.
 
     Attributes
     ----------
@@ -42,65 +42,134 @@ class Entry:
     summary: str
 
     def load(self) -> Any:
-        """Import the module and return the class."""
-        return getattr(importlib.import_module(self.module), self.class_name)
+        """Import the module and return the class.
+
+        Raises
+        ------
+        CafeError
+            If the module cannot be imported; the message names it and the cause.
+        """
+        try:
+            return getattr(importlib.import_module(self.module), self.class_name)
+        except CafeError:
+            raise
+        except Exception as error:  # whatever a file does when it is imported
+            raise CafeError(
+                f"{self.name!r} cannot be used: importing {self.module} failed with {type(error).__name__}: {error}"
+            ) from error
 
 
 @functools.cache
-def entries(room: str, constant: str) -> dict[str, Entry]:
-    """Find everything in a room that says its own name.
+def entries(folder: str, constant: str) -> dict[str, Entry]:
+    """Find every file of a folder that says its own name.
 
     Parameters
     ----------
-    room : str
-        Folder below ``cafe``, with dots, such as ``"methods"`` or ``"compare.suites"``.
+    folder : str
+        Package below ``cafe``, such as ``"methods"``, ``"compare.suites"`` or ``"cache.transfer.importers"``.
+        Folders within it are not looked into.
     constant : str
-        The constant that carries the name: ``METHOD``, ``DATASET``, ``SOURCE``, ``ENCODER``, ``SUITE``.
+        The constant that carries the name: ``METHOD``, ``DATASET``, ``SOURCE``, ``ENCODER``, ``SUITE``, ``IMPORTER``.
 
     Returns
     -------
     dict of str to Entry
         By name, sorted.
 
+    Raises
+    ------
+    InputError
+        If a file cannot be read as Python, its constant is not a text, it defines no public class, or two files say
+        the same name. The message names the file.
+
     Examples
     --------
     >>> "zero-shot" in entries("methods", "METHOD")
     True
     """
-    found: dict[str, Entry] = {}
-    for path in sorted(_CAFE.joinpath(*room.split(".")).glob("*.py")):
-        entry = _read_entry(path, f"cafe.{room}.{path.stem}", constant)
-        if entry is not None:
-            found[entry.name] = entry
-    return dict(sorted(found.items()))
+    by_name: dict[str, Entry] = {}
+    for path in sorted(_folder(folder).glob("*.py")):
+        entry = read_entry(path, f"cafe.{folder}.{path.stem}", constant)
+        if entry is None:
+            continue
+        if entry.name in by_name:
+            other = by_name[entry.name].module.rpartition(".")[2]
+            raise InputError(
+                f"{path} and {other}.py beside it both say {constant} = {entry.name!r}; rename one of them"
+            )
+        by_name[entry.name] = entry
+    return dict(sorted(by_name.items()))
 
 
-def find(room: str, constant: str, kind: str, name: str) -> Entry:
-    """Return the entry of that name.
+def find(folder: str, constant: str, kind: str, name: str) -> Entry:
+    """Return the entry of that name; ``kind``, such as ``"method"``, is what the message calls it.
 
     Raises
     ------
     InputError
-        If there is none; the message names the nearest.
+        If there is none; the message names the nearest. As :func:`entries` besides.
     """
-    known = entries(room, constant)
+    known = entries(folder, constant)
     if name not in known:
         raise unknown_name(kind, name, known)
     return known[name]
 
 
-def _read_entry(path: Path, module: str, constant: str) -> Entry | None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    name = None
-    for node in tree.body:
-        if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Constant):
-            continue
-        if any(isinstance(target, ast.Name) and target.id == constant for target in node.targets):
-            name = str(node.value.value)
+def read_entry(path: Path, module: str, constant: str) -> Entry | None:
+    """Read what one file offers; None if it does not set the constant.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    module : str
+        As what it is imported.
+    constant : str
+        As for :func:`entries`.
+
+    Raises
+    ------
+    InputError
+        As :func:`entries`.
+    """
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError) as error:  # ValueError: null bytes
+        line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
+        reason = error.msg if isinstance(error, SyntaxError) else error
+        raise InputError(f"{path}{line} is not Python: {reason}; correct or remove the file") from error
+    name = _constant(path, tree, constant)
     if name is None:
         return None
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             docstring = ast.get_docstring(node) or ""
             return Entry(name, module, node.name, docstring.partition("\n")[0])
-    raise AssertionError(f"{path} sets {constant} but defines no public class")
+    raise InputError(f"{path} sets {constant} = {name!r} but defines no public class; write one below it")
+
+
+def _constant(path: Path, tree: ast.Module, constant: str) -> str | None:
+    """Return the text that a module sets the constant to; None if it does not."""
+    for node in tree.body:
+        targets: list[ast.expr] = []
+        if isinstance(node, ast.Assign):
+            targets = node.targets
+        elif isinstance(node, ast.AnnAssign):
+            targets = [node.target]
+        if not any(isinstance(target, ast.Name) and target.id == constant for target in targets):
+            continue
+        value = getattr(node, "value", None)
+        if not isinstance(value, ast.Constant) or not isinstance(value.value, str) or not value.value:
+            raise InputError(
+                f"{path}, line {node.lineno}: {constant} must be a text that can be read without running the file, "
+                f'such as {constant} = "my-name"'
+            )
+        return value.value
+    return None
+
+
+def _folder(folder: str) -> Path:
+    parts = folder.split(".")
+    path = _CAFE.joinpath(*parts)
+    # cafe/cache and cafe/cli are links, which some checkouts (Windows) lack; the folders stand beside cafe then.
+    return path if path.is_dir() else _CAFE.parent.joinpath(*parts)

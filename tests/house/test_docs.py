@@ -77,9 +77,9 @@ def test_contributing_recipe_is_a_method(tmp_path, monkeypatch):
     spec.loader.exec_module(module)
     text = np.eye(3)
     assert module.MyMethod(text).fit(text, [0, 1, 2]).score(text, [0, 1, 2]) == 1.0
-    from cafe.registry import _read_entry
+    from cafe.registry import read_entry
 
-    entry = _read_entry(tmp_path / "my_method.py", "my_method", "METHOD")
+    entry = read_entry(tmp_path / "my_method.py", "my_method", "METHOD")
     assert (entry.name, entry.class_name) == ("my-method", "MyMethod")
 
 
