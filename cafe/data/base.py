@@ -136,6 +136,14 @@ class NamedDataset(Dataset):
         """
 
     @classmethod
+    def write_example(cls, root: Path) -> None:
+        """Write a tiny example below an empty root, in the layout of the published files; nothing for embedded ones.
+
+        The contract tests open it in place of the published files. All that :meth:`expected` names is in it, with two
+        classes and an image of each in every split at least; see :mod:`cafe.data.images.examples`.
+        """
+
+    @classmethod
     def expected(cls) -> tuple[str, ...]:
         """Name the files and folders that it needs below the root, with forward slashes; none for embedded ones."""
         return ()
@@ -193,6 +201,15 @@ class Source(Dataset):
         ------
         InputError
             With what is wrong and where.
+        """
+
+    @classmethod
+    @abstractmethod
+    def write_example(cls, folder: Path) -> Path:
+        """Write a tiny example into an empty folder, and return what a user would give to open it.
+
+        The contract tests open it: two classes, and at least one image of each in the training split; see
+        :mod:`cafe.data.images.examples`.
         """
 
 

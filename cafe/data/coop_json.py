@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cafe.data.base import Dataset, Source, read_options, without_options
 from cafe.data.images.decoding import read_image
+from cafe.data.images.examples import write_pictures
 from cafe.data.images.files import subfolders
-from cafe.data.layouts.coop import Rows, class_names_of, image_splits, read_split_file
+from cafe.data.layouts.coop import SPLITS, Rows, class_names_of, image_splits, read_split_file
 from cafe.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,6 +55,16 @@ class CoopJson(Source):
         if not folder.is_dir():
             raise InputError(f"{path}: there is no folder of images {folder}")
         return cls(path, folder, rows, lenient)
+
+    @classmethod
+    def write_example(cls, folder: Path) -> Path:
+        """Write ``split_zhou_Mine.json`` with an image of each of two classes in every split; see the base class."""
+        rows: dict[str, list[list[object]]] = {}
+        for number, split in enumerate(SPLITS):
+            images = write_pictures(folder / "images", [f"cat{number}.png", f"dog{number}.png"], start=2 * number)
+            rows[split] = [[image, n, ("cat", "dog")[n]] for n, image in enumerate(images)]
+        (folder / "split_zhou_Mine.json").write_text(json.dumps(rows), encoding="utf-8")
+        return folder / "split_zhou_Mine.json"
 
     def image(self, split: str, index: int) -> Image.Image:
         """Return one image as RGB; see :mod:`cafe.data.images.decoding`."""

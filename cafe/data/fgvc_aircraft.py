@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cafe.data.base import Dataset, ImageSplit, NamedDataset, count_note
+from cafe.data.images.examples import write_pictures
 from cafe.data.images.files import find_sizes
 from cafe.errors import InputError
 
@@ -64,6 +65,18 @@ class FGVCAircraft(NamedDataset):
         return cls(root, lenient=lenient)
 
     @classmethod
+    def write_example(cls, root: Path) -> None:
+        """Write two variants with an image each in every split; see the base class."""
+        for number, split in enumerate(_SPLITS):
+            images = write_pictures(root / _FOLDER / "images", [f"{number}{n}.jpg" for n in range(2)], start=2 * number)
+            lines = [
+                f"{image.removesuffix('.jpg')} {name}\n"
+                for image, name in zip(images, ("707-320", "F/A-18"), strict=True)
+            ]
+            (root / _FOLDER / f"images_variant_{split}.txt").write_text("".join(lines), encoding="utf-8")
+        (root / _FOLDER / "variants.txt").write_text("707-320\nF/A-18\n", encoding="utf-8")
+
+    @classmethod
     def expected(cls) -> tuple[str, ...]:
         """Name the lists and the image folder."""
         lists = (f"images_variant_{split}.txt" for split in _SPLITS)
@@ -84,7 +97,7 @@ class FGVCAircraft(NamedDataset):
 
     def image(self, split: str, index: int) -> Image.Image:
         """Return one image as RGB; see :mod:`cafe.data.images.decoding`."""
-        from cafe.data.images.decoding import read_image
+        from cafe.data.images.decoding import read_image  # Pillow, which a list of data sets does without
 
         sample_id = self.splits[split].sample_ids[index]
         return read_image(self._images / sample_id, sample_id)

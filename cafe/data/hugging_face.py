@@ -10,6 +10,7 @@ import numpy as np
 from cafe.data.base import Dataset, Source, read_options, without_options
 from cafe.data.images.content_keys import content_keys
 from cafe.data.images.decoding import read_image
+from cafe.data.images.examples import example_picture
 from cafe.data.layouts.arrow import ArrowImages, first_line, is_saved, load_library, load_local, parquet_files
 from cafe.data.layouts.labelling import label_rows, read_class_list, split_name
 from cafe.errors import InputError, UnreadableImageError
@@ -97,6 +98,17 @@ class HuggingFace(Source):
             plain, class_list, origin = path.absolute().with_suffix("").name, read_class_list(folder), str(path)
         parts = [ArrowImages(origin, split, rows, options) for split, rows in found.items()]
         return cls(origin, plain, parts, class_list)
+
+    @classmethod
+    def write_example(cls, folder: Path) -> Path:
+        """Write parquet files of three splits with four images each, as the hub has them; see the base class."""
+        library = load_library()
+        features = library.Features({"image": library.Image(), "label": library.ClassLabel(names=["cat", "hot_dog"])})
+        for number, split in enumerate(("train", "validation", "test")):
+            images = [{"bytes": example_picture(10 * number + n), "path": f"{n}.png"} for n in range(4)]
+            rows = library.Dataset.from_dict({"image": images, "label": [0, 1, 0, 1]}, features=features)
+            rows.to_parquet(str(folder / "data" / f"{split}-00000-of-00001.parquet"))
+        return folder
 
     def image(self, split: str, index: int) -> Image.Image:
         """Return one image as RGB; see :mod:`cafe.data.images.decoding`."""

@@ -10,6 +10,7 @@ import numpy as np
 from cafe.data.base import Dataset, ImageSplit, Source
 from cafe.data.images.content_keys import content_keys
 from cafe.data.images.decoding import read_image
+from cafe.data.images.examples import write_pictures
 from cafe.data.images.files import Listing, list_images, natural_order, subfolders
 from cafe.errors import InputError
 from cafe.protocol.partition import SPLIT_ORIGIN, split_by_hash
@@ -84,6 +85,12 @@ class ImageFolder(Source):
         if list(listings) == ["train"]:
             listings = {"": listings["train"]}
         return cls(path, listings, others)
+
+    @classmethod
+    def write_example(cls, folder: Path) -> Path:
+        """Write two folders of five images; see the base class."""
+        write_pictures(folder, [f"{name}/{n}.png" for name in ("cat", "dog") for n in range(5)])
+        return folder
 
     def image(self, split: str, index: int) -> Image.Image:
         """Return one image as RGB; see :mod:`cafe.data.images.decoding`."""

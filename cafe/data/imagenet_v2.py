@@ -19,6 +19,7 @@ class ImageNetV2(ImageNetLayout):
     folder = "imagenetv2"
     split_folders = {"test": "imagenetv2-matched-frequency-format-val"}
     published = {"classes": 1000, "test": 10000}
+    example_folders = ("0", "1")
 
     @staticmethod
     def wnid_of(folder: str, wnids: tuple[str, ...]) -> str | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cafe.data.base import Dataset, Source, read_options, without_options
 from cafe.data.images.content_keys import content_keys
 from cafe.data.images.decoding import read_image
+from cafe.data.images.examples import write_pictures
 from cafe.data.images.files import find_sizes
 from cafe.data.layouts.labelling import label_rows, read_class_list, split_name
 from cafe.errors import InputError
@@ -92,6 +93,16 @@ class Table(Source):
         if not tables:
             raise InputError(f"{path}: there is no table; give a {', '.join(EXTENSIONS)} file, or a folder with one")
         return cls(path, tables, chosen, lenient)
+
+    @classmethod
+    def write_example(cls, folder: Path) -> Path:
+        """Write ``labels.csv`` and ten images of two classes; see the base class."""
+        lines = ["file_name,label"]
+        for number, name in enumerate(("cat", "dog")):
+            images = write_pictures(folder, [f"photos/{name}{n}.png" for n in range(5)], start=5 * number)
+            lines += [f"{image},{name}" for image in images]
+        (folder / "labels.csv").write_text("\n".join(lines), encoding="utf-8")
+        return folder / "labels.csv"
 
     def image(self, split: str, index: int) -> Image.Image:
         """Return one image as RGB; see :mod:`cafe.data.images.decoding`."""

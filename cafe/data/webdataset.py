@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cafe.data.base import Dataset, Source
 from cafe.data.images.content_keys import content_keys
 from cafe.data.images.decoding import read_image
+from cafe.data.images.examples import example_picture, write_tar
 from cafe.data.images.files import IMAGE_EXTENSIONS, natural_order
 from cafe.data.layouts.labelling import label_rows, read_class_list, split_name
 from cafe.errors import InputError, UnreadableImageError
@@ -91,6 +92,18 @@ class WebDataset(Source):
         name = path.absolute().name if path.is_dir() else re.split(r"[-_.{*?\[]", path.name)[0]
         plain = name if name and not split_name(name) else folder.absolute().name
         return cls(folder, plain or "webdataset", shards)
+
+    @classmethod
+    def write_example(cls, folder: Path) -> Path:
+        """Write ``train/0.tar`` and ``test/0.tar`` with six images each, and ``classnames.txt``; see the base class."""
+        for number, split in enumerate(("train", "test")):
+            members = {}
+            for n in range(6):
+                members[f"s{n:07d}.png"] = example_picture(10 * number + n)
+                members[f"s{n:07d}.cls"] = str(n % 2).encode()
+            write_tar(folder / split / "0.tar", members)
+        (folder / "classnames.txt").write_text("cat\nhot dog\n", encoding="utf-8")
+        return folder
 
     def image(self, split: str, index: int) -> Image.Image:
         """Return one image as RGB; see :mod:`cafe.data.images.decoding`."""

@@ -1,4 +1,4 @@
-"""Tiny trees with the published names of every data set, written from a table."""
+"""Tiny trees with the published names of the 15 named data sets, written from a table."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from cafe.data.images import examples
+from cafe.registry import entries
 
 
 def four(pattern: str) -> list[str]:
@@ -151,7 +154,6 @@ def plant() -> Callable[[str, Path], None]:
         elif name in IMAGENET:
             plant_imagenet(name, root)
         else:
-            assert name == "fgvc-aircraft", f"add a tree for {name} to this file"
             plant_aircraft(root)
 
     return plant_tree
@@ -169,101 +171,22 @@ def _caches_away(tmp_path_factory: pytest.TempPathFactory) -> None:
         sys.modules["datasets"].config.HF_DATASETS_CACHE = folder
 
 
-def fill(folder: Path, names: list[str]) -> list[str]:
-    """Write one picture for each name, all different."""
-    for number, name in enumerate(names):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 6), (number * 9 % 256, number, 30)).save(folder / name)
-    return names
-
-
-def bring_folder(folder: Path) -> Path:
-    fill(folder, [f"{kind}/{n}.png" for kind in ("cat", "dog") for n in range(5)])
-    return folder
-
-
-def bring_table(folder: Path) -> Path:
-    names = fill(folder, [f"photos/{kind}{n}.png" for kind in ("cat", "dog") for n in range(5)])
-    rows = [f"{name},{name[7:10]}" for name in names]
-    (folder / "labels.csv").write_text("\n".join(["file_name,label", *rows]))
-    return folder / "labels.csv"
-
-
-def bring_coop_json(folder: Path) -> Path:
-    names = fill(folder, [f"images/{kind}{n}.png" for kind in ("cat", "dog") for n in range(3)])
-    rows = [[name.removeprefix("images/"), number // 3, name[7:10]] for number, name in enumerate(names)]
-    split = {part: rows[number::3] for number, part in enumerate(("train", "val", "test"))}
-    (folder / "split_zhou_Mine.json").write_text(json.dumps(split))
-    return folder / "split_zhou_Mine.json"
-
-
-def write_tar(path: Path, members: dict[str, bytes]) -> None:
-    import io
-    import tarfile
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-
-
-def png(number: int) -> bytes:
-    import io
-
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 6), (number * 7 % 256, number % 256, 30)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def bring_tars(folder: Path) -> Path:
-    for number, split in enumerate(("train", "test")):
-        members = {}
-        for n in range(6):
-            members[f"s{n:07d}.png"] = png(10 * number + n)
-            members[f"s{n:07d}.cls"] = str(n % 2).encode()
-        write_tar(folder / split / "0.tar", members)
-    (folder / "classnames.txt").write_text("cat\nhot dog\n")
-    return folder
-
-
-def bring_parquet(folder: Path) -> Path:
-    import datasets
-
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "hot_dog"])})
-    for number, split in enumerate(("train", "validation", "test")):
-        images = [{"bytes": png(10 * number + n), "path": f"{n}.png"} for n in range(4)]
-        rows = datasets.Dataset.from_dict({"image": images, "label": [0, 1, 0, 1]}, features=features)
-        rows.to_parquet(str(folder / "data" / f"{split}-00000-of-00001.parquet"))
-    return folder
-
-
-BROUGHT = {
-    "image-folder": bring_folder,
-    "table": bring_table,
-    "coop-json": bring_coop_json,
-    "webdataset": bring_tars,
-    "hugging-face": bring_parquet,
-}
-
-
 @pytest.fixture(scope="session")
 def bring() -> dict[str, Callable[[Path], Path]]:
-    """For each source a function that writes a small example into a folder and returns what to open."""
-    return BROUGHT
+    """For each source the function that writes its example into a folder and returns what to open."""
+    return {entry.name: entry.load().write_example for entry in entries("data", "SOURCE").values()}
 
 
 @pytest.fixture(scope="session")
 def make_tar() -> Callable[[Path, dict[str, bytes]], None]:
-    return write_tar
+    return examples.write_tar
 
 
 @pytest.fixture(scope="session")
 def make_png() -> Callable[[int], bytes]:
-    return png
+    return examples.example_picture
 
 
 @pytest.fixture(scope="session")
 def make_files() -> Callable[[Path, list[str]], list[str]]:
-    return fill
+    return examples.write_pictures

@@ -46,7 +46,7 @@ def check(dataset: Dataset, again: Dataset) -> None:
 
 
 @pytest.mark.parametrize("entry", DATASETS, ids=lambda entry: entry.name)
-def test_named_data_sets(entry: Entry, tmp_path: Path, plant, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_named_data_sets(entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CAFE_DATA", raising=False)
     cls = entry.load()
     assert issubclass(cls, NamedDataset)
@@ -55,7 +55,10 @@ def test_named_data_sets(entry: Entry, tmp_path: Path, plant, monkeypatch: pytes
     assert cls.homepage.startswith("https://")
     why = cls.missing(None)
     if why is not None:
-        plant(entry.name, tmp_path)
+        cls.write_example(tmp_path)
+        for path in cls.expected():
+            assert (tmp_path / path).exists(), f"{cls.__name__}.write_example wrote no {path}"
+        assert open_dataset(entry.name, tmp_path).name == entry.name
         check(open_dataset(entry.name, tmp_path), open_dataset(entry.name, tmp_path))
     if why is None:
         dataset = open_dataset(entry.name)
@@ -70,20 +73,19 @@ def test_named_data_sets(entry: Entry, tmp_path: Path, plant, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("entry", SOURCES, ids=lambda entry: entry.name)
-def test_sources(entry: Entry, tmp_path: Path, bring) -> None:
+def test_sources(entry: Entry, tmp_path: Path) -> None:
     cls = entry.load()
     assert issubclass(cls, Source)
-    assert cls.__doc__
     assert entry.summary
+    assert len(cls.__doc__.split("\n\n")) > 1, f"the docstring of {cls.__name__} must say how it is used"
     assert cls.accepts(tmp_path / "nowhere") is False
     with pytest.raises(InputError) as caught:
         cls.open(tmp_path / "nowhere")
     assert "nowhere" in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert entry.name in bring, f"tests/data/conftest.py: write an example of {entry.name} into BROUGHT"
     for place in ("here", "moved"):
         (tmp_path / place / "set").mkdir(parents=True)
-    here, moved = (bring[entry.name](tmp_path / place / "set") for place in ("here", "moved"))
+    here, moved = (cls.write_example(tmp_path / place / "set") for place in ("here", "moved"))
     assert [one.name for one in SOURCES if one.load().accepts(here) and not one.load().general] in ([], [entry.name])
     assert cls.accepts(here) is True
     dataset = open_dataset(str(here))
@@ -99,13 +101,13 @@ def test_rooms_are_not_empty() -> None:
     assert sources <= {entry.name for entry in SOURCES}
 
 
-def test_images_of_many_threads_are_the_same(tmp_path: Path, bring) -> None:
+def test_images_of_many_threads_are_the_same(tmp_path: Path) -> None:
     # Extraction decodes in threads.
     from concurrent.futures import ThreadPoolExecutor
 
     for entry in SOURCES:
         (tmp_path / entry.name).mkdir()
-        dataset = open_dataset(str(bring[entry.name](tmp_path / entry.name)))
+        dataset = open_dataset(str(entry.load().write_example(tmp_path / entry.name)))
         rows = list(range(len(dataset.splits["train"]))) * 20
         alone = [np.asarray(dataset.image("train", row)) for row in rows]
         with ThreadPoolExecutor(8) as pool:

@@ -26,7 +26,7 @@ def test_parquet(tmp_path: Path, bring, make_png) -> None:
     assert sizes(dataset) == {"train": 4, "val": 4, "test": 4}
     assert dataset.splits["val"].sample_ids[1] == "validation/0000001"
     assert dataset.splits["val"].sizes[1] == len(make_png(11))
-    assert dataset.image("val", 1).getpixel((0, 0)) == (77, 11, 30)
+    assert dataset.image("val", 1).getpixel((0, 0)) == (11, 0, 30)
 
 
 def test_saved_to_disk_with_and_without_splits(tmp_path: Path, make_png) -> None:

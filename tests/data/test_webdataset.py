@@ -23,7 +23,7 @@ def test_clip_benchmarks_layout(tmp_path: Path, bring) -> None:
     assert sizes(dataset) == {"train": 6, "test": 6}
     assert dataset.splits["test"].sample_ids[1] == "test/0/s0000001"
     assert dataset.splits["test"].labels.tolist() == [0, 1] * 3
-    assert dataset.image("test", 3).getpixel((0, 0)) == (13 * 7, 13, 30)
+    assert dataset.image("test", 3).getpixel((0, 0)) == (13, 0, 30)
 
 
 def test_test_alone_can_be_scored(tmp_path: Path, make_tar, make_png) -> None:

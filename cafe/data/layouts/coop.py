@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from cafe.data.base import Dataset, ImageSplit, NamedDataset, count_note
+from cafe.data.images.examples import write_pictures
 from cafe.data.images.files import find_sizes
 from cafe.errors import InputError
 
@@ -71,6 +72,18 @@ class CoopLayout(NamedDataset):
         return cls(root, lenient=lenient)
 
     @classmethod
+    def write_example(cls, root: Path) -> None:
+        """Write two classes with two training images and one each of val and test; see the base class."""
+        rows: dict[str, list[list[object]]] = {split: [] for split in SPLITS}
+        for label, name in enumerate(("first_class", "second_class")):
+            paths = write_pictures(
+                root / cls.folder / cls.image_folder, [f"{name}/{n}.jpg" for n in range(4)], start=4 * label
+            )
+            for path, split in zip(paths, ("train", "train", "val", "test"), strict=True):
+                rows[split].append([path, label, name])
+        (root / cls.folder / cls.split_file).write_text(json.dumps(rows), encoding="utf-8")
+
+    @classmethod
     def expected(cls) -> tuple[str, ...]:
         """Name the split file and the image folder."""
         return f"{cls.folder}/{cls.split_file}", f"{cls.folder}/{cls.image_folder}".rstrip("/")
@@ -90,7 +103,7 @@ class CoopLayout(NamedDataset):
 
     def image(self, split: str, index: int) -> Image.Image:
         """Return one image as RGB; see :mod:`cafe.data.images.decoding`."""
-        from cafe.data.images.decoding import read_image
+        from cafe.data.images.decoding import read_image  # Pillow, which a list of data sets does without
 
         sample_id = self.splits[split].sample_ids[index]
         return read_image(self._images / sample_id, sample_id)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from cafe.data.base import Dataset, ImageSplit, NamedDataset, count_note
+from cafe.data.images.examples import write_pictures
+from cafe.data.images.files import list_images, subfolders
 from cafe.data.layouts.coop import SPLITS_PUBLISHED_AT
 from cafe.errors import InputError
 from cafe.prompts.imagenet import IMAGENET_7_TEMPLATES
@@ -36,12 +38,15 @@ class ImageNetLayout(NamedDataset):
         Folder of each split below that one.
     published : dict of str to int
         Published number of ``classes``, and of images in each split.
+    example_folders : tuple of str
+        Class folders that :meth:`write_example` makes.
     """
 
     templates = IMAGENET_7_TEMPLATES
     folder: ClassVar[str]
     split_folders: ClassVar[dict[str, str]]
     published: ClassVar[dict[str, int]]
+    example_folders: ClassVar[tuple[str, ...]] = ("n01440764", "n01443537")
 
     def __init__(self, root: Path) -> None:
         """List the class folders of every split that is there."""
@@ -76,6 +81,15 @@ class ImageNetLayout(NamedDataset):
         return cls(root)
 
     @classmethod
+    def write_example(cls, root: Path) -> None:
+        """Write two classes with two images each in every split; see the base class."""
+        for number, below in enumerate(cls.split_folders.values()):
+            names = [f"{below}/{name}/{n}.JPEG" for name in cls.example_folders for n in range(2)]
+            write_pictures(root / cls.folder, names, start=10 * number)
+        lines = "n01440764 tench\nn01443537 goldfish\nn01498041 stingray\n"
+        (root / cls.folder / CLASS_FILE).write_text(lines, encoding="utf-8")
+
+    @classmethod
     def expected(cls) -> tuple[str, ...]:
         """Name the image folders and the file of class names."""
         return *(f"{cls.folder}/{below}" for below in cls.split_folders.values()), f"{cls.folder}/{CLASS_FILE}"
@@ -94,7 +108,7 @@ class ImageNetLayout(NamedDataset):
 
     def image(self, split: str, index: int) -> Image.Image:
         """Return one image as RGB; see :mod:`cafe.data.images.decoding`."""
-        from cafe.data.images.decoding import read_image
+        from cafe.data.images.decoding import read_image  # Pillow, which a list of data sets does without
 
         sample_id = self.splits[split].sample_ids[index]
         return read_image(self._root / sample_id, sample_id)
@@ -115,8 +129,6 @@ class ImageNetLayout(NamedDataset):
 
     def _classes(self, folder: Path, names: dict[str, str]) -> dict[str, str]:
         """Return the folder of each class below ``folder``, by WordNet id."""
-        from cafe.data.images.files import list_images, subfolders
-
         below = subfolders(folder)
         if not below:
             n = len(list_images(folder, recursive=False).files)
@@ -131,8 +143,6 @@ class ImageNetLayout(NamedDataset):
         return classes
 
     def _split(self, split: str, classes: dict[str, str]) -> ImageSplit:
-        from cafe.data.images.files import list_images
-
         ids: list[str] = []
         labels: list[int] = []
         sizes: list[int] = []
