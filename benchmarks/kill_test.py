@@ -294,8 +294,8 @@ def _write_npz(cache: Path, path: Path) -> None:
 
 def warm_up() -> None:
     """Import everything before the forks, by doing it once, so that a child begins to work at once."""
-    from cafe.cache.extract.extraction import extract
-    from cafe.cache.extract.rows import Draws
+    from cafe.cache.extract.plan import Draws
+    from cafe.cache.extract.run import extract
     from cafe.cache.format.reader import load_features
     from cafe.compare import compare
     from cafe.data import open_dataset

@@ -66,7 +66,7 @@ def over_draws(shots: Sequence[int]) -> Comparison:
 
 def digits() -> Features:
     """Extract the digits with the embedded model."""
-    from cafe.cache.extract.extraction import extract
+    from cafe.cache.extract.run import extract
     from cafe.cache.format.reader import load_features
     from cafe.data.opening import open_dataset
     from cafe.encoders.opening import open_encoder

@@ -11,9 +11,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cafe.cache.extract.extraction import extract as extract
-    from cafe.cache.extract.report import ExtractionProgress as ExtractionProgress
-    from cafe.cache.extract.report import ExtractionSummary as ExtractionSummary
+    from cafe.cache.extract.progress import ExtractionProgress as ExtractionProgress
+    from cafe.cache.extract.progress import ExtractionSummary as ExtractionSummary
+    from cafe.cache.extract.run import extract as extract
     from cafe.cache.format.provenance import Provenance as Provenance
     from cafe.cache.format.reader import CacheSummary as CacheSummary
     from cafe.cache.format.reader import load_features as load_features
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 # Resolved when first used, so that listing caches does not import what extraction needs.
 _EXPORTS = {
     "CacheSummary": "cafe.cache.format.reader",
-    "ExtractionProgress": "cafe.cache.extract.report",
-    "ExtractionSummary": "cafe.cache.extract.report",
+    "ExtractionProgress": "cafe.cache.extract.progress",
+    "ExtractionSummary": "cafe.cache.extract.progress",
     "Provenance": "cafe.cache.format.provenance",
     "VerifyReport": "cafe.cache.format.verify",
     "cache_dir": "cafe.files",
     "cache_path": "cafe.cache.locate",
-    "extract": "cafe.cache.extract.extraction",
+    "extract": "cafe.cache.extract.run",
     "find_cache": "cafe.cache.locate",
     "list_caches": "cafe.cache.locate",
     "load_features": "cafe.cache.format.reader",

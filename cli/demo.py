@@ -17,7 +17,7 @@ from cafe.cli.screen import Screen, duration, paint
 from cafe.report.table import terminal_table
 
 if TYPE_CHECKING:
-    from cafe.cache.extract.report import ExtractionSummary
+    from cafe.cache.extract.progress import ExtractionSummary
     from cafe.features import Features
     from cafe.report.comparison import ComparisonLike
 
@@ -69,7 +69,7 @@ def demo(
 
 
 def _extract(screen: Screen, folder: Path, device: str, dtype: str) -> ExtractionSummary:
-    from cafe.cache.extract.extraction import extract
+    from cafe.cache.extract.run import extract
     from cafe.cache.locate import cache_path
     from cafe.data.opening import open_dataset
     from cafe.encoders.opening import open_encoder

@@ -20,8 +20,8 @@ from cafe.registry import entries
 from cafe.report.table import align_left
 
 if TYPE_CHECKING:
-    from cafe.cache.extract.report import ExtractionProgress, ExtractionSummary
-    from cafe.cache.extract.rows import Draws
+    from cafe.cache.extract.plan import Draws
+    from cafe.cache.extract.progress import ExtractionProgress, ExtractionSummary
     from cafe.cache.extract.views import Views
     from cafe.data.base import Dataset
     from cafe.encoders.base import Encoder
@@ -179,8 +179,8 @@ def extract(
         opened, texts, own = _open(dataset, root, decoder, on_error == "skip", class_names, prompts, templates)
 
         # After the data set: a wrong path should not wait for torch.
-        from cafe.cache.extract.extraction import extract_many
         from cafe.cache.extract.ray_engine import check_engine
+        from cafe.cache.extract.run import extract_many
 
         check_engine(engine, ray_address)
         encoders = _encoders(model, device, dtype, out)
@@ -270,7 +270,7 @@ def _draws_of(shots: Sequence[str] | None, seeds: Sequence[str] | None) -> Draws
     InputError
         If they are no whole numbers, or seeds are given without shots.
     """
-    from cafe.cache.extract.rows import Draws
+    from cafe.cache.extract.plan import Draws
 
     if not shots:
         if seeds:

@@ -116,7 +116,7 @@ def mnist() -> Dataset:
 
 def encoded(dataset: Dataset | str) -> Features:
     """Extract a data set with the embedded model."""
-    from cafe.cache.extract.extraction import extract
+    from cafe.cache.extract.run import extract
     from cafe.cache.format.reader import load_features
     from cafe.data.opening import open_dataset
     from cafe.encoders.opening import open_encoder

@@ -1,30 +1,58 @@
-"""Decides everything about an extraction before the first image is read."""
+"""The record of one extraction, and everything that is decided about it before the first image is read."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.cache.extract.rows import Draws, rows_to_extract
+from cafe.cache.extract.unfinished import UnfinishedCache
 from cafe.cache.extract.views import Views
 from cafe.cache.format.arrays import STORED_DTYPES, StoredDtype
-from cafe.cache.format.fingerprint import image_part, text_part
+from cafe.cache.format.fingerprint import differing_fields, image_part, text_part
 from cafe.cache.format.layout import ALIGNMENT
 from cafe.cache.format.provenance import Provenance, library_versions
+from cafe.cache.format.reader import REMEDY, open_cache, read_provenance
+from cafe.cache.locate import distinct_path
 from cafe.data.base import Dataset
 from cafe.data.images.decoding import PILLOW, check_decoder
 from cafe.encoders.base import Encoder
-from cafe.errors import InputError, unknown_name
+from cafe.errors import CacheError, InputError, unknown_name
+from cafe.protocol.draws import draw_few_shot
+
+_SHOWN = 3  # fields that a message names
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What will be extracted from where, with its identity.
+class Draws:
+    """Few-shot draws of CoOp's protocol whose images are extracted, and no others of train and val.
+
+    Attributes
+    ----------
+    shots : tuple of int
+        Numbers of images per class.
+    seeds : tuple of int
+        Of the draws.
+    """
+
+    shots: tuple[int, ...]
+    seeds: tuple[int, ...] = (1, 2, 3)
+
+    def specification(self) -> dict[str, Any]:
+        """Return them as JSON, for the fingerprint."""
+        return {"shots": sorted(set(self.shots)), "seeds": sorted(set(self.seeds))}
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """One extraction, from what is wanted to how it went.
+
+    It is never changed: every stage returns it with more of its fields filled.
 
     Attributes
     ----------
@@ -50,6 +78,20 @@ class Plan:
         The image tower's, where features before it are wanted too.
     decoder : str
         Of JPEG files.
+    path : Path
+        The cache that it ends in; :func:`choose_file` fills this and the next two.
+    missing : str
+        ``"all"``, ``"text"`` (the image features there are the ones wanted) or ``"nothing"``.
+    notes : tuple of str
+        Warnings for the user.
+    unfinished : UnfinishedCache or None
+        The shards, where images are missing.
+    encoded, kept : int
+        Images that this run encoded, and that had been encoded before.
+    images_per_second : float
+        Of this run.
+    workers : int
+        Decoding processes; 0 is threads of this one.
     """
 
     dataset: Dataset
@@ -66,18 +108,19 @@ class Plan:
     draws: Draws | None = None
     projection: NDArray[np.float32] | None = None
     decoder: str = PILLOW
+    path: Path = Path()
+    missing: Literal["all", "text", "nothing"] = "all"
+    notes: tuple[str, ...] = ()
+    unfinished: UnfinishedCache | None = None
+    encoded: int = 0
+    kept: int = 0
+    images_per_second: float = 0.0
+    workers: int = 0
 
     @property
     def row_width(self) -> int:
         """Numbers of one row of a shard: the feature, and where it is wanted what goes into the projection."""
         return self.encoder.dim + (0 if self.projection is None else len(self.projection))
-
-    def start_images(self, crops: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
-        """Begin to encode crops; what is returned waits for the rows (n, ``row_width``)."""
-        if self.projection is None:
-            return self.encoder.start_images(crops)
-        rows = encode_rows(self.encoder, crops, unprojected=True)
-        return lambda: rows
 
     @property
     def n_images(self) -> int:
@@ -85,24 +128,25 @@ class Plan:
         return sum(len(self.rows[name]) for name in self.splits)
 
     def views_of(self, split: str) -> int:
-        """Number of augmentations of each image of a split; views are of training images."""
+        """Return the number of augmentations of each image of a split; views are of training images."""
         return self.views.n if self.views is not None and split == "train" else 0
 
     @property
-    def seeds(self) -> tuple[int, ...]:
-        """Seeds of draws and views, as the provenance records them."""
-        drawn = () if self.draws is None else tuple(self.draws.specification()["seeds"])
-        return tuple(sorted({*drawn, *(() if self.views is None else (self.views.seed,))}))
+    def partial(self) -> UnfinishedCache:
+        """The shards, of an extraction whose images are missing."""
+        assert self.unfinished is not None, "no image of this extraction is missing"
+        return self.unfinished
 
     def provenance(self, unreadable: Sequence[Mapping[str, str]] = ()) -> Provenance:
-        """Return what a cache made by this plan records."""
+        """Return what the cache records."""
+        drawn = () if self.draws is None else tuple(self.draws.specification()["seeds"])
         return Provenance(
             dataset=self.dataset.name,
             encoder=self.encoder.id,
             image=self.image,
             text=self.text,
             recorded={"image": self.recorded, "text": self.recorded},
-            seeds=self.seeds,
+            seeds=tuple(sorted({*drawn, *(() if self.views is None else (self.views.seed,))})),
             unreadable=unreadable,
         )
 
@@ -124,27 +168,22 @@ class Plan:
             yield from self.dataset.splits[name].sample_ids
 
 
-def encode_rows(encoder: Encoder, crops: NDArray[np.uint8], *, unprojected: bool) -> NDArray[np.float32]:
-    """Encode a batch to rows of a shard: the features (n, d), and behind them what goes into the projection."""
-    if unprojected:
-        return np.concatenate(encoder.encode_images_unprojected(crops), axis=1)
-    return encoder.encode_images(crops)
-
-
-def make_plan(
+def plan_extraction(
     dataset: Dataset,
     encoder: Encoder,
-    splits: Sequence[str] | None,
-    templates: Sequence[str] | None,
-    stored_dtype: StoredDtype,
-    prompts: Sequence[Sequence[str]] | None = None,
     *,
+    splits: Sequence[str] | None = None,
+    templates: Sequence[str] | None = None,
+    prompts: Sequence[Sequence[str]] | None = None,
+    stored_dtype: StoredDtype = "float16",
     views: Views | None = None,
     draws: Draws | None = None,
     projection_features: bool = False,
     decoder: str = PILLOW,
-) -> Plan:
-    """Check what was asked for against the data set, and compute its identity.
+) -> Extraction:
+    """Check what is wanted against the data set, and compute its identity.
+
+    Parameters are those of :func:`cafe.cache.extract.run.extract`.
 
     Raises
     ------
@@ -170,7 +209,7 @@ def make_plan(
             f"encoder {encoder.id!r} has no final projection that is one matrix; leave out --projection-features"
         )
     identity = encoder.identity()
-    return Plan(
+    return Extraction(
         dataset=dataset,
         encoder=encoder,
         splits=names,
@@ -221,18 +260,6 @@ def _checked_prompts(prompts: Sequence[Sequence[str]], dataset: Dataset) -> tupl
     return tuple(tuple(own) for own in prompts)
 
 
-def batches(n: int, size: int) -> Iterator[range]:
-    """Cut n rows at fixed positions, so that neither speed nor resuming changes a batch.
-
-    Examples
-    --------
-    >>> list(batches(5, 2))
-    [range(0, 2), range(2, 4), range(4, 5)]
-    """
-    for start in range(0, n, size):
-        yield range(start, min(start + size, n))
-
-
 def _recorded(encoder: Encoder, recorded: Mapping[str, Any], decoder: str) -> dict[str, Any]:
     return {
         **recorded,
@@ -242,3 +269,110 @@ def _recorded(encoder: Encoder, recorded: Mapping[str, Any], decoder: str) -> di
         "platform": f"{platform.system()} {platform.machine()}",
         "libraries": library_versions(*(() if decoder == PILLOW else (decoder,))),
     }
+
+
+def rows_to_extract(dataset: Dataset, splits: Sequence[str], draws: Draws | None) -> dict[str, NDArray[np.int64]]:
+    """Return the rows of every split that are extracted, ascending.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        With a split ``train`` if there are draws.
+    splits : sequence of str
+        Splits that are extracted.
+    draws : Draws or None
+        None is all rows. Otherwise train and val hold the union of all draws; other splits stay whole.
+
+    Returns
+    -------
+    dict of str to ndarray of int64
+
+    Raises
+    ------
+    InputError
+        If there are draws but no train split is extracted, or shots or seeds are out of range.
+    """
+    rows = {name: np.arange(len(dataset.splits[name]), dtype=np.int64) for name in splits}
+    if draws is None:
+        return rows
+    if "train" not in splits:
+        raise InputError(f"few-shot draws are made from the split 'train'; extracted are: {', '.join(splits)}")
+    if not draws.shots or not draws.seeds:
+        raise InputError("few-shot draws need at least one number of shots and one seed")
+    val = dataset.splits["val"].labels if "val" in dataset.splits else None
+    train_rows, val_rows = [], []
+    for shots in draws.shots:
+        for seed in draws.seeds:
+            of_train, of_val = draw_few_shot(dataset.splits["train"].labels, val, shots, seed)
+            train_rows.append(of_train)
+            val_rows.append(of_val)
+    rows["train"] = np.unique(np.concatenate(train_rows))
+    if "val" in splits:
+        rows["val"] = np.unique(np.concatenate(val_rows))
+    return rows
+
+
+def choose_file(extraction: Extraction, out: Path, *, force: bool, named: bool = False) -> Extraction:
+    """Find out which file an extraction ends in, and what of it is there already.
+
+    ``out`` is used if it is free or holds the same image features; a cache of other image features is left alone,
+    and a name with the short fingerprint beside it is used, unless the user has named ``out``: then it is replaced by
+    force, and refused without.
+
+    Returns
+    -------
+    Extraction
+        With ``path``, ``missing``, and in ``notes`` what was recorded otherwise in the file that is there.
+
+    Raises
+    ------
+    CacheError
+        If ``out`` is something else than a sound cache, and not to be replaced by force.
+    """
+    wanted = extraction.provenance()
+    for path in (out, distinct_path(out, wanted.image_fingerprint)):
+        if not path.exists():
+            return replace(extraction, path=path, missing="all")
+        try:
+            with open_cache(path) as file:
+                existing = read_provenance(file)
+        except CacheError as error:
+            if force and path.is_file():
+                return replace(extraction, path=path, missing="all")
+            raise CacheError(
+                f"{str(error).removesuffix(REMEDY)}Name another file, or replace it with --force."
+            ) from error
+        if existing["image_fingerprint"] != wanted.image_fingerprint:
+            if named and force:
+                return replace(extraction, path=path, missing="all")
+            if named:
+                _refuse_other_features(path, existing, extraction)
+            continue
+        if force:
+            return replace(extraction, path=path, missing="all")
+        missing: Literal["text", "nothing"] = "text" if existing["fingerprint"] != wanted.fingerprint else "nothing"
+        recorded = existing["recorded"].get("image", {})
+        clauses = differing_fields(recorded, extraction.recorded, ending="is here now")
+        notes = tuple(f"the cache that is there was made with {clause}" for clause in clauses)
+        return replace(extraction, path=path, missing=missing, notes=(*extraction.notes, *notes))
+    raise CacheError(f"{out} and {path} both hold other image features than those asked for; name another file")
+
+
+def _refuse_other_features(path: Path, existing: Mapping[str, Any], extraction: Extraction) -> NoReturn:
+    """Refuse a file named by the user that holds other image features than those asked for.
+
+    Raises
+    ------
+    CacheError
+        Naming data sets and encoders where those differ, else every field that does.
+    """
+    clauses = differing_fields(existing["image"], extraction.image, "image")
+    held = f"{existing['dataset']!r} by {existing['encoder']!r}"
+    asked = f"{extraction.dataset.name!r} by {extraction.encoder.id!r}"
+    if held == asked:
+        reason = f"was made with {'; '.join(clauses)}"
+    else:
+        fields = [clause.partition(" = ")[0] for clause in clauses]
+        more = f" and {len(fields) - _SHOWN} more" if len(fields) > _SHOWN else ""
+        reason = f"holds {held}, but {asked} was asked for ({', '.join(fields[:_SHOWN])}{more} differ)"
+    raise CacheError(f"cache {path} {reason}. Give another file to --out, or replace this one with --force.")

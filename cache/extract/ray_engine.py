@@ -1,8 +1,12 @@
 """Extraction by Ray Data: decoding on any CPU of a cluster, encoders on actors, the shards written here.
 
-This process claims the shards, hands their batches to Ray, and writes every shard as its last batch arrives, exactly as
+This process claims the shards, gives their batches to Ray, and writes every shard as its last batch arrives, exactly as
 it would without Ray. A worker or node that is lost takes nothing with it: Ray makes its batches again elsewhere. If
 this process is lost, the shards that were written are there, and the same command carries on.
+
+What Ray runs is one encoding batch of one shard, cut at the same fixed places as without Ray (see
+:class:`~cafe.cache.extract.shards.Shard`); so features are encoded together with the same neighbours, and the bytes are
+the same. Rows of a Ray data set hold numbers, text and bytes only. Ray is imported where it is used alone.
 """
 
 from __future__ import annotations
@@ -14,24 +18,25 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
-from cafe.cache.extract.assembly import OnError, Place, ShardAssembly
-from cafe.cache.extract.decoding import Decoding, processors
-from cafe.cache.extract.encoding import ProgressCallback
-from cafe.cache.extract.ray_workers import Decode, DecodingJob, Encode, batches_of
-from cafe.cache.extract.report import Clocks
-from cafe.cache.extract.run import Run
-from cafe.cache.extract.running import Pass, Work
-from cafe.cache.extract.shards import Shard
+from cafe.cache.extract.decode import Chunk, ImageDecoder, processors
+from cafe.cache.extract.encode import encode_rows
+from cafe.cache.extract.plan import Extraction
+from cafe.cache.extract.progress import Reporter
+from cafe.cache.extract.schedule import PAUSE, ClaimedShard, Schedule
+from cafe.cache.extract.shards import Place, Shard, ShardFeatures
+from cafe.encoders.base import Encoder
 from cafe.errors import CafeError, InputError, MissingDependencyError, UnreadableImageError, unknown_name
 
 ENGINES = ("local", "ray")
-_PAUSE = 0.1  # seconds between two looks at what other processes have finished
 _PATIENCE = 10.0  # seconds for a cluster to answer
+
+Row = dict[str, Any]
 
 
 def check_engine(engine: str, address: str | None) -> None:
@@ -56,108 +61,84 @@ def check_engine(engine: str, address: str | None) -> None:
         raise MissingDependencyError("ray[data]", "ray", "extraction with --engine ray")
 
 
-class _Assembly(ShardAssembly):
-    """A shard whose batches come in any order."""
-
-    def __init__(self, run: Run, shard: Shard, on_error: OnError) -> None:
-        super().__init__(run.plan, shard, on_error)
-        self._missing = set(batches_of(shard, run.partial.batch_size))
-
-    @property
-    def is_encoded(self) -> bool:
-        return not self._missing
-
-    def take(self, row: dict[str, Any], column: int) -> None:
-        """Take a batch, once."""
-        if row["batch"] not in self._missing:
-            return
-        self._missing.discard(row["batch"])
-        places: list[Place] = [(view, position) for view, position in json.loads(row["places"])]
-        for _, position in places:
-            self.found(position, None)
-        for position, (sample_id, reason) in json.loads(row["unreadable"]).items():
-            self.found(int(position), UnreadableImageError(sample_id, reason))
-        if places:
-            features = np.frombuffer(row[f"features_{column}"], dtype=np.float32)
-            self.store(features.reshape(len(places), -1), places)
-
-
-class RayPass(Pass):
-    """One pass over what is missing, by Ray.
+def encode_by_ray(schedule: Schedule, decoder: ImageDecoder, address: str | None, reporter: Reporter) -> int:
+    """Encode until no shard is missing; return how many processors Ray has.
 
     Parameters
     ----------
-    runs, on_error, clocks, tell
-        As for :class:`~cafe.cache.extract.running.Pass`.
-    decoding : Decoding
-        What decoding tasks do.
+    schedule : Schedule
+        What to encode.
+    decoder : ImageDecoder
+        With the cropper of every extraction's encoder.
+    address : str or None
+        Of a cluster; None begins one on this machine.
+    reporter : Reporter
+        ``encode`` is the time that batches were waited for.
+
+    Raises
+    ------
+    CafeError
+        If the cluster cannot be had, or something fails there.
     """
-
-    def __init__(
-        self, runs: list[Run], on_error: OnError, clocks: Clocks, tell: ProgressCallback, decoding: Decoding
-    ) -> None:
-        super().__init__(runs, on_error, clocks, tell)
-        self._decoding = decoding
-
-    def run_on(self, address: str | None) -> int:
-        """Encode until nothing is missing; return how many processors Ray has.
-
-        Raises
-        ------
-        CafeError
-            If the cluster cannot be had, or something fails there.
-        """
-        self._begin()
-        with _cluster(address) as ray:
-            processors_there = int(ray.cluster_resources().get("CPU", 1))
-            partial = self.runs[0].partial
-            rows = {name: np.asarray(one) for name, one in self.runs[0].plan.rows.items()}
-            job = ray.put(DecodingJob(self._decoding, rows, partial.shards, partial.batch_size))
-            encoders = ray.put([(run.plan.encoder, run.plan.projection is not None) for run in self.runs])
-            while self._todo:
-                works = {work.shard.number: work for work in iter(self._next_work, None)}
-                if works:
-                    self._encode_works(works, _pipeline(ray, self._items(works), job, encoders, self.runs))
-                elif self._todo:
-                    time.sleep(_PAUSE)  # the rest is in the hands of other processes
-        return processors_there
-
-    def _encoding(self, run: Run, shard: Shard) -> ShardAssembly:
-        return _Assembly(run, shard, self._on_error)
-
-    def _items(self, works: dict[int, Work]) -> list[dict[str, Any]]:
-        size = self.runs[0].partial.batch_size
-        return [
-            {"shard": number, "batch": batch, "croppers": sorted(work.claims)}
-            for number, work in works.items()
-            for batch in batches_of(work.shard, size)
-        ]
-
-    def _encode_works(self, works: dict[int, Work], rows: Iterator[dict[str, Any]]) -> None:
-        with self._clocks.running("encode"):
-            row = next(rows, None)
-        while row is not None:
-            work = works[int(row["shard"])]
-            for column, number in enumerate(row["croppers"]):
-                work.encodings[int(number)].take(row, column)
-            self._report(work.shard.split)
-            self._keep_what_is_encoded()
-            with self._clocks.running("encode"):
-                row = next(rows, None)
+    extractions, partial = schedule.extractions, schedule.extractions[0].partial
+    schedule.start()
+    with _cluster(address) as ray:
+        n_processors = int(ray.cluster_resources().get("CPU", 1))
+        rows = {name: np.asarray(of_split) for name, of_split in extractions[0].rows.items()}
+        job = ray.put(DecodingJob(decoder, rows, partial.shards, partial.batch_size))
+        encoders = ray.put([(extraction.encoder, extraction.projection is not None) for extraction in extractions])
+        while not schedule.is_empty:
+            claimed = list(iter(schedule.claim_next, None))
+            if claimed:
+                batches = _start(ray, _items(claimed, partial.batch_size), job, encoders, extractions)
+                _store(schedule, claimed, batches, reporter)
+            elif not schedule.is_empty:
+                time.sleep(PAUSE)  # the rest is in the hands of other processes
+    return n_processors
 
 
-def _pipeline(
-    ray: Any, items: list[dict[str, Any]], job: Any, encoders: Any, runs: Sequence[Run]
-) -> Iterator[dict[str, Any]]:
+def _items(claimed: Sequence[ClaimedShard], batch_size: int) -> list[Row]:
+    """Name every batch of the claimed shards; a shard is claimed twice where another process gave up a part of it."""
+    return [
+        {"claimed": number, "shard": one.shard.number, "batch": batch, "croppers": sorted(one.claims)}
+        for number, one in enumerate(claimed)
+        for batch in range(one.shard.n_batches(batch_size))
+    ]
+
+
+def _store(schedule: Schedule, claimed: Sequence[ClaimedShard], batches: Iterator[Row], reporter: Reporter) -> None:
+    """Store batches as they come, in any order."""
+    while True:
+        with reporter.timing("encode"):
+            row = next(batches, None)
+        if row is None:
+            return
+        one = claimed[int(row["claimed"])]
+        for column, number in enumerate(row["croppers"]):
+            _store_batch(one.features[int(number)], row, column)
+        schedule.report(one.shard.split)
+        schedule.write_complete()
+
+
+def _store_batch(features: ShardFeatures, row: Row, column: int) -> None:
+    for position, (sample_id, reason) in json.loads(row["unreadable"]).items():
+        features.skip(int(position), UnreadableImageError(sample_id, reason))
+    places: list[Place] = [(view, position) for view, position in json.loads(row["places"])]
+    if places:
+        rows = np.frombuffer(row[f"features_{column}"], dtype=np.float32)
+        features.store(rows.reshape(len(places), -1), places)  # (b, width)
+
+
+def _start(ray: Any, items: list[Row], job: Any, encoders: Any, extractions: Sequence[Extraction]) -> Iterator[Row]:
     """Let Ray Data work, and yield every batch as it comes; it makes what a lost worker had again by itself."""
-    there = ray.cluster_resources()
-    on_cpu = runs[0].plan.encoder.device == "cpu"
-    cores = int(there.get("CPU", 1))
+    resources = ray.cluster_resources()
+    on_cpu = extractions[0].encoder.device == "cpu"
+    cores = int(resources.get("CPU", 1))
     # Encoding is most of the work on a CPU; some cores must be left for decoding, or nothing would ever begin.
-    most = max(1, cores - max(1, cores // 8)) if on_cpu else max(1, int(there.get("GPU", 0)))
-    found = (
+    most = max(1, cores - max(1, cores // 8)) if on_cpu else max(1, int(resources.get("GPU", 0)))
+    batches = (
         ray.data.from_items(items, override_num_blocks=len(items))
-        # Less than a core, and so not the same as encoding: Ray would fuse steps of equal wishes into one.
+        # Less than a core, and so not the same as encoding: Ray would fuse steps of equal requests into one.
         .map(Decode([job]).__call__, num_cpus=0.5)
         .map(
             Encode,
@@ -168,13 +149,13 @@ def _pipeline(
         )
     )
     try:
-        for batch in found.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for batch in batches.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             yield from batch.to_pylist()
     except ray.exceptions.RayError as error:
-        raise _told(error) from error
+        raise _as_cafe_error(error) from error
 
 
-def _told(error: Exception) -> CafeError:
+def _as_cafe_error(error: Exception) -> CafeError:
     cause: BaseException | None = error
     while cause is not None:
         inner = getattr(cause, "cause", None) or cause.__cause__
@@ -185,7 +166,7 @@ def _told(error: Exception) -> CafeError:
     return CafeError(f"Ray could not encode all images: {lines[-1] if lines else type(error).__name__}")
 
 
-def _knock(address: str) -> None:
+def _check_answers(address: str) -> None:
     """Refuse an address where nobody answers, which Ray would try for ever. Raises OSError or ValueError."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if address == "auto":
@@ -212,14 +193,14 @@ def _cluster(address: str | None) -> Iterator[Any]:
         logging.getLogger(name).setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    ours = not ray.is_initialized()
-    if ours:
+    own = not ray.is_initialized()
+    if own:
         shared: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
         try:
             if address is None:
                 ray.init("local", num_cpus=max(2, processors()), **shared)
             else:
-                _knock(address)
+                _check_answers(address)
                 ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             where = "on this machine" if address is None else f"at {address}"
@@ -228,5 +209,112 @@ def _cluster(address: str | None) -> Iterator[Any]:
     try:
         yield ray
     finally:
-        if ours:
+        if own:
             ray.shutdown()
+
+
+@dataclass(frozen=True)
+class DecodingJob:
+    """What every decoding task needs.
+
+    Attributes
+    ----------
+    decoder : ImageDecoder
+        Data set and croppers.
+    rows : dict of str to ndarray of int64
+        Rows of each split that are extracted.
+    shards : tuple of Shard
+        All of them.
+    batch_size : int
+        Places of one batch.
+    """
+
+    decoder: ImageDecoder
+    rows: dict[str, Any]
+    shards: tuple[Shard, ...]
+    batch_size: int
+
+
+class Decode:
+    """A decoding task: a row that names a batch becomes one that holds its crops for every encoder.
+
+    Parameters
+    ----------
+    job : list of one Ray reference
+        To a :class:`DecodingJob`; within a list, so that it is fetched once for each worker and not for each task.
+    """
+
+    _fetched: tuple[Any, DecodingJob] | None = None  # of this worker
+
+    def __init__(self, job: list[Any]) -> None:
+        self._reference = job
+
+    def __call__(self, row: Row) -> Row:
+        """Decode the images of a batch."""
+        job = self._job()
+        shard = job.shards[row["shard"]]
+        places = shard.places(row["batch"], job.batch_size)
+        croppers = tuple(row["croppers"])
+        crops: list[list[Any]] = [[] for _ in croppers]
+        kept: list[Place] = []
+        reasons: dict[int, tuple[str, str]] = {}
+        for position, views in _by_image(places):
+            index = int(job.rows[shard.split][shard.start + position])
+            chunk = Chunk(shard.split, (index,), shard.views, croppers)
+            decoded = job.decoder.crops(chunk, index)
+            if isinstance(decoded, UnreadableImageError):
+                reasons[position] = (decoded.sample_id, decoded.reason)
+                continue
+            for own, of_image in zip(crops, decoded, strict=True):
+                own += [of_image[view] for view in views]
+            kept += [(view, position) for view in views]
+        answer = {**row, "places": json.dumps(kept), "unreadable": json.dumps(reasons)}
+        for n, own in enumerate(crops):
+            answer[f"crops_{n}"] = np.stack(own).tobytes() if own else b""
+            answer[f"shape_{n}"] = json.dumps([len(own), *(own[0].shape if own else ())])
+        return answer
+
+    def _job(self) -> DecodingJob:
+        import ray
+
+        reference = self._reference[0]
+        if Decode._fetched is None or Decode._fetched[0] != reference:
+            Decode._fetched = (reference, ray.get(reference))
+        return Decode._fetched[1]
+
+
+def _by_image(places: Sequence[Place]) -> Iterator[tuple[int, list[int]]]:
+    views: dict[int, list[int]] = {}
+    for view, position in places:
+        views.setdefault(position, []).append(view)
+    yield from views.items()
+
+
+class Encode:
+    """An actor: it holds the encoders, and turns crops into features.
+
+    Parameters
+    ----------
+    encoders : list of one Ray reference
+        To a list of (encoder, unprojected), in the order of the croppers.
+    """
+
+    def __init__(self, encoders: list[Any]) -> None:
+        import ray
+
+        self._encoders: list[tuple[Encoder, bool]] = ray.get(encoders[0])
+
+    def __call__(self, row: Row) -> Row:
+        """Encode a batch."""
+        answer = {name: row[name] for name in ("claimed", "croppers", "places", "unreadable")}
+        for n, number in enumerate(row["croppers"]):
+            shape = json.loads(row[f"shape_{n}"])
+            features = b""
+            if shape[0]:
+                encoder, unprojected = self._encoders[number]
+                if shape[0] > encoder.batch_size:
+                    raise CafeError(f"a batch of {shape[0]} images where {encoder.batch_size} are encoded together")
+                crops = np.frombuffer(row[f"crops_{n}"], dtype=np.uint8).reshape(shape)
+                features = encode_rows(encoder, crops, unprojected=unprojected).tobytes()
+            answer[f"features_{n}"] = features
+        return answer

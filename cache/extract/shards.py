@@ -1,39 +1,47 @@
-"""Shards: the pieces in which image features reach the disk, each whole or not there.
+"""Shards: the parts in which features reach the disk, each whole or not there.
 
-A plan is cut into shards at fixed positions, and a shard into encoding batches at fixed positions, so neither speed,
-nor the number of workers, nor an interruption changes which images are encoded together.
+The images of a data set are cut into shards at fixed positions, and a shard into encoding batches at fixed positions,
+so neither speed, nor the number of workers, nor an interruption changes which images are encoded together.
 """
 
 from __future__ import annotations
 
 import json
+import struct
 import zipfile
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.cache.extract.plan import Plan, batches
+from cafe.cache.format.arrays import StoredDtype, as_stored
+from cafe.errors import CacheError, InputError, UnreadableImageError
 from cafe.files import replacing
 
-BATCHES_PER_SHARD = 8
+OnError = Literal["skip", "fail"]
+Place = tuple[int, int]  # (view, position within the shard)
+_DAMAGE = (OSError, EOFError, ValueError, KeyError, NotImplementedError, struct.error, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
 class Shard:
     """A run of images of one split.
 
+    Image p of a shard and its view v (0 is the image itself) have place p * (1 + views) + v, and batch i holds places
+    i * batch_size to (i + 1) * batch_size - 1, whether the images of all of them can be read or not.
+
     Attributes
     ----------
     number : int
-        Within the plan, from 0.
+        Within the extraction, from 0.
     split : str
         Name of the split.
     start, stop : int
-        Positions within ``plan.rows[split]``.
+        Positions within the rows of the split that are extracted.
     views : int
         Augmentations of each image.
     """
@@ -52,66 +60,240 @@ class Shard:
         """File name without suffix."""
         return f"shard-{self.number:06d}"
 
+    def n_batches(self, batch_size: int) -> int:
+        """Return the number of its encoding batches."""
+        return -(-len(self) * (1 + self.views) // batch_size)
 
-@dataclass(frozen=True)
-class ShardContent:
-    """What a shard holds.
+    def places(self, batch: int, batch_size: int) -> list[Place]:
+        """Return the places (view, position) of a batch.
 
-    Attributes
+        Examples
+        --------
+        >>> Shard(0, "train", 8, 11, 1).places(1, 4)
+        [(0, 2), (1, 2)]
+        """
+        last = min((batch + 1) * batch_size, len(self) * (1 + self.views))
+        return [divmod(place, 1 + self.views)[::-1] for place in range(batch * batch_size, last)]
+
+
+def cut_shards(splits: Sequence[tuple[str, int, int]], images: int) -> tuple[Shard, ...]:
+    """Cut splits, each given as (name, images, views), into shards of so many images.
+
+    Examples
+    --------
+    >>> [(shard.split, shard.start, shard.stop) for shard in cut_shards([("train", 5, 0), ("test", 1, 0)], 3)]
+    [('train', 0, 3), ('train', 3, 5), ('test', 0, 1)]
+    """
+    shards: list[Shard] = []
+    for split, n, views in splits:
+        for start in range(0, n, images):
+            shards.append(Shard(len(shards), split, start, min(start + images, n), views))
+    return tuple(shards)
+
+
+class ShardFeatures:
+    """The features of one shard while they are computed; they may come in any order.
+
+    Parameters
     ----------
-    features : ndarray of shape (1 + views, k, d)
-        In the stored dtype: the image itself, then its views, of the k images that could be read.
-    positions : ndarray of shape (k,), int64
-        Positions of those images within ``plan.rows[split]``, ascending.
-    unreadable : sequence of mapping
-        The others: ``split``, ``sample_id``, ``reason``.
+    shard : Shard
+        Which one.
+    rows : ndarray of shape (len(shard),), int64
+        Rows of the data set's split, for messages.
+    width : int
+        Numbers of one row.
+    stored_dtype : str
+        ``"float16"`` or ``"float32"``.
+    on_error : str
+        ``"skip"`` records an unreadable image, ``"fail"`` raises.
     """
 
-    features: NDArray[Any]
-    positions: NDArray[np.int64]
-    unreadable: Sequence[Mapping[str, str]] = ()
+    def __init__(
+        self, shard: Shard, rows: NDArray[np.int64], width: int, stored_dtype: StoredDtype, on_error: OnError
+    ) -> None:
+        self.shard = shard
+        self._rows, self._stored_dtype, self._on_error = rows, stored_dtype, on_error
+        self._features = np.empty((1 + shard.views, len(shard), width), dtype=stored_dtype)
+        self._done = np.zeros((1 + shard.views, len(shard)), dtype=bool)
+        self._unreadable: dict[int, dict[str, str]] = {}
+
+    @property
+    def n_unreadable(self) -> int:
+        """Images so far that could not be decoded."""
+        return len(self._unreadable)
+
+    @property
+    def n_done(self) -> int:
+        """Images so far that were encoded with all their views, or could not be decoded."""
+        return int(self._done[-1].sum())
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every image with its views was encoded, or could not be decoded."""
+        return bool(self._done.all())
+
+    def store(self, encoded: NDArray[np.float32], places: Sequence[Place]) -> None:
+        """Keep rows (b, width) at their places. Raises InputError if the stored dtype cannot hold them."""
+        views, positions = (np.array(column) for column in zip(*places, strict=True))
+        first, last = (self._rows[places[i][1]] for i in (0, -1))
+        what = f"image_features of split {self.shard.split!r}, images {first} to {last},"
+        self._features[views, positions] = as_stored(encoded, self._stored_dtype, what)
+        self._done[views, positions] = True
+
+    def skip(self, position: int, error: UnreadableImageError) -> None:
+        """Record that an image cannot be read. Raises InputError under ``on_error="fail"``."""
+        unreadable = {"split": self.shard.split, "sample_id": error.sample_id, "reason": error.reason}
+        if self._on_error == "fail":
+            raise unreadable_under_fail(**unreadable) from error
+        self._unreadable[position] = unreadable
+        self._done[:, position] = True
+
+    def arrays(self) -> tuple[NDArray[Any], NDArray[np.int64], list[dict[str, str]]]:
+        """Return what is stored of a complete shard.
+
+        Returns
+        -------
+        features : ndarray of shape (1 + views, k, width)
+            In the stored dtype: the image itself, then its views, of the k images that could be read.
+        positions : ndarray of shape (k,), int64
+            Positions of those images within the rows of the split that are extracted, ascending.
+        unreadable : list of dict
+            The other images: ``split``, ``sample_id``, ``reason``.
+        """
+        readable = np.array([p for p in range(len(self.shard)) if p not in self._unreadable], dtype=np.int64)
+        unreadable = [self._unreadable[position] for position in sorted(self._unreadable)]
+        return np.ascontiguousarray(self._features[:, readable]), readable + self.shard.start, unreadable
 
 
-def shards_of(plan: Plan, images: int) -> tuple[Shard, ...]:
-    """Cut a plan into shards of so many images, split by split."""
-    found: list[Shard] = []
-    for split in plan.splits:
-        for part in batches(len(plan.rows[split]), images):
-            found.append(Shard(len(found), split, part.start, part.stop, plan.views_of(split)))
-    return tuple(found)
+def unreadable_under_fail(split: str, sample_id: str, reason: str) -> InputError:
+    """Make the error for an unreadable image under ``on_error="fail"``."""
+    return InputError(
+        f"image {sample_id!r} cannot be read: {reason} (split {split!r}). Repair or remove it, or use --on-error skip"
+    )
 
 
-def write_shard(path: Path, run: str, shard: Shard, content: ShardContent) -> None:
-    """Write a shard in one step, to a folder that must be there.
+def write_shard(path: Path, run: str, features: ShardFeatures) -> None:
+    """Write a complete shard in one step, to a folder that must be there.
+
+    Parameters
+    ----------
+    path : Path
+        The file, a NumPy archive without compression.
+    run : str
+        Id of the run that it belongs to.
+    features : ShardFeatures
+        What it holds.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder is gone.
+    """
+    arrays, positions, unreadable = features.arrays()
+    about = json.dumps({"run": run, "shard": features.shard.number, "unreadable": unreadable}, sort_keys=True)
+    text = np.frombuffer(about.encode(), dtype=np.uint8)
+    with replacing(path, prepare=False) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, features=arrays, positions=positions, about=text)
+
+
+class StoredShard:
+    """A shard on disk, of which every byte is read once: positions first, features view by view as they are needed.
+
+    The archive has a checksum of the features, which is compared once the last view is read.
 
     Parameters
     ----------
     path : Path
         The file.
     run : str
-        Id of the run that it belongs to.
-    shard, content : Shard, ShardContent
-        Which one, and what it holds.
+        Id of the run that it must belong to.
+    shard : Shard
+        Which one it must be.
+
+    Attributes
+    ----------
+    positions : ndarray of shape (k,), int64
+        As of :meth:`ShardFeatures.arrays`.
+    unreadable : tuple of dict
+        As of :meth:`ShardFeatures.arrays`.
+
+    Raises
+    ------
+    CacheError
+        If it is damaged or another shard; the file is removed then.
     """
-    about = {"run": run, "shard": shard.number, "unreadable": [dict(one) for one in content.unreadable]}
-    text = np.frombuffer(json.dumps(about, sort_keys=True).encode(), dtype=np.uint8)
-    with replacing(path, prepare=False) as temporary, temporary.open("wb") as stream:
-        np.savez(stream, features=content.features, positions=content.positions, about=text)
+
+    def __init__(self, path: Path, run: str, shard: Shard) -> None:
+        self._path, self._shard = path, shard
+        self._views_read = 0
+        try:
+            with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
+                about = json.loads(_member(archive, "about").tobytes())
+                if about["run"] != run or about["shard"] != shard.number:
+                    raise ValueError("another run or shard")
+                self.positions: NDArray[np.int64] = _member(archive, "positions")
+                self.unreadable: tuple[dict[str, str], ...] = tuple(about["unreadable"])
+                info = archive.getinfo("features.npy")
+                self._checksum = info.CRC
+                self._offset, self._checksum_so_far = self._read_header(stream, info)
+        except _DAMAGE as error:
+            raise self._removed() from error
+
+    def _read_header(self, stream: BinaryIO, info: zipfile.ZipInfo) -> tuple[int, int]:
+        """Read the header of the features; return where their bytes begin, and the checksum of all before them."""
+        stream.seek(info.header_offset)
+        name, extra = struct.unpack("<26xHH", stream.read(30))  # lengths at the end of a zip file's local header
+        start = info.header_offset + 30 + name + extra
+        stream.seek(start)
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran_order, self._dtype = read(stream)
+        stop = stream.tell()
+        self._shape: tuple[int, ...] = shape[1:]  # (k, width) of one view
+        if info.compress_type != zipfile.ZIP_STORED or fortran_order:
+            raise ValueError("features that are compressed, or not in C order")
+        if shape[:2] != (1 + self._shard.views, len(self.positions)):
+            raise ValueError("features of other images")
+        stream.seek(start)
+        return stop, zlib.crc32(stream.read(stop - start))
+
+    def next_view(self) -> NDArray[Any]:
+        """Read the next view, (k, width); the first one is of the images themselves.
+
+        Raises
+        ------
+        CacheError
+            If the file is damaged; it is removed then.
+        """
+        size = int(np.prod(self._shape)) * self._dtype.itemsize
+        try:
+            with self._path.open("rb") as stream:
+                stream.seek(self._offset)
+                data = stream.read(size)
+            self._offset += size
+            self._views_read += 1
+            self._checksum_so_far = zlib.crc32(data, self._checksum_so_far)
+            if self._views_read == 1 + self._shard.views and self._checksum_so_far != self._checksum:
+                raise ValueError("the checksum differs")
+            view: NDArray[Any] = np.frombuffer(data, dtype=self._dtype).reshape(self._shape)  # (k, width)
+            return view
+        except _DAMAGE as error:
+            raise self._removed() from error
+
+    def check(self) -> None:
+        """Read all of it. Raises CacheError if it is damaged; the file is removed then."""
+        for _ in range(1 + self._shard.views):
+            self.next_view()
+
+    def _removed(self) -> CacheError:
+        self._path.unlink(missing_ok=True)
+        return CacheError(
+            f"{self._path.stem} in {self._path.parent} was damaged and is removed; "
+            f"the same command makes it again and carries on"
+        )
 
 
-def read_shard(path: Path, run: str, shard: Shard) -> ShardContent | None:
-    """Read a shard.
-
-    Returns
-    -------
-    ShardContent or None
-        None if it is not there, is damaged (every array has a checksum), or belongs to another run.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            about = json.loads(file["about"].tobytes())
-            if about["run"] != run or about["shard"] != shard.number:
-                return None
-            return ShardContent(file["features"], file["positions"], tuple(about["unreadable"]))
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
-        return None
+def _member(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    with archive.open(f"{name}.npy") as stream:
+        array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+        return array

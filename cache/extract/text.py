@@ -1,21 +1,38 @@
-"""Runs the prompts of a plan through the text tower."""
+"""Encodes the prompts of an extraction; also those for a cache whose image features stay as they are."""
 
 from __future__ import annotations
 
+import json
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.cache.extract.encoding import ProgressCallback
-from cafe.cache.extract.plan import Plan, batches
-from cafe.cache.extract.report import Clocks, ExtractionProgress
+from cafe.cache.extract.plan import Extraction
+from cafe.cache.extract.progress import ExtractionProgress, Reporter
 from cafe.cache.format.arrays import as_stored
+from cafe.cache.format.checksums import array_sha256, arrays_of
+from cafe.cache.format.fingerprint import fingerprint
+from cafe.cache.format.layout import ARRAY_SHA256, SPLITS
+from cafe.cache.format.provenance import Provenance
+from cafe.cache.format.reader import load_features, load_projection, load_sizes, open_cache
+from cafe.cache.format.writer import write_cache
+from cafe.errors import CacheError
+from cafe.files import replacing
 from cafe.prompts import mean_of_prompts, prompts
 
+_EncodeText = Callable[[Sequence[str]], NDArray[np.float32]]
 
-def encode_text(plan: Plan, clocks: Clocks, tell: ProgressCallback) -> dict[str, Any]:
-    """Encode every prompt of a plan, chunk by chunk.
+
+def encode_text(extraction: Extraction, reporter: Reporter) -> dict[str, Any]:
+    """Encode every prompt, chunk by chunk.
+
+    While images are missing, each chunk is kept in the folder of shards, and one that is there already, from a run that
+    was cut off, is read instead of encoded.
 
     Returns
     -------
@@ -24,43 +41,121 @@ def encode_text(plan: Plan, clocks: Clocks, tell: ProgressCallback) -> dict[str,
         stored dtype; for prompts written per class ``prompt_features`` (p, d) and ``prompt_classes`` (p,), and
         their class means as ``text_features`` (1, c, d).
     """
-    if plan.prompts is None:
+    encode = extraction.encoder.encode_text if extraction.unfinished is None else _keeping(extraction)
+    if extraction.prompts is None:
         return {
-            "templates": plan.templates,
-            "text_features": _templates(plan, clocks, tell),
+            "templates": extraction.templates,
+            "text_features": _encode_templates(extraction, encode, reporter),
             "prompt_features": None,
             "prompt_classes": None,
         }
-    features = _prompts([text for own in plan.prompts for text in own], plan, clocks, tell)
-    classes = np.repeat(np.arange(len(plan.prompts)), [len(own) for own in plan.prompts])
-    means = mean_of_prompts(features, classes, len(plan.prompts))
+    features = _encode_prompts([text for own in extraction.prompts for text in own], extraction, encode, reporter)
+    n_classes = len(extraction.prompts)
+    classes = np.repeat(np.arange(n_classes), [len(own) for own in extraction.prompts])  # (p,)
+    means = mean_of_prompts(features, classes, n_classes)  # (c, d)
     return {
         "templates": (),
-        "text_features": as_stored(means[None], plan.stored_dtype, "text_features"),
+        "text_features": as_stored(means[None], extraction.stored_dtype, "text_features"),
         "prompt_features": features,
         "prompt_classes": classes,
     }
 
 
-def _templates(plan: Plan, clocks: Clocks, tell: ProgressCallback) -> NDArray[Any]:
+def _encode_templates(extraction: Extraction, encode: _EncodeText, reporter: Reporter) -> NDArray[Any]:
     """Encode one template at a time with every class name: (m, c, d)."""
-    classes = plan.dataset.class_names
-    text = np.empty((len(plan.templates), len(classes), plan.encoder.dim), dtype=plan.stored_dtype)
-    for index, template in enumerate(plan.templates):
-        with clocks.running("encode"):
-            encoded = plan.encoder.encode_text(prompts([template], classes))  # (c, d)
-        text[index] = as_stored(encoded, plan.stored_dtype, f"text_features of template {template!r}")
-        tell(ExtractionProgress("text", "", index + 1, len(plan.templates)))
+    classes, templates, dtype = extraction.dataset.class_names, extraction.templates, extraction.stored_dtype
+    text = np.empty((len(templates), len(classes), extraction.encoder.dim), dtype=dtype)
+    for index, template in enumerate(templates):
+        with reporter.timing("encode"):
+            encoded = encode(prompts([template], classes))  # (c, d)
+        text[index] = as_stored(encoded, dtype, f"text_features of template {template!r}")
+        reporter.report(ExtractionProgress("text", "", index + 1, len(templates)))
     return text
 
 
-def _prompts(texts: list[str], plan: Plan, clocks: Clocks, tell: ProgressCallback) -> NDArray[Any]:
+def _encode_prompts(texts: list[str], extraction: Extraction, encode: _EncodeText, reporter: Reporter) -> NDArray[Any]:
     """Encode p prompts in chunks cut at fixed positions: (p, d)."""
-    features = np.empty((len(texts), plan.encoder.dim), dtype=plan.stored_dtype)
-    for chunk in batches(len(texts), plan.encoder.batch_size):
-        rows = slice(chunk.start, chunk.stop)
-        with clocks.running("encode"):
-            encoded = plan.encoder.encode_text(texts[rows])
-        features[rows] = as_stored(encoded, plan.stored_dtype, f"prompt_features {chunk.start} to {chunk.stop - 1}")
-        tell(ExtractionProgress("text", "", chunk.stop, len(texts)))
+    features = np.empty((len(texts), extraction.encoder.dim), dtype=extraction.stored_dtype)
+    for start in range(0, len(texts), extraction.encoder.batch_size):
+        stop = min(start + extraction.encoder.batch_size, len(texts))
+        with reporter.timing("encode"):
+            encoded = encode(texts[start:stop])  # (stop - start, d)
+        what = f"prompt_features {start} to {stop - 1}"
+        features[start:stop] = as_stored(encoded, extraction.stored_dtype, what)
+        reporter.report(ExtractionProgress("text", "", stop, len(texts)))
     return features
+
+
+def _keeping(extraction: Extraction) -> _EncodeText:
+    """Return what encodes a chunk of prompts, or reads it from the folder of shards if it is there.
+
+    The name of a chunk is a fingerprint of the text tower, the batch size and the prompts themselves.
+    """
+    partial = extraction.partial
+    identity = {
+        "text": extraction.text["encoder"],
+        "batch_size": partial.batch_size,
+        "recorded": dict(extraction.recorded),
+    }
+
+    def encode(texts: Sequence[str]) -> NDArray[np.float32]:
+        key = fingerprint({**identity, "prompts": list(texts)})
+        path = partial.folder / f"text-{key[:24]}.npz"
+        features = _read_chunk(path, key)
+        if features is None:
+            features = extraction.encoder.encode_text(texts)
+            with replacing(path, prepare=False) as temporary, temporary.open("wb") as stream:
+                about = np.frombuffer(json.dumps({"key": key}).encode(), dtype=np.uint8)
+                np.savez(stream, features=features, about=about)
+        return features
+
+    return encode
+
+
+def _read_chunk(path: Path, key: str) -> NDArray[np.float32] | None:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if json.loads(file["about"].tobytes())["key"] != key:
+                return None
+            features: NDArray[np.float32] = file["features"]
+            return features
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
+
+
+def replace_text(extraction: Extraction, reporter: Reporter) -> None:
+    """Write a cache anew with its own image arrays, byte for byte, and the text that is wanted.
+
+    Raises
+    ------
+    CacheError
+        If an image array differs from its checksum.
+    """
+    path = extraction.path
+    with open_cache(path) as file:
+        for name, array in arrays_of(file).items():
+            # A flipped bit must not be copied under a fresh checksum.
+            if name.startswith(f"{SPLITS}/") and array_sha256(array) != array.attrs.get(ARRAY_SHA256):
+                raise CacheError(f"array {name} of cache {path} differs from its checksum; extract with --force")
+    old = load_features(path, memmap="auto")
+    provenance = Provenance.of(old.provenance)
+    recorded = {**provenance.recorded, "text": extraction.recorded}
+    features = replace(
+        old,
+        class_names=tuple(extraction.dataset.class_names),
+        **encode_text(extraction, reporter),
+        logit_scale=extraction.encoder.logit_scale,
+        logit_bias=extraction.encoder.logit_bias,
+    )
+    with reporter.timing("write"):
+        write_cache(
+            path,
+            features,
+            replace(provenance, text=extraction.text, recorded=recorded),
+            stored_dtype=extraction.stored_dtype,
+            sizes=load_sizes(path),
+            projection=load_projection(path),
+            normalised=old.provenance["normalised"],
+            seconds={name: reporter.seconds[name] for name in ("read", "encode")},
+        )
+    reporter.report(ExtractionProgress("write", "", 1, 1))

@@ -5,9 +5,10 @@ One file here per library, with ``ENCODER = "name"``.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +46,8 @@ class Encoder(ABC):
     device, dtype : str
         Where and in what the towers run: ``"cpu"``, ``"float32"``.
     batch_size : int
-        Default encoding batch for that device; fixed, so that speed never changes bytes.
+        Images or prompts encoded together: a default for that device, fixed, so that speed never changes bytes;
+        :meth:`with_batch_size` gives another.
     cropper : Cropper
         Image to uint8 pixels.
     parallel : bool
@@ -62,6 +64,12 @@ class Encoder(ABC):
     batch_size: int
     cropper: Cropper
     parallel: bool = False
+
+    def with_batch_size(self, batch_size: int) -> Self:
+        """Return an encoder of the same towers, not copied, that encodes so many images or prompts together."""
+        other = copy.copy(self)
+        other.batch_size = batch_size
+        return other
 
     @abstractmethod
     def encode_images(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cafe.cache.extract.extraction import extract
-from cafe.cache.extract.plan import make_plan
+from cafe.cache.extract.plan import plan_extraction
+from cafe.cache.extract.run import extract
 from cafe.cache.format.reader import load_features
 from cafe.data import open_dataset
 from cafe.data.images import decoding as decoders
@@ -33,12 +33,12 @@ def photos(tmp_path):
 
 
 def test_pillow_leaves_the_fingerprint_as_it_was(dataset, encoder):
-    plan = make_plan(dataset, encoder, None, None, "float16")
-    assert "decoder" not in plan.image
-    assert plan.image == make_plan(dataset, encoder, None, None, "float16", decoder="pillow").image
-    other = make_plan(dataset, encoder, None, None, "float16", decoder="simplejpeg")
-    assert other.image == {**plan.image, "decoder": "simplejpeg"}
-    assert other.provenance().image_fingerprint != plan.provenance().image_fingerprint
+    planned = plan_extraction(dataset, encoder)
+    assert "decoder" not in planned.image
+    assert planned.image == plan_extraction(dataset, encoder, decoder="pillow").image
+    other = plan_extraction(dataset, encoder, decoder="simplejpeg")
+    assert other.image == {**planned.image, "decoder": "simplejpeg"}
+    assert other.provenance().image_fingerprint != planned.provenance().image_fingerprint
     assert other.recorded["libraries"]["simplejpeg"] == simplejpeg.__version__
 
 

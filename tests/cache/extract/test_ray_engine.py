@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cafe.cache.extract import ray_engine, ray_workers
-from cafe.cache.extract.extraction import extract
-from cafe.cache.extract.ray_workers import batches_of, places_of
+from cafe.cache.extract import ray_engine
+from cafe.cache.extract.run import extract
 from cafe.cache.extract.shards import Shard
 from cafe.cache.extract.views import Views
 from cafe.cache.format.reader import load_features
@@ -44,9 +43,9 @@ def test_a_cluster_that_is_not_there(dataset, encoder, tmp_path, address, said):
 @pytest.mark.parametrize(("length", "views", "size"), [(11, 2, 4), (8, 0, 8), (5, 1, 100)])
 def test_batches_are_cut_where_a_local_run_cuts_them(length, views, size):
     shard = Shard(3, "train", 16, 16 + length, views)
-    places = [place for batch in batches_of(shard, size) for place in places_of(shard, batch, size)]
+    places = [place for batch in range(shard.n_batches(size)) for place in shard.places(batch, size)]
     assert places == [(view, position) for position in range(length) for view in range(1 + views)]
-    assert all(len(places_of(shard, batch, size)) == size for batch in list(batches_of(shard, size))[:-1])
+    assert all(len(shard.places(batch, size)) == size for batch in range(shard.n_batches(size) - 1))
 
 
 @pytest.fixture
@@ -117,4 +116,4 @@ def test_the_same_bytes_with_a_worker_killed(photos, tmp_path, monkeypatch):
 
 
 def test_no_import_of_ray_at_the_top():
-    assert "ray" not in vars(ray_workers)
+    assert "ray" not in vars(ray_engine)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from cafe.cache.extract.extraction import extract
+from cafe.cache.extract.run import extract
 from cafe.cache.format.reader import load_features
 from cafe.cache.format.verify import verify_cache
 from cafe.errors import InputError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cafe.cache.extract.extraction import extract
+from cafe.cache.extract.run import extract
 from cafe.cache.extract.views import RATIO, SCALE, Views, augmented, draw_box, view_generator
 from cafe.cache.format.reader import load_features
 from cafe.cache.format.verify import verify_cache

@@ -6,13 +6,12 @@ import hashlib
 
 import pytest
 
-from cafe.cache.extract.plan import make_plan
+from cafe.cache.extract.plan import plan_extraction
 from cafe.cache.format.fingerprint import canonical_json, differing_fields, fingerprint, image_part, text_part
 
 
 def prints(dataset, encoder, **changes):
-    options = {"splits": None, "templates": None, "stored_dtype": "float16", **changes}
-    provenance = make_plan(dataset, encoder, **options).provenance()
+    provenance = plan_extraction(dataset, encoder, **changes).provenance()
     return provenance.image_fingerprint, provenance.text_fingerprint, provenance.fingerprint
 
 

@@ -77,7 +77,7 @@ def test_an_interrupted_export_leaves_no_images_beside_the_text_of_another(full_
 
 
 def test_prompts_are_exported(dataset, encoder, tmp_path):
-    from cafe.cache.extract.extraction import extract
+    from cafe.cache.extract.run import extract
 
     path = extract(dataset, encoder, tmp_path / "a.h5", prompts=[["aa", "b"], ["x"]]).path
     features = load_features(path)

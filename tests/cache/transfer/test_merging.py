@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cafe.cache.extract.extraction import extract
+from cafe.cache.extract.run import extract
 from cafe.cache.format.reader import load_features, load_sizes
 from cafe.cache.format.verify import verify_cache
 from cafe.cache.transfer.importers.base import ImportOptions

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cafe.cache.extract.decoding import Decoding, Piece, ThreadSource
-from cafe.cache.extract.extraction import extract
+from cafe.cache.extract.decode import Chunk, DecoderThreads, ImageDecoder
+from cafe.cache.extract.decode_processes import DecoderProcesses
+from cafe.cache.extract.run import extract
 from cafe.cache.extract.views import Views
-from cafe.cache.extract.workers import ProcessSource
 from cafe.cache.format.reader import load_features
 from cafe.data import open_dataset
 from cafe.errors import CafeError, UnreadableImageError
@@ -38,16 +38,16 @@ def folder(tmp_path):
     return open_dataset(str(tmp_path / "photos"))
 
 
-def pieces():
-    return [Piece("train", tuple(range(i, i + 4)), 2, (0, 1)) for i in (0, 4, 8)] + [Piece("test", (0, 1), 0, (1,))]
+def chunks():
+    return [Chunk("train", tuple(range(i, i + 4)), 2, (0, 1)) for i in (0, 4, 8)] + [Chunk("test", (0, 1), 0, (1,))]
 
 
-def everything(source):
-    found, waiting = [], pieces()
-    while waiting or source.under_way:
-        while waiting and source.has_room:
-            source.hand_in(waiting.pop(0))
-        for image in source.take():
+def everything(pool):
+    found, waiting = [], chunks()
+    while waiting or pool.n_pending:
+        while waiting and not pool.is_full:
+            pool.submit(waiting.pop(0))
+        for image in pool.next_result():
             if isinstance(image, UnreadableImageError):
                 found.append((image.sample_id, image.reason))
             else:
@@ -56,21 +56,21 @@ def everything(source):
 
 
 @pytest.fixture
-def decoding(folder):
-    return Decoding(folder, (np.asarray, np.asarray), Views(2, 3))
+def decoder(folder):
+    return ImageDecoder(folder, (np.asarray, np.asarray), Views(2, 3))
 
 
 @pytest.fixture
-def expected(decoding):
-    source = ThreadSource(decoding, ahead=2)
+def expected(decoder):
+    pool = DecoderThreads(decoder, ahead=2)
     try:
-        return everything(source)
+        return everything(pool)
     finally:
-        source.close()
+        pool.close()
 
 
-def processes(decoding, workers=2, ahead=3):
-    return ProcessSource(decoding, ((5, 6), (5, 6)), views=2, ahead=ahead, workers=workers, beside_encoder=True)
+def processes(decoder, workers=2, ahead=3):
+    return DecoderProcesses(decoder, ((5, 6), (5, 6)), views=2, ahead=ahead, workers=workers, beside_encoder=True)
 
 
 def same(found, expected):
@@ -82,44 +82,44 @@ def same(found, expected):
             assert [crops.tobytes() for crops in one] == [crops.tobytes() for crops in other]
 
 
-def test_processes_give_what_threads_give(decoding, expected):
-    source = processes(decoding)
+def test_processes_give_what_threads_give(decoder, expected):
+    pool = processes(decoder)
     try:
-        same(everything(source), expected)
+        same(everything(pool), expected)
     finally:
-        source.close()
+        pool.close()
     assert sum(isinstance(image, tuple) for image in expected) == 1
     assert expected[-1][0].shape == (1, 5, 6, 3)
 
 
-def test_a_killed_worker_is_replaced(decoding, expected):
-    source = processes(decoding, workers=1)
-    first = source._workers[0].process
+def test_a_killed_worker_is_replaced(decoder, expected):
+    pool = processes(decoder, workers=1)
+    first = pool._workers[0].process
     try:
         os.kill(first.pid, signal.SIGKILL)
         first.wait()
-        same(everything(source), expected)
-        assert source._workers[0].process is not first
+        same(everything(pool), expected)
+        assert pool._workers[0].process is not first
     finally:
-        source.close()
-    assert source._workers == []
+        pool.close()
+    assert pool._workers == []
 
 
 def test_a_crop_of_another_size_is_an_error(folder):
-    source = ProcessSource(
-        Decoding(folder, (np.asarray,)), ((4, 4),), views=0, ahead=1, workers=1, beside_encoder=False
+    pool = DecoderProcesses(
+        ImageDecoder(folder, (np.asarray,)), ((4, 4),), views=0, ahead=1, workers=1, beside_encoder=False
     )
     try:
-        source.hand_in(Piece("train", (0,), 0, (0,)))
+        pool.submit(Chunk("train", (0,), 0, (0,)))
         with pytest.raises(CafeError, match="image 0 of split 'train'"):
-            source.take()
+            pool.next_result()
     finally:
-        source.close()
+        pool.close()
 
 
 def test_what_cannot_be_pickled_is_an_error(folder):
     with pytest.raises(CafeError, match="--workers 0"):
-        processes(Decoding(folder, (lambda image: np.asarray(image),) * 2))
+        processes(ImageDecoder(folder, (lambda image: np.asarray(image),) * 2))
 
 
 def test_extraction_with_workers_gives_the_same_bytes(folder, fakes, tmp_path):

@@ -1,8 +1,8 @@
-"""What extraction tells: progress while it runs, and a summary at the end."""
+"""What extraction reports: progress while it runs, seconds by stage, and a summary at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,7 +29,7 @@ class ExtractionProgress:
     unreadable : int
         Images so far that could not be decoded.
     kept : int
-        Images among ``done`` that were there when this run began.
+        Images among ``done`` that had been encoded when this run began.
     """
 
     stage: Literal["images", "text", "write"]
@@ -108,23 +108,37 @@ class ExtractionSummary:
         return {**asdict(self), "path": str(self.path)}
 
 
-class Clocks:
-    """Sums wall seconds by name.
+ProgressCallback = Callable[[ExtractionProgress], None]
+
+
+class Reporter:
+    """Passes progress on to the caller, and sums wall seconds by stage.
+
+    Parameters
+    ----------
+    progress : callable or None
+        Called with every :class:`ExtractionProgress`.
 
     Attributes
     ----------
     seconds : dict of str to float
-        ``read``, ``encode`` and ``write``.
+        ``read`` (waiting for decoded images), ``encode`` and ``write``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, progress: ProgressCallback | None = None) -> None:
         self.seconds = {"read": 0.0, "encode": 0.0, "write": 0.0}
+        self._progress = progress
+
+    def report(self, progress: ExtractionProgress) -> None:
+        """Call the caller's function, if there is one."""
+        if self._progress is not None:
+            self._progress(progress)
 
     @contextmanager
-    def running(self, name: str) -> Iterator[None]:
-        """Let one clock run within the block."""
+    def timing(self, stage: str) -> Iterator[None]:
+        """Add the seconds of the block to a stage."""
         start = perf_counter()
         try:
             yield
         finally:
-            self.seconds[name] += perf_counter() - start
+            self.seconds[stage] += perf_counter() - start

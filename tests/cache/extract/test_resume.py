@@ -10,10 +10,10 @@ import pytest
 
 from cafe import files as atomic
 from cafe.cache.extract import shards
-from cafe.cache.extract.extraction import extract, extract_many
-from cafe.cache.extract.partial import Partial, partial_folder
-from cafe.cache.extract.report import ExtractionInterrupted
-from cafe.cache.extract.rows import Draws
+from cafe.cache.extract.plan import Draws
+from cafe.cache.extract.progress import ExtractionInterrupted
+from cafe.cache.extract.run import extract, extract_many
+from cafe.cache.extract.unfinished import UnfinishedCache, partial_folder
 from cafe.cache.extract.views import Views
 from cafe.cache.format.reader import load_features
 from cafe.cache.format.verify import verify_cache
@@ -219,7 +219,7 @@ def test_another_device_is_a_note(case, tmp_path):
 def test_what_a_kill_leaves_after_finishing_is_removed(case, tmp_path, monkeypatch):
     path = tmp_path / "a.h5"
     dataset, encoder = case()
-    monkeypatch.setattr(Partial, "remove", lambda self: None)
+    monkeypatch.setattr(UnfinishedCache, "remove", lambda self: None)
     extract(dataset, encoder, path, **case.options)
     assert partial_folder(path).exists()
     monkeypatch.undo()

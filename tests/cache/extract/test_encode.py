@@ -8,9 +8,10 @@ import time
 import pytest
 import torch
 
-from cafe.cache.extract.extraction import extract
-from cafe.cache.extract.lanes import Lanes
-from cafe.cache.extract.report import ExtractionInterrupted
+from cafe.cache.extract.encode import BatchEncoder
+from cafe.cache.extract.plan import plan_extraction
+from cafe.cache.extract.progress import ExtractionInterrupted
+from cafe.cache.extract.run import extract
 from cafe.cache.extract.views import Views
 from cafe.cache.format.reader import load_features
 from cafe.errors import InputError
@@ -60,18 +61,18 @@ def test_the_bytes_are_those_of_one_after_the_other(fakes, tmp_path):
     assert one.tobytes() == other.tobytes()
 
 
-def test_lanes_are_as_many_as_threads_where_there_are_batches_for_them(fakes):
-    plan = type("Plan", (), {"encoder": fakes[1](parallel=True), "projection": None})()
+def test_as_many_batches_side_by_side_as_threads_where_there_are_enough(fakes):
+    extraction = plan_extraction(fakes[0](), fakes[1](parallel=True))
     for batches, number, threads in ((100, 2, 1), (3, 1, 2)):
-        lanes = Lanes([plan], batches)
-        assert (lanes.number, torch.get_num_threads()) == (number, threads)
-        lanes.close()
-    lanes = Lanes([type("Plan", (), {"encoder": fakes[1](), "projection": None})()], 100)
-    assert lanes.number == 0
-    lanes.close()
+        encoder = BatchEncoder([extraction], batches)
+        assert (encoder.n_threads, torch.get_num_threads()) == (number, threads)
+        encoder.close()
+    encoder = BatchEncoder([plan_extraction(fakes[0](), fakes[1]())], 100)
+    assert encoder.n_threads == 0
+    encoder.close()
 
 
-def test_an_error_in_a_lane_is_raised_here(fakes, tmp_path):
+def test_an_error_in_a_thread_is_raised_here(fakes, tmp_path):
     encoder = fakes[1](parallel=True, batch_size=2)
 
     def fail(crops):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cafe import files as atomic
-from cafe.cache.extract.extraction import extract
+from cafe.cache.extract.run import extract
 from cafe.cache.format.reader import load_features, load_sizes
 from cafe.cache.format.verify import verify_cache
 from cafe.cache.locate import list_caches

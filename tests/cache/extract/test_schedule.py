@@ -13,7 +13,7 @@ from pathlib import Path
 import h5py
 import pytest
 
-from cafe.cache.extract.running import share
+from cafe.cache.extract.schedule import share
 
 ROOT = Path(__file__).parents[3]
 WORDS = ["extract", "--dataset", "digits", "--splits", "train,test", "--batch-size", "8", "--workers", "0", "--json"]

@@ -1,9 +1,9 @@
-"""Decoding workers: processes that leave uint8 crops in shared memory, and nothing else.
+"""Decoding in processes that leave uint8 crops in shared memory, and nothing else.
 
 Each worker is a fresh interpreter: no fork, which torch's threads do not survive, and no need of a guard in the user's
-main module. It gets data set and croppers once, pickled, and then the rows of one piece after another; its answer names
-the images that could not be read, and the crops lie in the slot of memory that belongs to the piece. The memory has no
-name, so that nothing is left behind however a run ends, and a worker whose parent is gone sees its pipe end and leaves.
+main module. It gets the decoder once, pickled, and then one chunk after another; its answer names the images that could
+not be read, and the crops lie in the slot of memory that belongs to the chunk. The memory has no name, so that nothing
+is left behind however a run ends, and a worker whose parent is gone sees its pipe end and leaves.
 """
 
 from __future__ import annotations
@@ -18,22 +18,39 @@ import tempfile
 from collections import deque
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cafe.cache.extract.decoding import IMAGES_PER_PIECE, Decoded, Decoding, Piece, Source
-from cafe.cache.extract.worker_process import Layout
+from cafe.cache.extract.decode import IMAGES_PER_CHUNK, Chunk, Decoded, DecoderPool, ImageDecoder
 from cafe.errors import CafeError, UnreadableImageError
 
-_PREFETCH = 2  # pieces that a worker has at a time, so that it never waits for the next one
-_TRIES = 2  # workers that may die over one piece
+_PREFETCH = 2  # chunks that a worker has at a time, so that it never waits for the next one
+_TRIES = 2  # workers that may die over one chunk
 _NICE = 10  # where the encoder runs on the same processors, it goes first
-_COMMAND = "import sys; from cafe.cache.extract.worker_process import work; work(*map(int, sys.argv[1:]))"
+_COMMAND = "import sys; from cafe.cache.extract.decode_processes import run_worker; run_worker(*map(int, sys.argv[1:]))"
+
+
+class _SlotLayout:
+    """Where the crops of an image lie in a slot: image after image, cropper after cropper, view after view."""
+
+    def __init__(self, shapes: tuple[tuple[int, int], ...], views: int, images: int) -> None:
+        self.views, self.shapes = views, shapes
+        self.sizes = [(1 + views) * height * width * 3 for height, width in shapes]
+        self.image_bytes = sum(self.sizes)
+        self.slot_bytes = images * self.image_bytes
+
+    def array(self, memory: NDArray[np.uint8], slot: int, image: int, cropper: int) -> NDArray[np.uint8]:
+        """Return the crops of one image for one cropper, (1 + views, height, width, 3), in place."""
+        start = slot * self.slot_bytes + image * self.image_bytes + sum(self.sizes[:cropper])
+        height, width = self.shapes[cropper]
+        return memory[start : start + self.sizes[cropper]].reshape(1 + self.views, height, width, 3)
 
 
 @dataclass
 class _Job:
-    piece: Piece
+    chunk: Chunk
     slot: int
     tries: int = 0
     answer: list[str | None] | None = None  # for each image why it could not be read, or None
@@ -58,7 +75,7 @@ class _Worker:
         self.jobs: deque[_Job] = deque()
 
     def set_up(self, setup: bytes) -> None:
-        """Hand over what it needs. Raises CafeError if it cannot load that."""
+        """Send it the decoder. Raises CafeError if it cannot load that."""
         try:
             self.pipe.send_bytes(setup)
             answer = self.pipe.recv()
@@ -73,19 +90,19 @@ class _Worker:
         self.process.wait()
 
 
-class ProcessSource(Source):
+class DecoderProcesses(DecoderPool):
     """Decodes in processes of their own.
 
     Parameters
     ----------
-    decoding : Decoding
-        What to do.
+    decoder : ImageDecoder
+        What they run.
     shapes : tuple of (height, width)
         Of the crops of every cropper.
     views : int
         Views of one image at most.
     ahead : int
-        Pieces under way at most.
+        Chunks pending at most.
     workers : int
         Processes.
     beside_encoder : bool
@@ -99,7 +116,7 @@ class ProcessSource(Source):
 
     def __init__(
         self,
-        decoding: Decoding,
+        decoder: ImageDecoder,
         shapes: tuple[tuple[int, int], ...],
         *,
         views: int,
@@ -108,9 +125,9 @@ class ProcessSource(Source):
         beside_encoder: bool,
     ) -> None:
         self._shapes = shapes
-        layout = Layout(shapes, views, IMAGES_PER_PIECE)
+        layout = _SlotLayout(shapes, views, IMAGES_PER_CHUNK)
         try:
-            self._setup = pickle.dumps((decoding, layout))
+            self._setup = pickle.dumps((decoder, layout))
         except Exception as error:  # pickle raises nearly anything
             raise CafeError(f"decoding cannot be handed to other processes: {error}; use --workers 0") from error
         self._layout = layout
@@ -118,7 +135,7 @@ class ProcessSource(Source):
         self._file = _memory(self._size)
         self._bytes = np.frombuffer(mmap.mmap(self._file, self._size), dtype=np.uint8)
         self._free = list(range(ahead))
-        self._taken: int | None = None
+        self._taken: int | None = None  # slot of the last result, which the caller may still read
         self._order: deque[_Job] = deque()
         self._waiting: deque[_Job] = deque()
         self._nice = _NICE if beside_encoder else 0
@@ -133,24 +150,24 @@ class ProcessSource(Source):
             raise
 
     @property
-    def under_way(self) -> int:
-        """Pieces handed in and not taken yet."""
+    def n_pending(self) -> int:
+        """Chunks submitted whose result has not been taken."""
         return len(self._order)
 
     @property
-    def has_room(self) -> bool:
-        """Whether another piece can be handed in now."""
-        return bool(self._free)
+    def is_full(self) -> bool:
+        """Whether no other chunk can be submitted now."""
+        return not self._free
 
-    def hand_in(self, piece: Piece) -> None:
-        """Begin to decode a piece."""
-        job = _Job(piece, self._free.pop())
+    def submit(self, chunk: Chunk) -> None:
+        """Begin to decode a chunk."""
+        job = _Job(chunk, self._free.pop())
         self._order.append(job)
         self._waiting.append(job)
         self._distribute()
 
-    def take(self) -> Decoded:
-        """Wait for the oldest piece."""
+    def next_result(self) -> list[Decoded]:
+        """Wait for the oldest chunk."""
         if self._taken is not None:
             self._free.append(self._taken)
             self._taken = None
@@ -170,19 +187,19 @@ class ProcessSource(Source):
         os.close(self._file)
 
     def _distribute(self) -> None:
-        for worker in sorted(self._workers, key=lambda one: len(one.jobs)):
+        for worker in sorted(self._workers, key=lambda worker: len(worker.jobs)):
             while self._waiting and len(worker.jobs) < _PREFETCH:
                 job = self._waiting.popleft()
                 worker.jobs.append(job)
                 try:
-                    worker.pipe.send((job.piece, job.slot))
+                    worker.pipe.send((job.chunk, job.slot))
                 except OSError:
                     self._replace(worker)
                     return
 
     def _receive(self, timeout: float | None) -> None:
         ready = wait([worker.pipe for worker in self._workers], timeout)
-        for worker in [one for one in self._workers if one.pipe in ready]:
+        for worker in [worker for worker in self._workers if worker.pipe in ready]:
             try:
                 answer = worker.pipe.recv()
             except (EOFError, OSError):
@@ -200,27 +217,27 @@ class ProcessSource(Source):
         if jobs:
             jobs[0].tries += 1
             if jobs[0].tries >= _TRIES:
-                first, last = jobs[0].piece.rows[0], jobs[0].piece.rows[-1]
+                first, last = jobs[0].chunk.rows[0], jobs[0].chunk.rows[-1]
                 raise CafeError(
                     f"a decoding process died twice (exit code {worker.process.returncode}) at images {first} to "
-                    f"{last} of split {jobs[0].piece.split!r}; with --workers 0 they are decoded in this process"
+                    f"{last} of split {jobs[0].chunk.split!r}; with --workers 0 they are decoded in this process"
                 )
         self._waiting.extendleft(reversed(jobs))
         self._workers[index] = _Worker(self._file, self._size, self._nice)
         self._workers[index].set_up(self._setup)
         self._distribute()
 
-    def _decoded(self, job: _Job) -> Decoded:
-        found: Decoded = []
+    def _decoded(self, job: _Job) -> list[Decoded]:
+        decoded: list[Decoded] = []
         for place, reason in enumerate(job.answer or ()):
             if reason is None:
-                views = 1 + job.piece.views
-                arrays = [self._layout.array(self._bytes, job.slot, place, n)[:views] for n in job.piece.croppers]
-                found.append(arrays)
+                views = 1 + job.chunk.views
+                arrays = [self._layout.array(self._bytes, job.slot, place, n)[:views] for n in job.chunk.croppers]
+                decoded.append(arrays)
             else:
                 sample_id, _, text = reason.partition("\0")
-                found.append(UnreadableImageError(sample_id, text))
-        return found
+                decoded.append(UnreadableImageError(sample_id, text))
+        return decoded
 
 
 def _memory(size: int) -> int:
@@ -232,3 +249,43 @@ def _memory(size: int) -> int:
             descriptor = os.dup(file.fileno())
     os.ftruncate(descriptor, size)
     return descriptor
+
+
+def run_worker(pipe_descriptor: int, memory_descriptor: int, size: int) -> None:
+    """Decode chunks until the pipe ends; this is what a worker process runs, and the descriptors are inherited."""
+    os.nice(int(os.environ.get("CAFE_WORKER_NICE", "0")))
+    pipe = Connection(pipe_descriptor)
+    memory = np.frombuffer(mmap.mmap(memory_descriptor, size), dtype=np.uint8)
+    try:
+        try:
+            decoder, layout = pickle.loads(pipe.recv_bytes())
+        except (EOFError, OSError):
+            return
+        except Exception as error:  # what cannot be imported here raises nearly anything
+            pipe.send(CafeError(f"a decoding process cannot load the data set: {error}; use --workers 0"))
+            return
+        pipe.send(None)
+        while True:
+            chunk, slot = pipe.recv()
+            pipe.send(_answer(decoder, layout, memory, chunk, slot))
+    except (EOFError, OSError):
+        return
+
+
+def _answer(decoder: ImageDecoder, layout: _SlotLayout, memory: NDArray[np.uint8], chunk: Chunk, slot: int) -> Any:
+    reasons: list[str | None] = []  # for each image why it could not be read, or None
+    for place, row in enumerate(chunk.rows):
+        try:
+            decoded = decoder.crops(chunk, row)
+        except Exception as error:
+            return CafeError(f"image {row} of split {chunk.split!r}: {type(error).__name__}: {error}")
+        if isinstance(decoded, UnreadableImageError):
+            reasons.append(f"{decoded.sample_id}\0{decoded.reason}")
+            continue
+        for number, crops in zip(chunk.croppers, decoded, strict=True):
+            target = layout.array(memory, slot, place, number)
+            if crops.shape[1:] != target.shape[1:]:
+                return CafeError(f"image {row} of split {chunk.split!r} gave a crop of {crops.shape[1:3]} pixels")
+            target[: len(crops)] = crops
+        reasons.append(None)
+    return reasons

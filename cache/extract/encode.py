@@ -1,0 +1,251 @@
+"""Encodes the images of shards in batches cut at fixed positions.
+
+On a CPU batches are encoded side by side, one on each core, each with one thread of torch: batches share nothing, so no
+core waits for another at the end of a layer, as the threads of one layer do, and a core that is taken by a decoder
+holds up its own batch alone. On a device of its own batches follow each other, and the device overlaps them
+(:meth:`cafe.encoders.base.Encoder.start_images`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from queue import SimpleQueue
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cafe.cache.extract.plan import Extraction
+from cafe.cache.extract.shards import Place, Shard
+from cafe.encoders.base import Encoder
+
+_AHEAD = 2  # batches of one encoder that an asynchronous device, or each thread, may have at a time
+_BATCHES_PER_THREAD = 4  # below that, threads within a batch serve better than batches side by side
+
+
+class ShardBatches:
+    """Cuts the images of a shard, which come in their order, into encoding batches.
+
+    Parameters
+    ----------
+    shard : Shard
+        Whose places are cut.
+    batch_size : int
+        Places of one batch.
+    reuse : bool
+        Whether the memory of a batch is filled anew once the next image is added.
+    """
+
+    def __init__(self, shard: Shard, batch_size: int, *, reuse: bool) -> None:
+        self._shard, self._batch_size, self._reuse = shard, batch_size, reuse
+        self._position = 0
+        self._crops: NDArray[np.uint8] | None = None  # (batch_size, height, width, 3), filled from the front
+        self._places: list[Place] = []
+
+    @property
+    def position(self) -> int:
+        """Position within the shard of the image that comes next."""
+        return self._position
+
+    def add(self, image: NDArray[np.uint8] | None) -> Iterator[tuple[NDArray[np.uint8], list[Place]]]:
+        """Take the next image, and yield every batch that ends with it.
+
+        Parameters
+        ----------
+        image : ndarray of shape (1 + views, height, width, 3), uint8, or None
+            Its crops, which are copied; None if it cannot be read: it leaves its places empty.
+
+        Yields
+        ------
+        crops : ndarray of shape (b, height, width, 3), uint8
+            Those of the batch's places that are not empty; b may be 0.
+        places : list of (view, position)
+            Of each.
+        """
+        position, self._position = self._position, self._position + 1
+        for view in range(1 + self._shard.views):
+            if image is not None:
+                if self._crops is None:
+                    self._crops = np.empty((self._batch_size, *image.shape[1:]), dtype=np.uint8)
+                self._crops[len(self._places)] = image[view]
+                self._places.append((view, position))
+            place = position * (1 + self._shard.views) + view + 1
+            is_last = self._position == len(self._shard) and view == self._shard.views
+            if place % self._batch_size == 0 or is_last:
+                crops = np.empty((0, 0, 0, 3), dtype=np.uint8) if self._crops is None else self._crops
+                places, self._places = self._places, []
+                yield crops[: len(places)], places
+                if places and not self._reuse:
+                    self._crops = None
+
+
+def encode_rows(encoder: Encoder, crops: NDArray[np.uint8], *, unprojected: bool) -> NDArray[np.float32]:
+    """Encode a batch to rows of a shard: the features (n, d), and behind them what goes into the projection (n, w)."""
+    if unprojected:
+        return np.concatenate(encoder.encode_images_unprojected(crops), axis=1)  # (n, d + w)
+    return encoder.encode_images(crops)
+
+
+def _start_rows(extraction: Extraction, crops: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
+    """Begin to encode a batch; what is returned waits for the rows."""
+    if extraction.projection is None:
+        return extraction.encoder.start_images(crops)
+    rows = encode_rows(extraction.encoder, crops, unprojected=True)
+    return lambda: rows
+
+
+class BatchEncoder:
+    """Encodes batches, side by side where that is faster.
+
+    Parameters
+    ----------
+    extractions : sequence of Extraction
+        Whose batches come.
+    n_batches : int
+        Batches of the whole extraction, done or not, so that carrying on gives the same number of threads.
+
+    Attributes
+    ----------
+    n_threads : int
+        Batches encoded side by side; 0 if they are encoded one after the other in the caller's thread.
+    n_ahead : int
+        Batches to begin before the oldest is waited for.
+    """
+
+    def __init__(self, extractions: Sequence[Extraction], n_batches: int) -> None:
+        self.n_threads = 0
+        self._restore: Callable[[], None] = lambda: None
+        self._queue: SimpleQueue[_Batch | None] = SimpleQueue()
+        self._busy: dict[int, bool] = {}
+        self._closing = False
+        self._threads: list[threading.Thread] = []
+        if all(_may_run_side_by_side(extraction) for extraction in extractions):
+            self.n_threads, self._restore = _share_threads(n_batches)
+            self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(self.n_threads)]
+            for thread in self._threads:
+                thread.start()
+        n_on_devices = sum(extraction.encoder.device != "cpu" for extraction in extractions)
+        self.n_ahead = _AHEAD * (self.n_threads or n_on_devices) or 1
+
+    @property
+    def keeps_crops(self) -> bool:
+        """Whether the crops of a batch must stay as they are until it is encoded."""
+        return self.n_threads > 0
+
+    def start(self, extraction: Extraction, crops: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
+        """Begin to encode a batch (b, height, width, 3); what is returned waits for its rows (b, width)."""
+        if not self.n_threads:
+            return _start_rows(extraction, crops)
+        batch = _Batch(lambda: _start_rows(extraction, crops)())
+        self._queue.put(batch)
+        return batch.wait
+
+    def close(self) -> None:
+        """End the threads, in the midst of a batch if there is one, and give torch its threads back.
+
+        Batches that wait for a thread are not begun.
+        """
+        self._closing = True
+        for identifier, busy in list(self._busy.items()):
+            if busy:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(identifier), ctypes.py_object(_Stopped))
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._threads = []
+        self._restore()
+
+    def _work(self) -> None:
+        own = threading.get_ident()
+        try:
+            while (batch := self._queue.get()) is not None:
+                # Busy first: whoever closes between these lines either is seen, or sees this thread and stops it.
+                self._busy[own] = True
+                if self._closing:
+                    return
+                batch.encode()
+                self._busy[own] = False
+        except _Stopped:
+            return
+
+
+class _Stopped(BaseException):
+    """Ends what a thread is at; raised in that thread."""
+
+
+class _Batch:
+    """One batch on its way."""
+
+    def __init__(self, encode: Callable[[], NDArray[np.float32]]) -> None:
+        self._encode, self._done = encode, threading.Event()
+        self._result: NDArray[np.float32] | BaseException | None = None
+
+    def encode(self) -> None:
+        try:
+            self._result = self._encode()
+        except BaseException as error:
+            self._result = error
+        self._done.set()
+
+    def wait(self) -> NDArray[np.float32]:
+        self._done.wait()
+        if isinstance(self._result, np.ndarray):
+            return self._result
+        raise self._result if self._result is not None else RuntimeError("a thread ended before its batch did")
+
+
+def _may_run_side_by_side(extraction: Extraction) -> bool:
+    # Features before the projection are taken out of the model's midst, which one call at a time may do.
+    encoder = extraction.encoder
+    return encoder.device == "cpu" and encoder.parallel and extraction.projection is None
+
+
+def _share_threads(n_batches: int) -> tuple[int, Callable[[], None]]:
+    """Divide the threads that torch may use among batches; return how many batches, and what restores torch."""
+    import torch
+
+    threads = torch.get_num_threads()
+    number = max(1, min(threads, n_batches // _BATCHES_PER_THREAD))
+    torch.set_num_threads(threads // number)
+    give_back = keep_freed_memory()
+
+    def restore() -> None:
+        torch.set_num_threads(threads)
+        give_back()
+
+    return number, restore
+
+
+# Of glibc's malloc.h.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_LARGEST_MMAP_THRESHOLD = 32 << 20  # which glibc itself reaches by adapting
+_KEPT = 1 << 30
+_ADAPTED_TRIM = 2 * _LARGEST_MMAP_THRESHOLD
+
+
+def keep_freed_memory() -> Callable[[], None]:
+    """Keep up to 1 GB of freed memory for the next allocation; what is returned ends that, and gives the memory back.
+
+    A layer's activations are tens of megabytes. glibc hands such blocks back to the kernel when they are freed, and
+    every batch then pays for fresh, zeroed pages: 4,300 page faults for each image of a ViT-B/32 in float32 at 32
+    images a batch, 8 % of its time (docs/extraction.md). Nothing is computed otherwise. Where the C library is another
+    than glibc nothing happens.
+
+    Examples
+    --------
+    >>> give_back = keep_freed_memory()
+    >>> give_back()
+    """
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "mallopt") or not hasattr(library, "gnu_get_libc_version"):
+        return lambda: None
+    library.mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
+    library.mallopt(_TRIM_THRESHOLD, _KEPT)
+
+    def give_back() -> None:
+        library.mallopt(_TRIM_THRESHOLD, _ADAPTED_TRIM)
+        library.malloc_trim(0)
+
+    return give_back

@@ -1,0 +1,286 @@
+"""The folder of an unfinished extraction: a manifest, the shards that are done, and claims on those being made.
+
+It stands beside the cache that it becomes, under its name with ``.partial`` behind it; FORMAT.md describes it. Several
+processes may carry it on at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from cafe.cache.extract.shards import Shard, ShardFeatures, StoredShard, cut_shards, write_shard
+from cafe.cache.format.fingerprint import differing_fields, fingerprint
+from cafe.cache.format.reader import open_cache, text_attribute
+from cafe.cache.locks import Claim, try_claim, wait_for_claim
+from cafe.errors import CacheError
+from cafe.files import remove_folder, remove_leftovers, replacing
+from cafe.version import __version__
+
+BATCHES_PER_SHARD = 8
+SUFFIX = ".partial"
+_MANIFEST = "manifest.json"
+_VERSION = 1
+
+# What tells one file at a path from the next: inode, time and size; None if there is none.
+_Signature = tuple[int, int, int] | None
+
+
+class UnfinishedCache:
+    """The unfinished extraction of a cache, which several processes may carry on at once.
+
+    :func:`open_unfinished` gives one.
+
+    Attributes
+    ----------
+    path : Path
+        The cache that it becomes.
+    folder : Path
+        Where the shards are.
+    batch_size : int
+        Images per encoding batch, as the run was begun.
+    shards : tuple of Shard
+        All of them, done or not.
+    recorded : mapping
+        Device, dtype and versions that the run was begun with.
+    finished_elsewhere : bool
+        Whether another process was seen to have finished the cache; :meth:`look_for_cache` looks again.
+    """
+
+    def __init__(
+        self, path: Path, shards: tuple[Shard, ...], wanted: Mapping[str, Any], recorded: Mapping[str, Any],
+        before: _Signature,
+    ) -> None:  # fmt: skip
+        self.path, self.folder, self.shards = path, partial_folder(path), shards
+        self.batch_size: int = wanted["identity"]["batch_size"]
+        self.recorded = recorded
+        self.finished_elsewhere = False
+        self._wanted, self._before = wanted, before
+        self._run = fingerprint(wanted["identity"])
+
+    def is_done(self, shard: Shard) -> bool:
+        """Whether a shard is there."""
+        return self._file(shard).exists()
+
+    def read(self, shard: Shard) -> StoredShard:
+        """Open a shard that is done. Raises CacheError if it is damaged or of another run; it is removed then."""
+        return StoredShard(self._file(shard), self._run, shard)
+
+    def write(self, features: ShardFeatures) -> None:
+        """Write a complete shard in one step. Raises FileNotFoundError if the folder is gone."""
+        write_shard(self._file(features.shard), self._run, features)
+
+    def claim(self, shard: Shard) -> Claim | None:
+        """Claim a shard that is not done; None if somebody else is at work on it, or has finished.
+
+        Raises
+        ------
+        CacheError
+            If another process has removed the folder meanwhile and begun one for something else.
+        """
+        while not self.finished_elsewhere:
+            try:
+                claim = try_claim(self.folder / f"{shard.name}.claim")
+            except FileNotFoundError:
+                if not self.look_for_cache():
+                    self._begin_again()
+                continue
+            if claim is not None and self.is_done(shard):  # done between the look and the claim
+                claim.release()
+                return None
+            return claim
+        return None
+
+    def look_for_cache(self) -> bool:
+        """Return whether another process has put the cache in place since this one opened the folder."""
+        if _signature(self.path) not in (None, self._before):
+            with suppress(CacheError), open_cache(self.path) as file:
+                found = text_attribute(file.attrs["image_fingerprint"])
+                self.finished_elsewhere = found == fingerprint(self._wanted["identity"]["image"])
+        return self.finished_elsewhere
+
+    def claim_all(self) -> Claim:
+        """Claim the right to finish or remove it all, waiting for whoever has that now."""
+        return wait_for_claim(_lock_path(self.folder))
+
+    def remove(self) -> None:
+        """Remove the folder; to be called with :meth:`claim_all` held."""
+        remove_folder(self.folder)
+
+    def remove_if_empty(self) -> None:
+        """Remove the folder if nothing is kept in it and nobody is at work in it."""
+        with self.claim_all():
+            if not any(self.folder.glob("*.npz")) and not _in_use(self.folder):
+                self.remove()
+
+    def _begin_again(self) -> None:
+        with self.claim_all():
+            self.recorded = _join(self.folder, _read_manifest(self.folder), self._wanted)["recorded"]
+
+    def _file(self, shard: Shard) -> Path:
+        return self.folder / f"{shard.name}.npz"
+
+
+def open_unfinished(
+    path: Path,
+    image: Mapping[str, Any],
+    splits: Sequence[tuple[str, int, int]],
+    *,
+    batch_size: int | None,
+    default_batch_size: int,
+    recorded: Mapping[str, Any],
+    force: bool,
+) -> UnfinishedCache:
+    """Open the unfinished extraction of a cache, or begin one.
+
+    Parameters
+    ----------
+    path : Path
+        The cache that it becomes.
+    image : mapping
+        The image part of its provenance.
+    splits : sequence of (str, int, int)
+        Name, images and views of every split.
+    batch_size : int or None
+        None takes that of the run that is there, else the default.
+    default_batch_size : int
+        The encoder's own.
+    recorded : mapping
+        What a run that begins here records: device, dtype, versions.
+    force : bool
+        Begin anew, unless what is there was itself begun so and is the same.
+
+    Raises
+    ------
+    CacheError
+        If what is there was begun with something else (the message names what differs), or, under ``force``, if
+        another process is at work on it.
+    """
+    folder, before = partial_folder(path), _signature(path)
+    with wait_for_claim(_lock_path(folder)):
+        existing = _read_manifest(folder)
+        if batch_size is None:
+            batch_size = default_batch_size if existing is None else existing["identity"]["batch_size"]
+        wanted = _manifest(image, batch_size, recorded, force)
+        existing = _join(folder, existing, wanted)
+    shards = cut_shards(splits, existing["identity"]["shard_images"])
+    return UnfinishedCache(path, shards, wanted, existing["recorded"], before)
+
+
+def _join(folder: Path, existing: dict[str, Any] | None, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Begin the folder, or see that what is there is what is wanted; return its manifest. The lock must be held."""
+    if existing is not None:
+        clauses = differing_fields(existing["identity"], wanted["identity"])
+        if wanted["forced"] and (clauses or not existing["forced"]):
+            if _in_use(folder):
+                raise CacheError(f"{folder} is being extracted by another process right now; wait for it")
+            remove_folder(folder)
+            existing = None
+        elif clauses:
+            raise CacheError(
+                f"{folder} holds an unfinished extraction that was begun with {'; '.join(clauses)}. "
+                f"Finish it with the options that it was begun with, or discard it with --force"
+            )
+    if existing is None:
+        _write_manifest(folder, wanted)
+        return dict(wanted)
+    remove_leftovers(folder)
+    return existing
+
+
+def partial_folder(path: Path) -> Path:
+    """Return the folder in which a cache is extracted.
+
+    Examples
+    --------
+    >>> partial_folder(Path("digits--mini.h5")).name
+    'digits--mini.h5.partial'
+    """
+    return path.with_name(path.name + SUFFIX)
+
+
+def remove_finished_shards(path: Path, belongs: Callable[[Mapping[str, Any]], bool]) -> None:
+    """Remove what a kill left between the finishing of a cache and the removal of its shards.
+
+    Parameters
+    ----------
+    path : Path
+        The finished cache.
+    belongs : callable
+        Whether the image part of a manifest is that of this cache.
+    """
+    folder = partial_folder(path)
+    if not folder.is_dir():
+        return
+    with wait_for_claim(_lock_path(folder)):
+        manifest = _read_manifest(folder)
+        if manifest is None or manifest["forced"] or not belongs(manifest["identity"]["image"]):
+            return
+        if not _in_use(folder):
+            remove_folder(folder)
+
+
+def _manifest(image: Mapping[str, Any], batch_size: int, recorded: Mapping[str, Any], forced: bool) -> dict[str, Any]:
+    return {
+        "format": "cafe-partial",
+        "format_version": _VERSION,
+        "cafe_version": __version__,
+        "identity": {
+            "image": dict(image),
+            "batch_size": batch_size,
+            "shard_images": BATCHES_PER_SHARD * batch_size,
+        },
+        "recorded": {**recorded, "batch_size": batch_size},
+        "forced": forced,
+    }
+
+
+def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    folder.mkdir(exist_ok=True)
+    try:
+        with replacing(folder / _MANIFEST) as temporary:
+            temporary.write_text(json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8")
+    except BaseException:
+        with suppress(OSError):  # shards without a manifest stay: they are kept, or refused, one by one
+            folder.rmdir()
+        raise
+
+
+def _read_manifest(folder: Path) -> dict[str, Any] | None:
+    path = folder / _MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        known = manifest["format"] == "cafe-partial" and manifest["format_version"] == _VERSION
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CacheError(f"{path} cannot be read ({error}); remove {folder} to begin anew") from error
+    if not known:
+        raise CacheError(f"{path} was not written by this version of cafe; remove {folder} to begin anew")
+    return manifest
+
+
+def _lock_path(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.lock")
+
+
+def _in_use(folder: Path) -> bool:
+    """Whether somebody living holds a claim in the folder."""
+    for path in folder.glob("*.claim"):
+        with suppress(FileNotFoundError):
+            claim = try_claim(path)
+            if claim is None:
+                return True
+            claim.release()
+    return False
+
+
+def _signature(path: Path) -> _Signature:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
