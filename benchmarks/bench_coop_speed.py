@@ -27,7 +27,7 @@ from harness import is_smoke, parse, real_features, report, side_by_side
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from cafe.encoders.transformers_text import TransformersTextTower
+from cafe.encoders.text_towers.transformers import TransformersTextTower
 from cafe.methods.coop_parts import ContextObjective
 from cafe.methods.coop_prompts import ContextPrompts, make_prompts
 

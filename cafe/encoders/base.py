@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.encoders.text_tower import TextTower
+from cafe.encoders.text_towers.base import TextTower
 from cafe.errors import InputError
 
 if TYPE_CHECKING:

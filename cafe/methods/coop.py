@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cafe.encoders.text_tower import TextTower
+from cafe.encoders.text_towers.base import TextTower
 from cafe.errors import InputError, unknown_name
 from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits
 from cafe.methods.coop_parts import ContextObjective
@@ -43,7 +43,7 @@ class CoOp(FewShotClassifier):
         What stands in the prompts, in the order of the classes; None for ``classes``, where these are strings.
     text_tower : str or object, default=None
         The tower: a model id or folder as :func:`cafe.encoders.open_encoder` takes it, an encoder, or a
-        :class:`~cafe.encoders.text_tower.TextTower`; of transformers, or of open_clip where its text side is a
+        :class:`~cafe.encoders.text_towers.base.TextTower`; of transformers, or of open_clip where its text side is a
         causal transformer of open_clip's own. It has to be the one that encoded the images. Only a string can be
         saved with the fitted method: ``cafe.runs.save`` refuses another. None is refused by ``fit``.
     text_tower_sha256 : str, default=None

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from cafe.encoders.text_tower import TextTower
+from cafe.encoders.text_towers.base import TextTower
 from cafe.methods.base import Array, Problem
 from cafe.methods.coop_cutting import Part
 from cafe.methods.coop_prompts import ContextPrompts, make_prompts, words_as_context

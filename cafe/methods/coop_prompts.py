@@ -9,7 +9,7 @@ A prompt is tokenised with M placeholder words in the context's place; their emb
 
 A causal tower spares most of the work, exactly: nothing behind a prompt's end token reaches it, so prompts are cut
 there and encoded in parts of like length; and what stands before the first name is the same in all of them where
-the context is common, so it is encoded once (cafe/encoders/causal_parts.py). Of a prompt of 77 tokens, five remain.
+the context is common, so it is encoded once (cafe/encoders/text_towers/base.py). Of a prompt of 77 tokens, five remain.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from cafe.encoders.causal_parts import CausalParts, encode_behind
-from cafe.encoders.text_tower import TextTower, Tokens
+from cafe.encoders.text_towers.base import CausalParts, TextTower, Tokens, encode_behind
 from cafe.errors import InputError
 from cafe.methods.coop_cutting import Part, cut
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from cafe.encoders import open_encoder
 from cafe.encoders.base import Encoder
-from cafe.encoders.text_tower import TextTower
+from cafe.encoders.text_towers.base import TextTower
 from cafe.errors import InputError
 
 # Checks of scikit-learn that fit a bare CoOp() on any data. Those that refuse bad data pass.

@@ -26,7 +26,7 @@ def images():
 
 @pytest.fixture(params=sorted(entries("encoders", "ENCODER")))
 def encoder(request):
-    return open_encoder(str(request.getfixturevalue(MODELS[request.param])), device="cpu")
+    return open_encoder(str(request.getfixturevalue(MODELS[request.param])), device="cpu", dtype="float32")
 
 
 def test_every_encoder_is_tried():

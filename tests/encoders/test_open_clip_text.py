@@ -8,7 +8,7 @@ import torch
 
 from cafe import CoOp
 from cafe.encoders import open_encoder
-from cafe.encoders.open_clip_text import OpenCLIPTextTower
+from cafe.encoders.text_towers.open_clip import OpenCLIPTextTower
 from cafe.errors import InputError
 from cafe.methods.coop_prompts import make_prompts
 from cafe.runs import load, save

@@ -214,7 +214,7 @@ def causal_tower(request, tower):
     if request.param == "clip":
         return tower
     open_clip = pytest.importorskip("open_clip")
-    from cafe.encoders.open_clip_text import OpenCLIPTextTower
+    from cafe.encoders.text_towers.open_clip import OpenCLIPTextTower
 
     vision = {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 16}
     text = {"context_length": 32, "width": 24, "heads": 4, "layers": 2, "ls_init_value": 0.5}

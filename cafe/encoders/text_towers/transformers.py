@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cafe.encoders.causal_parts import Block, CausalParts
-from cafe.encoders.text_tower import TextTower, Tokens
+from cafe.encoders.text_towers.base import Block, CausalParts, TextTower, Tokens
 
 if TYPE_CHECKING:
     import torch
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class TransformersTextTower(TextTower):
-    """Text side of a model with ``get_text_features``; see :class:`~cafe.encoders.text_tower.TextTower`.
+    """Text side of a model with ``get_text_features``; see :class:`~cafe.encoders.text_towers.base.TextTower`.
 
     Parameters
     ----------

@@ -6,7 +6,7 @@
 The library encodes every prompt at its full context. Under a causal mask nothing behind the end token reaches it, so
 prompts are cut here behind the longest one's end: the same features from about 22 tokens of 77.
 
-Letters as in text_tower.py.
+Letters as in base.py.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cafe.encoders.causal_parts import Block, CausalParts
-from cafe.encoders.text_tower import TextTower, Tokens
+from cafe.encoders.text_towers.base import Block, CausalParts, TextTower, Tokens
 from cafe.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ _POOLINGS = ("argmax", "eos")  # at the highest id, which is the end token's; at
 
 
 class OpenCLIPTextTower(TextTower):
-    """Text side of open_clip's ``CLIP`` and ``CustomTextCLIP``; see :class:`~cafe.encoders.text_tower.TextTower`.
+    """Text side of open_clip's ``CLIP`` and ``CustomTextCLIP``; see :class:`~cafe.encoders.text_towers.base.TextTower`.
 
     Parameters
     ----------

@@ -1,0 +1,1 @@
+"""Live text towers, for methods that learn prompts."""

@@ -1,0 +1,1 @@
+"""What encoders on torch share: batches, croppers, hashes of weights."""

@@ -1,0 +1,417 @@
+"""CLIP and its relatives (SigLIP, ...) as transformers loads them: a local folder or a hub id."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cafe.compute import choose_device, choose_encoding_dtype
+from cafe.encoders.text_towers.base import TextTower
+from cafe.encoders.text_towers.transformers import TransformersTextTower, pooled, tokenize
+from cafe.encoders.towers.processors import PatchCropper, ProcessorCropper, inputs
+from cafe.encoders.towers.torch_encoder import PROBES, TorchEncoder, to_numpy
+from cafe.encoders.towers.weights import tower_hashes
+from cafe.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+ENCODER = "transformers"
+
+BACKEND = "pil"  # of the image processor; named, since other backends make other pixels
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
+_NEEDED = ("get_image_features", "get_text_features")
+_SCALES = ("logit_scale", "temperature")  # one of them
+# Their positions begin after the padding token's own, so that many of the table's rows are never used.
+_POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "altclip_text_model")
+# What a tower computes with, beside its weights; a change of any of these changes features.
+_ARCHITECTURE = (
+    "model_type", "hidden_act", "layer_norm_eps", "num_attention_heads", "patch_size", "image_size",
+    "max_position_embeddings", "eos_token_id", "pad_token_id",
+)  # fmt: skip
+
+
+class TransformersCLIP(TorchEncoder):
+    """A CLIP of the transformers library, from a local folder or the hub.
+
+    Notes
+    -----
+    ``dtype="auto"`` is float32 on the CPU. bfloat16 would pay there only on processors with bfloat16
+    matrix units, and is there for the asking.
+    """
+
+    def __init__(self, model_id: str, checkpoint: Checkpoint, device: str, dtype: str) -> None:
+        """Take a loaded checkpoint and move it to the device, in that dtype; see :meth:`open`."""
+        self.id = model_id
+        self.device, self.dtype = device, dtype
+        self._in_patches = hasattr(checkpoint.processor, "max_num_patches")
+        self.cropper: ProcessorCropper = (PatchCropper if self._in_patches else ProcessorCropper)(checkpoint.processor)
+        self._revision = checkpoint.revision
+        self._tokenizer = checkpoint.tokenizer
+        self._image_sha256, self._text_sha256 = tower_hashes(checkpoint.model.state_dict())
+        self._place(checkpoint.model, self.cropper.rescale_and_normalise())
+        self._config = checkpoint.model.config
+        self._max_tokens = min(context_length(self._config.text_config), int(checkpoint.tokenizer.model_max_length))
+        self.logit_scale, self.logit_bias = scale_and_bias(self._model)
+        self.dim = self._checked_width()
+
+    @classmethod
+    def open(cls, source: str, device: str, dtype: str, model_id: str | None = None) -> TransformersCLIP:
+        """Load a checkpoint.
+
+        Parameters
+        ----------
+        source : str
+            A folder in the hub's layout, or a hub id.
+        device, dtype : str
+            As for :func:`cafe.encoders.open_encoder`.
+        model_id : str or None
+            What the encoder calls itself; None takes ``source``.
+
+        Returns
+        -------
+        TransformersCLIP
+
+        Raises
+        ------
+        InputError
+            If it is not there or not a CLIP, or the device or dtype cannot be had.
+        """
+        chosen = choose_device(device)
+        return cls(model_id or source, load_checkpoint(source), chosen, choose_encoding_dtype(dtype, chosen))
+
+    def _encode_crops(self, crops: NDArray[np.uint8]) -> torch.Tensor:
+        if self._in_patches:
+            given = inputs(crops, self._factor, self._mean, self._std, self._model.dtype)
+            return pooled(self._model.get_image_features(**given))
+        return super()._encode_crops(crops)
+
+    def _image_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pooled(self._model.get_image_features(pixel_values=pixels))
+
+    def projection(self) -> NDArray[np.float32] | None:
+        """Return ``visual_projection`` as (w, d); None where it is missing, has a bias, or is more than one layer."""
+        import torch
+
+        layer = getattr(self._model, "visual_projection", None)
+        if not isinstance(layer, torch.nn.Linear) or layer.bias is not None:
+            return None
+        return to_numpy(layer.weight.detach().T)
+
+    def _encode_unprojected(self, crops: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
+        taken: list[torch.Tensor] = []
+        hook = self._model.visual_projection.register_forward_pre_hook(lambda module, given: taken.append(given[0]))
+        try:
+            return self._encode_crops(crops), taken[0]
+        finally:
+            hook.remove()
+
+    def _checked_width(self) -> int:
+        """Compare one picture with the image processor's own pixels, and the widths of both towers."""
+        import torch
+
+        picture = probe_picture()
+        own = self.cropper.processor(images=[picture], return_tensors="np")["pixel_values"]
+        crops = self.cropper(picture)[None]
+        with torch.inference_mode():
+            given = inputs(crops, self._factor, self._mean, self._std, torch.float32) if self._in_patches else {}
+            pixels = given["pixel_values"].cpu().numpy() if given else self._pixels(crops).float().cpu().numpy()
+            image, text = self._encode_crops(crops), self._text_features(["a photo."])
+        # Both are one picture in float32, or rounded to the model's dtype.
+        tolerance = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 1e-1}[self.dtype]
+        if pixels.shape != own.shape or np.abs(pixels - own).max() > tolerance * max(1.0, np.abs(own).max()):
+            raise InputError(
+                f"the image processor of {self.id} ({type(self.cropper.processor).__name__}) does more than resize, "
+                f"crop, rescale and normalise, in this order; it cannot be used here"
+            )
+        if image.ndim != 2 or image.shape[1:] != text.shape[1:]:
+            raise InputError(
+                f"{self.id} gives image features of shape {tuple(image.shape[1:])} and text features of shape "
+                f"{tuple(text.shape[1:])}; one vector each of the same width is needed"
+            )
+        return int(image.shape[1])
+
+    def _text_features(self, prompts: Sequence[str]) -> torch.Tensor:
+        return pooled(self._model.get_text_features(**self._tokenize(prompts)))
+
+    def _tokenize(self, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
+        tokens = tokenize(self._tokenizer, str(self._config.model_type), self._max_tokens, prompts)
+        return {name: value.to(self.device) for name, value in tokens.items()}
+
+    def text_tower(self) -> TextTower:
+        """Return the live text tower; it shares this encoder's weights."""
+        return TransformersTextTower(self.id, self._model, self._text_sha256, self._tokenizer, self._max_tokens)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what changes a feature (``image``, ``text``) and what is only recorded; all of it JSON."""
+        import PIL
+        import tokenizers
+        import torch
+        import transformers
+
+        return {
+            "image": {
+                "weights_sha256": self._image_sha256,
+                "architecture": _architecture(self._config.vision_config),
+                "preprocessing": self.cropper.specification(),
+                "dtype": self.dtype,
+            },
+            "text": {
+                "weights_sha256": self._text_sha256,
+                "architecture": _architecture(self._config.text_config),
+                "tokenizer_sha256": self._tokenizer_sha256(),
+                "dtype": self.dtype,
+            },
+            "recorded": {
+                "id": self.id,
+                "revision": self._revision,
+                "library": ENCODER,
+                "versions": {
+                    "torch": torch.__version__,
+                    "transformers": transformers.__version__,
+                    "tokenizers": tokenizers.__version__,
+                    "pillow": PIL.__version__,
+                },
+                "device": self.device,
+            },
+        }
+
+    def _tokenizer_sha256(self) -> str:
+        # The saved form of a tokenizer changes with the library; what it does to text does not.
+        probes = [self._tokenizer(text, truncation=True, max_length=self._max_tokens)["input_ids"] for text in PROBES]
+        content = [sorted(self._tokenizer.get_vocab().items()), probes, self._max_tokens, self._tokenizer.pad_token_id]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _architecture(config: Any) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in _ARCHITECTURE if getattr(config, name, None) is not None}
+
+
+def scale_and_bias(model: Any) -> tuple[float, float]:
+    """Return what logits are multiplied with, and what is added to them.
+
+    Returns
+    -------
+    scale : float
+        ``exp(logit_scale)``, at most the model's own maximum where it has one (AIMv2); or ``1 / temperature`` (ALIGN).
+    bias : float
+        SigLIP's ``logit_bias``; 0 elsewhere.
+    """
+    if hasattr(model, "logit_scale"):
+        logarithm = model.logit_scale.detach().double()
+        if hasattr(model, "max_log_logit_scale"):
+            logarithm = logarithm.clamp(max=float(model.max_log_logit_scale))
+        scale = float(logarithm.exp())
+    else:
+        scale = 1.0 / float(model.temperature.detach().double())
+    bias = getattr(model, "logit_bias", None)
+    return scale, 0.0 if bias is None else float(bias.detach().double())
+
+
+def context_length(text_config: Any) -> int:
+    """Return how many tokens the text tower has positions for."""
+    length = int(text_config.max_position_embeddings)
+    if text_config.model_type in _POSITIONS_AFTER_PADDING:
+        length -= int(text_config.pad_token_id) + 1
+    return length
+
+
+def probe_picture() -> Image.Image:
+    """Return a small picture of noise, the same every time; no processor treats it like another by accident."""
+    from PIL import Image
+
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (53, 37, 3), dtype=np.uint8))
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The parts of a checkpoint as transformers loads them.
+
+    Attributes
+    ----------
+    model : torch.nn.Module
+        In the dtype that it was saved in, on the CPU, in evaluation mode.
+    tokenizer, processor : object
+        Transformers' tokenizer and image processor.
+    revision : str or None
+        Commit of the hub's repository; None for a folder.
+    """
+
+    model: Any
+    tokenizer: Any
+    processor: Any
+    revision: str | None
+
+
+def load_checkpoint(source: str) -> Checkpoint:
+    """Load model, tokenizer and image processor.
+
+    Parameters
+    ----------
+    source : str
+        A folder in the hub's layout, or a hub id. With ``HF_HUB_OFFLINE=1`` a hub id is only looked up
+        in the local hub cache.
+
+    Returns
+    -------
+    Checkpoint
+
+    Raises
+    ------
+    InputError
+        If it is not there, is not a CLIP, or lacks weights, tokenizer or image processor.
+    """
+    with _quiet():
+        config = _load_config(source)
+        revision = _revision(source)
+        # All files come from the one commit that the configuration came from.
+        pin = {} if revision is None else {"revision": revision}
+        model = _load_model(source, config, pin)
+        checkpoint = Checkpoint(model, _load_tokenizer(source, pin), _load_processor(source, pin), revision)
+    _check_vocabulary(source, checkpoint)
+    return checkpoint
+
+
+def _load_config(source: str) -> Any:
+    from transformers import AutoConfig
+
+    folder = Path(source)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise InputError(f"{source} is not a CLIP checkpoint: it has no config.json")
+    try:
+        return AutoConfig.from_pretrained(source)
+    # Foreign files make the library raise nearly anything; the cause stays attached.
+    except Exception as error:
+        if folder.is_dir():
+            raise InputError(f"{source} is not a CLIP checkpoint: {_first_line(error)}") from error
+        raise _not_on_hub(source, error) from error
+
+
+def _not_on_hub(source: str, error: Exception) -> InputError:
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return InputError(
+            f"model {source!r} is neither a folder nor in the local hub cache, and HF_HUB_OFFLINE forbids "
+            f"downloading it; fetch it once with network access (hf download {source}), or give a folder"
+        )
+    return InputError(f"model {source!r} is neither a folder nor to be had from the hub: {_first_line(error)}")
+
+
+def _load_model(source: str, config: Any, pin: dict[str, str]) -> Any:
+    from transformers import AutoModel
+
+    try:
+        model, info = AutoModel.from_pretrained(source, dtype="auto", output_loading_info=True, **pin)
+    except Exception as error:
+        raise InputError(f"the weights of {source} cannot be loaded: {_first_line(error)}") from error
+    if not all(hasattr(model, name) for name in _NEEDED) or not any(hasattr(model, name) for name in _SCALES):
+        raise InputError(
+            f"{source} is not a CLIP: a model of type {config.model_type!r} has no image and text features"
+        )
+    # The library fills what a file lacks with random numbers and goes on.
+    if missing := sorted(info["missing_keys"]):
+        raise InputError(f"{source} lacks {len(missing)} of the model's weights, such as {missing[0]!r}")
+    return model.eval().requires_grad_(False)
+
+
+def _load_tokenizer(source: str, pin: dict[str, str]) -> Any:
+    from transformers import AutoTokenizer
+
+    # Without files the library makes up an empty tokenizer for some models.
+    if not any(_has_file(source, name, pin) for name in _TOKENIZER_FILES):
+        raise InputError(f"{source} has no tokenizer; one of these files is needed: {', '.join(_TOKENIZER_FILES)}")
+    try:
+        return AutoTokenizer.from_pretrained(source, **pin)
+    except Exception as error:
+        raise InputError(f"the tokenizer of {source} cannot be loaded: {_first_line(error)}") from error
+
+
+def _load_processor(source: str, pin: dict[str, str]) -> Any:
+    # By its full name: up to 5.17 at least, the short one demands torchvision, whatever the backend.
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+    try:
+        loader: Any = AutoImageProcessor  # the library does not annotate it
+        processor = loader.from_pretrained(source, backend=BACKEND, **pin)
+    except Exception as error:
+        raise InputError(f"the image processor of {source} cannot be loaded: {_first_line(error)}") from error
+    # The library falls back to whatever is installed; other pixels must not come in unnoticed.
+    if processor.backend != BACKEND:
+        raise InputError(
+            f"the image processor of {source} runs on {processor.backend!r} only; {BACKEND!r} is needed here"
+        )
+    return processor
+
+
+def _check_vocabulary(source: str, checkpoint: Checkpoint) -> None:
+    text = checkpoint.model.config.text_config
+    tokenizer = checkpoint.tokenizer
+    if len(tokenizer) > text.vocab_size:
+        raise InputError(
+            f"the tokenizer of {source} has {len(tokenizer)} tokens but its text tower knows {text.vocab_size}; "
+            f"they do not belong together"
+        )
+    # CLIP's text feature is read at the end token (2 marks old checkpoints, where it is the highest token); were
+    # it never found, every prompt would give the same feature.
+    if text.model_type == "clip_text_model" and text.eos_token_id not in (2, tokenizer.eos_token_id):
+        raise InputError(
+            f"{source} ends prompts with token {tokenizer.eos_token_id} but its text tower reads token "
+            f"{text.eos_token_id}; set eos_token_id of text_config in config.json"
+        )
+
+
+def _has_file(source: str, name: str, pin: dict[str, str]) -> bool:
+    from transformers.utils.hub import cached_file
+
+    found = cached_file(
+        source,
+        name,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        **pin,
+    )
+    return found is not None
+
+
+def _revision(source: str) -> str | None:
+    from transformers.utils.hub import cached_file
+
+    if Path(source).is_dir():
+        return None
+    path = Path(cached_file(source, "config.json") or "").as_posix()
+    # The hub cache keeps every commit's files in a folder of its own: .../snapshots/<commit>/config.json
+    commit = re.search(r"/snapshots/([0-9a-f]{40})/", path)
+    return commit.group(1) if commit else None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the library's bars and advice while loading; what matters is raised."""
+    from transformers.utils import logging
+
+    log: Any = logging  # the library does not annotate it
+    bars, verbosity = log.is_progress_bar_enabled(), log.get_verbosity()
+    log.disable_progress_bar()
+    log.set_verbosity_error()
+    try:
+        yield
+    finally:
+        log.set_verbosity(verbosity)
+        if bars:
+            log.enable_progress_bar()
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
