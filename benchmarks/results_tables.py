@@ -24,8 +24,7 @@ import real_features as real
 from harness import about_machine, parse
 
 from cafe.compare import Comparison, compare
-from cafe.compare.base import Series, Suite
-from cafe.compare.plan import Plan
+from cafe.compare.base import Experiment, Series, Suite
 from cafe.compare.running import sum_up
 from cafe.features import Features
 from cafe.report.table import markdown_table
@@ -38,7 +37,7 @@ class ImageNetMethods(Suite):
 
     title = "ImageNet, draws of the training set"
 
-    def series(self, features: Features, plan: Plan) -> Sequence[Series]:
+    def series(self, features: Features, experiment: Experiment) -> Sequence[Series]:
         """Return what is compared."""
         return (
             Series("zero-shot", "zero-shot"),
@@ -55,7 +54,7 @@ def over_draws(shots: Sequence[int]) -> Comparison:
     """Learn on each published draw of ImageNet, test on the two others."""
     suite, outcomes = ImageNetMethods(), []
     for k in shots:
-        own = suite.run(Plan((real.imagenet(k),), (k,), SEEDS))
+        own = suite.run(Experiment((real.imagenet(k),), (k,), SEEDS))
         for outcome in own:
             # Zero-shot has no shots, but each draw is tested on images of its own: a column each.
             outcome.row["shots"] = k

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,32 @@ from numpy.typing import NDArray
 
 from cafe.compute import TRAINING_DTYPES, choose_device
 from cafe.errors import InputError, unknown_name
-from cafe.features import Features
+from cafe.evaluation.metrics import all_metrics
+from cafe.features import Features, Split
 from cafe.methods import fit_many, make_method
 from cafe.protocol import selection as policies
 from cafe.protocol.oracle import oracle_test
-from cafe.protocol.tasks import Task, encoder_name, make_task, stacked
-from cafe.scoring import full_probabilities, make_row, zero_shot_accuracy
+from cafe.protocol.tasks import Task, dataset_name, encoder_name, make_task, stacked
+from cafe.version import __version__
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """One method with its parameters, to be fitted on one of several tasks.
+
+    Attributes
+    ----------
+    method : str
+        Such as ``"clip-adapter"``.
+    parameters : mapping
+        The method's own keyword parameters; empty for its defaults.
+    task : int, default=0
+        Position of its task among those given with it.
+    """
+
+    method: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    task: int = 0
 
 
 @dataclass(frozen=True)
@@ -40,6 +60,10 @@ class Fitted:
         Class row that each test sample belongs to.
     selection : Selection
         How its parameters were chosen.
+    task : Task
+        What it was fitted on, as it was given.
+    before_projection : bool, default=False
+        Whether it learned from features before the encoder's projection.
     """
 
     estimator: Any
@@ -47,12 +71,31 @@ class Fitted:
     predicted: NDArray[np.int64]
     labels: NDArray[np.int64]
     selection: policies.Selection
+    task: Task
+    before_projection: bool = False
 
     @property
     def correct(self) -> NDArray[np.bool_]:
         """Whether each test sample was predicted right, (n_test,)."""
         right: NDArray[np.bool_] = self.predicted == self.labels
         return right
+
+    def inputs_of(self, split: Split) -> NDArray[Any]:
+        """Return the features of a split that this method reads: before the projection, where it learned from those.
+
+        Raises
+        ------
+        InputError
+            If the split does not hold them.
+        """
+        if not self.before_projection:
+            return split.image_features
+        if split.projection_features is None:
+            raise InputError(
+                f"{self.row['method']} learned from features before the encoder's projection, which this split does "
+                "not hold; extract both caches with them, or neither"
+            )
+        return split.projection_features
 
 
 def fit_method(
@@ -94,95 +137,108 @@ def fit_method(
     InputError
         If device or dtype cannot be had, or the method has no choice of it.
     """
-    check_wishes(device, dtype, method)
+    check_device_and_dtype(device, dtype, method)
     task = make_task(features, shots, seed)
-    return fit_tasks([task], method, parameters or {}, selection=selection, device=device, dtype=dtype)[0]
+    (fitted,) = fit_all([task], [FitRequest(method, parameters or {})], selection, device, dtype)
+    return fitted
 
 
-@dataclass(frozen=True)
-class Job:
-    """One method with its parameters, to be fitted on one task."""
-
-    task: Task
-    method: str
-    parameters: Mapping[str, Any]
-
-
-def fit_tasks(
+def fit_all(
     tasks: Sequence[Task],
-    method: str,
-    parameters: Mapping[str, Any],
-    *,
+    requests: Sequence[FitRequest],
     selection: str = "auto",
     device: str = "auto",
     dtype: str = "auto",
 ) -> list[Fitted]:
-    """Fit one method with the same parameters on several tasks of the same data set, in as few runs as possible.
-
-    Parameters are as in :func:`fit_method`. ``fit_seconds`` of each row is its share of the run.
-    """
-    return fit_jobs([Job(task, method, parameters) for task in tasks], selection, device, dtype)
-
-
-def fit_jobs(jobs: Sequence[Job], selection: str = "auto", device: str = "auto", dtype: str = "auto") -> list[Fitted]:
-    """Fit any mix of methods, parameters and tasks of the same data set, in as few runs as possible.
+    """Fit any mix of methods, parameters and tasks of one data set, in as few runs as possible.
 
     A grid over a parameter, shots and seeds is one call: everything that a method can train side by side is.
 
     Parameters
     ----------
-    jobs : sequence of Job
-        Their tasks share one set of features.
+    tasks : sequence of Task
+        Draws from one data set.
+    requests : sequence of FitRequest
+        What to fit, each on the task at its position in ``tasks``.
     selection, device, dtype : str
         As in :func:`fit_method`.
 
     Returns
     -------
     list of Fitted
-        In the order of the jobs; ``fit_seconds`` of each row is its share of the run.
+        In the order of the requests; ``fit_seconds`` of each row is its share of the run.
+
+    Raises
+    ------
+    InputError
+        If the tasks are of several data sets, or a request names a task that is not among them.
     """
-    inputs = [_input_of(job) for job in jobs]
-    fitted: dict[int, Fitted] = {}
-    for projected in (False, True):
+    if not requests:
+        return []
+    if any(task.features is not tasks[0].features for task in tasks):
+        raise InputError("tasks that are fitted in one call must be draws from one data set; make a call for each")
+    for request in requests:
+        if not 0 <= request.task < len(tasks):
+            raise InputError(f"there is no task {request.task}: {len(tasks)} were given")
+    projected = [_learns_before_projection(request, tasks[request.task]) for request in requests]
+    zero_shot = zero_shot_accuracy(tasks[0].features, tasks[0].test)
+    fitted: list[Fitted | None] = [None] * len(requests)
+    for before in (False, True):
         # Features before the projection have another width, so those fits are a run of their own.
-        members = [i for i, own in enumerate(inputs) if (own is not jobs[i].task) is projected]
+        members = [i for i, own in enumerate(projected) if own is before]
         if members:
-            run = _fit_run([jobs[i] for i in members], [inputs[i] for i in members], selection, device, dtype)
-            fitted.update(zip(members, run, strict=True))
-    return [fitted[i] for i in range(len(jobs))]
+            run = _fit_run(tasks, [requests[i] for i in members], before, zero_shot, selection, device, dtype)
+            for i, one in zip(members, run, strict=True):
+                fitted[i] = one
+    return [one for one in fitted if one is not None]
 
 
-def _input_of(job: Job) -> Task:
-    """Return the task a method learns from: on features before the projection, where it trains that and has them."""
-    if "projection" not in make_method(job.method).get_params(deep=False) or "projection" in job.parameters:
-        return job.task
-    return job.task.before_projection() or job.task
+def _learns_before_projection(request: FitRequest, task: Task) -> bool:
+    """Return whether a method trains the projection itself and the cache holds the features before it."""
+    known = make_method(request.method).get_params(deep=False)
+    asked = "projection" in known and "projection" not in request.parameters
+    return asked and task.before_projection() is not None
 
 
-def _fit_run(jobs: Sequence[Job], inputs: Sequence[Task], selection: str, device: str, dtype: str) -> list[Fitted]:
-    """Fit jobs whose inputs have one width."""
+def _fit_run(
+    tasks: Sequence[Task],
+    requests: Sequence[FitRequest],
+    before_projection: bool,
+    zero_shot: float | None,
+    selection: str,
+    device: str,
+    dtype: str,
+) -> list[Fitted]:
+    """Fit requests whose inputs have one width."""
     started = time.perf_counter()
-    moved = {id(job.task): own for job, own in zip(jobs, inputs, strict=True)}
-    templates = [
-        estimator_for(job.task, job.method, job.parameters, device, dtype, moved[id(job.task)] is not job.task)
-        for job in jobs
-    ]
-    resolved = [_resolve(one, moved[id(job.task)], selection) for one, job in zip(templates, jobs, strict=True)]
-    X, y, rows = stacked(list(moved.values()))
-    rows_of = dict(zip(moved, rows, strict=True))
-    fits = fit_many(X, y, [one for one, _ in resolved], [rows_of[id(job.task)] for job in jobs])
-    seconds = (time.perf_counter() - started) / len(jobs)
-    zero_shot: dict[int, float | None] = {}
+    used = list(dict.fromkeys(request.task for request in requests))  # positions, in the order of the requests
+    inputs = {position: _input_of(tasks[position], before_projection) for position in used}
+    resolved = []
+    for request in requests:
+        unfitted = estimator_for(
+            tasks[request.task], request.method, request.parameters, device, dtype, before_projection
+        )
+        resolved.append(_resolve(unfitted, inputs[request.task], selection))
+    X, y, stacked_rows = stacked(list(inputs.values()))
+    rows = dict(zip(inputs, stacked_rows, strict=True))
+    fits = fit_many(X, y, [estimator for estimator, _ in resolved], [rows[request.task] for request in requests])
+    seconds = (time.perf_counter() - started) / len(requests)
     fitted = []
-    for fit, (_, chosen), job in zip(fits, resolved, jobs, strict=True):
-        features, test = job.task.features, job.task.test
-        if id(features) not in zero_shot:
-            zero_shot[id(features)] = zero_shot_accuracy(features, test)
+    for fit, (_, chosen), request in zip(fits, resolved, requests, strict=True):
+        task, test = tasks[request.task], inputs[request.task].test
         # The one look at the test split.
-        probabilities = full_probabilities(fit, moved[id(job.task)].test.image_features, len(features.class_names))
-        row = make_row(fit, chosen, job.task, job.method, seconds, zero_shot[id(features)], probabilities, test.labels)
-        fitted.append(Fitted(fit, row, probabilities.argmax(axis=1), test.labels, chosen))
+        probabilities = full_probabilities(fit, test.image_features, len(task.features.class_names))
+        row = make_row(fit, chosen, task, request.method, seconds, zero_shot, probabilities, test.labels)
+        predicted = probabilities.argmax(axis=1)
+        fitted.append(Fitted(fit, row, predicted, test.labels, chosen, task, before_projection))
     return fitted
+
+
+def _input_of(task: Task, before_projection: bool) -> Task:
+    """Return the task with the features that are learned from."""
+    moved = task.before_projection() if before_projection else task
+    assert moved is not None  # only those that have them are asked
+    return moved
 
 
 def estimator_for(
@@ -234,8 +290,111 @@ def _resolve(estimator: Any, task: Task, selection: str) -> tuple[Any, policies.
         return policies.fall_back(estimator, str(error))
 
 
-def check_wishes(device: str = "auto", dtype: str = "auto", method: str | None = None) -> None:
-    """Refuse what cannot be had.
+# Rows of one inference block: 4096 x 1,000 classes in float32 are 16 MB.
+INFERENCE_ROWS = 4096
+
+
+def full_probabilities(estimator: Any, X: NDArray[Any], n_classes: int) -> NDArray[Any]:
+    """Return probabilities over all classes of the data set, (n, n_classes); unseen ones have zero.
+
+    Only methods that started from class means lack columns: those of classes without a training row.
+    """
+    probabilities = None
+    for start in range(0, len(X), INFERENCE_ROWS):
+        block = estimator.predict_proba(X[start : start + INFERENCE_ROWS])
+        if probabilities is None:
+            probabilities = np.zeros((len(X), n_classes), dtype=block.dtype)
+        probabilities[start : start + len(block), estimator.classes_] = block
+    if probabilities is None:
+        raise InputError("there is no row to predict")
+    return probabilities
+
+
+def zero_shot_accuracy(features: Features, test: Split) -> float | None:
+    """Return zero-shot's acc1 on a test split; None without text."""
+    if features.class_embeddings is None:
+        return None
+    from cafe.methods.zero_shot import ZeroShot
+
+    # Zero-shot learns nothing from rows; one of them satisfies the interface.
+    fit = ZeroShot(features.class_embeddings, logit_scale=features.logit_scale)
+    fit.fit(test.image_features[:1], test.labels[:1])
+    probabilities = full_probabilities(fit, test.image_features, len(features.class_names))
+    return float(np.mean(probabilities.argmax(axis=1) == test.labels))
+
+
+# Parameters that the cache supplies; the row's fingerprint stands for them.
+_FROM_CACHE = ("class_embeddings", "classes", "class_names", "projection", "bias")
+
+
+def make_row(
+    estimator: Any,
+    chosen: policies.Selection,
+    task: Task,
+    method: str,
+    seconds: float,
+    zero_shot: float | None,
+    probabilities: NDArray[Any],
+    labels: NDArray[np.int64],
+) -> dict[str, Any]:
+    """Write the row of one fitted method on one test split.
+
+    Parameters
+    ----------
+    estimator : classifier
+        Fitted.
+    chosen : Selection
+        How its parameters were chosen.
+    task : Task
+        What it was fitted on.
+    method : str
+        Its name.
+    seconds : float
+        Fitting time; in a grid, its share of it.
+    zero_shot : float or None
+        Zero-shot's acc1 on the same test rows; None without text.
+    probabilities : ndarray of shape (n, c)
+        On the test rows.
+    labels : ndarray of shape (n,), int64
+        Of the test rows.
+
+    Returns
+    -------
+    dict
+        See DESIGN "The command line".
+    """
+    features = task.features
+    parameters = estimator.get_params(deep=False)
+    uses_text = features.text_features is not None
+    # Zero-shot with text sees no image, so its row names no shots and no seed.
+    trains = method != "zero-shot" or not uses_text
+    return {
+        "dataset": dataset_name(features),
+        "encoder": encoder_name(features),
+        "method": method if uses_text or method != "zero-shot" else "class-means",
+        "variant": parameters.get("variant"),
+        "shots": task.shots if trains else 0,
+        "seed": task.seed if trains else None,
+        "n_train": len(task.train) if trains else 0,
+        "n_test": len(labels),
+        **all_metrics(probabilities, labels),
+        "zero_shot_acc1": zero_shot,
+        "params": {k: v for k, v in parameters.items() if k not in _FROM_CACHE},
+        **estimator.row_extras(),
+        "class_embeddings": "text" if uses_text else "class-means",
+        "selection": chosen.as_json(),
+        "oracle": chosen.policy == "oracle-test",
+        "fit_seconds": seconds,
+        "kernel": estimator.kernel_,
+        "device": getattr(estimator, "device_", "cpu"),
+        "dtype": getattr(estimator, "dtype_", str(probabilities.dtype)),
+        "cafe_version": __version__,
+        "cache_fingerprint": features.provenance.get("fingerprint"),
+    }
+
+
+def check_device_and_dtype(device: str = "auto", dtype: str = "auto", method: str | None = None) -> None:
+    """Refuse a device or a precision that cannot be had.
 
     Parameters
     ----------
@@ -245,7 +404,7 @@ def check_wishes(device: str = "auto", dtype: str = "auto", method: str | None =
         That of training: ``"auto"``, ``"float32"``, ``"float64"``, ``"bfloat16"`` or ``"tf32"``.
     method : str, default=None
         The one method that is to run, which must be able to meet both; None for several, of which those that train
-        follow the wish.
+        follow what is asked.
 
     Raises
     ------
@@ -254,7 +413,7 @@ def check_wishes(device: str = "auto", dtype: str = "auto", method: str | None =
 
     Examples
     --------
-    >>> check_wishes("cpu", "float32", "clip-adapter")
+    >>> check_device_and_dtype("cpu", "float32", "clip-adapter")
     """
     choose_device(device)
     if dtype not in TRAINING_DTYPES:

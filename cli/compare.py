@@ -94,10 +94,8 @@ def compare(
 
         # After the caches: a missing one should not wait for torch.
         from cafe.compare import compare as run_suite
-        from cafe.fitting import check_wishes
         from cafe.report.files import write_report
 
-        check_wishes(device, dtype)
         with screen.progress("series") as progress:
             comparison = run_suite(
                 suite, features, shots=all_shots, seeds=all_seeds, methods=listed(methods) or None,

@@ -43,11 +43,11 @@ def demo(
     with Screen(json=json, quiet=quiet) as screen:
         from cafe.cache.format.reader import load_features
         from cafe.files import cache_dir as cache_folder
-        from cafe.fitting import check_wishes
+        from cafe.fitting import check_device_and_dtype
         from cafe.report.files import write_report
         from cafe.runs import RUNS
 
-        check_wishes(device, dtype)
+        check_device_and_dtype(device, dtype)
         folder = cache_folder(cache_dir)
         run = folder / RUNS / "demo"
         summary = _extract(screen, folder, device, dtype)

@@ -1,21 +1,24 @@
-"""What a suite is: a title, a list of series, each a method with its parameters, and a way to run them."""
+"""What a suite is: a title, a list of series (each a method with its parameters), and a way to run an experiment."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.compare.plan import Plan
 from cafe.errors import CafeError
 from cafe.features import Features
-from cafe.fitting import Fitted, Job, fit_jobs
-from cafe.protocol.tasks import Task, dataset_name
+from cafe.fitting import FitRequest, Fitted, fit_all
+from cafe.methods import method_names
+from cafe.protocol.tasks import Task, dataset_name, make_task
+from cafe.registry import find
 from cafe.report.layout import SHOTS, Layout
+
+Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,75 @@ class Series:
 
 
 @dataclass(frozen=True)
+class Experiment:
+    """What was asked of a suite.
+
+    Attributes
+    ----------
+    features : tuple of Features
+        One per cache, in the order given.
+    shots, seeds : tuple of int
+        The grid of draws.
+    methods : tuple of str or None
+        Keep only these; None for all.
+    include : tuple of str
+        Methods that a suite leaves out unless they are named here, for what they cost (``"coop"``).
+    values : tuple of float
+        Values of the parameter that a suite varies; empty for the suite's own.
+    selection, device, dtype : str
+        As in :func:`cafe.fitting.fit_method`.
+    progress : callable or None
+        Called as progress(done, of, label).
+    notes : list of str
+        What a suite had to leave out, and why; filled while it runs.
+    """
+
+    features: tuple[Features, ...]
+    shots: tuple[int, ...] = (1, 2, 4, 8, 16)
+    seeds: tuple[int, ...] = (1, 2, 3)
+    methods: tuple[str, ...] | None = None
+    include: tuple[str, ...] = ()
+    values: tuple[float, ...] = ()
+    selection: str = "auto"
+    device: str = "auto"
+    dtype: str = "auto"
+    progress: Progress | None = None
+    notes: list[str] = field(default_factory=list)
+    # By position of the data set. Not an argument: a copy with other data sets must draw its own.
+    _tasks: dict[int, list[Task]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def tasks(self, dataset: int) -> list[Task]:
+        """Return the draws of the data set at a position, shots by shots and seed by seed; drawn and checked once."""
+        if dataset not in self._tasks:
+            features = self.features[dataset]
+            self._tasks[dataset] = [make_task(features, k, seed) for k in self.shots for seed in self.seeds]
+        return self._tasks[dataset]
+
+    def report(self, done: int, of: int, label: str) -> None:
+        """Tell the caller how far it is."""
+        if self.progress is not None:
+            self.progress(done, of, label)
+
+    def kept(self, series: Sequence[Series]) -> list[Series]:
+        """Return the series of the methods asked for, and one for each of them that the suite does not name."""
+        if self.methods is None:
+            return list(series)
+        for name in self.methods:
+            find("methods", "METHOD", "method", name)
+        kept = [one for one in series if one.method in self.methods]
+        missing = set(self.methods) - {one.method for one in kept}
+        # A method that the suite does not name is compared with its own defaults.
+        return kept + [Series(name, name) for name in method_names() if name in missing]
+
+
+@dataclass(frozen=True)
 class Outcome:
     """A row, and what paired tests need.
 
     Attributes
     ----------
     row : dict
-        See :func:`cafe.scoring.make_row`; with ``series``, ``x``, ``part`` and ``note``.
+        See :func:`cafe.fitting.make_row`; with ``series``, ``x``, ``part`` and ``note``.
     correct : ndarray of shape (n_test,), bool, or None
         Whether each test image was predicted right; None for a row that is computed from others.
     """
@@ -74,52 +139,70 @@ class Suite(ABC):
     layout: ClassVar[Layout] = SHOTS
 
     @abstractmethod
-    def series(self, features: Features, plan: Plan) -> Sequence[Series]:
+    def series(self, features: Features, experiment: Experiment) -> Sequence[Series]:
         """Return what is compared on this data set."""
 
-    def run(self, plan: Plan) -> list[Outcome]:
+    def run(self, experiment: Experiment) -> list[Outcome]:
         """Fit every series on every data set, number of shots and seed. Suites with a way of their own override it."""
-        outcomes = []
-        for tasks, series, fits in self.fitted(plan):
-            outcomes += [self.outcome(one, fit, task) for one, fit, task in zip(series, fits, tasks, strict=True)]
-        return outcomes
+        return [self.outcome(series, fit) for _, series, fit in self.fits(experiment)]
 
-    def outcome(self, series: Series, fit: Fitted, task: Task) -> Outcome:
+    def outcome(self, series: Series, fit: Fitted) -> Outcome:
         """Turn one fit into a row; a suite that measures more adds to it here."""
         return Outcome(named_row(series, fit.row), fit.correct)
 
-    def fitted(self, plan: Plan) -> Iterator[tuple[list[Task], list[Series], list[Fitted]]]:
-        """Fit grid after grid; yield tasks, series and fits, of equal length."""
-        work = [(one, label, group) for one in plan.features for label, group in self.groups(one, plan)]
-        for done, (features, label, group) in enumerate(work):
-            plan.report(done, len(work), f"{dataset_name(features)}: {label}")
+    def fits(
+        self, experiment: Experiment, datasets: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, Series, Fitted]]:
+        """Fit grid after grid.
+
+        Parameters
+        ----------
+        experiment : Experiment
+            What was asked for.
+        datasets : sequence of int, default=None
+            Positions of the data sets to fit on; None for all.
+
+        Yields
+        ------
+        tuple of int, Series and Fitted
+            Position of the data set, what was fitted, and the fit.
+        """
+        positions = range(len(experiment.features)) if datasets is None else datasets
+        work = [
+            (position, label, group) for position in positions for label, group in self._groups(position, experiment)
+        ]
+        for done, (position, label, group) in enumerate(work):
+            name = dataset_name(experiment.features[position])
+            experiment.report(done, len(work), f"{name}: {label}")
             try:
-                yield fit_group(group, plan.tasks(features), plan)
+                fits = _fit_group(group, experiment.tasks(position), experiment)
             except CafeError as error:
                 if not all(series.optional for series in group):
                     raise
-                plan.notes.append(f"{label} on {dataset_name(features)} was left out: {error}")
-        plan.report(len(work), len(work), "done")
+                experiment.notes.append(f"{label} on {name} was left out: {error}")
+                continue
+            for series, fit in fits:
+                yield position, series, fit
+        experiment.report(len(work), len(work), "done")
 
-    def groups(self, features: Features, plan: Plan) -> list[tuple[str, list[Series]]]:
+    def _groups(self, position: int, experiment: Experiment) -> list[tuple[str, list[Series]]]:
         """Return the series that were asked for, by label."""
         groups: dict[str, list[Series]] = {}
-        for one in plan.kept(self.series(features, plan), Series):
-            groups.setdefault(one.label, []).append(one)
+        for series in experiment.kept(self.series(experiment.features[position], experiment)):
+            groups.setdefault(series.label, []).append(series)
         return list(groups.items())
 
 
-def fit_group(
-    group: Sequence[Series], tasks: Sequence[Task], plan: Plan
-) -> tuple[list[Task], list[Series], list[Fitted]]:
+def _fit_group(group: Sequence[Series], tasks: Sequence[Task], experiment: Experiment) -> list[tuple[Series, Fitted]]:
     """Fit a grid of series on all tasks in one run; zero-shot with text sees no shot, so one fit stands for all."""
-    pairs = []
+    members, requests = [], []
     for series in group:
         fixed = series.method == "zero-shot" and tasks[0].features.text_features is not None
-        pairs += [(series, task) for task in (tasks[:1] if fixed else tasks)]
-    jobs = [Job(task, series.method, series.parameters) for series, task in pairs]
-    fits = fit_jobs(jobs, plan.selection, plan.device, plan.dtype)
-    return [task for _, task in pairs], [series for series, _ in pairs], fits
+        for position in range(1 if fixed else len(tasks)):
+            members.append(series)
+            requests.append(FitRequest(series.method, series.parameters, position))
+    fits = fit_all(tasks, requests, experiment.selection, experiment.device, experiment.dtype)
+    return list(zip(members, fits, strict=True))
 
 
 def named_row(series: Series, row: Mapping[str, Any], part: str | None = None, note: str = "") -> dict[str, Any]:

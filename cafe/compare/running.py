@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cafe.compare.base import Suite
-from cafe.compare.pairs import compare_pairs
-from cafe.compare.plan import Plan, Progress
+from cafe.compare.base import Experiment, Outcome, Progress, Suite
 from cafe.compare.published import beside_published
-from cafe.compare.summary import summarise
+from cafe.compare.summary import compare_pairs, sum_over_seeds
 from cafe.errors import InputError
 from cafe.features import Features
+from cafe.fitting import check_device_and_dtype
 from cafe.registry import find
 from cafe.report.layout import SHOTS, Layout
 
@@ -26,7 +25,7 @@ class Comparison:
     suite, title : str
         Its name, and what stands above tables and figures.
     rows : list of dict
-        One per fit and part of the test; see :func:`cafe.scoring.make_row`, plus ``series``, ``x``, ``part``, ``note``.
+        One per fit and part of the test; see :func:`cafe.fitting.make_row`, plus ``series``, ``x``, ``part``, ``note``.
     summary : list of dict
         One per data set, series and column: mean, standard deviation, 95 % interval and n over seeds, and how it
         stands to the best of its column.
@@ -88,21 +87,22 @@ def compare(
     Raises
     ------
     InputError
-        If the suite or a method is unknown, or nothing is left to compare.
+        If the suite or a method is unknown, nothing is left to compare, or device or dtype cannot be had.
     """
     chosen: Suite = find("compare.suites", "SUITE", "suite", suite).load()()
     if not shots or not seeds or not features:
         raise InputError("compare needs at least one cache, one number of shots and one seed")
     for name in include:
         find("methods", "METHOD", "method", name)
-    plan = Plan(
+    check_device_and_dtype(device, dtype)
+    experiment = Experiment(
         tuple(features), tuple(shots), tuple(seeds), None if methods is None else tuple(methods), tuple(include),
         tuple(values), selection, device, dtype, progress,
     )  # fmt: skip
-    return sum_up(suite, chosen, chosen.run(plan), plan.notes)
+    return sum_up(suite, chosen, chosen.run(experiment), experiment.notes)
 
 
-def sum_up(suite: str, chosen: Suite, outcomes: Sequence[Any], notes: Sequence[str] = ()) -> Comparison:
+def sum_up(suite: str, chosen: Suite, outcomes: Sequence[Outcome], notes: Sequence[str] = ()) -> Comparison:
     """Turn the outcomes of a suite into a comparison.
 
     Parameters
@@ -118,7 +118,7 @@ def sum_up(suite: str, chosen: Suite, outcomes: Sequence[Any], notes: Sequence[s
     """
     rows = [outcome.row for outcome in outcomes]
     pairs = compare_pairs(outcomes)
-    summary = summarise(rows, pairs, chosen.layout.metrics)
+    summary = sum_over_seeds(rows, pairs, chosen.layout.metrics)
     remarks = dict.fromkeys([*notes, *(row["note"] for row in rows if row["note"])])
     return Comparison(
         suite, chosen.title, rows, summary, pairs, beside_published(summary), list(remarks), chosen.layout

@@ -1,21 +1,29 @@
-"""Sums rows up over seeds, and says how each stands to the best of its column."""
+"""Sums rows up over seeds, tests every two series in pairs, and says how each stands to the best of its column.
+
+A column here is one data set, encoder, number of shots and part of the test: what was measured under one condition.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cafe.protocol.paired import interval95
+from cafe.compare.base import Outcome
+from cafe.protocol.paired import holm, interval95, paired_test
 
 METRICS = ("acc1", "acc5", "mean_per_class_recall", "ece", "nll")
 KEYS = ("dataset", "encoder", "series", "method", "variant", "shots", "x", "part")
 SIGNIFICANT = 0.05
 
+Cell = tuple[str, float | None]  # series and value of the parameter varied
 
-def summarise(
+
+def sum_over_seeds(
     rows: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]] = (), metrics: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
     """Return mean, standard deviation (n - 1), 95 % interval and n over seeds of every cell.
@@ -25,7 +33,7 @@ def summarise(
     rows : sequence of dict
         Of a suite.
     pairs : sequence of dict, default=()
-        Paired tests, from :func:`cafe.compare.pairs.compare_pairs`.
+        Paired tests, from :func:`compare_pairs`.
     metrics : sequence of str, default=()
         What the suite measures beside the usual.
 
@@ -41,7 +49,7 @@ def summarise(
     >>> base = {"dataset": "d", "encoder": "e", "method": "m", "variant": None, "series": "m", "shots": 1, "x": None,
     ...         "part": None, "oracle": False, "acc5": 1.0, "mean_per_class_recall": 0.5, "ece": 0.1, "nll": 1.0,
     ...         "fit_seconds": 0.1}
-    >>> cell, = summarise([{**base, "acc1": 0.5}, {**base, "acc1": 0.7}])
+    >>> cell, = sum_over_seeds([{**base, "acc1": 0.5}, {**base, "acc1": 0.7}])
     >>> cell["n"], round(cell["acc1_mean"], 3), round(cell["acc1_std"], 3)
     (2, 0.6, 0.141)
     """
@@ -93,3 +101,71 @@ def _rank(summary: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]) ->
             if entry["shots"] != 0 or alone:
                 level = tested.get(frozenset({best, cell}), 0.0) >= SIGNIFICANT
                 entry["standing"] = "best" if cell == best else "level" if level else "below"
+
+
+def compare_pairs(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """Test every two series of each data set, encoder, number of shots and part of the test.
+
+    Zero-shot, which has no shots, is compared in every column. p-values are corrected within a column (Holm).
+
+    Parameters
+    ----------
+    outcomes : sequence of Outcome
+        Those without ``correct`` are left out.
+
+    Returns
+    -------
+    list of dict
+        dataset, encoder, shots, part, a, a_x, b, b_x, difference (acc1 of a minus b), ci95, p_value, p_holm, n_seeds,
+        n_test, mcnemar (seed, a_only, b_only, p_value).
+    """
+    columns: dict[tuple[Any, ...], dict[Cell, dict[int | None, NDArray[np.bool_]]]] = {}
+    for outcome in outcomes:
+        row = outcome.row
+        if outcome.correct is not None:
+            column = columns.setdefault((row["dataset"], row["encoder"], row["part"], row["shots"]), {})
+            column.setdefault((row["series"], row["x"]), {})[row["seed"]] = outcome.correct
+    tested: list[dict[str, Any]] = []
+    for (dataset, encoder, part, shots), cells in columns.items():
+        if shots == 0:
+            continue
+        joined = {**columns.get((dataset, encoder, part, 0), {}), **cells}
+        key = {"dataset": dataset, "encoder": encoder, "shots": shots, "part": part}
+        tested += _column(key, joined)
+    return tested
+
+
+def _column(key: dict[str, Any], cells: dict[Cell, dict[int | None, NDArray[np.bool_]]]) -> list[dict[str, Any]]:
+    results = []
+    for (a, own), (b, other) in combinations(cells.items(), 2):
+        seeds = _shared_seeds(own, other)
+        if not seeds:
+            continue
+        test = paired_test(_stack(own, seeds), _stack(other, seeds))
+        results.append(
+            {
+                **key, "a": a[0], "a_x": a[1], "b": b[0], "b_x": b[1],
+                "difference": test.difference, "ci95": list(test.ci95), "p_value": test.p_value,
+                "n_seeds": test.n_seeds, "n_test": len(next(iter(own.values()))),
+                "mcnemar": [
+                    {"seed": seed, "a_only": only_a, "b_only": only_b, "p_value": p}
+                    for seed, (only_a, only_b, p) in zip(seeds, test.mcnemar, strict=True)
+                ],
+            }
+        )  # fmt: skip
+    for entry, corrected in zip(results, holm([entry["p_value"] for entry in results]), strict=True):
+        entry["p_holm"] = corrected
+    return results
+
+
+def _shared_seeds(own: dict[int | None, Any], other: dict[int | None, Any]) -> list[int | None]:
+    """Return the seeds that both have; a series without seeds (key None) goes with any."""
+    if None in own:
+        return list(other)
+    if None in other:
+        return list(own)
+    return [seed for seed in own if seed in other]
+
+
+def _stack(by_seed: dict[int | None, NDArray[np.bool_]], seeds: Sequence[int | None]) -> NDArray[np.bool_]:
+    return np.stack([by_seed[None] if None in by_seed else by_seed[seed] for seed in seeds])

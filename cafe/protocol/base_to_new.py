@@ -8,6 +8,8 @@ Source: Zhou et al., Conditional Prompt Learning for Vision-Language Models (CVP
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -52,13 +54,17 @@ def _part(features: Features, first: int, end: int) -> Features:
     for name, split in features.splits.items():
         rows: NDArray[np.int64] = np.flatnonzero((split.labels >= first) & (split.labels < end))
         kept = split.take(rows)
-        splits[name] = type(kept)(
-            kept.image_features, kept.labels - first, kept.sample_ids, kept.view_features, kept.projection_features
-        )
-    text = None if features.text_features is None else features.text_features[:, first:end]
-    return Features(
-        splits, features.class_names[first:end], text, features.templates, features.logit_scale, features.logit_bias,
-        features.provenance,
+        splits[name] = replace(kept, labels=kept.labels - first)
+    text, prompts, owners = features.text_features, features.prompt_features, features.prompt_classes
+    if text is not None:
+        text = text[:, first:end]  # (m, classes of this part, d)
+    if prompts is not None and owners is not None:
+        own = (owners >= first) & (owners < end)
+        prompts, owners = prompts[own], owners[own] - first
+    # What is not named here belongs to the encoder, and is the same for both parts: logit scale, projection, templates.
+    return replace(
+        features, splits=splits, class_names=features.class_names[first:end], text_features=text,
+        prompt_features=prompts, prompt_classes=owners,
     )  # fmt: skip
 
 

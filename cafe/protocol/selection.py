@@ -244,8 +244,3 @@ def _signature_defaults(estimator: Any) -> dict[str, Any]:
     import inspect
 
     return {name: p.default for name, p in inspect.signature(type(estimator)).parameters.items()}
-
-
-def describe(selections: Sequence[Selection]) -> str:
-    """Return the policies used, for a table's caption."""
-    return ", ".join(sorted({one.policy for one in selections}))

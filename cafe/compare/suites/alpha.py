@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cafe.compare.base import Series, Suite
-from cafe.compare.plan import Plan
+from cafe.compare.base import Experiment, Series, Suite
 from cafe.errors import InputError
 from cafe.features import Features
 from cafe.report.layout import Layout
@@ -20,9 +19,9 @@ class Alpha(Suite):
     title = "Residual ratio alpha of CLIP-Adapter"
     layout = Layout(axis="x", axis_label="alpha (weight of the adapted image feature)", scale="linear")
 
-    def series(self, features: Features, plan: Plan) -> Sequence[Series]:
+    def series(self, features: Features, experiment: Experiment) -> Sequence[Series]:
         """Return one series for each value, all of one line."""
-        values = plan.values or VALUES
+        values = experiment.values or VALUES
         for value in values:
             if not 0 <= value <= 1:
                 raise InputError(f"suite 'alpha' takes values from 0 to 1, but got {value:g}")

@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from cafe.compare.base import Outcome, Series, Suite, named_row
-from cafe.compare.plan import Plan
+from cafe.compare.base import Experiment, Outcome, Series, Suite, named_row
 from cafe.compare.suites.baselines import Baselines, coop_series
 from cafe.errors import InputError
 from cafe.evaluation.metrics import all_metrics
 from cafe.features import Features
-from cafe.fitting import Fitted
+from cafe.fitting import Fitted, full_probabilities, zero_shot_accuracy
 from cafe.protocol.base_to_new import harmonic_mean, split_classes
 from cafe.report.layout import Layout
-from cafe.scoring import full_probabilities, zero_shot_accuracy
 
 SUITE = "base-to-new"
 BASE, NEW, MEAN = "base", "new", "harmonic mean"
@@ -31,22 +29,20 @@ class BaseToNew(Suite):
     title = "Base-to-new generalisation"
     layout = Layout(axis="part", axis_label="classes tested", figure="dots")
 
-    def series(self, features: Features, plan: Plan) -> Sequence[Series]:
+    def series(self, features: Features, experiment: Experiment) -> Sequence[Series]:
         """Return the baselines, the text adapter, which changes the classifier itself, and CoOp where included."""
         text = Series("clip-adapter, text", "clip-adapter", {"variant": "text", "beta": 0.2})
-        return (*Baselines().series(features, plan), text, *coop_series(plan))
+        return (*Baselines().series(features, experiment), text, *coop_series(experiment))
 
-    def run(self, plan: Plan) -> list[Outcome]:
+    def run(self, experiment: Experiment) -> list[Outcome]:
         """Fit on base classes; score base, then new."""
         outcomes: list[Outcome] = []
-        halves = [split_classes(features) for features in plan.features]
-        new_of = {id(base): new for base, new in halves}
-        own = replace(plan, features=tuple(base for base, _ in halves))
-        for tasks, series, fits in self.fitted(own):
-            for task, one, fit in zip(tasks, series, fits, strict=True):
-                base = Outcome(named_row(one, fit.row, part=BASE), fit.correct)
-                new = _tested(fit, one, new_of[id(task.features)])
-                outcomes += [base, new, _mean(base, new)]
+        halves = [split_classes(features) for features in experiment.features]
+        own = replace(experiment, features=tuple(base for base, _ in halves))
+        for position, series, fit in self.fits(own):
+            base = Outcome(named_row(series, fit.row, part=BASE), fit.correct)
+            new = _tested(fit, series, halves[position][1])
+            outcomes += [base, new, _mean(base, new)]
         return outcomes
 
 
@@ -63,7 +59,7 @@ def _tested(fit: Fitted, series: Series, new: Features) -> Outcome:
         moved = fit.estimator.for_classes(embeddings, new.class_names)
     except InputError as error:
         return Outcome(named_row(series, unmeasured, NEW, f"{series.label}: {error}"), None)
-    probabilities = full_probabilities(moved, test.image_features, len(new.class_names))
+    probabilities = full_probabilities(moved, fit.inputs_of(test), len(new.class_names))
     row = {**unmeasured, **all_metrics(probabilities, test.labels)}
     return Outcome(named_row(series, row, NEW), probabilities.argmax(axis=1) == test.labels)
 

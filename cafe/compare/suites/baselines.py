@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cafe.compare.base import Series, Suite
-from cafe.compare.plan import Plan
+from cafe.compare.base import Experiment, Series, Suite
 from cafe.features import Features
 
 SUITE = "baselines"
@@ -16,9 +15,9 @@ def first_series(features: Features) -> Series:
     return Series("zero-shot" if features.text_features is not None else "class-means", "zero-shot")
 
 
-def coop_series(plan: Plan) -> list[Series]:
+def coop_series(experiment: Experiment) -> list[Series]:
     """Return CoOp where it was included: it trains through the text tower, which costs far more than the others."""
-    return [Series("coop", "coop", optional=True)] if "coop" in plan.include else []
+    return [Series("coop", "coop", optional=True)] if "coop" in experiment.include else []
 
 
 class Baselines(Suite):
@@ -31,12 +30,12 @@ class Baselines(Suite):
 
     title = "Baselines"
 
-    def series(self, features: Features, plan: Plan) -> Sequence[Series]:
+    def series(self, features: Features, experiment: Experiment) -> Sequence[Series]:
         """Return the four, and CoOp where it was included."""
         return (
             first_series(features),
             Series("linear-probe", "linear-probe", {"C": "auto"}),
             Series("tip-adapter", "tip-adapter", {"alpha": "auto", "beta": "auto"}),
             Series("clip-adapter", "clip-adapter", {"variant": "image", "alpha": 0.2}),
-            *coop_series(plan),
+            *coop_series(experiment),
         )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cafe.compare.base import Series, Suite
-from cafe.compare.plan import Plan
+from cafe.compare.base import Experiment, Series, Suite
 from cafe.compare.suites.baselines import first_series
 from cafe.errors import InputError
 from cafe.features import Features
@@ -21,11 +20,11 @@ class Bottleneck(Suite):
     title = "Bottleneck of CLIP-Adapter"
     layout = Layout(axis="x", axis_label="reduction (bottleneck width is d / reduction)")
 
-    def series(self, features: Features, plan: Plan) -> Sequence[Series]:
+    def series(self, features: Features, experiment: Experiment) -> Sequence[Series]:
         """Return zero-shot and one series for each width, all of one line."""
-        values = [int(value) for value in plan.values or VALUES]
-        if min(values) < 1 or list(values) != list(plan.values or VALUES):
-            raise InputError(f"suite 'bottleneck' takes whole numbers of at least 1, but got {plan.values}")
+        values = [int(value) for value in experiment.values or VALUES]
+        if min(values) < 1 or list(values) != list(experiment.values or VALUES):
+            raise InputError(f"suite 'bottleneck' takes whole numbers of at least 1, but got {experiment.values}")
         parameters = {"variant": "image", "alpha": 0.2}
         return (
             first_series(features),

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from cafe.compare.base import Series, Suite
-from cafe.compare.plan import Plan
+from cafe.compare.base import Experiment, Series, Suite
 from cafe.compare.suites.baselines import first_series
 from cafe.features import Features
 from cafe.methods import method_names
@@ -45,14 +44,14 @@ class Methods(Suite):
 
     title = "Methods"
 
-    def series(self, features: Features, plan: Plan) -> Sequence[Series]:
+    def series(self, features: Features, experiment: Experiment) -> Sequence[Series]:
         """Return zero-shot and every other method by name."""
         series = [first_series(features)]
         for name in method_names():
             if name == "zero-shot":
                 continue
-            if name in COSTLY and name not in plan.include:
-                plan.notes.append(f"{name} was left out for its cost; --include {name} runs it")
+            if name in COSTLY and name not in experiment.include:
+                experiment.notes.append(f"{name} was left out for its cost; --include {name} runs it")
                 continue
             # A newcomer without an entry above runs with its own defaults.
             series.append(Series(LABELS.get(name, name), name, CHOSEN.get(name, {}), optional=True))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cafe.compare.base import Outcome, Series, Suite
-from cafe.compare.plan import Plan
+from cafe.compare.base import Experiment, Outcome, Series, Suite
 from cafe.compare.suites.baselines import coop_series, first_series
 from cafe.features import Features
 from cafe.protocol.tasks import dataset_name
@@ -25,21 +24,21 @@ class Paper(Suite):
     title = "The CLIP-Adapter paper"
     layout = Layout(table="datasets")
 
-    def series(self, features: Features, plan: Plan) -> Sequence[Series]:
+    def series(self, features: Features, experiment: Experiment) -> Sequence[Series]:
         """Return the three, and CoOp where it was included."""
         return (
             first_series(features),
             Series("linear-probe", "linear-probe", {"C": "auto"}),
             Series("clip-adapter", "clip-adapter", {"variant": "image", "alpha": "auto"}),
-            *coop_series(plan),
+            *coop_series(experiment),
         )
 
-    def run(self, plan: Plan) -> list[Outcome]:
+    def run(self, experiment: Experiment) -> list[Outcome]:
         """Run what is at hand, and name the data sets that are not."""
-        here = {dataset_name(features) for features in plan.features}
+        here = {dataset_name(features) for features in experiment.features}
         missing = [name for name in ORDER if name not in here]
         if missing:
-            plan.notes.append(
+            experiment.notes.append(
                 f"{len(missing)} of the paper's {len(ORDER)} data sets have no cache here: {', '.join(missing)}"
             )
-        return super().run(plan)
+        return super().run(experiment)

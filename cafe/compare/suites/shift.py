@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.compare.base import Outcome, Series, Suite, named_row
-from cafe.compare.plan import Plan
+from cafe.compare.base import Experiment, Outcome, Series, Suite, named_row
 from cafe.compare.suites.baselines import Baselines
 from cafe.errors import InputError
 from cafe.evaluation.metrics import all_metrics
 from cafe.features import Features
-from cafe.fitting import Fitted
+from cafe.fitting import Fitted, full_probabilities, zero_shot_accuracy
 from cafe.protocol.overlap import check_overlap
 from cafe.protocol.shift import class_mapping, restricted
-from cafe.protocol.tasks import Task, dataset_name, encoder_name
+from cafe.protocol.tasks import dataset_name, encoder_name
 from cafe.report.layout import Layout
-from cafe.scoring import full_probabilities, zero_shot_accuracy
 
 SUITE = "shift"
 
@@ -34,28 +31,27 @@ class Shift(Suite):
     title = "Distribution shift"
     layout = Layout(axis="part", axis_label="tested on", figure="dots")
 
-    def series(self, features: Features, plan: Plan) -> Sequence[Series]:
+    def series(self, features: Features, experiment: Experiment) -> Sequence[Series]:
         """Return the baselines."""
-        return Baselines().series(features, plan)
+        return Baselines().series(features, experiment)
 
-    def run(self, plan: Plan) -> list[Outcome]:
+    def run(self, experiment: Experiment) -> list[Outcome]:
         """Fit on the first cache, score on all."""
-        source, *others = plan.features
+        source, *others = experiment.features
         if not others:
             raise InputError("suite 'shift' needs at least two caches: the first is learned from, all are tested on")
-        columns = {id(target): _columns(source, target) for target in others}
+        columns = [_columns(source, target) for target in others]
         for target in others:
-            for task in plan.tasks(source):
+            for task in experiment.tasks(0):
                 check_overlap(task.train, target.split("test"))
-        zero_shot = {id(target): _zero_shot(source, target, columns[id(target)]) for target in others}
+        zero_shot = [_zero_shot(source, target, own) for target, own in zip(others, columns, strict=True)]
         outcomes: list[Outcome] = []
-        for tasks, series, fits in self.fitted(replace(plan, features=(source,))):
-            for task, one, fit in zip(tasks, series, fits, strict=True):
-                outcomes.append(Outcome(named_row(one, fit.row, part=dataset_name(source)), fit.correct))
-                for target in others:
-                    outcome = _tested(fit, one, task, target, columns[id(target)])
-                    outcome.row["zero_shot_acc1"] = zero_shot[id(target)]
-                    outcomes.append(outcome)
+        for _, series, fit in self.fits(experiment, [0]):
+            outcomes.append(Outcome(named_row(series, fit.row, part=dataset_name(source)), fit.correct))
+            for target, own, frozen in zip(others, columns, zero_shot, strict=True):
+                outcome = _tested(fit, series, target, own)
+                outcome.row["zero_shot_acc1"] = frozen
+                outcomes.append(outcome)
         return outcomes
 
 
@@ -77,11 +73,11 @@ def _zero_shot(source: Features, target: Features, columns: NDArray[np.int64]) -
     )
 
 
-def _tested(fit: Fitted, series: Series, task: Task, target: Features, columns: NDArray[np.int64]) -> Outcome:
+def _tested(fit: Fitted, series: Series, target: Features, columns: NDArray[np.int64]) -> Outcome:
     """Score a fitted method on another test set, whose classes are these columns of the ones learned."""
     test = target.split("test")
-    known = len(task.features.class_names)
-    probabilities = restricted(full_probabilities(fit.estimator, test.image_features, known), columns)
+    known = len(fit.task.features.class_names)
+    probabilities = restricted(full_probabilities(fit.estimator, fit.inputs_of(test), known), columns)
     row: dict[str, Any] = {**fit.row, "n_test": len(test), **all_metrics(probabilities, test.labels)}
     note = "" if len(columns) == known else f"{dataset_name(target)}: predictions among its {len(columns)} classes"
     return Outcome(named_row(series, row, dataset_name(target), note), probabilities.argmax(axis=1) == test.labels)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cafe.compare.base import Series, Suite
-from cafe.compare.plan import Plan
+from cafe.compare.base import Experiment, Series, Suite
 from cafe.compare.suites.baselines import first_series
 from cafe.features import Features
 
@@ -17,7 +16,7 @@ class Shots(Suite):
 
     title = "CLIP-Adapter by shots"
 
-    def series(self, features: Features, plan: Plan) -> Sequence[Series]:
+    def series(self, features: Features, experiment: Experiment) -> Sequence[Series]:
         """Return the five."""
         return (
             first_series(features),

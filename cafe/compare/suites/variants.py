@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cafe.compare.base import Series, Suite
-from cafe.compare.plan import Plan
+from cafe.compare.base import Experiment, Series, Suite
 from cafe.compare.suites.baselines import first_series
 from cafe.features import Features
 from cafe.report.layout import Layout
@@ -20,7 +19,7 @@ class Variants(Suite):
     title = "Variants of CLIP-Adapter"
     layout = Layout(figure="dots")
 
-    def series(self, features: Features, plan: Plan) -> Sequence[Series]:
+    def series(self, features: Features, experiment: Experiment) -> Sequence[Series]:
         """Return zero-shot and the twelve."""
         adapters = [
             Series(f"{variant}, {name}", "clip-adapter", {"variant": variant, **_ratios(variant, ratio)})
