@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cafe.report.cells import Block, cell, notes_of
+from cafe.report.layout import Layout
 from cafe.report.panels import ALL_SHOTS, Column, Panel, Point
 
 # The CLIP papers' data sets, in the order in which they print them; others follow as they come.
@@ -14,7 +15,7 @@ ORDER = (
 )  # fmt: skip
 
 
-def across_datasets(panels: Sequence[Panel], metric: str) -> list[Block]:
+def across_datasets(panels: Sequence[Panel], metric: str, layout: Layout) -> list[Block]:
     """Return one table for each encoder; all of ``ORDER`` have a column, and what was not run is a gap.
 
     The average stands only where every data set of ``ORDER`` was run, so that no two averages are over different sets.
@@ -34,7 +35,7 @@ def across_datasets(panels: Sequence[Panel], metric: str) -> list[Block]:
             body.append([_named(label, column), *(cell(point, metric) for point in points), average])
         seeds = f"{own[0].seeds} seed{'s' if own[0].seeds > 1 else ''}"
         title = f"{encoder}. {len(here)} of {len(names)} data sets, accuracy in per cent, {seeds}"
-        blocks.append((title, ["method, shots", *names, "average"], body, notes_of(own)))
+        blocks.append((title, ["method, shots", *names, "average"], body, notes_of(own, layout)))
     return blocks
 
 

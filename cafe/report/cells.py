@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cafe.report.layout import SHOTS, Layout
-from cafe.report.panels import LEVEL_MARK, LEVEL_NOTE, ORACLE_NOTE, Panel, Point, column_label
+from cafe.report.panels import LEVEL_MARK, ORACLE_NOTE, Panel, Point, column_label, level_note
 
 Block = tuple[str, list[str], list[list[str]], list[str]]  # caption, head, body, notes
 GAP = "–"
@@ -77,7 +77,7 @@ def caption(panel: Panel, metric: str = "acc1", layout: Layout = SHOTS) -> str:
     return f"{panel.dataset}, {panel.encoder}. {what} by {layout.axis_label}, {spread}"
 
 
-def notes_of(shown: Sequence[Panel]) -> list[str]:
+def notes_of(shown: Sequence[Panel], layout: Layout = SHOTS) -> list[str]:
     """Explain the marks that occur."""
-    level = [LEVEL_NOTE] if any(panel.is_tested for panel in shown) else []
+    level = [level_note(shown, layout)] if any(panel.is_tested for panel in shown) else []
     return level + ([ORACLE_NOTE] if any(panel.has_oracle for panel in shown) else [])

@@ -15,10 +15,7 @@ from cafe.report.layout import SHOTS, Layout
 ORACLE_MARK = "†"
 ORACLE_NOTE = f"{ORACLE_MARK} settings chosen on the test set (oracle-test): an upper bound, not a result."
 LEVEL_MARK = "°"
-LEVEL_NOTE = (
-    f"{LEVEL_MARK} best of its column, or not distinguishable from it "
-    "(paired test over test images and seeds, Holm-corrected p ≥ 0.05)."
-)
+_TEST = "(paired test over test images and seeds, Holm-corrected p ≥ 0.05)."
 
 # A fit on all training images has no number of shots; it stands after every number.
 ALL_SHOTS = math.inf
@@ -40,7 +37,8 @@ class Point:
     n : int
         Number of seeds.
     level : bool, default=False
-        Whether it is the best of its column, or not distinguishable from it.
+        Whether it is the best of those measured with the same number of shots on the same part of the test, or not
+        distinguishable from it; see :func:`level_note` for where those stand in the table.
     """
 
     mean: float
@@ -86,12 +84,15 @@ class Panel:
         Those without training first, then in the order of the summary.
     columns : list of float or str
         Every column that occurs: numbers ascending, words in the order of the summary.
+    several_shots : bool, default=False
+        Whether methods were trained with more than one number of shots.
     """
 
     dataset: str
     encoder: str
     series: list[Series]
     columns: list[Column]
+    several_shots: bool = False
 
     @property
     def seeds(self) -> int:
@@ -145,7 +146,7 @@ def panels(summary: Sequence[Mapping[str, Any]], metric: str = "acc1", layout: L
         point = _point(entry, metric)
         if point is not None:
             series.points[_column(entry, layout)] = point
-    return [_panel(*key, list(lines.values())) for key, lines in grouped.items()]
+    return [_panel(*key, list(lines.values()), several.get(key, False)) for key, lines in grouped.items()]
 
 
 def _trained_shots(summary: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], set[Any]]:
@@ -180,6 +181,29 @@ def _point(entry: Mapping[str, Any], metric: str) -> Point | None:
     return Point(float(mean), float(std) if known and std is not None else None, int(entry["n"]), level)
 
 
+def level_note(panels: Sequence[Panel], layout: Layout) -> str:
+    """Explain the mark: best among what, which depends on what makes the columns.
+
+    Fits are compared with those of the same number of shots on the same part of the test. Those are a column only where
+    columns are shots, or parts of the test after one number of shots. Where columns are values of a parameter, they are
+    all values of all lines with that number of shots, and zero-shot, which takes part without being marked.
+
+    Examples
+    --------
+    >>> level_note([], Layout(axis="x"))[:67]
+    '° best of all values with the same number of shots, or not distingu'
+    """
+    several = any(panel.several_shots for panel in panels)
+    if layout.axis == "x":
+        frozen = any(line.is_level for panel in panels for line in panel.series)
+        among = "all values with the same number of shots" + (" and zero-shot, which is not marked" if frozen else "")
+    elif several and (layout.axis == "part" or layout.table == "datasets"):
+        among = "its column with the same number of shots"
+    else:
+        among = "its column"
+    return f"{LEVEL_MARK} best of {among}, or not distinguishable from it {_TEST}"
+
+
 def column_label(column: Column) -> str:
     """Write a column's head or tick.
 
@@ -193,9 +217,10 @@ def column_label(column: Column) -> str:
     return "all" if column == ALL_SHOTS else f"{column:g}"
 
 
-def _panel(dataset: str, encoder: str, series: list[Series]) -> Panel:
+def _panel(dataset: str, encoder: str, series: list[Series], several_shots: bool) -> Panel:
     # A stable sort: lines that need no training come first, the rest stay as the suite has them.
     series = sorted(series, key=lambda one: not one.is_level)
     found = dict.fromkeys(column for one in series for column in one.points)
     words = [column for column in found if isinstance(column, str)]
-    return Panel(dataset, encoder, series, [*words, *sorted(c for c in found if not isinstance(c, str))])
+    columns: list[Column] = [*words, *sorted(c for c in found if not isinstance(c, str))]
+    return Panel(dataset, encoder, series, columns, several_shots)

@@ -70,9 +70,9 @@ def blocks_of(summary: Sequence[Mapping[str, Any]], metric: str | None, layout: 
     for one in layout.metrics if metric is None else (metric,):
         drawn = [panel for panel in panels(summary, one, layout) if panel.columns]
         if layout.table == "datasets":
-            blocks += across_datasets(drawn, one)
+            blocks += across_datasets(drawn, one, layout)
             continue
-        blocks += [(caption(panel, one, layout), *grid(panel, one), notes_of([panel])) for panel in drawn]
+        blocks += [(caption(panel, one, layout), *grid(panel, one), notes_of([panel], layout)) for panel in drawn]
     return blocks
 
 

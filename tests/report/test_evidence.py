@@ -34,6 +34,33 @@ def test_best_of_a_column_and_what_is_level_with_it_are_marked(make_entry):
     assert "°" not in markdown_table(summary[2:])
 
 
+def test_the_mark_says_among_what_a_point_is_the_best(make_entry):
+    """Where columns are values or parts, the best of one number of shots is not the best of its column."""
+
+    def note(layout, *entries):
+        (line,) = [line for line in markdown_table(entries, layout=layout).splitlines() if line.startswith("° ")]
+        return line
+
+    def marked(shots, mean, standing="best", **more):
+        return make_entry("a", shots, mean, 0.02, standing=standing, **{"x": None, "part": None, **more})
+
+    values = Layout(axis="x", axis_label="alpha")
+    settings = [marked(4, 0.7, x=0.2), marked(4, 0.6, "below", x=0.4)]
+    assert note(values, *settings).startswith("° best of all values with the same number of shots, or not")
+    frozen = make_entry("zero-shot", 0, 0.9, None, n=1, standing=None, x=None, part=None)
+    assert "and zero-shot, which is not marked, or not" in note(values, *settings, frozen)
+
+    parts = Layout(axis="part", axis_label="classes tested")
+    assert note(parts, marked(4, 0.7, part="new")).startswith("° best of its column, or not")
+    several = note(parts, marked(1, 0.5, part="new"), marked(4, 0.7, part="new"))
+    assert several.startswith("° best of its column with the same number of shots, or not")
+    datasets = Layout(table="datasets")
+    assert note(datasets, marked(1, 0.5), marked(4, 0.7)).startswith(
+        "° best of its column with the same number of shots"
+    )
+    assert note(Layout(), marked(1, 0.5), marked(4, 0.7)).startswith("° best of its column, or not")
+
+
 def test_only_accuracy_is_marked(make_entry):
     entry = make_entry("a", 4, 0.75, 0.02, standing="best", ece_mean=0.05, ece_std=0.01)
     assert "°" not in markdown_table([entry], "ece")
