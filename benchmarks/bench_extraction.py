@@ -167,10 +167,12 @@ def speed(images: int, rounds: int, batch_size: int) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data, model = Some(photographs(folder / "data"), images), random_vit_b32(folder / "model")
-        encoders = {dtype: open_encoder(str(model), "cpu", dtype) for dtype in ("float32", "bfloat16")}
+        encoders = {
+            dtype: open_encoder(str(model), "cpu", dtype).with_batch_size(batch_size)
+            for dtype in ("float32", "bfloat16")
+        }
         runs: dict[str, Any] = {f"loop {dtype}": Loop(model, dtype) for dtype in encoders}
         for dtype, encoder in encoders.items():
-            encoder.batch_size = batch_size
             runs[f"cafe {dtype}"] = Cafe(encoder, folder, batch_size=batch_size, workers=0)
         runs["cafe bfloat16, processes"] = Cafe(encoders["bfloat16"], folder, batch_size=batch_size, workers=cores)
         rates: dict[str, list[float]] = {name: [] for name in runs}

@@ -259,3 +259,37 @@ def test_options_out_of_range(dataset, encoder, tmp_path):
         extract(dataset, encoder, tmp_path / "a.h5", batch_size=0)
     with pytest.raises(InputError, match="--workers"):
         extract(dataset, encoder, tmp_path / "a.h5", workers=-1)
+
+
+def test_a_damaged_view_is_found_while_the_file_is_written(case, tmp_path, monkeypatch):
+    """A shard that breaks after it was checked ends the run without a file; the next run makes it again."""
+    from cafe.cache.extract import run
+
+    path, real = tmp_path / "a.h5", run.finish
+
+    def finish(extraction, reporter):
+        shard = partial_folder(path) / "shard-000001.npz"
+        broken = bytearray(shard.read_bytes())
+        features = broken.index(b"\n", broken.index(b"NUMPY")) + 1
+        broken[features + 8 * 4 * 2] ^= 1  # the first byte of the view: behind 8 images of 4 numbers, 2 bytes each
+        shard.write_bytes(bytes(broken))
+        return real(extraction, reporter)
+
+    monkeypatch.setattr(run, "finish", finish)
+    with pytest.raises(CacheError, match=r"shard-000001 in .*a\.h5\.partial was damaged and is removed"):
+        extract(*case(), path, **case.options)
+    assert not path.exists()
+    monkeypatch.undo()
+    assert extract(*case(), path, **case.options).kept == 32 - 8
+    assert content(path) == case.whole
+
+
+def test_features_of_one_number_are_stored_in_c_order(fakes, tmp_path):
+    """NumPy writes such a shard column by column unless it is told otherwise, and views are read one by one."""
+    dataset, encoder = fakes[0](COUNTS), fakes[1](batch_size=2, dim=1)
+    encoder.encode_images = lambda crops: crops[:, 0, 0, :1].astype("float32")
+    encoder.encode_text = lambda prompts: [[1.0]] * len(prompts)
+    features = load_features(extract(dataset, encoder, tmp_path / "a.h5", views=Views(2)).path)
+    train = features.splits["train"]
+    assert train.image_features[:, 0].tolist() == [10 * i for i in range(21)]
+    assert train.view_features[1, :, 0].tolist() == [10 * i for i in range(21)]

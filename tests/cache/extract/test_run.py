@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections import namedtuple
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cafe import files as atomic
-from cafe.cache.extract.run import extract
+from cafe.cache.extract import run
+from cafe.cache.extract.finish import finish
+from cafe.cache.extract.run import extract, extract_many
+from cafe.cache.extract.views import Views
 from cafe.cache.format.reader import load_features, load_sizes
 from cafe.cache.format.verify import verify_cache
 from cafe.cache.locate import list_caches
@@ -250,14 +255,14 @@ def test_full_disk_is_noticed_before_the_first_image(dataset, encoder, tmp_path,
 def test_two_extractors_at_once(fakes, tmp_path):
     start, failures = threading.Barrier(4), []
 
-    def run():
+    def work():
         start.wait()
         try:
             extract(fakes[0](), fakes[1](), tmp_path / "a.h5", force=True)
         except BaseException as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=run) for _ in range(4)]
+    threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -265,3 +270,60 @@ def test_two_extractors_at_once(fakes, tmp_path):
     assert failures == []
     assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
     assert verify_cache(tmp_path / "a.h5").ok
+
+
+def read_bytes():
+    """Bytes that this process has read so far, from files that are cached in memory too."""
+    return int(Path("/proc/self/io").read_text().split("rchar:")[1].split()[0])
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="counts what is read with /proc/self/io")
+def test_the_file_is_written_with_one_reading_of_the_shards(fakes, tmp_path, monkeypatch):
+    """Neither a shard is read twice, with views and projection features, nor the file itself for its checksums."""
+    width = 1024
+
+    class Wide(fakes[1]):
+        def encode_images_unprojected(self, crops):
+            rows = np.repeat(self.encode_images(crops), width // 4, axis=1)
+            return rows, rows
+
+        def projection(self):
+            return np.eye(width, dtype=np.float32)
+
+        def encode_text(self, prompts):
+            return np.ones((len(prompts), width), np.float32)
+
+    counts = []
+
+    def finish_counted(extraction, reporter):
+        shards = sum(path.stat().st_size for path in extraction.partial.folder.glob("shard-*.npz"))
+        before = read_bytes()
+        done = finish(extraction, reporter)
+        counts.append((read_bytes() - before, shards))
+        return done
+
+    monkeypatch.setattr(run, "finish", finish_counted)
+    dataset = fakes[0]({"train": 160, "test": 128}, unreadable=["train/image_03.png"])
+    # Shards of 128 images: HDF5 gathers what is smaller than 64 kB in a buffer, which it reads from the file first.
+    options = {"views": Views(3), "projection_features": True, "workers": 0, "batch_size": 16}
+    summary = extract(dataset, Wide(dim=width), tmp_path / "warm.h5", **options)  # imports are read too
+    summary = extract(dataset, Wide(dim=width), tmp_path / "a.h5", **options)
+    assert verify_cache(summary.path).ok
+    read, shards = counts[-1]
+    # A second reading adds 8 % for the smallest array of the file, and more for a shard; directories are below 1 %.
+    assert 0.99 * shards < read < 1.02 * shards
+    assert shards > 1_000_000
+
+
+def test_the_encoder_is_left_as_it_was(dataset, encoder, tmp_path):
+    assert extract(dataset, encoder, tmp_path / "a.h5", batch_size=2).batch_size == 2
+    assert encoder.batch_size == 3
+    assert set(encoder.batches) == {1, 2}
+
+
+def test_the_options_of_extract_and_extract_many_are_the_same():
+    one, many = (inspect.signature(function).parameters for function in (extract, extract_many))
+    options = [p for p in one.values() if p.kind is p.KEYWORD_ONLY]
+    assert options == [p for p in many.values() if p.kind is p.KEYWORD_ONLY]
+    assert {"splits", "views", "batch_size", "named"} < {p.name for p in options}
+    assert not any(p.kind is p.VAR_KEYWORD for p in one.values())
