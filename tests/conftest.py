@@ -138,3 +138,14 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("CAFE_REAL_DATA is unset: it names the folder of real features, photographs and published draws")
     return Path(folder)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def float32_encoders():
+    """On every processor `auto` encodes in float32: tolerances are derived for it, and other libraries' forward has it.
+
+    What `auto` takes by itself is the business of tests/test_compute.py, which puts the function back.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cafe.compute.has_matrix_units", lambda: False)
+        yield

@@ -18,6 +18,12 @@ from cafe.compute import (
 from cafe.errors import InputError
 
 
+@pytest.fixture(autouse=True)
+def this_processor(monkeypatch):
+    """The suite encodes in float32 everywhere (tests/conftest.py); here the processor is asked."""
+    monkeypatch.setattr("cafe.compute.has_matrix_units", has_matrix_units)
+
+
 def test_automatic_device(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
