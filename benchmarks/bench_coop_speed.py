@@ -28,8 +28,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from cafe.encoders.text_towers.transformers import TransformersTextTower
-from cafe.methods.coop_parts import ContextObjective
-from cafe.methods.coop_prompts import ContextPrompts, make_prompts
+from cafe.methods.learned_prompts.prompts import ContextPrompts, make_prompts
+from cafe.methods.objectives.coop import ContextObjective
+from cafe.training.trainer import Batch
 
 M, BATCH, SCALE, FULL, CHUNK, TARGET = 16, 32, 100.0, 77, 100, 1.5
 
@@ -132,7 +133,7 @@ def measure(tower: TransformersTextTower, n_classes: int, repeats: int, rounding
 
     def ours() -> None:
         given = {"contexts": contexts[None]}
-        found["cafe"] = objective.losses_and_gradients(None, given, scale, f[None], y[None], f[None, :1])
+        found["cafe"] = objective.losses_and_gradients(Batch(None, given, scale, f[None], y[None], f[None, :1]))
 
     ours()
     large = n_classes > CHUNK  # a minute or more: once, and what is not counted is taken off

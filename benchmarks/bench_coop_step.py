@@ -20,8 +20,9 @@ import torch
 from harness import parse, report
 
 from cafe.encoders import open_encoder
-from cafe.methods.coop_parts import ContextObjective
-from cafe.methods.coop_prompts import make_prompts
+from cafe.methods.learned_prompts.prompts import make_prompts
+from cafe.methods.objectives.coop import ContextObjective
+from cafe.training.trainer import Batch
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -41,7 +42,8 @@ def step_of(objective: ContextObjective) -> Callable[[], Any]:
     features = torch.randn((1, 32, objective.prompts.tower.dim), generator=generator)
     labels = torch.randint(objective.prompts.n_classes, (1, 32), generator=generator)
     scale = {"logit_scale": torch.tensor([100.0])}
-    return lambda: objective.losses_and_gradients(None, {"contexts": contexts}, scale, features, labels, features)
+    batch = Batch(None, {"contexts": contexts}, scale, features, labels, features)
+    return lambda: objective.losses_and_gradients(batch)
 
 
 def kept_bytes(step: Callable[[], Any], weights: set[int]) -> int:

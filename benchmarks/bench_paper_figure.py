@@ -40,7 +40,7 @@ from sklearn.linear_model import LogisticRegression
 from cafe import CLIPAdapter
 from cafe.compare.running import compare
 from cafe.features import Features
-from cafe.methods.clip_adapter_parts import default_recipe
+from cafe.methods.clip_adapter import default_recipe
 from cafe.protocol.tasks import Task, make_task
 
 LARGEST, TIMED_SHOTS, TARGET = 1_000_000, (1, 2, 4, 16), 5.0

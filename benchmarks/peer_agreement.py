@@ -19,7 +19,7 @@ import numpy as np
 from harness import parse, real_features
 
 import cafe
-from cafe.methods.scores import unit_length
+from cafe.methods.inputs.cosines import unit_length
 from cafe.protocol.selection import choose, few_shot_val, score_fitted
 
 SEEDS = (1, 2, 3)

@@ -23,7 +23,9 @@ import numpy as np
 from harness import is_smoke, parse, report
 
 import cafe
-from cafe.methods import auto_choice, auto_gaussians, auto_parts
+from cafe.methods.mixture import experts as auto_parts
+from cafe.methods.mixture import gaussians as auto_gaussians
+from cafe.methods.mixture import weights as auto_choice
 
 Change = tuple[object, str, object]
 

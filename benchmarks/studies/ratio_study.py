@@ -23,7 +23,7 @@ from sklearn.model_selection import StratifiedKFold
 from cafe import CLIPAdapter, fit_many
 from cafe.kernels import reference
 from cafe.kernels.reference import START_LOGIT
-from cafe.methods import clip_adapter, clip_adapter_inference
+from cafe.methods import clip_adapter
 
 
 def use_gain(gain: float) -> None:
@@ -40,16 +40,15 @@ def use_gain(gain: float) -> None:
         return PLAIN["learned_ratio"](stretched(parameters, side), side, own, other)
 
     def trained_ratio(parameters: Any, side: str) -> Any:
-        return clip_adapter_inference.sigmoid(START_LOGIT + gain * parameters[f"{side}_bias"])
+        return clip_adapter.sigmoid(START_LOGIT + gain * parameters[f"{side}_bias"])
 
     reference.ratio_values = ratio_values
-    for module in (clip_adapter, clip_adapter_inference):
-        module.learned_ratio, module.trained_ratio = learned_ratio, trained_ratio  # type: ignore[attr-defined]
+    clip_adapter.learned_ratio, clip_adapter.trained_ratio = learned_ratio, trained_ratio
 
 
 PLAIN: dict[str, Any] = {
     "ratio_values": reference.ratio_values,
-    "learned_ratio": clip_adapter_inference.learned_ratio,
+    "learned_ratio": clip_adapter.learned_ratio,
 }
 
 

@@ -1,4 +1,16 @@
-"""APE: Tip-Adapter on the channels that tell classes apart; nothing is trained."""
+"""APE: Tip-Adapter on the channels that tell classes apart; nothing is trained.
+
+How the channels are chosen, here and in APE-T. Letters: d channels, c classes, N_i rows of class i (its shots and
+its text).
+
+    J_d = v var_i(t_id) - (1 - v) S_d          the channels of largest J are kept
+
+    S_d = mean over ordered pairs of classes i != j and all their rows m, n of  F_imd F_jnd
+
+The released code has four nested loops for S, 3e8 turns for ImageNet at 16 shots. With row sums s_i = sum_m F_im it is
+
+    S_d = ( (sum_i s_id)^2 - sum_i s_id^2 ) / ( (sum_i N_i)^2 - sum_i N_i^2 )
+"""
 
 from __future__ import annotations
 
@@ -8,10 +20,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cafe.methods.ape_channels import check_share, chosen_channels
-from cafe.methods.base import Array, FewShotClassifier, cosine_logits, softmax, unit_length
-from cafe.methods.problem import problems_of
-from cafe.methods.side_by_side import check_numbers, resolve_grid
+from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits, softmax, unit_length
+from cafe.methods.inputs.parameters import Constraint, Number
 
 METHOD = "ape"
 
@@ -80,6 +90,13 @@ class APE(FewShotClassifier):
         "beta": (0.1, 1.0, 2.0, 4.0, 7.0),
         "gamma": (0.0, 0.1, 0.4, 1.0),
     }
+    constraints: ClassVar[dict[str, Constraint]] = {
+        "alpha": Number(0),
+        "beta": Number(0),
+        "gamma": Number(0),
+        "variance_weight": Number(0),
+        "share": Number(0, 1, above=True),
+    }
 
     def __init__(
         self,
@@ -106,15 +123,11 @@ class APE(FewShotClassifier):
         self.random_state = random_state
 
     @classmethod
-    def fit_grid(
-        cls, estimators: Sequence[Any], X: ArrayLike, y: ArrayLike, rows: Sequence[NDArray[np.int64]] | None
-    ) -> None:
+    def _fit_problems(cls, estimators: Sequence[Any], problems: Sequence[Problem]) -> None:
         """Fit several; those that learn from the same rows share channels and keys."""
         priors: dict[tuple[Any, ...], dict[str, Array]] = {}
-        for one, problem in zip(estimators, problems_of(estimators, X, y, rows), strict=True):
-            one._prepare()
-            resolve_grid(one, problem)
-            key = (id(problem.base), problem.rows.tobytes(), one.share, one.variance_weight)
+        for one, problem in zip(estimators, problems, strict=True):
+            key = (problem.base, problem.rows.tobytes(), one.share, one.variance_weight)
             if key not in priors:
                 priors[key] = one._prior(problem.X, problem.y, problem.class_embeddings)
             for name, value in priors[key].items():
@@ -137,14 +150,50 @@ class APE(FewShotClassifier):
             "segments_": segments,
         }
 
-    def _prepare(self) -> None:
-        super()._prepare()
-        check_numbers(self, alpha=0, beta=0, gamma=0, variance_weight=0)
-        check_share("APE", share=self.share)
-
     def _logits(self, X: Array) -> Array:
         logits = cosine_logits(X, self._entry_text(X.dtype), self.logit_scale)
         affinity = unit_length(X[:, self.channels_]) @ self.keys_.astype(X.dtype, copy=False).T  # (queries, keys)
         votes = np.exp(-self.beta_ * (1 - affinity)) * self.weights_.astype(X.dtype, copy=False)
         logits[:, self.seen_] += self.alpha_ * np.add.reduceat(votes, self.segments_, axis=1)
         return logits
+
+
+def similarity_between_classes(X: Array, y: NDArray[np.int64], text: Array) -> Array:
+    """Return S (d,), in float64; formula above.
+
+    Examples
+    --------
+    >>> X = np.array([[1.0, 0.0], [0.0, 1.0]]); text = np.array([[1.0, 1.0], [1.0, 1.0]])
+    >>> similarity_between_classes(X, np.array([0, 1]), text).tolist()
+    [0.5, 0.5]
+    """
+    sums = text.astype(np.float64)
+    np.add.at(sums, y, X)
+    rows = 1.0 + np.bincount(y, minlength=len(text))
+    pairs = rows.sum() ** 2 - np.square(rows).sum()
+    similarity: Array = (np.square(sums.sum(axis=0)) - np.square(sums).sum(axis=0)) / pairs
+    return similarity
+
+
+def chosen_channels(
+    X: Array, y: NDArray[np.int64], text: Array, share: float, variance_weight: float
+) -> NDArray[np.int64]:
+    """Return the channels of largest J, the best first.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d)
+        Shots.
+    y : ndarray of shape (n,), int64
+        Class rows.
+    text : ndarray of shape (c, d)
+        Class embeddings.
+    share : float
+        Of the d channels to keep, rounded up.
+    variance_weight : float
+        v.
+    """
+    criterion = variance_weight * text.astype(np.float64).var(axis=0, ddof=1)
+    criterion -= (1 - variance_weight) * similarity_between_classes(X, y, text)
+    kept = int(np.ceil(share * X.shape[1]))
+    return np.argsort(-criterion, kind="stable")[:kept]

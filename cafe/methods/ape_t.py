@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from cafe.methods.ape_channels import check_share, chosen_channels
-from cafe.methods.ape_t_parts import ResidualKeysObjective
-from cafe.methods.base import Array, FewShotClassifier, Problem
-from cafe.methods.problem import problems_of
-from cafe.methods.side_by_side import check_numbers, fit_side_by_side, resolve_grid
-from cafe.methods.training_runs import seed_of
+from cafe.methods.ape import chosen_channels
+from cafe.methods.base import Array, Problem
+from cafe.methods.inputs.parameters import Constraint, Number, seed_of
+from cafe.methods.objectives.ape_t import ResidualKeysObjective
+from cafe.methods.objectives.base import Result, Run, TrainedClassifier
 from cafe.training.trainer import Configuration, steps_for
 
 METHOD = "ape-t"
 
 
-class APET(FewShotClassifier):
+class APET(TrainedClassifier):
     """Train one residual per class, added to its text and to its keys, and a value per key; encoders frozen.
 
     ::
@@ -93,6 +90,16 @@ class APET(FewShotClassifier):
         "beta": (0.1, 1.0, 2.0, 4.0, 7.0),
         "lr": (1e-3, 1e-4),
     }
+    constraints: ClassVar[dict[str, Constraint]] = {
+        "alpha": Number(0),
+        "beta": Number(0),
+        "eps": Number(0, above=True),
+        "variance_weight": Number(0),
+        "share": Number(0, 1, above=True),
+    }
+    alpha_: float
+    beta_: float
+    lr_: float
 
     def __init__(
         self,
@@ -130,43 +137,33 @@ class APET(FewShotClassifier):
         self.dtype = dtype
         self.random_state = random_state
 
-    @classmethod
-    def fit_grid(
-        cls, estimators: Sequence[Any], X: ArrayLike, y: ArrayLike, rows: Sequence[NDArray[np.int64]] | None
-    ) -> None:
-        """Fit several side by side; see the base class."""
-        problems = problems_of(estimators, X, y, rows)
-        for one, problem in zip(estimators, problems, strict=True):
-            one._prepare()
-            resolve_grid(one, problem)
-            one.channels_ = chosen_channels(
-                problem.X, problem.y, problem.class_embeddings, one.share, one.variance_weight
-            )
+    # ------------------------------------------------------------------ learning
 
-        def objective_of(base: Any, members: list[Any], theirs: list[Problem], to: dict[str, Any]) -> Any:
-            mask = np.zeros((len(members), base.X.shape[1]))
-            for i, one in enumerate(members):
-                mask[i, one.channels_] = 1
-            return ResidualKeysObjective(
-                torch.as_tensor(base.class_embeddings).to(**to),
-                [torch.as_tensor(p.X).to(**to) for p in theirs],
-                [torch.as_tensor(p.y).to(to["device"]) for p in theirs],
-                torch.as_tensor(mask).to(**to),
-            )
-
-        trained = fit_side_by_side(
-            estimators, problems, objective_of, lambda one, p, place: one._configuration(p, place)
+    def _choose(self, problem: Problem) -> None:
+        super()._choose(problem)
+        self.channels_ = chosen_channels(
+            problem.X, problem.y, problem.class_embeddings, self.share, self.variance_weight
         )
-        for one, problem, result in zip(estimators, problems, trained, strict=True):
-            one._store(problem, result.parameters)
 
-    def _configuration(self, problem: Problem, place: int) -> Configuration:
+    @classmethod
+    def _objective(cls, run: Run) -> ResidualKeysObjective:
+        mask = np.zeros((len(run.estimators), run.base.X.shape[1]))
+        for i, one in enumerate(run.estimators):
+            mask[i, one.channels_] = 1
+        return ResidualKeysObjective(
+            run.tensor(run.base.class_embeddings),
+            [run.tensor(problem.X) for problem in run.problems],
+            [run.labels(problem.y) for problem in run.problems],
+            run.tensor(mask),
+        )
+
+    def _configuration(self, problem: Problem, index: int) -> Configuration:
         n = len(problem.rows)
         return Configuration(
             rows=problem.rows,
             random_state=seed_of(self),
             shape=n,
-            hyper={"alpha": self.alpha_, "beta": self.beta_, "logit_scale": self.logit_scale, "place": place},
+            hyper={"alpha": self.alpha_, "beta": self.beta_, "logit_scale": self.logit_scale, "index": index},
             steps=steps_for(self.epochs, n, self.batch_size),
             batch_size=self.batch_size,
             lr=float(self.lr_),
@@ -175,7 +172,8 @@ class APET(FewShotClassifier):
             eps=self.eps,
         )
 
-    def _store(self, problem: Problem, parameters: dict[str, Array]) -> None:
+    def _store(self, result: Result) -> None:
+        problem, parameters = result.problem, result.parameters
         order = np.argsort(problem.y, kind="stable")
         labels = problem.y[order]
         residual = np.zeros_like(problem.class_embeddings)
@@ -185,13 +183,7 @@ class APET(FewShotClassifier):
         self.values_ = parameters["values"][order].astype(residual.dtype)
         self.seen_, self.segments_ = np.unique(labels, return_index=True)
 
-    def _prepare(self) -> None:
-        super()._prepare()
-        tiny = float(np.finfo(float).tiny)
-        check_numbers(
-            self, alpha=0, beta=0, epochs=tiny, batch_size=1, lr=0, eps=tiny, weight_decay=0, variance_weight=0
-        )
-        check_share("APET", share=self.share)
+    # ------------------------------------------------------------------ inference
 
     def _logits(self, X: Array) -> Array:
         text, keys, values = (v.astype(X.dtype, copy=False) for v in (self.text_, self.keys_, self.values_))

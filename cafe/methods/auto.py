@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from cafe.methods.auto_choice import one_shot_mixture, pick_mixture
-from cafe.methods.auto_parts import EXPERTS, fit_experts, held_out_scores
 from cafe.methods.base import Array, FewShotClassifier, Problem
-from cafe.methods.problem import problems_of
-from cafe.methods.side_by_side import check_numbers
-from cafe.methods.training_runs import DTYPES, seed_of
+from cafe.methods.inputs.parameters import Choice, Constraint, Number, Seed, seed_of
+from cafe.methods.mixture.experts import EXPERTS, fit_experts, held_out_scores
+from cafe.methods.mixture.weights import one_shot_mixture, pick_mixture
+from cafe.methods.objectives.base import DTYPES
 
 METHOD = "auto"
 
@@ -77,6 +74,13 @@ class Auto(FewShotClassifier):
     array([0])
     """
 
+    constraints: ClassVar[dict[str, Constraint]] = {
+        "folds": Number(2, whole=True),
+        "steps": Number(1, whole=True),
+        "dtype": Choice(tuple(DTYPES)),
+        "random_state": Seed(),
+    }
+
     def __init__(
         self,
         class_embeddings: ArrayLike | None = None,
@@ -98,19 +102,6 @@ class Auto(FewShotClassifier):
         self.device = device
         self.dtype = dtype
         self.random_state = random_state
-
-    @classmethod
-    def fit_grid(
-        cls, estimators: Sequence[Any], X: ArrayLike, y: ArrayLike, rows: Sequence[NDArray[np.int64]] | None
-    ) -> None:
-        """Fit several; see the base class."""
-        for one, problem in zip(estimators, problems_of(estimators, X, y, rows), strict=True):
-            one._prepare()
-            one._fit_rows(problem)
-
-    def _prepare(self) -> None:
-        super()._prepare()
-        check_numbers(self, folds=2, steps=1)
 
     def _fit_rows(self, problem: Problem) -> None:
         text = problem.class_embeddings if self.embedding_source_ == "text" else None

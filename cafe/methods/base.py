@@ -1,8 +1,9 @@
 """What all methods share: labels, class embeddings, normalisation, and inference from logits.
 
 A method subclasses :class:`FewShotClassifier`, stores its parameters in ``__init__`` and writes two functions:
-``_fit_rows`` (learn from checked arrays) and ``_logits`` (score rows). Methods that can be trained side by
-side override ``fit_grid``.
+``_fit_rows`` (learn from checked arrays) and ``_logits`` (score rows). Methods whose fits can share work write
+``_fit_problems`` instead of the first; what the trainer trains is a
+:class:`~cafe.methods.objectives.base.TrainedClassifier`.
 
 Letters: n samples, d feature width, c classes.
 """
@@ -18,8 +19,11 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from cafe.errors import InputError
-from cafe.methods.problem import CheckedArrays, Problem, problems_of, widen
-from cafe.methods.scores import Array, cosine_logits, softmax, unit_length
+from cafe.methods.inputs.cosines import Array, cosine_logits, softmax, unit_length
+from cafe.methods.inputs.parameters import Constraint, Number, check_parameters
+from cafe.methods.inputs.problem import CheckedArrays, Problem, problems_of, widen
+from cafe.methods.many import fit_many
+from cafe.protocol.selection import resolve_automatic
 
 # What a method needs from here is one import.
 __all__ = ["Array", "CheckedArrays", "FewShotClassifier", "Problem", "cosine_logits", "softmax", "unit_length"]
@@ -45,6 +49,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     expected_failed_checks: ClassVar[dict[str, str]] = {}
     # Values tried where a parameter is "auto", by parameter name.
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {}
+    # What each parameter may be, beside "auto" where it has a grid; base classes' tables hold too.
+    constraints: ClassVar[dict[str, Constraint]] = {"logit_scale": Number(0, above=True)}
 
     class_embeddings: ArrayLike | None
     classes: ArrayLike | None
@@ -74,23 +80,34 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def fit_grid(
         cls, estimators: Sequence[Any], X: ArrayLike, y: ArrayLike, rows: Sequence[NDArray[np.int64]] | None
     ) -> None:
-        """Fit several estimators of this class in place; each on its own rows of the same arrays.
+        """Fit several estimators of this class in place; each on its own rows of the same arrays."""
+        for estimator in estimators:
+            estimator._check_parameters()
+        problems = problems_of(estimators, X, y, rows)
+        for estimator, problem in zip(estimators, problems, strict=True):
+            estimator._choose(problem)
+        cls._fit_problems(estimators, problems)
 
-        Methods whose fits can be trained side by side override this; here they are fitted one after the other.
-        """
-        for estimator, problem in zip(estimators, problems_of(estimators, X, y, rows), strict=True):
-            estimator._prepare()
-            estimator._fit_rows(problem)
+    def _check_parameters(self) -> None:
+        """Check parameters before anything is read. Raises InputError."""
+        check_parameters(self)
 
     def starting_embeddings(self) -> ArrayLike | None:
         """Return what the method starts from, (c, d), or None for class means."""
         return self.class_embeddings
 
-    def _prepare(self) -> None:
-        """Check parameters before learning. Raises InputError."""
-        scale: Any = self.logit_scale
-        if isinstance(scale, str) or not 0 < scale < np.inf:
-            raise InputError(f"logit_scale must be a positive number, but is {self.logit_scale!r}")
+    def _choose(self, problem: Problem) -> None:
+        """Set ``name_`` for every parameter that may be ``"auto"``: as given, or chosen on the training rows."""
+        if self.grid:
+            chosen = resolve_automatic(self, problem, fit_many)
+            for name in self.grid:
+                setattr(self, f"{name}_", getattr(chosen, name))
+
+    @classmethod
+    def _fit_problems(cls, estimators: Sequence[Any], problems: Sequence[Problem]) -> None:
+        """Fit each estimator on its problem; methods whose fits can share work override it."""
+        for estimator, problem in zip(estimators, problems, strict=True):
+            estimator._fit_rows(problem)
 
     def _fit_rows(self, problem: Problem) -> None:
         """Learn from checked arrays; sets attributes that end in an underscore."""
@@ -205,7 +222,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         checked: Array = validate_data(self, widen(X), reset=False, dtype=[np.float32, np.float64])
-        return self._logits(unit_length(checked) if self.normalize else checked)
+        return self._logits(unit_length(checked) if self._scales_rows() else checked)
+
+    def _scales_rows(self) -> bool:
+        """Return whether rows are scaled to length one on entry."""
+        return self.normalize
 
     def decision_function(self, X: ArrayLike) -> Array:
         """Return logits (n, c); for two classes the difference of the second and the first, (n,)."""

@@ -2,26 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cafe.encoders.text_towers.base import TextTower
-from cafe.errors import InputError, unknown_name
-from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits
-from cafe.methods.coop_parts import ContextObjective
-from cafe.methods.coop_prompts import CLASS_TOKENS
-from cafe.methods.coop_tower import FITTING_CHECKS, NEEDS_TOWER, Towers, open_tower
-from cafe.methods.problem import problems_of
-from cafe.methods.training_runs import at_least, seed_of
+from cafe.errors import InputError
+from cafe.methods.base import Array, Problem, cosine_logits
+from cafe.methods.inputs.parameters import Choice, Constraint, Number, seed_of
+from cafe.methods.learned_prompts.prompts import CLASS_TOKENS
+from cafe.methods.learned_prompts.tower import Towers, open_tower
+from cafe.methods.objectives.base import Result, Run, TrainedClassifier
+from cafe.methods.objectives.coop import ContextObjective
 from cafe.prompts import GENERIC_TEMPLATE, prompts
+from cafe.training.trainer import Configuration
 
 METHOD = "coop"
 
+# Checks of scikit-learn that fit a bare CoOp() on any data. Those that refuse bad data pass.
+FITTING_CHECKS = [
+    "classifier_data_not_an_array",
+    "classifiers_classes",
+    "classifiers_one_label",
+    "classifiers_train",
+    "decision_proba_consistency",
+    "dict_unchanged",
+    "dont_overwrite_parameters",
+    "dtype_object",
+    "estimators_dtypes",
+    "estimators_fit_returns_self",
+    "estimators_nan_inf",
+    "estimators_overwrite_params",
+    "estimators_pickle",
+    "f_contiguous_array_estimator",
+    "fit2d_1feature",
+    "fit2d_1sample",
+    "fit2d_predict1d",
+    "fit_check_is_fitted",
+    "fit_idempotent",
+    "fit_score_takes_y",
+    "methods_sample_order_invariance",
+    "methods_subset_invariance",
+    "n_features_in",
+    "n_features_in_after_fitting",
+    "pipeline_consistency",
+    "positive_only_tag_during_fit",
+    "readonly_memmap_input",
+    "supervised_y_2d",
+]
+NEEDS_TOWER = "trains prompts through a live text tower (text_tower=, class_names=), which the check does not give"
 
-class CoOp(FewShotClassifier):
+
+class CoOp(TrainedClassifier):
     """Learn context vectors v of the prompt "v_1 ... v_M NAME." through the frozen text tower.
 
     ::
@@ -117,6 +152,14 @@ class CoOp(FewShotClassifier):
     """
 
     expected_failed_checks: ClassVar = {f"check_{name}": NEEDS_TOWER for name in FITTING_CHECKS}
+    constraints: ClassVar[dict[str, Constraint]] = {
+        "n_context": Number(1, whole=True),
+        "class_token": Choice(CLASS_TOKENS),
+        "epochs": Number(0, above=True, none=True),
+        "warmup_epochs": Number(0),
+        "class_chunk": Number(1, whole=True, none=True),
+    }
+    _kernel = "autograd"
 
     def __init__(
         self,
@@ -178,11 +221,7 @@ class CoOp(FewShotClassifier):
         try:
             for estimator in estimators:
                 estimator._towers = towers
-            problems = problems_of(estimators, X, y, rows)
-            for estimator, problem in zip(estimators, problems, strict=True):
-                estimator._prepare()
-                estimator._check_tower(problem)
-            ContextObjective.fit(estimators, problems, [estimator._tower() for estimator in estimators])
+            super().fit_grid(estimators, X, y, rows)
         finally:
             for estimator in estimators:
                 del estimator._towers  # nothing of a tower stays in a fitted method
@@ -209,28 +248,19 @@ class CoOp(FewShotClassifier):
             )
         return [str(label) for label in labels]
 
-    def _prepare(self) -> None:
-        super()._prepare()
-        if self.class_token not in CLASS_TOKENS:
-            raise unknown_name("class_token of coop", str(self.class_token), CLASS_TOKENS)
-        for name, low in (("n_context", 1), ("batch_size", 1), ("warmup_epochs", 0), ("lr", 0), ("weight_decay", 0)):
-            at_least(METHOD, name, getattr(self, name), low)
-        if self.epochs is not None:
-            at_least(METHOD, "epochs", self.epochs, 0, above=True)
-        if self.class_chunk is not None:
-            at_least(METHOD, "class_chunk", self.class_chunk, 1)
-        seed_of(self)
-
     def starting_embeddings(self) -> ArrayLike | None:
         """Return the class embeddings given, or the tower's own of "a photo of a NAME."; see the base class."""
         if self.class_embeddings is not None:
             return self.class_embeddings
         tower = self._tower()
-        embeddings: Array = tower.encode(prompts([GENERIC_TEMPLATE], self.names())).cpu().numpy()
+        encoded = tower.encode(prompts([GENERIC_TEMPLATE], self.names())).cpu()
+        embeddings: Array = (
+            encoded if encoded.element_size() > 2 else encoded.float()
+        ).numpy()  # NumPy has no bfloat16
         return embeddings
 
-    def _check_tower(self, problem: Problem) -> None:
-        """Compare the tower with names, features and what is known of the tower."""
+    def _choose(self, problem: Problem) -> None:
+        """Choose nothing, but compare the tower with names, features and what is known of the tower."""
         c, d = problem.class_embeddings.shape
         tower = self._tower()
         if len(self.names()) != c:
@@ -245,6 +275,43 @@ class CoOp(FewShotClassifier):
                 f"text_tower {tower.id} is not the one that encoded these features: its text weights have sha256 "
                 f"{tower.sha256[:12]}..., text_tower_sha256 says {self.text_tower_sha256[:12]}..."
             )
+
+    def _alike(self) -> Hashable:
+        """Return what estimators must share to share prompts."""
+        names = ("n_context", "context_init", "class_token", "class_specific", "class_chunk", "checkpoint")
+        return self._tower(), tuple(self.names()), *(getattr(self, name) for name in names)
+
+    @classmethod
+    def _objective(cls, run: Run) -> ContextObjective:
+        tower = run.estimators[0]._tower().placed(run.placement.device, run.placement.dtype)
+        return ContextObjective.of(run.estimators[0], tower)
+
+    def _configuration(self, problem: Problem, index: int) -> Configuration:
+        n = len(problem.rows)
+        batch = min(self.batch_size, n)
+        epochs = self.epochs
+        if epochs is None:
+            epochs = default_epochs(np.bincount(problem.y, minlength=len(problem.class_embeddings)).tolist())
+        per_epoch = max(1, n // batch)  # the released loader drops a short last batch
+        return Configuration(
+            rows=problem.rows,
+            random_state=seed_of(self),
+            shape="contexts",
+            hyper={"logit_scale": float(self.logit_scale)},
+            steps=max(1, math.ceil(epochs * per_epoch)),
+            batch_size=self.batch_size,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            optimizer="sgd",
+            warmup_steps=math.ceil(self.warmup_epochs * per_epoch),
+        )
+
+    def _store(self, result: Result) -> None:
+        """Keep contexts and what they encode to; with these, no tower is needed any more."""
+        self.contexts_ = result.parameters["contexts"]
+        self.text_ = result.objective.encode(self.contexts_)
+        tower = result.objective.prompts.tower
+        self.tower_id_, self.tower_sha256_ = tower.id, tower.sha256
 
     # ------------------------------------------------------------------ inference
 
@@ -268,3 +335,22 @@ class CoOp(FewShotClassifier):
 
     def _logits(self, X: Array) -> Array:
         return cosine_logits(X, self.text_.astype(X.dtype, copy=False), self.logit_scale)
+
+
+def default_epochs(counts: Sequence[int]) -> int:
+    """Return the paper's passes over the shots: 50, 100 or 200 for 1, 2 to 4, or more shots; 50 from 1,000 classes on.
+
+    Parameters
+    ----------
+    counts : sequence of int
+        Training rows of each class.
+
+    Examples
+    --------
+    >>> default_epochs([1] * 10), default_epochs([4] * 10), default_epochs([16] * 10), default_epochs([16] * 1000)
+    (50, 100, 200, 50)
+    """
+    shots = max(counts)
+    if shots <= 1 or len(counts) >= 1000:
+        return 50
+    return 100 if shots <= 4 else 200

@@ -7,15 +7,14 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cafe.errors import InputError
 from cafe.methods.base import Array, Problem
-from cafe.methods.cross_modal_parts import CrossModalClassifier
-from cafe.methods.side_by_side import check_numbers
+from cafe.methods.cross_modal_linear_probe import CrossModalLinearProbe
+from cafe.methods.inputs.parameters import Constraint, Number
 
 METHOD = "cross-modal-adapter"
 
 
-class CrossModalAdapter(CrossModalClassifier):
+class CrossModalAdapter(CrossModalLinearProbe):
     """Train CLIP-Adapter's bottleneck on image features and class embeddings alike, with a head that starts at text.
 
     ::
@@ -77,6 +76,7 @@ class CrossModalAdapter(CrossModalClassifier):
         "lr": (1e-4, 1e-5, 1e-6, 1e-7),
         "weight_decay": (0.0, 1e-3, 1e-5),
     }
+    constraints: ClassVar[dict[str, Constraint]] = {"alpha": Number(0, 1), "reduction": Number(1, whole=True)}
 
     def __init__(
         self,
@@ -107,12 +107,6 @@ class CrossModalAdapter(CrossModalClassifier):
         self.device = device
         self.dtype = dtype
         self.random_state = random_state
-
-    def _prepare(self) -> None:
-        super()._prepare()
-        check_numbers(self, alpha=0, reduction=1)
-        if self.alpha > 1:
-            raise InputError(f"alpha of CrossModalAdapter must be from 0 to 1, but is {self.alpha!r}")
 
     def _bottleneck(self, problem: Problem) -> int:
         return int(max(1, problem.base.X.shape[1] // self.reduction))

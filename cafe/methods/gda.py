@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from cafe.errors import InputError, unknown_name
-from cafe.methods.base import Array, FewShotClassifier, cosine_logits
-from cafe.methods.problem import Problem, problems_of
-from cafe.methods.side_by_side import check_numbers, resolve_grid
+from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits
+from cafe.methods.inputs.parameters import Choice, Constraint, Number
 from cafe.solvers.closed_forms import gaussian_path
 
 METHOD = "gda"
@@ -82,6 +80,11 @@ class GDA(FewShotClassifier):
         "alpha": (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0),
         "shrinkage": (0.1, 0.3, 1.0, 3.0, 10.0),
     }
+    constraints: ClassVar[dict[str, Constraint]] = {
+        "alpha": Number(0),
+        "shrinkage": Number(0, above=True, why="fewer rows than features leave S without an inverse"),
+        "zero_covariance": Choice(ZERO_COVARIANCE),
+    }
 
     def __init__(
         self,
@@ -104,15 +107,11 @@ class GDA(FewShotClassifier):
         self.shrinkage = shrinkage
 
     @classmethod
-    def fit_grid(
-        cls, estimators: Sequence[Any], X: ArrayLike, y: ArrayLike, rows: Sequence[NDArray[np.int64]] | None
-    ) -> None:
+    def _fit_problems(cls, estimators: Sequence[Any], problems: Sequence[Problem]) -> None:
         """Fit several; those that learn from the same rows share one decomposition, whatever their shrinkages."""
         together: dict[tuple[Any, ...], list[tuple[Any, Problem]]] = {}
-        for one, problem in zip(estimators, problems_of(estimators, X, y, rows), strict=True):
-            one._prepare()
-            resolve_grid(one, problem)
-            key = (id(problem.base), problem.rows.tobytes(), one.zero_covariance)
+        for one, problem in zip(estimators, problems, strict=True):
+            key = (problem.base, problem.rows.tobytes(), one.zero_covariance)
             together.setdefault(key, []).append((one, problem))
         for members in together.values():
             first, problem = members[0]
@@ -123,14 +122,6 @@ class GDA(FewShotClassifier):
                 parts = found[values.index(one.shrinkage_)]
                 one.weights_, one.intercept_ = (np.asarray(one.alpha_ * part, problem.base.X.dtype) for part in parts)
                 one.covariance_, one.kernel_ = source, "numpy"
-
-    def _prepare(self) -> None:
-        super()._prepare()
-        check_numbers(self, alpha=0, shrinkage=0)
-        if self.shrinkage == 0:
-            raise InputError("shrinkage of gda must be above 0: fewer rows than features leave S without an inverse")
-        if self.zero_covariance not in ZERO_COVARIANCE:
-            raise unknown_name("zero_covariance of gda", self.zero_covariance, ZERO_COVARIANCE)
 
     def _logits(self, X: Array) -> Array:
         logits = cosine_logits(X, self._entry_text(X.dtype), self.logit_scale)

@@ -6,15 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from cafe.compute import threads_for
-from cafe.errors import InputError, unknown_name
+from cafe.errors import InputError
 from cafe.methods.base import Array, FewShotClassifier, Problem
-from cafe.methods.many import fit_many
-from cafe.methods.problem import problems_of
-from cafe.methods.stored_rows import StoredRows
-from cafe.protocol.selection import resolve_automatic
+from cafe.methods.inputs.parameters import Choice, Constraint, Number
+from cafe.methods.inputs.problem import CheckedArrays
+from cafe.methods.inputs.stored_rows import StoredRows
 
 METHOD = "linear-probe"
 
@@ -77,8 +76,14 @@ class LinearProbe(FewShotClassifier):
     """
 
     grid: ClassVar = {"C": C_PATH}
+    constraints: ClassVar[dict[str, Constraint]] = {
+        "C": Number(0, above=True, infinite=True),
+        "max_iter": Number(1, whole=True),
+        "solver": Choice(SOLVERS),
+    }
     # Unit-length features need little shrinkage; only used where one row per class leaves nothing to choose by.
     default_C: ClassVar[float] = 100.0
+    C_: float
 
     def __init__(
         self,
@@ -99,13 +104,6 @@ class LinearProbe(FewShotClassifier):
         self.classes = classes
         self.normalize = normalize
         self.random_state = random_state
-
-    def _prepare(self) -> None:
-        super()._prepare()
-        if self.C != "auto" and (isinstance(self.C, str) or not self.C > 0):
-            raise InputError(f"C must be a positive number or 'auto', but is {self.C!r}")
-        if self.solver not in SOLVERS:
-            raise unknown_name("solver of linear-probe", str(self.solver), SOLVERS)
 
     def defaults(self) -> dict[str, Any]:
         """Return what ``"auto"`` falls back to where nothing can be chosen."""
@@ -131,21 +129,21 @@ class LinearProbe(FewShotClassifier):
             step /= 2
         return self.varied(C=float(10**centre))
 
+    def _choose(self, problem: Problem) -> None:
+        if len(np.unique(problem.y)) < 2:
+            raise InputError("a linear probe needs training rows of two classes or more, but they have one class")
+        super()._choose(problem)
+        self.C_ = float(self.C_)
+
     @classmethod
-    def fit_grid(
-        cls, estimators: Sequence[Any], X: ArrayLike, y: ArrayLike, rows: Sequence[NDArray[np.int64]] | None
-    ) -> None:
+    def _fit_problems(cls, estimators: Sequence[Any], problems: Sequence[Problem]) -> None:
         """Fit several; those that share checked arrays are one batch of problems and one path of C."""
-        runs: dict[tuple[int, int], list[tuple[Any, Problem]]] = {}
-        for one, problem in zip(estimators, problems_of(estimators, X, y, rows), strict=True):
-            one._prepare()
-            if len(np.unique(problem.y)) < 2:
-                raise InputError("a linear probe needs training rows of two classes or more, but they have one class")
-            one.C_ = float(resolve_automatic(one, problem, fit_many).C)
+        runs: dict[tuple[CheckedArrays, int], list[tuple[Any, Problem]]] = {}
+        for one, problem in zip(estimators, problems, strict=True):
             if one.solver == "scikit-learn":
                 one._fit_with_scikit_learn(problem)
             else:
-                runs.setdefault((id(problem.base), one.max_iter), []).append((one, problem))
+                runs.setdefault((problem.base, one.max_iter), []).append((one, problem))
         for (_, max_iter), members in runs.items():
             _fit_paths(members, max_iter)
 

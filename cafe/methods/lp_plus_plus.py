@@ -7,14 +7,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from cafe.compute import choose_device, threads_for
-from cafe.errors import unknown_name
 from cafe.methods.base import Array, FewShotClassifier, Problem
-from cafe.methods.problem import problems_of
-from cafe.methods.side_by_side import check_numbers, resolve_grid
-from cafe.methods.training_runs import DTYPES
+from cafe.methods.inputs.parameters import Choice, Constraint, Number
+from cafe.methods.objectives.base import DTYPES
 
 METHOD = "lp++"
 
@@ -85,6 +83,11 @@ class LPPlusPlus(FewShotClassifier):
     """
 
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {"iterations": (1, 10, 25, 50, 100, 200, 300)}
+    constraints: ClassVar[dict[str, Constraint]] = {
+        "iterations": Number(1, whole=True),
+        "form": Choice(FORMS),
+        "dtype": Choice(tuple(DTYPES)),
+    }
 
     def __init__(
         self,
@@ -109,15 +112,11 @@ class LPPlusPlus(FewShotClassifier):
         self.random_state = random_state
 
     @classmethod
-    def fit_grid(
-        cls, estimators: Sequence[Any], X: ArrayLike, y: ArrayLike, rows: Sequence[NDArray[np.int64]] | None
-    ) -> None:
+    def _fit_problems(cls, estimators: Sequence[Any], problems: Sequence[Problem]) -> None:
         """Fit several; those that differ in iterations alone are snapshots of one run."""
         runs: dict[tuple[Any, ...], list[tuple[Any, Problem]]] = {}
-        for one, problem in zip(estimators, problems_of(estimators, X, y, rows), strict=True):
-            one._prepare()
-            resolve_grid(one, problem)
-            key = (id(problem.base), problem.rows.tobytes(), one.form, one.device, one.dtype)
+        for one, problem in zip(estimators, problems, strict=True):
+            key = (problem.base, problem.rows.tobytes(), one.form, one.device, one.dtype)
             runs.setdefault(key, []).append((one, problem))
         for members in runs.values():
             first, problem = members[0]
@@ -126,14 +125,6 @@ class LPPlusPlus(FewShotClassifier):
                 one.weights_, one.alpha_, one.intercept_ = snapshots[one.iterations_]
                 one.kernel_, one.device_ = "torch", choose_device(one.device)
                 one.dtype_ = str(DTYPES[one.dtype]).removeprefix("torch.")
-
-    def _prepare(self) -> None:
-        super()._prepare()
-        check_numbers(self, iterations=1)
-        if self.form not in FORMS:
-            raise unknown_name("form of lp++", self.form, FORMS)
-        if self.dtype not in DTYPES:
-            raise unknown_name("dtype of lp++", self.dtype, DTYPES)
 
     def _logits(self, X: Array) -> Array:
         logits: Array = X @ self.weights_.astype(X.dtype, copy=False).T + self.intercept_.astype(X.dtype, copy=False)

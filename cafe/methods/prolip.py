@@ -7,24 +7,23 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 
 from cafe.errors import InputError
-from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits
-from cafe.methods.class_residual import most_shots
-from cafe.methods.problem import problems_of
-from cafe.methods.prolip_parts import ProjectionObjective
-from cafe.methods.side_by_side import check_numbers, fit_side_by_side, resolve_grid
-from cafe.methods.training_runs import seed_of
+from cafe.methods.base import Array, Problem, cosine_logits
+from cafe.methods.inputs.parameters import Constraint, Number, seed_of
+from cafe.methods.inputs.problem import CheckedArrays, problems_of
+from cafe.methods.objectives.base import Result, Run, TrainedClassifier
+from cafe.methods.objectives.prolip import ProjectionObjective
 from cafe.training.trainer import Configuration
 
 METHOD = "prolip"
 
-STRENGTHS = ("1/n", "1/n2")
+# The paper's rules for the strength of the pull without validation: the power of the number of shots to divide by.
+STRENGTHS = {"1/n": 1.0, "1/n2": 2.0}
 
 
-class ProLIP(FewShotClassifier):
+class ProLIP(TrainedClassifier):
     """Train the visual projection W by cross-entropy, with a pull to its pretrained value W0; the rest is frozen.
 
     ::
@@ -89,6 +88,12 @@ class ProLIP(FewShotClassifier):
         "lr": (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8),
         "strength": (10.0, 1.0, 0.1, 0.01, 1e-3, 1e-4, 0.0),
     }
+    constraints: ClassVar[dict[str, Constraint]] = {
+        "strength": Number(0, words=tuple(STRENGTHS)),
+        "steps": Number(1, whole=True),
+    }
+    strength_: float
+    lr_: float
 
     def __init__(
         self,
@@ -131,8 +136,9 @@ class ProLIP(FewShotClassifier):
         """Fit several; those with the same projection side by side."""
         groups: dict[Any, list[int]] = {}
         for i, one in enumerate(estimators):
-            one._prepare()
-            groups.setdefault(tuple(None if v is None else np.asarray(v).tobytes() for v in one._start()), []).append(i)
+            one._check_parameters()
+            start = (one.projection, one.bias)
+            groups.setdefault(tuple(None if v is None else np.asarray(v).tobytes() for v in start), []).append(i)
         for members in groups.values():
             chosen = None if rows is None else [rows[i] for i in members]
             cls._fit_same_start([estimators[i] for i in members], X, y, chosen)
@@ -141,36 +147,28 @@ class ProLIP(FewShotClassifier):
     def _fit_same_start(
         cls, estimators: list[Any], X: ArrayLike, y: ArrayLike, rows: list[NDArray[np.int64]] | None
     ) -> None:
-        first = estimators[0]
-        problems = problems_of(estimators, first._project(X), y, rows)
-        if first.projection is not None:
+        problems = problems_of(estimators, estimators[0]._project(X), y, rows)
+        if estimators[0].projection is not None:
             problems = _before_projection(problems, estimators, np.asarray(X), rows)
         for one, problem in zip(estimators, problems, strict=True):
             one.n_features_in_ = problem.base.X.shape[1]
-            resolve_grid(one, problem)
-            rule = {"1/n": 1.0, "1/n2": 2.0}.get(str(one.strength_))
-            one.strength_ = float(one.strength_) if rule is None else float(most_shots(problem) ** -rule)
-            one.lr_ = float(one.lr_)
+            one._choose(problem)
+        cls._fit_problems(estimators, problems)
 
-        def objective_of(base: Any, members: list[Any], theirs: list[Problem], to: dict[str, Any]) -> Any:
-            start = first._start()[0]
-            d = base.class_embeddings.shape[1]
-            W0 = np.eye(d) if start is None else np.asarray(start)
-            b = np.zeros(d) if first.bias is None else np.asarray(first.bias)
-            return ProjectionObjective(*(torch.as_tensor(np.array(v)).to(**to) for v in (W0, b, base.class_embeddings)))
+    def _choose(self, problem: Problem) -> None:
+        super()._choose(problem)
+        power = STRENGTHS.get(str(self.strength_))
+        self.strength_ = float(self.strength_) if power is None else float(problem.most_shots**-power)
+        self.lr_ = float(self.lr_)
 
-        trained = fit_side_by_side(estimators, problems, objective_of, lambda one, p, place: one._configuration(p))
-        for one, problem, result in zip(estimators, problems, trained, strict=True):
-            change = result.parameters["change"].astype(problem.base.X.dtype)
-            start = one._start()[0]
-            one.projection_ = change + (np.eye(len(change)) if start is None else np.asarray(start)).astype(
-                change.dtype
-            )
-            one.bias_ = (
-                np.zeros(change.shape[1], change.dtype) if one.bias is None else np.asarray(one.bias, change.dtype)
-            )
+    @classmethod
+    def _objective(cls, run: Run) -> ProjectionObjective:
+        first, text = run.estimators[0], run.base.class_embeddings
+        W0 = np.eye(text.shape[1]) if first.projection is None else np.asarray(first.projection)
+        b = np.zeros(text.shape[1]) if first.bias is None else np.asarray(first.bias)
+        return ProjectionObjective(*(run.tensor(np.array(v)) for v in (W0, b, text)))
 
-    def _configuration(self, problem: Problem) -> Configuration:
+    def _configuration(self, problem: Problem, index: int) -> Configuration:
         return Configuration(
             rows=problem.rows,
             random_state=seed_of(self),
@@ -184,8 +182,13 @@ class ProLIP(FewShotClassifier):
             eps=1e-4,
         )
 
-    def _start(self) -> tuple[ArrayLike | None, ArrayLike | None]:
-        return self.projection, self.bias
+    def _store(self, result: Result) -> None:
+        change = result.parameters["change"].astype(result.problem.base.X.dtype)
+        start = np.eye(len(change)) if self.projection is None else np.asarray(self.projection)
+        self.projection_ = change + start.astype(change.dtype)
+        self.bias_ = (
+            np.zeros(change.shape[1], change.dtype) if self.bias is None else np.asarray(self.bias, change.dtype)
+        )
 
     def _project(self, X: ArrayLike) -> ArrayLike:
         """Return X W0 + b where X are features before the projection; X itself without one."""
@@ -200,11 +203,8 @@ class ProLIP(FewShotClassifier):
         projected: Array = features.astype(np.result_type(features.dtype, np.float32)) @ W0
         return projected if self.bias is None else projected + np.asarray(self.bias)
 
-    def _prepare(self) -> None:
-        super()._prepare()
-        check_numbers(self, lr=0, steps=1)
-        if self.strength not in STRENGTHS:
-            check_numbers(self, strength=0)
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
         if self.projection is not None and np.ndim(self.projection) != 2:
             raise InputError(f"projection of ProLIP must be (width of X, d), but has shape {np.shape(self.projection)}")
         d = None if self.projection is None else np.shape(self.projection)[1]
@@ -213,13 +213,8 @@ class ProLIP(FewShotClassifier):
 
     # ------------------------------------------------------------------ inference
 
-    def logits(self, X: ArrayLike) -> Array:
-        """Return the score of every class for every row; see the base class. X as in ``fit``."""
-        normalize, self.normalize = self.normalize, self.normalize and self.projection is None
-        try:
-            return super().logits(X)
-        finally:
-            self.normalize = normalize
+    def _scales_rows(self) -> bool:
+        return self.normalize and self.projection is None
 
     def _logits(self, X: Array) -> Array:
         W, b = (v.astype(X.dtype, copy=False) for v in (self.projection_, self.bias_))
@@ -230,9 +225,9 @@ def _before_projection(
     problems: list[Problem], estimators: list[Any], X: Array, rows: list[NDArray[np.int64]] | None
 ) -> list[Problem]:
     """Put the features before the projection in the place of the projected ones, which were checked."""
-    bases: dict[int, Any] = {}
+    bases: dict[CheckedArrays, CheckedArrays] = {}
     for i, (one, problem) in enumerate(zip(estimators, problems, strict=True)):
         own = X if one.class_embeddings is not None or rows is None else X[rows[i]]
-        if id(problem.base) not in bases:
-            bases[id(problem.base)] = replace(problem.base, X=own.astype(problem.base.X.dtype))
-    return [Problem(bases[id(problem.base)], problem.rows) for problem in problems]
+        if problem.base not in bases:
+            bases[problem.base] = replace(problem.base, X=own.astype(problem.base.X.dtype))
+    return [Problem(bases[problem.base], problem.rows) for problem in problems]

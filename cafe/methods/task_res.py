@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from cafe.methods.base import Problem
-from cafe.methods.class_residual import ClassResidualClassifier, most_shots
-from cafe.methods.side_by_side import check_numbers
+from cafe.methods.inputs.parameters import Constraint, Number
+from cafe.methods.zs_lp import ZeroShotLinearProbe
 
 METHOD = "task-res"
 
 
-class TaskRes(ClassResidualClassifier):
+class TaskRes(ZeroShotLinearProbe):
     """Learn a residual on every class embedding, scaled by alpha; encoders and text frozen.
 
     ::
@@ -73,6 +72,8 @@ class TaskRes(ClassResidualClassifier):
     """
 
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {"alpha": (0.1, 0.3, 0.5, 0.7, 1.0), "lr": (2e-3, 2e-4)}
+    constraints: ClassVar[dict[str, Constraint]] = {"alpha": Number(0, above=True)}
+    alpha_: float
     _optimizer = "adamw"  # without decay of its own it is Adam
 
     def __init__(
@@ -105,14 +106,10 @@ class TaskRes(ClassResidualClassifier):
         self.dtype = dtype
         self.random_state = random_state
 
-    def _prepare(self) -> None:
-        super()._prepare()
-        check_numbers(self, alpha=float(np.finfo(float).tiny), weight_decay=0)
-
     def _epochs(self, problem: Problem) -> float:
         if self.epochs is not None:
             return float(self.epochs)
-        return 100.0 if most_shots(problem) <= 4 else 200.0
+        return 100.0 if problem.most_shots <= 4 else 200.0
 
     def _residual_scale(self) -> float:
         return float(self.alpha_)

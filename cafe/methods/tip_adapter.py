@@ -8,11 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cafe.errors import InputError
-from cafe.methods.base import Array, FewShotClassifier, cosine_logits, unit_length
-from cafe.methods.many import fit_many
-from cafe.methods.problem import problems_of, widen
-from cafe.protocol.selection import resolve_automatic
+from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits, unit_length
+from cafe.methods.inputs.parameters import Constraint, Number
+from cafe.methods.inputs.problem import CheckedArrays, widen
 
 METHOD = "tip-adapter"
 
@@ -73,6 +71,7 @@ class TipAdapter(FewShotClassifier):
         "alpha": (0.1, 0.3, 0.6, 1.0, 1.17, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0),
         "beta": (0.1, 0.5, 1.0, 2.0, 3.5, 5.5, 8.0, 12.0, 20.0, 50.0),
     }
+    constraints: ClassVar[dict[str, Constraint]] = {"alpha": Number(0), "beta": Number(0, above=True)}
 
     def __init__(
         self,
@@ -92,28 +91,13 @@ class TipAdapter(FewShotClassifier):
         self.normalize = normalize
         self.random_state = random_state
 
-    def _prepare(self) -> None:
-        super()._prepare()
-        for name, low in (("alpha", 0.0), ("beta", np.finfo(float).tiny)):
-            value = getattr(self, name)
-            if value == "auto":
-                continue
-            if isinstance(value, str) or not np.isfinite(value) or value < low:
-                raise InputError(
-                    f"{name} of tip-adapter must be a number not below {low:.0f}, or 'auto', but is {value!r}"
-                )
-
     @classmethod
-    def fit_grid(
-        cls, estimators: Sequence[Any], X: ArrayLike, y: ArrayLike, rows: Sequence[NDArray[np.int64]] | None
-    ) -> None:
+    def _fit_problems(cls, estimators: Sequence[Any], problems: Sequence[Problem]) -> None:
         """Fit several; those on the same rows share their keys."""
-        shared: dict[tuple[int, bytes], tuple[Array, Array, Array]] = {}
-        for one, problem in zip(estimators, problems_of(estimators, X, y, rows), strict=True):
-            one._prepare()
-            chosen = resolve_automatic(one, problem, fit_many)
-            one.alpha_, one.beta_ = float(chosen.alpha), float(chosen.beta)
-            key = (id(problem.base), problem.rows.tobytes())
+        shared: dict[tuple[CheckedArrays, bytes], tuple[Array, Array, Array]] = {}
+        for one, problem in zip(estimators, problems, strict=True):
+            one.alpha_, one.beta_ = float(one.alpha_), float(one.beta_)
+            key = (problem.base, problem.rows.tobytes())
             if key not in shared:
                 labels = problem.y
                 order = np.argsort(labels, kind="stable")

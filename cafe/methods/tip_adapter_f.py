@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from cafe.errors import InputError
 from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits, unit_length
-from cafe.methods.many import fit_many
-from cafe.methods.problem import problems_of
+from cafe.methods.inputs.parameters import Constraint, Number, seed_of
+from cafe.methods.objectives.base import Result, Run, TrainedClassifier
+from cafe.methods.objectives.tip_adapter_f import KeysObjective, KeysShape
 from cafe.methods.tip_adapter import TipAdapter
-from cafe.methods.tip_adapter_f_parts import KeysObjective
-from cafe.methods.training_runs import at_least, seed_of
-from cafe.protocol.selection import resolve_automatic
+from cafe.training.trainer import Configuration, steps_for
 
 METHOD = "tip-adapter-f"
 
 # The released code's starting values, for alpha and beta, on ImageNet and most other data sets.
 START = {"alpha": 1.17, "beta": 1.0}
+EPS = 1e-4  # of AdamW, as released
 
 
-class TipAdapterF(FewShotClassifier):
+class TipAdapterF(TrainedClassifier):
     """Fine-tune the keys of Tip-Adapter: zero-shot logits plus votes of trained copies of the shots.
 
     ::
@@ -99,6 +98,16 @@ class TipAdapterF(FewShotClassifier):
     """
 
     grid: ClassVar = TipAdapter.grid
+    constraints: ClassVar[dict[str, Constraint]] = {
+        "alpha": Number(0),
+        "beta": Number(0, above=True),
+        "train_alpha": Number(0, none=True),
+        "train_beta": Number(0, above=True, none=True),
+    }
+    alpha_: float
+    beta_: float
+    _kernel = "reference"
+    _trains_on_cosines = True
 
     def __init__(
         self,
@@ -136,35 +145,6 @@ class TipAdapterF(FewShotClassifier):
 
     # ------------------------------------------------------------------ learning
 
-    @classmethod
-    def fit_grid(
-        cls, estimators: Sequence[Any], X: ArrayLike, y: ArrayLike, rows: Sequence[NDArray[np.int64]] | None
-    ) -> None:
-        """Fit several side by side; those that differ in alpha and beta after training only are trained once."""
-        problems = problems_of(estimators, X, y, rows)
-        for estimator, problem in zip(estimators, problems, strict=True):
-            estimator._prepare()
-            estimator._resolve(problem)
-        KeysObjective.fit(estimators, problems)
-
-    def _prepare(self) -> None:
-        super()._prepare()
-        for name in ("alpha", "beta"):
-            values = {name: getattr(self, name), f"train_{name}": getattr(self, f"train_{name}")}
-            for parameter, value in values.items():
-                if (parameter == name and isinstance(value, str) and value == "auto") or (
-                    parameter != name and value is None
-                ):
-                    continue
-                if isinstance(value, str):
-                    raise InputError(f"{parameter} of tip-adapter-f must be a number or 'auto', but is {value!r}")
-                at_least(METHOD, parameter, value, 0, above=name == "beta")
-        at_least(METHOD, "epochs", self.epochs, 0, above=True)
-        at_least(METHOD, "batch_size", self.batch_size, 1)
-        at_least(METHOD, "lr", self.lr, 0)
-        at_least(METHOD, "weight_decay", self.weight_decay, 0)
-        seed_of(self)
-
     def training_ratios(self) -> dict[str, float]:
         """Return the alpha and beta that the keys are trained with."""
         ratios = {}
@@ -178,9 +158,32 @@ class TipAdapterF(FewShotClassifier):
         held = {f"train_{name}": value for name, value in self.training_ratios().items()}
         return FewShotClassifier.search(self.varied(**held), score)
 
-    def _resolve(self, problem: Problem) -> None:
-        chosen = resolve_automatic(self, problem, fit_many)
-        self.alpha_, self.beta_ = float(chosen.alpha), float(chosen.beta)
+    def _choose(self, problem: Problem) -> None:
+        super()._choose(problem)
+        self.alpha_, self.beta_ = float(self.alpha_), float(self.beta_)
+
+    @classmethod
+    def _objective(cls, run: Run) -> KeysObjective:
+        return KeysObjective(run.tensor(unit_length(run.base.class_embeddings)), run.X, run.base.y)
+
+    def _configuration(self, problem: Problem, index: int) -> Configuration:
+        counts = np.bincount(problem.y, minlength=len(problem.class_embeddings))
+        return Configuration(
+            rows=problem.rows,
+            random_state=seed_of(self),
+            shape=KeysShape(tuple(counts.tolist())),
+            hyper={**self.training_ratios(), "logit_scale": float(self.logit_scale)},
+            steps=steps_for(self.epochs, len(problem.rows), self.batch_size),
+            batch_size=self.batch_size,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            optimizer="adamw",
+            eps=EPS,
+        )
+
+    def _store(self, result: Result) -> None:
+        self.keys_ = result.parameters["keys"]
+        self.seen_, self.segments_ = np.unique(np.sort(result.problem.y), return_index=True)
 
     # ------------------------------------------------------------------ inference
 

@@ -7,10 +7,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cafe.errors import unknown_name
 from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits, unit_length
-from cafe.methods.side_by_side import check_numbers, resolve_grid
-from cafe.methods.trans_clip_solver import solve
+from cafe.methods.inputs.parameters import Choice, Constraint, Number
+from cafe.solvers.transductive import solve
 
 METHOD = "trans-clip"
 
@@ -25,7 +24,7 @@ class TransCLIP(FewShotClassifier):
 
         z_i ~ y_i^lambda  exp( (1/50) ( loglik_i + (50/2k) (neighbours' z)_i ) )
 
-    alternated with means and one shared diagonal variance in closed form (all equations in trans_clip_solver.py).
+    alternated with means and one shared diagonal variance in closed form (all equations in solvers/transductive.py).
     ``fit`` only keeps the shots; every call of ``predict`` solves anew for the rows that it is given, which should
     be the whole test set. Its accuracy is not comparable with that of methods that classify one image at a time.
 
@@ -81,6 +80,12 @@ class TransCLIP(FewShotClassifier):
     }
     gamma_: float
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {"gamma": (0.002, 0.01, 0.02, 0.2)}
+    constraints: ClassVar[dict[str, Constraint]] = {
+        "setting": Choice(SETTINGS),
+        "gamma": Number(0),
+        "neighbors": Number(1, whole=True),
+        "iterations": Number(1, whole=True),
+    }
 
     def __init__(
         self,
@@ -108,14 +113,7 @@ class TransCLIP(FewShotClassifier):
         """Say that the row is transductive."""
         return {"transductive": True}
 
-    def _prepare(self) -> None:
-        super()._prepare()
-        check_numbers(self, gamma=0, neighbors=1, iterations=1)
-        if self.setting not in SETTINGS:
-            raise unknown_name("setting of trans-clip", self.setting, SETTINGS)
-
     def _fit_rows(self, problem: Problem) -> None:
-        resolve_grid(self, problem)
         self.shots_, self.shot_labels_ = unit_length(problem.X), problem.y
         self.kernel_ = "numpy, transductive"
 

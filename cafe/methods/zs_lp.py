@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any, ClassVar
 
+import numpy as np
 from numpy.typing import ArrayLike
 
-from cafe.methods.class_residual import ClassResidualClassifier
+from cafe.methods.base import Array, Problem, cosine_logits, unit_length
+from cafe.methods.inputs.parameters import Constraint, Number, seed_of
+from cafe.methods.inputs.problem import CheckedArrays
+from cafe.methods.objectives.base import Result, Run, TrainedClassifier, steps_with_warmup
+from cafe.methods.objectives.zs_lp import ClassResidualObjective
+from cafe.training.trainer import Configuration
 
 METHOD = "zs-lp"
 
 
-class ZeroShotLinearProbe(ClassResidualClassifier):
+class ZeroShotLinearProbe(TrainedClassifier):
     """Train class weights from their text embeddings by cross-entropy; encoders frozen.
 
     ::
 
         logits = logit_scale * cos(f, w_c)        w_c = text_norm * t_c / |t_c| at the start
 
-    Trains c x d numbers. Cost of a step: two products of the batch with the class weights.
+    Trains c x d numbers. Cost of a step: two products of the batch with the class weights. TaskRes and CLAP are this
+    method with another residual, decay or pull to the text, and are subclasses.
 
     Parameters
     ----------
@@ -68,6 +76,14 @@ class ZeroShotLinearProbe(ClassResidualClassifier):
     """
 
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {"lr": (0.1, 0.01, 0.001)}
+    constraints: ClassVar[dict[str, Constraint]] = {
+        "text_norm": Number(0, above=True, none=True),
+        "epochs": Number(0, above=True, none=True),
+    }
+    epochs: float | None
+    lr_: float
+    _trains_on_cosines = True
+    _optimizer = "sgd"
 
     def __init__(
         self,
@@ -94,3 +110,65 @@ class ZeroShotLinearProbe(ClassResidualClassifier):
         self.device = device
         self.dtype = dtype
         self.random_state = random_state
+
+    # ------------------------------------------------------------------ learning
+
+    def _alike(self) -> Hashable:
+        return self.text_norm
+
+    @classmethod
+    def _objective(cls, run: Run) -> ClassResidualObjective:
+        strengths = [one._strength(problem) for one, problem in zip(run.estimators, run.problems, strict=True)]
+        held = None if strengths[0] is None else run.tensor(np.stack(strengths))
+        return ClassResidualObjective(run.tensor(_scaled_text(run.base, run.estimators[0].text_norm)), held)
+
+    def _configuration(self, problem: Problem, index: int) -> Configuration:
+        steps, warmup_steps = steps_with_warmup(self._epochs(problem), len(problem.rows), self.batch_size)
+        return Configuration(
+            rows=problem.rows,
+            random_state=seed_of(self),
+            shape="class-residual",
+            hyper={
+                "residual_scale": self._residual_scale(),
+                "decay": self._decay(),
+                "logit_scale": self.logit_scale,
+                "index": index,
+            },
+            steps=steps,
+            batch_size=self.batch_size,
+            lr=float(self.lr_),
+            weight_decay=0.0,
+            optimizer=self._optimizer,
+            warmup_steps=warmup_steps,
+        )
+
+    def _store(self, result: Result) -> None:
+        start = _scaled_text(result.problem.base, self.text_norm)
+        self.weights_ = start + np.asarray(self._residual_scale() * result.parameters["residual"], start.dtype)
+
+    def _epochs(self, problem: Problem) -> float:
+        return 300.0 if self.epochs is None else float(self.epochs)
+
+    def _residual_scale(self) -> float:
+        return 1.0
+
+    def _decay(self) -> float:
+        """Return the strength of the L2 penalty on the residual."""
+        return 0.0
+
+    def _strength(self, problem: Problem) -> Array | None:
+        """Return the strength of the pull to the text, lambda (c,), or None for none."""
+        return None
+
+    # ------------------------------------------------------------------ inference
+
+    def _logits(self, X: Array) -> Array:
+        return cosine_logits(X, self.weights_.astype(X.dtype, copy=False), self.logit_scale)
+
+
+def _scaled_text(base: CheckedArrays, text_norm: float | None) -> Array:
+    """Return class embeddings (c, d) of the given length; None keeps the lengths they have on entry."""
+    if text_norm is None:
+        return base.class_embeddings
+    scaled: Array = unit_length(base.class_embeddings) * base.class_embeddings.dtype.type(text_norm)
+    return scaled

@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -90,6 +90,34 @@ def schedule(steps: int, warmup_steps: int) -> Callable[[int, Tensor], Tensor]:
         return peak * (0.5 * (1 + math.cos(math.pi * progress)))
 
     return learning_rate
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step of a stack of g configurations computes its losses from.
+
+    Attributes
+    ----------
+    shape : hashable
+        Of the configurations; they share it.
+    parameters : dict of str to Tensor of shape (g, ...)
+        Trained.
+    hyper : dict of str to Tensor of shape (g,)
+        Numbers that differ among the configurations.
+    features : Tensor of shape (g, b, d)
+        Of each configuration's rows.
+    labels : Tensor of shape (g, b), int64
+        Their class rows.
+    feature_mean : Tensor of shape (g, 1, d)
+        Mean training feature of each configuration.
+    """
+
+    shape: Any
+    parameters: dict[str, Tensor]
+    hyper: dict[str, Tensor]
+    features: Tensor
+    labels: Tensor
+    feature_mean: Tensor
 
 
 def one_by_one(

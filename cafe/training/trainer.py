@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cafe.compute import SMALL, run_each, threads_for
+from cafe.training.steps import Batch as Batch
 from cafe.training.steps import Configuration as Configuration
 from cafe.training.steps import Step as Step
 from cafe.training.steps import one_by_one, replayed
@@ -48,16 +49,8 @@ class Objective(Protocol):
     def initial(self, configuration: Configuration, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw one configuration's parameters on the CPU in float32."""
 
-    def losses_and_gradients(
-        self,
-        shape: Any,
-        parameters: dict[str, Tensor],
-        hyper: dict[str, Tensor],
-        features: Tensor,
-        labels: Tensor,
-        feature_mean: Tensor,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return losses (g,) and gradients, from features (g, b, d), labels (g, b), feature_mean (g, 1, d)."""
+    def losses_and_gradients(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return losses (g,) and gradients."""
 
     def activation_bytes(self, configuration: Configuration) -> int:
         """Estimate of what one configuration's step needs beside its parameters."""
@@ -201,7 +194,7 @@ def _stepper(
     def gathered(
         parameters: dict[str, Tensor], index: Tensor, with_losses: bool
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
-        return objective.losses_and_gradients(shape, parameters, hyper, X[index], y[index], feature_mean)
+        return objective.losses_and_gradients(Batch(shape, parameters, hyper, X[index], y[index], feature_mean))
 
     return gathered
 

@@ -10,7 +10,7 @@ from cafe import CoOp
 from cafe.encoders import open_encoder
 from cafe.encoders.text_towers.open_clip import OpenCLIPTextTower
 from cafe.errors import InputError
-from cafe.methods.coop_prompts import make_prompts
+from cafe.methods.learned_prompts.prompts import make_prompts
 from cafe.runs import load, save
 
 NAMES = ["cat", "hot dog", "phone", "at"]

@@ -6,8 +6,10 @@ import torch
 
 from cafe import APE, APET, fit_many
 from cafe.errors import InputError
-from cafe.methods.ape_channels import chosen_channels, similarity_between_classes
-from cafe.methods.ape_t_parts import ResidualKeysObjective
+from cafe.methods.ape import chosen_channels, similarity_between_classes
+from cafe.methods.objectives.ape_t import ResidualKeysObjective
+from cafe.methods.objectives.base import Result
+from cafe.training.trainer import Batch
 
 
 def unit(x):
@@ -70,10 +72,12 @@ def test_ape_t_loss_is_its_equation_and_inference_agrees():
     mask = torch.tensor([[1.0, 0, 1, 1, 0, 1]]).double()
     hyper = {
         k: torch.tensor([a], dtype=torch.float64)
-        for k, a in (("alpha", 2.0), ("beta", 0.7), ("logit_scale", 4.0), ("place", 0))
+        for k, a in (("alpha", 2.0), ("beta", 0.7), ("logit_scale", 4.0), ("index", 0))
     }
     objective = ResidualKeysObjective(text, [keys], [key_labels], mask)
-    losses, gradients = objective.losses_and_gradients(4, {"residual": x, "values": v}, hyper, queries, labels, None)
+    losses, gradients = objective.losses_and_gradients(
+        Batch(4, {"residual": x, "values": v}, hyper, queries, labels, None)
+    )
     logits = torch.zeros(5, 3).double()
     for q in range(5):
         for c in range(3):
@@ -91,7 +95,7 @@ def test_ape_t_loss_is_its_equation_and_inference_agrees():
     class Problem:
         X, y, class_embeddings = keys.numpy(), key_labels.numpy(), text.numpy()
 
-    model._store(Problem, {"residual": x[0].numpy(), "values": v[0].numpy()})
+    model._store(Result(Problem, None, {"residual": x[0].numpy(), "values": v[0].numpy()}, objective))
     np.testing.assert_allclose(model.logits(queries[0].numpy()), logits.numpy(), rtol=1e-10)
 
 
@@ -107,9 +111,9 @@ def test_ape_t_starts_at_tip_adapter_and_learns(problem):
 
 def test_bad_parameters(problem):
     X, y, text, _ = problem
-    with pytest.raises(InputError, match="share of APE"):
+    with pytest.raises(InputError, match="share of ape must be"):
         APE(text, share=0.0).fit(X, y)
-    with pytest.raises(InputError, match="share of APET"):
+    with pytest.raises(InputError, match="share of ape-t must be"):
         APET(text, share=2).fit(X, y)
     with pytest.raises(InputError, match="beta"):
         APE(text, beta=-1.0).fit(X, y)

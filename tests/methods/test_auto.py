@@ -6,9 +6,9 @@ import pytest
 from cafe import GDA, Auto, TaskRes, ZeroShot
 from cafe.errors import InputError
 from cafe.evaluation.metrics import expected_calibration_error
-from cafe.methods.auto_choice import losses, one_shot_mixture, pick_mixture, stack, units
-from cafe.methods.auto_gaussians import fit_gaussian, held_out_logits
-from cafe.methods.auto_parts import HeldOut, fit_experts, fold_rows, held_out_scores
+from cafe.methods.mixture.experts import HeldOut, fit_experts, fold_rows, held_out_scores
+from cafe.methods.mixture.gaussians import fit_gaussian, held_out_logits
+from cafe.methods.mixture.weights import losses, one_shot_mixture, pick_mixture, stack, units
 
 SETTINGS = {"steps": 20, "logit_scale": 30.0, "device": "auto", "dtype": "float64", "random_state": 0}
 

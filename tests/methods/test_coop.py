@@ -18,10 +18,10 @@ from cafe.errors import InputError
 from cafe.features import Features, Split
 from cafe.fitting import fit_method
 from cafe.methods import expected_failed_checks
-from cafe.methods.coop_cutting import cut
-from cafe.methods.coop_parts import ContextObjective
-from cafe.methods.coop_prompts import make_prompts, words_as_context
+from cafe.methods.learned_prompts.prompts import cut, make_prompts, words_as_context
+from cafe.methods.objectives.coop import ContextObjective
 from cafe.runs import load, save
+from cafe.training.trainer import Batch
 
 NAMES = ["cat", "hot dog", "phone", "at"]
 
@@ -33,7 +33,7 @@ def folder(make_tiny_clip, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tower(folder):
-    return open_encoder(str(folder)).text_tower().placed("cpu", torch.float64)
+    return open_encoder(str(folder), dtype="float32").text_tower().placed("cpu", torch.float64)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_contexts_that_are_words_give_the_towers_own_encoding(
     X, y = problem
     still = {"lr": 0.0, "warmup_epochs": 0}
     model = make(folder, context_init=words, class_token=class_token, class_specific=class_specific, **still).fit(X, y)
-    written = open_encoder(str(folder)).encode_text([template.format(name) for name in NAMES])
+    written = open_encoder(str(folder), dtype="float32").encode_text([template.format(name) for name in NAMES])
     # The same products in another batching: a few float32 roundings.
     np.testing.assert_allclose(model.text_, written, rtol=1e-4, atol=1e-5)
     expected = 100 * unit(X.astype(float)) @ unit(written.astype(float)).T
@@ -81,7 +81,7 @@ def test_contexts_that_are_words_give_the_towers_own_encoding(
 )
 def test_siglip_goes_the_same_way(make_tiny_siglip, tmp_path, class_token, words, template):
     """Its tokeniser has no start token, pads to full length and gives no mask; the tower reads the padding too."""
-    encoder = open_encoder(str(make_tiny_siglip(tmp_path / "siglip")))
+    encoder = open_encoder(str(make_tiny_siglip(tmp_path / "siglip")), dtype="float32")
     text = encoder.encode_text(NAMES)
     X, y = np.repeat(text, 3, axis=0) + 0.01, np.repeat(np.arange(4), 3)
     still = {"context_init": words, "class_token": class_token, "lr": 0.0, "warmup_epochs": 0}
@@ -95,7 +95,7 @@ def test_siglip_goes_the_same_way(make_tiny_siglip, tmp_path, class_token, words
 
 
 def test_a_tokeniser_that_merges_placeholders_is_refused(folder, problem, monkeypatch):
-    tower = open_encoder(str(folder)).text_tower()
+    tower = open_encoder(str(folder), dtype="float32").text_tower()
     plain = tower.tokenize
     monkeypatch.setattr(tower, "tokenize", lambda texts: plain([text.replace("x x", "x") for text in texts]))
     monkeypatch.setattr(tower, "length", lambda text: int(tower.tokenize([text])["attention_mask"].sum()))
@@ -139,7 +139,9 @@ def a_step(objective, g=2):
     hyper = {"logit_scale": torch.full((g,), 5.0, dtype=torch.float64)}
 
     def losses(contexts):
-        return objective.losses_and_gradients(None, {"contexts": contexts}, hyper, features, labels, features[:, :1])
+        return objective.losses_and_gradients(
+            Batch(None, {"contexts": contexts}, hyper, features, labels, features[:, :1])
+        )
 
     return contexts, losses
 
@@ -341,7 +343,9 @@ def test_after_fit_no_tower_is_needed(folder, problem, tmp_path, monkeypatch):
     model = make(folder).fit(X, y)
     assert (model.tower_id_, len(model.tower_sha256_)) == (str(folder), 64)
     save(model, tmp_path / "run")
-    monkeypatch.setattr("cafe.methods.coop_tower.open_tower", lambda *given: pytest.fail("a tower was opened"))
+    monkeypatch.setattr(
+        "cafe.methods.learned_prompts.tower.open_tower", lambda *given: pytest.fail("a tower was opened")
+    )
     again = load(tmp_path / "run")
     np.testing.assert_array_equal(again.logits(X), model.logits(X))
     np.testing.assert_array_equal(clone(model).set_params(**model.get_params()).class_names, NAMES)
@@ -350,7 +354,7 @@ def test_after_fit_no_tower_is_needed(folder, problem, tmp_path, monkeypatch):
 
 def test_a_tower_may_be_an_id_an_encoder_or_a_tower_and_is_shared_by_clones(folder, problem):
     X, y = problem
-    encoder = open_encoder(str(folder))
+    encoder = open_encoder(str(folder), dtype="float32")
     fits = [make(given).fit(X, y) for given in (str(folder), folder, encoder, encoder.text_tower())]
     for fit in fits[1:]:
         np.testing.assert_allclose(fit.logits(X), fits[0].logits(X), rtol=1e-5)
@@ -358,9 +362,17 @@ def test_a_tower_may_be_an_id_an_encoder_or_a_tower_and_is_shared_by_clones(fold
     assert clone(make(tower)).text_tower is tower
 
 
+def test_a_tower_in_half_precision_starts_from_its_own_embeddings(folder, problem):
+    """NumPy has no bfloat16, in which an encoder may have been opened."""
+    X, y = problem
+    model = make(open_encoder(str(folder), dtype="bfloat16")).fit(X, y)
+    assert model.class_embeddings_.dtype == X.dtype
+    assert np.isfinite(model.logits(X)).all()
+
+
 def test_a_tower_that_is_an_object_is_not_saved_before_it_is_named(folder, problem, tmp_path):
     X, y = problem
-    encoder = open_encoder(str(folder))
+    encoder = open_encoder(str(folder), dtype="float32")
     for given in (encoder, encoder.text_tower(), folder):
         model = CoOp(class_names=NAMES, text_tower=given, n_context=4, epochs=2, random_state=0).fit(X, y)
         with pytest.raises(InputError, match=f"text_tower of coop is a {type(given).__name__}, which a run folder"):
@@ -371,11 +383,11 @@ def test_a_tower_that_is_an_object_is_not_saved_before_it_is_named(folder, probl
 
 
 def test_a_grid_opens_its_tower_once_and_gives_what_single_fits_give(folder, problem, monkeypatch):
-    from cafe.methods import coop_tower
+    from cafe.methods.learned_prompts import tower
 
     X, y = problem
-    opened, plain = [], coop_tower.open_tower
-    monkeypatch.setattr(coop_tower, "open_tower", lambda *given: opened.append(given) or plain(*given))
+    opened, plain = [], tower.open_tower
+    monkeypatch.setattr(tower, "open_tower", lambda *given: opened.append(given) or plain(*given))
     grid = [make(folder, random_state=s, lr=0.05, class_specific=csc) for s in (0, 1) for csc in (False, True)]
     fits = fit_many(X, y, grid)
     assert len(opened) == 1
@@ -420,7 +432,7 @@ def test_words_as_context_are_the_tables_rows(tower):
         ({"class_names": NAMES[:3]}, "labels must be integers 0 to 2"),
         ({"class_names": NAMES[:3], "class_embeddings": np.eye(12)[:4]}, "must name 4 classes, but has 3"),
         ({"class_names": ["cat " * 40, "a", "b", "c"]}, "make a prompt of .* tokens, but"),
-        ({"n_context": 0}, "n_context of coop must be a number, at least 1"),
+        ({"n_context": 0}, "n_context of coop must be a whole number, at least 1"),
         ({"class_token": "front"}, "unknown class_token of coop"),
         ({"context_init": ""}, "must be words"),
         ({"epochs": 0}, "above 0"),

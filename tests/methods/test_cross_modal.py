@@ -6,8 +6,8 @@ import torch
 
 from cafe import CrossModalAdapter, CrossModalLinearProbe
 from cafe.errors import InputError
-from cafe.methods.cross_modal_parts import CrossModalObjective
-from cafe.training.trainer import Configuration
+from cafe.methods.objectives.cross_modal_linear_probe import CrossModalObjective
+from cafe.training.trainer import Batch, Configuration
 
 
 def unit(x):
@@ -36,7 +36,7 @@ def test_gradients_are_those_of_the_equation(bottleneck, batch):
         parameters |= {"down": draw(2, 12, bottleneck), "up": draw(2, bottleneck, 12)}
     hyper = {"logit_scale": torch.tensor([3.0, 2.0]).double(), "ratio": torch.tensor([0.2, 0.7]).double()}
     objective = CrossModalObjective(text)
-    losses, gradients = objective.losses_and_gradients(bottleneck, parameters, hyper, features, labels, None)
+    losses, gradients = objective.losses_and_gradients(Batch(bottleneck, parameters, hyper, features, labels, None))
     half = (batch + 1) // 2
     for g in range(2):
         own = {k: v[g].clone().requires_grad_() for k, v in parameters.items()}

@@ -69,7 +69,7 @@ def test_two_automatic_ratios_are_chosen_one_after_the_other():
 
 def test_class_means_are_shared_by_fits_on_the_same_rows_only(monkeypatch):
     from cafe.methods import fit_many
-    from cafe.methods import problem as room
+    from cafe.methods.inputs import problem as room
 
     X, y, _ = problem(seed=3)
     calls = []

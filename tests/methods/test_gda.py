@@ -81,7 +81,7 @@ def test_auto_alpha_is_chosen_on_training_rows(problem):
 
 def test_bad_parameters(problem):
     X, y, text, _ = problem
-    with pytest.raises(InputError, match="alpha of GDA"):
+    with pytest.raises(InputError, match="alpha of gda must be a number, at least 0, or 'auto'"):
         GDA(text, alpha=-1.0).fit(X, y)
     with pytest.raises(InputError, match="did you mean 'total'"):
         GDA(text, zero_covariance="totl").fit(X, y)

@@ -118,7 +118,7 @@ def test_what_is_given_goes_before_the_default_recipe(problem):
     assert (given.n_steps_, given.weight_decay_) == (int(np.ceil(2 * len(y) / 4)), 0.5)
     # The released configuration's; as an L2 penalty, 10 would leave nothing.
     assert CLIPAdapter(text, optimizer="sgd", random_state=0).fit(X[:3], y[:3]).weight_decay_ == 5e-4
-    with pytest.raises(InputError, match="weight_decay of clip-adapter must be at least 0"):
+    with pytest.raises(InputError, match="weight_decay of clip-adapter must be a number, at least 0"):
         CLIPAdapter(text, weight_decay=-1.0).fit(X, y)
 
 

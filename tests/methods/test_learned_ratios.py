@@ -13,7 +13,7 @@ from cafe import CLIPAdapter, ZeroShot, fit_many
 from cafe.features import Features, Split
 from cafe.fitting import fit_method
 from cafe.kernels.reference import AdapterShape, adapter_losses_and_gradients
-from cafe.methods.clip_adapter_parts import AdapterObjective
+from cafe.methods.objectives.clip_adapter import AdapterObjective
 from cafe.runs import load, save
 from cafe.training.trainer import Configuration
 

@@ -6,8 +6,8 @@ import pytest
 from cafe import CLIPAdapter, LinearProbe, fit_many
 from cafe.features import Features, Split
 from cafe.fitting import fit_method
-from cafe.methods import stored_rows
-from cafe.methods.stored_rows import StoredRows, stays_stored
+from cafe.methods.inputs import stored_rows
+from cafe.methods.inputs.stored_rows import StoredRows, stays_stored
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import torch
 
 from cafe import TipAdapter, TipAdapterF, fit_many
 from cafe.errors import InputError
-from cafe.methods.tip_adapter_f_parts import KeysObjective, KeysShape
+from cafe.methods.objectives.tip_adapter_f import KeysObjective, KeysShape
+from cafe.training.trainer import Batch
 
 
 def unit(x):
@@ -79,7 +80,7 @@ def test_gradient_is_the_finite_difference():
 
     def losses(keys):
         shape = KeysShape((2, 0, 3))
-        return objective.losses_and_gradients(shape, {"keys": keys}, hyper, features, labels, features[:, :1])
+        return objective.losses_and_gradients(Batch(shape, {"keys": keys}, hyper, features, labels, features[:, :1]))
 
     gradient, h = losses(keys)[1]["keys"], 1e-6
     for index in np.ndindex(2, 5, 6):
@@ -132,17 +133,17 @@ def test_one_shot_has_nothing_to_search_by_and_says_so():
 
 
 def test_candidates_that_differ_after_training_are_trained_once(monkeypatch):
-    from cafe.methods import tip_adapter_f_parts
+    from cafe.methods.objectives import base
 
     X, y, text = many()
     trained = []
-    plain = tip_adapter_f_parts.train_many
+    plain = base.train_many
 
     def counting(objective, X, y, configurations):
         trained.append(len(configurations))
         return plain(objective, X, y, configurations)
 
-    monkeypatch.setattr(tip_adapter_f_parts, "train_many", counting)
+    monkeypatch.setattr(base, "train_many", counting)
     grid = [TipAdapterF(text, alpha=a, beta=b, train_alpha=1.0, train_beta=1.0, random_state=s)
             for a in (1.0, 2.0) for b in (1.0, 5.0) for s in (0, 1)]  # fmt: skip
     fits = fit_many(X, y, grid)
@@ -156,7 +157,7 @@ def test_candidates_that_differ_after_training_are_trained_once(monkeypatch):
     ("parameters", "words"),
     [
         ({"alpha": -1.0}, "alpha of tip-adapter-f must be a number, at least 0"),
-        ({"alpha": "much"}, "a number or 'auto'"),
+        ({"alpha": "much"}, "must be a number, at least 0, or 'auto', but is 'much'"),
         ({"beta": 0.0}, "beta of tip-adapter-f must be a number, above 0"),
         ({"train_beta": 0.0}, "train_beta of tip-adapter-f must be a number, above 0"),
         ({"train_alpha": float("nan")}, "train_alpha"),

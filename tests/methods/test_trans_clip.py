@@ -5,7 +5,7 @@ import pytest
 
 from cafe import TransCLIP
 from cafe.errors import InputError
-from cafe.methods import trans_clip_solver
+from cafe.solvers import transductive as trans_clip_solver
 
 
 def unit(x):

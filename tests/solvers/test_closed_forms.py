@@ -70,7 +70,7 @@ def test_gda_fits_of_several_shrinkages_are_its_single_fits_and_auto_chooses_one
         np.testing.assert_allclose(fit.weights_, single.weights_, rtol=1e-9)
     assert not np.allclose(many[0].weights_, many[1].weights_)
     assert GDA(text, shrinkage="auto", random_state=0).fit(X, y).shrinkage_ in GDA.grid["shrinkage"]
-    with pytest.raises(InputError, match="shrinkage of gda must be above 0"):
+    with pytest.raises(InputError, match="shrinkage of gda must be a number, above 0.*without an inverse"):
         GDA(text, shrinkage=0).fit(X, y)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy, normalize
 
 from cafe.kernels.reference import AdapterShape
-from cafe.methods.clip_adapter_parts import AdapterObjective
+from cafe.methods.objectives.clip_adapter import AdapterObjective
 from cafe.training.trainer import Configuration, steps_for, train_many
 
 
@@ -108,10 +108,10 @@ def test_every_row_is_seen_equally_often():
     counts = np.zeros(10)
 
     class Counting(AdapterObjective):
-        def losses_and_gradients(self, shape, parameters, hyper, features, labels, feature_mean):
-            found = (features[0][:, None] == X[None]).all(-1).nonzero()[:, 1]
+        def losses_and_gradients(self, batch):
+            found = (batch.features[0][:, None] == X[None]).all(-1).nonzero()[:, 1]
             np.add.at(counts, found.numpy(), 1)
-            return super().losses_and_gradients(shape, parameters, hyper, features, labels, feature_mean)
+            return super().losses_and_gradients(batch)
 
     train_many(Counting(text[None]), X, y, [configuration(np.arange(10), batch_size=4, steps=25)])
     assert counts.tolist() == [10.0] * 10  # 25 steps of 4 rows are exactly 10 passes

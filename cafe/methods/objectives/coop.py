@@ -1,31 +1,27 @@
-"""How CoOp's contexts are trained: its objective for the trainer.
+"""What CoOp trains: its contexts, by an objective for the trainer.
 
     W_j    = text tower( [start] v_1 ... v_M NAME_j . [end] )
     logits = s  f/|f| . W_j/|W_j|
     loss   = mean over the batch of  logsumexp(logits) - logits[label]
 
-Gradients in v go through the frozen tower by autograd. Letters as in coop_prompts.py, and b rows of a batch.
+Gradients in v go through the frozen tower by autograd. Letters as in learned_prompts/prompts.py, and b rows of a batch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from cafe.encoders.text_towers.base import TextTower
-from cafe.methods.base import Array, Problem
-from cafe.methods.coop_cutting import Part
-from cafe.methods.coop_prompts import ContextPrompts, make_prompts, words_as_context
-from cafe.methods.training_runs import seed_of, shared_runs
-from cafe.training.trainer import MEMORY_BUDGET, Configuration, Trained, train_many
+from cafe.methods.base import Array
+from cafe.methods.learned_prompts.prompts import ContextPrompts, Part, make_prompts, words_as_context
+from cafe.training.trainer import MEMORY_BUDGET, Batch, Configuration
 
 INITIAL_STD = 0.02  # of random contexts, as released
 
@@ -99,19 +95,12 @@ class ContextObjective:
         array: Array = features[0].cpu().numpy()
         return array
 
-    def losses_and_gradients(
-        self,
-        shape: Any,
-        parameters: dict[str, Tensor],
-        hyper: dict[str, Tensor],
-        features: Tensor,
-        labels: Tensor,
-        feature_mean: Tensor,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses_and_gradients(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return losses (g,) and the gradient in the contexts; formulas in the module's docstring."""
-        contexts = parameters["contexts"].detach().requires_grad_()
+        features, labels = batch.features, batch.labels
+        contexts = batch.parameters["contexts"].detach().requires_grad_()
         classes = normalize(self.class_features(contexts), dim=-1)  # (g, c, d)
-        logits = hyper["logit_scale"][:, None, None] * (normalize(features, dim=-1) @ classes.transpose(1, 2))
+        logits = batch.hyper["logit_scale"][:, None, None] * (normalize(features, dim=-1) @ classes.transpose(1, 2))
         losses = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape).mean(1)
         (gradient,) = torch.autograd.grad(losses.sum(), contexts)
         return losses.detach(), {"contexts": gradient}
@@ -127,85 +116,9 @@ class ContextObjective:
         return 2 * self.prompts.weights * sum(part.tokens for part in self.parts_of(1)[0])
 
     @classmethod
-    def fit(cls, estimators: Sequence[Any], problems: Sequence[Problem], towers: Sequence[TextTower]) -> None:
-        """Train all estimators; those whose prompts are the same in one run."""
-        for members, base, device, dtype in shared_runs(estimators, problems):
-            X = torch.as_tensor(np.ascontiguousarray(base.X)).to(device=device, dtype=dtype)
-            y = torch.as_tensor(base.y).to(device)
-            alike: dict[tuple[Any, ...], list[int]] = {}
-            for i in members:
-                alike.setdefault((id(towers[i]), *_prompting(estimators[i])), []).append(i)
-            for same in alike.values():
-                objective = cls.of(estimators[same[0]], towers[same[0]].placed(device, dtype))
-                configurations = [configuration_of(estimators[i], problems[i], objective) for i in same]
-                for i, one, result in zip(
-                    same, configurations, train_many(objective, X, y, configurations), strict=True
-                ):
-                    store(estimators[i], one, result, objective)
-
-    @classmethod
     def of(cls, estimator: Any, tower: TextTower) -> ContextObjective:
         """Make the objective that an estimator's parameters describe."""
         start = None if estimator.context_init is None else words_as_context(tower, estimator.context_init)
         n_context = estimator.n_context if start is None else len(start)
         prompts = make_prompts(tower, estimator.names(), n_context, estimator.class_token)
         return cls(prompts, start, estimator.class_specific, estimator.class_chunk, estimator.checkpoint)
-
-
-def _prompting(estimator: Any) -> tuple[Any, ...]:
-    """Return what estimators must share to share prompts."""
-    names = ("n_context", "context_init", "class_token", "class_specific", "class_chunk", "checkpoint")
-    return tuple(estimator.names()), *(getattr(estimator, name) for name in names)
-
-
-def default_epochs(counts: Sequence[int]) -> int:
-    """Return the paper's passes over the shots: 50, 100 or 200 for 1, 2 to 4, or more shots; 50 from 1,000 classes on.
-
-    Parameters
-    ----------
-    counts : sequence of int
-        Training rows of each class.
-
-    Examples
-    --------
-    >>> default_epochs([1] * 10), default_epochs([4] * 10), default_epochs([16] * 10), default_epochs([16] * 1000)
-    (50, 100, 200, 50)
-    """
-    shots = max(counts)
-    if shots <= 1 or len(counts) >= 1000:
-        return 50
-    return 100 if shots <= 4 else 200
-
-
-def configuration_of(estimator: Any, problem: Problem, objective: ContextObjective) -> Configuration:
-    """Translate an estimator's parameters for the trainer."""
-    n = len(problem.rows)
-    batch = min(estimator.batch_size, n)
-    epochs = estimator.epochs
-    if epochs is None:
-        epochs = default_epochs(np.bincount(problem.y, minlength=objective.prompts.n_classes).tolist())
-    per_epoch = max(1, n // batch)  # the released loader drops a short last batch
-    return Configuration(
-        rows=problem.rows,
-        random_state=seed_of(estimator),
-        shape=objective.shape,
-        hyper={"logit_scale": float(estimator.logit_scale)},
-        steps=max(1, math.ceil(epochs * per_epoch)),
-        batch_size=estimator.batch_size,
-        lr=estimator.lr,
-        weight_decay=estimator.weight_decay,
-        optimizer="sgd",
-        warmup_steps=math.ceil(estimator.warmup_epochs * per_epoch),
-    )
-
-
-def store(estimator: Any, configuration: Configuration, trained: Trained, objective: ContextObjective) -> None:
-    """Set the fitted attributes; with them, no tower is needed any more."""
-    estimator.contexts_ = trained.parameters["contexts"]
-    prompts = objective.prompts
-    estimator.text_ = objective.encode(estimator.contexts_)
-    estimator.tower_id_ = prompts.tower.id
-    estimator.tower_sha256_ = prompts.tower.sha256
-    estimator.loss_ = trained.loss
-    estimator.n_steps_ = configuration.steps
-    estimator.kernel_ = "autograd"

@@ -16,13 +16,13 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
 from cafe.errors import InputError
-from cafe.methods.scores import Array, unit_length
-from cafe.methods.stored_rows import StoredRows, check_stored, parts, stays_stored
+from cafe.methods.inputs.cosines import Array, unit_length
+from cafe.methods.inputs.stored_rows import StoredRows, check_stored, parts, stays_stored
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CheckedArrays:
-    """Checked arrays, ready to learn from.
+    """Checked arrays, ready to learn from; equal to themselves alone, so that estimators are grouped by them.
 
     Attributes
     ----------
@@ -73,6 +73,11 @@ class Problem:
     def class_embeddings(self) -> Array:
         """Class embeddings, (c, d)."""
         return self.base.class_embeddings
+
+    @property
+    def most_shots(self) -> int:
+        """Number of training rows of the class that has most."""
+        return int(np.bincount(self.y).max())
 
 
 def problems_of(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.validation import validate_data
 
-from cafe.methods.scores import Array, unit_length
+from cafe.methods.inputs.cosines import Array, unit_length
 
 # Bytes of float16 in memory from which a float32 copy is not made; memory maps are never copied.
 LARGE = 2**30

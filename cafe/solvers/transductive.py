@@ -13,10 +13,12 @@ of n x c x d is made, and neighbours are found in blocks, so that no array of n 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.methods.base import Array
+Array = NDArray[Any]
 
 # The released constants: inner iterations, scale of affinities against likelihoods, confident queries per class.
 INNER, TEMPERATURE, CONFIDENT = 5, 50.0, 8

@@ -6,12 +6,11 @@ Letters: g configurations, b rows of a batch, n keys, d width, c classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from cafe.training.trainer import Configuration
+from cafe.training.trainer import Batch, Configuration
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class ResidualKeysObjective:
     text : Tensor of shape (c, d)
         Class embeddings.
     keys : list of Tensor of shape (n, d)
-        Shots of every configuration of the run, found by ``hyper["place"]``.
+        Shots of every configuration of the run, found by ``hyper["index"]``.
     key_labels : list of Tensor of shape (n,), int64
         Their class rows.
     channels : Tensor of shape (configurations, d)
@@ -39,22 +38,15 @@ class ResidualKeysObjective:
         """Start at Tip-Adapter: no residual, values of one; no random number is drawn."""
         return {"residual": torch.zeros(self.text.shape), "values": torch.ones(len(configuration.rows))}
 
-    def losses_and_gradients(
-        self,
-        shape: Any,
-        parameters: dict[str, Tensor],
-        hyper: dict[str, Tensor],
-        features: Tensor,
-        labels: Tensor,
-        feature_mean: Tensor,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses_and_gradients(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return losses (g,) and gradients."""
-        leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
-        places = hyper["place"].long().tolist()
-        keys = torch.stack([self.keys[i] for i in places])  # (g, n, d)
-        key_labels = torch.stack([self.key_labels[i] for i in places])
-        alpha, beta, scale = (hyper[k][:, None, None] for k in ("alpha", "beta", "logit_scale"))
-        residual = leaves["residual"] * self.channels[places][:, None, :]  # (g, c, d)
+        features, labels = batch.features, batch.labels
+        leaves = {name: value.detach().requires_grad_() for name, value in batch.parameters.items()}
+        indices = batch.hyper["index"].long().tolist()
+        keys = torch.stack([self.keys[i] for i in indices])  # (g, n, d)
+        key_labels = torch.stack([self.key_labels[i] for i in indices])  # (g, n)
+        alpha, beta, scale = (batch.hyper[k][:, None, None] for k in ("alpha", "beta", "logit_scale"))
+        residual = leaves["residual"] * self.channels[indices][:, None, :]  # (g, c, d)
         moved = keys + residual.gather(1, key_labels[:, :, None].expand_as(keys))
         affinity = features @ moved.transpose(1, 2)  # (g, b, n)
         votes = (-beta * (1 - affinity)).exp() * leaves["values"][:, None, :]

@@ -12,8 +12,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.methods.auto_gaussians import SharedGaussian, class_means, fit_gaussian, held_out_logits
 from cafe.methods.base import Array, unit_length
+from cafe.methods.mixture.gaussians import SharedGaussian, class_means, fit_gaussian, held_out_logits
 from cafe.methods.task_res import TaskRes
 
 # In the order in which weights and logits of experts stand everywhere.

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.compute import threads_for
-from cafe.methods.scores import Array
+from cafe.methods.inputs.cosines import Array
 
 # Rows that are float64 at a time.
 CHUNK: Final = 16_384

@@ -18,8 +18,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.methods.auto_parts import EXPERTS, HeldOut
 from cafe.methods.base import Array
+from cafe.methods.mixture.experts import EXPERTS, HeldOut
 
 # Of a mixture that is shrunk to: text, residual, Gaussians within classes and about the mean of all rows.
 CENTRE: Final = (1 / 3, 1 / 3, 1 / 3, 1 / 3)

@@ -10,12 +10,11 @@ With G = (softmax(z) - onehot) / b:   du = s G t,   dv = (du - u (u . du)) / |v|
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from cafe.training.trainer import Configuration
+from cafe.training.trainer import Batch, Configuration
 
 
 @dataclass(frozen=True)
@@ -40,18 +39,11 @@ class ProjectionObjective:
         """Start at the pretrained projection: no random number is drawn."""
         return {"change": torch.zeros(self.start.shape)}
 
-    def losses_and_gradients(
-        self,
-        shape: Any,
-        parameters: dict[str, Tensor],
-        hyper: dict[str, Tensor],
-        features: Tensor,
-        labels: Tensor,
-        feature_mean: Tensor,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses_and_gradients(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return losses (g,) and the gradient in the change of the projection."""
-        change = parameters["change"]  # (g, p, d)
-        s, strength = (hyper[k][:, None, None] for k in ("logit_scale", "strength"))
+        features, labels = batch.features, batch.labels
+        change = batch.parameters["change"]  # (g, p, d)
+        s, strength = (batch.hyper[k][:, None, None] for k in ("logit_scale", "strength"))
         v = features @ (self.start + change) + self.bias  # (g, b, d)
         length = v.norm(dim=-1, keepdim=True).clamp_min(1e-12)  # 1 / tiny would overflow for a row of zeros
         u = v / length

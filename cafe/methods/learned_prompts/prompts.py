@@ -24,10 +24,30 @@ from torch.utils.checkpoint import checkpoint
 
 from cafe.encoders.text_towers.base import CausalParts, TextTower, Tokens, encode_behind
 from cafe.errors import InputError
-from cafe.methods.coop_cutting import Part, cut
 
 PLACEHOLDER = "x"
 CLASS_TOKENS = ("end", "middle")
+# Padding tokens that are worth a part of their own: about what a part's prefix and its small operations cost.
+PART_TOKENS = 128
+
+
+@dataclass(frozen=True)
+class Part:
+    """Prompts that are encoded together.
+
+    Attributes
+    ----------
+    classes : Tensor of shape (k,), int64
+        Which.
+    length : int
+        Tokens that each is cut to: those of the longest.
+    tokens : int
+        Tokens that the tower encodes for them; what they share is counted once.
+    """
+
+    classes: Tensor
+    length: int
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -94,7 +114,7 @@ class ContextPrompts:
         return self.tower.leading_tokens + (self.n_context if self.order is None else self.n_context // 2)
 
     def parts(self, common: bool, most_classes: int, most_tokens: float) -> list[Part]:
-        """Cut the classes into parts; see :func:`cafe.methods.coop_cutting.cut`."""
+        """Cut the classes into parts; see :func:`cut`."""
         return cut(self.lengths, self.shared(common), most_classes, most_tokens, self.embeddings.device)
 
     def prompts(self, contexts: Tensor, classes: Tensor) -> Tensor:
@@ -202,3 +222,42 @@ def _middle(ids: Tensor, lead: int, m: int, lengths: Sequence[int]) -> Tensor:
         rest = torch.arange(lead + half, lead + m)
         row[lead + half : lead + m + length] = torch.cat([name, rest])
     return order.to(ids.device)
+
+
+def cut(
+    lengths: Sequence[int], shared: int, most_classes: int, most_tokens: float, device: torch.device | str = "cpu"
+) -> list[Part]:
+    """Cut classes into parts of like length, the longest first.
+
+    Parameters
+    ----------
+    lengths : sequence of int
+        Tokens of each class's prompt.
+    shared : int
+        Tokens that all prompts begin with and that a part encodes once.
+    most_classes, most_tokens : int, float
+        What a part may have at most; a part of one class may have more tokens.
+    device : torch.device or str, default="cpu"
+        Where the parts' indices live.
+
+    Examples
+    --------
+    >>> [(part.classes.tolist(), part.tokens) for part in cut([5, 7, 6], 2, 2, 100)]
+    [([1, 2], 12), ([0], 5)]
+    """
+    parts: list[list[int]] = []
+    padding = 0
+    for row in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if parts:
+            longest, more = lengths[parts[-1][0]], len(parts[-1]) + 1
+            padding += longest - lengths[row]
+            if more <= most_classes and shared + more * (longest - shared) <= most_tokens and padding <= PART_TOKENS:
+                parts[-1].append(row)
+                continue
+        parts.append([row])
+        padding = 0
+    return [
+        Part(torch.tensor(members, device=device), length, shared + len(members) * (length - shared))
+        for members in parts
+        for length in [lengths[members[0]]]
+    ]

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cafe.methods.stored_rows import StoredRows, parts
-from cafe.training.steps import Configuration, Step
+from cafe.methods.inputs.stored_rows import StoredRows, parts
+from cafe.training.steps import Batch, Configuration, Step
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ class Streamed:
 
     def initial(self, configuration: Configuration, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw one configuration's parameters."""
-        found: dict[str, Tensor] = self.objective.initial(configuration, generator)
-        return found
+        parameters: dict[str, Tensor] = self.objective.initial(configuration, generator)
+        return parameters
 
-    def losses_and_gradients(self, *arguments: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses_and_gradients(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return losses (g,) and gradients."""
-        found: tuple[Tensor, dict[str, Tensor]] = self.objective.losses_and_gradients(*arguments)
-        return found
+        result: tuple[Tensor, dict[str, Tensor]] = self.objective.losses_and_gradients(batch)
+        return result
 
     def activation_bytes(self, configuration: Configuration) -> int:
         """Estimate of what one configuration's step needs beside its parameters."""
@@ -70,12 +70,12 @@ class Streamed:
             rows = torch.from_numpy(self.stored[index.reshape(-1).cpu().numpy()]).to(X)  # (g b, d)
             labels = y[index]
             if kernel is None:
-                batch = rows.view(*index.shape, -1)
-                return self.losses_and_gradients(shape, parameters, hyper, batch, labels, feature_mean)
+                features = rows.view(*index.shape, -1)  # (g, b, d)
+                return self.losses_and_gradients(Batch(shape, parameters, hyper, features, labels, feature_mean))
             kernel.use(rows.to(self.products), labels.reshape(-1))
             here = torch.arange(index.numel(), device=index.device).view(index.shape)
-            found: tuple[Tensor | None, dict[str, Tensor]] = kernel(parameters, here, with_losses)
-            return found
+            result: tuple[Tensor | None, dict[str, Tensor]] = kernel(parameters, here, with_losses)
+            return result
 
         return step
 

@@ -10,39 +10,6 @@ from cafe.encoders.base import Encoder
 from cafe.encoders.text_towers.base import TextTower
 from cafe.errors import InputError
 
-# Checks of scikit-learn that fit a bare CoOp() on any data. Those that refuse bad data pass.
-FITTING_CHECKS = [
-    "classifier_data_not_an_array",
-    "classifiers_classes",
-    "classifiers_one_label",
-    "classifiers_train",
-    "decision_proba_consistency",
-    "dict_unchanged",
-    "dont_overwrite_parameters",
-    "dtype_object",
-    "estimators_dtypes",
-    "estimators_fit_returns_self",
-    "estimators_nan_inf",
-    "estimators_overwrite_params",
-    "estimators_pickle",
-    "f_contiguous_array_estimator",
-    "fit2d_1feature",
-    "fit2d_1sample",
-    "fit2d_predict1d",
-    "fit_check_is_fitted",
-    "fit_idempotent",
-    "fit_score_takes_y",
-    "methods_sample_order_invariance",
-    "methods_subset_invariance",
-    "n_features_in",
-    "n_features_in_after_fitting",
-    "pipeline_consistency",
-    "positive_only_tag_during_fit",
-    "readonly_memmap_input",
-    "supervised_y_2d",
-]
-NEEDS_TOWER = "trains prompts through a live text tower (text_tower=, class_names=), which the check does not give"
-
 
 def open_tower(given: Any, device: str) -> TextTower:
     """Open a text tower.

@@ -1,0 +1,1 @@
+"""CoOp's prompts with learned context, and the text tower that they go through."""

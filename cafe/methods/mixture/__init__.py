@@ -1,0 +1,1 @@
+"""The experts that ``auto`` mixes, and how it weighs them."""

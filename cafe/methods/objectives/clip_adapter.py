@@ -1,0 +1,119 @@
+"""What CLIPAdapter trains: its objective for the trainer, by one of the kernels.
+
+Letters as in kernels/reference.py: g configurations, b rows, d width, c classes, h bottleneck, q ratio width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cafe.kernels.cpu import FrozenLogits
+from cafe.kernels.reference import adapter_losses_and_gradients
+from cafe.training.trainer import Batch, Configuration, Step
+
+# Width of the hypernetwork that gives learned ratios: small against d, so that one shot cannot fit it alone.
+RATIO_WIDTH = 16
+
+
+@dataclass(frozen=True)
+class AdapterObjective:
+    """Cross-entropy of the adapted logits against fixed class embeddings, for the trainer.
+
+    Attributes
+    ----------
+    text : Tensor of shape (1, c, d)
+        Class embeddings that every configuration shares.
+    kernel : str, default="reference"
+        ``"reference"``, ``"cpu"`` or ``"triton"``.
+    features : Tensor of shape (n, d), default=None
+        The trainer's X in the dtype of matrix products; None for X itself.
+    precision : {"ieee", "tf32"}, default="ieee"
+        How the triton kernel's float32 operands enter a product.
+    frozen : FrozenLogits
+        Logits of all rows without an adapter, which the cpu kernel shares among configurations where that pays.
+    streamed : bool, default=False
+        Whether every step brings its own rows (streamed.py), so that nothing is made for all of them.
+    """
+
+    text: Tensor
+    kernel: str = "reference"
+    features: Tensor | None = None
+    precision: str = "ieee"
+    frozen: FrozenLogits = field(default_factory=FrozenLogits)
+    streamed: bool = False
+
+    def initial(self, configuration: Configuration, generator: torch.Generator) -> dict[str, Tensor]:
+        """Draw weights as torch.nn.Linear does, U(-1/sqrt(fan in), 1/sqrt(fan in)), image before text."""
+        shape: Any = configuration.shape
+        d, h = self.text.shape[-1], shape.bottleneck
+
+        def uniform(rows: int, columns: int) -> Tensor:
+            bound = 1 / math.sqrt(rows)
+            return (2 * torch.rand(rows, columns, generator=generator) - 1) * bound
+
+        parameters: dict[str, Tensor] = {}
+        for side, used in (("image", shape.adapts_image), ("text", shape.adapts_text)):
+            if used:
+                parameters[f"{side}_down"] = uniform(d, h)
+                parameters[f"{side}_up"] = uniform(h, d)
+        for ratio, mode, used in (
+            ("alpha", shape.alpha_mode, shape.adapts_image),
+            ("beta", shape.beta_mode, shape.adapts_text),
+        ):
+            if not used or mode == "fixed":
+                continue
+            parameters[f"{ratio}_bias"] = torch.tensor(0.0)
+            if mode == "learned":
+                parameters[f"{ratio}_own"] = uniform(d, RATIO_WIDTH)
+                parameters[f"{ratio}_other"] = uniform(d, RATIO_WIDTH)
+                parameters[f"{ratio}_out"] = torch.zeros(RATIO_WIDTH)
+        return parameters
+
+    def losses_and_gradients(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return losses (g,) and gradients by the reference kernel."""
+        return adapter_losses_and_gradients(
+            batch.shape, batch.parameters, batch.hyper, batch.features, batch.labels, self.text, batch.feature_mean
+        )
+
+    def stepper(self, shape: Any, hyper: dict[str, Tensor], X: Tensor, y: Tensor, feature_mean: Tensor) -> Step | None:
+        """Return the step function of the chosen kernel; None for the reference."""
+        features = X if self.features is None else self.features
+        if self.kernel == "cpu" and self.streamed:
+            from cafe.kernels.cpu import CpuAdapterStep
+
+            return CpuAdapterStep(shape, hyper, features, y, self.text, feature_mean)
+        if self.kernel == "cpu":
+            from cafe.kernels.cpu import CpuCheapestStep
+
+            return CpuCheapestStep(shape, hyper, features, y, self.text, feature_mean, self.frozen)
+        if self.kernel == "triton":
+            from cafe.kernels.triton import TritonAdapterStep
+
+            return TritonAdapterStep(shape, hyper, features, y, self.text, feature_mean, precision=self.precision)
+        return None
+
+    @property
+    def on_device(self) -> bool:
+        """Whether a step never waits for its device, so that the trainer may record it."""
+        return self.kernel == "triton"
+
+    def activation_bytes(self, configuration: Configuration) -> int:
+        """Four copies of logits and of both sides' features, which autograd keeps."""
+        b = min(configuration.batch_size, len(configuration.rows))
+        c, d = self.text.shape[1:]
+        shape: Any = configuration.shape
+        rows = b + (c if shape.adapts_text else 0)
+        return int(4 * self.text.element_size() * (b * c + rows * (d + shape.bottleneck)))
+
+    def multiply_adds(self, configuration: Configuration) -> int:
+        """Forward once and backward twice: logits, and the two maps of each side that has an adapter."""
+        b = min(configuration.batch_size, len(configuration.rows))
+        c, d = self.text.shape[1:]
+        shape: Any = configuration.shape
+        rows = b * shape.adapts_image + c * shape.adapts_text
+        return int(3 * d * (b * c + 2 * rows * shape.bottleneck))
