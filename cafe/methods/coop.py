@@ -254,9 +254,8 @@ class CoOp(TrainedClassifier):
             return self.class_embeddings
         tower = self._tower()
         encoded = tower.encode(prompts([GENERIC_TEMPLATE], self.names())).cpu()
-        embeddings: Array = (
-            encoded if encoded.element_size() > 2 else encoded.float()
-        ).numpy()  # NumPy has no bfloat16
+        # NumPy has no bfloat16.
+        embeddings: Array = (encoded if encoded.element_size() > 2 else encoded.float()).numpy()
         return embeddings
 
     def _choose(self, problem: Problem) -> None:
