@@ -16,7 +16,18 @@ from numpy.typing import NDArray
 from cafe.errors import InputError
 
 
-@dataclass(frozen=True)
+def array_summary(array: NDArray[Any]) -> str:
+    """Return an array's shape and dtype, for a ``repr`` that stays short.
+
+    Examples
+    --------
+    >>> array_summary(np.zeros((10, 256), np.float32))
+    'array(10, 256) float32'
+    """
+    return f"array{array.shape} {array.dtype}"
+
+
+@dataclass(frozen=True, repr=False)
 class Split:
     """The image features of one split.
 
@@ -58,6 +69,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        held = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        return f"Split({', '.join(f'{name}={array_summary(array)}' for name, array in held.items())})"
+
     def take(self, rows: NDArray[np.int64]) -> Split:
         """Return the split that holds only these rows, in this order."""
         return Split(
@@ -69,7 +84,7 @@ class Split:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Features:
     """Everything that a method may learn from: one data set seen once by one frozen encoder.
 
@@ -136,6 +151,12 @@ class Features:
                     f"text features are {text.shape[2]} wide but the image features of split {name!r} are "
                     f"{split.image_features.shape[1]} wide; they come from different encoders"
                 )
+
+    def __repr__(self) -> str:
+        source = [f"{name}={self.provenance[name]!r}" for name in ("dataset", "encoder") if name in self.provenance]
+        splits = [f"{name}={array_summary(split.image_features)}" for name, split in self.splits.items()]
+        text = [] if self.text_features is None else [f"text_features={array_summary(self.text_features)}"]
+        return f"Features({', '.join([*source, *splits, *text, f'class_names={len(self.class_names)}'])})"
 
     @cached_property
     def class_embeddings(self) -> NDArray[np.float32] | None:

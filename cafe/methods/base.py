@@ -11,14 +11,17 @@ Letters: n samples, d feature width, c classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn import get_config
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from cafe.errors import InputError
+from cafe.features import array_summary
 from cafe.methods.inputs.cosines import Array, cosine_logits, softmax, unit_length
 from cafe.methods.inputs.parameters import Constraint, Number, check_parameters
 from cafe.methods.inputs.problem import CheckedArrays, Problem, problems_of, widen
@@ -116,6 +119,17 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def row_extras(self) -> dict[str, Any]:
         """Return what else a row should say of this fitted method, as JSON; nothing for most."""
         return {}
+
+    def __repr__(self, N_CHAR_MAX: int = 700) -> str:
+        """Return the parameters that are not at their defaults; arrays show their shape, long lists their length."""
+        everything = not get_config()["print_changed_only"]
+        defaults = {name: p.default for name, p in signature(type(self)).parameters.items()}
+        shown = [
+            f"{name}={_short(value)}"
+            for name, value in self.get_params(deep=False).items()
+            if everything or isinstance(value, np.ndarray) or repr(value) != repr(defaults[name])
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"[:N_CHAR_MAX]
 
     # ------------------------------------------------------------------ choosing
 
@@ -245,3 +259,12 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         best = self.logits(X).argmax(axis=1)  # first, for it says where the classifier was not fitted
         labels: Array = self.classes_[best]
         return labels
+
+
+def _short(value: Any) -> str:
+    """Return a parameter's value for a ``repr``, in one line."""
+    if isinstance(value, np.ndarray):
+        return array_summary(value)
+    if isinstance(value, (list, tuple)) and len(value) > 6:
+        return f"{type(value).__name__} of {len(value)}"
+    return " ".join(repr(value).split())

@@ -80,3 +80,11 @@ def test_bad_parameters(problem):
     ):
         with pytest.raises(InputError, match=words):
             ProLIP(text, **parameters).fit(X, y)
+
+
+def test_scoring_changes_no_parameter(monkeypatch):
+    """Threads score with one fitted method; a parameter that changes meanwhile would change their logits."""
+    X, y, text = (np.eye(3, dtype=np.float32), np.arange(3), np.eye(3, dtype=np.float32))
+    model = ProLIP(text, projection=np.eye(3, dtype=np.float32), steps=2, random_state=0).fit(X, y)
+    monkeypatch.setattr(ProLIP, "__setattr__", lambda self, name, value: pytest.fail(f"{name} was set"))
+    assert model.logits(X).shape == (3, 3)
