@@ -1,4 +1,4 @@
-"""Fixtures that several rooms share: tiny random CLIPs in the hub's layout, real data where it is at hand."""
+"""Fixtures that several rooms share: tiny random models in the hub's layout, real data where it is at hand."""
 
 from __future__ import annotations
 
@@ -9,77 +9,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-START, END = "<|startoftext|>", "<|endoftext|>"
-
-
-def byte_alphabet() -> list[str]:
-    from tokenizers.pre_tokenizers import ByteLevel
-
-    return sorted(ByteLevel.alphabet())
-
-
-def save_tokenizer(folder: Path, context: int) -> Any:
-    """Save a real CLIP tokenizer, lower-casing byte-level BPE with three merges."""
-    from transformers import CLIPTokenizer
-
-    merges = [("a", "t</w>"), ("p", "h"), ("ph", "o")]
-    alphabet = byte_alphabet()
-    pieces = [*alphabet, *(letter + "</w>" for letter in alphabet), *("".join(pair) for pair in merges), START, END]
-    vocabulary = {piece: number for number, piece in enumerate(pieces)}
-    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=context)
-    tokenizer.save_pretrained(folder)
-    return tokenizer
-
-
-def save_processor(folder: Path, size: int) -> None:
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
-    processor = CLIPImageProcessorPil(
-        size={"shortest_edge": size},
-        crop_size={"height": size, "width": size},
-        image_mean=[0.48, 0.46, 0.41],
-        image_std=[0.27, 0.26, 0.28],
-    )
-    processor.save_pretrained(folder)
-
-
-def save_tiny_clip(folder: Path, *, seed: int = 0, projection_dim: int = 24, **text_overrides: Any) -> Path:
-    """Save a randomly initialised CLIP: 32 x 32 pixels, patches of 8, text tower 24 wide, context 16."""
-    import torch
-    from transformers import CLIPConfig, CLIPModel
-
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = save_tokenizer(folder, context=16)
-    save_processor(folder, size=32)
-    text = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 24,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "max_position_embeddings": 16,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-        **text_overrides,
-    }
-    vision = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "image_size": 32,
-        "patch_size": 8,
-    }
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=projection_dim))
-    model.save_pretrained(folder)
-    return folder
+from cafe.encoders.examples import save_tiny_clip
 
 
 def save_tiny_siglip(folder: Path) -> Path:

@@ -1,14 +1,15 @@
 """What an encoder is: a frozen image tower and a frozen text tower, with their own preprocessing.
 
-One file here per library, with ``ENCODER = "name"``.
+One file here per library, with ``ENCODER = "name"``; ``--model name:...`` opens it.
 """
 
 from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +54,9 @@ class Encoder(ABC):
     parallel : bool
         Whether images may be encoded by several threads at once; extraction on a CPU then encodes batches side by
         side.
+    known_models : mapping of str to str
+        Models of this library that are worth knowing, as ``--model`` takes them, and what each is; ``cafe models``
+        lists them.
     """
 
     id: str
@@ -64,6 +68,44 @@ class Encoder(ABC):
     batch_size: int
     cropper: Cropper
     parallel: bool = False
+    known_models: ClassVar[Mapping[str, str]] = {}
+
+    @classmethod
+    @abstractmethod
+    def open(cls, source: str, device: str, dtype: str, model_id: str | None = None) -> Self:
+        """Load a model.
+
+        Parameters
+        ----------
+        source : str
+            What stands after the library's name and a colon: a folder, or whatever the library knows models by.
+        device, dtype : str
+            As for :func:`cafe.encoders.open_encoder`; see :func:`cafe.compute.choose_device` and
+            :func:`cafe.compute.choose_encoding_dtype`.
+        model_id : str or None
+            What the encoder calls itself, which is what the user typed; None takes ``source``.
+
+        Raises
+        ------
+        InputError
+            If it is not there, or the device or dtype cannot be had.
+        MissingDependencyError
+            If the library is not installed.
+        """
+
+    @classmethod
+    @abstractmethod
+    def write_example(cls, folder: Path) -> str:
+        """Write a tiny model into an empty folder, and return what a user would give to open it.
+
+        The contract tests open it with :func:`cafe.encoders.open_encoder`, in every dtype. Random weights do, if
+        different images and different texts get different features; see :mod:`cafe.encoders.examples`.
+
+        Raises
+        ------
+        CafeError
+            If the library is not installed, or cannot be imported; the tests are skipped then.
+        """
 
     def with_batch_size(self, batch_size: int) -> Self:
         """Return an encoder of the same towers, not copied, that encodes so many images or prompts together."""

@@ -7,16 +7,17 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cafe.compute import choose_device, choose_encoding_dtype
+from cafe.encoders.examples import save_tiny_open_clip
 from cafe.encoders.text_towers.base import TextTower
 from cafe.encoders.text_towers.open_clip import OpenCLIPTextTower
 from cafe.encoders.towers.torch_encoder import PROBES, TorchEncoder, to_numpy
@@ -39,6 +40,11 @@ class OpenCLIP(TorchEncoder):
     Preprocessing, tokenizer and activation (QuickGELU or not) are those that belong to the weights: of the tag, or of
     ``open_clip_config.json``.
     """
+
+    known_models: ClassVar[Mapping[str, str]] = {
+        "open_clip:RN50/openai": "OpenAI's CLIP ResNet-50, the backbone of the CLIP-Adapter paper, features 1024 wide",
+        "open_clip:ViT-B-32/laion2b_s34b_b79k": "any model and tag of open_clip; needs the extra open-clip",
+    }
 
     def __init__(self, model_id: str, checkpoint: OpenCLIPCheckpoint, device: str, dtype: str) -> None:
         """Take a loaded checkpoint and move it to the device, in that dtype; see :meth:`open`."""
@@ -84,6 +90,13 @@ class OpenCLIP(TorchEncoder):
         return cls(
             model_id or f"{ENCODER}:{source}", load_open_clip(source), chosen, choose_encoding_dtype(dtype, chosen)
         )
+
+    @classmethod
+    def write_example(cls, folder: Path) -> str:
+        """Write a tiny CLIP as open_clip saves one; see the base class."""
+        import_open_clip()
+        save_tiny_open_clip(folder)
+        return f"{ENCODER}:local-dir:{folder}"
 
     def _image_features(self, pixels: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = self._model.encode_image(pixels)

@@ -14,21 +14,6 @@ from cafe.registry import entries
 MINI = "cafe:mini"
 DEFAULT_LIBRARY = "transformers"
 
-_HUB_MODELS = {
-    "openai/clip-vit-base-patch32": "OpenAI's CLIP ViT-B/32, 151 M parameters, features 512 wide",
-    "openai/clip-vit-base-patch16": "OpenAI's CLIP ViT-B/16, 150 M parameters, features 512 wide",
-    "openai/clip-vit-large-patch14": "OpenAI's CLIP ViT-L/14, 428 M parameters, features 768 wide",
-    "openai/clip-vit-large-patch14-336": "OpenAI's CLIP ViT-L/14 at 336 pixels, features 768 wide",
-    "laion/CLIP-ViT-B-32-laion2B-s34B-b79K": "OpenCLIP ViT-B/32 trained on LAION-2B, features 512 wide",
-    "laion/CLIP-ViT-L-14-laion2B-s32B-b82K": "OpenCLIP ViT-L/14 trained on LAION-2B, features 768 wide",
-    "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": "OpenCLIP ViT-H/14 trained on LAION-2B, features 1024 wide",
-    "google/siglip-base-patch16-224": "SigLIP ViT-B/16, features 768 wide, with a logit bias of its own",
-    "google/siglip2-base-patch16-224": "SigLIP 2 ViT-B/16, features 768 wide, many languages",
-    "facebook/metaclip-b32-400m": "MetaCLIP ViT-B/32, features 512 wide",
-    "open_clip:RN50/openai": "OpenAI's CLIP ResNet-50, the backbone of the CLIP-Adapter paper, features 1024 wide",
-    "open_clip:ViT-B-32/laion2b_s34b_b79k": "any model and tag of open_clip; needs the extra open-clip",
-}
-
 
 def open_encoder(model: str = MINI, device: str = "auto", dtype: str = "auto") -> Encoder:
     """Open a frozen CLIP.
@@ -84,8 +69,8 @@ def known_models() -> list[dict[str, str]]:
     -------
     list of dict
         Each with ``name``, ``summary`` and ``kind``: ``"embedded"``, ``"hub"`` (downloaded on first use) or
-        ``"folder"`` (any local folder). The hub ids are examples; any CLIP of the hub works, and
-        any model and tag of open_clip.
+        ``"folder"`` (any local folder). The hub ids are examples, those that each library's file names; any CLIP of
+        the hub works, and any model and tag of open_clip.
 
     Examples
     --------
@@ -97,7 +82,12 @@ def known_models() -> list[dict[str, str]]:
         "summary": "a small CLIP trained by this project on images it drew itself; comes with it",
         "kind": "embedded",
     }
-    hub = [{"name": name, "summary": summary, "kind": "hub"} for name, summary in _HUB_MODELS.items()]
+    libraries = entries("encoders", "ENCODER")
+    hub = [
+        {"name": name, "summary": summary, "kind": "hub"}
+        for library in sorted(libraries, key=lambda library: (library != DEFAULT_LIBRARY, library))
+        for name, summary in libraries[library].load().known_models.items()
+    ]
     folder = {
         "name": "PATH",
         "summary": "any local folder with a CLIP in the hub's layout: config.json, weights, tokenizer, preprocessor",

@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cafe.compute import choose_device, choose_encoding_dtype
+from cafe.encoders.examples import save_tiny_clip
 from cafe.encoders.text_towers.base import TextTower
 from cafe.encoders.text_towers.transformers import TransformersTextTower, pooled, tokenize
 from cafe.encoders.towers.processors import PatchCropper, ProcessorCropper, inputs
@@ -49,6 +50,19 @@ class TransformersCLIP(TorchEncoder):
     ``dtype="auto"`` is float32 on the CPU. bfloat16 would pay there only on processors with bfloat16
     matrix units, and is there for the asking.
     """
+
+    known_models: ClassVar[Mapping[str, str]] = {
+        "openai/clip-vit-base-patch32": "OpenAI's CLIP ViT-B/32, 151 M parameters, features 512 wide",
+        "openai/clip-vit-base-patch16": "OpenAI's CLIP ViT-B/16, 150 M parameters, features 512 wide",
+        "openai/clip-vit-large-patch14": "OpenAI's CLIP ViT-L/14, 428 M parameters, features 768 wide",
+        "openai/clip-vit-large-patch14-336": "OpenAI's CLIP ViT-L/14 at 336 pixels, features 768 wide",
+        "laion/CLIP-ViT-B-32-laion2B-s34B-b79K": "OpenCLIP ViT-B/32 trained on LAION-2B, features 512 wide",
+        "laion/CLIP-ViT-L-14-laion2B-s32B-b82K": "OpenCLIP ViT-L/14 trained on LAION-2B, features 768 wide",
+        "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": "OpenCLIP ViT-H/14 trained on LAION-2B, features 1024 wide",
+        "google/siglip-base-patch16-224": "SigLIP ViT-B/16, features 768 wide, with a logit bias of its own",
+        "google/siglip2-base-patch16-224": "SigLIP 2 ViT-B/16, features 768 wide, many languages",
+        "facebook/metaclip-b32-400m": "MetaCLIP ViT-B/32, features 512 wide",
+    }
 
     def __init__(self, model_id: str, checkpoint: Checkpoint, device: str, dtype: str) -> None:
         """Take a loaded checkpoint and move it to the device, in that dtype; see :meth:`open`."""
@@ -89,6 +103,11 @@ class TransformersCLIP(TorchEncoder):
         """
         chosen = choose_device(device)
         return cls(model_id or source, load_checkpoint(source), chosen, choose_encoding_dtype(dtype, chosen))
+
+    @classmethod
+    def write_example(cls, folder: Path) -> str:
+        """Write a tiny CLIP in the hub's layout; see the base class."""
+        return str(save_tiny_clip(folder))
 
     def _encode_crops(self, crops: NDArray[np.uint8]) -> torch.Tensor:
         if self._in_patches:

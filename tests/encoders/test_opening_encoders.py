@@ -10,10 +10,8 @@ import pytest
 
 from cafe.compute import choose_encoding_dtype
 from cafe.encoders import open_encoder, opening
-from cafe.encoders.base import Encoder
 from cafe.encoders.opening import known_models
 from cafe.errors import InputError
-from cafe.registry import entries
 
 
 @pytest.fixture
@@ -131,14 +129,6 @@ def test_known_models() -> None:
     assert rows[0]["name"] == "cafe:mini"
     assert {row["kind"] for row in rows} == {"embedded", "hub", "folder"}
     assert all(row["summary"] for row in rows)
-
-
-def test_rooms_contract() -> None:
-    for entry in entries("encoders", "ENCODER").values():
-        cls = entry.load()
-        assert issubclass(cls, Encoder)
-        assert cls.__doc__
-        assert callable(cls.open)
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -80,9 +80,9 @@ class TorchEncoder(Encoder):
                 features = [np.concatenate([so_far, to_numpy(new)]) for so_far, new in zip(features, both, strict=True)]
         return features[0], features[1]
 
-    @abstractmethod
     def _encode_unprojected(self, crops: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode one batch of crops to (n, d) and (n, w), where there is a projection."""
+        """Encode one batch of crops to (n, d) and (n, w); needed where :meth:`projection` is not None."""
+        raise NotImplementedError(f"{type(self).__name__} has a projection, so it must define _encode_unprojected")
 
     def start_images(self, crops: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
         """Begin to encode one batch; on CUDA its copy overlaps with the work on the batch before."""
