@@ -65,24 +65,6 @@ def test_readme_python_runs(desk, monkeypatch):
         exec(compile(block, "README.md", "exec"), {})
 
 
-def test_contributing_recipe_is_a_method(tmp_path, monkeypatch):
-    """The file of the recipe, dropped into the room, is found and fits."""
-    import importlib.util
-
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), flags=re.S)
-    (block,) = [block for block in blocks if "METHOD = " in block]
-    (tmp_path / "my_method.py").write_text(block, encoding="utf-8")
-    spec = importlib.util.spec_from_file_location("my_method", tmp_path / "my_method.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    text = np.eye(3)
-    assert module.MyMethod(text).fit(text, [0, 1, 2]).score(text, [0, 1, 2]) == 1.0
-    from cafe.registry import read_entry
-
-    entry = read_entry(tmp_path / "my_method.py", "my_method", "METHOD")
-    assert (entry.name, entry.class_name) == ("my-method", "MyMethod")
-
-
 def test_links_between_documents_lead_somewhere():
     for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
