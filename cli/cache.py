@@ -13,6 +13,7 @@ from cafe.cli.options import CacheDir, Json, Quiet, listed
 from cafe.cli.screen import Screen, size
 from cafe.cli.verbs import Verbs, help_without_verb
 from cafe.errors import CacheError, InputError
+from cafe.registry import entries
 from cafe.report.table import align_left
 
 if TYPE_CHECKING:
@@ -24,6 +25,16 @@ _Which = Annotated[
     str | None, typer.Argument(metavar="[CACHE]", help="File, or name as `cafe cache ls` has it [default: the newest].")
 ]
 _Keys = list[str] | None
+
+
+def _formats() -> list[str]:
+    """Return the formats that `cafe cache import` reads beside plain arrays, from the files that are there."""
+    first = ["clip-benchmark", "clip-retrieval", "tip-adapter", "coop"]
+    try:
+        known = entries("cache.transfer.importers", "IMPORTER")
+    except InputError:  # a file that is no Python; whoever imports is told, and other verbs work
+        return first
+    return first + [name for name in known if name not in (*first, "arrays")]
 
 
 @app.callback(invoke_without_command=True)
@@ -40,7 +51,7 @@ def import_(
         typer.Option(
             "--format",
             metavar="NAME",
-            help="auto, clip-benchmark, clip-retrieval, tip-adapter, coop or arrays (.npz, .npy, .pt, .safetensors).",
+            help=f"auto, {', '.join(_formats())} or arrays (.npz, .npy, .pt, .safetensors).",
         ),
     ] = "auto",
     out: Annotated[

