@@ -172,7 +172,7 @@ def draw(found: dict[str, dict[str, Line]], path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullLocator
 
-    from cafe.report.themes import LIGHT, MARKERS
+    from cafe.report.figure import LIGHT, MARKERS
 
     figure = Figure(figsize=(11, 7.5), layout="constrained")
     FigureCanvasAgg(figure)

@@ -27,7 +27,7 @@ from cafe.compare import Comparison, compare
 from cafe.compare.base import Experiment, Series, Suite
 from cafe.compare.running import sum_up
 from cafe.features import Features
-from cafe.report.table import markdown_table
+from cafe.report.tables import markdown_table
 
 SEEDS = (1, 2, 3)
 

@@ -14,7 +14,7 @@ from cafe.cli.screen import Screen, size
 from cafe.cli.verbs import Verbs, help_without_verb
 from cafe.errors import CacheError, InputError
 from cafe.registry import entries
-from cafe.report.table import align_left
+from cafe.report.tables import align_left
 
 if TYPE_CHECKING:
     from cafe.cache.format.reader import CacheSummary

@@ -25,7 +25,7 @@ from cafe.cli.options import (
 )
 from cafe.cli.screen import Screen
 from cafe.registry import entries, find
-from cafe.report.table import terminal_table
+from cafe.report.tables import terminal_table
 
 DEFAULT_SHOTS = ("1,2,4,8,16",)
 DEFAULT_SEEDS = ("1,2,3",)

@@ -14,12 +14,12 @@ from cafe.cli.fit import DEFAULT_METHOD
 from cafe.cli.fit import described as described_fit
 from cafe.cli.options import CacheDir, DemoDtype, Device, Json, Quiet, Seed, whole_numbers
 from cafe.cli.screen import Screen, duration, paint
-from cafe.report.table import terminal_table
+from cafe.report.tables import terminal_table
 
 if TYPE_CHECKING:
     from cafe.cache.extract.progress import ExtractionSummary
     from cafe.features import Features
-    from cafe.report.comparison import ComparisonLike
+    from cafe.report.comparison import Comparison
 
 DATASET = "digits"
 SUITE = "baselines"
@@ -96,7 +96,7 @@ def _fit(screen: Screen, features: Features, run: Path, seed: int, device: str, 
     return fitted.row
 
 
-def _compare(screen: Screen, features: Features, device: str, dtype: str) -> ComparisonLike:
+def _compare(screen: Screen, features: Features, device: str, dtype: str) -> Comparison:
     from cafe.compare import compare
 
     _headline(screen, "3 of 3: the baselines, at five numbers of shots and three seeds")

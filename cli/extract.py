@@ -17,7 +17,7 @@ from cafe.cli.options import CacheDir, Device, Dtype, Json, Quiet, listed, whole
 from cafe.cli.screen import Progress, Screen, duration, size
 from cafe.errors import InputError, unknown_name
 from cafe.registry import entries
-from cafe.report.table import align_left
+from cafe.report.tables import align_left
 
 if TYPE_CHECKING:
     from cafe.cache.extract.plan import Draws

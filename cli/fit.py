@@ -14,7 +14,7 @@ from cafe.cli.options import CacheDir, Device, FitDtype, Json, Quiet, Seed, Sele
 from cafe.cli.screen import Screen, duration
 from cafe.errors import InputError
 from cafe.registry import entries, find
-from cafe.report.table import align_left
+from cafe.report.tables import align_left
 
 DEFAULT_METHOD = "clip-adapter"
 

@@ -11,7 +11,7 @@ import typer
 from cafe.cli.options import CacheDir, Json, NoUseOfCacheDir, Quiet
 from cafe.cli.screen import Screen
 from cafe.registry import entries
-from cafe.report.table import align_left
+from cafe.report.tables import align_left
 
 
 def datasets(

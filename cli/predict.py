@@ -10,7 +10,7 @@ import typer
 from cafe.cli.options import CacheDir, Device, Dtype, Json, Quiet
 from cafe.cli.screen import Screen
 from cafe.errors import InputError
-from cafe.report.table import align_left
+from cafe.report.tables import align_left
 
 
 def _complete_run(incomplete: str) -> list[str]:

@@ -12,7 +12,7 @@ import warnings
 from types import TracebackType
 from typing import Any, Self, TextIO
 
-from cafe.report.plain import plain
+from cafe.report.rows import plain
 
 _BAR_WIDTH = 24  # columns
 _PAUSE = 0.1  # seconds between two drawings

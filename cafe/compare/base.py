@@ -16,7 +16,7 @@ from cafe.fitting import FitRequest, Fitted, fit_all
 from cafe.methods import method_names
 from cafe.protocol.tasks import Task, dataset_name, make_task
 from cafe.registry import find
-from cafe.report.layout import SHOTS, Layout
+from cafe.report.comparison import BY_SHOTS, ReportLayout
 
 Progress = Callable[[int, int, str], None]
 
@@ -131,12 +131,12 @@ class Suite(ABC):
     ----------
     title : str
         Of the table and the figure.
-    layout : Layout
+    layout : ReportLayout
         What stands across, and what is drawn; shots and lines unless a suite says otherwise.
     """
 
     title: str
-    layout: ClassVar[Layout] = SHOTS
+    layout: ClassVar[ReportLayout] = BY_SHOTS
 
     @abstractmethod
     def series(self, features: Features, experiment: Experiment) -> Sequence[Series]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 from cafe.compare.base import Experiment, Outcome, Progress, Suite
 from cafe.compare.published import beside_published
@@ -13,40 +11,7 @@ from cafe.errors import InputError
 from cafe.features import Features
 from cafe.fitting import check_device_and_dtype
 from cafe.registry import find
-from cafe.report.layout import SHOTS, Layout
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What a suite gave.
-
-    Attributes
-    ----------
-    suite, title : str
-        Its name, and what stands above tables and figures.
-    rows : list of dict
-        One per fit and part of the test; see :func:`cafe.fitting.make_row`, plus ``series``, ``x``, ``part``, ``note``.
-    summary : list of dict
-        One per data set, series and column: mean, standard deviation, 95 % interval and n over seeds, and how it
-        stands to the best of its column.
-    pairs : list of dict
-        Paired tests of every two series of a column; see :mod:`cafe.protocol.paired`.
-    published : list of dict
-        Published figures beside those measured here, where there are any for the same data set, method and shots.
-    notes : list of str
-        What was left out, and why.
-    layout : Layout
-        How it wants to be shown.
-    """
-
-    suite: str
-    title: str
-    rows: list[dict[str, Any]]
-    summary: list[dict[str, Any]]
-    pairs: list[dict[str, Any]] = field(default_factory=list)
-    published: list[dict[str, Any]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    layout: Layout = SHOTS
+from cafe.report.comparison import Comparison
 
 
 def compare(

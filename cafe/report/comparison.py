@@ -1,44 +1,71 @@
-"""What a report needs of a comparison: no more than this, so that anything with rows can be reported."""
+"""What a suite gave, and how it wants to be shown: the one record that tables, figure and page are made from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
-
-from cafe.report.layout import Layout
+from dataclasses import dataclass, field
+from typing import Any
 
 
-class ComparisonLike(Protocol):
-    """What a report needs of a comparison."""
+@dataclass(frozen=True)
+class ReportLayout:
+    """What stands across a table and along a figure.
 
-    @property
-    def suite(self) -> str:
-        """Name of the suite."""
+    Attributes
+    ----------
+    axis : {"shots", "x", "part"}, default "shots"
+        Which field of the rows makes the columns: shots, the value of the parameter that is varied, or the part of
+        the test (base and new classes, another data set).
+    axis_label : str
+        Of the horizontal axis.
+    scale : {"log2", "linear"}, default "log2"
+        Of the horizontal axis where it has numbers.
+    figure : {"lines", "dots"}, default "lines"
+        Lines along the axis, or one row of dots for each series.
+    metrics : tuple of str, default ("acc1",)
+        What is shown first; the figure has one row of panels for each.
+    table : {"columns", "datasets"}, default "columns"
+        ``"datasets"`` puts data sets across, as papers do, with a column for their average.
+    """
 
-    @property
-    def title(self) -> str:
-        """One line for people."""
+    axis: str = "shots"
+    axis_label: str = "shots (training images per class)"
+    scale: str = "log2"
+    figure: str = "lines"
+    metrics: tuple[str, ...] = ("acc1",)
+    table: str = "columns"
 
-    @property
-    def rows(self) -> Sequence[Mapping[str, Any]]:
-        """One mapping for each fit."""
 
-    @property
-    def summary(self) -> Sequence[Mapping[str, Any]]:
-        """One mapping for each series and column: mean and std over seeds."""
+BY_SHOTS = ReportLayout()
 
-    @property
-    def pairs(self) -> Sequence[Mapping[str, Any]]:
-        """Paired tests of two series each."""
 
-    @property
-    def published(self) -> Sequence[Mapping[str, Any]]:
-        """Published figures beside those measured."""
+@dataclass(frozen=True)
+class Comparison:
+    """What a suite gave.
 
-    @property
-    def notes(self) -> Sequence[str]:
-        """What was left out, and why."""
+    Attributes
+    ----------
+    suite, title : str
+        Its name, and what stands above tables and figures.
+    rows : list of dict
+        One per fit and part of the test; see :func:`cafe.fitting.make_row`, plus ``series``, ``x``, ``part``, ``note``.
+    summary : list of dict
+        One per data set, series and column: mean, standard deviation, 95 % interval and n over seeds, and how it
+        stands to the best of its column.
+    pairs : list of dict
+        Paired tests of every two series of a column; see :mod:`cafe.protocol.paired`.
+    published : list of dict
+        Published figures beside those measured here, where there are any for the same data set, method and shots.
+    notes : list of str
+        What was left out, and why.
+    layout : ReportLayout
+        How it wants to be shown.
+    """
 
-    @property
-    def layout(self) -> Layout:
-        """How it wants to be shown."""
+    suite: str
+    title: str
+    rows: list[dict[str, Any]]
+    summary: list[dict[str, Any]]
+    pairs: list[dict[str, Any]] = field(default_factory=list)
+    published: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    layout: ReportLayout = BY_SHOTS

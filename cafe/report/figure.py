@@ -1,29 +1,86 @@
-"""The figure of a comparison: lines along an axis, or rows of dots; one panel for each data set, encoder and metric."""
+"""The figure of a comparison: one panel for each data set, encoder and metric, of lines along an axis or rows of dots.
+
+It is made without pyplot, display or global settings, so that drawing it changes nothing for whoever called.
+"""
 
 from __future__ import annotations
 
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from math import ceil
+from dataclasses import dataclass
+from math import ceil, log2
 from typing import TYPE_CHECKING, Any
 
-from cafe.report import dots, lines
-from cafe.report.layout import SHOTS, Layout
-from cafe.report.panels import ORACLE_NOTE, Panel, panels
-from cafe.report.themes import LIGHT, Theme
+from cafe.report.comparison import BY_SHOTS, ReportLayout
+from cafe.report.panels import (
+    ALL_SHOTS,
+    ORACLE_NOTE,
+    Column,
+    Line,
+    Panel,
+    column_label,
+    factor,
+    is_percent,
+    metric_name,
+    panels,
+)
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _FONTS = ["Inter", "Source Sans 3", "Helvetica Neue", "Arial", "DejaVu Sans"]
-Drawn = Sequence[tuple[Panel, str]]  # panels, each with its metric
+_LETTER_WIDTH = 0.085  # inches for each letter of a label beside a panel
+
+# Colours of lines can be told apart with the common kinds of colour blindness, and carry different markers besides.
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours as hexadecimal RGB, for light or for dark paper.
+
+    Attributes
+    ----------
+    paper, ink, muted, axis, grid : str
+        Background, title, secondary text, base line, grid.
+    lines : tuple of str
+        In the order in which lines get them.
+    """
+
+    paper: str
+    ink: str
+    muted: str
+    axis: str
+    grid: str
+    lines: tuple[str, ...]
+
+
+LIGHT = Theme(
+    paper="#ffffff",
+    ink="#1b1f24",
+    muted="#5c6670",
+    axis="#9aa4ae",
+    grid="#e8ebee",
+    lines=("#0b62a4", "#d1570a", "#00876c", "#a8488f", "#8a6d00", "#3f9bd8", "#b3293a", "#55606b"),
+)
+
+DARK = Theme(
+    paper="#15191e",
+    ink="#eef1f4",
+    muted="#a3adb8",
+    axis="#5c6670",
+    grid="#272d34",
+    lines=("#5aaef0", "#ff9a4d", "#3fd0ac", "#e08cc8", "#dcc04a", "#9fd4ff", "#ff7f8a", "#c3ccd6"),
+)
 
 
 def draw(
     summary: Sequence[Mapping[str, Any]],
     metric: str | None = None,
     *,
-    layout: Layout = SHOTS,
+    layout: ReportLayout = BY_SHOTS,
     theme: Theme = LIGHT,
     file_format: str = "png",
     dpi: int = 200,
@@ -36,7 +93,7 @@ def draw(
         As ``Comparison.summary`` has it.
     metric : str, default=None
         Which metric to draw; None for those of the layout.
-    layout : Layout
+    layout : ReportLayout
         What stands along the axis, and whether lines or dots are drawn.
     theme : Theme, default LIGHT
         Colours.
@@ -54,18 +111,11 @@ def draw(
 
     # The context holds for this call only; a user's own style sheet must not change the figure of a report.
     with mpl.rc_context({**mpl.rcParamsDefault, "font.family": _available_fonts(), "svg.hashsalt": "cafe"}):
-        figure = _figure(drawn_panels(summary, metric, layout), layout, theme)
+        figure = make_figure(summary, metric, layout, theme)
         buffer = io.BytesIO()
         metadata = {"Date": None} if file_format == "svg" else None
         figure.savefig(buffer, format=file_format, dpi=dpi, facecolor=theme.paper, metadata=metadata)
     return buffer.getvalue()
-
-
-def drawn_panels(summary: Sequence[Mapping[str, Any]], metric: str | None, layout: Layout) -> Drawn:
-    """Return every panel of the figure with its metric, data set by data set."""
-    metrics = layout.metrics if metric is None else (metric,)
-    by_metric = [panels(summary, one, layout) for one in metrics]
-    return [(panel, one) for row in zip(*by_metric, strict=True) for panel, one in zip(row, metrics, strict=True)]
 
 
 def _available_fonts() -> list[str]:
@@ -76,24 +126,333 @@ def _available_fonts() -> list[str]:
     return [name for name in _FONTS if name in installed] or ["sans-serif"]
 
 
-def _figure(drawn: Drawn, layout: Layout, theme: Theme) -> Figure:
+def make_figure(summary: Sequence[Mapping[str, Any]], metric: str | None, layout: ReportLayout, theme: Theme) -> Figure:
+    """Return the figure as matplotlib has it, before it is written."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    kind = dots if layout.figure == "dots" else lines
+    drawn = _panels_and_metrics(summary, layout.metrics if metric is None else (metric,), layout)
+    plot = (_DotPlot if layout.figure == "dots" else _LinePlot)([panel for panel, _ in drawn], layout, theme)
     columns = min(len(drawn), 3) or 1
     rows = ceil(len(drawn) / columns) or 1
-    width, height = kind.panel_size([panel for panel, _ in drawn])
+    width, height = plot.panel_size()
     engine = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12, wspace=0.04, hspace=0.06)
     figure = Figure(figsize=(columns * width, rows * height), layout=engine)
     FigureCanvasAgg(figure)
-    styles = kind.styles([panel for panel, _ in drawn])
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, (panel, metric) in zip(grid, drawn, strict=False):
-        kind.draw_panel(axes, panel, metric, layout, theme, styles)
+    for axes, (panel, name) in zip(grid, drawn, strict=False):
+        plot.draw(axes, panel, name)
     for axes in grid[len(drawn) :]:
         axes.set_visible(False)
     if any(panel.has_oracle for panel, _ in drawn):
         figure.supxlabel(ORACLE_NOTE, fontsize=8, color=theme.muted, x=0.01, ha="left")
     return figure
+
+
+def _panels_and_metrics(
+    summary: Sequence[Mapping[str, Any]], metrics: Sequence[str], layout: ReportLayout
+) -> list[tuple[Panel, str]]:
+    """Return every panel of the figure with its metric, data set by data set."""
+    by_metric = [panels(summary, name, layout) for name in metrics]
+    return [(panel, name) for row in zip(*by_metric, strict=True) for panel, name in zip(row, metrics, strict=True)]
+
+
+def metric_label(metric: str) -> str:
+    """Name a metric and its unit.
+
+    Examples
+    --------
+    >>> metric_label("acc1"), metric_label("silhouette")
+    ('Top-1 accuracy (%)', 'Silhouette')
+    """
+    return metric_name(metric) + (" (%)" if is_percent(metric) else "")
+
+
+class _Plot(ABC):
+    """One kind of panel.
+
+    Parameters
+    ----------
+    drawn : sequence of Panel
+        All panels of the figure: a colour means the same in every one.
+    layout : ReportLayout
+        What stands along the axis.
+    theme : Theme
+        Colours.
+    """
+
+    def __init__(self, drawn: Sequence[Panel], layout: ReportLayout, theme: Theme) -> None:
+        self.drawn, self.layout, self.theme = drawn, layout, theme
+        self.styles = {label: number for number, label in enumerate(self.styled())}
+
+    @abstractmethod
+    def styled(self) -> list[str]:
+        """Return the labels that have a colour and a marker of their own."""
+
+    @abstractmethod
+    def panel_size(self) -> tuple[float, float]:
+        """Return width and height of a panel in inches, with the labels beside it."""
+
+    @abstractmethod
+    def draw(self, axes: Axes, panel: Panel, metric: str) -> None:
+        """Draw one panel."""
+
+    @property
+    def longest_label(self) -> int:
+        """Letters of the longest label of a line."""
+        return max((len(line.label) for panel in self.drawn for line in panel.lines), default=0)
+
+    def colour_and_marker(self, number: int) -> tuple[str, str]:
+        """Return the style of a number; more than there are colours start again with the first."""
+        return self.theme.lines[number % len(self.theme.lines)], MARKERS[number % len(MARKERS)]
+
+    def set_titles_and_grid(self, axes: Axes, panel: Panel, grid_axis: str) -> None:
+        """Set title, subtitle, grid, ticks and spines.
+
+        Parameters
+        ----------
+        axes : Axes
+            Of one panel.
+        panel : Panel
+            What it shows.
+        grid_axis : {"x", "y"}
+            Whose ticks have grid lines: the axis of the metric.
+        """
+        theme = self.theme
+        axes.set_title(panel.dataset, fontsize=14, fontweight="bold", color=theme.ink, loc="left", pad=24)
+        axes.text(
+            0, 1.025, f"{_shortened(panel.encoder)}  ·  {panel.over_seeds}", transform=axes.transAxes, fontsize=9.5,
+            color=theme.muted, va="bottom", gid="subtitle",
+        )  # fmt: skip
+        axes.set_facecolor(theme.paper)
+        axes.grid(axis="x" if grid_axis == "x" else "y", color=theme.grid, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.tick_params(colors=theme.muted, labelsize=10, length=0, pad=6)
+        for side, spine in axes.spines.items():
+            spine.set_visible(side == "bottom")
+            spine.set_color(theme.axis)
+
+
+def _shortened(encoder: str, limit: int = 44) -> str:
+    """Keep the end of a long encoder name, which is usually a folder."""
+    return encoder if len(encoder) <= limit else "…" + encoder[-(limit - 1) :]
+
+
+class _LinePlot(_Plot):
+    """A metric against shots or a parameter, one line for each method, error bars over seeds, labels at the ends."""
+
+    width, height = 6.0, 4.2  # inches
+    shift = 0.035  # steps of the axis between neighbouring lines
+    least_range = 1.0  # per cent; smaller differences are not blown up to fill the panel
+
+    def styled(self) -> list[str]:
+        """Return all labels: one colour for a label in every panel, so that the eye can go from one to the next."""
+        labels = dict.fromkeys(line.label for panel in self.drawn for line in panel.lines if not line.is_constant)
+        return list(labels)
+
+    def panel_size(self) -> tuple[float, float]:
+        """Return width and height in inches; labels stand to the right of the lines."""
+        return self.width + _LETTER_WIDTH * self.longest_label, self.height
+
+    def draw(self, axes: Axes, panel: Panel, metric: str) -> None:
+        """Draw one panel; a method that needs no training is a dashed line across."""
+        positions = self._positions(panel.columns)
+        ends: list[tuple[str, float, str]] = []  # label, height and colour
+        for line in panel.lines:
+            if line.is_constant:
+                height = factor(metric) * next(iter(line.points.values())).mean
+                axes.axhline(height, color=self.theme.muted, linewidth=1.4, linestyle=(0, (5, 3)), zorder=1.5)
+                ends.append((line.label, height, self.theme.muted))
+            elif line.points:
+                number, lines = self.styles[line.label], len(self.styles)
+                # Lines stand a little beside each other, so that the error bars of close methods can all be read.
+                beside = min(self.shift, 0.3 / lines) * (number - (lines - 1) / 2) * _smallest_distance(positions)
+                moved = {column: x + beside for column, x in positions.items()}
+                ends.append((line.label, *self._draw_line(axes, line, moved, metric)))
+        self._set_axes(axes, panel, metric, positions)
+        _label_ends(axes, ends)
+
+    def _draw_line(self, axes: Axes, line: Line, positions: Mapping[Column, float], metric: str) -> tuple[float, str]:
+        """Draw one line, and return the height at which it ends and its colour."""
+        colour, marker = self.colour_and_marker(self.styles[line.label])
+        columns = sorted((column for column in line.points if column in positions), key=lambda c: positions[c])
+        x = [positions[column] for column in columns]
+        y = [factor(metric) * line.points[column].mean for column in columns]
+        spreads = [factor(metric) * (line.points[column].std or 0.0) for column in columns]
+        axes.errorbar(
+            x, y, yerr=spreads if any(spreads) else None, color=colour, ecolor=colour, elinewidth=1.3, capsize=2.5,
+            capthick=1.3, linewidth=2.0, linestyle=(0, (1.5, 1.5)) if line.oracle else "-", marker=marker,
+            markersize=6.5, markeredgecolor=self.theme.paper, markeredgewidth=1.0, zorder=3, clip_on=False,
+        )  # fmt: skip
+        return y[-1], colour
+
+    def _positions(self, columns: Sequence[Column]) -> dict[Column, float]:
+        """Place columns on the axis; all training images stand one step after the largest number of shots."""
+        numbers = [column for column in columns if not isinstance(column, str) and column < ALL_SHOTS]
+        if self.layout.axis != "x":
+            numbers = [shots for shots in numbers if shots > 0]  # zero-shot is a line across
+        placed: dict[Column, float] = {n: log2(n) if self.layout.scale == "log2" else n for n in numbers}
+        if ALL_SHOTS in columns:
+            placed[ALL_SHOTS] = max(placed.values(), default=-1.0) + 1
+        return placed
+
+    def _set_axes(self, axes: Axes, panel: Panel, metric: str, positions: Mapping[Column, float]) -> None:
+        self.set_titles_and_grid(axes, panel, grid_axis="y")
+        axes.set_xticks(list(positions.values()), [column_label(column) for column in positions])
+        left, right = (min(positions.values()), max(positions.values())) if positions else (0.0, 1.0)
+        margin = 0.06 * (right - left) or 0.5
+        axes.set_xlim(left - margin, right + margin / 2)
+        axes.set_xlabel(self.layout.axis_label, fontsize=10, color=self.theme.muted, labelpad=7)
+        axes.set_ylabel(metric_label(metric), fontsize=10, color=self.theme.muted, labelpad=7)
+        axes.margins(y=0.08)
+        low, high = axes.get_ylim()
+        if is_percent(metric) and high - low < self.least_range:
+            axes.set_ylim((low + high - self.least_range) / 2, (low + high + self.least_range) / 2)
+
+
+def _smallest_distance(positions: Mapping[Column, float]) -> float:
+    """Return the smallest distance of two columns, 1 where there is only one."""
+    places = sorted(positions.values())
+    return min((b - a for a, b in zip(places, places[1:], strict=False)), default=1.0)
+
+
+def _label_ends(axes: Axes, ends: Sequence[tuple[str, float, str]]) -> None:
+    """Write each label at the right end of its line, pushed apart where lines end close together."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high)
+    gap = (high - low) * 0.062
+    heights = keep_apart([height for _, height, _ in ends], gap, low, high)
+    beside = axes.get_yaxis_transform()  # x as a fraction of the axes, y in the metric's unit
+    for (label, height, colour), placed in zip(ends, heights, strict=True):
+        # A thin leader ties a label that had to move to its own line.
+        axes.plot([1.008, 1.032], [height, placed], transform=beside, clip_on=False, color=colour, linewidth=0.9)
+        axes.text(1.042, placed, label, transform=beside, fontsize=10, color=colour, va="center_baseline")
+
+
+def keep_apart(heights: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Move heights apart as little as possible, in the order that they have.
+
+    This is isotonic regression on ``heights[k] - k * gap``, solved by pooling adjacent violators.
+
+    Parameters
+    ----------
+    heights : sequence of float
+        Where each label would stand if it were alone.
+    gap : float
+        Least distance between two labels.
+    low, high : float
+        Labels stay between these, as far as there is room for all.
+
+    Returns
+    -------
+    list of float
+        Where each label stands, in the order of ``heights``.
+
+    Examples
+    --------
+    >>> keep_apart([10.0, 50.0, 50.0], 4.0, 0.0, 100.0)
+    [10.0, 48.0, 52.0]
+    """
+    order = sorted(range(len(heights)), key=lambda i: heights[i])
+    # A block is labels that touch, from low to high, with the sum of the starts that would put each at its own height;
+    # it starts at the mean of these, which is the least-squares solution.
+    blocks: list[tuple[float, list[int]]] = []
+    for i in order:
+        total, members = heights[i], [i]
+        while blocks and _start(blocks[-1]) + gap * len(blocks[-1][1]) > total / len(members):
+            lower_total, lower_members = blocks.pop()
+            # Member k of the joined block is at its own height if the block starts k gaps below that.
+            total = lower_total + total - gap * len(lower_members) * len(members)
+            members = [*lower_members, *members]
+        blocks.append((total, members))
+    placed = [0.0] * len(heights)
+    for block in blocks:
+        for k, i in enumerate(block[1]):
+            placed[i] = _start(block) + gap * k
+    return _between(placed, order, gap, low, high)
+
+
+def _start(block: tuple[float, list[int]]) -> float:
+    total, members = block
+    return total / len(members)
+
+
+def _between(placed: list[float], order: Sequence[int], gap: float, low: float, high: float) -> list[float]:
+    """Push what is above the upper end down, then what is below the lower end up."""
+    ceiling = high
+    for i in reversed(order):
+        placed[i] = min(placed[i], ceiling)
+        ceiling = placed[i] - gap
+    floor = low
+    for i in order:
+        placed[i] = max(placed[i], floor)
+        floor = placed[i] + gap
+    return placed
+
+
+class _DotPlot(_Plot):
+    """One row for each line, one colour for each column, error bars over seeds, names to the left."""
+
+    width, row_height, frame = 6.4, 0.34, 1.7  # inches
+    shift = 0.13  # of a row, between the dots of neighbouring columns
+
+    def styled(self) -> list[str]:
+        """Return the columns: one colour for a column in every panel."""
+        occurring = dict.fromkeys(column for panel in self.drawn for column in panel.columns)
+        words = [column for column in occurring if isinstance(column, str)]
+        numbers = sorted(column for column in occurring if not isinstance(column, str) and column > 0)
+        return [*map(column_label, words), *map(column_label, numbers)]
+
+    def panel_size(self) -> tuple[float, float]:
+        """Return width and height in inches; names stand to the left of the rows."""
+        rows = max((len(panel.lines) for panel in self.drawn), default=0)
+        return self.width + _LETTER_WIDTH * self.longest_label, max(3.0, self.frame + self.row_height * rows)
+
+    def draw(self, axes: Axes, panel: Panel, metric: str) -> None:
+        """Draw one panel; a method that needs no training is a line down through all rows where columns are shots."""
+        for row, line in enumerate(panel.lines):
+            if line.is_constant:
+                place = factor(metric) * next(iter(line.points.values())).mean
+                axes.axvline(place, color=self.theme.muted, linewidth=1.4, linestyle=(0, (5, 3)), zorder=1.5)
+                axes.plot([place], [row], marker="|", markersize=11, color=self.theme.muted, zorder=3)
+            else:
+                self._draw_dots(axes, line, row, metric)
+        self._set_axes(axes, panel, metric)
+        self._add_legend(axes)
+
+    def _draw_dots(self, axes: Axes, line: Line, row: int, metric: str) -> None:
+        columns = len(self.styles)
+        for column, point in line.points.items():
+            number = self.styles[column_label(column)]
+            colour, marker = self.colour_and_marker(number)
+            beside = min(self.shift, 0.6 / columns) * (number - (columns - 1) / 2)
+            axes.errorbar(
+                [factor(metric) * point.mean], [row + beside], xerr=[factor(metric) * point.std] if point.std else None,
+                color=colour, marker=marker, linestyle="none", markersize=6.5, elinewidth=1.3, capsize=2,
+                markeredgecolor=self.theme.paper, markeredgewidth=0.8, zorder=3,
+            )  # fmt: skip
+
+    def _set_axes(self, axes: Axes, panel: Panel, metric: str) -> None:
+        self.set_titles_and_grid(axes, panel, grid_axis="x")
+        axes.set_yticks(range(len(panel.lines)), [line.label for line in panel.lines])
+        for tick in axes.get_yticklabels():
+            tick.set_color(self.theme.ink)
+        axes.set_ylim(len(panel.lines) - 0.5, -0.5)  # the first line stands on top
+        axes.margins(x=0.06)
+        for row in range(1, len(panel.lines)):
+            axes.axhline(row - 0.5, color=self.theme.grid, linewidth=0.6, zorder=0.5)
+        axes.set_xlabel(metric_label(metric), fontsize=10, color=self.theme.muted, labelpad=7)
+
+    def _add_legend(self, axes: Axes) -> None:
+        from matplotlib.lines import Line2D
+
+        styles = [self.colour_and_marker(number) for number in self.styles.values()]
+        handles = [Line2D([], [], color=colour, marker=marker, linestyle="none") for colour, marker in styles]
+        legend = axes.legend(
+            handles, list(self.styles), title=self.layout.axis_label.partition(" (")[0], loc="center left",
+            bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=10, labelcolor=self.theme.ink, handletextpad=0.3,
+            borderaxespad=0.2,
+        )  # fmt: skip
+        legend.get_title().set_color(self.theme.muted)
+        legend.get_title().set_fontsize(10)

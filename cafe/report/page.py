@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from cafe.report.cells import METRIC_NAMES
-from cafe.report.comparison import ComparisonLike
-from cafe.report.evidence import html_table, intervals_part, pairs_part, published_part, text_of
-from cafe.report.figure import draw
-from cafe.report.table import blocks_of
-from cafe.report.themes import DARK, LIGHT
+from cafe.report.comparison import Comparison
+from cafe.report.figure import DARK, LIGHT, draw
+from cafe.report.panels import METRIC_NAMES, factor, metric_name
+from cafe.report.rows import field_names, text_of
+from cafe.report.tables import TextTable, published_table, tables
 
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1b1f24; --muted: #5c6670; --line: #e1e5e9; --stripe: #f6f8f9; }
@@ -44,7 +43,7 @@ footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: 1rem;
 """
 
 
-def page(comparison: ComparisonLike) -> str:
+def page(comparison: Comparison) -> str:
     """Write a comparison as one self-contained page.
 
     Parameters
@@ -67,9 +66,9 @@ def page(comparison: ComparisonLike) -> str:
         "<details><summary>Other metrics</summary>",
         *(table for metric in METRIC_NAMES if metric not in shown for table in _tables(comparison, metric)),
         "</details>",
-        *intervals_part(comparison),
-        *pairs_part(comparison.pairs),
-        *published_part(comparison.published),
+        *_intervals(comparison),
+        *_paired_tests(comparison.pairs),
+        *_published(comparison.published),
         *_notes(comparison.notes),
         "<h2>Settings</h2>",
         _definitions(_settings(comparison)),
@@ -96,7 +95,7 @@ def _lead(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"{len(rows)} runs of {n_methods} methods on {on}, seeds {escape(', '.join(map(str, seeds)) or 'none')}."
 
 
-def _picture(comparison: ComparisonLike) -> str:
+def _picture(comparison: Comparison) -> str:
     light, dark = (
         "data:image/png;base64,"
         + base64.b64encode(draw(comparison.summary, layout=comparison.layout, theme=theme)).decode("ascii")
@@ -108,12 +107,56 @@ def _picture(comparison: ComparisonLike) -> str:
     )
 
 
-def _tables(comparison: ComparisonLike, metric: str | None) -> list[str]:
-    tables = []
-    for caption, head, body, notes in blocks_of(comparison.summary, metric, comparison.layout):
-        tables.append(html_table(head, body, caption=caption))
-        tables += [f'<p class="note">{escape(note)}</p>' for note in notes]
-    return tables
+def _tables(comparison: Comparison, metric: str | None) -> list[str]:
+    shown = tables(comparison.summary, metric, comparison.layout)
+    return [part for table in shown for part in _table_with_notes(table)]
+
+
+def _intervals(comparison: Comparison) -> list[str]:
+    """Return the 95 % intervals of the mean over seeds, where there are several."""
+    metric = comparison.layout.metrics[0]
+    body = []
+    for entry in comparison.summary:
+        ends = entry.get(f"{metric}_ci95")
+        if ends is not None:
+            fields = [entry["dataset"], entry["series"], entry.get("shots"), entry.get("x"), entry.get("part")]
+            low, high = (factor(metric) * end for end in ends)
+            body.append([*map(text_of, fields), f"{low:.2f} to {high:.2f}", str(entry["n"])])
+    if not body:
+        return []
+    head = ["data set", "series", "shots", "value", "part", "95 % interval", "seeds"]
+    caption = f"{metric_name(metric)}: 95 % interval of the mean over seeds, by Student's t"
+    return ["<details><summary>Intervals</summary>", _html_table(head, body, caption=caption), "</details>"]
+
+
+def _paired_tests(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the paired tests of every two series of a column."""
+    if not pairs:
+        return []
+    head = ["data set", "shots", "part", "A", "B", "A minus B (points)", "95 % interval", "p", "p (Holm)", "seeds"]
+    body = [
+        [
+            str(pair["dataset"]), text_of(pair["shots"]), text_of(pair["part"]), _series_at(pair, "a"),
+            _series_at(pair, "b"), f"{100 * pair['difference']:+.2f}",
+            f"{100 * pair['ci95'][0]:+.2f} to {100 * pair['ci95'][1]:+.2f}", f"{pair['p_value']:.2g}",
+            f"{pair['p_holm']:.2g}", str(pair["n_seeds"]),
+        ]
+        for pair in pairs
+    ]  # fmt: skip
+    caption = "Accuracy of A minus B for new images and new draws: analysis of variance over test images and seeds"
+    return ["<details><summary>Paired tests</summary>", _html_table(head, body, caption=caption), "</details>"]
+
+
+def _series_at(pair: Mapping[str, Any], side: str) -> str:
+    x = pair.get(f"{side}_x")
+    return str(pair[side]) if x is None else f"{pair[side]} at {x:g}"
+
+
+def _published(published: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return published figures beside those measured."""
+    if not published:
+        return []
+    return ["<h2>Published and here</h2>", *_table_with_notes(published_table(published))]
 
 
 def _notes(notes: Sequence[str]) -> list[str]:
@@ -121,15 +164,11 @@ def _notes(notes: Sequence[str]) -> list[str]:
 
 
 def _row_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    head = list(dict.fromkeys(key for row in rows for key in row))
-    return html_table(head, [[text_of(row.get(key)) for key in head] for row in rows], css="rows")
+    head = field_names(rows)
+    return _html_table(head, [[text_of(row.get(key)) for key in head] for row in rows], css="rows")
 
 
-def _definitions(pairs: Mapping[str, str]) -> str:
-    return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in pairs.items()) + "</dl>"
-
-
-def _settings(comparison: ComparisonLike) -> dict[str, str]:
+def _settings(comparison: Comparison) -> dict[str, str]:
     rows = comparison.rows
     shots = sorted({row["shots"] for row in rows if row.get("shots")})
     policies = sorted({_policy(row.get("selection")) for row in rows})
@@ -156,3 +195,23 @@ def _provenance(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 def _policy(selection: Any) -> str:
     return str(selection.get("policy")) if isinstance(selection, Mapping) else str(selection)
+
+
+def _table_with_notes(table: TextTable) -> list[str]:
+    notes = [f'<p class="note">{escape(note)}</p>' for note in table.notes]
+    return [_html_table(table.head, table.body, caption=table.caption), *notes]
+
+
+def _html_table(head: Sequence[str], body: Sequence[Sequence[str]], caption: str = "", css: str = "") -> str:
+    """Return a table that scrolls sideways where it is too wide; all text is escaped."""
+    titles = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+    lines = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in body)
+    above = f"<caption>{escape(caption)}</caption>" if caption else ""
+    return (
+        f'<div class="scroll"><table{f" class={css!r}" if css else ""}>{above}'
+        f"<thead><tr>{titles}</tr></thead>\n<tbody>\n{lines}\n</tbody></table></div>"
+    )
+
+
+def _definitions(pairs: Mapping[str, str]) -> str:
+    return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in pairs.items()) + "</dl>"

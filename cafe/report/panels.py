@@ -1,6 +1,6 @@
 """Sorts the summary of a comparison into panels: one for each data set and encoder, one line for each series.
 
-The table, the figure and the page all read these, so that they cannot disagree.
+Tables, figure and page all read these, so that they cannot disagree.
 """
 
 from __future__ import annotations
@@ -10,11 +10,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cafe.report.layout import SHOTS, Layout
+from cafe.report.comparison import BY_SHOTS, ReportLayout
+
+METRIC_NAMES = {
+    "acc1": "Top-1 accuracy",
+    "acc5": "Top-5 accuracy",
+    "mean_per_class_recall": "Mean per-class recall",
+    "ece": "Expected calibration error",
+    "nll": "Negative log-likelihood",
+    "knn_acc1": "Nearest neighbours' accuracy",
+    "silhouette": "Silhouette",
+    "scatter_ratio": "Scatter between classes over scatter within",
+}
+# Shown as they are, not in per cent.
+_NOT_PERCENT = ("nll", "silhouette", "scatter_ratio")
 
 ORACLE_MARK = "†"
 ORACLE_NOTE = f"{ORACLE_MARK} settings chosen on the test set (oracle-test): an upper bound, not a result."
-LEVEL_MARK = "°"
+BEST_MARK = "°"
 _TEST = "(paired test over test images and seeds, Holm-corrected p ≥ 0.05)."
 
 # A fit on all training images has no number of shots; it stands after every number.
@@ -24,9 +37,24 @@ WITHOUT = "none"
 Column = float | str
 
 
+def metric_name(metric: str) -> str:
+    """Return a metric's name for people; a metric that has none goes by its own."""
+    return METRIC_NAMES.get(metric, metric)
+
+
+def is_percent(metric: str) -> bool:
+    """Whether a metric is shown in per cent."""
+    return metric not in _NOT_PERCENT
+
+
+def factor(metric: str) -> int:
+    """Return what a metric is multiplied by to be shown: 100 for per cent."""
+    return 100 if is_percent(metric) else 1
+
+
 @dataclass(frozen=True)
-class Point:
-    """Mean and spread of one metric over seeds.
+class MeanStd:
+    """Mean and standard deviation of one metric over seeds.
 
     Attributes
     ----------
@@ -36,39 +64,39 @@ class Point:
         Over seeds; None where there is only one.
     n : int
         Number of seeds.
-    level : bool, default=False
+    is_best : bool, default=False
         Whether it is the best of those measured with the same number of shots on the same part of the test, or not
-        distinguishable from it; see :func:`level_note` for where those stand in the table.
+        distinguishable from it; see :func:`best_note` for where those stand in the table.
     """
 
     mean: float
     std: float | None
     n: int
-    level: bool = False
+    is_best: bool = False
 
 
 @dataclass(frozen=True)
-class Series:
-    """One method with one setting, at every column that was run.
+class Line:
+    """One series of a suite with one setting, at every column that was run: a line of the figure, a row of the table.
 
     Attributes
     ----------
     label : str
-        As it stands in tables and figures; oracle series end in a mark.
+        As it stands in tables and figures; where anything was chosen on the test set, it ends in a mark.
     oracle : bool
         Whether anything was chosen on the test set.
-    points : dict of column to Point
+    points : dict of column to MeanStd
         By shots (0 for zero-shot, ``ALL_SHOTS`` for all training images), value of the parameter, or part of the test.
         A run that is missing has no point.
     """
 
     label: str
     oracle: bool
-    points: dict[Column, Point] = field(default_factory=dict)
+    points: dict[Column, MeanStd] = field(default_factory=dict)
 
     @property
-    def is_level(self) -> bool:
-        """Whether it does not depend on what stands along the axis, and is drawn as a line across."""
+    def is_constant(self) -> bool:
+        """Whether it does not depend on what stands along the axis, and is drawn straight across the panel."""
         return bool(self.points) and set(self.points) <= {0.0, WITHOUT}
 
 
@@ -80,8 +108,8 @@ class Panel:
     ----------
     dataset, encoder : str
         Their names, as in the rows.
-    series : list of Series
-        Those without training first, then in the order of the summary.
+    lines : list of Line
+        Those that need no training first, then in the order of the summary.
     columns : list of float or str
         Every column that occurs: numbers ascending, words in the order of the summary.
     several_shots : bool, default=False
@@ -90,27 +118,32 @@ class Panel:
 
     dataset: str
     encoder: str
-    series: list[Series]
+    lines: list[Line]
     columns: list[Column]
     several_shots: bool = False
 
     @property
     def seeds(self) -> int:
         """Largest number of seeds behind a point; 1 if there is none."""
-        return max((p.n for s in self.series for p in s.points.values()), default=1)
+        return max((point.n for line in self.lines for point in line.points.values()), default=1)
+
+    @property
+    def over_seeds(self) -> str:
+        """What the numbers are, as captions say it."""
+        return f"mean ± standard deviation over {self.seeds} seeds" if self.seeds > 1 else "1 seed"
 
     @property
     def has_oracle(self) -> bool:
-        """Whether any series here was chosen on the test set."""
-        return any(series.oracle for series in self.series)
+        """Whether any line was chosen on the test set."""
+        return any(line.oracle for line in self.lines)
 
     @property
     def is_tested(self) -> bool:
-        """Whether any point here was found best, or level with the best, by a paired test."""
-        return any(point.level for series in self.series for point in series.points.values())
+        """Whether a paired test said of any point that it is the best, or level with the best."""
+        return any(point.is_best for line in self.lines for point in line.points.values())
 
 
-def panels(summary: Sequence[Mapping[str, Any]], metric: str = "acc1", layout: Layout = SHOTS) -> list[Panel]:
+def panels(summary: Sequence[Mapping[str, Any]], metric: str = "acc1", layout: ReportLayout = BY_SHOTS) -> list[Panel]:
     """Group the summary of a comparison.
 
     Parameters
@@ -120,7 +153,7 @@ def panels(summary: Sequence[Mapping[str, Any]], metric: str = "acc1", layout: L
         ``<metric>_std`` (None where it could not be computed); x and part where the layout needs them.
     metric : str, default "acc1"
         Which metric to take.
-    layout : Layout
+    layout : ReportLayout
         What makes the columns.
 
     Returns
@@ -132,39 +165,39 @@ def panels(summary: Sequence[Mapping[str, Any]], metric: str = "acc1", layout: L
     --------
     >>> entry = {"dataset": "digits", "encoder": "cafe:mini", "series": "clip-adapter", "shots": 4, "n": 3}
     >>> panel, = panels([{**entry, "oracle": False, "acc1_mean": 0.75, "acc1_std": 0.01}])
-    >>> panel.columns, panel.series[0].points[4.0]
-    ([4.0], Point(mean=0.75, std=0.01, n=3, level=False))
+    >>> panel.columns, panel.lines[0].points[4.0]
+    ([4.0], MeanStd(mean=0.75, std=0.01, n=3, is_best=False))
     """
-    grouped: dict[tuple[str, str], dict[tuple[str, bool], Series]] = {}
+    grouped: dict[tuple[str, str], dict[tuple[str, bool], Line]] = {}
     several = {key: len(shots) > 1 for key, shots in _trained_shots(summary).items()}
     for entry in summary:
         key = (str(entry["dataset"]), str(entry["encoder"]))
         lines = grouped.setdefault(key, {})
         oracle = bool(entry.get("oracle"))
         label = _label(entry, layout, several.get(key, False)) + (f" {ORACLE_MARK}" if oracle else "")
-        series = lines.setdefault((label, oracle), Series(label, oracle))
+        line = lines.setdefault((label, oracle), Line(label, oracle))
         point = _point(entry, metric)
         if point is not None:
-            series.points[_column(entry, layout)] = point
+            line.points[_column(entry, layout)] = point
     return [_panel(*key, list(lines.values()), several.get(key, False)) for key, lines in grouped.items()]
 
 
 def _trained_shots(summary: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], set[Any]]:
-    found: dict[tuple[str, str], set[Any]] = {}
+    shots: dict[tuple[str, str], set[Any]] = {}
     for entry in summary:
         if entry["shots"] != 0:
-            found.setdefault((str(entry["dataset"]), str(entry["encoder"])), set()).add(entry["shots"])
-    return found
+            shots.setdefault((str(entry["dataset"]), str(entry["encoder"])), set()).add(entry["shots"])
+    return shots
 
 
-def _label(entry: Mapping[str, Any], layout: Layout, several: bool) -> str:
+def _label(entry: Mapping[str, Any], layout: ReportLayout, several: bool) -> str:
     """Name the line; where the columns are not shots, those of several shots are told apart."""
     if layout.axis == "shots" or not several or entry["shots"] == 0:
         return str(entry["series"])
     return f"{entry['series']}, " + ("all images" if entry["shots"] is None else f"{entry['shots']}-shot")
 
 
-def _column(entry: Mapping[str, Any], layout: Layout) -> Column:
+def _column(entry: Mapping[str, Any], layout: ReportLayout) -> Column:
     if layout.axis == "shots":
         return ALL_SHOTS if entry["shots"] is None else float(entry["shots"])
     if layout.axis == "x":
@@ -172,36 +205,22 @@ def _column(entry: Mapping[str, Any], layout: Layout) -> Column:
     return str(entry[layout.axis])
 
 
-def _point(entry: Mapping[str, Any], metric: str) -> Point | None:
+def _point(entry: Mapping[str, Any], metric: str) -> MeanStd | None:
     mean, std = entry.get(f"{metric}_mean"), entry.get(f"{metric}_std")
     if mean is None or not math.isfinite(mean):
         return None
     known = entry["n"] > 1 and std is not None and math.isfinite(std)
-    level = metric == "acc1" and entry.get("standing") in ("best", "level")
-    return Point(float(mean), float(std) if known and std is not None else None, int(entry["n"]), level)
+    is_best = metric == "acc1" and entry.get("standing") in ("best", "level")
+    return MeanStd(float(mean), float(std) if known and std is not None else None, int(entry["n"]), is_best)
 
 
-def level_note(panels: Sequence[Panel], layout: Layout) -> str:
-    """Explain the mark: best among what, which depends on what makes the columns.
-
-    Fits are compared with those of the same number of shots on the same part of the test. Those are a column only where
-    columns are shots, or parts of the test after one number of shots. Where columns are values of a parameter, they are
-    all values of all lines with that number of shots, and zero-shot, which takes part without being marked.
-
-    Examples
-    --------
-    >>> level_note([], Layout(axis="x"))[:67]
-    '° best of all values with the same number of shots, or not distingu'
-    """
-    several = any(panel.several_shots for panel in panels)
-    if layout.axis == "x":
-        frozen = any(line.is_level for panel in panels for line in panel.series)
-        among = "all values with the same number of shots" + (" and zero-shot, which is not marked" if frozen else "")
-    elif several and (layout.axis == "part" or layout.table == "datasets"):
-        among = "its column with the same number of shots"
-    else:
-        among = "its column"
-    return f"{LEVEL_MARK} best of {among}, or not distinguishable from it {_TEST}"
+def _panel(dataset: str, encoder: str, lines: list[Line], several_shots: bool) -> Panel:
+    # A stable sort: lines that need no training come first, the rest stay as the suite has them.
+    lines = sorted(lines, key=lambda line: not line.is_constant)
+    occurring = dict.fromkeys(column for line in lines for column in line.points)
+    words = [column for column in occurring if isinstance(column, str)]
+    columns: list[Column] = [*words, *sorted(column for column in occurring if not isinstance(column, str))]
+    return Panel(dataset, encoder, lines, columns, several_shots)
 
 
 def column_label(column: Column) -> str:
@@ -217,10 +236,24 @@ def column_label(column: Column) -> str:
     return "all" if column == ALL_SHOTS else f"{column:g}"
 
 
-def _panel(dataset: str, encoder: str, series: list[Series], several_shots: bool) -> Panel:
-    # A stable sort: lines that need no training come first, the rest stay as the suite has them.
-    series = sorted(series, key=lambda one: not one.is_level)
-    found = dict.fromkeys(column for one in series for column in one.points)
-    words = [column for column in found if isinstance(column, str)]
-    columns: list[Column] = [*words, *sorted(c for c in found if not isinstance(c, str))]
-    return Panel(dataset, encoder, series, columns, several_shots)
+def best_note(shown: Sequence[Panel], layout: ReportLayout) -> str:
+    """Explain the mark: best among what, which depends on what makes the columns.
+
+    Fits are compared with those of the same number of shots on the same part of the test. Those are a column only where
+    columns are shots, or parts of the test after one number of shots. Where columns are values of a parameter, they are
+    all values of all lines with that number of shots, and zero-shot, which takes part without being marked.
+
+    Examples
+    --------
+    >>> best_note([], ReportLayout(axis="x"))[:67]
+    '° best of all values with the same number of shots, or not distingu'
+    """
+    several = any(panel.several_shots for panel in shown)
+    if layout.axis == "x":
+        constant = any(line.is_constant for panel in shown for line in panel.lines)
+        among = "all values with the same number of shots" + (" and zero-shot, which is not marked" if constant else "")
+    elif several and (layout.axis == "part" or layout.table == "datasets"):
+        among = "its column with the same number of shots"
+    else:
+        among = "its column"
+    return f"{BEST_MARK} best of {among}, or not distinguishable from it {_TEST}"

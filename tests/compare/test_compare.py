@@ -11,7 +11,7 @@ from cafe.features import Features, Split
 from cafe.fitting import fit_method
 from cafe.registry import entries
 from cafe.report.figure import draw
-from cafe.report.table import terminal_table
+from cafe.report.tables import terminal_table
 
 ROW = {
     *("dataset", "encoder", "method", "variant", "shots", "seed", "n_train", "n_test", "acc1", "acc5"),

@@ -150,7 +150,7 @@ def test_manifold_measures_the_adapted_test_features():
 
 
 def test_paper_shows_gaps_as_gaps_and_averages_nothing_incomplete():
-    from cafe.report.table import markdown_table
+    from cafe.report.tables import markdown_table
 
     result = compare("paper", [features(dataset="dtd")], shots=[1], seeds=[1])
     assert any(note.startswith("10 of the paper's 11 data sets have no cache") for note in result.notes)

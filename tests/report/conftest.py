@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from cafe.report.layout import SHOTS, Layout
-
-
-@dataclass
-class FakeComparison:
-    rows: list[dict[str, Any]]
-    summary: list[dict[str, Any]]
-    suite: str = "baselines"
-    title: str = "Baselines on digits"
-    pairs: list[dict[str, Any]] = field(default_factory=list)
-    published: list[dict[str, Any]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    layout: Layout = SHOTS
+from cafe.report.comparison import Comparison
 
 
 def entry(
@@ -40,6 +27,19 @@ def row(method: str, shots: int | None, seed: int | None, acc1: float, **more: A
     }  # fmt: skip
 
 
+def pair(**more: Any) -> dict[str, Any]:
+    base = {"dataset": "digits", "encoder": "cafe:mini", "shots": 4, "part": None, "a": "zero-shot", "a_x": None}
+    test = {"b": "clip-adapter", "b_x": None, "difference": -0.25, "ci95": [-0.3, -0.2], "p_value": 1e-4}
+    return {**base, **test, "p_holm": 3e-4, "n_seeds": 3, "n_test": 546, "mcnemar": [], **more}
+
+
+def published(**more: Any) -> dict[str, Any]:
+    base = {"dataset": "dtd", "series": "clip-adapter", "method": "clip-adapter", "shots": 16, "part": None}
+    source = {"table": "log", "source": "exp.log", "protocol": "one template", "chosen_on_test": True}
+    values = {"label": "CLIP-Adapter", "published": 65.96, "here": 65.0, "difference": -0.96}
+    return {**base, **source, **values, "backbone": "RN50", "backbone_here": "RN50", **more}
+
+
 @pytest.fixture
 def make_entry():
     return entry
@@ -51,6 +51,16 @@ def make_row():
 
 
 @pytest.fixture
+def make_pair():
+    return pair
+
+
+@pytest.fixture
+def make_published():
+    return published
+
+
+@pytest.fixture
 def comparison():
     summary = [
         entry("clip-adapter", 1, 0.6049, 0.0151),
@@ -59,4 +69,4 @@ def comparison():
         entry("zero-shot", 0, 0.5, None, n=1),
     ]
     rows = [row("clip-adapter", 4, seed, 0.7 + 0.05 * seed) for seed in (1, 2, 3)]
-    return FakeComparison(rows, summary)
+    return Comparison("baselines", "Baselines on digits", rows, summary)

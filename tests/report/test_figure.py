@@ -8,15 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cafe.report import figure as figure_module
-from cafe.report.figure import draw
-from cafe.report.labels import spread
-from cafe.report.layout import SHOTS
-from cafe.report.themes import DARK, LIGHT
+from cafe.report.comparison import BY_SHOTS
+from cafe.report.figure import DARK, LIGHT, draw, keep_apart, make_figure
 
 
-def drawn(summary, layout=SHOTS):
-    return figure_module._figure(figure_module.drawn_panels(summary, None, layout), layout, LIGHT)
+def drawn(summary, layout=BY_SHOTS):
+    return make_figure(summary, None, layout, LIGHT)
 
 
 def texts(axes):
@@ -103,16 +100,16 @@ def test_svg_is_the_same_every_time(comparison):
 def test_labels_keep_their_distance_and_order(seed):
     rng = np.random.default_rng(seed)
     heights = rng.uniform(0, 100, 8).tolist()
-    placed = np.array(spread(heights, 5.0, 0.0, 100.0))
+    placed = np.array(keep_apart(heights, 5.0, 0.0, 100.0))
     order = np.argsort(heights)
     assert np.all(np.diff(placed[order]) >= 5.0 - 1e-9)
     assert placed.min() >= 0.0 and placed.max() <= 100.0
 
 
 def test_labels_with_room_stay_where_they_are():
-    assert spread([10.0, 80.0, 40.0], 5.0, 0.0, 100.0) == [10.0, 80.0, 40.0]
+    assert keep_apart([10.0, 80.0, 40.0], 5.0, 0.0, 100.0) == [10.0, 80.0, 40.0]
 
 
 def test_labels_move_as_little_as_possible():
-    # Three wishes at 50 with a gap of 10: the least-squares answer is symmetric about 50.
-    assert sorted(spread([50.0, 50.0, 50.0], 10.0, 0.0, 100.0)) == [40.0, 50.0, 60.0]
+    # Three labels at 50 with a gap of 10: the least-squares answer is symmetric about 50.
+    assert sorted(keep_apart([50.0, 50.0, 50.0], 10.0, 0.0, 100.0)) == [40.0, 50.0, 60.0]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 from cafe.report.page import page
+from cafe.report.tables import markdown_report
 
 VOID = {"meta", "source", "img"}
 
@@ -55,10 +57,9 @@ def test_holds_table_settings_provenance_and_every_row(comparison):
 
 
 def test_text_is_escaped(comparison, make_row, make_entry):
-    comparison.title = "<script>alert(1)</script>"
-    comparison.rows = [make_row("<b>x</b>", 4, 1, 0.5, dataset='a"&<img src=x>')]
-    comparison.summary = [make_entry("<i>y</i>", 4, 0.5, 0.1)]
-    html = page(comparison)
+    rows = [make_row("<b>x</b>", 4, 1, 0.5, dataset='a"&<img src=x>')]
+    summary = [make_entry("<i>y</i>", 4, 0.5, 0.1)]
+    html = page(replace(comparison, title="<script>alert(1)</script>", rows=rows, summary=summary))
     structure = parsed(html)
     assert not {"script", "b", "i"} & set(structure.tags)
     assert structure.tags.count("img") == 1
@@ -72,3 +73,13 @@ def test_says_when_something_was_chosen_on_test_data(comparison, make_row, make_
     html = page(comparison)
     assert "chosen on test data</dt><dd>yes" in html
     assert "tip-adapter †" in html
+
+
+def test_page_and_table_hold_pairs_published_figures_and_notes(comparison, make_pair, make_published):
+    notes = ["linear-probe: it cannot score classes that it has no image of"]
+    comparison = replace(comparison, pairs=[make_pair()], published=[make_published()], notes=notes)
+    html, table = page(comparison), markdown_report(comparison)
+    for words in ("-25.00", "-30.00 to -20.00", "0.0003", "65.96", "-0.96", "exp.log", "cannot score"):
+        assert words in html, words
+    for words in ("65.96", "-0.96", "exp.log", "cannot score"):
+        assert words in table, words

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from cafe.compare.base import Experiment, Series, Suite
 from cafe.errors import InputError
 from cafe.features import Features
-from cafe.report.layout import Layout
+from cafe.report.comparison import ReportLayout
 
 SUITE = "alpha"
 VALUES = tuple(round(0.1 * i, 1) for i in range(11))
@@ -17,7 +17,7 @@ class Alpha(Suite):
     """CLIP-Adapter's image ratio alpha from 0 (zero-shot exactly) to 1 (adapter alone); all in one run."""
 
     title = "Residual ratio alpha of CLIP-Adapter"
-    layout = Layout(axis="x", axis_label="alpha (weight of the adapted image feature)", scale="linear")
+    layout = ReportLayout(axis="x", axis_label="alpha (weight of the adapted image feature)", scale="linear")
 
     def series(self, features: Features, experiment: Experiment) -> Sequence[Series]:
         """Return one series for each value, all of one line."""

@@ -13,7 +13,7 @@ from cafe.evaluation.metrics import all_metrics
 from cafe.features import Features
 from cafe.fitting import Fitted, full_probabilities, zero_shot_accuracy
 from cafe.protocol.base_to_new import harmonic_mean, split_classes
-from cafe.report.layout import Layout
+from cafe.report.comparison import ReportLayout
 
 SUITE = "base-to-new"
 BASE, NEW, MEAN = "base", "new", "harmonic mean"
@@ -27,7 +27,7 @@ class BaseToNew(Suite):
     """
 
     title = "Base-to-new generalisation"
-    layout = Layout(axis="part", axis_label="classes tested", figure="dots")
+    layout = ReportLayout(axis="part", axis_label="classes tested", figure="dots")
 
     def series(self, features: Features, experiment: Experiment) -> Sequence[Series]:
         """Return the baselines, the text adapter, which changes the classifier itself, and CoOp where included."""

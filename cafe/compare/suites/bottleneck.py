@@ -8,7 +8,7 @@ from cafe.compare.base import Experiment, Series, Suite
 from cafe.compare.suites.baselines import first_series
 from cafe.errors import InputError
 from cafe.features import Features
-from cafe.report.layout import Layout
+from cafe.report.comparison import ReportLayout
 
 SUITE = "bottleneck"
 VALUES = (1, 2, 4, 8, 16, 32)
@@ -18,7 +18,7 @@ class Bottleneck(Suite):
     """CLIP-Adapter's bottleneck width, d / reduction with reduction 1 to 32; all widths and seeds in one run."""
 
     title = "Bottleneck of CLIP-Adapter"
-    layout = Layout(axis="x", axis_label="reduction (bottleneck width is d / reduction)")
+    layout = ReportLayout(axis="x", axis_label="reduction (bottleneck width is d / reduction)")
 
     def series(self, features: Features, experiment: Experiment) -> Sequence[Series]:
         """Return zero-shot and one series for each width, all of one line."""

@@ -10,7 +10,7 @@ from cafe.evaluation.geometry import measures
 from cafe.features import Features
 from cafe.fitting import Fitted
 from cafe.methods.base import unit_length
-from cafe.report.layout import Layout
+from cafe.report.comparison import ReportLayout
 
 SUITE = "manifold"
 MOVES_NOTHING = "leaves image features where they are: the same measures as zero-shot"
@@ -24,7 +24,7 @@ class Manifold(Suite):
     """
 
     title = "Image features before and after the adapter"
-    layout = Layout(metrics=("knn_acc1", "silhouette", "scatter_ratio"))
+    layout = ReportLayout(metrics=("knn_acc1", "silhouette", "scatter_ratio"))
 
     def series(self, features: Features, experiment: Experiment) -> Sequence[Series]:
         """Return frozen features, the variants, and CoOp where it was included."""

@@ -8,8 +8,8 @@ from cafe.compare.base import Experiment, Outcome, Series, Suite
 from cafe.compare.suites.baselines import coop_series, first_series
 from cafe.features import Features
 from cafe.protocol.tasks import dataset_name
-from cafe.report.across import ORDER
-from cafe.report.layout import Layout
+from cafe.report.comparison import ReportLayout
+from cafe.report.tables import PAPER_DATASETS
 
 SUITE = "paper"
 
@@ -22,7 +22,7 @@ class Paper(Suite):
     """
 
     title = "The CLIP-Adapter paper"
-    layout = Layout(table="datasets")
+    layout = ReportLayout(table="datasets")
 
     def series(self, features: Features, experiment: Experiment) -> Sequence[Series]:
         """Return the three, and CoOp where it was included."""
@@ -36,9 +36,10 @@ class Paper(Suite):
     def run(self, experiment: Experiment) -> list[Outcome]:
         """Run what is at hand, and name the data sets that are not."""
         here = {dataset_name(features) for features in experiment.features}
-        missing = [name for name in ORDER if name not in here]
+        missing = [name for name in PAPER_DATASETS if name not in here]
         if missing:
+            of = len(PAPER_DATASETS)
             experiment.notes.append(
-                f"{len(missing)} of the paper's {len(ORDER)} data sets have no cache here: {', '.join(missing)}"
+                f"{len(missing)} of the paper's {of} data sets have no cache here: {', '.join(missing)}"
             )
         return super().run(experiment)

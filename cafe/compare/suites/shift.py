@@ -17,7 +17,7 @@ from cafe.fitting import Fitted, full_probabilities, zero_shot_accuracy
 from cafe.protocol.overlap import check_overlap
 from cafe.protocol.shift import class_mapping, restricted
 from cafe.protocol.tasks import dataset_name, encoder_name
-from cafe.report.layout import Layout
+from cafe.report.comparison import ReportLayout
 
 SUITE = "shift"
 
@@ -29,7 +29,7 @@ class Shift(Suite):
     """
 
     title = "Distribution shift"
-    layout = Layout(axis="part", axis_label="tested on", figure="dots")
+    layout = ReportLayout(axis="part", axis_label="tested on", figure="dots")
 
     def series(self, features: Features, experiment: Experiment) -> Sequence[Series]:
         """Return the baselines."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from cafe.compare.base import Experiment, Series, Suite
 from cafe.compare.suites.baselines import first_series
 from cafe.features import Features
-from cafe.report.layout import Layout
+from cafe.report.comparison import ReportLayout
 
 SUITE = "variants"
 RATIOS = (("0.2", 0.2), ("scalar", "scalar"), ("learned", "learned"), ("auto", "auto"))
@@ -17,7 +17,7 @@ class Variants(Suite):
     """CLIP-Adapter on image, text or both, each with a fixed, scalar, learned or automatically chosen ratio."""
 
     title = "Variants of CLIP-Adapter"
-    layout = Layout(figure="dots")
+    layout = ReportLayout(figure="dots")
 
     def series(self, features: Features, experiment: Experiment) -> Sequence[Series]:
         """Return zero-shot and the twelve."""

@@ -1,0 +1,84 @@
+"""Rows as text for programs: JSON lines and CSV, from values that may be NumPy's, paths, or not finite."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def plain(value: Any) -> Any:
+    """Turn a value into what JSON can hold: numbers that are not finite become None.
+
+    Examples
+    --------
+    >>> plain({"ece": float("nan"), "shots": (1, 2), "out": Path("a")})
+    {'ece': None, 'shots': [1, 2], 'out': 'a'}
+    """
+    if value is None or isinstance(value, bool | str | int):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    # NumPy scalars and arrays, without importing numpy for those who have none of them.
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    raise TypeError(f"a {type(value).__name__} cannot be written as JSON")
+
+
+def jsonl(rows: Sequence[Mapping[str, Any]]) -> str:
+    r"""Write rows as JSON, one a line.
+
+    Examples
+    --------
+    >>> jsonl([{"acc1": 0.5}, {"acc1": None}])
+    '{"acc1": 0.5}\n{"acc1": null}\n'
+    """
+    return "".join(json.dumps(plain(row), allow_nan=False, ensure_ascii=False) + "\n" for row in rows)
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    r"""Write rows as CSV with a head; nested values as JSON, None as an empty field.
+
+    Examples
+    --------
+    >>> csv_text([{"method": "clip-adapter", "params": {"alpha": 0.2}, "variant": None}])
+    'method,params,variant\nclip-adapter,"{""alpha"": 0.2}",\n'
+    """
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, field_names(rows), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        fields = {key: plain(value) for key, value in row.items()}
+        writer.writerow({k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in fields.items()})
+    return buffer.getvalue()
+
+
+def field_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names of all fields, in the order in which they first occur."""
+    return list(dict.fromkeys(key for row in rows for key in row))
+
+
+def text_of(value: Any) -> str:
+    """Write one value for people: nothing for None, six digits of a float, JSON for what is nested.
+
+    Examples
+    --------
+    >>> text_of(None), text_of(0.12345678), text_of({"alpha": 0.2})
+    ('', '0.123457', '{"alpha": 0.2}')
+    """
+    value = plain(value)
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
