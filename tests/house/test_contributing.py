@@ -36,6 +36,15 @@ WALKS = {
     "IMPORTER": ("every_layout",),
     "SUITE": ("parametrize('suite', list(entries(",),
 }
+# Tests of lists of the whole program, in which newcomers then stand.
+LISTS = {
+    "tests/cli/test_help.py": ("test_documentation_is_up_to_date", "test_every_importer_is_named_by_the_help"),
+    "tests/data/test_contract.py": ("test_known_data_sets",),
+    "tests/encoders/test_opening_encoders.py": ("test_known_models", "test_the_list_is_light"),
+    "tests/house/test_exports.py": ("test_every_name_resolves", "test_the_table_and_the_type_checking_block_agree"),
+    "tests/house/test_structure.py": ("test_imports_only_go_down", "test_no_module_imports_itself_by_way_of_others"),
+    "tests/prompts/test_prompts.py": ("test_published_sets",),
+}
 each = pytest.mark.parametrize("newcomer", NEWCOMERS, ids=lambda newcomer: newcomer.name)
 
 
@@ -49,11 +58,12 @@ def copy(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def outcomes(copy):
-    """What became of each contract test that tries a newcomer: PASSED or SKIPPED, by its name with parameters."""
-    chosen = " or ".join(word for newcomer in NEWCOMERS for word in (newcomer.name, newcomer.class_name))
-    files = sorted(set(CONTRACTS.values()))
+    """What became of each contract test that tries a newcomer, and of each test of a list: PASSED or SKIPPED."""
+    words = [word for newcomer in NEWCOMERS for word in (newcomer.name, newcomer.class_name)]
+    chosen = " or ".join([*words, *(test for tests in LISTS.values() for test in tests)])
+    files = sorted({*CONTRACTS.values(), *LISTS})
     printed = newcomers.run_module(copy, "pytest", "-n", "0", "-p", "no:cacheprovider", "-v", "-k", chosen, *files)
-    return dict(re.findall(r"^(tests/\S+::\w+\[.*\]) ([A-Z]+)", printed, flags=re.MULTILINE))
+    return dict(re.findall(r"^(tests/\S+::\w+(?:\[.*\])?) ([A-Z]+)", printed, flags=re.MULTILINE))
 
 
 def names_of_tests(constant):
@@ -75,12 +85,17 @@ def test_every_contract_test_tries_the_newcomer(outcomes, newcomer):
     tried = {}
     for test, outcome in outcomes.items():
         if newcomer.name in test or f"[{newcomer.class_name}" in test:
-            name = re.search(r"::(\w+)\[", test)[1]
+            name = re.search(r"::(\w+)", test)[1]
             tried.setdefault(name, set()).add(outcome)
     tests = set(names_of_tests(newcomer.constant))
     assert len(tests) >= 1
     assert set(tried) == tests
     assert all("PASSED" in outcome for outcome in tried.values()), tried
+
+
+def test_lists_hold_with_newcomers_in_them(outcomes):
+    passed = {test.partition("[")[0] for test, outcome in outcomes.items() if outcome == "PASSED"}
+    assert passed >= {f"{file}::{test}" for file, tests in LISTS.items() for test in tests}
 
 
 def test_the_recipes_are_clean_code(copy):
