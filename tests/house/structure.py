@@ -3,7 +3,7 @@
 Nothing is imported or run. Every ``import`` of a module counts, at its top or inside a function; apart are only
 blocks under ``if TYPE_CHECKING:`` and ``cafe/__init__.py``, which names its exports lazily.
 
-``python tests/house/structure.py`` prints the rooms, the arrows between them and every fault;
+``python tests/house/structure.py`` prints the rooms, their sizes, the arrows between them and every fault;
 ``python tests/house/structure.py --write`` puts the drawing into docs/design.md.
 """
 
@@ -26,6 +26,7 @@ FLOORS = {
     "core": ("cafe",),
 }
 HEIGHT = {floor: len(FLOORS) - place for place, floor in enumerate(FLOORS)}
+KINDS = {"METHOD", "DATASET", "SOURCE", "ENCODER", "IMPORTER", "SUITE"}
 BEGIN, END = "<!-- drawing of the house: begin -->", "<!-- drawing of the house: end -->"
 
 
@@ -43,12 +44,15 @@ class Module:
         Its length.
     imports : frozenset of str
         Modules of the program that it imports anywhere, itself apart.
+    is_one_of_a_kind : bool
+        Whether it says its name in a constant that the registry reads: a method, a data set, an encoder, ...
     """
 
     name: str
     path: Path
     lines: int
     imports: frozenset[str]
+    is_one_of_a_kind: bool
 
 
 def floor_of(module: str) -> str:
@@ -87,6 +91,7 @@ def read_modules(root: Path = ROOT) -> dict[str, Module]:
             path=path,
             lines=len(path.read_text(encoding="utf-8").splitlines()),
             imports=frozenset(_imports(name, path, set(paths)) - {name}),
+            is_one_of_a_kind=not KINDS.isdisjoint(_constants(path)),
         )
         for name, path in paths.items()
     }
@@ -148,26 +153,26 @@ def room_arrows(modules: dict[str, Module]) -> dict[str, frozenset[str]]:
 
 
 def drawing(modules: dict[str, Module]) -> str:
-    """Draw the house: a block for each floor, a line for each room with its size and the rooms that it stands on.
+    """Draw the house: a block for each floor, a line for each room with the rooms that it stands on.
 
-    A room's line names only rooms that it imports from directly; ``errors``, ``version`` and ``registry``, which
-    everybody may use, are left out of the lists.
+    A line names only rooms that are imported directly; ``errors``, ``version`` and ``registry``, which everybody may
+    use, are left out. So are the arrows of files that are one of a kind, such as a method or a data set: adding one
+    changes no wall.
     """
     everybodys = {"cafe.errors", "cafe.version", "cafe.registry"}
-    arrows, grouped = room_arrows(modules), rooms(modules)
+    walls = {name: module for name, module in modules.items() if not module.is_one_of_a_kind}
+    arrows, grouped = room_arrows(walls), rooms(walls)
     width = max(len(_short(room)) for room in grouped)
     lines = []
     for floor in FLOORS:
         own = [room for room in grouped if floor_of(room) == floor]
-        if not own:
-            continue
-        files, length = (sum(values) for values in zip(*(_size(grouped[room]) for room in own), strict=True))
-        lines += [f"{floor}: {files} files, {length:,} lines", ""]
+        if own:
+            lines += [floor, ""]
         for room in own:
-            files, length = _size(grouped[room])
             below = ", ".join(sorted(_short(name) for name in arrows[room] - everybodys))
-            lines.append(f"  {_short(room):{width}}  {files:3}  {length:6,}  {f'> {below}' if below else ''}".rstrip())
-        lines.append("")
+            lines.append(f"  {_short(room):{width}}  {f'> {below}' if below else ''}".rstrip())
+        if own:
+            lines.append("")
     return "\n".join(["```text", *lines[:-1], "```"])
 
 
@@ -182,8 +187,13 @@ def put_drawing(text: str, new: str) -> str:
     return f"{before}{BEGIN}\n{new}\n{END}{rest.partition(END)[2]}"
 
 
-def _size(members: list[Module]) -> tuple[int, int]:
-    return len(members), sum(module.lines for module in members)
+def _constants(path: Path) -> set[str]:
+    """Return the names that are given a value at the top of a file."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return names
 
 
 def _short(room: str) -> str:
@@ -246,7 +256,10 @@ def main() -> None:
     print(picture)
     graph = {name: module.imports for name, module in modules.items() if name != "cafe"}
     graph = {name: imports - {"cafe"} for name, imports in graph.items()}
-    print(f"{len(modules)} modules, {sum(map(len, graph.values()))} imports between them")
+    for room, members in rooms(modules).items():
+        print(f"{_short(room):16} {len(members):3} files {sum(module.lines for module in members):6,} lines")
+    lines = sum(module.lines for module in modules.values())
+    print(f"{len(modules)} modules, {lines:,} lines, {sum(map(len, graph.values()))} imports between modules")
     for title, faults in (
         ("imports of a higher floor", arrows_up(modules)),
         ("circles of modules", circles(graph)),

@@ -45,6 +45,17 @@ def test_no_module_imports_itself_by_way_of_others(modules):
     assert structure.circles(graph_of(modules)) == []
 
 
+def test_no_room_stands_on_itself_by_way_of_others(modules):
+    assert structure.circles(structure.room_arrows(modules)) == []
+
+
+def test_the_drawing_is_that_of_the_code(modules):
+    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    assert structure.drawn(page) == structure.drawing(modules), (
+        "docs/design.md shows another house; draw it again with: python tests/house/structure.py --write"
+    )
+
+
 def test_only_the_top_names_the_package_itself(modules):
     """`import cafe` resolves names of every floor, so whoever below does that imports upwards by another way."""
     assert [name for name, module in modules.items() if "cafe" in module.imports] == []
