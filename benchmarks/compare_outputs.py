@@ -29,6 +29,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import dataclasses
 import difflib
 import hashlib
 import importlib
@@ -68,11 +69,11 @@ NUMBER = r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?"
 TIMES = ("(?:fit_)?seconds(?:_mean|_std)?", "images_per_second", "read", "encode", "write")
 MASKED_COLUMNS = {"fit_seconds": "<seconds>", "cafe_version": "<version>"}
 SUBSTITUTIONS = [
-    # JSON, on one line or indented.
-    (rf'"({"|".join(TIMES)})": {NUMBER}', r'"\1": <seconds>'),
-    (rf'"fit_seconds_ci95": \[\s*{NUMBER},\s*{NUMBER}\s*\]', '"fit_seconds_ci95": [<seconds>]'),
-    (r'"bottleneck": "(?:read|encode|write)"', '"bottleneck": <clock>'),
-    (r'"cafe_version": "[^"]*"', '"cafe_version": <version>'),
+    # JSON, on one line or indented; it stays JSON.
+    (rf'"({"|".join(TIMES)})": {NUMBER}', r'"\1": "<seconds>"'),
+    (rf'"fit_seconds_ci95": \[\s*{NUMBER},\s*{NUMBER}\s*\]', '"fit_seconds_ci95": ["<seconds>"]'),
+    (r'"bottleneck": "(?:read|encode|write)"', '"bottleneck": "<clock>"'),
+    (r'"cafe_version": "[^"]*"', '"cafe_version": "<version>"'),
     # Prose.
     (r"[\d,]+ images/s \(.*?\)", "<rate> images/s (<clocks>)"),
     (r"\b\d{4}-\d\d-\d\dT\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:\+00:00|Z)?", "<date>"),
@@ -104,6 +105,13 @@ class Normaliser:
         for pattern, words in PATTERNS:
             text = pattern.sub(words, text)
         return text
+
+    def document(self, text: str) -> str:
+        """Return a JSON file with the members of each object sorted: they have no order that a reader could rely on."""
+        try:
+            return json.dumps(json.loads(self.text(text)), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        except ValueError:
+            return self.text(text)
 
     def table(self, text: str) -> str:
         """Return a CSV file with the columns masked that hold times or versions."""
@@ -162,7 +170,7 @@ def described_file(path: Path, normaliser: Normaliser) -> str:
         ".parquet": parquet_as_text,
         ".png": picture_as_text,
     }
-    texts = {".csv": normaliser.table, ".html": normaliser.page}
+    texts = {".csv": normaliser.table, ".html": normaliser.page, ".json": normaliser.document}
     if path.suffix in kinds:
         try:
             return kinds[path.suffix](path, normaliser)
@@ -1125,7 +1133,7 @@ def grid_in_python(cafe: Any, cache: Path, tell: Callable[[str], None]) -> None:
     fits = cafe.fit_many(X, y, wishes)
     fits += cafe.fit_many(X, y, wishes[:2] + wishes[5:7], [*halves, *halves])
     for model in fits:
-        tell(f"{model!r} {described_array(model.predict_proba(test))}")
+        tell(f"{model!r}\nprobabilities {described_array(model.predict_proba(test))}")
     attempt(tell, "nothing", lambda: cafe.fit_many(X, y, []))
 
 
@@ -1177,7 +1185,7 @@ def documented_in_python(cafe: Any, cache: Path, tell: Callable[[str], None]) ->
     comparison = compare_methods("baselines", [features], shots=[1], seeds=[1, 2])
     for name in ("suite", "title", "rows", "summary", "pairs", "published", "notes", "layout"):
         value = getattr(comparison, name)
-        tell(f"{name}: {json.dumps(value, default=repr, indent=1)}")
+        tell(f"{name}: {json.dumps(value, default=dataclasses.asdict, indent=1)}")
 
 
 def named_in_python(cafe: Any, cache: Path, tell: Callable[[str], None]) -> None:
