@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json as json_module
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -204,15 +205,16 @@ def _settings_of(given: Sequence[str] | None) -> dict[str, Any]:
     return settings
 
 
-def _check_kinds(settings: Mapping[str, Any], annotations: Mapping[str, str]) -> None:
+def _check_kinds(settings: Mapping[str, Any], annotations: Mapping[str, Any]) -> None:
     """Refuse text where a method has a number, and the like; unknown names are left to the method itself.
 
     Parameters
     ----------
     settings : mapping
         Read by :func:`_settings_of`.
-    annotations : mapping of str to str
-        Types of the method's parameters, as they are written: ``"float | str"``.
+    annotations : mapping of str to str or type
+        Types of the method's parameters: as they are written, ``"float | str"``, where its file postpones them, else
+        the types themselves.
 
     Raises
     ------
@@ -221,10 +223,12 @@ def _check_kinds(settings: Mapping[str, Any], annotations: Mapping[str, str]) ->
 
     Examples
     --------
-    >>> _check_kinds({"lr": 1, "epochs": None}, {"lr": "float | str", "epochs": "int | None"})
+    >>> _check_kinds({"lr": 1, "epochs": None}, {"lr": "float | str", "epochs": int | None})
     """
     for name, value in settings.items():
-        kinds = [part.strip() for part in annotations.get(name, "Any").split("|")]
+        annotation = annotations.get(name, "Any")
+        written = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+        kinds = [part.strip() for part in written.split("|")]
         if not set(kinds) <= set(_KIND_NAMES) or set(kinds) & _kinds(value):
             continue
         wanted = " or ".join(_KIND_NAMES[kind] for kind in kinds)

@@ -6,6 +6,9 @@ import json
 
 import pytest
 
+from cafe.cli.fit import _check_kinds
+from cafe.errors import InputError
+
 # Word for word from the contract (DESIGN section 3).
 ROW = {
     "dataset", "encoder", "method", "variant", "shots", "seed", "n_train", "n_test", "acc1", "acc5",
@@ -151,3 +154,11 @@ def test_compare_on_two_caches(cafe, make_cache, tmp_path):
 def test_only_the_methods_asked_for(cafe, blobs, tmp_path):
     rows = cafe(*COMPARE, "--out", tmp_path / "report", "--json").json["rows"]
     assert {row["method"] for row in rows} == {"zero-shot", "tip-adapter"}
+
+
+@pytest.mark.parametrize("annotation", ["int | None", int | None, int, "int"])
+def test_settings_are_held_against_types_however_a_method_writes_them(annotation):
+    """A file without `from __future__ import annotations` has types where others have text."""
+    _check_kinds({"epochs": 3}, {"epochs": annotation})
+    with pytest.raises(InputError, match="--set epochs takes a whole number.*got 'many'"):
+        _check_kinds({"epochs": "many"}, {"epochs": annotation})
