@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -26,8 +29,9 @@ from cafe.kernels.reference import START_LOGIT
 from cafe.methods import clip_adapter
 
 
-def use_gain(gain: float) -> None:
-    """Put the gain into the reference kernel and into inference."""
+@contextmanager
+def gain_of(gain: float) -> Iterator[None]:
+    """Put the gain into the reference kernel and into inference, within the block."""
 
     def stretched(parameters: dict[str, Any], side: str) -> dict[str, Any]:
         names = (f"{side}_bias", f"{side}_out")
@@ -42,8 +46,9 @@ def use_gain(gain: float) -> None:
     def trained_ratio(parameters: Any, side: str) -> Any:
         return clip_adapter.sigmoid(START_LOGIT + gain * parameters[f"{side}_bias"])
 
-    reference.ratio_values = ratio_values
-    clip_adapter.learned_ratio, clip_adapter.trained_ratio = learned_ratio, trained_ratio
+    inference = {"learned_ratio": learned_ratio, "trained_ratio": trained_ratio}
+    with patch.object(reference, "ratio_values", ratio_values), patch.multiple(clip_adapter, **inference):
+        yield
 
 
 PLAIN: dict[str, Any] = {
@@ -67,12 +72,12 @@ def main() -> None:
         series: list[tuple[Any, float]] = [(0.2, 1.0)]
         series += [(mode, float(g)) for mode in ("scalar", "learned") for g in arguments.gains.split(",")]
         for ratio, gain in series:
-            use_gain(gain)
-            one = CLIPAdapter(text, variant, alpha=ratio, beta=ratio, kernel="reference", random_state=0)
-            fits = fit_many(X, y, [one] * len(folds), [train for train, _ in folds])
-            pairs = list(zip(fits, folds, strict=True))
-            accuracy = np.mean([100 * np.mean(fit.predict(X[held]) == y[held]) for fit, (_, held) in pairs])
-            alphas = np.concatenate([np.ravel(fit.ratios(unit(X[held]))) for fit, (_, held) in pairs])
+            with gain_of(gain):
+                one = CLIPAdapter(text, variant, alpha=ratio, beta=ratio, kernel="reference", random_state=0)
+                fits = fit_many(X, y, [one] * len(folds), [train for train, _ in folds])
+                pairs = list(zip(fits, folds, strict=True))
+                accuracy = np.mean([100 * np.mean(fit.predict(X[held]) == y[held]) for fit, (_, held) in pairs])
+                alphas = np.concatenate([np.ravel(fit.ratios(unit(X[held]))) for fit, (_, held) in pairs])
             print(
                 f"{variant}, {ratio}, gain {gain:g}: accuracy {accuracy:.2f}, "
                 f"alpha {alphas.mean():.3f} +- {alphas.std():.3f}, {alphas.min():.3f} to {alphas.max():.3f}",

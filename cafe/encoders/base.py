@@ -71,9 +71,8 @@ class Encoder(ABC):
     known_models: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
-    @abstractmethod
     def open(cls, source: str, device: str, dtype: str, model_id: str | None = None) -> Self:
-        """Load a model.
+        """Load a model. An encoder that is made in Python alone need not have it; one in this folder must.
 
         Parameters
         ----------
@@ -92,9 +91,9 @@ class Encoder(ABC):
         MissingDependencyError
             If the library is not installed.
         """
+        raise InputError(f"{cls.__name__} is not opened by a name; make it in Python, and hand it to extract()")
 
     @classmethod
-    @abstractmethod
     def write_example(cls, folder: Path) -> str:
         """Write a tiny model into an empty folder, and return what a user would give to open it.
 
@@ -106,6 +105,7 @@ class Encoder(ABC):
         CafeError
             If the library is not installed, or cannot be imported; the tests are skipped then.
         """
+        raise InputError(f"{cls.__name__} writes no example of a model; encoders of cafe/encoders do")
 
     def with_batch_size(self, batch_size: int) -> Self:
         """Return an encoder of the same towers, not copied, that encodes so many images or prompts together."""

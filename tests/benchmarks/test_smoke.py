@@ -14,6 +14,15 @@ LIBRARIES = {"harness", "real_features", "paper_data", "performance_table", "aut
 SCRIPTS = sorted(path for path in BENCHMARKS.rglob("*.py") if path.stem not in LIBRARIES)
 
 
+def program():
+    """What the loaded modules of cafe define, and the functions and classes that their names stand for."""
+    names = {}
+    for name, module in list(sys.modules.items()):
+        if name.split(".")[0] == "cafe":
+            names |= {(name, key): value for key, value in vars(module).items() if callable(value)}
+    return names
+
+
 def result_rows():
     return {path.name: path.stat().st_size for path in (BENCHMARKS / "results").iterdir()}
 
@@ -28,9 +37,12 @@ def as_a_process_has_it(monkeypatch, tmp_path):
     monkeypatch.setenv("CAFE_CACHE", str(tmp_path / "cache"))
     # The smallest form takes nothing from outside.
     monkeypatch.delenv("CAFE_REAL_DATA", raising=False)
-    environment = dict(os.environ)
+    environment, before = dict(os.environ), program()
     with warnings.catch_warnings():
         yield
+    after = program()
+    changed = [key for key, value in before.items() if after.get(key, value) is not value]
+    assert not changed, f"a script leaves the program as it was: {changed}"
     torch.set_num_threads(threads)
     os.environ.clear()
     os.environ.update(environment)
