@@ -119,6 +119,6 @@ def _opened(pixels: object, number: int) -> Image.Image:
         what = f"an array of {array.dtype}, {array.shape}" if array.dtype != object else f"a {type(pixels).__name__}"
         raise InputError(
             f"image {number} is {what}; give a path, an open PIL image, or uint8 pixels of shape (height, width) or "
-            "(height, width, 3)"
+            "(height, width, 3 or 4)"
         )
     return Image.fromarray(array)

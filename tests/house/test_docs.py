@@ -94,3 +94,15 @@ def test_continuous_integration_runs_the_readmes_two_commands(tmp_path):
     assert calls[1:5] == ["pip install -e .", "cafe demo", "pip install -e .[test]", "pytest"]
     for command in ("pip install -e . && cafe demo", "pip install -e '.[test]' && pytest"):
         assert f"\n    {command}\n" in README
+
+
+PLACE = re.compile(r"(?<![\w/.])((?:cafe|cache|cli|benchmarks|tests|docs)/[\w/.-]*\w/?)")
+
+
+@pytest.mark.parametrize(
+    "page",
+    ["README.md", "CONTRIBUTING.md", "cache/FORMAT.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))],
+)
+def test_places_that_documents_name_are_there(page):
+    named = set(PLACE.findall((ROOT / page).read_text(encoding="utf-8")))
+    assert not [place for place in named if not (ROOT / place).exists()]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.encoders.base import Encoder
-from cafe.errors import InputError
+from cafe.errors import CafeError, InputError
 
 if TYPE_CHECKING:
     import torch
@@ -82,7 +82,7 @@ class TorchEncoder(Encoder):
 
     def _encode_unprojected(self, crops: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode one batch of crops to (n, d) and (n, w); needed where :meth:`projection` is not None."""
-        raise NotImplementedError(f"{type(self).__name__} has a projection, so it must define _encode_unprojected")
+        raise CafeError(f"{type(self).__name__} has a projection, so it must define _encode_unprojected")
 
     def start_images(self, crops: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
         """Begin to encode one batch; on CUDA its copy overlaps with the work on the batch before."""
