@@ -23,7 +23,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -219,8 +219,8 @@ def run_together(verb: Verb, processes: int, shard: int, reference: str, folder:
     }
 
 
-def verbs(folder: Path) -> dict[str, Verb]:
-    """Return the verbs, each writing below the folder."""
+def verbs(folder: Path, wanted: Sequence[str]) -> dict[str, Verb]:
+    """Return the verbs, each writing below the folder; what those wanted read is made first."""
     caches, runs = folder / "caches", folder / "runs"
     extracted = caches / "digits.h5"
     fixed = folder / "fixed" / "digits.h5"
@@ -242,7 +242,7 @@ def verbs(folder: Path) -> dict[str, Verb]:
         raise SystemExit("the cache that the other verbs need could not be made")
     _write_npz(fixed, folder / "features.npz")
     parts = [folder / "fixed" / f"{split}.h5" for split in ("val", "test")]
-    for part in parts:
+    for part in parts if "merge" in wanted else ():
         words = ["extract", "--dataset", "digits", "--quiet", "--splits", part.stem, "--out", str(part)]
         if exit_code(start(words)) != 0:
             raise SystemExit("the caches that merge needs could not be made")
@@ -292,8 +292,8 @@ def _write_npz(cache: Path, path: Path) -> None:
     np.savez(path, **arrays, class_names=np.array(features.class_names))
 
 
-def warm_up() -> None:
-    """Import everything before the forks, by doing it once, so that a child begins to work at once."""
+def warm_up(wanted: Sequence[str]) -> None:
+    """Import what the verbs need before the forks, by doing it once, so that a child begins to work at once."""
     from cafe.cache.extract.plan import Draws
     from cafe.cache.extract.run import extract
     from cafe.cache.format.reader import load_features
@@ -308,6 +308,8 @@ def warm_up() -> None:
         path = extract(
             open_dataset("digits"), encoder, folder / "a.h5", splits=["train", "test"], draws=Draws((1,))
         ).path
+        if {"fit", "compare", "demo"}.isdisjoint(wanted):
+            return
         rows = compare("baselines", [load_features(path)], shots=[1], seeds=[1], methods=["zero-shot", "tip-adapter"])
         write_report(folder, rows)
     finally:
@@ -321,13 +323,14 @@ def main() -> None:
     parser.add_argument("--verbs", default="extract,import,merge,export,fit,compare,demo")
     parser.add_argument("--concurrent", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parse(parser, {"kills": 1, "verbs": "extract", "concurrent": 0})
+    arguments = parse(parser, {"kills": 1, "verbs": "import", "concurrent": 0})
+    wanted = arguments.verbs.split(",")
 
-    warm_up()
+    warm_up([*wanted, *(["extract"] if arguments.concurrent else [])])
     folder = Path(tempfile.mkdtemp(prefix="kill-test-"))
     try:
-        generator, known = random.Random(arguments.seed), verbs(folder)
-        for name in arguments.verbs.split(","):
+        generator, known = random.Random(arguments.seed), verbs(folder, wanted)
+        for name in wanted:
             print(json.dumps(run_rounds(name, known[name], arguments.kills, generator)), flush=True)
         if arguments.concurrent:
             verb = known["extract"]

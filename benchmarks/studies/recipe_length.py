@@ -33,7 +33,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from harness import parse, report
+from harness import is_smoke, parse, report
 from recipe_study import STEPS, cross_validated, weighted
 
 TOTAL, RATE = 1.25, 1e-3
@@ -43,15 +43,16 @@ RECIPES = [{"steps": steps, "lr": RATE, "weight_decay": TOTAL / (RATE * steps)} 
 def main() -> None:
     """Print how far every length is behind the least, with the paired standard error, and whether the premise holds."""
     parse(argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter), {})
-    cells = cross_validated(RECIPES)
+    recipes = RECIPES[:2] if is_smoke() else RECIPES
+    cells = cross_validated(recipes)
     parts = weighted(cells)
     means = np.sum([w * hits.mean(1) for w, hits in parts], axis=0)
     errors = np.sqrt(np.sum([w**2 * (hits - hits[0]).var(1) / hits.shape[1] for w, hits in parts], axis=0))
-    for recipe, mean, error in zip(RECIPES, means, errors, strict=True):
+    for recipe, mean, error in zip(recipes, means, errors, strict=True):
         print(f"{100 * mean:6.2f}, behind {100 * (means[0] - mean):5.2f} ({100 * error:.2f}): {recipe}")
     holds = bool(np.all(means[0] - means <= errors))
     print("the premise holds" if holds else "the premise is refuted")
-    rows = {"recipes": RECIPES, "accuracy": means.tolist(), "paired_error": errors.tolist(), "holds": holds}
+    rows = {"recipes": recipes, "accuracy": means.tolist(), "paired_error": errors.tolist(), "holds": holds}
     report("recipe", None, [{"stage": "length", **rows}])
 
 
