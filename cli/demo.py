@@ -36,8 +36,8 @@ def demo(
 ) -> None:
     """Run the whole of cafe on what comes with it, offline.
 
-    Extracts features of real handwritten digits with a small CLIP (both come with cafe), fits CLIP-Adapter, compares
-    the baselines, and writes a table, a figure and a page.
+    Extracts features of real handwritten digits with a small CLIP (both come with cafe), fits the default method,
+    compares the baselines, and writes a table, a figure and a page.
     """
     started = time.monotonic()
     with Screen(json=json, quiet=quiet) as screen:
@@ -89,7 +89,7 @@ def _fit(screen: Screen, features: Features, run: Path, seed: int, device: str, 
     from cafe.fitting import fit_method
     from cafe.runs import save
 
-    _headline(screen, f"2 of 3: CLIP-Adapter on {FIT_SHOTS} images of each class, from the cache")
+    _headline(screen, f"2 of 3: {DEFAULT_METHOD} on {FIT_SHOTS} images of each class, from the cache")
     fitted = fit_method(features, DEFAULT_METHOD, {}, shots=FIT_SHOTS, seed=seed, device=device, dtype=dtype)
     save(fitted.estimator, run, row=fitted.row, features=features)
     screen.say(described_fit(fitted.row, run))

@@ -17,7 +17,9 @@ from cafe.errors import InputError
 from cafe.registry import entries, find
 from cafe.report.tables import align_left
 
-DEFAULT_METHOD = "clip-adapter"
+DEFAULT_METHOD = "auto"
+# Where only options of its own are given.
+ADAPTER = "clip-adapter"
 
 # What has an option of its own, or comes from the cache.
 _ELSEWHERE = {
@@ -37,8 +39,15 @@ def fit(
         typer.Option("--cache", metavar="FILE|NAME", help="Which cache to learn from [default: the newest]."),
     ] = None,
     method: Annotated[
-        str, typer.Option("--method", metavar="NAME", help="See `cafe methods`.", autocompletion=_complete_method)
-    ] = DEFAULT_METHOD,
+        str | None,
+        typer.Option(
+            "--method",
+            metavar="NAME",
+            help=f"See `cafe methods` [default: {DEFAULT_METHOD}; {ADAPTER} with --variant, --alpha, --beta or "
+            "--reduction].",
+            autocompletion=_complete_method,
+        ),
+    ] = None,
     variant: Annotated[
         str | None, typer.Option("--variant", metavar="image|text|both", help="Which tower's features are adapted.")
     ] = None,
@@ -91,10 +100,11 @@ def fit(
     }
     own = _settings_of(settings)
     parameters = {**{name: value for name, value in given.items() if value is not None}, **own}
+    method = method or (ADAPTER if any(value is not None for value in given.values()) else DEFAULT_METHOD)
     find("methods", "METHOD", "method", method)
     if shots is not None and shots < 1:
         raise InputError(f"--shots takes a whole number of at least 1; got {shots}")
-    if method == DEFAULT_METHOD:
+    if method == ADAPTER:
         _check_side(variant or "image", alpha, beta)
     with Screen(json=json, quiet=quiet) as screen:
         from cafe.cache.format.reader import load_features

@@ -46,15 +46,19 @@ def test_fit_without_shots_uses_all_training_images(cafe, blobs):
     assert row["shots"] is None and row["n_train"] == 80
 
 
-def test_default_is_clip_adapter_as_typed_in_the_readme(cafe, blobs):
-    outcome = cafe("fit", "--variant", "image", "--alpha", "0.2", "--shots", 2, "--json")
-    (row,) = outcome.json["rows"]
+def test_the_default_is_auto_and_an_option_of_the_adapter_asks_for_it(cafe, blobs):
+    (row,) = cafe("fit", "--shots", 2, "--json").json["rows"]
+    assert row["method"] == "auto"
+    (row,) = cafe("fit", "--variant", "image", "--alpha", "0.2", "--shots", 2, "--json").json["rows"]
     assert (row["method"], row["variant"], row["params"]["alpha"]) == ("clip-adapter", "image", 0.2)
+    for option in (("--variant", "text"), ("--alpha", "0.5"), ("--beta", "0.5", "--variant", "both")):
+        (row,) = cafe("fit", *option, "--shots", 2, "--json").json["rows"]
+        assert row["method"] == "clip-adapter"
 
 
 def test_any_parameter_of_a_method_can_be_set(cafe, blobs):
     given = ["--set", "form=released", "--set", "epochs=3", "--set", "normalize=false", "--set", "lr=1e-2"]
-    outcome = cafe("fit", "--shots", 2, *given, "--json")
+    outcome = cafe("fit", "--method", "clip-adapter", "--shots", 2, *given, "--json")
     assert outcome.code == 0, outcome.err
     params = outcome.json["rows"][0]["params"]
     assert {k: params[k] for k in ("form", "epochs", "normalize", "lr")} == {
@@ -81,7 +85,7 @@ def test_any_parameter_of_a_method_can_be_set(cafe, blobs):
     ],
 )
 def test_settings_that_cannot_be_are_told(cafe, blobs, given, words):
-    outcome = cafe("fit", "--shots", 2, "--set", given)
+    outcome = cafe("fit", "--method", "clip-adapter", "--shots", 2, "--set", given)
     assert (outcome.code, outcome.out) == (2, "")
     assert words in outcome.err
 
