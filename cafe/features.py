@@ -48,6 +48,8 @@ class Split:
         from these. None where the whole split is here.
     full_rows : ndarray of shape (n,), int64, or None
         Row of ``full_labels`` that each sample is; given together with it.
+    image_sha256 : ndarray of shape (n, 32), uint8, or None
+        SHA-256 of the bytes of each encoded image; None where that is not known.
     """
 
     image_features: NDArray[Any]
@@ -57,6 +59,7 @@ class Split:
     projection_features: NDArray[Any] | None = None
     full_labels: NDArray[np.int64] | None = None
     full_rows: NDArray[np.int64] | None = None
+    image_sha256: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.image_features)
@@ -65,6 +68,8 @@ class Split:
                 f"a split needs image_features (n, d), labels (n,) and sample_ids (n,), but got "
                 f"{self.image_features.shape}, {self.labels.shape} and {self.sample_ids.shape}"
             )
+        if self.image_sha256 is not None and self.image_sha256.shape != (n, 32):
+            raise InputError(f"image_sha256 must be ({n}, 32), one SHA-256 a sample; got {self.image_sha256.shape}")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -81,6 +86,7 @@ class Split:
             self.sample_ids[rows],
             None if self.view_features is None else self.view_features[:, rows],
             None if self.projection_features is None else self.projection_features[rows],
+            image_sha256=None if self.image_sha256 is None else self.image_sha256[rows],
         )
 
 

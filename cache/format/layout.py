@@ -42,6 +42,7 @@ VIEW_FEATURES: Final = "view_features"
 PROJECTION_FEATURES: Final = "projection_features"
 FULL_LABELS: Final = "full_labels"
 FULL_ROWS: Final = "full_rows"
+IMAGE_SHA256: Final = "image_sha256"
 
 UNKNOWN_SIZE: Final = -1
 
@@ -110,6 +111,8 @@ def _split_arrays(
         arrays[PROJECTION_FEATURES] = as_stored(
             split.projection_features, dtype, f"projection_features of split {name!r}"
         )
+    if split.image_sha256 is not None:
+        arrays[IMAGE_SHA256] = np.ascontiguousarray(split.image_sha256, dtype=np.uint8)
     return arrays
 
 

@@ -195,6 +195,7 @@ def _load_split(file: h5py.File, name: str, read: Any) -> Split:
         projection_features=read(group[layout.PROJECTION_FEATURES]) if layout.PROJECTION_FEATURES in group else None,
         full_labels=_read(group[layout.FULL_LABELS]) if layout.FULL_LABELS in group else None,
         full_rows=_read(group[layout.FULL_ROWS]) if layout.FULL_ROWS in group else None,
+        image_sha256=_read(group[layout.IMAGE_SHA256]) if layout.IMAGE_SHA256 in group else None,
     )
 
 

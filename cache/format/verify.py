@@ -108,6 +108,7 @@ def _shape_findings(file: h5py.File) -> list[str]:
         expected[f"{folder}/{layout.VIEW_FEATURES}"] = (None, n, width)
         expected[f"{folder}/{layout.PROJECTION_FEATURES}"] = (n, None)
         expected[f"{folder}/{layout.FULL_ROWS}"] = (n,)
+        expected[f"{folder}/{layout.IMAGE_SHA256}"] = (n, 32)
     expected[layout.TEXT_FEATURES] = (m or None, c, width)
     expected[layout.PROJECTION] = (None, width)
     prompts = file.get(layout.PROMPT_CLASSES)

@@ -73,7 +73,7 @@ def _arrays(features: Features) -> dict[str, NDArray[Any]]:
     for name, split in features.splits.items():
         arrays[f"{name}_features"] = np.ascontiguousarray(split.image_features)
         arrays[f"{name}_labels"] = split.labels
-        for key in ("view_features", "projection_features"):
+        for key in ("view_features", "projection_features", "image_sha256"):
             if (array := getattr(split, key)) is not None:
                 arrays[f"{key}_of_{name}"] = np.ascontiguousarray(array)
     for key in ("text_features", "prompt_features", "prompt_classes"):
@@ -116,6 +116,7 @@ def _parquet(features: Features, paths: list[Path]) -> None:
     except ImportError as error:
         raise MissingDependencyError("pyarrow", "parquet", "writing parquet") from error
     names = np.array(features.class_names)
+    with_hashes = any(split.image_sha256 is not None for split in features.splits.values())
     parts = []
     for name, split in features.splits.items():
         columns = {
@@ -124,6 +125,9 @@ def _parquet(features: Features, paths: list[Path]) -> None:
             "label": split.labels,
             "class_name": names[split.labels],
         }
+        if with_hashes:  # a column for all splits, or none
+            hashes = [None] * len(split) if split.image_sha256 is None else list(map(bytes, split.image_sha256))
+            columns["image_sha256"] = pa.array(hashes, type=pa.binary(32))
         parts.append(pa.table({**columns, "image_features": _rows(pa, split.image_features)}))
     metadata = {"class_names": list(features.class_names), "templates": list(features.templates), **_metadata(features)}
     table = pa.concat_tables(parts).replace_schema_metadata({"cafe": json.dumps(metadata)})

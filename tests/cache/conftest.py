@@ -94,7 +94,7 @@ def fakes():
     return FakeDataset, FakeEncoder
 
 
-def make_split(n, d, c=3, *, prefix="s", seed=0, views=0, width=0):
+def make_split(n, d, c=3, *, prefix="s", seed=0, views=0, width=0, hashed=True):
     rng = np.random.default_rng(seed)
     return Split(
         rng.standard_normal((n, d)).astype(np.float32),
@@ -102,6 +102,7 @@ def make_split(n, d, c=3, *, prefix="s", seed=0, views=0, width=0):
         np.array([f"{prefix}/é_{i}.jpg" for i in range(n)], dtype=np.str_),
         rng.standard_normal((views, n, d)).astype(np.float32) if views else None,
         rng.standard_normal((n, width)).astype(np.float32) if width else None,
+        image_sha256=rng.integers(0, 256, (n, 32), dtype=np.uint8) if hashed else None,
     )
 
 

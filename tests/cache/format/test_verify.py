@@ -18,7 +18,15 @@ ARRAYS = [
     *(
         f"splits/{split}/{name}"
         for split in ("train", "test")
-        for name in ("image_features", "labels", "sample_ids", "sizes", "view_features", "projection_features")
+        for name in (
+            "image_features",
+            "labels",
+            "sample_ids",
+            "sizes",
+            "view_features",
+            "projection_features",
+            "image_sha256",
+        )
     ),
 ]
 
@@ -80,7 +88,9 @@ def test_missing_array_is_found(full_cache, name):
     with h5py.File(full_cache, "r+") as file:
         del file[name]
     findings = verify_cache(full_cache).findings
-    optional = name in ("text_features", "projection") or name.endswith(("view_features", "projection_features"))
+    optional = name in ("text_features", "projection") or name.endswith(
+        ("view_features", "projection_features", "image_sha256")
+    )
     assert (f"array {name} is missing" in findings) == (not optional)
     assert any("content as a whole" in finding for finding in findings)
 

@@ -34,6 +34,7 @@ def test_npz_needs_numpy_alone(full_cache, tmp_path):
         metadata = json.loads(str(file["metadata"]))
         assert file["view_features_of_train"].shape == features.splits["train"].view_features.shape
         assert file["templates"].tolist() == list(features.templates)
+        assert np.array_equal(file["image_sha256_of_train"], features.splits["train"].image_sha256)
     assert metadata["logit_scale"] == features.logit_scale
     assert metadata["provenance"]["fingerprint"] == features.provenance["fingerprint"]
 
@@ -47,6 +48,8 @@ def test_parquet(full_cache, tmp_path):
     rows = np.array(table["image_features"].to_pylist(), dtype=np.float32)
     np.testing.assert_array_equal(rows, np.concatenate([s.image_features for s in features.splits.values()]))
     assert table["split"].to_pylist() == [name for name, split in features.splits.items() for _ in range(len(split))]
+    hashes = [bytes(row) for split in features.splits.values() for row in split.image_sha256]
+    assert table["image_sha256"].to_pylist() == hashes
     labels = table["label"].to_pylist()
     assert table["class_name"].to_pylist() == [features.class_names[label] for label in labels]
     assert json.loads(table.schema.metadata[b"cafe"])["templates"] == list(features.templates)
