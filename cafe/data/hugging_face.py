@@ -126,7 +126,10 @@ class HuggingFace(Source):
 def _from_hub(name: str, options: dict[str, str]) -> dict[str, Any]:
     library = load_library()
     try:
-        loaded = library.load_dataset(name, options.get("config"), revision=options.get("revision"))
+        # Version 3 of the library would ask whether a data set's script may run; version 4 knows no scripts.
+        loaded = library.load_dataset(
+            name, options.get("config"), revision=options.get("revision"), trust_remote_code=False
+        )
     except Exception as error:  # connection, authentication, configuration, scripts: no common base
         raise InputError(
             f"{_HUB}{name} cannot be loaded: {first_line(error)}. Give the hub's id (owner/name), with "

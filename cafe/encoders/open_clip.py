@@ -20,9 +20,11 @@ from cafe.compute import choose_device, choose_encoding_dtype
 from cafe.encoders.examples import save_tiny_open_clip
 from cafe.encoders.text_towers.base import TextTower
 from cafe.encoders.text_towers.open_clip import OpenCLIPTextTower
+from cafe.encoders.towers.refusals import check_scale, check_sides, never_asking, refuse_code, trying, why_refused
 from cafe.encoders.towers.torch_encoder import PROBES, TorchEncoder, to_numpy
 from cafe.encoders.towers.weights import tower_hashes
 from cafe.errors import InputError, MissingDependencyError, unknown_name
+from cafe.foreign import read_json
 
 if TYPE_CHECKING:
     import torch
@@ -87,9 +89,11 @@ class OpenCLIP(TorchEncoder):
             If open_clip is not installed.
         """
         chosen = choose_device(device)
-        return cls(
-            model_id or f"{ENCODER}:{source}", load_open_clip(source), chosen, choose_encoding_dtype(dtype, chosen)
-        )
+        checkpoint = load_open_clip(source)
+        with trying(source):
+            encoder = cls(model_id or f"{ENCODER}:{source}", checkpoint, chosen, choose_encoding_dtype(dtype, chosen))
+        check_scale(source, encoder.logit_scale, encoder.logit_bias)
+        return encoder
 
     @classmethod
     def write_example(cls, folder: Path) -> str:
@@ -258,7 +262,7 @@ def import_open_clip() -> Any:
     # A torchvision that was built for another torch fails with whatever type the first missing symbol suggests.
     except (ImportError, RuntimeError, OSError, AttributeError) as error:
         raise InputError(
-            f"open_clip is installed but cannot be imported ({_first_line(error)}); "
+            f"open_clip is installed but cannot be imported ({why_refused(error)}); "
             f"install a torchvision that belongs to the installed torch"
         ) from error
     return open_clip
@@ -291,19 +295,24 @@ def _schema_config(library: Any, source: str) -> tuple[dict[str, Any], str | Non
         path = Path(_quietly(lambda: hf_hub_download(rest, "open_clip_config.json"), source))
         revision = _commit(str(path))
     try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["model_cfg"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is no configuration of open_clip: {_first_line(error)}") from error
+        config: dict[str, Any] = read_json(path)["model_cfg"]
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} is no configuration of open_clip: {why_refused(error)}") from error
+    refuse_code(source, config)
+    vision = config.get("vision_cfg") if isinstance(config, dict) else None
+    if not isinstance(vision, dict):
+        raise InputError(f"{path} is no configuration of open_clip: it has no vision_cfg")
+    check_sides(source, "vision_cfg image_size", vision.get("image_size", 224))
     return config, revision
 
 
 def _quietly(load: Any, source: str) -> Any:
-    with _silence():
+    with _silence(), never_asking():
         try:
             return load()
         # Foreign files make the library raise nearly anything; the cause stays attached.
         except Exception as error:
-            raise InputError(f"open_clip cannot load {source}: {_first_line(error)}") from error
+            raise InputError(f"open_clip cannot load {source}: {why_refused(error)}") from error
 
 
 @contextmanager
@@ -323,11 +332,6 @@ def _commit(path: str) -> str | None:
     # The hub cache keeps every commit's files in a folder of its own: .../snapshots/<commit>/...
     commit = re.search(r"/snapshots/([0-9a-f]{40})/", Path(path).as_posix())
     return commit[1] if commit else None
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 class OpenCLIPCropper:

@@ -19,6 +19,7 @@ from cafe.encoders.examples import save_tiny_clip
 from cafe.encoders.text_towers.base import TextTower
 from cafe.encoders.text_towers.transformers import TransformersTextTower, pooled, tokenize
 from cafe.encoders.towers.processors import PatchCropper, ProcessorCropper, inputs
+from cafe.encoders.towers.refusals import check_preprocessing, check_scale, trying, why_refused
 from cafe.encoders.towers.torch_encoder import PROBES, TorchEncoder, to_numpy
 from cafe.encoders.towers.weights import tower_hashes
 from cafe.errors import InputError
@@ -102,7 +103,11 @@ class TransformersCLIP(TorchEncoder):
             If it is not there or not a CLIP, or the device or dtype cannot be had.
         """
         chosen = choose_device(device)
-        return cls(model_id or source, load_checkpoint(source), chosen, choose_encoding_dtype(dtype, chosen))
+        checkpoint = load_checkpoint(source)
+        with trying(source):
+            encoder = cls(model_id or source, checkpoint, chosen, choose_encoding_dtype(dtype, chosen))
+        check_scale(source, encoder.logit_scale, encoder.logit_bias)
+        return encoder
 
     @classmethod
     def write_example(cls, folder: Path) -> str:
@@ -308,11 +313,11 @@ def _load_config(source: str) -> Any:
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise InputError(f"{source} is not a CLIP checkpoint: it has no config.json")
     try:
-        return AutoConfig.from_pretrained(source)
+        return AutoConfig.from_pretrained(source, trust_remote_code=False)
     # Foreign files make the library raise nearly anything; the cause stays attached.
     except Exception as error:
         if folder.is_dir():
-            raise InputError(f"{source} is not a CLIP checkpoint: {_first_line(error)}") from error
+            raise InputError(f"{source} is not a CLIP checkpoint: {why_refused(error)}") from error
         raise _not_on_hub(source, error) from error
 
 
@@ -324,16 +329,18 @@ def _not_on_hub(source: str, error: Exception) -> InputError:
             f"model {source!r} is neither a folder nor in the local hub cache, and HF_HUB_OFFLINE forbids "
             f"downloading it; fetch it once with network access (hf download {source}), or give a folder"
         )
-    return InputError(f"model {source!r} is neither a folder nor to be had from the hub: {_first_line(error)}")
+    return InputError(f"model {source!r} is neither a folder nor to be had from the hub: {why_refused(error)}")
 
 
 def _load_model(source: str, config: Any, pin: dict[str, str]) -> Any:
     from transformers import AutoModel
 
     try:
-        model, info = AutoModel.from_pretrained(source, dtype="auto", output_loading_info=True, **pin)
+        model, info = AutoModel.from_pretrained(
+            source, dtype="auto", output_loading_info=True, trust_remote_code=False, **pin
+        )
     except Exception as error:
-        raise InputError(f"the weights of {source} cannot be loaded: {_first_line(error)}") from error
+        raise InputError(f"the weights of {source} cannot be loaded: {why_refused(error)}") from error
     if not all(hasattr(model, name) for name in _NEEDED) or not any(hasattr(model, name) for name in _SCALES):
         raise InputError(
             f"{source} is not a CLIP: a model of type {config.model_type!r} has no image and text features"
@@ -351,9 +358,9 @@ def _load_tokenizer(source: str, pin: dict[str, str]) -> Any:
     if not any(_has_file(source, name, pin) for name in _TOKENIZER_FILES):
         raise InputError(f"{source} has no tokenizer; one of these files is needed: {', '.join(_TOKENIZER_FILES)}")
     try:
-        return AutoTokenizer.from_pretrained(source, **pin)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **pin)
     except Exception as error:
-        raise InputError(f"the tokenizer of {source} cannot be loaded: {_first_line(error)}") from error
+        raise InputError(f"the tokenizer of {source} cannot be loaded: {why_refused(error)}") from error
 
 
 def _load_processor(source: str, pin: dict[str, str]) -> Any:
@@ -362,14 +369,15 @@ def _load_processor(source: str, pin: dict[str, str]) -> Any:
 
     try:
         loader: Any = AutoImageProcessor  # the library does not annotate it
-        processor = loader.from_pretrained(source, backend=BACKEND, **pin)
+        processor = loader.from_pretrained(source, backend=BACKEND, trust_remote_code=False, **pin)
     except Exception as error:
-        raise InputError(f"the image processor of {source} cannot be loaded: {_first_line(error)}") from error
+        raise InputError(f"the image processor of {source} cannot be loaded: {why_refused(error)}") from error
     # The library falls back to whatever is installed; other pixels must not come in unnoticed.
     if processor.backend != BACKEND:
         raise InputError(
             f"the image processor of {source} runs on {processor.backend!r} only; {BACKEND!r} is needed here"
         )
+    check_preprocessing(source, processor)
     return processor
 
 
@@ -429,8 +437,3 @@ def _quiet() -> Iterator[None]:
         log.set_verbosity(verbosity)
         if bars:
             log.enable_progress_bar()
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

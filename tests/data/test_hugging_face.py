@@ -121,7 +121,7 @@ def test_a_name_that_the_hub_gives(monkeypatch: pytest.MonkeyPatch, make_png) ->
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     dataset = open_dataset("hf:owner/pets?config=small&revision=abc")
-    assert asked == [(("owner/pets", "small"), {"revision": "abc"})]
+    assert asked == [(("owner/pets", "small"), {"revision": "abc", "trust_remote_code": False})]
     assert (dataset.name, sizes(dataset)) == ("pets", {"train": 4, "test": 4})
 
 

@@ -128,7 +128,9 @@ def load_local(path: Path, only: Collection[str] | None = None) -> dict[str, Any
             loaded = library.load_from_disk(os.fspath(path))
         elif files:
             loaded = library.load_dataset(
-                "parquet", data_files={split: [os.fspath(one) for one in some] for split, some in files.items()}
+                "parquet",
+                data_files={split: [os.fspath(one) for one in some] for split, some in files.items()},
+                trust_remote_code=False,
             )
         else:
             raise InputError(f"{path} is neither a folder of save_to_disk nor parquet")
