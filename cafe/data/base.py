@@ -24,6 +24,8 @@ from cafe.prompts import GENERIC_TEMPLATE
 if TYPE_CHECKING:
     from PIL import Image
 
+    from cafe.data.contents import Contents
+
 
 @dataclass(frozen=True)
 class ImageSplit:
@@ -67,11 +69,14 @@ class Dataset(ABC):
         ``"published"``, ``"folders"``, or what made the split, such as ``"hash, stratified, 50/20/30"``.
     notes : list of str
         Warnings for the user: counts that differ from the published ones, say.
+    contents : Contents or None
+        What lies in the source, files left out included, where the reader looks for that.
     """
 
     templates: tuple[str, ...] = (GENERIC_TEMPLATE,)
     class_ids: tuple[str, ...] = ()
     split_origin: str = "published"
+    contents: Contents | None = None
     homepage: ClassVar[str] = ""
 
     name: str

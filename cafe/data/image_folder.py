@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cafe.data.base import Dataset, ImageSplit, Source
+from cafe.data.contents import Contents, LeftOut, Sample, groups_of_identical
 from cafe.data.images.content_keys import content_keys
 from cafe.data.images.decoding import read_image
 from cafe.data.images.examples import write_pictures
 from cafe.data.images.files import Listing, list_images, natural_order, subfolders
+from cafe.data.images.other_formats import kind_by_name
 from cafe.errors import InputError
 from cafe.protocol.partition import SPLIT_ORIGIN, split_by_hash
 
@@ -30,13 +33,14 @@ class ImageFolder(Source):
     Classes are sorted by folder name, numbers as numbers; in class names ``_`` becomes a space. Split folders are
     ``train``, ``val`` (or ``valid``, ``validation``) and ``test``; they count as such if nothing else stands
     beside them. ``train`` alone, or no split folders, is split by hash (see :mod:`cafe.protocol.partition` and
-    :mod:`cafe.data.images.content_keys`). Hidden files are not looked at.
+    :mod:`cafe.data.images.content_keys`). Folders within a class folder count to that class. Where a folder holds a
+    single folder and nothing else, that one is looked into. Hidden files are not looked at.
     """
 
     general = True
 
-    def __init__(self, root: Path, listings: dict[str, dict[str, Listing]], others: int) -> None:
-        """Take the listings by split and class folder; the split named ``""`` is still to be divided."""
+    def __init__(self, root: Path, listings: dict[str, dict[str, Listing]], beside: list[LeftOut]) -> None:
+        """Take the listings by split and class folder, where ``""`` is still to be divided, and files in no class."""
         self._root = root.absolute()
         self.name = self._root.name or "images"
         folders = _class_folders(root, listings)
@@ -44,6 +48,7 @@ class ImageFolder(Source):
         _refuse_equal_names(root, folders, self.class_names)
         label_of = {folder: label for label, folder in enumerate(folders)}
         self.splits = {}
+        identical = None
         self.split_origin = "folders"
         for split, by_class in listings.items():
             rows = [(label_of[name], *file) for name in folders if name in by_class for file in by_class[name].files]
@@ -51,8 +56,17 @@ class ImageFolder(Source):
                 self.splits[split] = _image_split(rows)
             else:
                 self.split_origin = SPLIT_ORIGIN
-                self.splits.update(self._divide(rows))
-        self.notes = _notes(listings, others, self.splits)
+                keys = content_keys(self._root, [(path, size) for _, path, size in rows])
+                self.splits.update(_divided(rows, keys))
+                identical = self._identical(dict(zip((path for _, path, _ in rows), keys, strict=True)))
+        self.contents = Contents(
+            images=sum(map(len, self.splits.values())),
+            left_out=(*beside, *_no_images(listings)),
+            nested=_nested(listings),
+            identical=identical,
+            divided=identical is not None,
+        )
+        self.notes = [*self.contents.sentences(), *_notes(self.splits, self.contents)]
 
     @classmethod
     def accepts(cls, path: Path) -> bool:
@@ -72,19 +86,24 @@ class ImageFolder(Source):
         if not path.is_dir():
             what = "is a file" if path.exists() else "does not exist"
             raise InputError(f"{path} {what}; a data set is {_LAYOUT}")
+        inner = _only_folder(path)
+        if inner is not None:
+            dataset = cls.open(inner, lenient=lenient)
+            assert isinstance(dataset, ImageFolder)
+            dataset._say_where(path, inner)
+            return dataset
         names = subfolders(path)
-        others = _others_beside(path)
-        found = {name: _SPLIT_OF.get(name.lower()) for name in names}
-        if not names or any(split is None for split in found.values()):
-            return cls(path, {"": _list_classes(path, "", names)}, others)
-        folder_of = _split_folders(path, found)
+        beside = _files_beside(path)
+        split_of = {name: _SPLIT_OF.get(name.lower()) for name in names}
+        if not names or any(split is None for split in split_of.values()):
+            return cls(path, {"": _list_classes(path, "", names)}, beside)
         listings = {}
-        for split, name in folder_of.items():
-            others += _others_beside(path / name)
+        for split, name in _split_folders(path, split_of).items():
+            beside += _files_beside(path, name)
             listings[split] = _list_classes(path, name, subfolders(path / name))
         if list(listings) == ["train"]:
             listings = {"": listings["train"]}
-        return cls(path, listings, others)
+        return cls(path, listings, beside)
 
     @classmethod
     def write_example(cls, folder: Path) -> Path:
@@ -97,27 +116,61 @@ class ImageFolder(Source):
         sample_id = self.splits[split].sample_ids[index]
         return read_image(self._root / sample_id, sample_id)
 
-    def _divide(self, rows: list[tuple[int, str, int]]) -> dict[str, ImageSplit]:
-        keys = content_keys(self._root, [(path, size) for _, path, size in rows])
-        parts = split_by_hash([label for label, _, _ in rows], keys).tolist()
-        divided = {}
-        for split in ("train", "val", "test"):
-            chosen = [row for row, part in zip(rows, parts, strict=True) if part == split]
-            if chosen:
-                divided[split] = _image_split(chosen)
-        return divided
+    def _identical(self, key_of: dict[str, str]) -> tuple[tuple[Sample, ...], ...]:
+        """Group the images of equal keys; files that cannot be read have keys of their own."""
+        samples = (
+            (key_of[sample_id], Sample(sample_id, self.class_names[label], name))
+            for name, split in self.splits.items()
+            for sample_id, label in zip(split.sample_ids, split.labels.tolist(), strict=True)
+        )
+        return groups_of_identical(samples)
+
+    def _say_where(self, outer: Path, inner: Path) -> None:
+        """Take the name of the folder that was given, and say which folder within it holds the classes."""
+        assert self.contents is not None
+        inside = inner.relative_to(outer).as_posix()
+        own = len(self.contents.sentences())
+        self.contents = replace(self.contents, inside=inside)
+        self.name = outer.absolute().name or self.name
+        self.notes = [*self.contents.sentences(), *self.notes[own:]]
 
 
-def _split_folders(path: Path, found: dict[str, str | None]) -> dict[str, str]:
+def _divided(rows: list[tuple[int, str, int]], keys: list[str]) -> dict[str, ImageSplit]:
+    parts = split_by_hash([label for label, _, _ in rows], keys).tolist()
+    divided = {}
+    for split in ("train", "val", "test"):
+        chosen = [row for row, part in zip(rows, parts, strict=True) if part == split]
+        if chosen:
+            divided[split] = _image_split(chosen)
+    return divided
+
+
+def _only_folder(path: Path) -> Path | None:
+    """Return the folder that holds the class or split folders, where folders alone lead to it, one in the other.
+
+    None where these are in the folder that was given, or there are none. A folder called ``train`` is a split, and one
+    that holds images is a class.
+    """
+    inner = path
+    while not list_images(inner, recursive=False).files:
+        names = subfolders(inner)
+        is_wrapper = len(names) == 1 and names[0].lower() not in _SPLIT_OF and not (inner / names[0]).is_symlink()
+        if not is_wrapper:
+            return inner if names and inner != path else None
+        inner = inner / names[0]
+    return None
+
+
+def _split_folders(path: Path, split_of: dict[str, str | None]) -> dict[str, str]:
     """Return the folder of each split, in the order train, val, test."""
     folder_of: dict[str, str] = {}
-    for name, split in found.items():
+    for name, split in split_of.items():
         if split in folder_of:
             raise InputError(f"{path} has two folders for one split: {folder_of[split]!r} and {name!r}")
         if split is not None:
             folder_of[split] = name
     if "train" not in folder_of:
-        raise InputError(f"{path} has {', '.join(map(repr, found))} but no 'train' folder; give {_LAYOUT}")
+        raise InputError(f"{path} has {', '.join(map(repr, split_of))} but no 'train' folder; give {_LAYOUT}")
     return {split: folder_of[split] for split in ("train", "val", "test") if split in folder_of}
 
 
@@ -132,7 +185,9 @@ def _list_classes(root: Path, below: str, names: list[str]) -> dict[str, Listing
         folder = f"{below}/{name}" if below else name
         listings[name] = list_images(root, folder)
         if not listings[name].files:
-            raise InputError(f"the class folder {root / folder} holds no images; fill it or remove it")
+            others = [LeftOut(path, kind_by_name(path)) for path in listings[name].others]
+            but = f" ({'; '.join(Contents(0, tuple(others)).sentences())})" if others else ""
+            raise InputError(f"the class folder {root / folder} holds no images{but}; fill it or remove it")
     return listings
 
 
@@ -164,18 +219,41 @@ def _image_split(rows: list[tuple[int, str, int]]) -> ImageSplit:
     return ImageSplit(list(paths), np.array(labels, dtype=np.int64), np.array(sizes, dtype=np.int64))
 
 
-def _others_beside(folder: Path) -> int:
-    """Count visible files that stand beside folders and belong to no class."""
-    beside = list_images(folder, recursive=False)
-    return len(beside.files) + beside.others
+def _files_beside(root: Path, below: str = "") -> list[LeftOut]:
+    """List visible files that stand beside folders and belong to no class."""
+    beside = list_images(root, below, recursive=False)
+    images = [LeftOut(path, "images in no class folder") for path, _ in beside.files]
+    return [*images, *(LeftOut(path, kind_by_name(path)) for path in beside.others)]
 
 
-def _notes(listings: dict[str, dict[str, Listing]], others: int, splits: dict[str, ImageSplit]) -> list[str]:
-    notes = []
-    others += sum(listing.others for by_class in listings.values() for listing in by_class.values())
-    if others:
-        noun = "1 file was" if others == 1 else f"{others} files were"
-        notes.append(f"{noun} left out: not an image by extension, or in no class folder")
-    if "test" not in splits:
-        notes.append("there is no test split, so nothing can be scored here")
-    return notes
+def _no_images(listings: dict[str, dict[str, Listing]]) -> list[LeftOut]:
+    """List the files in class folders that are no images."""
+    return [
+        LeftOut(path, kind_by_name(path))
+        for by_class in listings.values()
+        for listing in by_class.values()
+        for path in listing.others
+    ]
+
+
+def _nested(listings: dict[str, dict[str, Listing]]) -> dict[str, str]:
+    """Return the folders within class folders that hold images, and the class of each."""
+    nested = {}
+    for by_class in listings.values():
+        for name, listing in by_class.items():
+            for path, _ in listing.files:
+                folder = path.rpartition("/")[0]
+                if folder != listing.below:
+                    nested[folder] = name.replace("_", " ")
+    return nested
+
+
+def _notes(splits: dict[str, ImageSplit], contents: Contents) -> list[str]:
+    if "test" in splits:
+        return []
+    # One image of a class, its copies not counted, leaves nothing for a test.
+    n_copies = sum(len(group) - 1 for group in contents.identical or ())
+    n_classes = len(set(splits["train"].labels.tolist()))
+    if n_copies and contents.images - n_copies <= n_classes:
+        return ["no test is possible: the images of each class are copies of one another"]
+    return ["there is no test split, so nothing can be scored here"]

@@ -17,6 +17,7 @@ from cafe.data.images.content_keys import content_keys
 from cafe.data.images.decoding import read_image
 from cafe.data.images.examples import example_picture, write_tar
 from cafe.data.images.files import IMAGE_EXTENSIONS, natural_order
+from cafe.data.images.other_formats import HEIC_EXTENSIONS
 from cafe.data.layouts.labelling import label_rows, read_class_list, split_name
 from cafe.errors import InputError, UnreadableImageError
 from cafe.prompts import GENERIC_TEMPLATE
@@ -208,7 +209,7 @@ def index_shard(path: Path) -> list[Sample]:
         with tarfile.open(path, "r:") as tar:
             for member, key, kind in _members(tar):
                 sample = samples.setdefault(key, Sample(key))
-                if f".{kind.rpartition('.')[2]}" in IMAGE_EXTENSIONS:
+                if f".{kind.rpartition('.')[2]}" in IMAGE_EXTENSIONS | HEIC_EXTENSIONS:
                     if sample.offset >= 0:
                         raise InputError(f"{path}: sample {key!r} has two images; one is needed")
                     sample.offset, sample.size = member.offset_data, member.size

@@ -114,8 +114,8 @@ def test_the_split_does_not_depend_on_where_the_folder_lies(tmp_path: Path) -> N
 
 
 def test_what_is_not_an_image_is_left_out_and_counted(tmp_path: Path) -> None:
-    for name in "ab":
-        fill(tmp_path / name, 3)
+    for start, name in ((0, "a"), (100, "b")):
+        fill(tmp_path / name, 3, start)
     fill(tmp_path / "a" / "deeper", 1, 9)
     (tmp_path / "a" / ".hidden.png").touch()
     (tmp_path / ".git").mkdir()
@@ -124,9 +124,15 @@ def test_what_is_not_an_image_is_left_out_and_counted(tmp_path: Path) -> None:
     (tmp_path / "readme.md").touch()
     (tmp_path / "b" / "PHOTO.JPG").write_bytes(b"not really")
     dataset = open_dataset(str(tmp_path))
-    assert dataset.notes == ["2 files were left out: not an image by extension, or in no class folder"]
+    assert dataset.notes == [
+        "2 files were left out: no image by its name: readme.md, a/notes.txt",
+        "the images of a nested folder count to the class of the folder above: a/deeper to 'a'; a folder that is to be "
+        "a class of its own has to stand beside the others",
+    ]
     ids = sorted(sample for split in dataset.splits.values() for sample in split.sample_ids)
-    assert ids == sorted([f"{c}/00{n}.png" for c in "ab" for n in range(3)] + ["a/deeper/009.png", "b/PHOTO.JPG"])
+    assert ids == sorted(
+        [f"{c}/{c == 'b':d}0{n}.png" for c in "ab" for n in range(3)] + ["a/deeper/009.png", "b/PHOTO.JPG"]
+    )
     unreadable = [
         (name, split.sample_ids.index("b/PHOTO.JPG"))
         for name, split in dataset.splits.items()

@@ -12,6 +12,7 @@ CIELAB                                     converted to sRGB by Pillow's colour 
 32-bit integer or float                    refused: nothing says which value is white
 transparency (alpha, or a colour key)      composited on white
 animation, several pages                   the first frame
+HEIC                                       read where the extra cafe-clip[heic] is installed, else refused
 truncated, empty, or not an image          refused
 more than 178,956,970 pixels               refused as a decompression bomb (Pillow's own limit)
 =========================================  ===================================================================
@@ -29,6 +30,7 @@ simplejpeg finds fault with. The table holds for both.
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -38,6 +40,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from cafe.data.images.other_formats import kind_by_content, reads_heic
 from cafe.errors import MissingDependencyError, UnreadableImageError, unknown_name
 
 PILLOW = "pillow"
@@ -51,9 +54,11 @@ _chosen: ContextVar[str] = ContextVar("decoder", default=PILLOW)
 _COLOURS = {"RGB": "RGB", "L": "GRAY"}
 
 MAX_PIXELS = 178_956_970
+# Pillow warns from half of that on, of photographs that are sound; above it they are refused here.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 # Named, since Pillow also reads formats that start other programs (EPS) or are no pictures of a scene.
-_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
+_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF")
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 _ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 
@@ -95,7 +100,9 @@ def read_image(source: Path | bytes, sample_id: str) -> Image.Image:
         with Image.open(io.BytesIO(content), formats=_formats()) as image:
             return _decode(image, content)
     except UnidentifiedImageError as error:
-        raise UnreadableImageError(sample_id, "it is not an image, or of a kind that is not read here") from error
+        kind = kind_by_content(content)
+        reason = "it is not an image, or of a kind that is not read here" if kind is None else f"it is {kind}"
+        raise UnreadableImageError(sample_id, reason) from error
     # A damaged file makes a decoder raise nearly anything, from OSError to zlib.error and IndexError.
     except Exception as error:
         raise UnreadableImageError(sample_id, str(error) or type(error).__name__) from error
@@ -124,6 +131,10 @@ def as_rgb(image: Image.Image, sample_id: str) -> Image.Image:
 
 def _formats() -> list[str]:
     Image.init()
+    if "HEIF" not in Image.OPEN and reads_heic():
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
     return [name for name in _FORMATS if name in Image.OPEN]
 
 

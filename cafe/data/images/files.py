@@ -9,13 +9,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cafe.data.images.other_formats import HEIC_EXTENSIONS, reads_heic
 from cafe.errors import InputError
 
 IMAGE_EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
     | {".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2"}
 )
-_NOT_OURS = frozenset({"__MACOSX", "@eaDir"})  # left behind by archives and network disks
+# Left behind by archives, network disks and file managers.
+_NOT_OURS = frozenset({"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini"})
 
 
 @dataclass
@@ -26,12 +28,16 @@ class Listing:
     ----------
     files : list of (str, int)
         Path relative to the data set's root, with forward slashes, and size in bytes; sorted by path.
-    others : int
-        Visible files that are not images by their extension.
+    others : list of str
+        Paths of visible files that are not images by their extension, sorted; HEIC files are images where the extra
+        ``heic`` is installed.
+    below : str
+        The folder, relative to the root.
     """
 
     files: list[tuple[str, int]] = field(default_factory=list)
-    others: int = 0
+    others: list[str] = field(default_factory=list)
+    below: str = ""
 
 
 def subfolders(folder: Path) -> list[str]:
@@ -65,7 +71,8 @@ def list_images(root: Path, below: str = "", recursive: bool = True) -> Listing:
     InputError
         If a folder cannot be listed.
     """
-    listing = Listing()
+    listing = Listing(below=below)
+    extensions = IMAGE_EXTENSIONS | HEIC_EXTENSIONS if reads_heic() else IMAGE_EXTENSIONS
     waiting = [below]
     while waiting:
         folder = waiting.pop()
@@ -78,13 +85,14 @@ def list_images(root: Path, below: str = "", recursive: bool = True) -> Listing:
                     if entry.is_dir():
                         if recursive and not entry.is_symlink():
                             waiting.append(relative)
-                    elif os.path.splitext(entry.name)[1].lower() in IMAGE_EXTENSIONS:  # noqa: PTH122 (100,000 Paths are slow)
+                    elif os.path.splitext(entry.name)[1].lower() in extensions:  # noqa: PTH122 (100,000 Paths are slow)
                         listing.files.append((relative, _size(entry)))
                     else:
-                        listing.others += 1
+                        listing.others.append(relative)
         except OSError as error:
             raise InputError(f"the folder {root / folder} cannot be listed: {error.strerror}") from error
     listing.files.sort()
+    listing.others.sort()
     return listing
 
 
