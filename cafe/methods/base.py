@@ -116,6 +116,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Learn from checked arrays; sets attributes that end in an underscore."""
         raise TypeError(f"{type(self).__name__} must say how it learns")
 
+    def learns_from_images(self, has_text: bool) -> bool:
+        """Return whether training images change a prediction, with class embeddings of text or without."""
+        return True
+
     def row_extras(self) -> dict[str, Any]:
         """Return what else a row should say of this fitted method, as JSON; nothing for most."""
         return {}

@@ -1,0 +1,182 @@
+"""ProKeR: zero-shot corrected by kernel ridge regression on what it got wrong about the shots; closed form."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cafe.compute import threads_for
+from cafe.errors import InputError
+from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits, unit_length
+from cafe.methods.inputs.parameters import Constraint, Number
+
+METHOD = "proker"
+
+# The published settings by number of shots, found on ImageNet with ResNet-50: (beta, penalty).
+PUBLISHED: dict[int, tuple[float, float]] = {
+    1: (3.0, 0.05),
+    2: (2.6, 0.05),
+    4: (1.5, 0.05),
+    8: (1.66, 0.07),
+    16: (1.7, 0.1),
+}
+# The kernel of all pairs of shots is held in float64: 3.2 GB at this many rows.
+MOST_ROWS = 20_000
+# Queries whose kernel is held at once: 1024 x 20,000 in float32 are 82 MB.
+BLOCK = 1024
+
+
+class ProKeR(FewShotClassifier):
+    """Add to zero-shot a kernel regression on its errors about the shots; nothing is trained or chosen.
+
+    ::
+
+        logits  = logit_scale ( cos(f, t)  +  K(f, S) A )
+        A       = ( K(S, S) / penalty + I )^-1 ( Y - cos(S, t) )
+        K(a, b) = exp( -beta (1 - cos(a, b)) )
+
+    with S the n shots, t the class embeddings and Y (n, c) one-hot. ``beta`` and ``penalty`` follow the number of
+    shots as published, so the method needs no validation. Cost: one n x n Cholesky factorisation.
+
+    Parameters
+    ----------
+    class_embeddings : array-like of shape (c, d), default=None
+        One row per class; None for class means of the training features.
+    beta : float, default=None
+        Sharpness of the kernel; None for the published value at the number of shots (between two published numbers,
+        the value on the line over the logarithm of the number; beyond 16, that of 16).
+    penalty : float, default=None
+        The paper's lambda; None as for ``beta``.
+    logit_scale : float, default=100.0
+        The encoder's learned scale, exponentiated.
+    classes : array-like of shape (c,), default=None
+        Label of each row; None for 0 to c - 1.
+    normalize : bool, default=True
+        Scale rows to length one on entry; they are compared as cosines either way.
+
+    Attributes
+    ----------
+    keys_ : ndarray of shape (n, d)
+        The shots, of unit length.
+    dual_weights_ : ndarray of shape (n, c)
+        A.
+    beta_, penalty_ : float
+        The values used.
+
+    Raises
+    ------
+    InputError
+        Beside what every method refuses, where there are more than 20,000 training rows.
+
+    Notes
+    -----
+    Kernel ridge regression toward zero-shot (the paper's closed form) has a further factor 1 / penalty before K(f, S).
+    The public code leaves it out, and the published settings belong to it without: on Caltech69 at one shot the
+    correction then raises zero-shot from 90.7 to 92.4, where the full factor lowers it to 87.8.
+
+    References
+    ----------
+    Bendou et al., ProKeR: A Kernel Perspective on Few-Shot Adaptation of Large Vision-Language Models (CVPR 2025,
+    arXiv 2501.11175): its closed-form solution, and its settings by number of shots.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> text = np.array([[1.0, 0.1], [0.1, 1.0]])
+    >>> ProKeR(text, classes=["cat", "dog"]).fit(np.eye(2), ["cat", "dog"]).predict([[0.9, 0.2]])
+    array(['cat'], dtype='<U3')
+    """
+
+    beta_: float
+    penalty_: float
+    constraints: ClassVar[dict[str, Constraint]] = {
+        "beta": Number(0, above=True, none=True),
+        "penalty": Number(0, above=True, none=True),
+    }
+
+    def __init__(
+        self,
+        class_embeddings: ArrayLike | None = None,
+        beta: float | None = None,
+        penalty: float | None = None,
+        logit_scale: float = 100.0,
+        classes: ArrayLike | None = None,
+        normalize: bool = True,
+    ) -> None:
+        self.class_embeddings = class_embeddings
+        self.beta = beta
+        self.penalty = penalty
+        self.logit_scale = logit_scale
+        self.classes = classes
+        self.normalize = normalize
+
+    def _fit_rows(self, problem: Problem) -> None:
+        n = len(problem.rows)
+        if n > MOST_ROWS:
+            raise InputError(
+                f"proker holds a number for every pair of training rows, and {n:,} rows are too many "
+                f"(at most {MOST_ROWS:,}); take fewer shots, or a method that does not, such as gda"
+            )
+        beta, penalty = published_settings(_shots(problem.y))
+        self.beta_ = float(beta if self.beta is None else self.beta)
+        self.penalty_ = float(penalty if self.penalty is None else self.penalty)
+        keys = unit_length(problem.X.astype(np.float64))
+        targets = -cosine_logits(keys, self._entry_text(np.float64), 1.0)
+        targets[np.arange(n), problem.y] += 1  # (n, c), Y - cos(S, t)
+        self.keys_ = keys.astype(problem.base.X.dtype)
+        self.dual_weights_ = _solve(keys, targets, self.beta_, self.penalty_).astype(problem.base.X.dtype)
+        self.kernel_ = "numpy"
+
+    def _logits(self, X: Array) -> Array:
+        logits = cosine_logits(X, self._entry_text(X.dtype), self.logit_scale)
+        keys = self.keys_.astype(X.dtype, copy=False)
+        weights = self.dual_weights_.astype(X.dtype, copy=False)
+        for start in range(0, len(X), BLOCK):
+            part = slice(start, start + BLOCK)
+            # The scale is left to NumPy's own product, so that float32 stays float32.
+            logits[part] += self.logit_scale * (_kernel(unit_length(X[part]), keys, self.beta_) @ weights)
+        return logits
+
+
+def published_settings(shots: float) -> tuple[float, float]:
+    """Return the published (beta, penalty) at a number of shots per class, at least 1.
+
+    Examples
+    --------
+    >>> published_settings(4), published_settings(100)
+    ((1.5, 0.05), (1.7, 0.1))
+    """
+    at = np.log(list(PUBLISHED))
+    betas, penalties = zip(*PUBLISHED.values(), strict=True)
+    where = np.log(shots)
+    return float(np.interp(where, at, betas)), float(np.interp(where, at, penalties))
+
+
+def _shots(y: NDArray[np.int64]) -> float:
+    """Return the mean number of rows of the classes that have one."""
+    counts = np.bincount(y)
+    return float(counts[counts > 0].mean())
+
+
+def _kernel(a: Array, b: Array, beta: float) -> Array:
+    """Return K(a, b) of unit-length rows."""
+    affinity = a @ b.T
+    affinity -= 1
+    affinity *= beta
+    kernel: Array = np.exp(affinity, out=affinity)
+    return kernel
+
+
+def _solve(keys: Array, targets: Array, beta: float, penalty: float) -> NDArray[Any]:
+    """Return A; the matrix is symmetric and its eigenvalues are at least 1."""
+    from scipy.linalg import cho_factor, cho_solve
+
+    n = len(keys)
+    with threads_for(n * n * max(n, keys.shape[1])):
+        gram = _kernel(keys, keys, beta)
+        gram /= penalty
+        gram[np.diag_indices(n)] += 1
+        solved: NDArray[Any] = cho_solve(cho_factor(gram, lower=True, overwrite_a=True), targets, overwrite_b=True)
+    return solved

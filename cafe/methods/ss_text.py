@@ -1,0 +1,239 @@
+"""SS-Text: text plus the weighted shots, in closed form; with unlabelled images, their labels by optimal transport."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils.validation import check_array
+
+from cafe.errors import InputError
+from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits, unit_length
+from cafe.methods.inputs.parameters import Constraint, Number
+from cafe.methods.inputs.problem import widen
+
+METHOD = "ss-text"
+
+# The released defaults: turns of labelling and weighting, and Sinkhorn iterations in each.
+TURNS, SINKHORN = 3, 10
+# A class without a labelled row is taken to be a quarter as frequent as the rarest that has one, as released.
+UNSEEN_SHARE = 4.0
+
+
+class SSText(FewShotClassifier):
+    """Add the shots to the text of their class; unlabelled images join them with labels that are transported.
+
+    ::
+
+        w_c    = L_c + n_c / (2 N tau) sum_(shots i of c) f_i  +  1 / (M tau) sum_(unlabelled j) q_jc f_j
+        logits = logit_scale cos(f, w)                        tau = 1 / logit_scale
+        q      = argmax_q  sum_jc q_jc logits_jc + H(q)       rows sum to 1, columns to M times the shots' frequencies
+
+    with n_c of the N shots in class c, M unlabelled images, L_c the text of the class with a length (below), H the
+    entropy. Nothing is trained or chosen. Without unlabelled images this is one sum; with them, q (Sinkhorn, 10
+    iterations, starting from the text) and w take turns, three times.
+
+    Parameters
+    ----------
+    class_embeddings : array-like of shape (c, d), default=None
+        One row per class; None for class means of the labelled rows.
+    unlabelled : int or str, default=None
+        The label in ``y`` that means "unlabelled", such as -1; None: every label is one.
+    text_images : float or None, default=20.0
+        How many images of its class the text of a class counts as. None takes the text as it was given, whatever
+        its length, which is the published formula.
+    logit_scale : float, default=100.0
+        The encoder's learned scale, exponentiated.
+    classes : array-like of shape (c,), default=None
+        Label of each row; None for 0 to c - 1.
+    normalize : bool, default=True
+        Scale rows to length one on entry. As published, only if ``text_images`` is None and the text is given as the
+        encoder returned it, rows are taken unscaled too (False).
+
+    Attributes
+    ----------
+    weights_ : ndarray of shape (c, d)
+        w; cosines do not see its length.
+    n_unlabelled_ : int
+        M.
+    class_shares_ : ndarray of shape (c,)
+        The frequencies that unlabelled images are given to classes by.
+
+    Raises
+    ------
+    InputError
+        Beside what every method refuses, if every row is unlabelled.
+
+    Notes
+    -----
+    **The length of the text decides.** With K shots in each of C classes the sum is K / (2 C tau) times the class's
+    mean: against text of unit length, the text counts as 2 C tau images. On 1,000 classes that is 20 images; on 69 it
+    is 1.4, on 8 it is 0.16, so that one shot outweighs the text (Caltech69 at one shot: 89.5, zero-shot 90.7). Text
+    and images of one encoder have about one length (8.7 and 10 on ViT-B/32), so features as they are change nothing;
+    images as they are beside unit-length text are worth ten times more again. Here the text has the length
+    L = text_images / (2 C tau), so that it counts as ``text_images`` images whatever C, tau and the encoder are, and
+    nothing else of the formula changes; at 1,000 classes and scale 100, 20 is the published formula on unit lengths.
+
+    All unlabelled images together count as two labelled images of each class, however many they are, as published.
+
+    References
+    ----------
+    Silva-Rodríguez and Konukoglu, Semi-Supervised Few-Shot Adaptation of Vision-Language Models (arXiv 2603.02959),
+    and the released solver; the closed form is Silva-Rodríguez et al., Few-Shot, Now for Real (arXiv 2506.17500).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X = np.array([[1.0, 0.1], [0.1, 1.0], [0.9, 0.2]])
+    >>> model = SSText(np.eye(2), unlabelled=-1).fit(X, [0, 1, -1])
+    >>> model.predict([[0.9, 0.2]]), model.n_unlabelled_
+    (array([0]), 1)
+    """
+
+    constraints: ClassVar[dict[str, Constraint]] = {"text_images": Number(0, above=True, none=True)}
+    n_unlabelled_: int
+
+    def __init__(
+        self,
+        class_embeddings: ArrayLike | None = None,
+        unlabelled: int | str | None = None,
+        text_images: float | None = 20.0,
+        logit_scale: float = 100.0,
+        classes: ArrayLike | None = None,
+        normalize: bool = True,
+    ) -> None:
+        self.class_embeddings = class_embeddings
+        self.unlabelled = unlabelled
+        self.text_images = text_images
+        self.logit_scale = logit_scale
+        self.classes = classes
+        self.normalize = normalize
+
+    @classmethod
+    def fit_grid(
+        cls, estimators: Sequence[Any], X: ArrayLike, y: ArrayLike, rows: Sequence[NDArray[np.int64]] | None
+    ) -> None:
+        """Fit several; rows whose label means "unlabelled" are taken aside before labels are checked."""
+        plain = [i for i, one in enumerate(estimators) if one.unlabelled is None]
+        if plain:
+            own = None if rows is None else [rows[i] for i in plain]
+            super().fit_grid([estimators[i] for i in plain], X, y, own)
+        for i, one in enumerate(estimators):
+            if one.unlabelled is not None:
+                one._fit_with_unlabelled(X, y, None if rows is None else rows[i])
+
+    def _fit_with_unlabelled(self, X: ArrayLike, y: ArrayLike, rows: NDArray[np.int64] | None) -> None:
+        self._check_parameters()
+        labels = np.asarray(y)
+        if labels.ndim != 1 or np.shape(X)[:1] != labels.shape:
+            super().fit_grid([self], X, y, None)  # the ordinary checks say what is wrong with the shapes
+            return
+        if self.classes is not None and self.unlabelled in np.asarray(self.classes).tolist():
+            raise InputError(
+                f"unlabelled of ss-text is {self.unlabelled!r}, which is also the name of a class; take another label"
+            )
+        chosen = np.arange(len(labels)) if rows is None else np.asarray(rows)
+        # By value and kind: comparing text with a number is False, never an error.
+        unlabelled = np.array([label == self.unlabelled for label in labels[chosen].tolist()], dtype=bool)
+        if unlabelled.all():
+            raise InputError(
+                f"every training row has the label {self.unlabelled!r}, which means unlabelled; "
+                "ss-text needs at least one labelled row, and zero-shot none"
+            )
+        aside = check_array(
+            widen(np.asarray(X)[chosen[unlabelled]]), dtype=[np.float32, np.float64], ensure_min_samples=0
+        )
+        helper = copy(self)
+        helper.unlabelled = None
+        helper._aside = aside
+        kept = labels[chosen[~unlabelled]].tolist() if labels.dtype == object else labels[chosen[~unlabelled]]
+        super().fit_grid([helper], np.asarray(X)[chosen[~unlabelled]], kept, None)
+        vars(self).update({name: value for name, value in vars(helper).items() if name.endswith("_")})
+
+    def _fit_rows(self, problem: Problem) -> None:
+        text = self._text_with_length()
+        sums, counts = np.zeros(text.shape), np.bincount(problem.y, minlength=len(text))
+        np.add.at(sums, problem.y, problem.X.astype(np.float64))
+        labelled = text + (self.logit_scale * counts / (2 * counts.sum()))[:, None] * sums  # (c, d)
+        aside = getattr(self, "_aside", np.empty((0, text.shape[1])))
+        self.n_unlabelled_ = len(aside)
+        self.class_shares_ = class_shares(counts)
+        weights = labelled
+        if len(aside):
+            rows = (unit_length(aside) if self.normalize else aside).astype(np.float64)
+            weights = text
+            for _ in range(TURNS):
+                q = transported_labels(cosine_logits(rows, weights, self.logit_scale), self.class_shares_, SINKHORN)
+                weights = labelled + self.logit_scale / len(rows) * (q.T @ rows)
+        # Cosines do not see the length; unit rows keep huge and tiny text within float32.
+        self.weights_ = unit_length(weights).astype(problem.base.X.dtype)
+        self.kernel_ = "numpy"
+
+    def _text_with_length(self) -> Array:
+        """Return L (c, d), float64: see the class's notes."""
+        if self.text_images is None:
+            return self.class_embeddings_.astype(np.float64)
+        text = unit_length(self.class_embeddings_.astype(np.float64))
+        return float(self.text_images) * self.logit_scale / (2 * len(text)) * text
+
+    def row_extras(self) -> dict[str, Any]:
+        """Say how many unlabelled images were learned from."""
+        return {"n_unlabelled": self.n_unlabelled_} if self.n_unlabelled_ else {}
+
+    def _logits(self, X: Array) -> Array:
+        return cosine_logits(X, self.weights_.astype(X.dtype, copy=False), self.logit_scale)
+
+
+def class_shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return how frequent each class is taken to be, (c,), from its labelled rows.
+
+    Examples
+    --------
+    >>> class_shares(np.array([4, 1, 0])).round(3).tolist()
+    [0.762, 0.19, 0.048]
+    """
+    shares = counts / counts.sum()
+    shares[counts == 0] = shares[counts > 0].min() / UNSEEN_SHARE
+    normalised: NDArray[np.float64] = shares / shares.sum()
+    return normalised
+
+
+def transported_labels(logits: Array, shares: NDArray[np.float64], iterations: int) -> NDArray[np.float64]:
+    """Give rows to classes so that classes get their shares: Sinkhorn's iterations, in logarithms.
+
+    Parameters
+    ----------
+    logits : ndarray of shape (m, c)
+        What is gained by giving a row to a class.
+    shares : ndarray of shape (c,)
+        Positive, of sum 1.
+    iterations : int
+        Of scaling columns, then rows.
+
+    Returns
+    -------
+    ndarray of shape (m, c)
+        Rows of sum 1; columns of sum m times the shares, up to what the last scaling of rows moved.
+
+    Examples
+    --------
+    >>> q = transported_labels(np.array([[1.0, 0.0], [3.0, 0.0]]), np.array([0.5, 0.5]), 50)
+    >>> q.sum(axis=0).round(6).tolist(), q.argmax(axis=1).tolist()
+    ([1.0, 1.0], [1, 0])
+    """
+    log_q: NDArray[np.float64] = logits.astype(np.float64)
+    for _ in range(iterations):
+        log_q = log_q + np.log(len(log_q) * shares) - _log_sum(log_q, 0)
+        log_q = log_q - _log_sum(log_q, 1)
+    q: NDArray[np.float64] = np.exp(log_q)
+    return q
+
+
+def _log_sum(scores: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    """Return log sum exp along an axis, which is kept."""
+    top = scores.max(axis=axis, keepdims=True)
+    total: NDArray[np.float64] = top + np.log(np.exp(scores - top).sum(axis=axis, keepdims=True))
+    return total

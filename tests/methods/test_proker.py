@@ -1,0 +1,82 @@
+"""ProKeR against its equation in float64, its published settings, and what it gives on real features."""
+
+import numpy as np
+import pytest
+
+from cafe import ProKeR, ZeroShot
+from cafe.errors import InputError
+from cafe.methods import proker
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+@pytest.fixture
+def problem():
+    rng = np.random.default_rng(3)
+    text = rng.normal(size=(4, 9))
+    y = np.array([0, 0, 1, 1, 3, 3, 3])
+    return text[y] + 0.5 * rng.normal(size=(7, 9)), y, text, rng.normal(size=(5, 9))
+
+
+def derived(X, y, text, queries, beta, penalty, scale):
+    """Pair by pair: coefficients by an explicit inverse, then one sum for each query and class."""
+    X, text, queries = unit(X), unit(text), unit(queries)
+    n, c = len(X), len(text)
+    gram = np.array([[np.exp(-beta * (1 - X[i] @ X[j])) for j in range(n)] for i in range(n)])
+    errors = np.array([[float(y[i] == k) - X[i] @ text[k] for k in range(c)] for i in range(n)])
+    coefficients = np.linalg.inv(gram / penalty + np.eye(n)) @ errors
+    return np.array(
+        [
+            [scale * (f @ text[k] + sum(np.exp(-beta * (1 - f @ X[i])) * coefficients[i, k] for i in range(n)))
+             for k in range(c)]
+            for f in queries
+        ]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("block", [2, 1024])
+def test_is_its_equation(problem, block, monkeypatch):
+    monkeypatch.setattr(proker, "BLOCK", block)
+    X, y, text, queries = problem
+    model = ProKeR(text, beta=2.0, penalty=0.3, logit_scale=30.0).fit(X, y)
+    np.testing.assert_allclose(model.logits(queries), derived(X, y, text, queries, 2.0, 0.3, 30.0), rtol=1e-10)
+
+
+def test_settings_follow_the_shots_as_published(problem):
+    X, y, text, queries = problem
+    model = ProKeR(text).fit(X[[0, 2, 4]], y[[0, 2, 4]])
+    assert (model.beta_, model.penalty_) == (3.0, 0.05)
+    expected = derived(X[[0, 2, 4]], y[[0, 2, 4]], text, queries, 3.0, 0.05, 100.0)
+    np.testing.assert_allclose(model.logits(queries), expected, rtol=1e-10)
+    many = ProKeR(text).fit(np.repeat(X, 40, axis=0), np.repeat(y, 40))
+    assert (many.beta_, many.penalty_) == (1.7, 0.1)
+    between = ProKeR(text).fit(X[[0, 1, 4, 5, 6]], y[[0, 1, 4, 5, 6]])  # 2.5 rows a class
+    assert 1.5 < between.beta_ < 2.6
+
+
+def test_a_vanishing_penalty_is_zero_shot(problem):
+    X, y, text, queries = problem
+    found = ProKeR(text, penalty=1e-12).fit(X, y).logits(queries)
+    np.testing.assert_allclose(found, ZeroShot(text).fit(X, y).logits(queries), rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_extreme_rows_stay_finite(problem, dtype):
+    X, y, text, queries = (np.asarray(a) for a in problem)
+    odd = np.concatenate([X, np.zeros((1, 9)), np.full((1, 9), 1e20), X[:1]]).astype(dtype)
+    model = ProKeR(text).fit(odd, [*y, 0, 1, 1])
+    assert np.isfinite(model.predict_proba(np.concatenate([odd, 1e-30 * queries]).astype(dtype))).all()
+
+
+def test_too_many_rows_and_bad_settings(problem, monkeypatch):
+    X, y, text, _ = problem
+    monkeypatch.setattr(proker, "MOST_ROWS", 6)
+    with pytest.raises(InputError, match="7 rows are too many .at most 6.; take fewer shots"):
+        ProKeR(text).fit(X, y)
+    with pytest.raises(InputError, match="beta of proker must be a number, above 0, or None, but is 0"):
+        ProKeR(text, beta=0).fit(X, y)
+    with pytest.raises(InputError, match="penalty of proker"):
+        ProKeR(text, penalty=float("inf")).fit(X, y)
