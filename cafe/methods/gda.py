@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits
 from cafe.methods.inputs.parameters import Choice, Constraint, Number
+from cafe.methods.inputs.template_weights import TEMPLATE_CONSTRAINTS, embeddings_for
 from cafe.solvers.closed_forms import gaussian_path
 
 METHOD = "gda"
@@ -51,6 +52,17 @@ class GDA(FewShotClassifier):
         Scale rows to length one on entry, as published.
     random_state : int, default=None
         Folds of ``"auto"``.
+    template_weights : {"uniform", "timo"}, default="uniform"
+        How a class's templates are averaged: as ``class_embeddings`` has them, or each by how near it is to the mean
+        of the class's training images, softmax(template_gamma * cosine) (TIMO's image-guided text). The second
+        learns from images; a class without one averages its templates.
+    text_features : array-like of shape (m, c, d) or (p, d), default=None
+        The templates, for ``"timo"``; or prompts written per class, with ``prompt_classes``. The command line takes
+        both from the cache.
+    prompt_classes : array-like of shape (p,), default=None
+        Class row of each prompt.
+    template_gamma : float, default=50.0
+        Sharpness of the weights; 0 is uniform.
 
     Attributes
     ----------
@@ -68,6 +80,8 @@ class GDA(FewShotClassifier):
     Wang et al., A Hard-to-Beat Baseline for Training-Free CLIP-Based Adaptation (ICLR 2024);
     released main_few_shots.py, whose formulas these are. The shrunk precision is Kubokawa and Srivastava's.
 
+    Li et al., Text and Image Are Mutually Beneficial (TIMO, AAAI 2025, arXiv 2412.11375): ``template_weights``.
+
     Examples
     --------
     >>> import numpy as np
@@ -84,6 +98,7 @@ class GDA(FewShotClassifier):
         "alpha": Number(0),
         "shrinkage": Number(0, above=True, why="fewer rows than features leave S without an inverse"),
         "zero_covariance": Choice(ZERO_COVARIANCE),
+        **TEMPLATE_CONSTRAINTS,
     }
 
     def __init__(
@@ -96,6 +111,10 @@ class GDA(FewShotClassifier):
         normalize: bool = True,
         random_state: int | None = None,
         shrinkage: float | str = 1.0,
+        template_weights: str = "uniform",
+        text_features: ArrayLike | None = None,
+        prompt_classes: ArrayLike | None = None,
+        template_gamma: float = 50.0,
     ) -> None:
         self.class_embeddings = class_embeddings
         self.alpha = alpha
@@ -105,12 +124,18 @@ class GDA(FewShotClassifier):
         self.normalize = normalize
         self.random_state = random_state
         self.shrinkage = shrinkage
+        self.template_weights = template_weights
+        self.text_features = text_features
+        self.prompt_classes = prompt_classes
+        self.template_gamma = template_gamma
 
     @classmethod
     def _fit_problems(cls, estimators: Sequence[Any], problems: Sequence[Problem]) -> None:
         """Fit several; those that learn from the same rows share one decomposition, whatever their shrinkages."""
         together: dict[tuple[Any, ...], list[tuple[Any, Problem]]] = {}
         for one, problem in zip(estimators, problems, strict=True):
+            if one.template_weights == "timo":
+                one.class_embeddings_ = embeddings_for(one, problem.X, problem.y)
             key = (problem.base, problem.rows.tobytes(), one.zero_covariance)
             together.setdefault(key, []).append((one, problem))
         for members in together.values():

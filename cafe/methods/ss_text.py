@@ -151,7 +151,9 @@ class SSText(FewShotClassifier):
         helper._aside = aside
         kept = labels[chosen[~unlabelled]].tolist() if labels.dtype == object else labels[chosen[~unlabelled]]
         super().fit_grid([helper], np.asarray(X)[chosen[~unlabelled]], kept, None)
-        vars(self).update({name: value for name, value in vars(helper).items() if name.endswith("_")})
+        for name, value in vars(helper).items():
+            if name.endswith("_"):
+                setattr(self, name, value)
 
     def _fit_rows(self, problem: Problem) -> None:
         text = self._text_with_length()
@@ -174,10 +176,10 @@ class SSText(FewShotClassifier):
 
     def _text_with_length(self) -> Array:
         """Return L (c, d), float64: see the class's notes."""
-        if self.text_images is None:
-            return self.class_embeddings_.astype(np.float64)
-        text = unit_length(self.class_embeddings_.astype(np.float64))
-        return float(self.text_images) * self.logit_scale / (2 * len(text)) * text
+        text: Array = self.class_embeddings_.astype(np.float64)
+        if self.text_images is not None:
+            text = float(self.text_images) * self.logit_scale / (2 * len(text)) * unit_length(text)
+        return text
 
     def row_extras(self) -> dict[str, Any]:
         """Say how many unlabelled images were learned from."""

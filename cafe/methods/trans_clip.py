@@ -153,7 +153,7 @@ def _warn_of_few_classes(text_logits: Array) -> None:
     if seen < expected / 2:
         warnings.warn(
             f"the batch of {n} images looks like {seen} of {n_classes} classes; trans-clip is made for batches with "
-            "images of nearly every class, and gives images to classes that are absent; stat-a is made for such a batch",
+            "images of nearly every class, and puts some into classes that are absent; stat-a is for such batches",
             UserWarning,
             stacklevel=4,
         )

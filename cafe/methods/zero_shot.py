@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import ClassVar, Self
 
 from numpy.typing import ArrayLike
 
 from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits
+from cafe.methods.inputs.parameters import Constraint
+from cafe.methods.inputs.template_weights import TEMPLATE_CONSTRAINTS, embeddings_for
 
 METHOD = "zero-shot"
 
@@ -15,9 +17,9 @@ METHOD = "zero-shot"
 class ZeroShot(FewShotClassifier):
     """Score every class by the cosine of image feature and class embedding; nothing is trained.
 
-    ``fit`` only learns which labels there are. Without ``class_embeddings`` the class means of the training
-    features take the place of text, and the method is a nearest-class-mean classifier: rows made so say
-    ``class-means``.
+    ``fit`` learns which labels there are, and no more (unless it is to weigh templates). Without ``class_embeddings``
+    the class means of the training features take the place of text, and the method is a nearest-class-mean
+    classifier: rows made so say ``class-means``.
 
     Parameters
     ----------
@@ -29,11 +31,24 @@ class ZeroShot(FewShotClassifier):
         The encoder's learned scale, exponentiated.
     normalize : bool, default=True
         Scale rows to length one on entry; changes nothing here, since the logits are cosines.
+    template_weights : {"uniform", "timo"}, default="uniform"
+        How a class's templates are averaged: as ``class_embeddings`` has them, or each by how near it is to the mean
+        of the class's training images, softmax(template_gamma * cosine) (TIMO's image-guided text). The second
+        learns from images; a class without one averages its templates.
+    text_features : array-like of shape (m, c, d) or (p, d), default=None
+        The templates, for ``"timo"``; or prompts written per class, with ``prompt_classes``. The command line takes
+        both from the cache.
+    prompt_classes : array-like of shape (p,), default=None
+        Class row of each prompt.
+    template_gamma : float, default=50.0
+        Sharpness of the weights; 0 is uniform.
 
     References
     ----------
     Radford et al., Learning Transferable Visual Models From Natural Language Supervision
     (arXiv 2103.00020), section 3.1.2.
+
+    Li et al., Text and Image Are Mutually Beneficial (TIMO, AAAI 2025, arXiv 2412.11375): ``template_weights``.
 
     Examples
     --------
@@ -43,19 +58,35 @@ class ZeroShot(FewShotClassifier):
     array(['cat'], dtype='<U3')
     """
 
+    constraints: ClassVar[dict[str, Constraint]] = {**TEMPLATE_CONSTRAINTS}
+
     def __init__(
         self,
         class_embeddings: ArrayLike | None = None,
         classes: ArrayLike | None = None,
         logit_scale: float = 100.0,
         normalize: bool = True,
+        template_weights: str = "uniform",
+        text_features: ArrayLike | None = None,
+        prompt_classes: ArrayLike | None = None,
+        template_gamma: float = 50.0,
     ) -> None:
         self.class_embeddings = class_embeddings
         self.classes = classes
         self.logit_scale = logit_scale
         self.normalize = normalize
+        self.template_weights = template_weights
+        self.text_features = text_features
+        self.prompt_classes = prompt_classes
+        self.template_gamma = template_gamma
+
+    def learns_from_images(self, has_text: bool) -> bool:
+        """Return whether training images change a prediction: by class means, or by the weights of templates."""
+        return not has_text or self.template_weights == "timo"
 
     def _fit_rows(self, problem: Problem) -> None:
+        if self.template_weights == "timo":
+            self.class_embeddings_ = embeddings_for(self, problem.X, problem.y)
         self.kernel_ = "numpy"
 
     def for_classes(self, class_embeddings: ArrayLike, class_names: Sequence[str] | None = None) -> Self:
