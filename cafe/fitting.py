@@ -383,6 +383,7 @@ def make_row(
         **estimator.row_extras(),
         "class_embeddings": "text" if uses_text else "class-means",
         "selection": chosen.as_json(),
+        "chosen_on": chosen_on(estimator, chosen),
         "oracle": chosen.policy == "oracle-test",
         "fit_seconds": seconds,
         "kernel": estimator.kernel_,
@@ -391,6 +392,35 @@ def make_row(
         "cafe_version": __version__,
         "cache_fingerprint": features.provenance.get("fingerprint"),
     }
+
+
+def chosen_on(estimator: Any, chosen: policies.Selection) -> str:
+    """Say what was used to choose: by the selection policy, and by the method itself.
+
+    Parameters
+    ----------
+    estimator : classifier
+        Fitted.
+    chosen : Selection
+        How its ``"auto"`` parameters were chosen.
+
+    Returns
+    -------
+    str
+        ``"nothing"``, ``"validation"``, ``"cross-validation"``, ``"unlabelled rows"``, ``"the batch"`` (the images that
+        are predicted together) or ``"TEST"``; where both chose, both, as in ``"validation and the batch"``.
+
+    Examples
+    --------
+    >>> from cafe import TransCLIP, ZeroShot
+    >>> chosen_on(ZeroShot(), policies.Selection("fixed"))
+    'nothing'
+    >>> chosen_on(TransCLIP(gamma="auto"), policies.Selection("few-shot-val", {"gamma": 0.2}))
+    'validation and the batch'
+    """
+    used = dict.fromkeys([chosen.chosen_on, estimator.chosen_on()])
+    used.pop("nothing", None)
+    return " and ".join(used) or "nothing"
 
 
 def check_device_and_dtype(device: str = "auto", dtype: str = "auto", method: str | None = None) -> None:

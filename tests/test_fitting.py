@@ -104,3 +104,32 @@ def test_python_refuses_a_device_or_dtype_that_is_not_there(wrong):
         compare("baselines", [features()], shots=[1], seeds=[1], methods=["zero-shot"], **wrong)
     with pytest.raises(InputError, match=next(iter(wrong.values()))):
         fit_method(features(), "zero-shot", shots=1, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters", "shots", "selection", "expected"),
+    [
+        ("zero-shot", {}, 2, "auto", "nothing"),
+        ("tip-adapter", {"alpha": "auto", "beta": "auto"}, 4, "cross-validation", "cross-validation"),
+        ("tip-adapter", {"alpha": "auto", "beta": "auto"}, 1, "auto", "nothing"),  # nothing to split
+        ("tip-adapter", {"alpha": "auto", "beta": "auto"}, 4, "oracle-test", "TEST"),
+        ("trans-clip", {}, 2, "auto", "the batch"),
+        ("trans-clip", {"gamma": "auto"}, 4, "cross-validation", "cross-validation and the batch"),
+        ("auto", {}, 4, "auto", "cross-validation"),
+    ],
+)  # fmt: skip
+def test_a_row_says_what_was_chosen_on(method, parameters, shots, selection, expected):
+    row = fit_method(features(), method, parameters, shots=shots, selection=selection).row
+    assert row["chosen_on"] == expected
+
+
+def test_a_row_holds_every_field_of_the_contract():
+    row = fit_method(features(), "clip-adapter", {"epochs": 2}, shots=2).row
+    contract = (
+        "dataset encoder method variant shots seed n_train n_test acc1 acc1_interval acc5 mean_per_class_recall "
+        "majority_acc1 ece zero_shot_acc1 params selection chosen_on fit_seconds kernel device dtype cafe_version "
+        "cache_fingerprint"
+    )
+    assert not set(contract.split()) - set(row)
+    assert row["acc1_interval"][0] < row["acc1"] < row["acc1_interval"][1]
+    assert row["majority_acc1"] == pytest.approx(1 / 3)

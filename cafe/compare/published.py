@@ -61,7 +61,8 @@ def beside_published(summary: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     -------
     list of dict
         dataset, series, method, shots, part, table, source, label, published, here and difference (in per cent, here
-        minus published; None where backbones differ), backbone, backbone_here, protocol, chosen_on_test.
+        minus published; None where backbones differ), backbone, backbone_here, protocol, chosen_on_test (of the
+        published figure) and chosen_on (of the one here).
     """
     found = []
     for entry in summary:
@@ -95,5 +96,5 @@ def _beside(
         "table": name, "source": table["source"], "label": row["label"], "published": theirs, "here": own,
         "difference": own - theirs if here == published_with else None,
         "backbone": published_with, "backbone_here": here,
-        "protocol": table["protocol"], "chosen_on_test": table["chosen_on_test"],
+        "protocol": table["protocol"], "chosen_on_test": table["chosen_on_test"], "chosen_on": entry.get("chosen_on"),
     }  # fmt: skip

@@ -41,14 +41,16 @@ def sum_over_seeds(
     -------
     list of dict
         Each with ``<metric>_mean``, ``<metric>_std`` and ``<metric>_ci95`` (None where a single value, or none, is
-        there) and ``standing``: ``"best"`` of its column, ``"level"`` (not distinguishable from the best:
-        Holm-corrected p of the paired test at least 0.05), ``"below"``, or None where nothing was tested.
+        there); ``chosen_on``, what was used to choose, several where seeds differ; ``majority_acc1``; and ``standing``:
+        ``"best"`` of its column, ``"level"`` (not distinguishable from the best: Holm-corrected p of the paired test at
+        least 0.05), ``"below"``, or None where nothing was tested. A cell that does not depend on the shots (zero-shot)
+        takes part in the columns of all shots: its ``standing_by_shots`` lists [shots, standing]; None elsewhere.
 
     Examples
     --------
     >>> base = {"dataset": "d", "encoder": "e", "method": "m", "variant": None, "series": "m", "shots": 1, "x": None,
-    ...         "part": None, "oracle": False, "acc5": 1.0, "mean_per_class_recall": 0.5, "ece": 0.1, "nll": 1.0,
-    ...         "fit_seconds": 0.1}
+    ...         "part": None, "oracle": False, "chosen_on": "nothing", "majority_acc1": 0.1, "acc5": 1.0,
+    ...         "mean_per_class_recall": 0.5, "ece": 0.1, "nll": 1.0, "fit_seconds": 0.1}
     >>> cell, = sum_over_seeds([{**base, "acc1": 0.5}, {**base, "acc1": 0.7}])
     >>> cell["n"], round(cell["acc1_mean"], 3), round(cell["acc1_std"], 3)
     (2, 0.6, 0.141)
@@ -61,7 +63,10 @@ def sum_over_seeds(
         entry: dict[str, Any] = dict(zip(KEYS, cell, strict=True))
         entry["n"] = len(members)
         entry["oracle"] = any(row["oracle"] for row in members)
+        entry["chosen_on"] = ", ".join(dict.fromkeys(row["chosen_on"] for row in members))
         entry["standing"] = None
+        entry["standing_by_shots"] = None
+        entry["majority_acc1"] = members[0]["majority_acc1"]
         for metric in dict.fromkeys((*METRICS, "fit_seconds", *metrics)):
             _sum_up(entry, metric, [row[metric] for row in members if row[metric] is not None])
         summary.append(entry)
@@ -79,8 +84,9 @@ def _sum_up(entry: dict[str, Any], metric: str, values: Sequence[float]) -> None
 def _rank(summary: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]) -> None:
     """Set ``standing`` in every cell of a tested column.
 
-    Zero-shot takes part in the columns of all shots, and has one cell. It is marked only where that cell stands in the
-    same column as the others: in a part of the test, with one number of shots.
+    Zero-shot takes part in the columns of all shots, and has one cell; ``standing_by_shots`` says how it stands there.
+    It has a ``standing`` of its own only where its cell stands in the same column as the others: in a part of the test,
+    with one number of shots.
     """
     p_values: dict[tuple[Any, ...], dict[frozenset[Any], float]] = {}
     for pair in pairs:
@@ -98,9 +104,12 @@ def _rank(summary: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]) ->
         }
         best = max(members, key=lambda cell: members[cell]["acc1_mean"])
         for cell, entry in members.items():
+            level = tested.get(frozenset({best, cell}), 0.0) >= SIGNIFICANT
+            standing = "best" if cell == best else "level" if level else "below"
+            if entry["shots"] == 0:
+                entry["standing_by_shots"] = [*(entry["standing_by_shots"] or []), [shots, standing]]
             if entry["shots"] != 0 or alone:
-                level = tested.get(frozenset({best, cell}), 0.0) >= SIGNIFICANT
-                entry["standing"] = "best" if cell == best else "level" if level else "below"
+                entry["standing"] = standing
 
 
 def compare_pairs(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:

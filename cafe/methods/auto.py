@@ -125,6 +125,10 @@ class Auto(FewShotClassifier):
         self.kernel_, self.device_ = "torch", experts.device
         self.dtype_ = str(DTYPES[self.dtype]).removeprefix("torch.")
 
+    def chosen_on(self) -> str:
+        """Return that weights are chosen on held-out rows of the shots, where there are any; see the base class."""
+        return "cross-validation" if self.evidence_.get("held_out") else "nothing"
+
     def row_extras(self) -> dict[str, Any]:
         """Say what was chosen, and by what evidence."""
         return {"auto": {**self.mixture_, **self.evidence_}}

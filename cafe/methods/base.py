@@ -120,6 +120,15 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Return whether training images change a prediction, with class embeddings of text or without."""
         return True
 
+    def chosen_on(self) -> str:
+        """Return what the fitted method itself chose or adapted on beside its shots: ``"nothing"`` for most.
+
+        ``"cross-validation"`` where it holds rows of the shots out, ``"unlabelled rows"``, or ``"the batch"`` where a
+        prediction depends on the images it is made with. What a selection policy chose is not meant here: rows say both
+        (:func:`cafe.fitting.chosen_on`).
+        """
+        return "nothing"
+
     def row_extras(self) -> dict[str, Any]:
         """Return what else a row should say of this fitted method, as JSON; nothing for most."""
         return {}

@@ -181,6 +181,10 @@ class SSText(FewShotClassifier):
             text = float(self.text_images) * self.logit_scale / (2 * len(text)) * unit_length(text)
         return text
 
+    def chosen_on(self) -> str:
+        """Return whether unlabelled images were learned from; see the base class."""
+        return "unlabelled rows" if self.n_unlabelled_ else "nothing"
+
     def row_extras(self) -> dict[str, Any]:
         """Say how many unlabelled images were learned from."""
         return {"n_unlabelled": self.n_unlabelled_} if self.n_unlabelled_ else {}

@@ -97,6 +97,10 @@ class StatA(FewShotClassifier):
         """Return whether training images change a prediction: only where class means stand in for text."""
         return not has_text
 
+    def chosen_on(self) -> str:
+        """Return that a prediction depends on its batch; see the base class."""
+        return "the batch"
+
     def row_extras(self) -> dict[str, Any]:
         """Say that the row is transductive."""
         return {"transductive": True}

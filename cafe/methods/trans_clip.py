@@ -116,6 +116,10 @@ class TransCLIP(FewShotClassifier):
         self.normalize = normalize
         self.random_state = random_state
 
+    def chosen_on(self) -> str:
+        """Return that a prediction depends on its batch; see the base class."""
+        return "the batch"
+
     def row_extras(self) -> dict[str, Any]:
         """Say that the row is transductive."""
         return {"transductive": True}

@@ -27,6 +27,13 @@ from cafe.errors import InputError, unknown_name
 from cafe.evaluation.metrics import negative_log_likelihood
 
 POLICIES = ("auto", "fixed", "few-shot-val", "cross-validation", "oracle-test")
+# What each policy chooses on, in a reader's words.
+CHOSEN_ON = {
+    "fixed": "nothing",
+    "few-shot-val": "validation",
+    "cross-validation": "cross-validation",
+    "oracle-test": "TEST",
+}
 FOLDS = 4
 
 Score = tuple[float, float]
@@ -61,6 +68,11 @@ class Selection:
     accuracy: float | None = None
     candidates: int = 0
     note: str = ""
+
+    @property
+    def chosen_on(self) -> str:
+        """What was used to choose: ``"nothing"``, ``"validation"``, ``"cross-validation"`` or ``"TEST"``."""
+        return CHOSEN_ON[self.policy]
 
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON."""

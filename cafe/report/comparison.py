@@ -23,6 +23,9 @@ class ReportLayout:
         Lines along the axis, or one row of dots for each series.
     metrics : tuple of str, default ("acc1",)
         What is shown first; the figure has one row of panels for each.
+    beside : tuple of str, default ("mean_per_class_recall",)
+        What tables show beneath where it differs: balanced accuracy is accuracy where all classes have equally
+        many test images.
     table : {"columns", "datasets"}, default "columns"
         ``"datasets"`` puts data sets across, as papers do, with a column for their average.
     """
@@ -32,6 +35,7 @@ class ReportLayout:
     scale: str = "log2"
     figure: str = "lines"
     metrics: tuple[str, ...] = ("acc1",)
+    beside: tuple[str, ...] = ("mean_per_class_recall",)
     table: str = "columns"
 
 

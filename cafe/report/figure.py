@@ -201,7 +201,11 @@ class _Plot(ABC):
     @property
     def longest_label(self) -> int:
         """Letters of the longest label of a line."""
-        return max((len(line.label) for panel in self.drawn for line in panel.lines), default=0)
+        return max((len(self.shown_label(line)) for panel in self.drawn for line in panel.lines), default=0)
+
+    def shown_label(self, line: Line) -> str:
+        """Return a line's label as it is written: one that does not depend on the shots along the axis says so."""
+        return f"{line.label} (no shots)" if line.is_constant and self.layout.axis == "shots" else line.label
 
     def colour_and_marker(self, number: int) -> tuple[str, str]:
         """Return the style of a number; more than there are colours start again with the first."""
@@ -263,7 +267,7 @@ class _LinePlot(_Plot):
             if line.is_constant:
                 height = factor(metric) * next(iter(line.points.values())).mean
                 axes.axhline(height, color=self.theme.muted, linewidth=1.4, linestyle=(0, (5, 3)), zorder=1.5)
-                ends.append((line.label, height, self.theme.muted))
+                ends.append((self.shown_label(line), height, self.theme.muted))
             elif line.points:
                 number, lines = self.styles[line.label], len(self.styles)
                 # Lines stand a little beside each other, so that the error bars of close methods can all be read.
@@ -435,7 +439,7 @@ class _DotPlot(_Plot):
 
     def _set_axes(self, axes: Axes, panel: Panel, metric: str) -> None:
         self.set_titles_and_grid(axes, panel, grid_axis="x")
-        axes.set_yticks(range(len(panel.lines)), [line.label for line in panel.lines])
+        axes.set_yticks(range(len(panel.lines)), [self.shown_label(line) for line in panel.lines])
         for tick in axes.get_yticklabels():
             tick.set_color(self.theme.ink)
         axes.set_ylim(len(panel.lines) - 0.5, -0.5)  # the first line stands on top

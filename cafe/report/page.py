@@ -11,7 +11,7 @@ from cafe.report.comparison import Comparison
 from cafe.report.figure import DARK, LIGHT, draw
 from cafe.report.panels import METRIC_NAMES, factor, metric_name
 from cafe.report.rows import field_names, text_of
-from cafe.report.tables import TextTable, published_table, tables
+from cafe.report.tables import CHOSEN_ON, TextTable, published_table, tables
 
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1b1f24; --muted: #5c6670; --line: #e1e5e9; --stripe: #f6f8f9; }
@@ -121,10 +121,11 @@ def _intervals(comparison: Comparison) -> list[str]:
         if ends is not None:
             fields = [entry["dataset"], entry["series"], entry.get("shots"), entry.get("x"), entry.get("part")]
             low, high = (factor(metric) * end for end in ends)
-            body.append([*map(text_of, fields), f"{low:.2f} to {high:.2f}", str(entry["n"])])
+            chosen_on = str(entry.get("chosen_on") or "")
+            body.append([*map(text_of, fields), f"{low:.2f} to {high:.2f}", str(entry["n"]), chosen_on])
     if not body:
         return []
-    head = ["data set", "series", "shots", "value", "part", "95 % interval", "seeds"]
+    head = ["data set", "series", "shots", "value", "part", "95 % interval", "seeds", CHOSEN_ON]
     caption = f"{metric_name(metric)}: 95 % interval of the mean over seeds, by Student's t"
     return ["<details><summary>Intervals</summary>", _html_table(head, body, caption=caption), "</details>"]
 

@@ -28,6 +28,8 @@ _NOT_PERCENT = ("nll", "silhouette", "scatter_ratio")
 ORACLE_MARK = "†"
 ORACLE_NOTE = f"{ORACLE_MARK} settings chosen on the test set (oracle-test): an upper bound, not a result."
 BEST_MARK = "°"
+# A value in brackets stands in a column to whose shots it owes nothing.
+CONSTANT_NOTE = "( ) uses no shots: the same in every column, and compared with the others there."
 _TEST = "(paired test over test images and seeds, Holm-corrected p ≥ 0.05)."
 
 # A fit on all training images has no number of shots; it stands after every number.
@@ -85,6 +87,10 @@ class Line:
         As it stands in tables and figures; where anything was chosen on the test set, it ends in a mark.
     oracle : bool
         Whether anything was chosen on the test set.
+    chosen_on : dict of column to str
+        What was used to choose, column by column.
+    standings : dict of column to bool
+        For a line that does not depend on shots: whether it is the best, or level with it, in each column.
     points : dict of column to MeanStd
         By shots (0 for zero-shot, ``ALL_SHOTS`` for all training images), value of the parameter, or part of the test.
         A run that is missing has no point.
@@ -93,11 +99,29 @@ class Line:
     label: str
     oracle: bool
     points: dict[Column, MeanStd] = field(default_factory=dict)
+    chosen_on: dict[Column, str] = field(default_factory=dict)
+    standings: dict[Column, bool] = field(default_factory=dict)
 
     @property
     def is_constant(self) -> bool:
         """Whether it does not depend on what stands along the axis, and is drawn straight across the panel."""
         return bool(self.points) and set(self.points) <= {0.0, WITHOUT}
+
+    @property
+    def chosen_on_text(self) -> str:
+        """What was used to choose: in one word where all columns agree, else column by column.
+
+        Examples
+        --------
+        >>> Line("gda", False, {}, {1.0: "nothing", 4.0: "validation", 16.0: "validation"}).chosen_on_text
+        'nothing (1), validation (4, 16)'
+        """
+        columns: dict[str, list[Column]] = {}
+        for column, words in self.chosen_on.items():
+            columns.setdefault(words, []).append(column)
+        if len(columns) < 2:
+            return next(iter(columns), "")
+        return ", ".join(f"{words} ({', '.join(map(column_label, own))})" for words, own in columns.items())
 
 
 @dataclass(frozen=True)
@@ -140,7 +164,10 @@ class Panel:
     @property
     def is_tested(self) -> bool:
         """Whether a paired test said of any point that it is the best, or level with the best."""
-        return any(point.is_best for line in self.lines for point in line.points.values())
+        lines = self.lines
+        return any(point.is_best for line in lines for point in line.points.values()) or any(
+            is_best for line in lines for is_best in line.standings.values()
+        )
 
 
 def panels(summary: Sequence[Mapping[str, Any]], metric: str = "acc1", layout: ReportLayout = BY_SHOTS) -> list[Panel]:
@@ -149,7 +176,7 @@ def panels(summary: Sequence[Mapping[str, Any]], metric: str = "acc1", layout: R
     Parameters
     ----------
     summary : sequence of mapping
-        Each with dataset, encoder, series, shots (None for all), n, oracle, and ``<metric>_mean`` and
+        Each with dataset, encoder, series, shots (None for all), n, oracle, chosen_on, and ``<metric>_mean`` and
         ``<metric>_std`` (None where it could not be computed); x and part where the layout needs them.
     metric : str, default "acc1"
         Which metric to take.
@@ -176,9 +203,12 @@ def panels(summary: Sequence[Mapping[str, Any]], metric: str = "acc1", layout: R
         oracle = bool(entry.get("oracle"))
         label = _label(entry, layout, several.get(key, False)) + (f" {ORACLE_MARK}" if oracle else "")
         line = lines.setdefault((label, oracle), Line(label, oracle))
-        point = _point(entry, metric)
+        point, column = _point(entry, metric), _column(entry, layout)
         if point is not None:
-            line.points[_column(entry, layout)] = point
+            line.points[column] = point
+            line.chosen_on[column] = str(entry.get("chosen_on") or "")
+            if column == 0 and layout.axis == "shots":
+                line.standings.update(_standings(entry, metric))
     return [_panel(*key, list(lines.values()), several.get(key, False)) for key, lines in grouped.items()]
 
 
@@ -212,6 +242,12 @@ def _point(entry: Mapping[str, Any], metric: str) -> MeanStd | None:
     known = entry["n"] > 1 and std is not None and math.isfinite(std)
     is_best = metric == "acc1" and entry.get("standing") in ("best", "level")
     return MeanStd(float(mean), float(std) if known and std is not None else None, int(entry["n"]), is_best)
+
+
+def _standings(entry: Mapping[str, Any], metric: str) -> dict[Column, bool]:
+    """Return in which columns of shots a method without shots is the best, or level with it."""
+    by_shots = (entry.get("standing_by_shots") or ()) if metric == "acc1" else ()
+    return {ALL_SHOTS if k is None else float(k): standing in ("best", "level") for k, standing in by_shots}
 
 
 def _panel(dataset: str, encoder: str, lines: list[Line], several_shots: bool) -> Panel:

@@ -6,14 +6,17 @@ Where papers compare data sets, data sets stand across. Published figures have a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from cafe.report.comparison import BY_SHOTS, Comparison, ReportLayout
 from cafe.report.panels import (
     ALL_SHOTS,
     BEST_MARK,
+    CONSTANT_NOTE,
     ORACLE_NOTE,
     Column,
+    Line,
     MeanStd,
     Panel,
     best_note,
@@ -25,6 +28,7 @@ from cafe.report.panels import (
 )
 
 GAP = "–"
+CHOSEN_ON = "chosen on"
 # The CLIP papers' data sets, in the order in which they print them; others follow as they come.
 PAPER_DATASETS = (
     "imagenet", "caltech101", "oxford-pets", "stanford-cars", "flowers102", "food101", "fgvc-aircraft", "sun397",
@@ -85,7 +89,7 @@ def markdown_table(
     blocks = []
     for caption, head, body, notes in tables(summary, metric, layout):
         lines = [f"**{_escaped(caption)}**", "", markdown_row(head)]
-        lines.append("|---|" + "---:|" * (len(head) - 1))
+        lines.append("|---|" + "---:|" * (len(head) - 2) + "---|")
         lines += [markdown_row(row) for row in body]
         lines += [line for note in notes for line in ("", note)]
         blocks.append("\n".join(lines))
@@ -113,16 +117,19 @@ def terminal_table(
     """
     blocks = []
     for caption, head, body, notes in tables(summary, metric, layout):
-        lines = [caption, "", *align(head, body)]
+        lines = [caption, "", *align(head, body, words_last=True)]
         lines += [line for note in notes for line in ("", note)]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
 
 
 def tables(summary: Sequence[Mapping[str, Any]], metric: str | None, layout: ReportLayout) -> list[TextTable]:
-    """Return every table of a summary, metric by metric; a metric that was not measured has none."""
+    """Return every table of a summary, metric by metric; a metric that was not measured has none.
+
+    Without a metric named, those that stand beside accuracy follow it where they are not the same to the digits shown.
+    """
     made: list[TextTable] = []
-    for name in layout.metrics if metric is None else (metric,):
+    for name in (*layout.metrics, *_beside(summary, layout)) if metric is None else (metric,):
         measured = [panel for panel in panels(summary, name, layout) if panel.columns]
         if layout.table == "datasets":
             made += _tables_across_datasets(measured, name, layout)
@@ -131,13 +138,36 @@ def tables(summary: Sequence[Mapping[str, Any]], metric: str | None, layout: Rep
     return made
 
 
+def _beside(summary: Sequence[Mapping[str, Any]], layout: ReportLayout) -> list[str]:
+    """Return the metrics to show beside accuracy: those that differ from it somewhere by 0.05 points or more."""
+    if "acc1" not in layout.metrics:
+        return []
+    shown = []
+    for name in layout.beside:
+        pairs = [(entry.get("acc1_mean"), entry.get(f"{name}_mean")) for entry in summary]
+        if any(abs(a - b) >= 0.0005 for a, b in pairs if a is not None and b is not None):
+            shown.append(name)
+    return shown
+
+
 def _table(panel: Panel, metric: str, layout: ReportLayout) -> TextTable:
     """Lay one panel out: a row for each line, a column for each number of shots (0 is zero-shot), value or part."""
     numbers = metric_name(metric) + (" in per cent" if is_percent(metric) else "")
     caption = f"{panel.dataset}, {panel.encoder}. {numbers} by {layout.axis_label}, {panel.over_seeds}"
-    head = ["method", *map(column_label, panel.columns)]
-    body = [[line.label, *(mean_text(line.points.get(c), metric) for c in panel.columns)] for line in panel.lines]
+    head = ["method", *map(column_label, panel.columns), CHOSEN_ON]
+    body = [
+        [line.label, *(_cell(line, c, metric, layout) for c in panel.columns), line.chosen_on_text]
+        for line in panel.lines
+    ]
     return TextTable(caption, head, body, _notes([panel], layout))
+
+
+def _cell(line: Line, column: Column, metric: str, layout: ReportLayout) -> str:
+    """Write one cell; a method without shots stands in brackets in every column of shots."""
+    if column in line.points or layout.axis != "shots" or not line.is_constant:
+        return mean_text(line.points.get(column), metric)
+    point = replace(line.points[0.0], is_best=False)
+    return f"({mean_text(point, metric)}){BEST_MARK if line.standings.get(column) else ''}"
 
 
 def mean_text(point: MeanStd | None, metric: str = "acc1") -> str:
@@ -159,8 +189,14 @@ def mean_text(point: MeanStd | None, metric: str = "acc1") -> str:
 
 def _notes(shown: Sequence[Panel], layout: ReportLayout) -> list[str]:
     """Explain the marks that occur."""
-    best = [best_note(shown, layout)] if any(panel.is_tested for panel in shown) else []
-    return best + ([ORACLE_NOTE] if any(panel.has_oracle for panel in shown) else [])
+    notes = [best_note(shown, layout)] if any(panel.is_tested for panel in shown) else []
+    if (
+        layout.axis == "shots"
+        and layout.table == "columns"
+        and any(line.is_constant and len(panel.columns) > 1 for panel in shown for line in panel.lines)
+    ):
+        notes.append(CONSTANT_NOTE)
+    return notes + ([ORACLE_NOTE] if any(panel.has_oracle for panel in shown) else [])
 
 
 # Data sets across, method and shots down, and their average: the table that papers print.
@@ -189,11 +225,13 @@ def _table_across_datasets(measured: Sequence[Panel], metric: str, layout: Repor
         complete = len(known) == len(PAPER_DATASETS)
         average = MeanStd(sum(point.mean for point in known) / len(known), None, 1) if complete else None
         name = f"{label}, all" if column == ALL_SHOTS else f"{label}, {column:g}"
-        body.append([name, *(mean_text(point, metric) for point in [*points, average])])
+        lines = [line for panel in measured for line in panel.lines if line.label == label]
+        chosen_on = ", ".join(dict.fromkeys(line.chosen_on[column] for line in lines if column in line.chosen_on))
+        body.append([name, *(mean_text(point, metric) for point in [*points, average]), chosen_on])
     seeds = f"{measured[0].seeds} seed{'s' if measured[0].seeds > 1 else ''}"
     datasets = f"{len(by_dataset)} of {len(names)} data sets"
-    caption = f"{measured[0].encoder}. {datasets}, accuracy in per cent, {seeds}"
-    return TextTable(caption, ["method, shots", *names, "average"], body, _notes(measured, layout))
+    caption = f"{measured[0].encoder}. {datasets}, {metric_name(metric)} in per cent, {seeds}"
+    return TextTable(caption, ["method, shots", *names, "average", CHOSEN_ON], body, _notes(measured, layout))
 
 
 def _labels_and_columns(measured: Sequence[Panel]) -> list[tuple[str, Column]]:
@@ -221,7 +259,7 @@ def published_table(published: Sequence[Mapping[str, Any]]) -> TextTable:
     rows = [
         row for row in published if row["difference"] is not None or (row["dataset"], row["method"]) not in comparable
     ]
-    head = ["data set", "method", "shots", "published", "here", "difference", "backbone", "table"]
+    head = ["data set", "method", "shots", "published", "here", "difference", "backbone", "table", "here " + CHOSEN_ON]
     body = []
     for row in rows:
         other = "" if row["difference"] is not None else f"; here {row['backbone_here'] or 'another'}"
@@ -230,6 +268,7 @@ def published_table(published: Sequence[Mapping[str, Any]]) -> TextTable:
                 row["part"] or row["dataset"], row["label"], str(row["shots"]), f"{row['published']:.2f}",
                 f"{row['here']:.2f}", GAP if row["difference"] is None else f"{row['difference']:+.2f}",
                 f"{row['backbone']}{other}", row["table"] + ("*" if row["chosen_on_test"] else ""),
+                str(row.get("chosen_on") or ""),
             ]
         )  # fmt: skip
     sources = {row["table"]: f"{row['table']}: {row['source']}. {row['protocol']}." for row in rows}
@@ -241,7 +280,7 @@ def published_table(published: Sequence[Mapping[str, Any]]) -> TextTable:
 
 def _published_markdown(published: Sequence[Mapping[str, Any]]) -> str:
     _, head, body, notes = published_table(published)
-    lines = [markdown_row(head), "|---|---|" + "---:|" * 4 + "---|---|", *map(markdown_row, body)]
+    lines = [markdown_row(head), "|---|---|" + "---:|" * 4 + "---|---|---|", *map(markdown_row, body)]
     return "\n".join([*lines, "", *(f"- {note.replace('*', chr(92) + '*')}" for note in notes)]) + "\n"
 
 
@@ -266,8 +305,10 @@ def _escaped(text: str) -> str:
     return text.replace("\n", " ")
 
 
-def align(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+def align(head: Sequence[str], body: Sequence[Sequence[str]], *, words_last: bool = False) -> list[str]:
     r"""Align columns by spaces: the first to the left, the others to the right, a rule under the head.
+
+    With ``words_last`` the last column is to the left too, and may be as long as it likes.
 
     Examples
     --------
@@ -279,8 +320,10 @@ def align(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[i]) for row in [head, *body]) for i in range(len(head))]
 
     def line(row: Sequence[str]) -> str:
-        first, *rest = row
-        return "  ".join([first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:], strict=True))])
+        last = len(row) - 1
+        left = {0, last} if words_last else {0}
+        cells = [cell.ljust(widths[i]) if i in left else cell.rjust(widths[i]) for i, cell in enumerate(row)]
+        return "  ".join(cells).rstrip()
 
     return [line(head), "  ".join("-" * width for width in widths), *map(line, body)]
 

@@ -157,7 +157,7 @@ def test_paper_shows_gaps_as_gaps_and_averages_nothing_incomplete():
     table = markdown_table(result.summary, layout=result.layout)
     head, _, first = [line for line in table.splitlines() if line.startswith("|")][:3]
     cells = [cell.strip() for cell in first.strip("|").split("|")]
-    assert "average" in head and len(cells) == 13
+    assert "average" in head and len(cells) == 14
     assert cells.count("–") == 11  # ten data sets and the average
 
 

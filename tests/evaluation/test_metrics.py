@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
+from sklearn.dummy import DummyClassifier
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss, top_k_accuracy_score
 
-from cafe.evaluation.metrics import all_metrics, expected_calibration_error, top_k_accuracy
+from cafe.evaluation.metrics import METRIC_FIELDS, all_metrics, expected_calibration_error, top_k_accuracy
 
 
 @given(st.integers(0, 10_000))
@@ -23,6 +25,11 @@ def test_agree_with_scikit_learn(seed):
         assert found["mean_per_class_recall"] == pytest.approx(balanced_accuracy_score(y, p.argmax(1)))
     assert found["nll"] == pytest.approx(log_loss(y, p, labels=np.arange(c)))
     assert 0 <= found["ece"] <= 1
+    wilson = binomtest(int((p.argmax(1) == y).sum()), n).proportion_ci(0.95, method="wilson")
+    assert found["acc1_interval"] == pytest.approx([wilson.low, wilson.high])
+    always = DummyClassifier(strategy="most_frequent").fit(p, y)
+    assert found["majority_acc1"] == pytest.approx(always.score(p, y))
+    assert set(found) == set(METRIC_FIELDS)
 
 
 def test_calibration_error_by_hand():

@@ -51,7 +51,7 @@ def test_zero_shot_is_one_level_line_across(comparison):
     (axes,) = drawn(comparison.summary).axes
     level = [line for line in axes.lines if list(line.get_xdata()) == [0, 1] and list(line.get_ydata()) == [50.0, 50.0]]
     assert len(level) == 1
-    assert "zero-shot" in texts(axes)
+    assert "zero-shot (no shots)" in texts(axes)
 
 
 def test_title_and_subtitle_name_dataset_encoder_and_seeds(comparison):

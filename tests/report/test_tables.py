@@ -9,11 +9,13 @@ EXPECTED = """\
 **digits, cafe:mini. Top-1 accuracy in per cent by shots (training images per class), \
 mean ± standard deviation over 3 seeds**
 
-| method | 0 | 1 | 4 |
-|---|---:|---:|---:|
-| zero-shot | 50.0 | – | – |
-| clip-adapter | – | 60.5 ± 1.5 | 75.0 ± 2.0 |
-| linear-probe | – | – | 70.0 ± 1.0 |
+| method | 0 | 1 | 4 | chosen on |
+|---|---:|---:|---:|---|
+| zero-shot | 50.0 | (50.0) | (50.0) | nothing |
+| clip-adapter | – | 60.5 ± 1.5 | 75.0 ± 2.0 | nothing (1), validation (4) |
+| linear-probe | – | – | 70.0 ± 1.0 | validation |
+
+( ) uses no shots: the same in every column, and compared with the others there.
 """
 
 
@@ -23,13 +25,44 @@ def test_markdown_is_what_one_writes_by_hand(comparison):
 
 def test_terminal_table_has_the_same_cells_in_aligned_columns(comparison):
     lines = terminal_table(comparison.summary).splitlines()
-    assert lines[2:] == [
-        "method           0           1           4",
-        "------------  ----  ----------  ----------",
-        "zero-shot     50.0           –           –",
-        "clip-adapter     –  60.5 ± 1.5  75.0 ± 2.0",
-        "linear-probe     –           –  70.0 ± 1.0",
+    assert lines[2:7] == [
+        "method           0           1           4  chosen on",
+        "------------  ----  ----------  ----------  ---------------------------",
+        "zero-shot     50.0      (50.0)      (50.0)  nothing",
+        "clip-adapter     –  60.5 ± 1.5  75.0 ± 2.0  nothing (1), validation (4)",
+        "linear-probe     –           –  70.0 ± 1.0  validation",
     ]
+
+
+def test_zero_shot_is_marked_in_the_columns_where_it_is_the_best(make_entry):
+    zero = make_entry("zero-shot", 0, 0.9, None, n=1, standing_by_shots=[[1, "best"], [4, "below"]])
+    others = [make_entry("a", 1, 0.5, 0.02, standing="below"), make_entry("a", 4, 0.95, 0.02, standing="best")]
+    table = markdown_table([zero, *others])
+    assert "| zero-shot | 90.0 | (90.0)° | (90.0) |" in table and "| 50.0 ± 2.0 | 95.0 ± 2.0° |" in table
+    assert "( ) uses no shots" in table
+
+
+def test_balanced_accuracy_stands_beneath_where_it_differs(make_entry):
+    def recall(value):
+        return {"mean_per_class_recall_mean": value, "mean_per_class_recall_std": 0.01}
+
+    equal, other = make_entry("a", 1, 0.5, 0.01, **recall(0.5)), make_entry("b", 1, 0.6, 0.01, **recall(0.4))
+    assert "Mean per-class recall" not in markdown_table([equal])
+    for text in (markdown_table([equal, other]), terminal_table([equal, other])):
+        assert "Mean per-class recall in per cent" in text and "40.0 ± 1.0" in text
+        assert text.index("Top-1") < text.index("Mean per-class")
+    assert "Mean per-class" not in markdown_table([equal, other], layout=ReportLayout(metrics=("silhouette",)))
+
+
+def test_every_table_says_what_was_chosen_on(make_entry, make_published):
+    entries = [make_entry("a", 1, 0.5, 0.1, chosen_on="the batch"), make_entry("b", 1, 0.5, 0.1, chosen_on="TEST")]
+    for layout in (ReportLayout(), ReportLayout(table="datasets")):
+        lines = markdown_table(entries, layout=layout).splitlines()
+        assert [line for line in lines if line.endswith("| the batch |")]
+        assert [line for line in lines if line.endswith("| TEST |")]
+        assert lines[2].endswith("| chosen on |")
+    _, head, body, _ = published_table([make_published(chosen_on="validation")])
+    assert (head[-1], body[0][-1]) == ("here chosen on", "validation")
 
 
 def test_a_number_that_could_not_be_computed_is_a_gap(make_entry):

@@ -9,7 +9,7 @@ from typing import Any
 from cafe.compare.base import Experiment, Outcome, Series, Suite, named_row
 from cafe.compare.suites.baselines import Baselines, coop_series
 from cafe.errors import InputError
-from cafe.evaluation.metrics import all_metrics
+from cafe.evaluation.metrics import METRIC_FIELDS, all_metrics
 from cafe.features import Features
 from cafe.fitting import Fitted, full_probabilities, zero_shot_accuracy
 from cafe.protocol.base_to_new import harmonic_mean, split_classes
@@ -17,7 +17,6 @@ from cafe.report.comparison import ReportLayout
 
 SUITE = "base-to-new"
 BASE, NEW, MEAN = "base", "new", "harmonic mean"
-METRICS = ("acc1", "acc5", "mean_per_class_recall", "ece", "nll")
 
 
 class BaseToNew(Suite):
@@ -50,7 +49,7 @@ def _tested(fit: Fitted, series: Series, new: Features) -> Outcome:
     """Score a fitted method on the new classes, or say why it cannot."""
     test = new.split("test")
     unmeasured: dict[str, Any] = {**fit.row, "n_test": len(test), "zero_shot_acc1": zero_shot_accuracy(new, test)}
-    unmeasured.update(dict.fromkeys(METRICS))
+    unmeasured.update(dict.fromkeys(METRIC_FIELDS))
     embeddings = new.class_embeddings
     if embeddings is None:
         note = "without text, nothing is known of new classes"
@@ -65,9 +64,9 @@ def _tested(fit: Fitted, series: Series, new: Features) -> Outcome:
 
 
 def _mean(base: Outcome, new: Outcome) -> Outcome:
-    """Return the row of the harmonic means of accuracies; calibration and likelihood have none."""
+    """Return the row of the harmonic means of accuracies; intervals, calibration and likelihood have none."""
     row = {**base.row, "part": MEAN, "n_test": base.row["n_test"] + new.row["n_test"], "note": new.row["note"]}
-    row.update(dict.fromkeys(METRICS))
+    row.update(dict.fromkeys(METRIC_FIELDS))
     for metric in ("acc1", "acc5", "mean_per_class_recall", "zero_shot_acc1"):
         if base.row[metric] is not None and new.row[metric] is not None:
             row[metric] = harmonic_mean(base.row[metric], new.row[metric])
