@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from cafe.files import host_name, process_is_alive
+from cafe.files import create_file, host_name, open_lock_file, process_is_alive
 
 LEASE = 60.0  # seconds after which a claim of another machine counts as abandoned if it was not stamped
 _STAMP_EVERY = 10.0  # seconds
@@ -77,9 +77,11 @@ def try_claim(path: Path) -> Claim | None:
     ------
     FileNotFoundError
         If the folder is not there (any more).
+    CafeError
+        If a link, or no file, has that name.
     """
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = open_lock_file(path)
         try:
             lock = _lock(descriptor)
             if lock == "held":
@@ -127,7 +129,7 @@ def _lock(descriptor: int) -> Literal["taken", "held", "none"]:
 
 def _is_still(path: Path, descriptor: int) -> bool:
     try:
-        named, opened = path.stat(), os.fstat(descriptor)
+        named, opened = path.lstat(), os.fstat(descriptor)
     except FileNotFoundError:
         return False
     return (named.st_ino, named.st_dev) == (opened.st_ino, opened.st_dev)
@@ -148,7 +150,7 @@ def _seconds_since(path: Path, stamp: float) -> float:
     """Age of a stamp by the clock that made it, the file system's, which may be another machine's."""
     probe = path.with_name(f".{path.name}.{secrets.token_hex(4)}.probe")
     try:
-        probe.touch()
+        create_file(probe).close()
         return probe.stat().st_mtime - stamp
     finally:
         probe.unlink(missing_ok=True)

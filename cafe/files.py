@@ -1,18 +1,22 @@
 """Files that are there completely or not at all: temporary name, sync, rename, sync of the folder.
 
-Caches, runs and reports are written through here; and here is said which folder holds the caches.
+Caches, runs and reports are written through here, and nothing is written through a link; and here is said which folder
+holds the caches.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import platform
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 
 from cafe.errors import CafeError, InputError
@@ -48,6 +52,123 @@ def cache_dir(given: Path | str | None = None, environment: Mapping[str, str] | 
     return Path.home() / ".cache" / "cafe"
 
 
+# Where the system has these flags, a name that is a link is refused, and a pipe does not wait for a reader.
+_NO_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
+def create_file(path: Path, size: int = 0) -> FileIO:
+    """Make a new file and open it for writing and reading, without a buffer.
+
+    Parameters
+    ----------
+    path : Path
+        Nothing may be there, not even a link.
+    size : int, default 0
+        Bytes that the disk is to reserve, so that it is full now or not at all. Where the file system cannot, an error
+        comes when bytes are written instead.
+
+    Returns
+    -------
+    FileIO
+        To be closed by the caller.
+
+    Raises
+    ------
+    OSError
+        If something is there, or the disk has too little space or allows no file of this size; nothing is left then.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINKS, 0o666)
+    try:
+        _reserve(descriptor, size)
+        return FileIO(descriptor, "r+")
+    except BaseException:
+        os.close(descriptor)
+        path.unlink(missing_ok=True)
+        raise
+
+
+def open_lock_file(path: Path) -> int:
+    """Open a small file that stands for a claim, made if needed, and return its descriptor.
+
+    Raises
+    ------
+    CafeError
+        If a link or anything else than a file has that name: whoever put it there might have another file overwritten.
+    OSError
+        If it cannot be opened.
+    """
+    refused = CafeError(f"{path} is a link, or no file, so nothing is written there; remove it")
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINKS, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO):
+            raise refused from error
+        raise
+    status = os.fstat(descriptor)
+    # A second hard link is another file's name as well.
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        os.close(descriptor)
+        raise refused
+    return descriptor
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Let the disk set so many bytes aside, where the system and the file system can."""
+    if size <= 0 or not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
+
+
+@contextmanager
+def writing(path: Path, size: int = 0, *, prepare: bool = True) -> Iterator[FileIO]:
+    """Give a new file to write to; on leaving, it takes the place of ``path`` in one step, as by :func:`replacing`.
+
+    Parameters
+    ----------
+    path : Path
+        The file to make or replace. Its folder is made if needed.
+    size : int, default 0
+        Bytes that the disk is to reserve first, as of :func:`create_file`; what was not written of them is cut off.
+    prepare : bool, default True
+        As of :func:`replacing`.
+
+    Yields
+    ------
+    FileIO
+        Where to write.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be made or written to.
+    OSError
+        If the disk has too little space or fails.
+    """
+    if prepare:
+        prepare_folder(path.parent)
+    temporary = temporary_beside(path)
+    with create_file(temporary, size) as stream:
+        try:
+            yield stream
+            stream.truncate(stream.tell())
+            sync(temporary)
+            temporary.replace(path)
+            _sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_all(stream: FileIO, data: bytes | memoryview) -> None:
+    """Write every byte to a file without a buffer, which may take fewer at a time."""
+    view = memoryview(data).cast("B")
+    while view:
+        view = view[stream.write(view) :]
+
+
 @contextmanager
 def replacing(path: Path, *, prepare: bool = True) -> Iterator[Path]:
     """Give a temporary path in the same folder; on leaving, it takes the place of ``path`` in one step.
@@ -65,7 +186,8 @@ def replacing(path: Path, *, prepare: bool = True) -> Iterator[Path]:
     Yields
     ------
     Path
-        Where to write; unique to this call.
+        Where to write; unique to this call, and an empty file already, so that no link can take its place. For
+        libraries that want a name; :func:`writing` gives the open file.
 
     Raises
     ------
@@ -75,6 +197,7 @@ def replacing(path: Path, *, prepare: bool = True) -> Iterator[Path]:
     if prepare:
         prepare_folder(path.parent)
     temporary = temporary_beside(path)
+    create_file(temporary).close()
     try:
         yield temporary
         sync(temporary)

@@ -131,7 +131,7 @@ def _write(
             arrays[f"{SPLITS}/{name}/{key}"] = array
     times = {name: seconds[name] for name in ("read", "encode")}
     attributes = attributes_to_store(features, provenance, False, times, None)
-    attributes[SPLITS] = np.array(list(extraction.splits), dtype=attributes[SPLITS].dtype)
+    attributes[SPLITS] = list(extraction.splits)
     write_arrays(extraction.path, arrays, attributes, _parts(extraction, shards))
 
 

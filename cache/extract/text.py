@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cafe.cache.extract.plan import Extraction
 from cafe.cache.extract.progress import ExtractionProgress, Reporter
 from cafe.cache.format.arrays import as_stored
-from cafe.cache.format.checksums import array_sha256, arrays_of
+from cafe.cache.format.checksums import array_sha256
 from cafe.cache.format.fingerprint import fingerprint
 from cafe.cache.format.layout import ARRAY_SHA256, SPLITS
 from cafe.cache.format.provenance import Provenance
@@ -133,7 +133,7 @@ def replace_text(extraction: Extraction, reporter: Reporter) -> None:
     """
     path = extraction.path
     with open_cache(path) as file:
-        for name, array in arrays_of(file).items():
+        for name, array in file.arrays.items():
             # A flipped bit must not be copied under a fresh checksum.
             if name.startswith(f"{SPLITS}/") and array_sha256(array) != array.attrs.get(ARRAY_SHA256):
                 raise CacheError(f"array {name} of cache {path} differs from its checksum; extract with --force")

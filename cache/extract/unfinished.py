@@ -14,7 +14,7 @@ from typing import Any
 
 from cafe.cache.extract.shards import Shard, ShardFeatures, StoredShard, cut_shards, write_shard
 from cafe.cache.format.fingerprint import differing_fields, fingerprint
-from cafe.cache.format.reader import open_cache, text_attribute
+from cafe.cache.format.reader import open_cache
 from cafe.cache.locks import Claim, try_claim, wait_for_claim
 from cafe.errors import CacheError
 from cafe.files import remove_folder, remove_leftovers, replacing
@@ -98,7 +98,7 @@ class UnfinishedCache:
         """Return whether another process has put the cache in place since this one opened the folder."""
         if _signature(self.path) not in (None, self._before):
             with suppress(CacheError), open_cache(self.path) as file:
-                found = text_attribute(file.attrs["image_fingerprint"])
+                found = file.attrs["image_fingerprint"]
                 self.finished_elsewhere = found == fingerprint(self._wanted["identity"]["image"])
         return self.finished_elsewhere
 

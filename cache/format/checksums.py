@@ -5,24 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from cafe.cache.format import layout
+from cafe.cache.format.hdf5 import StoredArray
+
+if TYPE_CHECKING:
+    import h5py
 
 _PIECE = 1 << 24  # bytes read at a time, so that big arrays are checked in little memory
 
 
-def array_sha256(array: h5py.Dataset) -> str:
+def array_sha256(array: h5py.Dataset | StoredArray) -> str:
     """Return the SHA-256 of an array's bytes in C order, in hexadecimal."""
     digest = hashlib.sha256()
     if array.shape == ():
         digest.update(array[()].tobytes())
-    elif array.size:
+    elif array.nbytes:
         rows = max(1, _PIECE // max(1, array.nbytes // array.shape[0]))
         for start in range(0, array.shape[0], rows):
             digest.update(array[start : start + rows].tobytes())
@@ -92,25 +95,17 @@ def _bytes_of(array: NDArray[Any]) -> memoryview | bytes:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data if array.size else b""
 
 
-def arrays_of(file: h5py.File) -> dict[str, h5py.Dataset]:
-    """Return every array by its path, sorted."""
-    arrays: dict[str, h5py.Dataset] = {}
-
-    def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
-        if isinstance(item, h5py.Dataset):
-            arrays[name] = item
-
-    file.visititems(visit)
-    return dict(sorted(arrays.items()))
-
-
-def content_sha256(file: h5py.File, sums: Mapping[str, str]) -> str:
+def content_sha256(
+    arrays: Mapping[str, h5py.Dataset | StoredArray], attributes: Mapping[str, Any], sums: Mapping[str, str]
+) -> str:
     """Return the SHA-256 over all arrays and over the root attributes that tell no time.
 
     Parameters
     ----------
-    file : h5py.File
-        The cache.
+    arrays : mapping of str to array
+        Every array of the file, by path; only dtypes and shapes are looked at.
+    attributes : mapping of str to object
+        Of the root.
     sums : mapping of str to str
         SHA-256 of every array, by path.
 
@@ -119,13 +114,20 @@ def content_sha256(file: h5py.File, sums: Mapping[str, str]) -> str:
     str
         In hexadecimal.
     """
-    digest = hashlib.sha256()
-    for path, array in arrays_of(file).items():
-        digest.update(f"{path} {array.dtype.str} {list(array.shape)} {sums[path]}\n".encode())
-    for name in sorted(file.attrs):
-        if name == layout.CONTENT_SHA256 or name in layout.TIMES:
-            continue
-        value = file.attrs[name]
+    lines = [f"{path} {array.dtype.str} {list(array.shape)} {sums[path]}\n" for path, array in sorted(arrays.items())]
+    left_out = {layout.CONTENT_SHA256, layout.ATTRIBUTES_SHA256, *layout.TIMES}
+    return hashlib.sha256("".join([*lines, *_attribute_lines(attributes, left_out)]).encode()).hexdigest()
+
+
+def attributes_sha256(attributes: Mapping[str, Any]) -> str:
+    """Return the SHA-256 over all root attributes but the one in which it stands; times are among them."""
+    return hashlib.sha256("".join(_attribute_lines(attributes, {layout.ATTRIBUTES_SHA256})).encode()).hexdigest()
+
+
+def _attribute_lines(attributes: Mapping[str, Any], left_out: Collection[str]) -> list[str]:
+    lines = []
+    for name in sorted(set(attributes) - set(left_out)):
+        value = attributes[name]
         value = value.tolist() if hasattr(value, "tolist") else value
-        digest.update(f"{name} {json.dumps(value)}\n".encode())
-    return digest.hexdigest()
+        lines.append(f"{name} {json.dumps(value)}\n")
+    return lines

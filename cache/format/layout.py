@@ -6,23 +6,21 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from cafe.cache.format.arrays import StoredDtype, as_stored, text_array
+from cafe.cache.format.hdf5 import SIGNATURE
 from cafe.cache.format.provenance import Provenance
 from cafe.errors import InputError
 from cafe.features import Features, Split
 from cafe.version import __version__
 
 FORMAT: Final = "cafe-features"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 SUFFIX: Final = ".h5"
-HDF5_SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
+HDF5_SIGNATURE: Final = SIGNATURE
 
-# Version 2 object headers: HDF5 then checks attributes and shapes with checksums of its own.
-LIBVER: Final = "v108"
 # Big arrays start on a page, so that a memory map of them is aligned.
 ALIGNMENT: Final = 4096
 
@@ -48,6 +46,7 @@ UNKNOWN_SIZE: Final = -1
 
 ARRAY_SHA256: Final = "sha256"
 CONTENT_SHA256: Final = "content_sha256"
+ATTRIBUTES_SHA256: Final = "attributes_sha256"
 # Root attributes that tell times; they alone may differ between two files of the same content.
 TIMES: Final = frozenset({"created", "seconds_read", "seconds_encode"})
 
@@ -81,6 +80,8 @@ def arrays_to_store(
     for name, split in features.splits.items():
         if not name or "/" in name or name.startswith("."):
             raise InputError(f"a split cannot be named {name!r}; names have no slash and no dot at the start")
+        if not len(split):
+            raise InputError(f"split {name!r} has no sample")
         check_labels(name, split, len(features.class_names))
         if split.projection_features is not None and projection is None:
             raise InputError(f"split {name!r} has projection features, but the projection itself was not given")
@@ -176,6 +177,6 @@ def attributes_to_store(
         "logit_scale": float(features.logit_scale),
         "logit_bias": float(features.logit_bias),
         "normalised": bool(normalised),
-        SPLITS: np.array(list(features.splits), dtype=h5py.string_dtype()),
+        SPLITS: list(features.splits),
         **{f"seconds_{name}": float(value) for name, value in (seconds or {}).items()},
     }

@@ -1,25 +1,28 @@
 """Reads a cache: opens it, loads its features, and tells what it says about itself.
 
-Whatever is wrong with a file becomes one clear sentence in a CacheError.
+Here, and nowhere else, the bytes of a cache become arrays. Whatever is wrong with a file becomes one clear sentence in
+a CacheError.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from cafe.cache.format import layout
 from cafe.cache.format.arrays import texts_of
+from cafe.cache.format.checksums import attributes_sha256, memory_sha256
+from cafe.cache.format.hdf5 import StoredArray, StoredFile, TruncatedFileError
 from cafe.cache.format.provenance import Provenance
-from cafe.errors import CacheError, CafeError
+from cafe.errors import CacheError
 from cafe.features import Features, Split
 
 REMEDY = "Extract it again, or name another file."
@@ -27,7 +30,7 @@ _MAP_ABOVE = 1 << 31  # bytes; memmap="auto" maps files that are larger
 
 
 @contextmanager
-def open_cache(path: Path | str) -> Iterator[h5py.File]:
+def open_cache(path: Path | str) -> Iterator[StoredFile]:
     """Open a cache for reading.
 
     Parameters
@@ -37,7 +40,7 @@ def open_cache(path: Path | str) -> Iterator[h5py.File]:
 
     Yields
     ------
-    h5py.File
+    StoredFile
         Open for reading, of a format version that this cafe reads.
 
     Raises
@@ -47,43 +50,53 @@ def open_cache(path: Path | str) -> Iterator[h5py.File]:
         block reads from it turns out to be damaged.
     """
     path = Path(path)
-    file = _open(path)
+    descriptor = _open(path)
     try:
-        with file:
-            _check_header(path, file)
-            yield file
-    except CacheError:
+        file = StoredFile(descriptor)
+        _check_root(path, file)
+        yield file
+    except (CacheError, MemoryError):
         raise
-    # h5py and JSON report damage with whatever type the place of the damage suggests.
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, CafeError) as error:
-        reason = error.args[0] if error.args else type(error).__name__
+    except TruncatedFileError as error:
+        raise CacheError(f"cache {path} is truncated: {error}. {REMEDY}") from error
+    # Arrays, text and JSON report damage with whatever type the place of the damage suggests.
+    except Exception as error:
+        reason = str(error.args[0] if error.args else type(error).__name__).rstrip(".")
         raise CacheError(f"cache {path} is damaged: {reason}. {REMEDY}") from error
+    finally:
+        os.close(descriptor)
 
 
-def _open(path: Path) -> h5py.File:
-    if not path.exists():
-        raise CacheError(f"there is no cache {path}; `cafe cache ls` lists those there are, `cafe extract` makes one")
-    if not path.is_file():
-        raise CacheError(f"{path} is not a file; a cache is one HDF5 file ({layout.SUFFIX})")
+def _open(path: Path) -> int:
+    """Open a regular file that begins as HDF5 does, and return its descriptor."""
     try:
-        with path.open("rb") as stream:
-            start = stream.read(len(layout.HDF5_SIGNATURE))
-    except OSError as error:
-        raise CacheError(f"cache {path} cannot be read: {error.strerror}") from error
-    size = path.stat().st_size
-    if len(start) < len(layout.HDF5_SIGNATURE) and layout.HDF5_SIGNATURE.startswith(start):
-        raise CacheError(f"cache {path} is truncated: only {size} bytes are there. {REMEDY}")
-    if start != layout.HDF5_SIGNATURE:
-        raise CacheError(f"{path} is not an HDF5 file, so it is no cache of cafe. {REMEDY}")
+        # A pipe of that name would wait for its writer.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except FileNotFoundError:
+        raise CacheError(
+            f"there is no cache {path}; `cafe cache ls` lists those there are, `cafe extract` makes one"
+        ) from None
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL in it
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise CacheError(f"cache {path} cannot be read: {reason}") from error
     try:
-        # Caches are never changed in place, so no lock is needed; locks are what hangs on network file systems.
-        return h5py.File(path, "r", locking=False)
-    except Exception as error:  # h5py has no exception type of its own
-        raise CacheError(f"cache {path} is truncated or damaged ({size} bytes): {error}. {REMEDY}") from error
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise CacheError(f"{path} is not a file; a cache is one HDF5 file ({layout.SUFFIX})")
+        start = os.pread(descriptor, len(layout.HDF5_SIGNATURE), 0)
+        if len(start) < len(layout.HDF5_SIGNATURE) and layout.HDF5_SIGNATURE.startswith(start):
+            raise CacheError(f"cache {path} is truncated: only {status.st_size} bytes are there. {REMEDY}")
+        if start != layout.HDF5_SIGNATURE:
+            raise CacheError(f"{path} is not an HDF5 file, so it is no cache of cafe. {REMEDY}")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
-def _check_header(path: Path, file: h5py.File) -> None:
-    if text_attribute(file.attrs.get("format")) != layout.FORMAT:
+def _check_root(path: Path, file: StoredFile) -> None:
+    """Refuse what is no cache, is of a newer version, or has other root attributes than it was written with."""
+    if file.attrs.get("format") != layout.FORMAT:
         raise CacheError(
             f"{path} is an HDF5 file, but not a cache of cafe: it has no attribute format = {layout.FORMAT!r}"
         )
@@ -93,23 +106,23 @@ def _check_header(path: Path, file: h5py.File) -> None:
             f"cache {path} has format version {version}, but this cafe reads up to version {layout.FORMAT_VERSION}; "
             f"upgrade with: pip install -U cafe-clip"
         )
-
-
-def text_attribute(value: Any) -> str:
-    """Return an attribute as text, whether another writer stored it with fixed or variable length."""
-    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+    if version > 1 and file.attrs[layout.ATTRIBUTES_SHA256] != attributes_sha256(file.attrs):
+        raise CacheError(
+            f"cache {path} is damaged: its root attributes differ from their checksum "
+            f"({layout.ATTRIBUTES_SHA256}). {REMEDY}"
+        )
 
 
 def load_features(path: Path | str, *, memmap: bool | Literal["auto"] = False) -> Features:
-    """Load a cache.
+    """Load a cache, and compare every array that is read with its checksum.
 
     Parameters
     ----------
     path : path
         The file.
     memmap : bool or "auto", default False
-        Whether image features stay on disk as read-only memory maps, from which rows are gathered as they are used;
-        ``"auto"`` maps files above 2 GiB.
+        Whether image features stay on disk as read-only memory maps, from which rows are gathered as they are used,
+        without a look at their checksums; ``"auto"`` maps files above 2 GiB.
 
     Returns
     -------
@@ -124,43 +137,41 @@ def load_features(path: Path | str, *, memmap: bool | Literal["auto"] = False) -
     path = Path(path)
     with open_cache(path) as file:
         mapped = path.stat().st_size > _MAP_ABOVE if memmap == "auto" else memmap
-        read = _mapped if mapped else _read
-        class_names = tuple(texts_of(_read(file[layout.CLASS_NAMES])))
-        splits = {text_attribute(name): _load_split(file, name, read) for name in file.attrs[layout.SPLITS]}
+        class_names = tuple(_texts(file[layout.CLASS_NAMES]))
+        splits = {name: _load_split(path, file, name, bool(mapped)) for name in split_names(file)}
         for name, split in splits.items():
             layout.check_labels(name, split, len(class_names))
         return Features(
             splits=splits,
             class_names=class_names,
-            text_features=_read(file[layout.TEXT_FEATURES]) if layout.TEXT_FEATURES in file else None,
-            templates=tuple(texts_of(_read(file[layout.TEMPLATES]))),
-            prompt_features=_read(file[layout.PROMPT_FEATURES]) if layout.PROMPT_FEATURES in file else None,
-            prompt_classes=_read(file[layout.PROMPT_CLASSES]) if layout.PROMPT_CLASSES in file else None,
+            text_features=_optional(file, layout.TEXT_FEATURES),
+            templates=tuple(_texts(file[layout.TEMPLATES])),
+            prompt_features=_optional(file, layout.PROMPT_FEATURES),
+            prompt_classes=_optional(file, layout.PROMPT_CLASSES),
             logit_scale=float(file.attrs["logit_scale"]),
             logit_bias=float(file.attrs["logit_bias"]),
             provenance=read_provenance(file),
-            projection=_read(file[layout.PROJECTION]) if layout.PROJECTION in file else None,
+            projection=_optional(file, layout.PROJECTION),
         )
 
 
 def load_sizes(path: Path | str) -> dict[str, NDArray[np.int64]]:
     """Load the bytes of each encoded image, by split; -1 where not known. Raises CacheError like `load_features`."""
     with open_cache(path) as file:
-        return {
-            text_attribute(name): _read(file[layout.SPLITS][name][layout.SIZES]) for name in file.attrs[layout.SPLITS]
-        }
+        return {name: read_array(file[f"{layout.SPLITS}/{name}/{layout.SIZES}"]) for name in split_names(file)}
 
 
 def load_projection(path: Path | str) -> NDArray[np.float32] | None:
     """Load the image tower's projection (w, d); None if the cache has none. Raises CacheError like `load_features`."""
     with open_cache(path) as file:
-        return _read(file[layout.PROJECTION]) if layout.PROJECTION in file else None
+        return _optional(file, layout.PROJECTION)
 
 
-def read_provenance(file: h5py.File) -> dict[str, Any]:
+def read_provenance(file: StoredFile) -> dict[str, Any]:
     """Return all provenance of an open cache: the array of that name, and the root attributes."""
-    attributes = {name: text_attribute(file.attrs[name]) for name in _TEXT_ATTRIBUTES}
-    stored = Provenance.from_json(attributes["dataset"], attributes["encoder"], file[layout.PROVENANCE][0])
+    attributes = {name: _text(file.attrs[name], name) for name in _TEXT_ATTRIBUTES}
+    (text,) = read_array(file[layout.PROVENANCE]).tolist()
+    stored = Provenance.from_json(attributes["dataset"], attributes["encoder"], text)
     return {
         **attributes,
         "format_version": int(file.attrs["format_version"]),
@@ -185,30 +196,73 @@ _TEXT_ATTRIBUTES = (
 )
 
 
-def _load_split(file: h5py.File, name: str, read: Any) -> Split:
-    group = file[layout.SPLITS][name]
-    return Split(
-        image_features=read(group[layout.IMAGE_FEATURES]),
-        labels=_read(group[layout.LABELS]),
-        sample_ids=np.array(texts_of(_read(group[layout.SAMPLE_IDS])), dtype=np.str_),
-        view_features=read(group[layout.VIEW_FEATURES]) if layout.VIEW_FEATURES in group else None,
-        projection_features=read(group[layout.PROJECTION_FEATURES]) if layout.PROJECTION_FEATURES in group else None,
-        full_labels=_read(group[layout.FULL_LABELS]) if layout.FULL_LABELS in group else None,
-        full_rows=_read(group[layout.FULL_ROWS]) if layout.FULL_ROWS in group else None,
-        image_sha256=_read(group[layout.IMAGE_SHA256]) if layout.IMAGE_SHA256 in group else None,
-    )
+def split_names(file: StoredFile) -> list[str]:
+    """Return the names of the splits, in their order. Raises ValueError if they are not a list of different names."""
+    names = file.attrs[layout.SPLITS]
+    if not isinstance(names, list):
+        raise ValueError(f"attribute {layout.SPLITS} is not a list of names")
+    if len(set(names)) < len(names):
+        raise ValueError(f"attribute {layout.SPLITS} names a split twice: {', '.join(names)}")
+    return names
 
 
-def _read(array: h5py.Dataset) -> NDArray[Any]:
-    values: NDArray[Any] = array[()]
+def read_array(array: StoredArray) -> NDArray[Any]:
+    """Read an array and compare it with its checksum.
+
+    Raises
+    ------
+    ValueError
+        If it has none or differs from it, or cannot be read.
+    """
+    values = array[()]
+    if memory_sha256(values) != array.attrs[layout.ARRAY_SHA256]:
+        raise ValueError(f"array {array.path} differs from its checksum")
     return values
 
 
-def _mapped(array: h5py.Dataset) -> NDArray[Any]:
-    offset = array.id.get_offset()
-    if offset is None:  # nothing is stored for an array without elements
-        return _read(array)
-    return np.memmap(os.fspath(array.file.filename), dtype=array.dtype, mode="r", offset=offset, shape=array.shape)
+def _optional(file: StoredFile, path: str) -> NDArray[Any] | None:
+    return read_array(file[path]) if path in file else None
+
+
+def _texts(array: StoredArray) -> list[str]:
+    if array.problem is None and (array.dtype.kind != "S" or len(array.shape) != 1):
+        raise ValueError(f"array {array.path} is no list of texts")
+    return texts_of(read_array(array))
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"attribute {name} is no text")
+    return value
+
+
+def _load_split(path: Path, file: StoredFile, name: str, mapped: bool) -> Split:
+    folder = f"{layout.SPLITS}/{name}"
+
+    def features(key: str) -> NDArray[Any]:
+        array = file[f"{folder}/{key}"]
+        if array.problem is None and array.dtype.kind != "f":
+            raise ValueError(f"array {array.path} holds {array.dtype}, not features")
+        return _mapped(path, array) if mapped else read_array(array)
+
+    return Split(
+        image_features=features(layout.IMAGE_FEATURES),
+        labels=read_array(file[f"{folder}/{layout.LABELS}"]),
+        sample_ids=np.array(_texts(file[f"{folder}/{layout.SAMPLE_IDS}"]), dtype=np.str_),
+        view_features=features(layout.VIEW_FEATURES) if f"{folder}/{layout.VIEW_FEATURES}" in file else None,
+        projection_features=(
+            features(layout.PROJECTION_FEATURES) if f"{folder}/{layout.PROJECTION_FEATURES}" in file else None
+        ),
+        full_labels=_optional(file, f"{folder}/{layout.FULL_LABELS}"),
+        full_rows=_optional(file, f"{folder}/{layout.FULL_ROWS}"),
+        image_sha256=_optional(file, f"{folder}/{layout.IMAGE_SHA256}"),
+    )
+
+
+def _mapped(path: Path, array: StoredArray) -> NDArray[Any]:
+    if array.problem is not None or not array.nbytes:  # nothing is stored for an array without elements
+        return read_array(array)
+    return np.memmap(os.fspath(path), dtype=array.dtype, mode="r", offset=array.offset, shape=array.shape)
 
 
 @dataclass(frozen=True)
@@ -259,16 +313,30 @@ def summarise(path: Path | str) -> CacheSummary:
     """
     path = Path(path)
     with open_cache(path) as file:
-        names = [text_attribute(name) for name in file.attrs[layout.SPLITS]]
-        features = {name: file[layout.SPLITS][name][layout.IMAGE_FEATURES] for name in names}
-        first: h5py.Dataset | None = next(iter(features.values()), None)
+        names = split_names(file)
+        features = {name: file[f"{layout.SPLITS}/{name}/{layout.IMAGE_FEATURES}"] for name in names}
+        text = file.arrays.get(layout.TEXT_FEATURES)
+        classes = file[layout.CLASS_NAMES]
+        for array in features.values():
+            _require_axes(array, 2)
+        _require_axes(classes, 1)
+        if text is not None:
+            _require_axes(text, 3)
+        first = next(iter(features.values()), None)
         return CacheSummary(
             path=path,
             bytes=path.stat().st_size,
-            **{key: text_attribute(file.attrs[key]) for key in ("dataset", "encoder", "fingerprint", "created")},
+            **{key: _text(file.attrs[key], key) for key in ("dataset", "encoder", "fingerprint", "created")},
             stored_dtype="" if first is None else first.dtype.name,
             splits={name: array.shape[0] for name, array in features.items()},
             dim=0 if first is None else first.shape[1],
-            n_classes=len(file[layout.CLASS_NAMES]),
-            n_templates=file[layout.TEXT_FEATURES].shape[0] if layout.TEXT_FEATURES in file else 0,
+            n_classes=len(classes),
+            n_templates=0 if text is None else text.shape[0],
         )
+
+
+def _require_axes(array: StoredArray, n: int) -> None:
+    if array.problem is not None:
+        raise ValueError(f"array {array.path} {array.problem}")
+    if len(array.shape) != n:
+        raise ValueError(f"array {array.path} has {len(array.shape)} axes, not {n}")

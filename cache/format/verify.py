@@ -1,17 +1,24 @@
-"""Checks a whole cache: every checksum, every shape, every fingerprint."""
+"""Checks a whole cache: everything that FORMAT.md demands, from storage and checksums to what the numbers mean."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import h5py
+import numpy as np
+from numpy.typing import NDArray
 
 from cafe.cache.format import layout
-from cafe.cache.format.checksums import array_sha256, arrays_of, content_sha256
+from cafe.cache.format.checksums import array_sha256, content_sha256
+from cafe.cache.format.hdf5 import StoredArray, StoredFile
 from cafe.cache.format.provenance import Provenance
-from cafe.cache.format.reader import load_features, open_cache, text_attribute
+from cafe.cache.format.reader import load_features, open_cache, split_names
+
+_PIECE = 1 << 24  # bytes of features looked at together
+_SHOWN = 3  # examples in a finding
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ class VerifyReport:
 
 
 def verify_cache(path: Path | str) -> VerifyReport:
-    """Read a cache to the last byte and compare it with its checksums, shapes and fingerprints.
+    """Read a cache to the last byte and compare it with all that FORMAT.md demands.
 
     Parameters
     ----------
@@ -58,66 +65,186 @@ def verify_cache(path: Path | str) -> VerifyReport:
     """
     path = Path(path)
     with open_cache(path) as file:
-        arrays = arrays_of(file)
-        sums = {name: array_sha256(array) for name, array in arrays.items()}
-        findings = [*_array_findings(arrays, sums), *_missing(file), *_shape_findings(file)]
-        if content_sha256(file, sums) != file.attrs.get(layout.CONTENT_SHA256):
-            findings.append(f"the content as a whole differs from its checksum ({layout.CONTENT_SHA256})")
-        # Provenance whose own bytes are broken is named above; what it says is then beside the point.
-        recorded = arrays.get(layout.PROVENANCE)
-        if recorded is not None and sums[layout.PROVENANCE] == recorded.attrs.get(layout.ARRAY_SHA256):
-            findings += _fingerprint_findings(file)
+        sums = {name: array_sha256(array) for name, array in file.arrays.items() if array.problem is None}
+        findings = [
+            *_storage_findings(file),
+            *_attribute_findings(file),
+            *_checksum_findings(file, sums),
+            *_missing(file),
+            *_type_findings(file),
+            *_shape_findings(file),
+        ]
+        if not findings:
+            findings += [*_fingerprint_findings(file), *_value_findings(file)]
     if not findings:
         load_features(path, memmap=True)  # raises CacheError if the pieces, each sound, do not make a whole
-    return VerifyReport(path, len(arrays), tuple(findings))
+    return VerifyReport(path, len(sums), tuple(findings))
 
 
-def _array_findings(arrays: Mapping[str, h5py.Dataset], sums: Mapping[str, str]) -> list[str]:
-    findings = []
-    for name, array in arrays.items():
-        recorded = array.attrs.get(layout.ARRAY_SHA256)
+def _storage_findings(file: StoredFile) -> Iterator[str]:
+    """Find names that lead out of the file, and arrays that are not contiguous, unfiltered and of a known type."""
+    for name, problem in file.problems.items():
+        yield f"{name} {problem}"
+    for name, array in file.arrays.items():
+        if array.problem is not None:
+            yield f"array {name} {array.problem}"
+        elif array.dtype.byteorder == ">":
+            yield f"array {name} is big-endian"
+    if file.attrs["format_version"] > 1:
+        yield from (f"the file has {item}, over which HDF5 has no checksum" for item in sorted(file.unchecked))
+
+
+_ATTRIBUTE_TYPES: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("cafe_version", "created", "dataset", "encoder", "fingerprint"), str),
+    **dict.fromkeys(("image_fingerprint", "text_fingerprint", layout.CONTENT_SHA256), str),
+    layout.SPLITS: list,
+    "format_version": np.integer,
+    "normalised": np.bool_,
+    "logit_scale": np.floating,
+    "logit_bias": np.floating,
+}
+
+
+def _attribute_findings(file: StoredFile) -> Iterator[str]:
+    owners = [file.attrs, *file.groups.values(), *(array.attrs for array in file.arrays.values())]
+    for owner in owners:
+        yield from owner.problems.values()
+    for name, kind in _ATTRIBUTE_TYPES.items():
+        if name not in file.attrs:
+            if name not in file.attrs.problems:
+                yield f"attribute {name} is missing"
+        elif not isinstance(file.attrs[name], kind):
+            yield f"attribute {name} is of a wrong type"
+    for name, value in file.attrs.items():
+        if isinstance(value, np.floating) and not np.isfinite(value):
+            yield f"attribute {name} is {value}"
+    if isinstance(file.attrs.get("logit_scale"), np.floating) and file.attrs["logit_scale"] <= 0:
+        yield f"attribute logit_scale is {file.attrs['logit_scale']}, not above 0"
+
+
+def _checksum_findings(file: StoredFile, sums: Mapping[str, str]) -> Iterator[str]:
+    for name in sums:
+        recorded = file.arrays[name].attrs.get(layout.ARRAY_SHA256)
         if recorded is None:
-            findings.append(f"array {name} has no checksum")
+            yield f"array {name} has no checksum"
         elif recorded != sums[name]:
-            findings.append(f"array {name} differs from its checksum")
-    return findings
+            yield f"array {name} differs from its checksum"
+    if len(sums) == len(file.arrays):
+        whole = content_sha256(file.arrays, file.attrs, sums)
+        if whole != file.attrs.get(layout.CONTENT_SHA256):
+            yield f"the content as a whole differs from its checksum ({layout.CONTENT_SHA256})"
 
 
-def _missing(file: h5py.File) -> list[str]:
+def _missing(file: StoredFile) -> Iterator[str]:
+    """Find what is missing: arrays, splits, and arrays that may only be there together."""
+    names = split_names(file)
     needed = [layout.CLASS_NAMES, layout.TEMPLATES, layout.PROVENANCE]
-    for name in map(text_attribute, file.attrs[layout.SPLITS]):
-        keys = (layout.IMAGE_FEATURES, layout.LABELS, layout.SAMPLE_IDS, layout.SIZES)
-        needed += [f"{layout.SPLITS}/{name}/{key}" for key in keys]
-    return [f"array {name} is missing" for name in needed if name not in file]
-
-
-def _shape_findings(file: h5py.File) -> list[str]:
-    """Compare every shape with the class names, the templates and the image features beside it."""
-    c, m = (len(file[name]) if name in file else None for name in (layout.CLASS_NAMES, layout.TEMPLATES))
-    text = file.get(layout.TEXT_FEATURES)
-    expected: dict[str, tuple[int | None, ...]] = {}  # None stands for any length
-    width = None if text is None else text.shape[-1]
-    for name in map(text_attribute, file.attrs[layout.SPLITS]):
+    together = [(layout.PROMPT_FEATURES, layout.PROMPT_CLASSES)]
+    for name in names:
         folder = f"{layout.SPLITS}/{name}"
-        features = file.get(f"{folder}/{layout.IMAGE_FEATURES}")
+        needed += [f"{folder}/{key}" for key in _SAMPLE_KEYS]
+        together.append((f"{folder}/{layout.FULL_LABELS}", f"{folder}/{layout.FULL_ROWS}"))
+        if f"{folder}/{layout.PROJECTION_FEATURES}" in file:
+            needed.append(layout.PROJECTION)
+    if not names:
+        yield "it has no split"
+    yield from (f"array {name} is missing" for name in dict.fromkeys(needed) if name not in file)
+    for first, second in together:
+        if (first in file) != (second in file):
+            yield f"arrays {first} and {second} must be there together, or neither"
+    if layout.PROMPT_FEATURES in file and layout.TEXT_FEATURES not in file:
+        yield f"array {layout.PROMPT_FEATURES} needs {layout.TEXT_FEATURES}"
+    within = {name.split("/")[1] for name in (*file.arrays, *file.groups) if name.startswith(f"{layout.SPLITS}/")}
+    for name in sorted(within - set(names)):
+        yield f"split {name} is there, but not named in the attribute {layout.SPLITS}"
+
+
+_SAMPLE_KEYS = (layout.IMAGE_FEATURES, layout.LABELS, layout.SAMPLE_IDS, layout.SIZES)
+_FEATURES, _NUMBERS, _TEXT = ("float16 or float32", "float16", "float32"), ("int64", "int64"), ("text",)
+_TYPES = {
+    layout.CLASS_NAMES: _TEXT,
+    layout.TEMPLATES: _TEXT,
+    layout.PROVENANCE: _TEXT,
+    layout.TEXT_FEATURES: _FEATURES,
+    layout.PROMPT_FEATURES: _FEATURES,
+    layout.PROMPT_CLASSES: _NUMBERS,
+    layout.PROJECTION: ("float32", "float32"),
+    layout.IMAGE_FEATURES: _FEATURES,
+    layout.LABELS: _NUMBERS,
+    layout.SAMPLE_IDS: _TEXT,
+    layout.SIZES: _NUMBERS,
+    layout.VIEW_FEATURES: _FEATURES,
+    layout.FULL_LABELS: _NUMBERS,
+    layout.FULL_ROWS: _NUMBERS,
+    layout.IMAGE_SHA256: ("uint8", "uint8"),
+    layout.PROJECTION_FEATURES: _FEATURES,
+}
+_OF_SPLITS = (
+    *_SAMPLE_KEYS,
+    layout.VIEW_FEATURES,
+    layout.FULL_LABELS,
+    layout.FULL_ROWS,
+    layout.PROJECTION_FEATURES,
+    layout.IMAGE_SHA256,
+)
+
+
+def _known_arrays(file: StoredFile) -> Iterator[tuple[str, StoredArray]]:
+    """Return every readable array that FORMAT.md describes, with the last part of its path."""
+    for key in _TYPES:
+        if key not in _OF_SPLITS and key in file.arrays and file.arrays[key].problem is None:
+            yield key, file.arrays[key]
+    for name in split_names(file):
+        for key in _OF_SPLITS:
+            array = file.arrays.get(f"{layout.SPLITS}/{name}/{key}")
+            if array is not None and array.problem is None:
+                yield key, array
+
+
+def _type_findings(file: StoredFile) -> Iterator[str]:
+    for key, array in _known_arrays(file):
+        what, *allowed = _TYPES[key]
+        if array.dtype.kind != "S" if what == "text" else array.dtype.name not in allowed:
+            yield f"array {array.path} holds {array.dtype.name}, not {what}"
+
+
+def _shape_findings(file: StoredFile) -> list[str]:
+    """Compare every shape with the class names, the templates and the image features beside it."""
+    arrays = {path: array for path, array in file.arrays.items() if array.problem is None}
+    c, m = (arrays[name].shape[0] if name in arrays and arrays[name].shape else None for name in _LISTS)
+    text = arrays.get(layout.TEXT_FEATURES)
+    expected: dict[str, tuple[int | None, ...]] = {}  # None stands for any length
+    width = text.shape[-1] if text is not None and text.shape else None
+    for name in split_names(file):
+        folder = f"{layout.SPLITS}/{name}"
+        features = arrays.get(f"{folder}/{layout.IMAGE_FEATURES}")
         if features is None:
             continue
-        n, width = features.shape[0], features.shape[-1] if width is None else width
+        n = features.shape[0] if features.shape else None
+        width = features.shape[-1] if width is None and features.shape else width
         expected[f"{folder}/{layout.IMAGE_FEATURES}"] = (n, width)
         expected |= {f"{folder}/{key}": (n,) for key in (layout.LABELS, layout.SAMPLE_IDS, layout.SIZES)}
         expected[f"{folder}/{layout.VIEW_FEATURES}"] = (None, n, width)
         expected[f"{folder}/{layout.PROJECTION_FEATURES}"] = (n, None)
         expected[f"{folder}/{layout.FULL_ROWS}"] = (n,)
         expected[f"{folder}/{layout.IMAGE_SHA256}"] = (n, 32)
+        expected[f"{folder}/{layout.FULL_LABELS}"] = (None,)
+        if layout.PROJECTION in arrays and arrays[layout.PROJECTION].shape:
+            expected[f"{folder}/{layout.PROJECTION_FEATURES}"] = (n, arrays[layout.PROJECTION].shape[0])
+    expected[layout.CLASS_NAMES], expected[layout.TEMPLATES], expected[layout.PROVENANCE] = (None,), (None,), (1,)
     expected[layout.TEXT_FEATURES] = (m or None, c, width)
     expected[layout.PROJECTION] = (None, width)
-    prompts = file.get(layout.PROMPT_CLASSES)
-    expected[layout.PROMPT_FEATURES] = (None if prompts is None else len(prompts), width)
+    prompts = arrays.get(layout.PROMPT_CLASSES)
+    expected[layout.PROMPT_CLASSES] = (None,)
+    expected[layout.PROMPT_FEATURES] = (prompts.shape[0] if prompts is not None and prompts.shape else None, width)
     findings = []
     for path, shape in expected.items():
-        if path in file and not _fits(file[path].shape, shape):
-            findings.append(f"array {path} has shape {file[path].shape}, but the others ask for {_shown(shape)}")
+        if path in arrays and not _fits(arrays[path].shape, shape):
+            findings.append(f"array {path} has shape {arrays[path].shape}, but the others ask for {_shown(shape)}")
     return findings
+
+
+_LISTS = (layout.CLASS_NAMES, layout.TEMPLATES)
 
 
 def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
@@ -128,12 +255,76 @@ def _shown(shape: tuple[int | None, ...]) -> str:
     return str(shape).replace("None", "any")
 
 
-def _fingerprint_findings(file: h5py.File) -> list[str]:
-    stored = Provenance.from_json(str(file.attrs["dataset"]), str(file.attrs["encoder"]), file[layout.PROVENANCE][0])
-    findings = []
+def _fingerprint_findings(file: StoredFile) -> Iterator[str]:
+    (text,) = file[layout.PROVENANCE][()].tolist()
+    stored = Provenance.from_json(str(file.attrs["dataset"]), str(file.attrs["encoder"]), text)
     for name in ("fingerprint", "image_fingerprint", "text_fingerprint"):
         if file.attrs.get(name) != getattr(stored, name):
-            findings.append(f"attribute {name} is not that of the recorded provenance")
+            yield f"attribute {name} is not that of the recorded provenance"
     if (stored.text is None) != (layout.TEXT_FEATURES not in file):
-        findings.append("text features and the text part of the provenance must be there together, or neither")
-    return findings
+        yield "text features and the text part of the provenance must be there together, or neither"
+
+
+def _value_findings(file: StoredFile) -> Iterator[str]:
+    """Look at every number: finite features, labels and rows within range, ids that are unique."""
+    n_classes = len(file[layout.CLASS_NAMES])
+    ids: Counter[bytes] = Counter()
+    for key, array in _known_arrays(file):
+        if array.dtype.kind == "f" and not _is_finite(array):
+            yield f"array {array.path} has values that are not finite"
+        if key in (layout.LABELS, layout.FULL_LABELS, layout.PROMPT_CLASSES):
+            yield from _outside(array.path, array[()], 0, n_classes - 1, "the rows of class_names")
+        if key == layout.SIZES:
+            yield from _outside(array.path, array[()], layout.UNKNOWN_SIZE, np.iinfo(np.int64).max, "sizes in bytes")
+        if key == layout.SAMPLE_IDS:
+            ids.update(array[()].tolist())
+        if array.dtype.kind == "S":
+            yield from _text_findings(key, array)
+    for name in split_names(file):
+        yield from _row_findings(file, f"{layout.SPLITS}/{name}")
+    repeated = [text.decode("utf-8", "replace") for text, count in ids.items() if count > 1]
+    if repeated:
+        yield f"sample_ids are not unique: {len(repeated):,} stand there more than once, such as {repeated[:_SHOWN]}"
+    if layout.PROMPT_CLASSES in file:
+        without = sorted(set(range(n_classes)) - set(file[layout.PROMPT_CLASSES][()].tolist()))
+        if without:
+            yield f"array {layout.PROMPT_CLASSES} has no prompt of classes {without[:_SHOWN]}"
+
+
+def _row_findings(file: StoredFile, folder: str) -> Iterator[str]:
+    """Compare the rows of a few-shot subset with the labels of the whole split."""
+    if not len(file[f"{folder}/{layout.LABELS}"]):
+        yield f"split {folder.partition('/')[2]} has no sample"
+    if f"{folder}/{layout.FULL_ROWS}" not in file:
+        return
+    rows, full = file[f"{folder}/{layout.FULL_ROWS}"][()], file[f"{folder}/{layout.FULL_LABELS}"][()]
+    outside = list(
+        _outside(f"{folder}/{layout.FULL_ROWS}", rows, 0, len(full) - 1, f"the rows of {layout.FULL_LABELS}")
+    )
+    yield from outside
+    if (np.diff(rows) <= 0).any():
+        yield f"array {folder}/{layout.FULL_ROWS} is not ascending"
+    if not outside and (full[rows] != file[f"{folder}/{layout.LABELS}"][()]).any():
+        yield f"array {folder}/{layout.LABELS} is not what {layout.FULL_LABELS} has in {layout.FULL_ROWS}"
+
+
+def _outside(path: str, values: NDArray[Any], low: int, high: int, what: str) -> Iterator[str]:
+    if values.size and not low <= int(values.min()) <= int(values.max()) <= high:
+        yield f"array {path} has values from {values.min()} to {values.max()}, outside {low} to {high}, {what}"
+
+
+def _text_findings(key: str, array: StoredArray) -> Iterator[str]:
+    """Find text that is not UTF-8; ids alone may be names of files that are not."""
+    if key == layout.SAMPLE_IDS:
+        return
+    for text in array[()].tolist():
+        try:
+            text.decode("utf-8")
+        except UnicodeDecodeError:
+            yield f"array {array.path} has text that is not UTF-8"
+            return
+
+
+def _is_finite(array: StoredArray) -> bool:
+    rows = max(1, _PIECE // max(1, array.nbytes // max(1, array.shape[0])))
+    return all(np.isfinite(array[start : start + rows]).all() for start in range(0, array.shape[0], rows))

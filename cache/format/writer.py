@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.cache.format import layout
-from cafe.cache.format.arrays import StoredDtype
-from cafe.cache.format.checksums import RowsSha256, array_sha256, content_sha256, memory_sha256
+from cafe.cache.format.arrays import StoredDtype, text_array
+from cafe.cache.format.checksums import (
+    RowsSha256,
+    array_sha256,
+    attributes_sha256,
+    content_sha256,
+    memory_sha256,
+)
 from cafe.cache.format.layout import arrays_to_store, attributes_to_store
 from cafe.cache.format.provenance import Provenance
-from cafe.errors import CafeError
+from cafe.errors import CafeError, InputError
 from cafe.features import Features
-from cafe.files import check_free_space, replacing
+from cafe.files import check_free_space, write_all, writing
 
 
 @dataclass(frozen=True)
@@ -132,50 +141,146 @@ def write_arrays(
     CafeError
         If the disk has too little space or fails.
     """
-    check_free_space(path.parent, sum(array.nbytes for array in arrays.values()) + 64 * layout.ALIGNMENT)
-    with replacing(path) as temporary:
-        try:
-            _write(temporary, arrays, attributes, parts)
-        except OSError as error:
-            raise CafeError(f"cache {path} could not be written: {error}") from error
+    size = sum(array.nbytes for array in arrays.values()) + (len(arrays) + 64) * layout.ALIGNMENT
+    check_free_space(path.parent, size)
+    try:
+        with writing(path, size) as stream:
+            disk = _Disk(stream)
+            _write(disk, arrays, attributes, parts)
+            stream.seek(disk.end)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise CafeError(f"cache {path} could not be written ({size / 1e6:,.1f} MB): {reason}") from error
+
+
+class _Disk:
+    """The file as HDF5 writes it, which never fails: HDF5 crashes when it cannot write what it has begun.
+
+    The first failure is kept; nothing is written from then on, and it is raised once HDF5 has closed.
+    """
+
+    def __init__(self, stream: FileIO) -> None:
+        self.end = 0  # bytes that HDF5 knows of; behind them lies what is reserved
+        self.failure: BaseException | None = None
+        self._stream, self._position = stream, 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.end}[whence]
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def write(self, data: memoryview) -> int:
+        length = len(memoryview(data).cast("B"))
+        with self._keeping():
+            self._stream.seek(self._position)
+            write_all(self._stream, data)
+        self._position += length
+        self.end = max(self.end, self._position)
+        return length
+
+    def readinto(self, target: memoryview) -> int:
+        view = memoryview(target).cast("B")
+        view[:] = bytes(len(view))
+        with self._keeping():
+            self._stream.seek(self._position)
+            self._stream.readinto(view[: max(0, min(len(view), self.end - self._position))])
+        self._position += len(view)
+        return len(view)
+
+    def truncate(self, size: int) -> int:
+        self.end = size
+        return size
+
+    def flush(self) -> None:
+        """There is no buffer."""
+
+    @contextmanager
+    def _keeping(self) -> Iterator[None]:
+        if self.failure is None:
+            try:
+                yield
+            except BaseException as error:  # an interrupt as well: HDF5 would be left in the midst of it
+                self.failure = error
 
 
 def _write(
-    path: Path,
+    disk: _Disk,
     arrays: Mapping[str, NDArray[Any] | StreamedArray],
     attributes: Mapping[str, Any],
     parts: Iterable[Part],
 ) -> None:
-    with h5py.File(
-        path,
-        "w-",
-        libver=(layout.LIBVER, layout.LIBVER),
-        locking=False,
-        alignment_threshold=layout.ALIGNMENT,
-        alignment_interval=layout.ALIGNMENT,
-    ) as file:
-        for name, value in attributes.items():
-            file.attrs[name] = value
+    with _new_file(disk) as file:
         file.create_group(layout.SPLITS)
         sums: dict[str, str] = {}
         streamed: dict[str, RowsSha256] = {}
+        early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         for name, array in arrays.items():
+            # Places are taken in this order, so that the file is laid out alike wherever its arrays come from.
+            options = {"track_times": False, "dcpl": early}
             if isinstance(array, StreamedArray):
-                # Its place is taken now, so that the file is laid out as it is for arrays from memory.
-                early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-                early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-                file.create_dataset(name, shape=array.shape, dtype=array.dtype, track_times=False, dcpl=early)
+                file.create_dataset(name, shape=array.shape, dtype=array.dtype, **options)
                 streamed[name] = RowsSha256(array.shape, array.dtype)
                 continue
             sums[name] = memory_sha256(array)
             if array.dtype.kind == "S":  # the type alone says that these bytes are UTF-8; `astype` would drop that
                 array = array.view(h5py.string_dtype("utf-8", array.dtype.itemsize))
-            file.create_dataset(name, data=array, track_times=False)
+            file.create_dataset(name, data=array, **options)
         for name, where, values in parts:
+            if disk.failure is not None:
+                break
             file[name][where] = values
             streamed[name].update(where, values)
         for name, digest in streamed.items():
             sums[name] = digest.hexdigest() or array_sha256(file[name])
         for name in sorted(sums):
-            file[name].attrs[layout.ARRAY_SHA256] = sums[name]
-        file.attrs[layout.CONTENT_SHA256] = content_sha256(file, sums)
+            _set_attribute(file[name], layout.ARRAY_SHA256, sums[name])
+        whole = {
+            **attributes,
+            layout.CONTENT_SHA256: content_sha256({name: file[name] for name in sums}, attributes, sums),
+        }
+        whole[layout.ATTRIBUTES_SHA256] = attributes_sha256(whole)
+        for name, value in whole.items():
+            _set_attribute(file, name, value)
+    if disk.failure is not None:
+        raise disk.failure
+
+
+def _new_file(disk: _Disk) -> h5py.File:
+    """Begin a file whose attributes all stand in the headers of their objects, which HDF5 checks."""
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    # Version 2 object headers: HDF5 then checks attributes and shapes with checksums of its own.
+    access.set_libver_bounds(h5py.h5f.LIBVER_V18, h5py.h5f.LIBVER_V18)
+    access.set_alignment(layout.ALIGNMENT, layout.ALIGNMENT)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    access.set_fileobj_driver(h5py.h5fd.fileobj_driver, disk)
+    creation = h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    creation.set_attr_phase_change(_MOST_ATTRIBUTES, 0)
+    creation.set_obj_track_times(False)
+    return h5py.File(h5py.h5f.create(b"cache", h5py.h5f.ACC_TRUNC, fcpl=creation, fapl=access))
+
+
+_MOST_ATTRIBUTES = 256  # within a header; FORMAT.md knows 19
+_LONGEST_ATTRIBUTE = 60_000  # bytes; a message of a header ends at 65,535
+
+
+def _set_attribute(item: h5py.File | h5py.Dataset, name: str, value: Any) -> None:
+    """Set an attribute; text has a fixed length, since text of variable length would lie under no checksum.
+
+    Raises
+    ------
+    InputError
+        If a text has a NUL in it, or is too long for a header.
+    """
+    if not isinstance(value, str | list):
+        item.attrs[name] = value
+        return
+    if any("\0" in text for text in ([value] if isinstance(value, str) else value)):
+        raise InputError(f"{name} {value!r} has a NUL character in it, which a cache cannot hold")
+    stored = text_array([value] if isinstance(value, str) else value)
+    if stored.nbytes > _LONGEST_ATTRIBUTE:
+        raise InputError(f"{name} takes {stored.nbytes:,} bytes; a cache holds up to {_LONGEST_ATTRIBUTE:,}")
+    kind = h5py.string_dtype("utf-8", stored.dtype.itemsize)
+    item.attrs.create(name, stored[0] if isinstance(value, str) else stored, dtype=kind)

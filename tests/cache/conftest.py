@@ -152,3 +152,37 @@ def full_cache(tmp_path):
     return write_cache(
         tmp_path / "features.h5", features, make_provenance(), projection=projection, sizes=sizes, seconds={"read": 1.5}
     )
+
+
+def reseal_cache(path, content=True):
+    """Give a file that was changed in place the checksums of what is in it now."""
+    import h5py
+
+    from cafe.cache.format.checksums import array_sha256, attributes_sha256, content_sha256
+    from cafe.cache.format.hdf5 import StoredFile
+
+    def set_text(item, name, text):
+        kind = h5py.string_dtype("utf-8", len(text))
+        item.attrs.create(name, np.array(text.encode(), dtype=kind), dtype=kind)
+
+    def read():
+        with path.open("rb") as stream:
+            file = StoredFile(stream.fileno())
+            return file, {name: array_sha256(array) for name, array in file.arrays.items() if array.problem is None}
+
+    if content:
+        file, sums = read()
+        with h5py.File(path, "r+", libver=("v108", "v108")) as changed:
+            for name, digest in sums.items():
+                set_text(changed[name], "sha256", digest)
+            arrays = {name: array for name, array in file.arrays.items() if name in sums}
+            set_text(changed, "content_sha256", content_sha256(arrays, file.attrs, sums))
+    file, _ = read()
+    with h5py.File(path, "r+", libver=("v108", "v108")) as changed:
+        set_text(changed, "attributes_sha256", attributes_sha256(file.attrs))
+
+
+@pytest.fixture
+def reseal():
+    """Seals a file again that was changed in place."""
+    return reseal_cache

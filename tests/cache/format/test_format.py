@@ -50,9 +50,12 @@ def test_every_version_has_a_file():
     ]
 
 
+@pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("memmap", [False, True])
-def test_format_1(memmap):
-    features = load_features(OLD / "format-1.h5", memmap=memmap)
+def test_files_of_every_version(memmap, version):
+    path = OLD / f"format-{version}.h5"
+    features = load_features(path, memmap=memmap)
+    assert features.provenance["format_version"] == version
     assert list(features.splits) == ["train", "test"]
     train, test = features.splits["train"], features.splits["test"]
     assert train.image_features.dtype == np.float16
@@ -71,9 +74,10 @@ def test_format_1(memmap):
     assert features.provenance["unreadable"][0]["sample_id"] == "train/bad.jpg"
     assert features.provenance["created"] == "2026-01-31T12:00:00.000000+00:00"
     assert features.provenance["normalised"] is False
-    assert load_sizes(OLD / "format-1.h5")["test"].tolist() == [4000, -1]
+    assert load_sizes(path)["test"].tolist() == [4000, -1]
 
 
-def test_format_1_verifies():
+@pytest.mark.parametrize("version", [1, 2])
+def test_files_of_every_version_verify(version):
     # Made from FORMAT.md alone, so this also holds the checksums and fingerprints of page and code together.
-    assert verify_cache(OLD / "format-1.h5").findings == ()
+    assert verify_cache(OLD / f"format-{version}.h5").findings == ()
