@@ -24,6 +24,7 @@ from cafe.cache.format.hdf5 import StoredArray, StoredFile, TruncatedFileError
 from cafe.cache.format.provenance import Provenance
 from cafe.errors import CacheError
 from cafe.features import Features, Split
+from cafe.foreign import reason_of
 
 REMEDY = "Extract it again, or name another file."
 _MAP_ABOVE = 1 << 31  # bytes; memmap="auto" maps files that are larger
@@ -61,8 +62,7 @@ def open_cache(path: Path | str) -> Iterator[StoredFile]:
         raise CacheError(f"cache {path} is truncated: {error}. {REMEDY}") from error
     # Arrays, text and JSON report damage with whatever type the place of the damage suggests.
     except Exception as error:
-        reason = str(error.args[0] if error.args else type(error).__name__).rstrip(".")
-        raise CacheError(f"cache {path} is damaged: {reason}. {REMEDY}") from error
+        raise CacheError(f"cache {path} is damaged: {reason_of(error)}. {REMEDY}") from error
     finally:
         os.close(descriptor)
 
