@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -84,8 +85,8 @@ def start(work: Callable[[], int], folder: Path, *, before: Callable[[], None] =
     try:
         os.dup2(files[0], 1)
         os.dup2(files[1], 2)
-        sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115, PTH123
-        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115, PTH123
+        sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
         before()
         code = work()
     except BaseException:
@@ -95,10 +96,8 @@ def start(work: Callable[[], int], folder: Path, *, before: Callable[[], None] =
     finally:
         atexit._clear()  # what the parent has registered is the parent's
         for stream in (sys.stdout, sys.stderr):
-            try:
+            with suppress(OSError):
                 stream.flush()
-            except OSError:
-                pass
         ctypes.CDLL(None).exit(code)
     raise AssertionError  # not reached
 

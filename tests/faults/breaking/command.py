@@ -72,8 +72,8 @@ def _captured(folder: Path) -> Iterator[list[str]]:
     try:
         os.dup2(files[0], 1)
         os.dup2(files[1], 2)
-        sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115, PTH123
-        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115, PTH123
+        sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
         yield texts
     finally:
         for stream in (sys.stdout, sys.stderr):

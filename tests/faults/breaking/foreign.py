@@ -13,7 +13,6 @@ import random
 import re
 import shutil
 import tarfile
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -171,7 +170,9 @@ def mutate_tensors(path: Path, rng: random.Random, marker: Path) -> str:
 
 def replace_file(path: Path, rng: random.Random, outside: Path) -> str:
     """Put something that is no regular file of the folder in the place of a file."""
-    how = rng.choice(["a folder", "a FIFO", "a link to nothing", "a link to itself", "a link to /dev/zero", "unreadable"])
+    how = rng.choice(
+        ["a folder", "a FIFO", "a link to nothing", "a link to itself", "a link to /dev/zero", "unreadable"]
+    )
     path.unlink()
     if how == "a folder":
         path.mkdir()
@@ -284,7 +285,9 @@ def mutate_tar(path: Path, rng: random.Random) -> str:
         elif how == "absolute":
             member.name = f"/etc/{member.name}"
         elif how == "name":
-            member.name = rng.choice(["a\x1b[31m.png", ".png", "a" * 5000 + ".png", "\udcff.png", "a/../b.png", "a.png.cls"])
+            member.name = rng.choice(
+                ["a\x1b[31m.png", ".png", "a" * 5000 + ".png", "\udcff.png", "a/../b.png", "a.png.cls"]
+            )
         elif how in ("link", "hard link", "device"):
             member.type = {"link": tarfile.SYMTYPE, "hard link": tarfile.LNKTYPE, "device": tarfile.CHRTYPE}[how]
             member.linkname, member.size, data = "/etc/passwd", 0, b""

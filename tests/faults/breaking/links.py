@@ -20,7 +20,18 @@ VICTIM = b"A FILE OF SOMEBODY ELSE\n" * 10
 _RUN = Path(__file__).resolve().parents[2] / "data" / "runs" / "zero-shot"
 
 # Where something odd stands, below the folder of the try, and the command that meets it there.
-_EXTRACT = ("extract", "--dataset", "{photos}", "--out", "{caches}/a.h5", "--workers", "0", "--device", "cpu", "--quiet")
+_EXTRACT = (
+    "extract",
+    "--dataset",
+    "{photos}",
+    "--out",
+    "{caches}/a.h5",
+    "--workers",
+    "0",
+    "--device",
+    "cpu",
+    "--quiet",
+)
 _PLACES: dict[str, tuple[str, tuple[str, ...]]] = {
     "extract: the cache": ("caches/a.h5", _EXTRACT),
     "extract: its unfinished folder": ("caches/a.h5.partial", _EXTRACT),
@@ -35,7 +46,10 @@ _PLACES: dict[str, tuple[str, tuple[str, ...]]] = {
         "names.txt",
         ("cache", "import", "{prepared}/features.npz", "--out", "{caches}/a.h5", "--class-names", "{folder}/names.txt"),
     ),
-    "merge: the cache": ("caches/a.h5", ("cache", "merge", "{prepared}/train.h5", "{prepared}/test.h5", "--out", "{caches}/a.h5")),
+    "merge: the cache": (
+        "caches/a.h5",
+        ("cache", "merge", "{prepared}/train.h5", "{prepared}/test.h5", "--out", "{caches}/a.h5"),
+    ),
     "export: the file": ("a.npz", ("cache", "export", "{prepared}/whole.h5", "--out", "{folder}/a.npz")),
     "fit: the run": (
         "run",

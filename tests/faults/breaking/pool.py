@@ -28,9 +28,7 @@ MEMORY = 2 << 30  # bytes that a process may take beyond what it starts with
 _FORK = multiprocessing.get_context("fork")
 
 
-def run_tries(
-    campaign: Campaign, numbers: Iterable[int], *, seed: int, workers: int, folder: Path
-) -> Iterator[Row]:
+def run_tries(campaign: Campaign, numbers: Iterable[int], *, seed: int, workers: int, folder: Path) -> Iterator[Row]:
     """Run tries of a prepared campaign and yield their rows as they come.
 
     Parameters
@@ -111,8 +109,9 @@ class _Worker:
         """Return what it says, or what became of it."""
         seconds = time.monotonic() - self._began
         if late:
+            kind = _note(self._folder)
             self.kill()
-            return Outcome("hang", _note(self._folder), f"no answer within {self._campaign.limit:g} s"), seconds
+            return Outcome("hang", kind, f"no answer within {self._campaign.limit:g} s"), seconds
         try:
             outcome: Outcome = self.pipe.recv()
             return outcome, seconds

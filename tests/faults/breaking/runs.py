@@ -153,9 +153,7 @@ class RunFlips(DamagedRuns):
         age = "old" if sample.is_old else "new"
         method = sample.loaded["run_"]["method"]
         what = f"{age} {method}, {name}, byte {position}, bit {bit}"
-        return self.look(
-            sample, name, flip_bit(data, position, bit), folder, what, f"{kind}, {age}", array, number
-        )
+        return self.look(sample, name, flip_bit(data, position, bit), folder, what, f"{kind}, {age}", array, number)
 
 
 class RunPages(DamagedRuns):
