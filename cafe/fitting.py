@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,11 @@ from cafe.compute import TRAINING_DTYPES, choose_device
 from cafe.errors import InputError, unknown_name
 from cafe.evaluation.metrics import all_metrics
 from cafe.features import Features, Split
-from cafe.methods import fit_many, make_method
+from cafe.methods import fit_many, make_method, method_names
 from cafe.protocol import selection as policies
 from cafe.protocol.oracle import oracle_test
 from cafe.protocol.tasks import Task, dataset_name, encoder_name, make_task, stacked
+from cafe.protocol.unlabelled import UNLABELLED, unlabelled_rows
 from cafe.version import __version__
 
 
@@ -108,6 +109,8 @@ def fit_method(
     selection: str = "auto",
     device: str = "auto",
     dtype: str = "auto",
+    unlabelled: str | NDArray[Any] | None = None,
+    unlabelled_name: str = "given",
 ) -> Fitted:
     """Fit one method on one draw of shots and test it.
 
@@ -127,6 +130,11 @@ def fit_method(
         Policy for parameters that are ``"auto"``; see :mod:`cafe.protocol.selection`.
     device, dtype : str, default="auto"
         For methods that train.
+    unlabelled : str or ndarray of shape (m, d), default=None
+        For methods that learn from images without labels: a split, whose labels are not read and whose labelled
+        shots are left out; or features of other images.
+    unlabelled_name : str, default="given"
+        What the row calls them where they are no split.
 
     Returns
     -------
@@ -135,12 +143,30 @@ def fit_method(
     Raises
     ------
     InputError
-        If device or dtype cannot be had, or the method has no choice of it.
+        If device or dtype cannot be had, or the method has no choice of it; or if unlabelled images are given to a
+        method that does not learn from them.
     """
     check_device_and_dtype(device, dtype, method)
+    if unlabelled is not None:
+        check_learns_unlabelled(method)
     task = make_task(features, shots, seed)
+    if unlabelled is not None:
+        task = replace(task, unlabelled=unlabelled_rows(features, task.train, task.test, unlabelled, unlabelled_name))
     (fitted,) = fit_all([task], [FitRequest(method, parameters or {})], selection, device, dtype)
     return fitted
+
+
+def check_learns_unlabelled(method: str) -> None:
+    """Refuse unlabelled images for a method that does not learn from them.
+
+    Raises
+    ------
+    InputError
+        Naming the methods that do.
+    """
+    if "unlabelled" not in make_method(method).get_params(deep=False):
+        those = [name for name in method_names() if "unlabelled" in make_method(name).get_params(deep=False)]
+        raise InputError(f"{method} does not learn from unlabelled images; possible: {', '.join(those)}")
 
 
 def fit_all(
@@ -263,7 +289,14 @@ def estimator_for(
     }
     if before_projection:
         own["projection"] = features.projection
+    if task.unlabelled is not None:
+        own["unlabelled"] = UNLABELLED
     known = estimator.get_params(deep=False)
+    if known.get("template_weights", "uniform") != "uniform":
+        # Templates are many; only a method that weighs them carries them, and its run.
+        prompts = features.prompt_features
+        own["text_features"] = features.text_features if prompts is None else prompts
+        own["prompt_classes"] = features.prompt_classes
     return estimator.set_params(**{k: v for k, v in own.items() if k in known and k not in parameters})
 
 
@@ -324,7 +357,9 @@ def zero_shot_accuracy(features: Features, test: Split) -> float | None:
 
 
 # Parameters that the cache supplies; the row's fingerprint stands for them.
-_FROM_CACHE = ("class_embeddings", "classes", "class_names", "projection", "bias")
+_FROM_CACHE = (
+    "class_embeddings", "classes", "class_names", "projection", "bias", "text_features", "prompt_classes",
+)  # fmt: skip
 
 
 def make_row(
@@ -366,8 +401,9 @@ def make_row(
     features = task.features
     parameters = estimator.get_params(deep=False)
     uses_text = features.text_features is not None
-    # Zero-shot with text sees no image, so its row names no shots and no seed.
-    trains = method != "zero-shot" or not uses_text
+    # A method that learned from no image names no shots and no seed.
+    trains = estimator.learns_from_images(uses_text)
+    aside = task.unlabelled
     return {
         "dataset": dataset_name(features),
         "encoder": encoder_name(features),
@@ -381,6 +417,7 @@ def make_row(
         "zero_shot_acc1": zero_shot,
         "params": {k: v for k, v in parameters.items() if k not in _FROM_CACHE},
         **estimator.row_extras(),
+        **({} if aside is None else {"unlabelled": aside.name, **({"transductive": True} if aside.is_test else {})}),
         "class_embeddings": "text" if uses_text else "class-means",
         "selection": chosen.as_json(),
         "chosen_on": chosen_on(estimator, chosen),

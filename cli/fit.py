@@ -6,7 +6,7 @@ import inspect
 import json as json_module
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,11 @@ from cafe.errors import InputError
 from cafe.registry import entries, find
 from cafe.report.tables import align_left
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from cafe.features import Features
+
 DEFAULT_METHOD = "auto"
 # Where only options of its own are given.
 ADAPTER = "clip-adapter"
@@ -25,7 +30,11 @@ ADAPTER = "clip-adapter"
 _ELSEWHERE = {
     **{name: f"give --{name}" for name in ("variant", "alpha", "beta", "reduction", "device", "dtype")},
     "random_state": "give --seed",
-    **dict.fromkeys(("class_embeddings", "classes", "class_names", "projection"), "it comes from the cache"),
+    **dict.fromkeys(
+        ("class_embeddings", "classes", "class_names", "projection", "text_features", "prompt_classes"),
+        "it comes from the cache",
+    ),
+    "unlabelled": "give --unlabelled",
 }
 
 
@@ -74,6 +83,15 @@ def fit(
         int | None,
         typer.Option("--shots", metavar="K", help="Training images per class [default: all training images]."),
     ] = None,
+    unlabelled: Annotated[
+        str | None,
+        typer.Option(
+            "--unlabelled",
+            metavar="FOLDER|SPLIT",
+            help="Images without labels to learn from as well: a split of the cache, or a folder, which is encoded "
+            "(ss-text).",
+        ),
+    ] = None,
     seed: Seed = 1,
     selection: Selection = "auto",
     out: Annotated[
@@ -118,13 +136,17 @@ def fit(
         features = load_features(chosen_cache(cache, folder, screen), memmap="auto")
 
         # After the cache: a missing one should not wait for torch.
-        from cafe.fitting import fit_method
+        from cafe.fitting import check_learns_unlabelled, fit_method
 
         if own:
             _check_kinds(own, find("methods", "METHOD", "method", method).load().__init__.__annotations__)
+        if unlabelled is not None:
+            check_learns_unlabelled(method)
+        aside = _unlabelled(unlabelled, features, device, screen)
         fitted = fit_method(
-            features, method, parameters, shots=shots, seed=seed, selection=selection, device=device, dtype=dtype
-        )
+            features, method, parameters, shots=shots, seed=seed, selection=selection, device=device, dtype=dtype,
+            unlabelled=aside, unlabelled_name=unlabelled or "",
+        )  # fmt: skip
         run = out or new_run_folder(folder, fitted.row)
         save(fitted.estimator, run, row=fitted.row, features=features)
         screen.answer({"run": str(run), "rows": [fitted.row]}, described(fitted.row, run))
@@ -136,6 +158,27 @@ def fit(
             )
         screen.say("try it on an image of your own:")
         screen.next_steps(f"cafe predict --run {run} IMAGE")
+
+
+def _unlabelled(given: str | None, features: Features, device: str, screen: Screen) -> str | NDArray[Any] | None:
+    """Return the split, or the features of the folder, that --unlabelled names; None for none.
+
+    Raises
+    ------
+    InputError
+        If it names neither.
+    """
+    if given is None or given in features.splits:
+        return given
+    if not Path(given).is_dir():
+        raise InputError(
+            f"--unlabelled takes a split of the cache ({', '.join(features.splits)}) or a folder of images; "
+            f"got {given!r}"
+        )
+    from cafe.classifier.encoding import encode_like
+
+    with screen.progress("images") as progress:
+        return encode_like(features, given, device=device, progress=progress)
 
 
 def _check_side(variant: str, alpha: str | None, beta: str | None) -> None:
@@ -158,6 +201,8 @@ def described(row: dict[str, Any], run: Path) -> str:
     """Write one fitted row for people."""
     shots = "all training images" if row["shots"] is None else f"{row['shots']} shot{'s' if row['shots'] > 1 else ''}"
     trained = f"{row['n_train']:,} images ({shots}, seed {row['seed']}) in {duration(row['fit_seconds'])}"
+    if row.get("n_unlabelled"):
+        trained += f", and {row['n_unlabelled']:,} unlabelled ({row['unlabelled']})"
     if row["n_train"] == 0:
         trained = "no image: it reads text alone"
     pairs = [

@@ -163,7 +163,7 @@ class Classifier:
                 f"the run {folder} needs its encoder: {error}; say where it is now with --model"
             ) from error
         fitted_on = saved["provenance"]["image"]
-        _check_encoder(fitted_on["encoder"], encoder)
+        check_encoder(fitted_on["encoder"], encoder)
         classifier = cls(estimator, encoder, saved["class_names"], decoder=fitted_on.get("decoder", PILLOW))
         classifier.run = folder
         return classifier
@@ -307,7 +307,7 @@ class Classifier:
         return self.encoder.encode_images(crops)
 
 
-def _check_encoder(fitted: Mapping[str, Any], encoder: Encoder) -> None:
+def check_encoder(fitted: Mapping[str, Any], encoder: Encoder) -> None:
     """Refuse an encoder whose image features are not those of the fit; ``fitted`` is the identity of the one then."""
     here = encoder.identity()["image"]
     if "named_by_user" in fitted:

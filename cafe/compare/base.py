@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cafe.errors import CafeError
 from cafe.features import Features
 from cafe.fitting import FitRequest, Fitted, fit_all
-from cafe.methods import method_names
+from cafe.methods import make_method, method_names
 from cafe.protocol.tasks import Task, dataset_name, make_task
 from cafe.registry import find
 from cafe.report.comparison import BY_SHOTS, ReportLayout
@@ -194,11 +194,12 @@ class Suite(ABC):
 
 
 def _fit_group(group: Sequence[Series], tasks: Sequence[Task], experiment: Experiment) -> list[tuple[Series, Fitted]]:
-    """Fit a grid of series on all tasks in one run; zero-shot with text sees no shot, so one fit stands for all."""
+    """Fit a grid of series on all tasks in one run; of a method that learns from no shot one fit stands for all."""
     members, requests = [], []
+    has_text = tasks[0].features.text_features is not None
     for series in group:
-        fixed = series.method == "zero-shot" and tasks[0].features.text_features is not None
-        for position in range(1 if fixed else len(tasks)):
+        learns = make_method(series.method, **series.parameters).learns_from_images(has_text)
+        for position in range(len(tasks) if learns else 1):
             members.append(series)
             requests.append(FitRequest(series.method, series.parameters, position))
     fits = fit_all(tasks, requests, experiment.selection, experiment.device, experiment.dtype)

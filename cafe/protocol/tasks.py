@@ -13,6 +13,7 @@ from cafe.errors import InputError
 from cafe.features import Features, Split
 from cafe.protocol.draws import draw_few_shot
 from cafe.protocol.overlap import check_overlap, without_shared
+from cafe.protocol.unlabelled import UNLABELLED, Unlabelled
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Task:
         min(shots, 4) validation images per class (all, where shots is None); None where there is no val split.
     test : Split
         Never seen before a fit is over.
+    unlabelled : Unlabelled or None, default=None
+        Images without labels, for methods that learn from those.
     """
 
     features: Features
@@ -41,6 +44,7 @@ class Task:
     train: Split
     val: Split | None
     test: Split
+    unlabelled: Unlabelled | None = None
 
     def before_projection(self) -> Task | None:
         """Return the same task on features before the projection; None where the cache does not hold them."""
@@ -165,8 +169,11 @@ def stacked(tasks: list[Task]) -> tuple[NDArray[Any], NDArray[np.int64], list[ND
     -------
     tuple
         Features (n, d), labels (n,), and for each task its rows of both. Shots drawn more than once are kept
-        once for each draw: a few thousand rows cost less than finding the doubles.
+        once for each draw: a few thousand rows cost less than finding the doubles. A task's unlabelled rows follow
+        its own, with the label :data:`cafe.protocol.unlabelled.UNLABELLED`.
     """
+    if any(task.unlabelled is not None for task in tasks):
+        return _stacked_with_unlabelled(tasks)
     if len(tasks) == 1:  # nothing to put together: features that are on disk stay there
         train = tasks[0].train
         return train.image_features, train.labels, [np.arange(len(train))]
@@ -175,3 +182,21 @@ def stacked(tasks: list[Task]) -> tuple[NDArray[Any], NDArray[np.int64], list[ND
     ends = np.cumsum([len(task.train) for task in tasks])
     rows = [np.arange(end - len(task.train), end) for task, end in zip(tasks, ends, strict=True)]
     return X, y, rows
+
+
+def _stacked_with_unlabelled(
+    tasks: list[Task],
+) -> tuple[NDArray[Any], NDArray[np.int64], list[NDArray[np.int64]]]:
+    """As :func:`stacked`."""
+    X, y, rows, end = [], [], [], 0
+    for task in tasks:
+        own = [(task.train.image_features, task.train.labels)]
+        if task.unlabelled is not None:
+            aside = task.unlabelled.features
+            own.append((aside, np.full(len(aside), UNLABELLED, dtype=np.int64)))
+        X += [features for features, _ in own]
+        y += [labels for _, labels in own]
+        n = sum(len(labels) for _, labels in own)
+        rows.append(np.arange(end, end + n))
+        end += n
+    return np.concatenate(X), np.concatenate(y), rows

@@ -42,3 +42,22 @@ def test_every_method_runs(n_classes, per_class, text, val, shots):
     assert all(0 <= row["acc1"] <= 1 and np.isfinite(row["ece"]) for row in found.rows)
     (note,) = [note for note in found.notes if note.startswith("coop")]
     assert "left out" in note
+
+
+def test_templates_weighted_by_the_shots_are_lines_of_their_own():
+    """Where a class has one template there is nothing to weigh, and no line."""
+    from dataclasses import replace
+
+    one = cache(3, 4, text=True, val=False)
+    templates = np.concatenate([one.text_features, one.text_features[:, ::-1]])
+    two = replace(one, text_features=templates, templates=("a photo of a {}.", "a {}."))
+    for features, expected in ((one, set()), (two, {"zero-shot", "gda"})):
+        found = compare("methods", [features], shots=[2], seeds=[1, 2], methods=["zero-shot", "gda", "stat-a"])
+        weighted = [row for row in found.rows if "weighted" in row["series"]]
+        assert {row["method"] for row in weighted} == expected
+        # They learn from the shots: a row for each draw, where plain zero-shot and stat-a have one in all.
+        assert all((row["shots"], row["n_train"]) == (2, 6) for row in weighted)
+        assert len(weighted) == 2 * len(expected)
+        for method in ("zero-shot", "stat-a"):
+            plain = [row for row in found.rows if row["method"] == method and row not in weighted]
+            assert [row["shots"] for row in plain] == [0]

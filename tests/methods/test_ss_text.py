@@ -64,6 +64,7 @@ def test_semi_supervised_form_is_its_equations(problem, text_images):
     expected = 10 * unit(queries) @ unit(derived(X, y, base, aside, length, 10.0)).T
     np.testing.assert_allclose(model.logits(queries), expected, rtol=1e-9)
     assert model.n_unlabelled_ == 12
+    assert model.chosen_on() == "unlabelled rows"
     assert model.row_extras() == {"n_unlabelled": 12}
 
 

@@ -95,6 +95,7 @@ def test_trans_clip_does_not_warn_on_a_batch_of_all_classes_or_of_one_row():
 def test_other_classes_and_small_batches(problem):
     X, y, text = problem
     model = StatA(text).fit(X, y)
+    assert model.chosen_on() == "the batch"
     moved = model.for_classes(text[:2])
     np.testing.assert_array_equal(moved.predict_proba(X), StatA(text[:2]).fit(X[:2], [0, 1]).predict_proba(X))
     for n in (1, 2, 3):

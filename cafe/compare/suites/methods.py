@@ -28,8 +28,11 @@ CHOSEN: Final[Mapping[str, Mapping[str, Any]]] = {
 # Names that say in the table what a reader has to know.
 LABELS: Final[Mapping[str, str]] = {
     "trans-clip": "trans-clip (transductive)",
+    "stat-a": "stat-a (transductive)",
     "prolip": "prolip (linear adapter: image features, not those before the projection)",
 }
+# Methods that can weigh templates by the shots; worth a line where a class has several.
+WEIGH_TEMPLATES: Final = ("zero-shot", "gda")
 # Left out unless named with --include, for what they cost.
 COSTLY: Final = ("coop",)
 
@@ -55,4 +58,12 @@ class Methods(Suite):
                 continue
             # A newcomer without an entry above runs with its own defaults.
             series.append(Series(LABELS.get(name, name), name, CHOSEN.get(name, {}), optional=True))
+        if features.text_features is not None and (
+            len(features.text_features) > 1 or features.prompt_classes is not None
+        ):
+            weights = {"template_weights": "timo"}
+            series += [
+                Series(f"{name} (templates weighted by the shots)", name, {**CHOSEN.get(name, {}), **weights})
+                for name in WEIGH_TEMPLATES
+            ]
         return series

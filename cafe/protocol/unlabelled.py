@@ -1,0 +1,113 @@
+"""Images without labels that a method may learn from, none of which is tested on without saying so."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cafe.errors import InputError
+from cafe.features import Features, Split
+
+# The label that they carry beside labelled rows.
+UNLABELLED = -1
+# Features of one image differ by the rounding of float16 (cosine 1 - 1e-6) or of another batch; other images, unless
+# they are copies, by far more.
+SAME_IMAGE = 0.9999
+_BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """Images without labels.
+
+    Attributes
+    ----------
+    name : str
+        Where they are from, as a row says it.
+    features : ndarray of shape (m, d)
+        As the encoder returned them.
+    is_test : bool
+        Whether they are the images that are tested on: the method is then transductive.
+    """
+
+    name: str
+    features: NDArray[Any]
+    is_test: bool = False
+
+
+def unlabelled_rows(features: Features, train: Split, test: Split, given: str | NDArray[Any], name: str) -> Unlabelled:
+    """Return the rows that stand for "unlabelled".
+
+    Parameters
+    ----------
+    features : Features
+        The data set.
+    train, test : Split
+        The labelled rows, which are left out, and the rows that are tested on.
+    given : str or ndarray of shape (m, d)
+        A split of the data set, whose labels are not read; or features of other images.
+    name : str
+        What a row calls images that are no split.
+
+    Raises
+    ------
+    InputError
+        If there is no such split, the features are not as wide as the data set's, or nothing is left.
+
+    Warns
+    -----
+    UserWarning
+        If images that are tested on were among them, and were left out; or if they are the test split itself.
+    """
+    if isinstance(given, str):
+        split = features.split(given)
+        labelled = set(train.sample_ids.tolist())
+        kept = np.array([row for row, sample in enumerate(split.sample_ids.tolist()) if sample not in labelled], int)
+        rows = np.asarray(split.image_features)[kept]
+        if given == "test":
+            warnings.warn(
+                "the unlabelled images are those that are tested on: the accuracy is that of a transductive method",
+                UserWarning,
+                stacklevel=2,
+            )
+        found = Unlabelled(f"split {given}", rows, given == "test")
+    else:
+        found = Unlabelled(name, np.asarray(given))
+    width = train.image_features.shape[1]
+    if found.features.ndim != 2 or found.features.shape[1] != width:
+        raise InputError(f"unlabelled features must be (images, {width}), but their shape is {found.features.shape}")
+    if not found.is_test:
+        tested = _tested_on(found.features, test.image_features)
+        if tested.any():
+            warnings.warn(
+                f"{int(tested.sum())} of {len(tested)} unlabelled images are tested on, and were left out",
+                UserWarning,
+                stacklevel=2,
+            )
+            found = Unlabelled(found.name, found.features[~tested])
+    if len(found.features) == 0:
+        raise InputError(
+            f"no unlabelled image is left of {found.name}: all of them are labelled shots or tested on; "
+            "name another split or folder, or fewer shots"
+        )
+    return found
+
+
+def _tested_on(rows: NDArray[Any], test: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return whether each row is the same image as one of the test rows."""
+    theirs = _unit(np.asarray(test, dtype=np.float32))
+    same = np.zeros(len(rows), dtype=bool)
+    for start in range(0, len(rows), _BLOCK):
+        part = _unit(np.asarray(rows[start : start + _BLOCK], dtype=np.float32))
+        same[start : start + _BLOCK] = (part @ theirs.T).max(axis=1, initial=-1.0) >= SAME_IMAGE
+    return same
+
+
+def _unit(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale rows to length one; rows of zeros stay zeros, and are no evidence."""
+    scaled: NDArray[np.float32] = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    return scaled
