@@ -36,6 +36,7 @@ def test_a_split_is_learned_from_without_its_labels(digits):
     assert (row["n_train"], row["unlabelled"]) == (10, "split train")
     assert row["n_unlabelled"] > 500  # all but the shots
     assert row["params"]["unlabelled"] == -1
+    assert (row["chosen_on"], alone["chosen_on"]) == ("unlabelled rows", "nothing")
     assert "n_unlabelled" not in alone and "transductive" not in row
     assert row["acc1"] != alone["acc1"]
     said = digits("fit", "--method", "ss-text", "--shots", 1, "--unlabelled", "train").out
@@ -91,8 +92,8 @@ def test_what_learned_from_no_image_names_no_shots(digits):
             ("stat-a",),
         )
     }
-    said = {key: (row["shots"], row["n_train"]) for key, row in rows.items()}
-    assert list(said.values()) == [(0, 0), (2, 20), (0, 0)]
+    said = {key: (row["shots"], row["n_train"], row["chosen_on"]) for key, row in rows.items()}
+    assert list(said.values()) == [(0, 0, "nothing"), (2, 20, "nothing"), (0, 0, "the batch")]
     assert rows["stat-a",]["transductive"] is True
     weighted = rows["zero-shot", "--set", "template_weights=timo"]
     assert weighted["params"]["template_weights"] == "timo" and weighted["seed"] == 1
