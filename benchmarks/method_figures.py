@@ -1,4 +1,4 @@
-"""Every method on three data sets by number of shots, and a figure of each (docs/figures; docs/methods.md shows them).
+"""Every method on three data sets by number of shots: the table of docs/methods.md and a figure of each method.
 
     CAFE_REAL_DATA=... python benchmarks/method_figures.py [measure] [draw] [--methods gda,clap] [--datasets digits]
 
@@ -6,15 +6,14 @@
 text, so class means) at 1, 2, 4, 8 and 16 shots, draws 1, 2 and 3, and appends a row for each method, data set and
 number of shots to results/method_figures.jsonl. Shots of Caltech69 and Flowers are drawn from the 16 published ones, so
 their three draws are one at 16 shots, and only training seeds differ there. CoOp runs on digits, whose text tower comes
-with cafe. ``draw`` takes the newest row of each and writes the sentences of docs/methods.md
-that begin with "Measured". Seconds are of one processor core, selection included.
+with cafe. ``draw`` takes the newest row of each and writes the table, between its two marks, and docs/figures. Seconds
+are of one processor core, selection included.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -30,6 +29,10 @@ SHOTS, SEEDS = (1, 2, 4, 8, 16), (1, 2, 3)
 DATASETS = {"digits": "digits", "caltech69": "Caltech69", "flowers102": "Flowers, no text"}
 # Zero-shot's line is drawn in all of them; without text it is class means.
 REFERENCE = "zero-shot"
+# They see all images that they are tested on at once.
+TRANSDUCTIVE = ("stat-a", "trans-clip")
+# In docs/methods.md the table stands between these.
+MARKS = ("<!-- table of benchmarks/method_figures.py -->", "<!-- end of the table -->")
 Table = dict[tuple[str, str, int], dict[str, Any]]
 
 
@@ -68,7 +71,9 @@ def measure(methods: Sequence[str], datasets: Sequence[str]) -> None:
 
 def rows_of(rows: Sequence[Mapping[str, Any]], dataset: str, method: str, seconds: float) -> list[dict[str, Any]]:
     """Gather the accuracies of each number of shots; zero-shot with text has a single row, at none."""
-    own = [row for row in rows if row["method"] in (method, "class-means")] or list(rows)
+    # Without the lines of weighted templates, which the suite has where a class has several.
+    own = [row for row in rows if row["params"].get("template_weights", "uniform") == "uniform"]
+    own = [row for row in own if row["method"] in (method, "class-means")] or own
     gathered: dict[int, list[Mapping[str, Any]]] = {}
     for row in own:
         gathered.setdefault(row["shots"], []).append(row)
@@ -80,6 +85,7 @@ def rows_of(rows: Sequence[Mapping[str, Any]], dataset: str, method: str, second
             "accuracies": [row["acc1"] for row in members],
             "accuracy": float(np.mean([row["acc1"] for row in members])),
             "ece": float(np.mean([row["ece"] for row in members])),
+            "chosen_on": ", ".join(dict.fromkeys(row["chosen_on"] for row in members)),
             "core_seconds": seconds,
         }
         for shots, members in gathered.items()
@@ -125,28 +131,41 @@ def draw(methods: Sequence[str]) -> None:
         print(f"{path.name}: {path.stat().st_size / 1024:.0f} kB", flush=True)
     page = DOCS / "methods.md"
     if is_smoke():
-        print(*(sentence(table, method) for method in methods), sep="\n")
+        print(table_of(table, known))
         return
     text = page.read_text(encoding="utf-8")
-    for method in methods:
-        if method in known:
-            # A function, so that nothing in the sentence is taken for a group.
-            line = sentence(table, method)
-            text = re.sub(rf"^{re.escape(f'Measured ({method}):')}.*$", lambda _, line=line: line, text, flags=re.M)
-    page.write_text(text, encoding="utf-8")
+    start, end = text.index(MARKS[0]) + len(MARKS[0]), text.index(MARKS[1])
+    page.write_text(text[:start] + "\n" + table_of(table, known) + "\n" + text[end:], encoding="utf-8")
 
 
-def sentence(table: Table, method: str) -> str:
-    """Write what docs/methods.md says of a method: accuracies at all shots, and the time of a fit at its longest."""
-    parts, seconds = [], []
-    for dataset, title in DATASETS.items():
-        if (line := line_of(table, dataset, method)) is None:
-            continue
-        fixed = (dataset, method, 0) in table
-        shown = f"{line[0][0]:.1f}" if fixed else ", ".join(f"{value:.1f}" for value in line[0])
-        parts.append(f"{title} {shown}")
-        seconds.append(table[(dataset, method, 0 if fixed else SHOTS[0])]["core_seconds"])
-    return f"Measured ({method}): {'; '.join(parts)}. At most {max(seconds):.1f} core seconds a fit, search included."
+def table_of(table: Table, methods: Sequence[str]) -> str:
+    """Write the table: a row for each method, accuracies in per cent of each data set by shots, best ones in bold."""
+    head = ["method", *(f"{title} {k}" if k == SHOTS[0] else str(k) for title in DATASETS.values() for k in SHOTS)]
+    lines = ["| " + " | ".join([*head, "chosen on", "s", "commit"]) + " |"]
+    lines.append("|" + " --- |" + " ---: |" * (len(head) - 1) + " --- | ---: | --- |")
+    best = {dataset: best_of(table, dataset, methods) for dataset in DATASETS}
+    # Zero-shot first, as what the others are held against.
+    for method in sorted(methods, key=lambda name: (name != REFERENCE, name)):
+        cells, used = [method], []
+        for dataset in DATASETS:
+            line = line_of(table, dataset, method)
+            if line is None:
+                cells += ["" for _ in SHOTS]
+                continue
+            shown = [f"{value:.1f}" for value in line[0]]
+            cells += [f"**{v}**" if v == top else v for v, top in zip(shown, best[dataset], strict=True)]
+            used += [row for (d, m, _), row in table.items() if (d, m) == (dataset, method)]
+        chosen = dict.fromkeys(word for row in used for word in row.get("chosen_on", "").split(", ") if word)
+        commits = dict.fromkeys(row["commit"] for row in used)
+        seconds = max(row["core_seconds"] for row in used)
+        lines.append(f"| {' | '.join(cells)} | {', '.join(chosen)} | {seconds:.1f} | {', '.join(commits)} |")
+    return "\n".join(lines)
+
+
+def best_of(table: Table, dataset: str, methods: Sequence[str]) -> list[str]:
+    """Return the best accuracy at each number of shots, as it is shown; transductive methods see more and are apart."""
+    lines = [line_of(table, dataset, name) for name in methods if name not in TRANSDUCTIVE]
+    return [f"{value:.1f}" for value in np.max([line[0] for line in lines if line is not None], axis=0)]
 
 
 def panel(axes: Any, table: Table, dataset: str, method: str, known: Sequence[str]) -> None:
