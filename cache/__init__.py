@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from cafe.cache.extract.run import extract as extract
     from cafe.cache.format.provenance import Provenance as Provenance
     from cafe.cache.format.reader import CacheSummary as CacheSummary
-    from cafe.cache.format.reader import load_features as load_features
     from cafe.cache.format.reader import summarise as summarise
     from cafe.cache.format.verify import VerifyReport as VerifyReport
     from cafe.cache.format.verify import verify_cache as verify_cache
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from cafe.cache.locate import cache_path as cache_path
     from cafe.cache.locate import find_cache as find_cache
     from cafe.cache.locate import list_caches as list_caches
+    from cafe.cache.locate import load_features as load_features
     from cafe.files import cache_dir as cache_dir
 
 # Resolved when first used, so that listing caches does not import what extraction needs.
@@ -38,7 +38,7 @@ _EXPORTS = {
     "extract": "cafe.cache.extract.run",
     "find_cache": "cafe.cache.locate",
     "list_caches": "cafe.cache.locate",
-    "load_features": "cafe.cache.format.reader",
+    "load_features": "cafe.cache.locate",
     "summarise": "cafe.cache.format.reader",
     "verify_cache": "cafe.cache.format.verify",
     "write_cache": "cafe.cache.format.writer",

@@ -7,10 +7,15 @@ import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
+from cafe.cache.format import reader
 from cafe.cache.format.layout import SUFFIX
 from cafe.cache.format.reader import CacheSummary, summarise
 from cafe.errors import CacheError, InputError
+from cafe.features import Features
+from cafe.files import cache_dir as cache_folder
+from cafe.last_used import by_last_use, used_elsewhere
 
 _SHORT = 8  # hexadecimal digits of a fingerprint within a file name
 
@@ -73,20 +78,79 @@ def list_caches(folder: Path | str) -> list[CacheSummary]:
     return sorted(summaries, key=lambda summary: summary.created, reverse=True)
 
 
+def load_features(
+    cache: Path | str | None = None,
+    *,
+    memmap: bool | Literal["auto"] = False,
+    cache_dir: Path | str | None = None,
+) -> Features:
+    """Load a cache by any name that the command line takes.
+
+    Parameters
+    ----------
+    cache : path or str, default=None
+        A file; or the name of a file or of a data set in the cache folder, as of :func:`find_cache`; None for the
+        cache last used or made there.
+    memmap : bool or "auto", default=False
+        Whether image features stay on disk as read-only memory maps, from which rows are gathered as they are used;
+        ``"auto"`` maps files above 2 GiB.
+    cache_dir : path, default=None
+        Folder of caches and runs; None for ``$CAFE_CACHE``, else ``$XDG_CACHE_HOME/cafe``.
+
+    Returns
+    -------
+    Features
+        With image and text features in their stored dtype, and with all provenance.
+
+    Raises
+    ------
+    CacheError
+        If there is no such cache, or it is truncated, damaged, no cache, or of a newer format version.
+    """
+    return reader.load_features(find_cache(cache, cache_folder(cache_dir)), memmap=memmap)
+
+
+def current_cache(folder: Path) -> Path | None:
+    """Return the cache last used or made with this cache folder; None if there is none that can be read.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder of all caches. A cache elsewhere counts too, once a verb has used it with this folder.
+    """
+    return next(iter(caches_by_last_use(folder)), None)
+
+
+def caches_by_last_use(folder: Path, summaries: Sequence[CacheSummary] | None = None) -> list[Path]:
+    """Return the caches that can be read, the one last used or made first; those used from elsewhere among them.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder of all caches.
+    summaries : sequence of CacheSummary, default=None
+        Of the caches in the folder, where they are known already.
+    """
+    known = list_caches(folder) if summaries is None else summaries
+    paths = [summary.path for summary in known if summary.damaged is None]
+    return by_last_use(folder, "caches", [*paths, *filter(_is_sound, used_elsewhere(folder, "caches"))])
+
+
 def find_cache(name_or_path: Path | str | None, folder: Path) -> Path:
     """Find the cache that is meant.
 
     Parameters
     ----------
     name_or_path : path, str or None
-        A file; or a data set's name or a file's name (with or without suffix) in ``folder``; None is the newest there.
+        A file; or a data set's name or a file's name (with or without suffix) in ``folder``; None is the one last used
+        or made there.
     folder : Path
         The folder of all caches.
 
     Returns
     -------
     Path
-        If several fit a name, the newest of them, with a warning that names all.
+        If several fit a name, the one last used or made, with a warning that names all.
 
     Raises
     ------
@@ -95,18 +159,22 @@ def find_cache(name_or_path: Path | str | None, folder: Path) -> Path:
     """
     if name_or_path is not None and _is_path(name_or_path, folder):
         return _existing(Path(name_or_path).expanduser())
-    sound = [summary for summary in list_caches(folder) if summary.damaged is None]
     if name_or_path is None:
-        if sound:
-            return sound[0].path
-        raise CacheError(f"there is no cache in {folder} yet; make one with: cafe extract --dataset NAME")
+        current = current_cache(folder)
+        if current is not None:
+            return current
+        raise CacheError(f"there is no cache in {folder} yet; make one with: cafe extract FOLDER")
+    sound = [summary for summary in list_caches(folder) if summary.damaged is None]
     name = str(name_or_path)
-    fitting = [summary for summary in sound if _fits(summary, name)]
+    fitting = by_last_use(folder, "caches", [summary.path for summary in sound if _fits(summary, name)])
     if fitting:
         if len(fitting) > 1:
-            names = ", ".join(summary.path.name for summary in fitting)
-            warnings.warn(f"{len(fitting)} caches fit {name!r} ({names}); taking the newest", UserWarning, stacklevel=2)
-        return fitting[0].path
+            names = ", ".join(path.name for path in fitting)
+            message = (
+                f"{len(fitting)} caches fit {name!r} ({names}); taking the one last used or made, {fitting[0].name}"
+            )
+            warnings.warn(message, UserWarning, stacklevel=2)
+        return fitting[0]
     return _existing(folder / name, [summary.path.stem for summary in sound])
 
 
@@ -177,6 +245,14 @@ def _is_path(name_or_path: Path | str, folder: Path) -> bool:
 
 def _fits(summary: CacheSummary, name: str) -> bool:
     return name in (summary.dataset, summary.path.stem, summary.path.name)
+
+
+def _is_sound(path: Path) -> bool:
+    try:
+        summarise(path)
+    except CacheError:
+        return False
+    return True
 
 
 def _existing(path: Path, known: list[str] | None = None) -> Path:

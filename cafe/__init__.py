@@ -19,7 +19,7 @@ from cafe.version import __version__ as __version__
 
 if TYPE_CHECKING:
     # For type checkers. A method that is not named here is exported all the same; they then take it for Any.
-    from cafe.cache.format.reader import load_features as load_features
+    from cafe.cache.locate import load_features as load_features
     from cafe.classifier.classifier import Classifier as Classifier
     from cafe.errors import CafeError as CafeError
     from cafe.features import Features as Features
@@ -55,7 +55,7 @@ _EXPORTS = {
     "draw_few_shot": "cafe.protocol.draws",
     "fit_many": "cafe.methods",
     "load": "cafe.runs",
-    "load_features": "cafe.cache.format.reader",
+    "load_features": "cafe.cache.locate",
 }
 
 

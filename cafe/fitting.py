@@ -7,7 +7,7 @@ the shots, and only then is the test split looked at.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,6 +24,29 @@ from cafe.protocol.oracle import oracle_test
 from cafe.protocol.tasks import Task, dataset_name, encoder_name, make_task, stacked
 from cafe.protocol.unlabelled import UNLABELLED, unlabelled_rows
 from cafe.version import __version__
+
+DEFAULT_METHOD = "auto"
+# Where only parameters of its own are given.
+ADAPTER = "clip-adapter"
+_OF_THE_ADAPTER = frozenset({"variant", "alpha", "beta", "reduction"})
+
+
+def chosen_method(method: str | None, parameters: Iterable[str] = ()) -> str:
+    """Return the method that is fitted: the one named, else by the parameters that are given.
+
+    Parameters
+    ----------
+    method : str or None
+        As the user named it.
+    parameters : iterable of str, default=()
+        Names of those that are given.
+
+    Examples
+    --------
+    >>> chosen_method(None), chosen_method(None, ["alpha"]), chosen_method("coop")
+    ('auto', 'clip-adapter', 'coop')
+    """
+    return method or (ADAPTER if _OF_THE_ADAPTER & set(parameters) else DEFAULT_METHOD)
 
 
 @dataclass(frozen=True)
@@ -154,6 +177,50 @@ def fit_method(
         task = replace(task, unlabelled=unlabelled_rows(features, task.train, task.test, unlabelled, unlabelled_name))
     (fitted,) = fit_all([task], [FitRequest(method, parameters or {})], selection, device, dtype)
     return fitted
+
+
+def fit_untested(
+    features: Features,
+    train: Split,
+    method: str,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    seed: int = 1,
+    selection: str = "auto",
+    device: str = "auto",
+    dtype: str = "auto",
+) -> tuple[Any, policies.Selection]:
+    """Fit one method on given rows, and test nothing.
+
+    Parameters
+    ----------
+    features : Features
+        Where class names, text and logit scale come from.
+    train : Split
+        The rows that are learned from.
+    method, parameters, seed, selection, device, dtype
+        As in :func:`fit_method`; what is ``"auto"`` is chosen by cross-validation, since there are no other rows.
+
+    Returns
+    -------
+    tuple of classifier and Selection
+        The fitted method, and how its parameters were chosen.
+
+    Raises
+    ------
+    InputError
+        If device or dtype cannot be had, or the method has no choice of it.
+    """
+    check_device_and_dtype(device, dtype, method)
+    task = Task(features, None, seed, train, None, train)  # nobody looks at the last one here
+    before = _learns_before_projection(FitRequest(method, parameters or {}), task)
+    moved = _input_of(task, before)
+    unfitted = estimator_for(task, method, parameters or {}, device, dtype, before)
+    estimator, chosen = _resolve(unfitted, moved, selection)
+    (fitted,) = fit_many(
+        moved.train.image_features, moved.train.labels, [estimator], [np.arange(len(train), dtype=np.int64)]
+    )
+    return fitted, chosen
 
 
 def check_learns_unlabelled(method: str) -> None:

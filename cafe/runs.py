@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from difflib import get_close_matches
 from itertools import count
 from pathlib import Path
@@ -20,19 +22,27 @@ from numpy.typing import NDArray
 
 from cafe.errors import InputError
 from cafe.features import Features
-from cafe.files import replacing_together
+from cafe.files import remove_leftovers, replacing_together
+from cafe.last_used import by_last_use, used_elsewhere
 from cafe.registry import entries, find
 from cafe.version import __version__
 
 RUN_FILE = "run.json"
 ARRAY_FILE = "model.safetensors"
 RUN_VERSION = 1
+FITTED_IMAGES = "fitted_images"  # SHA-256 of image files, where these are known
 RUNS = "runs"  # below the cache folder
+_OWN_FILES = (RUN_FILE, ARRAY_FILE)  # all that a run consists of
 _SHOWN = 8  # names of runs that a message lists
 
 
 def save(
-    estimator: Any, run_dir: Path | str, *, row: dict[str, Any] | None = None, features: Features | None = None
+    estimator: Any,
+    run_dir: Path | str,
+    *,
+    row: dict[str, Any] | None = None,
+    features: Features | None = None,
+    fitted_images: Iterable[bytes] = (),
 ) -> None:
     """Write a fitted method to a folder.
 
@@ -46,6 +56,8 @@ def save(
         How it did, kept as it is.
     features : Features, default=None
         Where class names, encoder and provenance come from, so that the run can classify new images.
+    fitted_images : iterable of bytes, default=()
+        SHA-256 of the image files that it was fitted on, so that nothing is tested on them later.
 
     Raises
     ------
@@ -79,6 +91,9 @@ def save(
         document["class_names"] = list(features.class_names)
         document["encoder"] = features.provenance.get("encoder")
         document["provenance"] = dict(features.provenance)
+    if images := sorted(fitted_images):
+        arrays[FITTED_IMAGES] = np.frombuffer(b"".join(images), dtype=np.uint8).reshape(-1, 32)
+        document[FITTED_IMAGES] = {"array": FITTED_IMAGES}
     # The JSON is the mark of a whole run: it never stands beside the arrays of another.
     with replacing_together(Path(run_dir), (ARRAY_FILE, RUN_FILE), mark=RUN_FILE) as paths:
         save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, paths[ARRAY_FILE])
@@ -96,7 +111,8 @@ def load(run_dir: Path | str) -> Any:
     Returns
     -------
     fitted classifier
-        With ``run_`` added: the contents of ``run.json``.
+        With ``run_`` added: the contents of ``run.json``, and in place of the name of ``fitted_images`` that array,
+        (n, 32) uint8, where it is known.
 
     Raises
     ------
@@ -114,6 +130,8 @@ def load(run_dir: Path | str) -> Any:
     estimator = method(**{k: _unpack(v, arrays) for k, v in document["params"].items()})
     for name, value in document["fitted"].items():
         setattr(estimator, name, _unpack(value, arrays))
+    if FITTED_IMAGES in document:
+        document[FITTED_IMAGES] = _unpack(document[FITTED_IMAGES], arrays)
     estimator.run_ = document
     return estimator
 
@@ -133,13 +151,14 @@ def read_run(run_dir: Path | str) -> dict[str, Any]:
     return document
 
 
-def find_run(given: Path | str, cache_dir: Path) -> Path:
+def find_run(given: Path | str | None, cache_dir: Path) -> Path:
     """Find the run that is meant.
 
     Parameters
     ----------
-    given : path or str
-        A folder; or the name of a run below ``<cache-dir>/runs``, such as ``demo/fit``.
+    given : path, str or None
+        A folder; or the name of a run below ``<cache-dir>/runs``, such as ``demo/fit``; None for the one last used or
+        made.
     cache_dir : Path
         The cache folder, as of :func:`cafe.files.cache_dir`.
 
@@ -153,6 +172,11 @@ def find_run(given: Path | str, cache_dir: Path) -> Path:
     InputError
         If there is none of these; the message names the runs that there are, nearest first.
     """
+    if given is None:
+        current = current_run(cache_dir)
+        if current is None:
+            raise InputError(f"there is no run in {cache_dir / RUNS} yet; make one with: cafe fit FOLDER")
+        return current
     folder, below = Path(given).expanduser(), cache_dir / RUNS
     for candidate in (folder, below / given):
         if (candidate / RUN_FILE).is_file():
@@ -186,6 +210,123 @@ def run_names(cache_dir: Path) -> list[str]:
     files = [path for pattern in (f"*/{RUN_FILE}", f"*/*/{RUN_FILE}") for path in below.glob(pattern)]
     files.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     return [path.parent.relative_to(below).as_posix() for path in files]
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One line of ``cafe runs ls``.
+
+    Attributes
+    ----------
+    path : Path
+        Its folder.
+    name : str
+        What ``--run`` takes: its name below ``<cache-dir>/runs``, or the folder where it lies elsewhere.
+    bytes : int
+        Of its files.
+    damaged : str or None
+        What is wrong with it; then everything below is empty.
+    method, dataset, encoder, made : str
+        As recorded; ``made`` is the time of its file, UTC, ISO 8601.
+    n_classes : int
+        0 where it names none.
+    acc1 : float or None
+        Of its row; None where it was not tested.
+    """
+
+    path: Path
+    name: str
+    bytes: int
+    damaged: str | None = None
+    method: str = ""
+    dataset: str = ""
+    encoder: str = ""
+    made: str = ""
+    n_classes: int = 0
+    acc1: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {**asdict(self), "path": str(self.path)}
+
+
+def list_runs(cache_dir: Path) -> list[RunSummary]:
+    """List the runs of a cache folder, the one last used or made first, so that the first is the current one.
+
+    Parameters
+    ----------
+    cache_dir : Path
+        The cache folder; it need not exist.
+
+    Returns
+    -------
+    list of RunSummary
+        Those below ``<cache-dir>/runs``, and those elsewhere that were made or used with this cache folder; damaged
+        ones last, each saying what is wrong.
+    """
+    inside = [cache_dir / RUNS / name for name in run_names(cache_dir)]
+    outside = [path for path in used_elsewhere(cache_dir, "runs") if (path / RUN_FILE).is_file()]
+    summaries = [summarise_run(path, cache_dir) for path in by_last_use(cache_dir, "runs", [*inside, *outside])]
+    return sorted(summaries, key=lambda summary: summary.damaged is not None)
+
+
+def current_run(cache_dir: Path) -> Path | None:
+    """Return the run last used or made with this cache folder; None if there is none that can be read."""
+    summaries = list_runs(cache_dir)
+    return summaries[0].path if summaries and summaries[0].damaged is None else None
+
+
+def summarise_run(folder: Path, cache_dir: Path) -> RunSummary:
+    """Tell what a run says about itself, without its arrays; what is wrong with it stands in ``damaged``."""
+    below = cache_dir / RUNS
+    name = folder.relative_to(below).as_posix() if below in folder.parents else str(folder)
+    files = [folder / own for own in _OWN_FILES]
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    try:
+        document = read_run(folder)
+        row = document.get("row") or {}
+        return RunSummary(
+            folder,
+            name,
+            size,
+            method=" ".join(filter(None, [document["method"], row.get("variant")])),
+            dataset=str(row.get("dataset") or (document.get("provenance") or {}).get("dataset") or ""),
+            encoder=str(document.get("encoder") or ""),
+            made=datetime.fromtimestamp((folder / RUN_FILE).stat().st_mtime, UTC).isoformat(timespec="seconds"),
+            n_classes=len(document.get("class_names") or ()),
+            acc1=row.get("acc1"),
+        )
+    except (InputError, OSError, KeyError, TypeError, AttributeError) as error:
+        return RunSummary(folder, name, size, damaged=str(error))
+
+
+def remove_run(folder: Path) -> list[Path]:
+    """Remove the files of a run, and its folder if nothing else is in it.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder of the run.
+
+    Returns
+    -------
+    list of Path
+        What else lies there, and stays.
+
+    Raises
+    ------
+    InputError
+        If it is no run: nothing is removed then.
+    """
+    if not (folder / RUN_FILE).is_file():
+        raise InputError(f"{folder} is not a run folder: it has no {RUN_FILE}, so nothing was removed")
+    for name in _OWN_FILES:  # the mark of the run first: without it, nothing takes the rest for a run
+        (folder / name).unlink(missing_ok=True)
+    remove_leftovers(folder)
+    others = sorted(folder.iterdir())
+    if not others:
+        folder.rmdir()
+    return others
 
 
 def new_run_folder(cache_dir: Path, row: dict[str, Any]) -> Path:

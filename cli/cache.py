@@ -104,6 +104,7 @@ def import_(
         from cafe.cache.transfer.importers.base import ImportOptions
         from cafe.cache.transfer.importing import import_features
         from cafe.files import cache_dir as cache_folder
+        from cafe.last_used import note_use
 
         keys = {"train": tuple(listed(train)), "val": tuple(listed(val)), "test": tuple(listed(test))}
         options = ImportOptions({name: given for name, given in keys.items() if given}, split, label_column)
@@ -124,7 +125,8 @@ def import_(
             ["saved in", document["path"]],
         ]
         screen.answer(document, "\n".join(align_left(pairs[0], pairs[1:])))
-        suggest_next(screen, Path(document["path"]), document["splits"], out, cache_dir, new=True)
+        note_use(cache_folder(cache_dir), "caches", Path(document["path"]))
+        suggest_next(screen, document["splits"], cache_dir)
 
 
 @app.command("merge")
@@ -141,7 +143,7 @@ def merge(
         from cafe.cache.transfer.merging import merge_caches
         from cafe.files import cache_dir as cache_folder
 
-        paths = [chosen_cache(name, cache_folder(cache_dir), screen) for name in caches]
+        paths = [chosen_cache(name, cache_folder(cache_dir), screen, used=False) for name in caches]
         summary = summarise(merge_caches(paths, out))
         splits = ", ".join(f"{name} {n:,}" for name, n in summary.splits.items())
         screen.answer(summary.to_json(), f"{summary.dataset} ({splits}) saved in {summary.path}")
@@ -173,7 +175,7 @@ def export(
 
         if out is None and layout is None:
             raise InputError("give --out FILE, or --format npz, parquet or safetensors")
-        path = chosen_cache(cache, cache_folder(cache_dir), screen)
+        path = chosen_cache(cache, cache_folder(cache_dir), screen, used=False)
         target = out or Path(f"{path.stem}.{layout}")
         files = export_features(load_features(path, memmap="auto"), target, layout, force=force)
         names = [str(file) for file in files]
@@ -209,7 +211,7 @@ def info(cache: _Which = None, cache_dir: CacheDir = None, json: Json = False, q
     from cafe.files import cache_dir as cache_folder
 
     with Screen(json=json, quiet=quiet) as screen:
-        path = chosen_cache(cache, cache_folder(cache_dir), screen)
+        path = chosen_cache(cache, cache_folder(cache_dir), screen, used=False)
         summary = summarise(path)
         features = load_features(path)
         document = {
@@ -230,7 +232,7 @@ def verify(cache: _Which = None, cache_dir: CacheDir = None, json: Json = False,
     from cafe.files import cache_dir as cache_folder
 
     with Screen(json=json, quiet=quiet) as screen:
-        path = chosen_cache(cache, cache_folder(cache_dir), screen)
+        path = chosen_cache(cache, cache_folder(cache_dir), screen, used=False)
         try:
             report = verify_cache(path)
         except CacheError as error:

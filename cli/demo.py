@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from cafe.cli.compare import DEFAULT_SEEDS, DEFAULT_SHOTS
 from cafe.cli.extract import DEFAULT_MODEL, shown_on, warn_about
 from cafe.cli.extract import described as described_extraction
-from cafe.cli.fit import DEFAULT_METHOD
 from cafe.cli.fit import described as described_fit
 from cafe.cli.options import CacheDir, DemoDtype, Device, Json, Quiet, Seed, whole_numbers
 from cafe.cli.screen import Screen, duration, paint
@@ -86,7 +85,7 @@ def _extract(screen: Screen, folder: Path, device: str, dtype: str) -> Extractio
 
 
 def _fit(screen: Screen, features: Features, run: Path, seed: int, device: str, dtype: str) -> dict[str, Any]:
-    from cafe.fitting import fit_method
+    from cafe.fitting import DEFAULT_METHOD, fit_method
     from cafe.runs import save
 
     _headline(screen, f"2 of 3: {DEFAULT_METHOD} on {FIT_SHOTS} images of each class, from the cache")
@@ -116,5 +115,5 @@ def _farewell(screen: Screen, run: Path, cache_dir: Path | None, seconds: float)
     screen.next_steps(
         f"cafe fit --variant both --alpha auto --shots 16{where}",
         f"cafe predict --run {run / 'fit'} IMAGE",
-        f"cafe extract --dataset ./my_photos --model openai/clip-vit-base-patch32{where}",
+        f"cafe fit ./my_photos --model openai/clip-vit-base-patch32{where}",
     )

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from cafe.encoders.base import Encoder
 
 DEFAULT_MODEL = "cafe:mini"
-_FOR_PHOTOGRAPHS = "openai/clip-vit-base-patch32"
 _SHOWN_UNREADABLE = 5
 _WORTH_SAYING = 60.0  # seconds of encoding
 
@@ -37,28 +36,40 @@ def _complete_dataset(incomplete: str) -> list[str]:
 
 
 def extract(
-    dataset: Annotated[
-        str,
-        typer.Option(
-            "--dataset",
-            metavar="NAME|PATH",
-            help="A name of `cafe datasets`; or a folder with one folder of images for each class, a CSV or JSON Lines "
-            "table, a CoOp split file, webdataset tars, parquet files, or hf:NAME.",
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[PATH|NAME]",
+            help="A folder with one folder of images for each class, a CSV or JSON Lines table, a CoOp split file, "
+            "webdataset tars, parquet files, or hf:NAME; or a name of `cafe datasets`.",
             autocompletion=_complete_dataset,
         ),
-    ],
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", metavar="NAME|PATH", help="The same.", autocompletion=_complete_dataset),
+    ] = None,
     root: Annotated[
         Path | None,
         typer.Option("--root", metavar="DIR", help="Folder that holds the named data set [default: $CAFE_DATA]."),
     ] = None,
     model: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--model",
             metavar="ID,...",
-            help="A name of `cafe models`, a local folder, or a hub id; for several, images are decoded once.",
+            help="A name of `cafe models`, a local folder, or a hub id; for several, images are decoded once [default: "
+            "that of the current cache of the same data, else $CAFE_MODEL, else cafe:mini].",
         ),
-    ] = DEFAULT_MODEL,
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split",
+            metavar="70/10/20",
+            help="Per cent of train, val and test where there are no splits [default: 50/20/30].",
+        ),
+    ] = None,
     splits: Annotated[
         list[str] | None,
         typer.Option("--splits", metavar="train,val,test", help="Which splits; a list [default: all there are]."),
@@ -175,21 +186,33 @@ def extract(
     """
     error_policy, stored = _one_of_two(on_error or "skip", stored_dtype)
     augmented, draws, processes = _views_of(views, seed), _draws_of(shots, seeds), _workers_of(workers)
+    source = _source_of(data, dataset)
     with Screen(json=json, quiet=quiet) as screen:
-        opened, texts, own = _open(dataset, root, decoder, on_error == "skip", class_names, prompts, templates)
+        screen.say(f"looking at {source}")
+        opened, texts, own = _open(source, root, split, decoder, on_error == "skip", class_names, prompts, templates)
 
         # After the data set: a wrong path should not wait for torch.
         from cafe.cache.extract.ray_engine import check_engine
         from cafe.cache.extract.run import extract_many
+        from cafe.classifier.extracting import choose_model, described_division, hint_for_photographs
+        from cafe.files import cache_dir as cache_folder
+        from cafe.last_used import note_use
 
         check_engine(engine, ray_address)
-        encoders = _encoders(model, device, dtype, out)
+        if division := described_division(opened):
+            screen.say(division)
+        chosen, why = choose_model(model, opened.name, cache_folder(cache_dir))
+        for name in _models_of(chosen):
+            if hint := hint_for_photographs(name, opened, source, "extract"):
+                screen.say(hint)
+        screen.say(f"opening the encoder {chosen}{why}")
+        encoders = _encoders(chosen, device, dtype, out)
         paths = _paths(opened, encoders, out, cache_dir)
         wanted: dict[str, Any] = {
             "splits": listed(splits) or None, "templates": texts, "prompts": own, "stored_dtype": stored,
             "views": augmented, "draws": draws, "projection_features": projection_features, "decoder": decoder,
         }  # fmt: skip
-        with screen.progress("images") as images, screen.progress("templates") as text, _sigterm_as_interrupt():
+        with screen.progress("images") as images, screen.progress("templates") as text, sigterm_as_interrupt():
             summaries = extract_many(
                 opened, encoders, paths, **wanted, on_error=error_policy, batch_size=batch_size, workers=processes,
                 engine=engine, ray_address=ray_address, progress=shown_on(images, text, screen), force=force,
@@ -199,14 +222,22 @@ def extract(
         for hint in dict.fromkeys(_faster_dtype(*one) for one in zip(encoders, repeat(dtype), summaries, strict=False)):
             if hint:
                 screen.say(hint)
-        if DEFAULT_MODEL in _models_of(model) and opened.name != "digits":
-            screen.say(f"{DEFAULT_MODEL} knows drawings and glyphs; for photographs: --model {_FOR_PHOTOGRAPHS}")
-        suggest_next(screen, summaries[-1].path, summaries[-1].splits, out, cache_dir, new=bool(summaries[-1].encoded))
+        for summary in summaries:
+            note_use(cache_folder(cache_dir), "caches", summary.path)
+        suggest_next(screen, summaries[-1].splits, cache_dir)
+
+
+def _source_of(data: str | None, dataset: str | None) -> str:
+    if (data is None) == (dataset is None):
+        given = "nothing" if data is None else f"{data!r} and --dataset {dataset!r}"
+        raise InputError(f"give one data set: cafe extract FOLDER, or --dataset NAME; got {given}")
+    return str(dataset if data is None else data)
 
 
 def _open(
     dataset: str,
     root: Path | None,
+    split: str | None,
     decoder: str,
     lenient: bool,
     class_names: Path | None,
@@ -220,7 +251,7 @@ def _open(
 
     texts = read_templates(templates)
     check_decoder(decoder)
-    opened = open_dataset(dataset, root, lenient=lenient)
+    opened = open_dataset(dataset, root, lenient=lenient, split=split)
     if class_names is not None:
         opened.class_names = read_class_names(class_names, opened.class_names)
     own = None if prompts is None else read_prompts(prompts, opened.class_names)
@@ -310,7 +341,7 @@ def _models_of(text: str) -> list[str]:
 
 
 @contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
+def sigterm_as_interrupt() -> Iterator[None]:
     """Let SIGTERM end an extraction like Ctrl-C: what is done is kept, and said."""
     if threading.current_thread() is not threading.main_thread():
         yield

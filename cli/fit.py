@@ -1,16 +1,17 @@
-"""``cafe fit``: fit one method on cached features and save it."""
+"""``cafe fit``: fit one method on a folder of images, or on cached features, and save it."""
 
 from __future__ import annotations
 
 import inspect
 import json as json_module
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cafe.cli.caches import chosen_cache
+from cafe.cli.extract import shown_on, sigterm_as_interrupt, warn_about
 from cafe.cli.options import CacheDir, Device, FitDtype, Json, Quiet, Seed, Selection, ratio
 from cafe.cli.screen import Screen, duration
 from cafe.errors import InputError
@@ -18,13 +19,9 @@ from cafe.registry import entries, find
 from cafe.report.tables import align_left
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from cafe.classifier.classifier import Classifier
 
-    from cafe.features import Features
-
-DEFAULT_METHOD = "auto"
-# Where only options of its own are given.
-ADAPTER = "clip-adapter"
+_DEFAULT, _ADAPTER = "auto", "clip-adapter"  # of cafe.fitting, which a help page does not wait for
 
 # What has an option of its own, or comes from the cache.
 _ELSEWHERE = {
@@ -43,16 +40,49 @@ def _complete_method(incomplete: str) -> list[str]:
 
 
 def fit(
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[PATH|CACHE]",
+            help="A folder with one folder of images for each class, or what else `cafe extract` takes: its features "
+            "are extracted where that is needed; or a cache [default: the cache last used].",
+        ),
+    ] = None,
     cache: Annotated[
         str | None,
-        typer.Option("--cache", metavar="FILE|NAME", help="Which cache to learn from [default: the newest]."),
+        typer.Option("--cache", metavar="FILE|NAME", help="Which cache to learn from [default: the one last used]."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="ID",
+            help="The encoder of a data set, as for `cafe extract` [default: that of its current cache, else "
+            "$CAFE_MODEL, else cafe:mini].",
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split",
+            metavar="70/10/20",
+            help="Per cent of train, val, test for what has no splits [default: 50/20/30].",
+        ),
+    ] = None,
+    templates: Annotated[
+        list[str] | None,
+        typer.Option("--templates", metavar="NAME|TEXT|FILE", help="Of a data set, as for `cafe extract`."),
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option("--root", metavar="DIR", help="Folder that holds the named data set [default: $CAFE_DATA]."),
     ] = None,
     method: Annotated[
         str | None,
         typer.Option(
             "--method",
             metavar="NAME",
-            help=f"See `cafe methods` [default: {DEFAULT_METHOD}; {ADAPTER} with --variant, --alpha, --beta or "
+            help=f"See `cafe methods` [default: {_DEFAULT}; {_ADAPTER} with --variant, --alpha, --beta or "
             "--reduction].",
             autocompletion=_complete_method,
         ),
@@ -94,6 +124,14 @@ def fit(
     ] = None,
     seed: Seed = 1,
     selection: Selection = "auto",
+    refit: Annotated[
+        bool | None,
+        typer.Option(
+            "--refit/--no-refit",
+            help="Fit once more after the test, on all labelled images; never on a test split that is not cafe's own "
+            "[default: where cafe divided a folder and neither a method, its options nor --shots are given].",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -106,9 +144,10 @@ def fit(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fit one method on cached features and save it.
+    """Fit one method on a folder of images, or on cached features, and save it.
 
-    It is measured on the test split; nothing is ever chosen there unless oracle-test is asked for.
+    It is measured on the test split; nothing is ever chosen there unless oracle-test is asked for. Where a folder holds
+    few images, it is measured by cross-validation.
     """
     given = {
         "variant": variant,
@@ -118,67 +157,62 @@ def fit(
     }
     own = _settings_of(settings)
     parameters = {**{name: value for name, value in given.items() if value is not None}, **own}
-    method = method or (ADAPTER if any(value is not None for value in given.values()) else DEFAULT_METHOD)
-    find("methods", "METHOD", "method", method)
+    if method is not None:
+        find("methods", "METHOD", "method", method)
     if shots is not None and shots < 1:
         raise InputError(f"--shots takes a whole number of at least 1; got {shots}")
-    if method == ADAPTER:
-        _check_side(variant or "image", alpha, beta)
+    if data is not None and cache is not None:
+        raise InputError(f"give {data!r} or --cache {cache!r}, not both")
     with Screen(json=json, quiet=quiet) as screen:
-        from cafe.cache.format.reader import load_features
+        from cafe.cache.locate import find_cache
         from cafe.files import cache_dir as cache_folder
         from cafe.files import check_output_folder
-        from cafe.runs import RUN_FILE, new_run_folder, save
+        from cafe.runs import RUN_FILE
 
         if out is not None:
             check_output_folder(out, RUN_FILE, "the run")
-        folder = cache_folder(cache_dir)
-        features = load_features(chosen_cache(cache, folder, screen), memmap="auto")
+        screen.say("getting ready" if data is None and cache is None else f"getting ready: {data or cache}")
+        from cafe.classifier.classifier import Classifier
+        from cafe.fitting import ADAPTER, chosen_method
 
-        # After the cache: a missing one should not wait for torch.
-        from cafe.fitting import check_learns_unlabelled, fit_method
-
+        name = chosen_method(method, parameters)
+        if name == ADAPTER:
+            _check_side(variant or "image", alpha, beta)
         if own:
-            _check_kinds(own, find("methods", "METHOD", "method", method).load().__init__.__annotations__)
-        if unlabelled is not None:
-            check_learns_unlabelled(method)
-        aside = _unlabelled(unlabelled, features, device, screen)
-        fitted = fit_method(
-            features, method, parameters, shots=shots, seed=seed, selection=selection, device=device, dtype=dtype,
-            unlabelled=aside, unlabelled_name=unlabelled or "",
-        )  # fmt: skip
-        run = out or new_run_folder(folder, fitted.row)
-        save(fitted.estimator, run, row=fitted.row, features=features)
-        screen.answer({"run": str(run), "rows": [fitted.row]}, described(fitted.row, run))
-        if fitted.row["selection"].get("note"):
-            screen.warn(f"nothing could be chosen, and the default was taken: {fitted.row['selection']['note']}")
-        if fitted.row["oracle"]:
-            screen.warn(
-                "settings were chosen on the test set (oracle-test): the accuracy is an upper bound, not a result"
-            )
-        screen.say("try it on an image of your own:")
-        screen.next_steps(f"cafe predict --run {run} IMAGE")
+            _check_kinds(own, find("methods", "METHOD", "method", name).load().__init__.__annotations__)
+        source = data if cache is None else find_cache(cache, cache_folder(cache_dir))
+        with screen.progress("images") as images, screen.progress("templates") as text, sigterm_as_interrupt():
+            classifier = Classifier.fit(
+                source, model=model, method=method, parameters=parameters, shots=shots, seed=seed,
+                selection=selection, split=split, templates=templates, refit=refit, root=root, device=device,
+                dtype=dtype, cache_dir=cache_dir, unlabelled=unlabelled, save=out or True,
+                progress=shown_on(images, text, screen), tell=screen.say,
+            )  # fmt: skip
+        _answer(classifier, screen, cache_dir)
 
 
-def _unlabelled(given: str | None, features: Features, device: str, screen: Screen) -> str | NDArray[Any] | None:
-    """Return the split, or the features of the folder, that --unlabelled names; None for none.
-
-    Raises
-    ------
-    InputError
-        If it names neither.
-    """
-    if given is None or given in features.splits:
-        return given
-    if not Path(given).is_dir():
-        raise InputError(
-            f"--unlabelled takes a split of the cache ({', '.join(features.splits)}) or a folder of images; "
-            f"got {given!r}"
-        )
-    from cafe.classifier.encoding import encode_like
-
-    with screen.progress("images") as progress:
-        return encode_like(features, given, device=device, progress=progress)
+def _answer(classifier: Classifier, screen: Screen, cache_dir: Path | None) -> None:
+    """Print how a fit did, what was kept, and how to go on."""
+    row, run, extraction = classifier.row or {}, classifier.run, classifier.extraction
+    if extraction is not None:
+        warn_about(extraction, screen)
+    for note in classifier.notes:
+        screen.say(note)
+    document = {
+        "run": str(run),
+        "rows": [row],
+        "cache": None if classifier.cache is None else str(classifier.cache),
+        "extraction": None if extraction is None else extraction.to_json(),
+        "notes": list(classifier.notes),
+    }
+    screen.answer(document, described(row, Path(str(run))))
+    if row["selection"].get("note"):
+        screen.warn(f"nothing could be chosen, and the default was taken: {row['selection']['note']}")
+    if row["oracle"]:
+        screen.warn("settings were chosen on the test set (oracle-test): the accuracy is an upper bound, not a result")
+    screen.say("try it on an image of your own:")
+    where = [] if cache_dir is None else ["--cache-dir", str(cache_dir)]
+    screen.next_steps(shlex.join(["cafe", "predict", *where, "IMAGE"]))
 
 
 def _check_side(variant: str, alpha: str | None, beta: str | None) -> None:
@@ -211,13 +245,21 @@ def described(row: dict[str, Any], run: Path) -> str:
             f"{row['dataset']}, {row['encoder']}",
         ],
         ["trained on", trained],
-        ["accuracy", f"{_percent(row['acc1'])} on {row['n_test']:,} test images"],
+        ["accuracy", _tested(row)],
         ["zero-shot", _percent(row["zero_shot_acc1"])],
         ["chosen", _chosen(row["selection"])],
+        ["kept", f"a fit on {row['refitted_on']:,} labelled images" if row.get("refitted_on") else ""],
         ["saved in", str(run)],
     ]
     first, *rest = [pair for pair in pairs if pair[1]]
     return "\n".join(align_left(first, rest))
+
+
+def _tested(row: dict[str, Any]) -> str:
+    if row["acc1"] is None:
+        return "not known: no test is possible"
+    by = row.get("tested_by") == "cross-validation"
+    return f"{_percent(row['acc1'])} on {row['n_test']:,} {'images, by cross-validation' if by else 'test images'}"
 
 
 def _percent(value: float | None) -> str:

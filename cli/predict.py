@@ -1,16 +1,30 @@
-"""``cafe predict``: name what is on new images, with a method that was fitted before."""
+"""``cafe predict``: name what is on new images, with a fitted method or with names of classes alone."""
 
 from __future__ import annotations
 
+import csv
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Self, TextIO
 
 import typer
 
-from cafe.cli.options import CacheDir, Device, Dtype, Json, Quiet
-from cafe.cli.screen import Screen
+from cafe.cli.options import CacheDir, Device, Dtype, Json, Quiet, listed
+from cafe.cli.screen import Screen, counted
 from cafe.errors import InputError
-from cafe.report.tables import align_left
+from cafe.names import csv_cell
+
+if TYPE_CHECKING:
+    from cafe.classifier.classifier import Classifier, Prediction
+    from cafe.classifier.evaluation import Evaluation, LabelledFolder
+    from cafe.classifier.images import GivenImage
+
+_SHOWN_LEFT_OUT = 5
+_WIDEST_NAME = 60  # columns that the names of images are padded to at most
+_SUFFIX = ".csv"
+_GUESS = ("class", "probability")  # columns of each guess; of the second they end in _2, and so on
 
 
 def _complete_run(incomplete: str) -> list[str]:
@@ -22,22 +36,48 @@ def _complete_run(incomplete: str) -> list[str]:
 
 def predict(
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="Images, or folders of images at any depth.")
+        list[str],
+        typer.Argument(
+            metavar="IMAGE|FOLDER|-...",
+            help="Images, folders of images at any depth, patterns such as 'photos/*.jpg'; - reads a list of these "
+            "from standard input, one on each line. Where its folders are called as the classes, a folder is evaluated "
+            "as well.",
+        ),
     ],
     run: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--run",
             metavar="DIR|NAME",
-            help="Folder that `cafe fit` saved to, or its name below <cache-dir>/runs.",
+            help="Folder that `cafe fit` saved to, or its name as `cafe runs ls` has it [default: the run last used].",
             autocompletion=_complete_run,
         ),
-    ],
+    ] = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--classes",
+            metavar="cat,dog",
+            help="Names of classes instead of a run: zero-shot, without any label; a list.",
+        ),
+    ] = None,
+    templates: Annotated[
+        list[str] | None,
+        typer.Option("--templates", metavar="NAME|TEXT|FILE", help="Of --classes, as for `cafe extract`."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE.csv", help="Write a table, one image a line, in place of the lines here."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file that --out names.")] = False,
     top: Annotated[int, typer.Option("--top", metavar="N", help="How many classes to name for each image.")] = 3,
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", metavar="ID", help="Where the encoder is now, if it has moved [default: as in the run]."
+            "--model",
+            metavar="ID",
+            help="The encoder of --classes [default: $CAFE_MODEL, else cafe:mini]; or where that of the run is now, if "
+            "it has moved [default: as in the run].",
         ),
     ] = None,
     device: Device = "auto",
@@ -46,32 +86,181 @@ def predict(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Name the most probable classes of new images."""
+    """Name the most probable classes of new images.
+
+    Images are read and named one after the other, so there may be any number of them.
+    """
     if top < 1:
         raise InputError(f"--top takes a whole number of at least 1; got {top}")
-    with Screen(json=json, quiet=quiet) as screen:
-        from cafe.classifier.images import image_files
+    if classes and run is not None:
+        raise InputError("give --run for a fitted classifier, or --classes for names alone; not both")
+    if templates and not classes:
+        raise InputError("--templates go with --classes; a run has its own")
+    _check_table(out, force)
+    with Screen(json=json, quiet=quiet) as screen, ExitStack() as stack:
+        left_out: list[str] = []
+        # Before the encoder: a wrong path should not wait for it. What comes through a pipe is not waited for.
+        named = _named_images(images, left_out.append)
+        given = named if "-" in images else list(named)
+        classifier = _opened(run, classes, templates, model, device, dtype, cache_dir, screen)
+        labelled = _labelled(classifier, given, images)
+        total = len(given) if isinstance(given, list) else None
+        table = None if out is None else stack.enter_context(_Table.writing(out, top, labelled))
+        progress = stack.enter_context(screen.progress("images"))
+        widest = 0 if total is None else min(_WIDEST_NAME, max(len(image.name) for image in given))
+        predictions, unreadable = [], []
+        for done, (image, probabilities) in enumerate(classifier.probabilities(given), start=1):
+            prediction = classifier.named(image, probabilities, top)
+            if labelled is not None:
+                labelled.add(image, probabilities)
+            if prediction.unreadable is not None:
+                unreadable.append(prediction)
+            elif json:
+                predictions.append(prediction)
+            if table is not None:
+                table.add(image.given, prediction)
+            elif prediction.unreadable is None:
+                screen.result(_line(prediction, widest))
+            if total is not None and (table is not None or not screen.shows_results):
+                progress(done, total)
+        _tell_left_out(left_out, unreadable, screen)
+        if done == len(unreadable):
+            raise InputError(f"none of {counted(done, 'image')} can be read, the first {unreadable[0].image!r}")
+        evaluation = None if labelled is None else labelled.evaluation()
+        document = {
+            "run": None if classifier.run is None else str(classifier.run),
+            "images": [prediction.to_json() for prediction in predictions],
+            "unreadable": [prediction.to_json() for prediction in unreadable],
+            "left_out": left_out,
+            "evaluation": None if evaluation is None else evaluation.to_json(),
+            "out": None if out is None else str(out),
+        }
+        # The table takes its place only now that it is whole.
+        stack.close()
+        _answer(document, evaluation, done - len(unreadable), screen)
 
-        paths = image_files(images)
 
-        # After the paths: a wrong one should not wait for torch.
+def _check_table(out: Path | None, force: bool) -> None:
+    if out is None:
+        return
+    if out.suffix.lower() != _SUFFIX:
+        raise InputError(f"--out takes a file that ends in {_SUFFIX}; got {str(out)!r}")
+    if out.is_dir():
+        raise InputError(f"--out takes a file, and {str(out)!r} is a folder")
+    if out.exists() and not force:
+        raise InputError(f"{str(out)!r} is there already; name another file, or replace it with --force")
+
+
+def _named_images(paths: Sequence[str], left_out: Callable[[str], None]) -> Iterator[GivenImage]:
+    """Go through the images that were named, each once; ``-`` stands for the lines of standard input."""
+    from cafe.classifier.images import files_of
+
+    seen = set[str]()
+    for path in paths:
+        for line in (line.rstrip("\r\n") for line in sys.stdin) if path == "-" else [path]:
+            for image in files_of(line, left_out) if line else ():
+                if image.name not in seen:
+                    seen.add(image.name)
+                    yield image
+
+
+def _opened(
+    run: str | None, classes: list[str] | None, templates: list[str] | None, model: str | None, device: str,
+    dtype: str, cache_dir: Path | None, screen: Screen,
+) -> Classifier:  # fmt: skip
+    from cafe.files import cache_dir as cache_folder
+    from cafe.runs import find_run
+
+    if classes:
+        screen.say(f"zero-shot among {counted(len(listed(classes)), 'class', 'classes')}")
         from cafe.classifier.classifier import Classifier
 
-        classifier = Classifier.load(run, model=model, device=device, dtype=dtype, cache_dir=cache_dir)
-        with screen.progress("images") as progress:
-            predictions = classifier.top(paths, top, on_error="skip", progress=progress)
-        named = [one for one in predictions if one.unreadable is None]
-        unreadable = [one for one in predictions if one.unreadable is not None]
-        for one in unreadable:
-            screen.warn(f"image {one.image!r} was left out: {one.unreadable}")
-        if not named:
-            raise InputError(f"none of the {len(paths)} images can be read, the first {unreadable[0].image!r}")
-        document = {
-            "run": str(classifier.run),
-            "images": [one.to_json() for one in named],
-            "unreadable": [one.to_json() for one in unreadable],
-        }
-        lines = [
-            [one.image, *(f"{name} {100 * probability:.1f} %" for name, probability in one.classes)] for one in named
-        ]
-        screen.answer(document, "\n".join(align_left(lines[0], lines[1:])))
+        return Classifier.zero_shot(listed(classes), model=model, templates=templates, device=device, dtype=dtype)
+    folder = find_run(run, cache_folder(cache_dir))
+    if run is None:
+        screen.say(f"using the run last used: {folder}")
+    from cafe.classifier.classifier import Classifier
+
+    return Classifier.load(folder, model=model, device=device, dtype=dtype, cache_dir=cache_dir)
+
+
+def _labelled(classifier: Classifier, given: Iterable[GivenImage], paths: Sequence[str]) -> LabelledFolder | None:
+    """Return what evaluates images by their folders; None where these are not called as the classes."""
+    from cafe.classifier.evaluation import LabelledFolder
+
+    if not isinstance(given, list) or not all(Path(path).is_dir() for path in paths):
+        return None
+    labelled = LabelledFolder(classifier.classes_, classifier.fitted_images)
+    return labelled if labelled.fits(given) else None
+
+
+class _Table:
+    """The table of ``--out``: a row for each image, written as it comes."""
+
+    def __init__(self, stream: TextIO, top: int, labelled: LabelledFolder | None) -> None:
+        self._writer = csv.writer(stream, lineterminator="\n")
+        self._top, self._labelled = top, labelled
+        guesses = [f"{name}{'' if place == 1 else f'_{place}'}" for place in range(1, top + 1) for name in _GUESS]
+        label = [] if labelled is None else ["label"]
+        self._writer.writerow(["image", *label, *guesses, "unreadable"])
+
+    @classmethod
+    @contextmanager
+    def writing(cls, out: Path, top: int, labelled: LabelledFolder | None) -> Iterator[Self]:
+        """Write to a temporary file, which takes the place of ``out`` in one step if nothing goes wrong."""
+        from cafe.files import replacing
+
+        with replacing(out.absolute()) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+            yield cls(stream, top, labelled)
+            stream.flush()
+
+    def add(self, image: GivenImage, prediction: Prediction) -> None:
+        """Write the row of one image."""
+        guesses = [text for name, p in prediction.classes for text in (csv_cell(name), f"{p:.6f}")]
+        guesses += [""] * (len(_GUESS) * self._top - len(guesses))
+        label = [] if self._labelled is None else [csv_cell(self._labelled.name_of(image))]
+        self._writer.writerow([csv_cell(image.name), *label, *guesses, csv_cell(prediction.unreadable or "")])
+
+
+def _line(prediction: Prediction, widest: int) -> str:
+    guesses = "  ".join(f"{name} {100 * probability:.1f} %" for name, probability in prediction.classes)
+    return f"{prediction.image:<{widest}}  {guesses}"
+
+
+def _tell_left_out(others: Sequence[str], unreadable: Sequence[Prediction], screen: Screen) -> None:
+    """Count what was left out, and name the first of it."""
+    for prediction in unreadable[:_SHOWN_LEFT_OUT]:
+        screen.warn(f"image {prediction.image!r} was left out: {prediction.unreadable}")
+    if len(unreadable) > _SHOWN_LEFT_OUT:
+        screen.warn(f"{counted(len(unreadable), 'image')} were left out in all; --json and --out name all of them")
+    if others:
+        shown = ", ".join(repr(name) for name in others[:_SHOWN_LEFT_OUT])
+        more = f", and {len(others) - _SHOWN_LEFT_OUT:,} more" if len(others) > _SHOWN_LEFT_OUT else ""
+        screen.say(f"{counted(len(others), 'file')} left out that are no images by their names: {shown}{more}")
+
+
+def _answer(document: dict[str, Any], evaluation: Evaluation | None, n_named: int, screen: Screen) -> None:
+    lines = []
+    if document["out"] is not None:
+        lines.append(f"{counted(n_named, 'image')} named in {document['out']}")
+    if evaluation is not None:
+        lines.append(described(evaluation))
+    if lines or screen.json:
+        screen.answer(document, "\n".join(lines))
+
+
+def described(evaluation: Evaluation) -> str:
+    """Write for people how a classifier did on a folder whose folders say what is on the images."""
+    left_out = [
+        text
+        for number, text in (
+            (evaluation.fitted, "that the run was fitted on"),
+            (evaluation.other_classes, "of other classes"),
+            (evaluation.unreadable, "that cannot be read"),
+        )
+        if number
+        for text in [f"{number:,} {text}"]
+    ]
+    tested = f"{counted(evaluation.n_test, 'image')} of {counted(len(evaluation.recall), 'class', 'classes')}"
+    accuracy = f"accuracy {100 * evaluation.acc1:.2f} % on {tested}"
+    return accuracy + (f"; left out: {', '.join(left_out)}" if left_out else "")

@@ -108,6 +108,16 @@ class Screen:
             text = json_module.dumps(plain(document), indent=2, allow_nan=False, ensure_ascii=False)
         print(text.rstrip("\n"), file=self._stdout, flush=True)
 
+    def result(self, text: str) -> None:
+        """Write one line of an answer that comes piece by piece to stdout; nothing there if JSON was asked for."""
+        if not self.json:
+            print(text, file=self._stdout, flush=True)
+
+    @property
+    def shows_results(self) -> bool:
+        """Whether lines of :meth:`result` and a bar would run into each other on one terminal."""
+        return not self.json and self._stdout.isatty()
+
     def _show_warning(
         self,
         message: Warning | str,
@@ -216,6 +226,17 @@ def line(
         parts.append(f"{speed:,.0f} {unit}/s" if speed >= 10 else f"{speed:.1f} {unit}/s")
         parts.append(f"{duration((total - done) / speed)} left" if done < total else f"in {duration(seconds)}")
     return "  ".join(parts)
+
+
+def counted(number: int, thing: str, things: str | None = None) -> str:
+    """Write a number of things in English.
+
+    Examples
+    --------
+    >>> counted(1, "image"), counted(1200, "image"), counted(0, "class", "classes")
+    ('1 image', '1,200 images', '0 classes')
+    """
+    return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"
 
 
 def duration(seconds: float) -> str:

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import os
-import warnings
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cafe.classifier.encoding import check_encoder, encode_like
+from cafe.classifier.evaluation import Evaluation, LabelledFolder
 from cafe.classifier.images import GivenImage, ImageLike, given_images
-from cafe.data.images.decoding import PILLOW, decoding_with
+from cafe.classifier.reading import ReadImage, read_ahead
+from cafe.data.images.decoding import PILLOW
 from cafe.encoders.base import Encoder
-from cafe.encoders.opening import open_encoder
-from cafe.errors import InputError, UnreadableImageError, unknown_name
+from cafe.encoders.opening import MINI, open_encoder
+from cafe.errors import InputError, unknown_name
 from cafe.files import cache_dir as cache_folder
-from cafe.runs import find_run
+from cafe.last_used import note_use
+from cafe.prompts import GENERIC_TEMPLATE, class_embeddings, prompts, read_templates
+from cafe.runs import FITTED_IMAGES, find_run, new_run_folder
 from cafe.runs import load as load_run
+from cafe.runs import save as save_run
+
+if TYPE_CHECKING:
+    from cafe.cache.extract.progress import ExtractionSummary, ProgressCallback
+    from cafe.features import Features
+
+Array = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -54,15 +67,15 @@ class Classifier:
     """Names what is on images.
 
     It cuts every image as the encoder's checkpoint says, encodes it, and asks the fitted method; what it needs of
-    memory grows with one batch of images, not with all. Usually it comes from a run that `cafe fit` saved:
-    ``Classifier.load("digits-cafe-mini-auto-16-shot-seed-1").predict(["new.jpg", "more_photos"])``.
+    memory grows with one batch of images, not with all. It comes from images in folders, one for each class
+    (:meth:`fit`), from a run that was saved (:meth:`load`), or from names alone (:meth:`zero_shot`).
 
     Parameters
     ----------
     estimator : fitted classifier
         Any method of cafe, fitted on features of the encoder.
-    encoder : Encoder
-        As of :func:`cafe.encoders.opening.open_encoder`.
+    encoder : Encoder, or callable that returns one
+        As of :func:`cafe.encoders.opening.open_encoder`; a callable is called once an image has to be encoded.
     class_names : sequence of str, default=None
         Names of the labels 0, 1, ... that the estimator was fitted on; None where its labels are names already.
     decoder : str, default="pillow"
@@ -72,10 +85,22 @@ class Classifier:
     ----------
     classes_ : ndarray of shape (n_classes,), str
         Name of each column of :meth:`predict_proba`.
-    estimator, encoder, decoder
+    estimator, decoder
         As given.
+    encoder : Encoder
+        Opened when first asked for.
+    row : dict or None
+        How it did when it was tested, as a row of `cafe fit --json`; None where that is not known.
     run : Path or None
-        The folder it was loaded from.
+        The folder it was loaded from or saved to.
+    fitted_images : frozenset of bytes
+        SHA-256 of the image files that it was fitted on, or its settings chosen by; empty where they are not known.
+    cache : Path or None
+        The cache that it was fitted on in this process; None elsewhere.
+    extraction : ExtractionSummary or None
+        Of the extraction, where fitting needed one.
+    notes : tuple of str
+        What there is to say about the fit: how images were divided, what it was tested on, what was left out.
 
     Examples
     --------
@@ -83,48 +108,189 @@ class Classifier:
 
     >>> import cafe
     >>> from cafe.data import open_dataset
-    >>> from cafe.encoders.opening import open_encoder
-    >>> encoder = open_encoder("cafe:mini", device="cpu", dtype="float32")
     >>> names = ["one", "two", "three"]
-    >>> text = encoder.encode_text([f"a photo of the number {name}." for name in names])
-    >>> classifier = cafe.Classifier(cafe.ZeroShot(text, classes=names).fit(text, names), encoder)
+    >>> classifier = cafe.Classifier.zero_shot(names, model="cafe:mini", templates="a photo of the number {}.")
     >>> digits = open_dataset("digits")
     >>> test = digits.splits["test"]
     >>> image = digits.image("test", int((test.labels == 2).argmax()))
-    >>> print(*classifier.predict([image]))
+    >>> print(*classifier.predict(image))
     two
     >>> classifier.predict_proba([image]).shape
     (1, 3)
     """
 
     def __init__(
-        self, estimator: Any, encoder: Encoder, class_names: Sequence[str] | None = None, *, decoder: str = PILLOW
+        self,
+        estimator: Any,
+        encoder: Encoder | Callable[[], Encoder],
+        class_names: Sequence[str] | None = None,
+        *,
+        decoder: str = PILLOW,
     ) -> None:
         self.estimator = estimator
-        self.encoder = encoder
         self.decoder = decoder
+        self.row: dict[str, Any] | None = None
         self.run: Path | None = None
+        self.fitted_images: frozenset[bytes] = frozenset()
+        self.notes: tuple[str, ...] = ()
+        self.cache: Path | None = None
+        self.extraction: ExtractionSummary | None = None
+        self._encoder = encoder
+        self._opening = threading.Lock()  # images are read in several threads, the first of which opens the encoder
+        self._features: Features | None = None
         labels = estimator.classes_
         self.classes_: NDArray[np.str_] = np.array(
             [str(label) if class_names is None else str(class_names[int(label)]) for label in labels]
         )
 
     @classmethod
+    def fit(
+        cls,
+        data: Features | Path | str | None = None,
+        *,
+        model: str | None = None,
+        method: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        shots: int | None = None,
+        seed: int = 1,
+        selection: str = "auto",
+        split: str | None = None,
+        templates: Sequence[str] | str | None = None,
+        unlabelled: Path | str | None = None,
+        refit: bool | None = None,
+        root: Path | str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        cache_dir: Path | str | None = None,
+        save: bool | Path | str = False,
+        progress: ProgressCallback | None = None,
+        tell: Callable[[str], None] | None = None,
+    ) -> Self:
+        """Fit a classifier on a folder of images, or on features: extract what is needed, test once, keep the best use.
+
+        Images are encoded once and kept in the cache folder; a run that was killed carries on where it was. What cafe
+        itself has to divide is fitted once more on all labelled images after the test; where there are few, the test
+        is a cross-validation. See :mod:`cafe.classifier.final_fit`.
+
+        Parameters
+        ----------
+        data : Features, path, str or None, default=None
+            A folder with a folder of images for each class, any other source of ``docs/sources.md``, a name of
+            `cafe datasets`; or a cache, by its file or name; or features in memory. None is the cache last used.
+        model : str, default=None
+            The encoder; None is that of the cache of this folder that was last used, else ``$CAFE_MODEL``, else
+            ``cafe:mini``.
+        method : str, default=None
+            A name of `cafe methods`; None is ``auto``, and ``clip-adapter`` where parameters of its own are given.
+        parameters : mapping, default=None
+            The method's own keyword parameters.
+        shots : int, default=None
+            Training images per class; None for all.
+        seed : int, default=1
+            Of the draw and of training.
+        selection : str, default="auto"
+            Policy for parameters that are ``"auto"``; see :mod:`cafe.protocol.selection`.
+        split : str, default=None
+            Shares of train, val and test where the folder has none, such as ``"70/10/20"``; None is 50/20/30.
+        templates : str or sequence of str, default=None
+            As `cafe extract --templates` takes them.
+        unlabelled : path or str, default=None
+            Images without labels to learn from as well, for methods that do: a split, or a folder.
+        refit : bool, default=None
+            Whether to fit on all labelled images after the test; None as said above. False keeps the tested fit.
+        root : path, default=None
+            Folder that holds named data sets; None for ``$CAFE_DATA``.
+        device, dtype : str, default="auto"
+            Where and in what to train; images are encoded on the same device.
+        cache_dir : path, default=None
+            Folder of caches and runs; None for ``$CAFE_CACHE``, else ``$XDG_CACHE_HOME/cafe``.
+        save : bool or path, default=False
+            Where to save the run: True is a new folder below the cache folder's ``runs``, as `cafe fit` does.
+        progress : callable, default=None
+            Of the extraction, as of :func:`cafe.cache.extract`.
+        tell : callable, default=None
+            Called with a sentence before each stage that may take long.
+
+        Returns
+        -------
+        Classifier
+            With ``row``, ``notes`` and, where it was saved, ``run``.
+
+        Raises
+        ------
+        InputError
+            If the data cannot be read, or an option does not go with them.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import cafe
+        >>> caches = tempfile.mkdtemp()
+        >>> classifier = cafe.Classifier.fit("digits", method="zero-shot", cache_dir=caches)
+        >>> classifier.row["n_test"], len(classifier.classes_)
+        (546, 10)
+        """
+        from cafe.classifier.extracting import prepare
+
+        def check() -> None:  # after the data, so that a wrong path need not wait for torch
+            from cafe.fitting import check_device_and_dtype, check_learns_unlabelled, chosen_method
+            from cafe.methods import make_method
+
+            name = chosen_method(method, parameters or {})
+            make_method(name, **(parameters or {}))
+            check_device_and_dtype(device, dtype, name)
+            if unlabelled is not None:
+                check_learns_unlabelled(name)
+
+        prepared = prepare(
+            data, model=model, split=split, templates=templates, root=root, device=device, cache_dir=cache_dir,
+            progress=progress, tell=tell, check=check,
+        )  # fmt: skip
+        from cafe.classifier.final_fit import fit_for_use
+
+        features = prepared.features
+        if tell is not None:
+            tell(
+                f"fitting on {sum(map(len, features.splits.values())):,} images of {len(features.class_names)} classes"
+            )
+        final = fit_for_use(
+            features, method, parameters, shots=shots, seed=seed, selection=selection, refit=refit, device=device,
+            dtype=dtype, unlabelled=_unlabelled(unlabelled, features, device), unlabelled_name=str(unlabelled),
+        )  # fmt: skip
+        image = features.provenance.get("image", {})
+        encoder_id = str(features.provenance.get("encoder", ""))
+        classifier = cls(
+            final.estimator,
+            prepared.encoder or (lambda: _open_checked(encoder_id, image.get("encoder", {}), device)),
+            features.class_names,
+            decoder=image.get("decoder", PILLOW),
+        )
+        classifier.row = final.row
+        classifier.fitted_images = final.fitted_images
+        classifier._features = features
+        classifier.cache, classifier.extraction = prepared.path, prepared.summary
+        classifier.notes = (*filter(None, [prepared.division]), *final.notes)
+        if save is not False:
+            classifier.save(None if save is True else save, cache_dir=cache_dir)
+        return classifier
+
+    @classmethod
     def load(
         cls,
-        run: Path | str,
+        run: Path | str | None = None,
         *,
         model: str | None = None,
         device: str = "auto",
         dtype: str = "auto",
         cache_dir: Path | str | None = None,
     ) -> Self:
-        """Open a run that `cafe fit` or :func:`cafe.runs.save` wrote, and its encoder.
+        """Open a run that `cafe fit`, :meth:`save` or :func:`cafe.runs.save` wrote, and its encoder.
 
         Parameters
         ----------
-        run : path or str
-            Its folder; or its name below the cache folder's ``runs``, such as ``"demo/fit"``.
+        run : path, str or None, default=None
+            Its folder; or its name below the cache folder's ``runs``, such as ``"demo/fit"``; None for the run last
+            used or made.
         model : str, default=None
             Where the encoder is now, if it has moved: a name, folder or hub id; None for what the run names.
         device, dtype : str, default="auto"
@@ -149,7 +315,7 @@ class Classifier:
             If the run was fitted on imported features: of their encoder there is only the name that a user gave, so
             that whether it is the right one cannot be checked.
         """
-        folder = find_run(os.fspath(run), cache_folder(cache_dir))
+        folder = find_run(run, cache_folder(cache_dir))
         estimator = load_run(folder)
         saved = estimator.run_
         if not saved.get("encoder") or not saved.get("class_names"):
@@ -166,7 +332,96 @@ class Classifier:
         check_encoder(fitted_on["encoder"], encoder)
         classifier = cls(estimator, encoder, saved["class_names"], decoder=fitted_on.get("decoder", PILLOW))
         classifier.run = folder
+        classifier.row = saved.get("row")
+        classifier.fitted_images = frozenset(row.tobytes() for row in saved.get(FITTED_IMAGES, ()))
+        note_use(cache_folder(cache_dir), "runs", folder)
         return classifier
+
+    @classmethod
+    def zero_shot(
+        cls,
+        classes: Sequence[str],
+        *,
+        model: str | None = None,
+        templates: Sequence[str] | str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+    ) -> Self:
+        """Make a classifier from the names of classes alone: no run, no label, no image.
+
+        Parameters
+        ----------
+        classes : sequence of str
+            At least two names, all different.
+        model : str, default=None
+            The encoder; None is ``$CAFE_MODEL``, else ``cafe:mini``.
+        templates : str or sequence of str, default=None
+            As `cafe extract --templates` takes them; None is ``"a photo of a {}."``.
+        device, dtype : str, default="auto"
+            Where and in what to encode.
+
+        Returns
+        -------
+        Classifier
+
+        Raises
+        ------
+        InputError
+            If there are fewer than two names, one of them is empty or given twice, or the encoder has no text tower.
+        """
+        from cafe.methods.zero_shot import ZeroShot
+
+        names = [str(name).strip() for name in classes]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if len(names) < 2 or "" in names or twice is not None:
+            what = (
+                f"{twice!r} twice" if twice else f"{len(names)}: {', '.join(names)}" if all(names) else "an empty one"
+            )
+            raise InputError(f"classes are at least two names that differ, such as cat,dog; got {what}")
+        encoder = open_encoder(model or os.environ.get("CAFE_MODEL") or MINI, device, dtype)
+        texts = read_templates([templates] if isinstance(templates, str) else templates) or [GENERIC_TEMPLATE]
+        text = encoder.encode_text(prompts(texts, names)).reshape(len(texts), len(names), -1)  # (m, c, d)
+        embeddings = class_embeddings(text)  # (c, d)
+        method = ZeroShot(embeddings, classes=names, logit_scale=encoder.logit_scale)
+        return cls(method.fit(embeddings, names), encoder)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The frozen encoder; opened when first asked for."""
+        with self._opening:
+            if not isinstance(self._encoder, Encoder):
+                self._encoder = self._encoder()
+            return self._encoder
+
+    def save(self, folder: Path | str | None = None, *, cache_dir: Path | str | None = None) -> Path:
+        """Save it as a run, which :meth:`load` and ``cafe predict`` take.
+
+        Parameters
+        ----------
+        folder : path, default=None
+            Made if it is not there; None is a new folder below the cache folder's ``runs``.
+        cache_dir : path, default=None
+            Folder of caches and runs; None for ``$CAFE_CACHE``, else ``$XDG_CACHE_HOME/cafe``.
+
+        Returns
+        -------
+        Path
+            The folder.
+
+        Raises
+        ------
+        InputError
+            If it was not fitted on features, so that a run could not say where it comes from; or the folder cannot be
+            written to.
+        """
+        if self._features is None or self.row is None:
+            raise InputError("this classifier was not made by Classifier.fit, so there is nothing to save it from")
+        caches = cache_folder(cache_dir)
+        target = new_run_folder(caches, self.row) if folder is None else Path(folder)
+        save_run(self.estimator, target, row=self.row, features=self._features, fitted_images=self.fitted_images)
+        self.run = target
+        note_use(caches, "runs", target)
+        return target
 
     def predict(self, images: ImageLike | Iterable[ImageLike]) -> NDArray[np.str_]:
         """Return the most probable name of each image.
@@ -174,9 +429,10 @@ class Classifier:
         Parameters
         ----------
         images : image, or iterable of images
-            Each the path of a file or of a folder, an open ``PIL.Image.Image``, or uint8 pixels of shape
-            (height, width), (height, width, 3) or (height, width, 4). A folder stands for all images in it, at any
-            depth, sorted by path; an array of shape (n, height, width, 3) is n images.
+            Each the path of a file or of a folder, a pattern of paths such as ``"photos/*.jpg"``, an open
+            ``PIL.Image.Image``, or uint8 pixels of shape (height, width), (height, width, 3) or (height, width, 4). A
+            folder stands for all images in it, at any depth, sorted by path; an array of shape (n, height, width, 3)
+            is n images.
 
         Returns
         -------
@@ -185,14 +441,15 @@ class Classifier:
         Raises
         ------
         InputError
-            If no image was given, a path leads nowhere, a folder has no image, or an array is of another kind.
+            If no image was given, a path leads nowhere or is an address, a folder has no image, or an array is of
+            another kind.
         UnreadableImageError
             If an image cannot be decoded; :meth:`top` can leave such images out.
         """
         names: NDArray[np.str_] = self.classes_[self.predict_proba(images).argmax(axis=1)]
         return names
 
-    def predict_proba(self, images: ImageLike | Iterable[ImageLike]) -> NDArray[np.floating[Any]]:
+    def predict_proba(self, images: ImageLike | Iterable[ImageLike]) -> Array:
         """Return the probability of each class on each image.
 
         Parameters
@@ -211,9 +468,9 @@ class Classifier:
             As :meth:`predict`.
         """
         rows = []
-        for _, probabilities in self._probabilities(given_images(images)):
-            if isinstance(probabilities, UnreadableImageError):
-                raise probabilities
+        for image, probabilities in self.probabilities(given_images(images)):
+            if image.unreadable is not None:
+                raise image.unreadable
             rows.append(probabilities)
         return np.stack(rows)  # (n, n_classes)
 
@@ -254,73 +511,134 @@ class Classifier:
             raise InputError(f"k, the number of classes to name, must be at least 1; got {k}")
         if on_error not in ("fail", "skip"):
             raise unknown_name("on_error", on_error, ("fail", "skip"))
-        given = given_images(images)
+        given = list(given_images(images))
         predictions = []
-        for image, probabilities in self._probabilities(given):
-            if isinstance(probabilities, UnreadableImageError):
-                if on_error == "fail":
-                    raise probabilities
-                predictions.append(Prediction(image.name, (), probabilities.reason))
-            else:
-                best = (-probabilities).argsort(kind="stable")[:k]
-                named = tuple((str(self.classes_[column]), float(probabilities[column])) for column in best)
-                predictions.append(Prediction(image.name, named))
+        for image, probabilities in self.probabilities(given):
+            if image.unreadable is not None and on_error == "fail":
+                raise image.unreadable
+            predictions.append(self.named(image, probabilities, k))
             if progress is not None:
                 progress(len(predictions), len(given))
         return predictions
 
-    def __repr__(self) -> str:
-        method = type(self.estimator).__name__
-        where = "" if self.run is None else f", run={str(self.run)!r}"
-        return f"Classifier({method} on {self.encoder.id!r}, {len(self.classes_)} classes{where})"
+    def evaluate(self, folder: Path | str, *, progress: Callable[[int, int], None] | None = None) -> Evaluation:
+        """Test it on a folder with a folder of images for each class, named as the classes are.
 
-    def _probabilities(
-        self, images: Sequence[GivenImage]
-    ) -> Iterator[tuple[GivenImage, NDArray[np.floating[Any]] | UnreadableImageError]]:
-        """Yield each image with its row of probabilities, or with why it cannot be read.
+        Parameters
+        ----------
+        folder : path
+            Its class folders may stand in folders named train, val and test. Images that the classifier was fitted
+            on are left out, whatever they are called now, and so are those of classes that it does not know; both
+            are counted.
+        progress : callable, default=None
+            Called with the images done and their number after each.
 
-        Images are encoded, and the method asked, in batches of the encoder's own size; an image that cannot be read
-        leaves its batch smaller.
+        Returns
+        -------
+        Evaluation
+
+        Raises
+        ------
+        InputError
+            If it is no folder, none of its folders is called as a class, or no image is left to be tested on.
         """
-        size = self.encoder.batch_size
-        for start in range(0, len(images), size):
-            batch = images[start : start + size]
-            crops = [self._crop(image) for image in batch]
-            readable = [crop for crop in crops if not isinstance(crop, UnreadableImageError)]
-            rows: Iterator[NDArray[np.floating[Any]]] = iter(())
-            if readable:
-                rows = iter(self.estimator.predict_proba(self._features(np.stack(readable))))
-            for image, crop in zip(batch, crops, strict=True):
-                yield image, crop if isinstance(crop, UnreadableImageError) else next(rows)
+        if not Path(folder).expanduser().is_dir():
+            raise InputError(f"{os.fspath(folder)!r} is no folder; give one with a folder of images for each class")
+        given = list(given_images(folder))
+        labelled = LabelledFolder(self.classes_, self.fitted_images)
+        if not labelled.fits(given):
+            raise InputError(
+                f"no folder in {os.fspath(folder)!r} is called as a class of this classifier; its classes are: "
+                f"{', '.join(self.classes_[:8])}{', ...' if len(self.classes_) > 8 else ''}"
+            )
+        for done, (image, probabilities) in enumerate(self.probabilities(given), start=1):
+            labelled.add(image, probabilities)
+            if progress is not None:
+                progress(done, len(given))
+        return labelled.evaluation()
 
-    def _crop(self, image: GivenImage) -> NDArray[np.uint8] | UnreadableImageError:
-        try:
-            with decoding_with(self.decoder):
-                return self.encoder.cropper(image.read())
-        except UnreadableImageError as error:
-            return error
+    def named(self, image: ReadImage, probabilities: Array, k: int) -> Prediction:
+        """Return the ``k`` most probable classes of an image of :meth:`probabilities`, or why there are none."""
+        if image.unreadable is not None:
+            return Prediction(image.given.name, (), image.unreadable.reason)
+        best = (-probabilities).argsort(kind="stable")[:k]
+        named = tuple((str(self.classes_[column]), float(probabilities[column])) for column in best)
+        return Prediction(image.given.name, named)
 
-    def _features(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def probabilities(self, images: Iterable[GivenImage]) -> Iterator[tuple[ReadImage, Array]]:
+        """Go through images of :func:`~cafe.classifier.images.given_images` with their probabilities.
+
+        Images are read ahead in threads, encoded, and the method asked, in batches of the encoder's own size; what is
+        held in memory is a few of them.
+
+        Yields
+        ------
+        ReadImage, ndarray of shape (n_classes,)
+            In the order of the images; the array is empty where the image cannot be read.
+        """
+        batch: list[ReadImage] = []
+        n_readable = 0
+        for image in read_ahead(images, lambda: self.encoder.cropper, self.decoder):
+            batch.append(image)
+            n_readable += image.unreadable is None
+            if n_readable == self.encoder.batch_size:
+                yield from self._classified(batch)
+                batch, n_readable = [], 0
+        yield from self._classified(batch)
+
+    def _classified(self, batch: Sequence[ReadImage]) -> Iterator[tuple[ReadImage, Array]]:
+        crops = [image.crop for image in batch if image.crop is not None]
+        rows = iter(self.estimator.predict_proba(self._encoded(np.stack(crops))) if crops else ())
+        none = np.zeros(0, dtype=np.float32)
+        for image in batch:
+            yield image, none if image.unreadable is not None else next(rows)
+
+    def _encoded(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Encode crops (n, height, width, 3): before the projection for a method that trains the projection."""
         if getattr(self.estimator, "projection", None) is not None:
             return self.encoder.encode_images_unprojected(crops)[1]
         return self.encoder.encode_images(crops)
 
+    def _facts(self) -> dict[str, str]:
+        """Return what a reader wants to know at first sight."""
+        shown = ", ".join(self.classes_[:6]) + (f", ... ({len(self.classes_)})" if len(self.classes_) > 6 else "")
+        facts = {"method": type(self.estimator).__name__, "classes": shown}
+        if isinstance(self._encoder, Encoder):
+            facts["encoder"] = self._encoder.id
+        elif self.row is not None:
+            facts["encoder"] = str(self.row.get("encoder", ""))
+        if self.row is not None and self.row.get("acc1") is not None:
+            facts["accuracy"] = f"{100 * self.row['acc1']:.1f} % on {self.row['n_test']:,} images"
+        if self.run is not None:
+            facts["run"] = str(self.run)
+        return facts
 
-def check_encoder(fitted: Mapping[str, Any], encoder: Encoder) -> None:
-    """Refuse an encoder whose image features are not those of the fit; ``fitted`` is the identity of the one then."""
-    here = encoder.identity()["image"]
-    if "named_by_user" in fitted:
-        warnings.warn(
-            f"this run was fitted on imported features, said to be of {fitted['named_by_user']!r}; whether "
-            f"{encoder.id!r} makes the same ones cannot be checked",
-            UserWarning,
-            stacklevel=3,
+    def __repr__(self) -> str:
+        facts = self._facts()
+        where = f", run={facts['run']!r}" if "run" in facts else ""
+        return f"Classifier({facts['method']} on {facts.get('encoder', '')!r}, {len(self.classes_)} classes{where})"
+
+    def _repr_html_(self) -> str:
+        """Return a table for notebooks."""
+        rows = "".join(
+            f"<tr><th>{escape(key)}</th><td>{escape(value)}</td></tr>" for key, value in self._facts().items()
         )
-        return
-    differing = sorted(key for key in {*fitted, *here} - {"dtype"} if fitted.get(key) != here.get(key))
-    if differing:
+        return f"<table><caption>cafe classifier</caption>{rows}</table>"
+
+
+def _unlabelled(given: Path | str | None, features: Features, device: str) -> str | Array | None:
+    """Return the split, or the features of the folder, that holds images without labels; None for none."""
+    if given is None or given in features.splits:
+        return None if given is None else str(given)
+    if not Path(given).is_dir():
         raise InputError(
-            f"encoder {encoder.id!r} is not the one that this run was fitted with: {', '.join(differing)} differ; "
-            f"name the right one with --model"
+            f"unlabelled images are a split of the data set ({', '.join(features.splits)}) or a folder of images; "
+            f"got {os.fspath(given)!r}"
         )
+    return encode_like(features, given, device=device)
+
+
+def _open_checked(model: str, fitted: Mapping[str, Any], device: str) -> Encoder:
+    encoder = open_encoder(model, device)
+    check_encoder(fitted, encoder)
+    return encoder

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.classifier.classifier import check_encoder
 from cafe.classifier.images import given_images
-from cafe.data.images.decoding import PILLOW, decoding_with
+from cafe.classifier.reading import read_ahead
+from cafe.data.images.decoding import PILLOW
+from cafe.encoders.base import Encoder
 from cafe.encoders.opening import open_encoder
-from cafe.errors import InputError, UnreadableImageError
+from cafe.errors import InputError
 from cafe.features import Features
 
 
@@ -56,27 +57,45 @@ def encode_like(
     made: dict[str, Any] = features.provenance.get("image") or {}
     if not features.provenance.get("encoder") or "encoder" not in made:
         raise InputError("this cache does not say which encoder made it, so that further images cannot be encoded")
-    images = given_images(folder)
+    images = list(given_images(folder))
     encoder = open_encoder(str(features.provenance["encoder"]), device, dtype)
     check_encoder(made["encoder"], encoder)
-    parts, unreadable, first = [], 0, ""
-    for start in range(0, len(images), encoder.batch_size):
-        crops = []
-        for image in images[start : start + encoder.batch_size]:
-            try:
-                with decoding_with(made.get("decoder", PILLOW)):
-                    crops.append(encoder.cropper(image.read()))
-            except UnreadableImageError as error:
-                unreadable, first = unreadable + 1, first or f"{image.name!r}: {error.reason}"
-        if crops:
+    parts: list[NDArray[np.float32]] = []
+    crops: list[NDArray[np.uint8]] = []
+    unreadable = []
+    for done, image in enumerate(read_ahead(images, lambda: encoder.cropper, made.get("decoder", PILLOW)), start=1):
+        if image.unreadable is not None:
+            unreadable.append(f"{image.given.name!r}: {image.unreadable.reason}")
+        elif image.crop is not None:
+            crops.append(image.crop)
+        if crops and (len(crops) == encoder.batch_size or done == len(images)):
             parts.append(encoder.encode_images(np.stack(crops)))
+            crops = []
         if progress is not None:
-            progress(min(start + encoder.batch_size, len(images)), len(images))
-    if unreadable:
-        warnings.warn(
-            f"{unreadable} of {len(images)} images were left out, the first {first}", UserWarning, stacklevel=2
-        )
+            progress(done, len(images))
     if not parts:
-        raise InputError(f"none of the {len(images)} images in {folder} can be read, the first {first}")
-    encoded: NDArray[np.float32] = np.concatenate(parts)
+        raise InputError(f"none of the {len(images)} images in {folder} can be read, the first {unreadable[0]}")
+    if unreadable:
+        message = f"{len(unreadable)} of {len(images)} images were left out, the first {unreadable[0]}"
+        warnings.warn(message, UserWarning, stacklevel=2)
+    encoded: NDArray[np.float32] = np.concatenate(parts)  # (m, d)
     return encoded
+
+
+def check_encoder(fitted: Mapping[str, Any], encoder: Encoder) -> None:
+    """Refuse an encoder whose image features are not those of the fit; ``fitted`` is the identity of the one then."""
+    here = encoder.identity()["image"]
+    if "named_by_user" in fitted:
+        warnings.warn(
+            f"this run was fitted on imported features, said to be of {fitted['named_by_user']!r}; whether "
+            f"{encoder.id!r} makes the same ones cannot be checked",
+            UserWarning,
+            stacklevel=3,
+        )
+        return
+    differing = sorted(key for key in {*fitted, *here} - {"dtype"} if fitted.get(key) != here.get(key))
+    if differing:
+        raise InputError(
+            f"encoder {encoder.id!r} is not the one that this run was fitted with: {', '.join(differing)} differ; "
+            f"name the right one with --model"
+        )

@@ -1,9 +1,11 @@
-"""What users give as images: files, folders of files, open images, arrays of pixels."""
+"""What users give as images: files, folders of files, patterns, open images, arrays of pixels."""
 
 from __future__ import annotations
 
+import glob
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -12,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cafe.data.images.decoding import as_rgb, read_image
 from cafe.data.images.files import list_images
 from cafe.errors import InputError
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[np.uint8]"
+
+_ADDRESS = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 @dataclass(frozen=True)
@@ -29,42 +32,35 @@ class GivenImage:
         The path of a file as it was given; of anything else its place in what was given, such as ``"image 0"``.
     source : Path or PIL.Image.Image
         Where the pixels are.
+    inside : str
+        Where a folder was given, the path of the file below it, with forward slashes; empty elsewhere.
     """
 
     name: str
     source: Path | Image.Image
-
-    def read(self) -> Image.Image:
-        """Return it as RGB, by the rules of :mod:`cafe.data.images.decoding`.
-
-        Raises
-        ------
-        UnreadableImageError
-            If it cannot be decoded.
-        """
-        if isinstance(self.source, Path):
-            return read_image(self.source, self.name)
-        return as_rgb(self.source, self.name)
+    inside: str = ""
 
 
-def given_images(images: ImageLike | Iterable[ImageLike]) -> list[GivenImage]:
-    """List the images that were given, in their order, folders replaced by the images in them.
+def given_images(images: ImageLike | Iterable[ImageLike]) -> Iterator[GivenImage]:
+    """Go through the images that were given, in their order, folders and patterns replaced by the files they stand for.
 
     Parameters
     ----------
     images : image, or iterable of images
-        Each the path of a file, the path of a folder (standing for every image in it, at any depth, sorted), an
-        open ``PIL.Image.Image``, or pixels as uint8 of shape (height, width), (height, width, 3) or
-        (height, width, 4). An array of shape (n, height, width, 3) is n images.
+        Each the path of a file, the path of a folder (standing for every image in it, at any depth, sorted), a
+        pattern such as ``"photos/*.jpg"``, an open ``PIL.Image.Image``, or pixels as uint8 of shape (height, width),
+        (height, width, 3) or (height, width, 4). An array of shape (n, height, width, 3) is n images. An iterable is
+        asked for one image after the other, so it may be longer than memory.
 
-    Returns
-    -------
-    list of GivenImage
+    Yields
+    ------
+    GivenImage
 
     Raises
     ------
     InputError
-        If nothing was given, a path leads nowhere, a folder has no image, or an array is of another kind.
+        If nothing was given, a path leads nowhere or is an address, a folder has no image, or an array is of another
+        kind.
 
     Examples
     --------
@@ -73,44 +69,65 @@ def given_images(images: ImageLike | Iterable[ImageLike]) -> list[GivenImage]:
     """
     if isinstance(images, (str, os.PathLike, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim < 4):
         images = [images]
-    listed: list[GivenImage] = []
+    number = -1
     for number, image in enumerate(images):
         if isinstance(image, (str, os.PathLike)):
-            listed += [GivenImage(str(path), path) for path in image_files([Path(image)])]
+            yield from files_of(image)
         elif isinstance(image, Image.Image):
-            listed.append(GivenImage(f"image {number}", image))
+            yield GivenImage(f"image {number}", image)
         else:
-            listed.append(GivenImage(f"image {number}", _opened(image, number)))
-    if not listed:
+            yield GivenImage(f"image {number}", _opened(image, number))
+    if number < 0:
         raise InputError("no image was given; give paths, open images or arrays of pixels")
-    return listed
 
 
-def image_files(paths: Sequence[Path]) -> list[Path]:
-    """List the files that were named, and the images in the folders that were named, each once.
+def files_of(path: str | os.PathLike[str], left_out: Callable[[str], None] | None = None) -> Iterator[GivenImage]:
+    """Go through the files that a path stands for.
 
     Parameters
     ----------
-    paths : sequence of Path
-        Files, whatever they are called, and folders, of which the images at any depth are taken, sorted.
+    path : path
+        A file, whatever it is called; a folder, of which the images at any depth are taken, sorted; or a pattern with
+        ``*``, ``?``, ``[...]`` or ``**``, of files and folders.
+    left_out : callable, default=None
+        Called with the path of each file in a folder that is no image by its name.
+
+    Yields
+    ------
+    GivenImage
 
     Raises
     ------
     InputError
-        If something is not there, or a folder holds no image.
+        If it is an address, leads nowhere, fits no file, or is a folder without an image.
     """
-    files: dict[Path, None] = {}
-    for path in paths:
-        if path.is_dir():
-            inside = [path / name for name, _ in list_images(path).files]
-            if not inside:
-                raise InputError(f"there is no image in the folder {path}")
-            files.update(dict.fromkeys(inside))
-        elif path.exists():
-            files[path] = None
-        else:
-            raise InputError(f"no such image or folder: {str(path)!r}")
-    return list(files)
+    text = os.fspath(path)
+    if _ADDRESS.match(text):
+        raise InputError(f"{text!r} is an address; cafe reads files and downloads nothing: fetch it, and give the file")
+    target = Path(text).expanduser()
+    if target.is_dir():
+        yield from _files_in(target, left_out)
+    elif target.exists():
+        yield GivenImage(str(target), target)
+    elif glob.has_magic(text):
+        fitting = sorted(glob.glob(os.fspath(target), recursive=True))  # noqa: PTH207 (an absolute pattern too)
+        if not fitting:
+            raise InputError(f"no file fits the pattern {text!r}")
+        for one in fitting:
+            yield from files_of(one, left_out)
+    else:
+        raise InputError(f"no such image or folder: {text!r}")
+
+
+def _files_in(folder: Path, left_out: Callable[[str], None] | None) -> Iterator[GivenImage]:
+    listing = list_images(folder)
+    if left_out is not None:
+        for name in listing.others:
+            left_out(str(folder / name))
+    if not listing.files:
+        raise InputError(f"there is no image in the folder {folder}")
+    for name, _ in listing.files:
+        yield GivenImage(str(folder / name), folder / name, name)
 
 
 def _opened(pixels: object, number: int) -> Image.Image:

@@ -16,7 +16,7 @@ from cafe.data.images.examples import write_pictures
 from cafe.data.images.files import Listing, list_images, natural_order, subfolders
 from cafe.data.images.other_formats import kind_by_name
 from cafe.errors import InputError
-from cafe.protocol.partition import SPLIT_ORIGIN, split_by_hash
+from cafe.protocol.partition import chosen_origin, split_by_hash
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -55,7 +55,7 @@ class ImageFolder(Source):
             if split:
                 self.splits[split] = _image_split(rows)
             else:
-                self.split_origin = SPLIT_ORIGIN
+                self.split_origin = chosen_origin()
                 keys = content_keys(self._root, [(path, size) for _, path, size in rows])
                 self.splits.update(_divided(rows, keys))
                 identical = self._identical(dict(zip((path for _, path, _ in rows), keys, strict=True)))

@@ -7,14 +7,17 @@ import re
 from pathlib import Path
 from typing import Any
 
-from cafe.data.base import Dataset
+from cafe.data.base import Dataset, NamedDataset
 from cafe.errors import InputError, unknown_name
+from cafe.protocol.partition import chosen_origin, dividing_into, read_shares
 from cafe.registry import entries
 
 ROOT_VARIABLE = "CAFE_DATA"
 
 
-def open_dataset(name_or_path: str, root: Path | None = None, *, lenient: bool = False) -> Dataset:
+def open_dataset(
+    name_or_path: str | Path, root: Path | None = None, *, lenient: bool = False, split: str | None = None
+) -> Dataset:
     """Open a data set.
 
     A registered name wins; anything else is read by the first source that accepts it, readers of anything (any
@@ -29,6 +32,8 @@ def open_dataset(name_or_path: str, root: Path | None = None, *, lenient: bool =
     lenient : bool, default False
         Whether an image that a list names and the disk lacks is kept and unreadable later; otherwise it is an
         error.
+    split : str, default=None
+        How to divide what has no splits: per cent of train, val and test, such as ``"70/10/20"``; None is 50/20/30.
 
     Returns
     -------
@@ -37,18 +42,25 @@ def open_dataset(name_or_path: str, root: Path | None = None, *, lenient: bool =
     Raises
     ------
     InputError
-        If it is neither a known name nor a path that a source accepts, or cannot be opened.
+        If ``split`` is given and the data set has splits of its own; if it is neither a known name nor a path that a
+        source accepts, or cannot be opened.
 
     Examples
     --------
     >>> open_dataset("digits").class_names[:3]
     ('zero', 'one', 'two')
     """
+    if split is not None:
+        with dividing_into(read_shares(split)):
+            dataset = open_dataset(name_or_path, root, lenient=lenient)
+            if dataset.split_origin != chosen_origin() or isinstance(dataset, NamedDataset):
+                raise InputError(f"{dataset.name} has splits of its own, so it is not divided into {split}")
+            return dataset
     name_or_path = os.fspath(name_or_path)
     named = entries("data", "DATASET")
     if name_or_path in named:
-        dataset: Dataset = named[name_or_path].load().open(data_root(root), lenient=lenient)
-        return dataset
+        published: Dataset = named[name_or_path].load().open(data_root(root), lenient=lenient)
+        return published
     path = Path(name_or_path).expanduser()
     # An empty string would be the current folder.
     source, there = _source_for(path) if name_or_path else (None, False)

@@ -7,18 +7,89 @@ listing or on where the folder lies, so that two people with the same images hav
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cafe.errors import InputError
 
-PERCENT = (50, 20, 30)  # train, val, test
-SPLIT_ORIGIN = "hash, stratified, 50/20/30"
+Shares = tuple[int, int, int]  # per cent of train, val, test
+
+PERCENT: Shares = (50, 20, 30)
+_HOW = "hash, stratified, "
+SPLIT_ORIGIN = f"{_HOW}50/20/30"
+
+# Of this thread's block alone: sources divide what they list, and their interface has no argument for it.
+_chosen: ContextVar[Shares] = ContextVar("shares", default=PERCENT)
 
 
-def split_by_hash(labels: ArrayLike, keys: Sequence[str], percent: tuple[int, int, int] = PERCENT) -> NDArray[np.str_]:
+def read_shares(text: str) -> Shares:
+    """Read shares of train, val and test as people write them: ``70/10/20``, or ``80/20`` for no val split.
+
+    Raises
+    ------
+    InputError
+        If they are not two or three whole numbers that sum to 100, or the first is 0.
+
+    Examples
+    --------
+    >>> read_shares("70/10/20"), read_shares("80/20")
+    ((70, 10, 20), (80, 0, 20))
+    """
+    words = [word.strip() for word in text.split("/")]
+    numbers = [int(word) for word in words if word.isascii() and word.isdecimal()]
+    if len(numbers) == len(words) == 2:
+        numbers.insert(1, 0)
+    if len(numbers) != 3 or len(words) > 3 or sum(numbers) != 100 or not numbers[0]:
+        raise InputError(
+            f"a split is per cent of train, val and test that sum to 100, such as 70/10/20 (or 80/20 for train and "
+            f"test); got {text!r}"
+        )
+    return numbers[0], numbers[1], numbers[2]
+
+
+@contextmanager
+def dividing_into(percent: Shares) -> Iterator[None]:
+    """Divide what has no splits into these shares within this block, in this thread alone.
+
+    Examples
+    --------
+    >>> with dividing_into((70, 10, 20)):
+    ...     chosen_origin()
+    'hash, stratified, 70/10/20'
+    """
+    token = _chosen.set(percent)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def chosen_origin() -> str:
+    """Return what a data set that is divided now records as the origin of its splits."""
+    return _HOW + "/".join(map(str, _chosen.get()))
+
+
+def shares_of(origin: str) -> Shares | None:
+    """Return the shares of a recorded origin; None where the split is not one of this file.
+
+    Examples
+    --------
+    >>> shares_of("hash, stratified, 50/20/30"), shares_of("published")
+    ((50, 20, 30), None)
+    """
+    if not origin.startswith(_HOW):
+        return None
+    try:
+        return read_shares(origin.removeprefix(_HOW))
+    except InputError:
+        return None
+
+
+def split_by_hash(labels: ArrayLike, keys: Sequence[str], percent: Shares | None = None) -> NDArray[np.str_]:
     """Assign every row to train, val or test.
 
     In each class the n rows are sorted by key. The first ``floor(n * train / 100)`` of them, but at least
@@ -34,8 +105,8 @@ def split_by_hash(labels: ArrayLike, keys: Sequence[str], percent: tuple[int, in
         Class of each row.
     keys : sequence of str, length n
         Content key of each row, a hexadecimal hash: equal for identical images, otherwise different.
-    percent : tuple of three int, default (50, 20, 30)
-        Shares of train, val and test; they sum to 100.
+    percent : tuple of three int, default=None
+        Shares of train, val and test; they sum to 100. None is those of :func:`dividing_into`, else 50, 20, 30.
 
     Returns
     -------
@@ -52,6 +123,7 @@ def split_by_hash(labels: ArrayLike, keys: Sequence[str], percent: tuple[int, in
     >>> split_by_hash([0, 0, 0, 0, 0], ["e", "a", "b", "d", "c"]).tolist()
     ['test', 'train', 'train', 'test', 'val']
     """
+    percent = _chosen.get() if percent is None else percent
     label_row = np.asarray(labels)
     if label_row.shape != (len(keys),):
         raise InputError(f"every row needs a label and a key, got labels {label_row.shape} and {len(keys)} keys")
@@ -72,7 +144,7 @@ def split_by_hash(labels: ArrayLike, keys: Sequence[str], percent: tuple[int, in
     return parts
 
 
-def _assign(keys: list[str], shared: set[str], percent: tuple[int, int, int]) -> list[str]:
+def _assign(keys: list[str], shared: set[str], percent: Shares) -> list[str]:
     """Name the part of each row of one class, whose keys come sorted."""
     n_train = max(1, len(keys) * percent[0] // 100)
     n_val = len(keys) * percent[1] // 100

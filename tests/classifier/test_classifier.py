@@ -41,7 +41,21 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     folder = tmp_path_factory.mktemp("desk")
     options = ["--cache-dir", str(folder / "caches"), "--quiet", "--json"]
     assert call(["extract", "--dataset", "digits", "--projection-features", "--workers", "0", *options]) == 0
-    assert call(["fit", "--shots", "4", "--out", str(folder / "caches" / "runs" / "adapter"), *options]) == 0
+    assert (
+        call(
+            [
+                "fit",
+                "--method",
+                "clip-adapter",
+                "--shots",
+                "4",
+                "--out",
+                str(folder / "caches" / "runs" / "adapter"),
+                *options,
+            ]
+        )
+        == 0
+    )
     prolip = ["--method", "prolip", "--shots", "2", "--out", str(folder / "caches" / "runs" / "prolip")]
     assert call(["fit", *prolip, *options]) == 0
     digits = open_dataset("digits")
@@ -198,7 +212,7 @@ def test_imported_features_are_warned_about(desk: Desk, tmp_path: Path) -> None:
 
 
 def test_the_decoder_of_the_fit_is_used(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cafe.classifier import classifier as module
+    from cafe.classifier import reading as module
 
     chosen: list[str] = []
     within = module.decoding_with

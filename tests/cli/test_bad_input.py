@@ -52,7 +52,7 @@ def test_unknown_verb_and_option(cafe):
 
 @pytest.mark.parametrize("verb", [["fit"], ["compare", "baselines"], ["cache", "info"], ["cache", "verify"]])
 def test_no_cache_yet(cafe, verb):
-    refused(cafe(*verb), "cafe extract --dataset")
+    refused(cafe(*verb), "make one with: cafe extract FOLDER")
 
 
 @pytest.mark.parametrize("verb", [["fit", "--cache"], ["compare", "baselines", "--cache"], ["cache", "info"]])

@@ -50,7 +50,7 @@ def test_info_takes_a_name_a_file_name_or_a_path(cafe, blobs, make_cache):
         outcome = cafe("cache", "info", name, "--json")
         assert outcome.json["dataset"] == "blobs"
         assert "using the newest" not in outcome.err
-    assert "using the newest cache" in cafe("cache", "info").err
+    assert "using the cache last used" in cafe("cache", "info").err
     assert cafe("cache", "info", "--quiet").err == ""
 
 

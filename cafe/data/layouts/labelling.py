@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cafe.data.base import ImageSplit
 from cafe.data.images.files import natural_order
 from cafe.errors import InputError
-from cafe.protocol.partition import SPLIT_ORIGIN, split_by_hash
+from cafe.protocol.partition import chosen_origin, split_by_hash
 
 CLASS_FILE = "classnames.txt"
 _SPLIT_OF = {
@@ -130,7 +130,7 @@ def label_rows(
     given = set(splits)
     if given <= {"", "train"}:
         parts = split_by_hash(label_row, keys())
-        split_origin = SPLIT_ORIGIN
+        split_origin = chosen_origin()
     else:
         parts = np.asarray(splits)
         split_origin = "published"

@@ -1,0 +1,317 @@
+"""The fit that is put to use: tested honestly, and then fitted on everything that is labelled, where that is allowed.
+
+A split that somebody published, or made with folders, is kept: its test images are never learned from. Where cafe
+itself divided a folder, the test images have served once they have said how good the method is, and a classifier for
+use is better with them. Where they are so few that a test of them says little, every image is tested by
+cross-validation instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cafe.errors import InputError
+from cafe.evaluation.metrics import all_metrics
+from cafe.features import Features, Split
+from cafe.fitting import (
+    FitRequest,
+    chosen_method,
+    fit_all,
+    fit_method,
+    fit_untested,
+    full_probabilities,
+    make_row,
+    zero_shot_accuracy,
+)
+from cafe.protocol.partition import shares_of
+from cafe.protocol.tasks import Task
+from cafe.registry import entries
+
+# Of 50 test images the 95 % interval of an accuracy is up to 28 points wide. Cross-validation fits 15 times, which
+# takes seconds for a few hundred images.
+FEW_TEST_IMAGES = 50
+FEW_IMAGES = 500
+FOLDS = 5
+REPEATS = 3
+# What a row says of a test, and None where there was none.
+_TESTED = ("acc1", "acc1_interval", "acc5", "mean_per_class_recall", "majority_acc1", "ece", "nll")
+
+
+@dataclass(frozen=True)
+class FinalFit:
+    """A fitted method that is kept, and how it did.
+
+    Attributes
+    ----------
+    estimator : classifier
+        What is kept.
+    row : dict
+        How the method did on images that it had not seen, as of :func:`cafe.fitting.make_row`, with ``tested_by``
+        (``"test split"``, ``"cross-validation"`` or None) and ``refitted_on`` (images that the estimator was fitted on
+        after the test; None where the tested fit itself is kept).
+    features : Features
+        What it was fitted on.
+    seen : Split
+        The images that the estimator was fitted on, or its parameters chosen by.
+    untested : str
+        Why no test was possible; empty where there was one.
+    """
+
+    estimator: Any
+    row: dict[str, Any]
+    features: Features
+    seen: Split
+    untested: str = ""
+
+    @property
+    def fitted_images(self) -> frozenset[bytes]:
+        """SHA-256 of the image files that it was fitted on; empty where these are not known."""
+        known = self.seen.image_sha256
+        return frozenset(() if known is None else (row.tobytes() for row in known))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was tested and kept, in sentences, where that is not simply a fit of train and a test of test."""
+        row, n_fitted = self.row, f"{len(self.seen):,}"
+        if row["tested_by"] is None:
+            return (f"no test is possible: {self.untested}. It was fitted all the same, on {n_fitted} images",)
+        if row["tested_by"] == "cross-validation":
+            return (
+                f"a test split of so few images would say little, so each of {row['n_test']:,} images was tested by "
+                f"cross-validation, on fits of the others; kept is a fit on {n_fitted} images",
+            )
+        if row["refitted_on"] is not None:
+            return (
+                f"tested on {row['n_test']:,} images, then fitted again on all {n_fitted} labelled images; that fit is "
+                f"kept",
+            )
+        return ()
+
+
+def divided_by_cafe(features: Features) -> tuple[int, int, int] | None:
+    """Return the shares of train, val and test where cafe itself divided what a user brought; None elsewhere.
+
+    Data sets known by name have the split that they are compared on, even where cafe made it, as for digits.
+    """
+    identity = features.provenance.get("image", {}).get("dataset")
+    if not isinstance(identity, Mapping) or identity.get("name") in entries("data", "DATASET"):
+        return None
+    return shares_of(str(identity.get("split_origin", "")))
+
+
+def fit_for_use(
+    features: Features,
+    method: str | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    shots: int | None = None,
+    seed: int = 1,
+    selection: str = "auto",
+    refit: bool | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    unlabelled: str | NDArray[Any] | None = None,
+    unlabelled_name: str = "given",
+) -> FinalFit:
+    """Fit a method for use.
+
+    Parameters
+    ----------
+    features : Features
+        A loaded cache.
+    method, parameters, shots, seed, selection, device, dtype, unlabelled, unlabelled_name
+        As of :func:`cafe.fitting.fit_method`; without a method, :func:`cafe.fitting.chosen_method` names it.
+    refit : bool, default=None
+        Whether to fit once more after the test, on every labelled image. None does so where cafe itself divided a
+        folder and neither method, parameters nor shots are given.
+
+    Returns
+    -------
+    FinalFit
+
+    Raises
+    ------
+    InputError
+        If ``refit`` is asked for where the test split is not cafe's own, or images of it were not extracted.
+    """
+    parameters = parameters or {}
+    name = chosen_method(method, parameters)
+    own = divided_by_cafe(features) is not None and all(one.full_labels is None for one in features.splits.values())
+    if refit and (not own or shots is not None):
+        raise InputError(
+            "a fit on all labelled images is for a folder that cafe itself divided, with all its images; the test "
+            "split of this data set is its own, and is not learned from"
+            if not own
+            else f"refit learns from all labelled images, and shots from {shots} of each class; give one of them"
+        )
+    chosen: dict[str, Any] = {"seed": seed, "selection": selection, "device": device, "dtype": dtype}
+    if refit is None:
+        refit = own and shots is None and method is None and not parameters and unlabelled is None
+    n_test, n_images = len(features.splits.get("test", ())), sum(map(len, features.splits.values()))
+    if (
+        own
+        and shots is None
+        and unlabelled is None
+        and (not n_test or (n_test < FEW_TEST_IMAGES and n_images <= FEW_IMAGES))
+    ):
+        return _fit_few(features, name, parameters, keep_all=refit, **chosen)
+    fitted = fit_method(
+        features, name, parameters, shots=shots, unlabelled=unlabelled, unlabelled_name=unlabelled_name, **chosen
+    )
+    row = {**fitted.row, "tested_by": "test split", "refitted_on": None}
+    if refit:
+        everything = all_labelled(features)
+        estimator, _ = fit_untested(features, everything, name, parameters, **{**chosen, "selection": "auto"})
+        return FinalFit(estimator, {**row, "refitted_on": len(everything)}, features, everything)
+    seen = fitted.task.train
+    if fitted.task.val is not None and row["selection"]["policy"] == "few-shot-val":
+        seen = joined([seen, fitted.task.val])
+    return FinalFit(fitted.estimator, row, features, seen)
+
+
+def all_labelled(features: Features) -> Split:
+    """Return the images of all splits as one, in their order."""
+    return joined(list(features.splits.values()))
+
+
+def joined(splits: list[Split]) -> Split:
+    """Put splits under each other; what only some of them hold is left out."""
+
+    def under_each_other(name: str) -> Any:
+        parts = [getattr(split, name) for split in splits]
+        return None if any(part is None for part in parts) else np.concatenate(parts)
+
+    return Split(
+        under_each_other("image_features"),
+        under_each_other("labels"),
+        under_each_other("sample_ids"),
+        projection_features=under_each_other("projection_features"),
+        image_sha256=under_each_other("image_sha256"),
+    )
+
+
+def _fit_few(
+    features: Features, method: str, parameters: Mapping[str, Any], *, keep_all: bool, selection: str, **chosen: Any
+) -> FinalFit:
+    """Test every image by cross-validation, and keep a fit on all of them, or on those of the train split."""
+    everything = all_labelled(features)
+    policy = "auto" if selection == "few-shot-val" else selection
+    row = _cross_validated(features, everything, method, parameters, selection=policy, **chosen)
+    kept = everything if keep_all or "train" not in features.splits else features.splits["train"]
+    estimator, selected = fit_untested(features, kept, method, parameters, selection=policy, **chosen)
+    if row is None:
+        probabilities = full_probabilities(estimator, kept.image_features, len(features.class_names))
+        task = Task(features, None, chosen["seed"], kept, None, kept)
+        row = make_row(estimator, selected, task, method, 0.0, None, probabilities, kept.labels)
+        row = {**row, **{key: None for key in _TESTED if key in row}, "n_test": 0, "tested_by": None}
+    refitted = len(everything) if kept is everything else len(kept)
+    reason = "" if row["tested_by"] else why_untestable(everything)
+    return FinalFit(estimator, {**row, "refitted_on": refitted}, features, kept, reason)
+
+
+def _cross_validated(
+    features: Features, labelled: Split, method: str, parameters: Mapping[str, Any], *, seed: int, **chosen: Any
+) -> dict[str, Any] | None:
+    """Test images on fits that have not seen them, several times over; None where no image can be tested."""
+    groups = identical_groups(labelled)
+    held_out = folds(labelled.labels, groups, seed)
+    if not held_out:
+        return None
+    tasks = []
+    for tested in held_out:
+        train = np.setdiff1d(np.arange(len(labelled)), tested)
+        tasks.append(Task(features, None, seed, labelled.take(train), None, labelled.take(tested)))
+    requests = [FitRequest(method, parameters, number) for number in range(len(tasks))]
+    fits = fit_all(tasks, requests, **chosen)
+    probabilities = np.concatenate(
+        [full_probabilities(f.estimator, f.inputs_of(f.task.test), len(features.class_names)) for f in fits]
+    )  # (repeats x n, c)
+    labels = np.concatenate([fit.labels for fit in fits])
+    tested = np.unique(np.concatenate(held_out))
+    return {
+        **fits[0].row,
+        **all_metrics(probabilities, labels),
+        "n_train": round(float(np.mean([len(task.train) for task in tasks]))),
+        "n_test": len(tested),
+        "zero_shot_acc1": zero_shot_accuracy(features, labelled.take(tested)),
+        "fit_seconds": sum(fit.row["fit_seconds"] for fit in fits),
+        "tested_by": "cross-validation",
+    }
+
+
+def identical_groups(split: Split) -> NDArray[np.int64]:
+    """Number the images of a split, identical ones alike: a copy must not be tested on its original.
+
+    Returns
+    -------
+    ndarray of shape (n,), int64
+        By their bytes where these are known, else by their features.
+    """
+    by = split.image_features if split.image_sha256 is None else split.image_sha256
+    _, numbers = np.unique(np.asarray(by), axis=0, return_inverse=True)
+    return numbers.reshape(-1).astype(np.int64)
+
+
+def folds(
+    labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int, n_folds: int = FOLDS, repeats: int = REPEATS
+) -> list[NDArray[np.int64]]:
+    """Deal images into folds so that every class keeps training images whenever some of its own are tested.
+
+    Groups of a class are shuffled and dealt to the folds in turn, so a class with two groups has them in two folds.
+    A class with a single group, and a group that stands in several classes, are always trained on and never tested.
+
+    Parameters
+    ----------
+    labels, groups : ndarray of shape (n,), int64
+        Class of each image; and a number that identical images share.
+    seed : int
+        Of the shuffling.
+    n_folds, repeats : int, default=5, 3
+        At most so many folds, fewer where no class has so many groups; each repeat deals anew.
+
+    Returns
+    -------
+    list of ndarray of int64
+        The rows tested in each fold of each repeat; empty if no image can be tested.
+
+    Examples
+    --------
+    >>> labels, groups = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 1, 1, 2, 3, 4])
+    >>> [rows.tolist() for rows in folds(labels, groups, seed=1, repeats=1)]
+    [[0, 3], [1, 2, 4]]
+    """
+    classes_of = [np.unique(labels[groups == group]) for group in range(int(groups.max()) + 1)]
+    testable = []  # of each class, the groups that can be tested
+    for label in np.unique(labels):
+        present = np.unique(groups[labels == label])
+        if len(present) > 1:
+            testable.append([int(group) for group in present if len(classes_of[group]) == 1])
+    most = max((len(own) for own in testable), default=0)
+    if not most:
+        return []
+    n_folds = max(2, min(n_folds, most))
+    random = np.random.default_rng(seed)
+    held_out = []
+    for _ in range(repeats):
+        fold_of = np.full(len(classes_of), -1)
+        start = 0
+        for own in testable:
+            fold_of[random.permutation(own)] = (start + np.arange(len(own))) % n_folds
+            start += len(own)  # so that small classes do not all begin with the first fold
+        folded = fold_of[groups]
+        held_out += [rows for fold in range(n_folds) if len(rows := np.flatnonzero(folded == fold))]
+    return held_out
+
+
+def why_untestable(split: Split) -> str:
+    """Say why no image of a split can be tested on a fit that has not seen it."""
+    groups = identical_groups(split)
+    if len(split) > len(np.unique(split.labels)) > len(np.unique(groups)) or len(np.unique(groups)) == 1:
+        return "all images are identical"
+    copies = " that is not a copy of another" if len(split) > len(np.unique(groups)) else ""
+    return f"no class has a second image{copies}, and an image that was learned from tests nothing"
