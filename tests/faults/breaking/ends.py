@@ -16,9 +16,8 @@ from breaking.campaign import Campaign, Outcome
 from breaking.children import Child, cafe, limit_files, start, without_rights, without_stdin
 from breaking.command import judge, run_cafe
 from breaking.pool import note
-from breaking.shards import DamagedShards, fakes
+from breaking.shards import TIMES, DamagedShards, fakes
 
-_TIMES = ("@created", "@seconds_read", "@seconds_encode")
 _RUN_TIMES = ("fit_seconds", "select_seconds", "seconds", "timings", "sha256", "content_sha256")
 
 
@@ -56,7 +55,7 @@ def _cache_content(path: Path) -> dict[str, Any]:
     report = verify_cache(path)
     if not report.ok:
         raise ValueError("; ".join(report.findings))
-    return {key: value for key, value in content_of(path).items() if key not in _TIMES}
+    return {key: value for key, value in content_of(path).items() if key not in TIMES}
 
 
 def _npz_content(path: Path) -> dict[str, Any]:
@@ -70,7 +69,10 @@ def _safetensors_content(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="np") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-            return {**{name: (a.dtype.str, a.shape, a.tobytes()) for name, a in arrays.items()}, "": file.metadata()}
+            return {
+                **{name: (a.dtype.str, a.shape, a.tobytes()) for name, a in arrays.items()},
+                "": sorted((file.metadata() or {}).items()),
+            }
     except SafetensorError as error:
         raise ValueError(str(error)) from error
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from breaking.caches import CacheFlips, CachePages
-from breaking.campaign import Campaign
+from breaking.campaign import Campaign, failures, summary
 from breaking.ends import Circumstances, FullDisks, Kills
 from breaking.foreign import Images, Imports, Models, Sources
 from breaking.links import Links
+from breaking.running import run_campaign
 from breaking.runs import RunFlips, RunPages
 from breaking.shards import ShardFlips, ShardPages
 
@@ -18,3 +19,21 @@ def campaigns() -> dict[str, Campaign]:
         Imports(), Sources(), Models(), Images(), Kills(), FullDisks(), Circumstances(), Links(),
     ]  # fmt: skip
     return {campaign.name: campaign for campaign in all_of_them}
+
+
+def check_short_form(name: str) -> None:
+    """Run a campaign in the length that the test suite has, and fail if cafe did what it must never do.
+
+    Raises
+    ------
+    AssertionError
+        With every such try; or if tries are missing, or none had a verdict that the campaign cannot do without, so
+        that it has broken nothing.
+    """
+    campaign = campaigns()[name]
+    rows = run_campaign(campaign, tries=campaign.short, workers=1)
+    wrong = [f"{row.number}: {row.verdict}, {row.kind}: {row.detail}" for row in failures(rows)]
+    assert not wrong, "\n".join([summary(rows), *wrong])
+    assert [row.number for row in rows] == list(range(campaign.short))
+    seen = {row.verdict for row in rows}
+    assert seen >= set(campaign.expected(campaign.short)), summary(rows)
