@@ -50,8 +50,7 @@ class SSText(FewShotClassifier):
     classes : array-like of shape (c,), default=None
         Label of each row; None for 0 to c - 1.
     normalize : bool, default=True
-        Scale rows to length one on entry. As published, only if ``text_images`` is None and the text is given as the
-        encoder returned it, rows are taken unscaled too (False).
+        Scale rows to length one on entry. The public code does not, and gives text unscaled too (``text_images=None``).
 
     Attributes
     ----------
@@ -69,13 +68,14 @@ class SSText(FewShotClassifier):
 
     Notes
     -----
-    **The length of the text decides.** With K shots in each of C classes the sum is K / (2 C tau) times the class's
-    mean: against text of unit length, the text counts as 2 C tau images. On 1,000 classes that is 20 images; on 69 it
-    is 1.4, on 8 it is 0.16, so that one shot outweighs the text (Caltech69 at one shot: 89.5, zero-shot 90.7). Text
-    and images of one encoder have about one length (8.7 and 10 on ViT-B/32), so features as they are change nothing;
-    images as they are beside unit-length text are worth ten times more again. Here the text has the length
-    L = text_images / (2 C tau), so that it counts as ``text_images`` images whatever C, tau and the encoder are, and
-    nothing else of the formula changes; at 1,000 classes and scale 100, 20 is the published formula on unit lengths.
+    **The length of the text decides.** With K shots in each of C classes, the sum over the shots of a class is
+    K / (2 C tau) times their mean: text as long as an image counts as 2 C tau images. On 1,000 classes that is 20
+    images, on 69 it is 1.4, on 8 it is 0.16, where a single shot outweighs it (docs/methods.md has what comes of it).
+    Text and images of one encoder have about one length (8.7 and 10 on ViT-B/32), so scaling neither changes nothing;
+    unscaled images beside text of length one are worth ten times more again. Here the text has the length
+    L = text_images / (2 C tau) times that of an image, so that it counts as ``text_images`` images whatever C, tau and
+    the encoder are, and nothing else of the formula changes; at 1,000 classes and scale 100, 20 is the published
+    formula on rows of length one.
 
     All unlabelled images together count as two labelled images of each class, however many they are, as published.
 
@@ -156,7 +156,7 @@ class SSText(FewShotClassifier):
                 setattr(self, name, value)
 
     def _fit_rows(self, problem: Problem) -> None:
-        text = self._text_with_length()
+        text = self._text_with_length(problem.X)
         sums, counts = np.zeros(text.shape), np.bincount(problem.y, minlength=len(text))
         np.add.at(sums, problem.y, problem.X.astype(np.float64))
         labelled = text + (self.logit_scale * counts / (2 * counts.sum()))[:, None] * sums  # (c, d)
@@ -174,12 +174,13 @@ class SSText(FewShotClassifier):
         self.weights_ = unit_length(weights).astype(problem.base.X.dtype)
         self.kernel_ = "numpy"
 
-    def _text_with_length(self) -> Array:
+    def _text_with_length(self, X: Array) -> Array:
         """Return L (c, d), float64: see the class's notes."""
         text: Array = self.class_embeddings_.astype(np.float64)
-        if self.text_images is not None:
-            text = float(self.text_images) * self.logit_scale / (2 * len(text)) * unit_length(text)
-        return text
+        if self.text_images is None:
+            return text
+        size = 1.0 if self.normalize else float(np.linalg.norm(X.astype(np.float64), axis=1).mean())  # of an image
+        return float(self.text_images) * size * self.logit_scale / (2 * len(text)) * unit_length(text)
 
     def chosen_on(self) -> str:
         """Return whether unlabelled images were learned from; see the base class."""

@@ -109,3 +109,10 @@ def test_what_cannot_be_is_refused(digits, tmp_path):
     digits("fit", "--method", "ss-text", "--unlabelled", "train").refused("no unlabelled image is left of split train")
     digits("fit", "--method", "ss-text", "--set", "unlabelled=-1").refused("--unlabelled")
     digits("fit", "--method", "zero-shot", "--set", "template_weights=tim").refused("did you mean 'timo'")
+
+
+def test_a_cache_without_an_encoder_cannot_encode_a_folder(cafe, blobs, tmp_path):
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
+    refused = cafe("fit", "--cache", blobs, "--method", "ss-text", "--shots", 2, "--unlabelled", tmp_path)
+    assert refused.code == 2 and "Traceback" not in refused.err
+    assert "encoder" in refused.err or "made-up" in refused.err

@@ -118,6 +118,8 @@ def test_text_counts_as_many_images_whatever_the_number_of_classes_and_the_scale
         means = np.stack([X[y == k].mean(axis=0) for k in range(n_classes)])
         model = SSText(text, text_images=6.0, logit_scale=scale).fit(X, y)
         np.testing.assert_allclose(model.weights_, unit(6 * text + 4 * means), rtol=1e-9)
+        unscaled = SSText(7 * text, text_images=6.0, logit_scale=scale, normalize=False).fit(10 * X, y)
+        np.testing.assert_allclose(unscaled.weights_, model.weights_, rtol=1e-9)
 
 
 def test_much_text_is_zero_shot(problem):
