@@ -249,7 +249,7 @@ def verbs(folder: Path, wanted: Sequence[str]) -> dict[str, Verb]:
     words = ["--cache", str(fixed), "--device", "cpu"]
     return {
         "extract": Verb(
-            [*extract, "--out", str(extracted)], extracted, lambda: any(partial.glob("shard-*.npz")), cache_digest
+            [*extract, "--out", str(extracted)], extracted, lambda: any(partial.glob("shard-*.arrays")), cache_digest
         ),
         "import": Verb(
             ["cache", "import", str(folder / "features.npz"), "--name", "digits", "--model", "mini", "--out",

@@ -6,25 +6,20 @@ so neither speed, nor the number of workers, nor an interruption changes which i
 
 from __future__ import annotations
 
-import json
-import struct
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cafe.cache.extract.array_file import ArrayFile, write_array_file
 from cafe.cache.format.arrays import StoredDtype, as_stored
 from cafe.errors import CacheError, InputError, UnreadableImageError
-from cafe.files import replacing
 
 OnError = Literal["skip", "fail"]
 Place = tuple[int, int]  # (view, position within the shard)
-_DAMAGE = (OSError, EOFError, ValueError, KeyError, NotImplementedError, struct.error, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
@@ -178,7 +173,7 @@ def write_shard(path: Path, run: str, features: ShardFeatures) -> None:
     Parameters
     ----------
     path : Path
-        The file, a NumPy archive without compression.
+        The file, of :mod:`cafe.cache.extract.array_file`.
     run : str
         Id of the run that it belongs to.
     features : ShardFeatures
@@ -189,17 +184,13 @@ def write_shard(path: Path, run: str, features: ShardFeatures) -> None:
     FileNotFoundError
         If the folder is gone.
     """
-    arrays, positions, unreadable = features.arrays()
-    about = json.dumps({"run": run, "shard": features.shard.number, "unreadable": unreadable}, sort_keys=True)
-    text = np.frombuffer(about.encode(), dtype=np.uint8)
-    with replacing(path, prepare=False) as temporary, temporary.open("wb") as stream:
-        np.savez(stream, features=arrays, positions=positions, about=text)
+    views, positions, unreadable = features.arrays()
+    about = {"run": run, "shard": features.shard.number, "unreadable": unreadable}
+    write_array_file(path, about, {"positions": positions, **{f"view-{i}": view for i, view in enumerate(views)}})
 
 
 class StoredShard:
     """A shard on disk, of which every byte is read once: positions first, features view by view as they are needed.
-
-    The archive has a checksum of the features, which is compared once the last view is read.
 
     Parameters
     ----------
@@ -209,6 +200,8 @@ class StoredShard:
         Id of the run that it must belong to.
     shard : Shard
         Which one it must be.
+    stored_dtype : str
+        Of its features.
 
     Attributes
     ----------
@@ -223,39 +216,33 @@ class StoredShard:
         If it is damaged or another shard; the file is removed then.
     """
 
-    def __init__(self, path: Path, run: str, shard: Shard) -> None:
+    def __init__(self, path: Path, run: str, shard: Shard, stored_dtype: StoredDtype) -> None:
         self._path, self._shard = path, shard
         self._views_read = 0
         try:
-            with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
-                about = json.loads(_member(archive, "about").tobytes())
-                if about["run"] != run or about["shard"] != shard.number:
-                    raise ValueError("another run or shard")
-                self.positions: NDArray[np.int64] = _member(archive, "positions")
-                self.unreadable: tuple[dict[str, str], ...] = tuple(about["unreadable"])
-                info = archive.getinfo("features.npy")
-                self._checksum = info.CRC
-                self._offset, self._checksum_so_far = self._read_header(stream, info)
-        except _DAMAGE as error:
+            self._file = ArrayFile(path)
+            about = self._file.about
+            if about["run"] != run or about["shard"] != shard.number:
+                raise ValueError("another run or shard")
+            self.positions: NDArray[np.int64] = self._file.read("positions")
+            self.unreadable: tuple[dict[str, str], ...] = tuple(about["unreadable"])
+            self._check_against(shard, stored_dtype)
+        except Exception as error:  # whatever it is that damage has led to: the shard is made again
             raise self._removed() from error
 
-    def _read_header(self, stream: BinaryIO, info: zipfile.ZipInfo) -> tuple[int, int]:
-        """Read the header of the features; return where their bytes begin, and the checksum of all before them."""
-        stream.seek(info.header_offset)
-        name, extra = struct.unpack("<26xHH", stream.read(30))  # lengths at the end of a zip file's local header
-        start = info.header_offset + 30 + name + extra
-        stream.seek(start)
-        version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran_order, self._dtype = read(stream)
-        stop = stream.tell()
-        self._shape: tuple[int, ...] = shape[1:]  # (k, width) of one view
-        if info.compress_type != zipfile.ZIP_STORED or fortran_order:
-            raise ValueError("features that are compressed, or not in C order")
-        if shape[:2] != (1 + self._shard.views, len(self.positions)):
-            raise ValueError("features of other images")
-        stream.seek(start)
-        return stop, zlib.crc32(stream.read(stop - start))
+    def _check_against(self, shard: Shard, stored_dtype: StoredDtype) -> None:
+        k, known = len(self.positions), {"split", "sample_id", "reason"}
+        if self.positions.dtype != np.int64 or self.positions.shape != (k,):
+            raise ValueError("positions of a wrong type")
+        if k and not (np.diff(self.positions, prepend=shard.start - 1, append=shard.stop) > 0).all():
+            raise ValueError("positions outside the shard")
+        if k + len(self.unreadable) != len(shard) or any(set(image) != known for image in self.unreadable):
+            raise ValueError("other images than those of the shard")
+        shapes = {self._file.shape(f"view-{view}") for view in range(1 + shard.views)}
+        dtypes = {self._file.dtype(f"view-{view}") for view in range(1 + shard.views)}
+        ((n, _),) = shapes
+        if n != k or dtypes != {np.dtype(stored_dtype).newbyteorder("<")}:
+            raise ValueError("features of other images, or of another type")
 
     def next_view(self) -> NDArray[Any]:
         """Read the next view, (k, width); the first one is of the images themselves.
@@ -265,20 +252,12 @@ class StoredShard:
         CacheError
             If the file is damaged; it is removed then.
         """
-        size = int(np.prod(self._shape)) * self._dtype.itemsize
         try:
-            with self._path.open("rb") as stream:
-                stream.seek(self._offset)
-                data = stream.read(size)
-            self._offset += size
-            self._views_read += 1
-            self._checksum_so_far = zlib.crc32(data, self._checksum_so_far)
-            if self._views_read == 1 + self._shard.views and self._checksum_so_far != self._checksum:
-                raise ValueError("the checksum differs")
-            view: NDArray[Any] = np.frombuffer(data, dtype=self._dtype).reshape(self._shape)  # (k, width)
-            return view
-        except _DAMAGE as error:
+            view = self._file.read(f"view-{self._views_read}")  # (k, width)
+        except Exception as error:
             raise self._removed() from error
+        self._views_read += 1
+        return view
 
     def check(self) -> None:
         """Read all of it. Raises CacheError if it is damaged; the file is removed then."""
@@ -291,9 +270,3 @@ class StoredShard:
             f"{self._path.stem} in {self._path.parent} was damaged and is removed; "
             f"the same command makes it again and carries on"
         )
-
-
-def _member(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
-    with archive.open(f"{name}.npy") as stream:
-        array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
-        return array

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cafe.cache.extract.array_file import SUFFIX, ArrayFile, write_array_file
 from cafe.cache.extract.plan import Extraction
 from cafe.cache.extract.progress import ExtractionProgress, Reporter
 from cafe.cache.format.arrays import as_stored
@@ -22,7 +21,6 @@ from cafe.cache.format.provenance import Provenance
 from cafe.cache.format.reader import load_features, load_projection, load_sizes, open_cache
 from cafe.cache.format.writer import write_cache
 from cafe.errors import CacheError
-from cafe.files import replacing
 from cafe.prompts import mean_of_prompts, prompts
 
 _EncodeText = Callable[[Sequence[str]], NDArray[np.float32]]
@@ -100,26 +98,22 @@ def _keeping(extraction: Extraction) -> _EncodeText:
 
     def encode(texts: Sequence[str]) -> NDArray[np.float32]:
         key = fingerprint({**identity, "prompts": list(texts)})
-        path = partial.folder / f"text-{key[:24]}.npz"
+        path = partial.folder / f"text-{key[:24]}{SUFFIX}"
         features = _read_chunk(path, key)
         if features is None:
-            features = extraction.encoder.encode_text(texts)
-            with replacing(path, prepare=False) as temporary, temporary.open("wb") as stream:
-                about = np.frombuffer(json.dumps({"key": key}).encode(), dtype=np.uint8)
-                np.savez(stream, features=features, about=about)
+            features = np.asarray(extraction.encoder.encode_text(texts))
+            write_array_file(path, {"key": key}, {"features": features})
         return features
 
     return encode
 
 
 def _read_chunk(path: Path, key: str) -> NDArray[np.float32] | None:
+    """Return a chunk that is there and whole; None if it is to be encoded."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if json.loads(file["about"].tobytes())["key"] != key:
-                return None
-            features: NDArray[np.float32] = file["features"]
-            return features
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        file = ArrayFile(path)
+        return file.read("features") if file.about["key"] == key else None
+    except Exception:  # missing, or damaged in whatever way
         return None
 
 

@@ -12,18 +12,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from cafe.cache.extract.array_file import SUFFIX as ARRAYS
 from cafe.cache.extract.shards import Shard, ShardFeatures, StoredShard, cut_shards, write_shard
 from cafe.cache.format.fingerprint import differing_fields, fingerprint
 from cafe.cache.format.reader import open_cache
 from cafe.cache.locks import Claim, try_claim, wait_for_claim
 from cafe.errors import CacheError
-from cafe.files import remove_folder, remove_leftovers, replacing
+from cafe.files import remove_folder, remove_leftovers, write_all, writing
+from cafe.foreign import reason_of
 from cafe.version import __version__
 
 BATCHES_PER_SHARD = 8
 SUFFIX = ".partial"
 _MANIFEST = "manifest.json"
-_VERSION = 1
+_VERSION = 2  # version 1 had checksums over nothing but single arrays
 
 # What tells one file at a path from the next: inode, time and size; None if there is none.
 _Signature = tuple[int, int, int] | None
@@ -67,7 +69,7 @@ class UnfinishedCache:
 
     def read(self, shard: Shard) -> StoredShard:
         """Open a shard that is done. Raises CacheError if it is damaged or of another run; it is removed then."""
-        return StoredShard(self._file(shard), self._run, shard)
+        return StoredShard(self._file(shard), self._run, shard, self._wanted["identity"]["image"]["stored_dtype"])
 
     def write(self, features: ShardFeatures) -> None:
         """Write a complete shard in one step. Raises FileNotFoundError if the folder is gone."""
@@ -113,7 +115,7 @@ class UnfinishedCache:
     def remove_if_empty(self) -> None:
         """Remove the folder if nothing is kept in it and nobody is at work in it."""
         with self.claim_all():
-            if not any(self.folder.glob("*.npz")) and not _in_use(self.folder):
+            if not any(self.folder.glob(f"*{ARRAYS}")) and not _in_use(self.folder):
                 self.remove()
 
     def _begin_again(self) -> None:
@@ -121,7 +123,7 @@ class UnfinishedCache:
             self.recorded = _join(self.folder, _read_manifest(self.folder), self._wanted)["recorded"]
 
     def _file(self, shard: Shard) -> Path:
-        return self.folder / f"{shard.name}.npz"
+        return self.folder / f"{shard.name}{ARRAYS}"
 
 
 def open_unfinished(
@@ -161,7 +163,9 @@ def open_unfinished(
     """
     folder, before = partial_folder(path), _signature(path)
     with wait_for_claim(_lock_path(folder)):
-        existing = _read_manifest(folder)
+        if folder.is_symlink():
+            raise CacheError(f"{folder} is a link, so nothing is written there; remove it")
+        existing = _read_manifest(folder, force)
         if batch_size is None:
             batch_size = default_batch_size if existing is None else existing["identity"]["batch_size"]
         wanted = _manifest(image, batch_size, recorded, force)
@@ -240,27 +244,45 @@ def _manifest(image: Mapping[str, Any], batch_size: int, recorded: Mapping[str, 
 
 def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     folder.mkdir(exist_ok=True)
+    text = json.dumps({**manifest, "sha256": fingerprint(manifest)}, indent=1, sort_keys=True)
     try:
-        with replacing(folder / _MANIFEST) as temporary:
-            temporary.write_text(json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8")
+        with writing(folder / _MANIFEST, len(text)) as stream:
+            write_all(stream, text.encode())
     except BaseException:
         with suppress(OSError):  # shards without a manifest stay: they are kept, or refused, one by one
             folder.rmdir()
         raise
 
 
-def _read_manifest(folder: Path) -> dict[str, Any] | None:
+def _read_manifest(folder: Path, force: bool = False) -> dict[str, Any] | None:
+    """Read what an extraction was begun with; None if there is none, or under ``force`` if it is of no use.
+
+    Raises
+    ------
+    CacheError
+        If it is damaged, or of another version.
+    """
     path = folder / _MANIFEST
+    discard = f"discard it with --force, or remove {folder}"
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        known = manifest["format"] == "cafe-partial" and manifest["format_version"] == _VERSION
+        manifest: dict[str, Any] = json.loads(path.read_bytes())
+        if manifest["format"] != "cafe-partial":
+            raise ValueError("it is none of cafe's")
+        if manifest["format_version"] == _VERSION:
+            if manifest.pop("sha256") != fingerprint(manifest):
+                raise ValueError("it differs from its checksum")
+            return manifest
+        reason = f"was written by another version of cafe ({manifest['cafe_version']}), which can finish it"
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CacheError(f"{path} cannot be read ({error}); remove {folder} to begin anew") from error
-    if not known:
-        raise CacheError(f"{path} was not written by this version of cafe; remove {folder} to begin anew")
-    return manifest
+    except Exception as error:  # whatever damage leads to
+        reason = f"cannot be read ({reason_of(error)})"
+    if force:
+        if _in_use(folder):
+            raise CacheError(f"{folder} is being extracted by another process right now; wait for it")
+        remove_folder(folder)
+        return None
+    raise CacheError(f"{path} {reason}; {discard}")
 
 
 def _lock_path(folder: Path) -> Path:

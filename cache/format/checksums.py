@@ -40,7 +40,7 @@ def memory_sha256(array: NDArray[Any]) -> str:
     >>> memory_sha256(np.zeros((0, 3)))[:8]
     'e3b0c442'
     """
-    return hashlib.sha256(_bytes_of(array)).hexdigest()
+    return hashlib.sha256(bytes_of(array)).hexdigest()
 
 
 class RowsSha256:
@@ -72,7 +72,7 @@ class RowsSha256:
         if self._bytes is None or self._bytes != self._offset(where):
             self._bytes = None
             return
-        data = _bytes_of(np.asarray(values, dtype=self._dtype))
+        data = bytes_of(np.asarray(values, dtype=self._dtype))
         self._bytes += len(data)
         self._digest.update(data)
 
@@ -90,7 +90,7 @@ class RowsSha256:
         return (outer * self._shape[row_axis] + (rows.start or 0)) * row_bytes
 
 
-def _bytes_of(array: NDArray[Any]) -> memoryview | bytes:
+def bytes_of(array: NDArray[Any]) -> memoryview | bytes:
     """Return an array's bytes in C order; a copy is made only where they are not so in memory."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data if array.size else b""
 

@@ -9,12 +9,14 @@ from collections import namedtuple
 import pytest
 
 from cafe import files as atomic
-from cafe.cache.extract import shards
+from cafe.cache.extract import array_file, unfinished
 from cafe.cache.extract.plan import Draws
 from cafe.cache.extract.progress import ExtractionInterrupted
 from cafe.cache.extract.run import extract, extract_many
+from cafe.cache.extract.shards import StoredShard, cut_shards
 from cafe.cache.extract.unfinished import UnfinishedCache, partial_folder
 from cafe.cache.extract.views import Views
+from cafe.cache.format.fingerprint import fingerprint
 from cafe.cache.format.reader import load_features
 from cafe.cache.format.verify import verify_cache
 from cafe.errors import CacheError, CafeError, InputError
@@ -84,19 +86,21 @@ def test_what_is_kept_is_said(case, tmp_path):
 
 def test_full_disk_keeps_what_is_done(case, tmp_path, monkeypatch):
     dataset, encoder = case()
-    real, calls = shards.np.savez, []
+    real, begun = array_file.write_all, []
 
-    def savez(stream, **arrays):
-        calls.append(1)
-        if len(calls) == 3:
+    def write_all(stream, data):
+        begun.append(bytes(data[:11]) == b"cafe arrays")
+        if sum(begun) == 3:
             stream.write(b"half a sha")
             raise OSError(errno.ENOSPC, "No space left on device")
-        return real(stream, **arrays)
+        real(stream, data)
 
-    monkeypatch.setattr(shards.np, "savez", savez)
+    monkeypatch.setattr(array_file, "write_all", write_all)
     with pytest.raises(CafeError, match=r"no space left on device; 16 of 32 images are kept") as caught:
         extract(dataset, encoder, tmp_path / "a.h5", **case.options)
     assert caught.value.exit_code == 1
+    assert not list(tmp_path.rglob("*.tmp"))
+    monkeypatch.undo()
     extract(dataset, encoder, tmp_path / "a.h5", **case.options)
     assert content(tmp_path / "a.h5") == case.whole
 
@@ -107,7 +111,7 @@ def test_no_space_for_the_file_keeps_all_shards(case, tmp_path, monkeypatch):
     real = atomic.shutil.disk_usage
 
     def disk_usage(folder):  # full once all five shards are written
-        full = len(list(tmp_path.glob("a.h5.partial/shard-*.npz"))) == 5
+        full = len(list(tmp_path.glob("a.h5.partial/shard-*.arrays"))) == 5
         return usage(1000, 0, 1000) if full else real(folder)
 
     monkeypatch.setattr(atomic.shutil, "disk_usage", disk_usage)
@@ -137,7 +141,7 @@ def test_a_damaged_shard_is_made_again(case, tmp_path, damage):
     dataset, encoder = case()
     with pytest.raises(ExtractionInterrupted):
         extract(dataset, encoder, tmp_path / "a.h5", progress=stopping_after(25), **case.options)
-    shard = tmp_path / "a.h5.partial" / "shard-000001.npz"
+    shard = tmp_path / "a.h5.partial" / "shard-000001.arrays"
     broken = bytearray(shard.read_bytes())
     broken[100] ^= 1  # within the features
     shard.write_bytes(bytes(broken) if damage is None else damage)
@@ -231,12 +235,48 @@ def test_manifest_of_another_version_is_named(case, tmp_path):
     path = tmp_path / "a.h5"
     begin(case, path)
     manifest = partial_folder(path) / "manifest.json"
-    manifest.write_text(json.dumps({"format": "cafe-partial", "format_version": 99}))
-    with pytest.raises(CacheError, match="not written by this version"):
-        extract(*case(), path, **case.options)
+    # Version 1, of cafe 0.1.0, had no checksums: what was altered in it could not be told from what was written.
+    for version, cafe in ((1, "0.1.0"), (99, "9.0")):
+        manifest.write_text(json.dumps({"format": "cafe-partial", "format_version": version, "cafe_version": cafe}))
+        with pytest.raises(CacheError, match=rf"another version of cafe \({cafe}\), which can finish it; discard it"):
+            extract(*case(), path, **case.options)
     manifest.write_text("{")
     with pytest.raises(CacheError, match="cannot be read"):
         extract(*case(), path, **case.options)
+    extract(*case(), path, **case.options, force=True)
+    assert content(path) == case.whole
+
+
+def test_nothing_is_extracted_through_a_link(case, tmp_path):
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "a.h5.partial").symlink_to(tmp_path / "victim")
+    with pytest.raises(CacheError, match="is a link"):
+        extract(*case(), tmp_path / "a.h5", **case.options)
+    assert not list((tmp_path / "victim").iterdir())
+
+
+def test_a_flipped_bit_in_an_unfinished_extraction_changes_nothing(case, tmp_path):
+    """Of the manifest and of each shard, a bit in every 37th byte: refused, or made again; never another file."""
+    path = tmp_path / "a.h5"
+    begin(case, path)
+    whole = {file.name: file.read_bytes() for file in partial_folder(path).iterdir()}
+    for name in ("manifest.json", "shard-000000.arrays"):
+        for place in range(0, len(whole[name]), 37):
+            for file, data in whole.items():
+                partial_folder(path).mkdir(exist_ok=True)
+                (partial_folder(path) / file).write_bytes(data)
+            path.unlink(missing_ok=True)
+            broken = bytearray(whole[name])
+            broken[place] ^= 1 << place % 8
+            (partial_folder(path) / name).write_bytes(bytes(broken))
+            if name == "manifest.json":
+                with pytest.raises(CacheError, match=r"manifest\.json (cannot be read|was written by another)"):
+                    unfinished._read_manifest(partial_folder(path))
+                continue
+            shard = cut_shards([("train", 21, 1)], 8)[0]
+            run = fingerprint(json.loads(whole["manifest.json"])["identity"])
+            with pytest.raises(CacheError, match="shard-000000 in .* was damaged and is removed"):
+                StoredShard(partial_folder(path) / name, run, shard, "float16").check()
 
 
 def test_several_encoders_decode_once(fakes, tmp_path):
@@ -247,7 +287,7 @@ def test_several_encoders_decode_once(fakes, tmp_path):
     paths = [tmp_path / "a.h5", tmp_path / "b.h5"]
     with pytest.raises(ExtractionInterrupted):
         extract_many(dataset, encoders, paths, progress=stopping_after(10), workers=0)
-    (tmp_path / "b.h5.partial" / "shard-000000.npz").unlink()  # one is behind the other
+    (tmp_path / "b.h5.partial" / "shard-000000.arrays").unlink()  # one is behind the other
     dataset.opened = 0
     extract_many(dataset, encoders, paths, workers=0)
     assert [content(path) for path in paths] == alone
@@ -268,10 +308,9 @@ def test_a_damaged_view_is_found_while_the_file_is_written(case, tmp_path, monke
     path, real = tmp_path / "a.h5", run.finish
 
     def finish(extraction, reporter):
-        shard = partial_folder(path) / "shard-000001.npz"
+        shard = partial_folder(path) / "shard-000001.arrays"
         broken = bytearray(shard.read_bytes())
-        features = broken.index(b"\n", broken.index(b"NUMPY")) + 1
-        broken[features + 8 * 4 * 2] ^= 1  # the first byte of the view: behind 8 images of 4 numbers, 2 bytes each
+        broken[-1] ^= 1  # the last byte of the last view
         shard.write_bytes(bytes(broken))
         return real(extraction, reporter)
 

@@ -296,7 +296,7 @@ def test_the_file_is_written_with_one_reading_of_the_shards(fakes, tmp_path, mon
     counts = []
 
     def finish_counted(extraction, reporter):
-        shards = sum(path.stat().st_size for path in extraction.partial.folder.glob("shard-*.npz"))
+        shards = sum(path.stat().st_size for path in extraction.partial.folder.glob("shard-*.arrays"))
         before = read_bytes()
         done = finish(extraction, reporter)
         counts.append((read_bytes() - before, shards))

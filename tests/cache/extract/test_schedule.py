@@ -62,7 +62,7 @@ def test_a_rank_is_killed_and_begun_again(tmp_path):
     path = tmp_path / "a.h5"
     ranks = [begin(path, rank) for rank in range(3)]
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("a.h5.partial/shard-*.npz")):
+    while not list(tmp_path.glob("a.h5.partial/shard-*.arrays")):
         assert time.monotonic() < deadline and not path.exists()
         time.sleep(0.002)
     ranks[1].send_signal(signal.SIGKILL)
