@@ -274,9 +274,9 @@ class _Source:
         if address not in self._heaps:
             self._heaps[address] = self._heap_block(address)
         data = self._heaps[address].get(index)
-        if data is None or length > len(data):
+        if data is None or length != len(data):
             raise DamagedFileError(f"its text {index} is not in the heap block at {address}")
-        return data[:length]
+        return data
 
     def _heap_block(self, address: int) -> dict[int, bytes]:
         """Walk a block of the global heap; every step goes forward, so that it ends."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cafe.cache.format import layout
 from cafe.cache.format.arrays import texts_of
-from cafe.cache.format.checksums import attributes_sha256, memory_sha256
+from cafe.cache.format.checksums import attributes_sha256, content_sha256, memory_sha256
 from cafe.cache.format.hdf5 import StoredArray, StoredFile, TruncatedFileError
 from cafe.cache.format.provenance import Provenance
 from cafe.errors import CacheError
@@ -136,6 +136,7 @@ def load_features(path: Path | str, *, memmap: bool | Literal["auto"] = False) -
     """
     path = Path(path)
     with open_cache(path) as file:
+        _check_root_of_version_1(file)
         mapped = path.stat().st_size > _MAP_ABOVE if memmap == "auto" else memmap
         class_names = tuple(_texts(file[layout.CLASS_NAMES]))
         splits = {name: _load_split(path, file, name, bool(mapped)) for name in split_names(file)}
@@ -153,6 +154,27 @@ def load_features(path: Path | str, *, memmap: bool | Literal["auto"] = False) -
             provenance=read_provenance(file),
             projection=_optional(file, layout.PROJECTION),
         )
+
+
+def _check_root_of_version_1(file: StoredFile) -> None:
+    """Compare the root attributes of an old file with the one checksum that they are part of.
+
+    Their text stands where HDF5 has no checksum. The checksum of the whole is taken over those of the arrays, and these
+    are compared with the arrays themselves as they are read.
+
+    Raises
+    ------
+    ValueError
+        If it differs.
+    """
+    sums = {name: str(array.attrs.get(layout.ARRAY_SHA256)) for name, array in file.arrays.items()}
+    sound = all(array.problem is None for array in file.arrays.values())  # one that is not is told when it is read
+    if (
+        sound
+        and file.attrs["format_version"] == 1
+        and content_sha256(file.arrays, file.attrs, sums) != file.attrs[layout.CONTENT_SHA256]
+    ):
+        raise ValueError(f"its root attributes differ from the checksum of the whole ({layout.CONTENT_SHA256})")
 
 
 def load_sizes(path: Path | str) -> dict[str, NDArray[np.int64]]:
