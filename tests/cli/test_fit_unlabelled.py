@@ -103,7 +103,7 @@ def test_what_learned_from_no_image_names_no_shots(digits):
 def test_what_cannot_be_is_refused(digits, tmp_path):
     digits("fit", "--method", "gda", "--unlabelled", "train").refused("gda does not learn from unlabelled", "ss-text")
     nothing = digits("fit", "--method", "ss-text", "--unlabelled", "nowhere")
-    nothing.refused("--unlabelled takes a split of the cache (train, ", "or a folder of images", "'nowhere'")
+    nothing.refused("a split of the data set (train, ", "or a folder of images", "'nowhere'")
     (tmp_path / "empty").mkdir()
     digits("fit", "--method", "ss-text", "--unlabelled", tmp_path / "empty").refused("no image in the folder")
     digits("fit", "--method", "ss-text", "--unlabelled", "train").refused("no unlabelled image is left of split train")
