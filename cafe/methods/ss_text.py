@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils.validation import check_array
+from scipy.sparse import issparse
+from sklearn.utils.validation import check_array, column_or_1d
 
 from cafe.errors import InputError
 from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits, unit_length
@@ -127,9 +128,9 @@ class SSText(FewShotClassifier):
 
     def _fit_with_unlabelled(self, X: ArrayLike, y: ArrayLike, rows: NDArray[np.int64] | None) -> None:
         self._check_parameters()
-        labels = np.asarray(y)
-        if labels.ndim != 1 or np.shape(X)[:1] != labels.shape:
-            super().fit_grid([self], X, y, None)  # the ordinary checks say what is wrong with the shapes
+        labels = column_or_1d(y, warn=True)
+        if issparse(X) or np.shape(X)[:1] != labels.shape:
+            super().fit_grid([self], X, y, None)  # the ordinary checks say what is wrong with X
             return
         if self.classes is not None and self.unlabelled in np.asarray(self.classes).tolist():
             raise InputError(

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from scipy import sparse
+from sklearn.exceptions import DataConversionWarning
 
 from cafe import SSText, ZeroShot, fit_many
 from cafe.errors import InputError
@@ -104,8 +106,21 @@ def test_no_label_means_a_message(problem):
         SSText(text, classes=list("abcd"), unlabelled="a").fit(X, np.array(list("abcd"))[y])
     with pytest.raises(ValueError, match="NaN"):
         SSText(text, unlabelled=-1).fit(np.concatenate([X, np.full((1, 9), np.nan)]), [*y, -1])
+    with pytest.raises(TypeError, match="[Ss]parse"):
+        SSText(text, unlabelled=-1).fit(sparse.csr_matrix(X), y)
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        SSText(text, unlabelled=-1).fit(X, y[:3])
     with pytest.raises(InputError, match="text_images of ss-text must be a number, above 0, or None, but is -1"):
         SSText(text, text_images=-1).fit(X, y)
+
+
+def test_labels_in_a_column_are_read_like_others(problem):
+    X, y, text, queries, _ = problem
+    marked = np.array([*y[:6], -1])
+    with pytest.warns(DataConversionWarning):
+        column = SSText(unlabelled=-1).fit(X, marked[:, None])
+    assert column.classes_.tolist() == [0, 1, 3]
+    np.testing.assert_array_equal(column.logits(queries), SSText(unlabelled=-1).fit(X, marked).logits(queries))
 
 
 def test_text_counts_as_many_images_whatever_the_number_of_classes_and_the_scale():
