@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from cafe.cache.format import reader
-from cafe.cache.format.layout import SUFFIX
-from cafe.cache.format.reader import CacheSummary, summarise
+from cafe.cache.format.layout import HDF5_SIGNATURE, SUFFIX
+from cafe.cache.format.reader import CacheSummary, OtherFileError, summarise
 from cafe.errors import CacheError, InputError
 from cafe.features import Features
 from cafe.files import cache_dir as cache_folder
@@ -231,6 +231,48 @@ def find_single_cache(name: str, folder: Path) -> Path:
     if len(fitting) > 1:
         raise InputError(f"{name!r} fits {', '.join(path.name for path in fitting)}; name one of these files")
     return fitting[0] if fitting else find_cache(name, folder)
+
+
+def check_removable(path: Path, folder: Path, *, damaged: bool = False) -> None:
+    """Refuse to remove what is no cache.
+
+    A file that cannot be read as a cache may be a damaged one: it is taken for one if it ends in ``.h5``, begins as an
+    HDF5 file and stands in the folder of caches.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    folder : Path
+        The folder of all caches.
+    damaged : bool, default False
+        Whether any file that ends in ``.h5`` and is not a sound file of something else may go.
+
+    Raises
+    ------
+    CacheError
+        If there is no such file.
+    InputError
+        If it is no cache.
+    """
+    try:
+        summarise(path)
+        return
+    except OtherFileError as error:
+        raise InputError(f"{error}; it is not removed") from error
+    except CacheError:
+        if not path.exists() and not path.is_symlink():
+            raise
+    if path.suffix == SUFFIX and path.is_file() and not path.is_symlink():
+        with path.open("rb") as stream:
+            begins_as_cache = stream.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE
+        if damaged or (begins_as_cache and path.absolute().parent.resolve() == folder.absolute().resolve()):
+            return
+        raise InputError(
+            f"{path} cannot be told from a file of something else, so it is not removed; --damaged removes it "
+            f"all the same"
+        )
+    raise InputError(f"{path} is no cache of cafe, so it is not removed")
 
 
 def _is_path(name_or_path: Path | str, folder: Path) -> bool:

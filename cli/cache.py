@@ -12,7 +12,7 @@ from cafe.cli.caches import chosen_cache, suggest_next
 from cafe.cli.options import CacheDir, Json, Quiet, listed
 from cafe.cli.screen import Screen, size
 from cafe.cli.verbs import Verbs, help_without_verb
-from cafe.errors import CacheError, InputError
+from cafe.errors import CacheError, CafeError, InputError
 from cafe.registry import entries
 from cafe.report.tables import align_left
 
@@ -252,25 +252,35 @@ def rm(
         list[str], typer.Argument(metavar="CACHE...", help="Files, or names as `cafe cache ls` has them.")
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    damaged: Annotated[
+        bool, typer.Option("--damaged", help="Also .h5 files in which no cache can be recognised any more.")
+    ] = False,
     cache_dir: CacheDir = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Remove caches; runs that were made from them stay."""
-    from cafe.cache.locate import find_single_cache
+    """Remove caches, and no other files; runs that were made from them stay."""
+    from cafe.cache.locate import check_removable, find_single_cache
     from cafe.files import cache_dir as cache_folder
 
     with Screen(json=json, quiet=quiet) as screen:
         # All are found before any is removed: one wrong name removes nothing.
-        paths = [find_single_cache(name, cache_folder(cache_dir)) for name in caches]
+        folder = cache_folder(cache_dir)
+        paths = [find_single_cache(name, folder) for name in caches]
+        for path in paths:
+            check_removable(path, folder, damaged=damaged)
         names = ", ".join(str(path) for path in paths)
         if not yes:
-            if not sys.stdin.isatty():
+            # There is no standard input where it was closed.
+            if sys.stdin is None or sys.stdin.closed or not sys.stdin.isatty():
                 raise InputError(f"this would remove {names}; say --yes to do so without being asked")
             if not typer.confirm(f"Remove {names}?", err=True):
                 raise InputError("nothing was removed")
         for path in paths:
-            path.unlink()
+            try:
+                path.unlink()
+            except OSError as error:
+                raise CafeError(f"{path} could not be removed: {(error.strerror or str(error)).lower()}") from error
         screen.answer({"removed": [str(path) for path in paths]}, f"removed {names}")
 
 

@@ -30,6 +30,10 @@ REMEDY = "Extract it again, or name another file."
 _MAP_ABOVE = 1 << 31  # bytes; memmap="auto" maps files that are larger
 
 
+class OtherFileError(CacheError):
+    """A sound HDF5 file that is something else than a cache."""
+
+
 @contextmanager
 def open_cache(path: Path | str) -> Iterator[StoredFile]:
     """Open a cache for reading.
@@ -97,7 +101,7 @@ def _open(path: Path) -> int:
 def _check_root(path: Path, file: StoredFile) -> None:
     """Refuse what is no cache, is of a newer version, or has other root attributes than it was written with."""
     if file.attrs.get("format") != layout.FORMAT:
-        raise CacheError(
+        raise OtherFileError(
             f"{path} is an HDF5 file, but not a cache of cafe: it has no attribute format = {layout.FORMAT!r}"
         )
     version = int(file.attrs["format_version"])

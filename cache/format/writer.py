@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from io import FileIO
@@ -146,7 +145,11 @@ def write_arrays(
     try:
         with writing(path, size) as stream:
             disk = _Disk(stream)
-            _write(disk, arrays, attributes, parts)
+            try:
+                _write(disk, arrays, attributes, parts)
+            finally:
+                if disk.failure is not None:  # whatever HDF5 made of it
+                    raise disk.failure
             stream.seek(disk.end)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
@@ -173,9 +176,12 @@ class _Disk:
 
     def write(self, data: memoryview) -> int:
         length = len(memoryview(data).cast("B"))
-        with self._keeping():
-            self._stream.seek(self._position)
-            write_all(self._stream, data)
+        if self.failure is None:
+            try:
+                self._stream.seek(self._position)
+                write_all(self._stream, data)
+            except BaseException as error:  # an interrupt as well: HDF5 would be left in the midst of it
+                self.failure = error
         self._position += length
         self.end = max(self.end, self._position)
         return length
@@ -183,9 +189,12 @@ class _Disk:
     def readinto(self, target: memoryview) -> int:
         view = memoryview(target).cast("B")
         view[:] = bytes(len(view))
-        with self._keeping():
-            self._stream.seek(self._position)
-            self._stream.readinto(view[: max(0, min(len(view), self.end - self._position))])
+        if self.failure is None:
+            try:
+                self._stream.seek(self._position)
+                self._stream.readinto(view[: max(0, min(len(view), self.end - self._position))])
+            except BaseException as error:
+                self.failure = error
         self._position += len(view)
         return len(view)
 
@@ -195,14 +204,6 @@ class _Disk:
 
     def flush(self) -> None:
         """There is no buffer."""
-
-    @contextmanager
-    def _keeping(self) -> Iterator[None]:
-        if self.failure is None:
-            try:
-                yield
-            except BaseException as error:  # an interrupt as well: HDF5 would be left in the midst of it
-                self.failure = error
 
 
 def _write(
@@ -244,8 +245,6 @@ def _write(
         whole[layout.ATTRIBUTES_SHA256] = attributes_sha256(whole)
         for name, value in whole.items():
             _set_attribute(file, name, value)
-    if disk.failure is not None:
-        raise disk.failure
 
 
 def _new_file(disk: _Disk) -> h5py.File:

@@ -13,6 +13,7 @@ import pytest
 
 from cafe.cache import locks
 from cafe.cache.locks import try_claim, wait_for_claim
+from cafe.errors import CafeError
 
 HOLDER = """
 import sys, time
@@ -103,3 +104,21 @@ def test_many_threads_never_hold_it_together(tmp_path):
     for thread in threads:
         thread.join()
     assert most == [1] * 30
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links as POSIX has them")
+@pytest.mark.parametrize("kind", ["link", "hard link", "dangling link", "folder", "pipe"])
+def test_a_link_of_that_name_is_refused(tmp_path, kind):
+    """Whoever put it there would have another file overwritten."""
+    victim, path = tmp_path / "victim", tmp_path / ".a.lock"
+    victim.write_text("precious")
+    {
+        "link": lambda: path.symlink_to(victim),
+        "hard link": lambda: path.hardlink_to(victim),
+        "dangling link": lambda: path.symlink_to(tmp_path / "new"),
+        "folder": path.mkdir,
+        "pipe": lambda: os.mkfifo(path),
+    }[kind]()
+    with pytest.raises(CafeError, match="is a link, or no file"):
+        try_claim(path)
+    assert victim.read_text() == "precious" and not (tmp_path / "new").exists()

@@ -100,5 +100,6 @@ def test_rm_of_a_name_that_fits_several_asks_which(cafe, make_cache):
 
 def test_rm_can_remove_a_damaged_file(cafe, blobs):
     blobs.write_bytes(b"not hdf5")
-    assert cafe("cache", "rm", blobs.stem, "--yes").code == 0
+    assert cafe("cache", "rm", blobs.stem, "--yes").code == 2
+    assert cafe("cache", "rm", blobs.stem, "--yes", "--damaged").code == 0
     assert not blobs.exists()

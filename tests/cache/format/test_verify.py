@@ -116,3 +116,84 @@ def test_any_flipped_byte_is_found_or_harmless(full_cache):
             assert (after.logit_scale, after.logit_bias) == (before.logit_scale, before.logit_bias)
             for name, split in before.splits.items():
                 assert after.splits[name].image_features.tobytes() == split.image_features.tobytes()
+
+
+def with_array(name, make):
+    """Return a change that replaces an array by what ``make`` gives for its values."""
+
+    def change(file):
+        values = make(file[name][()])
+        del file[name]
+        file[name] = values
+
+    return change
+
+
+def with_value(name, value):
+    def change(file):
+        file[name][0] = value
+
+    return change
+
+
+def with_splits(names):
+    return lambda file: file.attrs.__setitem__("splits", np.array(names, dtype="S5"))
+
+
+FEATURES, LABELS = "splits/train/image_features", "splits/train/labels"
+UNSOUND = [
+    (with_value(FEATURES, np.nan), f"array {FEATURES} has values that are not finite"),
+    (with_value("splits/test/view_features", np.inf), "array splits/test/view_features has values that are not finite"),
+    (with_array(FEATURES, lambda rows: rows.astype("<i8")), f"array {FEATURES} holds int64, not float16 or float32"),
+    (with_array(FEATURES, lambda rows: rows.astype("<f8")), f"array {FEATURES} holds float64, not float16 or float32"),
+    (with_array(FEATURES, lambda rows: rows.astype(">f4")), f"array {FEATURES} is big-endian"),
+    (with_array(FEATURES, lambda rows: rows.astype("S9")), f"array {FEATURES} holds bytes72, not float16 or float32"),
+    (with_array(LABELS, lambda rows: rows.astype("<i4")), f"array {LABELS} holds int32, not int64"),
+    (with_array("class_names", lambda rows: np.arange(3)), "array class_names holds int64, not text"),
+    (with_value(LABELS, 3), "outside 0 to 2, the rows of class_names"),
+    (with_value(LABELS, -1), "outside 0 to 2, the rows of class_names"),
+    (with_value("splits/train/sizes", -2), "outside -1 to"),
+    (with_value("splits/train/sample_ids", "train/é_1.jpg".encode()), "sample_ids are not unique"),
+    (with_value("splits/train/sample_ids", "test/é_0.jpg".encode()), "sample_ids are not unique"),
+    (with_value("templates", b"\xff"), "array templates has text that is not UTF-8"),
+    (with_splits(["train", "train"]), "names a split twice"),
+    (with_splits(["train"]), "split test is there, but not named in the attribute splits"),
+    (lambda file: file.__setitem__("splits/train/full_rows", np.arange(5)), "must be there together, or neither"),
+    (lambda file: file.__setitem__("prompt_classes", np.arange(3)), "must be there together, or neither"),
+    (lambda file: file.attrs.__setitem__("logit_scale", np.nan), "attribute logit_scale is nan"),
+    (lambda file: file.attrs.__setitem__("logit_scale", "high"), "attribute logit_scale is of a wrong type"),
+    (lambda file: file.attrs.__delitem__("normalised"), "attribute normalised is missing"),
+    (lambda file: file.attrs.__setitem__("more", "text"), "text of variable length, over which HDF5 has no checksum"),
+]
+
+
+@pytest.mark.parametrize(("change", "finding"), UNSOUND)
+def test_what_the_format_forbids_is_found_under_right_checksums(full_cache, reseal, change, finding):
+    with h5py.File(full_cache, "r+", libver=("v108", "v108")) as file:
+        change(file)
+    reseal(full_cache)
+    try:
+        findings = verify_cache(full_cache).findings
+    except CacheError as error:
+        findings = (str(error),)
+    assert any(finding in text for text in findings), findings
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels", "finding"),
+    [
+        ([0, 2, 4, 6, 9], None, None),
+        ([0, 2, 4, 6, 12], None, "outside 0 to 11, the rows of full_labels"),
+        ([0, 2, 2, 6, 9], None, "full_rows is not ascending"),
+        ([0, 2, 4, 6, 9], [0] * 12, "is not what full_labels has in full_rows"),
+    ],
+)
+def test_rows_of_few_shot_draws(full_cache, reseal, rows, labels, finding):
+    with h5py.File(full_cache, "r+", libver=("v108", "v108")) as file:
+        full = np.zeros(12, np.int64)
+        full[rows if max(rows) < 12 else rows[:-1]] = file[LABELS][: 5 if max(rows) < 12 else 4]
+        file["splits/train/full_labels"] = full if labels is None else np.array(labels)
+        file["splits/train/full_rows"] = np.array(rows)
+    reseal(full_cache)
+    findings = verify_cache(full_cache).findings
+    assert findings == () if finding is None else any(finding in text for text in findings), findings
