@@ -108,6 +108,9 @@ class ArrayFile:
         if offset != size:
             raise ValueError(f"it has {size} bytes, but its arrays ask for {offset}")
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._arrays
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Return an array's shape. Raises KeyError if there is none of that name."""
         return self._arrays[name][2]

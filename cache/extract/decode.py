@@ -1,22 +1,28 @@
-"""Decodes images ahead of the encoders, a few at a time, and returns the crops in their order."""
+"""Reads and decodes images ahead of the encoders, a few at a time, and returns the crops in their order."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cafe.cache.extract.known import KnownKeys
 from cafe.cache.extract.views import Views, augmented
 from cafe.data.base import Dataset
-from cafe.data.images.decoding import PILLOW, decoding_with
+from cafe.data.images.decoding import PILLOW, decoding_with, read_image
 from cafe.encoders.base import Cropper
 from cafe.errors import UnreadableImageError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 IMAGES_PER_CHUNK = 4
 
@@ -55,13 +61,31 @@ def chunks_of(split: str, rows: Sequence[int], views: int, croppers: tuple[int, 
     return [Chunk(split, tuple(rows[i : i + size]), views, croppers) for i in range(0, len(rows), size)]
 
 
-# Of one image: for each cropper of the chunk the crops (1 + views, height, width, 3), or why there are none.
-Decoded = list[NDArray[np.uint8]] | UnreadableImageError
+@dataclass(frozen=True)
+class DecodedImage:
+    """What became of one image.
+
+    Attributes
+    ----------
+    sha256 : bytes or None
+        Of its encoded bytes; None where it has none.
+    crops : tuple of ndarray or None
+        For each cropper of the chunk the crops (1 + views, height, width, 3), uint8; None where the features of these
+        bytes are known, and nothing was decoded.
+    unreadable : UnreadableImageError or None
+        Why there are no crops.
+    """
+
+    sha256: bytes | None = None
+    crops: tuple[NDArray[np.uint8] | None, ...] = ()
+    unreadable: UnreadableImageError | None = None
 
 
 @dataclass(frozen=True)
 class ImageDecoder:
-    """Turns images into crops; picklable if data set and croppers are.
+    """Reads images once, recognises them by their bytes, and turns the others into crops.
+
+    It is picklable if data set and croppers are.
 
     Attributes
     ----------
@@ -73,30 +97,48 @@ class ImageDecoder:
         Needed if a chunk has views.
     decoder : str, default "pillow"
         Of JPEG files, one of :data:`cafe.data.images.decoding.DECODERS`.
+    known : tuple of KnownKeys, default ()
+        For each cropper the images whose features are at hand; empty where all are decoded.
     """
 
     dataset: Dataset
     croppers: tuple[Cropper, ...]
     views: Views | None = None
     decoder: str = PILLOW
+    known: tuple[KnownKeys, ...] = ()
 
-    def crops(self, chunk: Chunk, row: int) -> Decoded:
-        """Decode one image once, and crop it for every cropper of the chunk, views included."""
-        try:
-            with decoding_with(self.decoder):
-                image = self.dataset.image(chunk.split, row)
-        except UnreadableImageError as error:
-            return error
+    def decode(self, chunk: Chunk, row: int) -> DecodedImage:
+        """Read one image, and decode it once for every cropper of the chunk that needs it, views included."""
         sample_id = self.dataset.splits[chunk.split].sample_ids[row]
-        of_croppers = []
-        for number in chunk.croppers:
-            whole = self.croppers[number](image)  # (height, width, 3)
-            crops = [whole]
-            if self.views is not None:
-                height, width = whole.shape[:2]
-                crops += [augmented(image, sample_id, v, self.views.seed, height, width) for v in range(chunk.views)]
-            of_croppers.append(np.stack(crops))  # (1 + views, height, width, 3)
-        return of_croppers
+        sha256 = None
+        try:
+            content = self.dataset.content(chunk.split, row)
+            sha256 = None if content is None else hashlib.sha256(content).digest()
+            needed = [not self._is_known(number, sha256, sample_id, chunk.views) for number in chunk.croppers]
+            if not any(needed):
+                return DecodedImage(sha256, tuple(None for _ in needed))
+            with decoding_with(self.decoder):
+                image = self.dataset.image(chunk.split, row) if content is None else read_image(content, sample_id)
+        except UnreadableImageError as error:
+            return DecodedImage(sha256, unreadable=error)
+        return DecodedImage(
+            sha256,
+            tuple(
+                self._crops(image, number, sample_id, chunk.views) if is_needed else None
+                for number, is_needed in zip(chunk.croppers, needed, strict=True)
+            ),
+        )
+
+    def _is_known(self, cropper: int, sha256: bytes | None, sample_id: str, views: int) -> bool:
+        return bool(self.known) and sha256 is not None and self.known[cropper].has(sha256, sample_id, views)
+
+    def _crops(self, image: Image.Image, cropper: int, sample_id: str, views: int) -> NDArray[np.uint8]:
+        whole = self.croppers[cropper](image)  # (height, width, 3)
+        crops = [whole]
+        if self.views is not None:
+            height, width = whole.shape[:2]
+            crops += [augmented(image, sample_id, view, self.views.seed, height, width) for view in range(views)]
+        return np.stack(crops)  # (1 + views, height, width, 3)
 
 
 class DecoderPool(ABC):
@@ -117,7 +159,7 @@ class DecoderPool(ABC):
         """Begin to decode a chunk."""
 
     @abstractmethod
-    def next_result(self) -> list[Decoded]:
+    def next_result(self) -> list[DecodedImage]:
         """Wait for the oldest chunk, and return what became of each image; arrays are good until the next call."""
 
     @abstractmethod
@@ -141,7 +183,7 @@ class DecoderThreads(DecoderPool):
     def __init__(self, decoder: ImageDecoder, ahead: int, threads: int | None = None) -> None:
         self._decoder = decoder
         self._ahead = ahead
-        self._pending: deque[list[Future[Decoded]]] = deque()
+        self._pending: deque[list[Future[DecodedImage]]] = deque()
         self._pool = ThreadPoolExecutor(threads or processors(), thread_name_prefix="decode")
 
     @property
@@ -156,9 +198,9 @@ class DecoderThreads(DecoderPool):
 
     def submit(self, chunk: Chunk) -> None:
         """Begin to decode a chunk."""
-        self._pending.append([self._pool.submit(self._decoder.crops, chunk, row) for row in chunk.rows])
+        self._pending.append([self._pool.submit(self._decoder.decode, chunk, row) for row in chunk.rows])
 
-    def next_result(self) -> list[Decoded]:
+    def next_result(self) -> list[DecodedImage]:
         """Wait for the oldest chunk."""
         return [future.result() for future in self._pending.popleft()]
 

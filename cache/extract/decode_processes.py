@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.cache.extract.decode import IMAGES_PER_CHUNK, Chunk, Decoded, DecoderPool, ImageDecoder
+from cafe.cache.extract.decode import IMAGES_PER_CHUNK, Chunk, DecodedImage, DecoderPool, ImageDecoder
 from cafe.errors import CafeError, UnreadableImageError
 
 _PREFETCH = 2  # chunks that a worker has at a time, so that it never waits for the next one
@@ -48,12 +48,21 @@ class _SlotLayout:
         return memory[start : start + self.sizes[cropper]].reshape(1 + self.views, height, width, 3)
 
 
+@dataclass(frozen=True)
+class _Answer:
+    """What a worker says of one image: its crops, where there are any, lie in the slot."""
+
+    sha256: bytes | None
+    has_crops: tuple[bool, ...] = ()  # for each cropper of the chunk
+    unreadable: tuple[str, str] | None = None  # id and reason
+
+
 @dataclass
 class _Job:
     chunk: Chunk
     slot: int
     tries: int = 0
-    answer: list[str | None] | None = None  # for each image why it could not be read, or None
+    answer: list[_Answer] | None = None  # for each image
 
 
 class _Worker:
@@ -166,7 +175,7 @@ class DecoderProcesses(DecoderPool):
         self._waiting.append(job)
         self._distribute()
 
-    def next_result(self) -> list[Decoded]:
+    def next_result(self) -> list[DecodedImage]:
         """Wait for the oldest chunk."""
         if self._taken is not None:
             self._free.append(self._taken)
@@ -227,16 +236,18 @@ class DecoderProcesses(DecoderPool):
         self._workers[index].set_up(self._setup)
         self._distribute()
 
-    def _decoded(self, job: _Job) -> list[Decoded]:
-        decoded: list[Decoded] = []
-        for place, reason in enumerate(job.answer or ()):
-            if reason is None:
-                views = 1 + job.chunk.views
-                arrays = [self._layout.array(self._bytes, job.slot, place, n)[:views] for n in job.chunk.croppers]
-                decoded.append(arrays)
-            else:
-                sample_id, _, text = reason.partition("\0")
-                decoded.append(UnreadableImageError(sample_id, text))
+    def _decoded(self, job: _Job) -> list[DecodedImage]:
+        decoded: list[DecodedImage] = []
+        views = 1 + job.chunk.views
+        for place, answer in enumerate(job.answer or ()):
+            if answer.unreadable is not None:
+                decoded.append(DecodedImage(answer.sha256, unreadable=UnreadableImageError(*answer.unreadable)))
+                continue
+            crops = tuple(
+                self._layout.array(self._bytes, job.slot, place, number)[:views] if there else None
+                for number, there in zip(job.chunk.croppers, answer.has_crops, strict=True)
+            )
+            decoded.append(DecodedImage(answer.sha256, crops))
         return decoded
 
 
@@ -273,19 +284,21 @@ def run_worker(pipe_descriptor: int, memory_descriptor: int, size: int) -> None:
 
 
 def _answer(decoder: ImageDecoder, layout: _SlotLayout, memory: NDArray[np.uint8], chunk: Chunk, slot: int) -> Any:
-    reasons: list[str | None] = []  # for each image why it could not be read, or None
+    answers: list[_Answer] = []
     for place, row in enumerate(chunk.rows):
         try:
-            decoded = decoder.crops(chunk, row)
+            image = decoder.decode(chunk, row)
         except Exception as error:
             return CafeError(f"image {row} of split {chunk.split!r}: {type(error).__name__}: {error}")
-        if isinstance(decoded, UnreadableImageError):
-            reasons.append(f"{decoded.sample_id}\0{decoded.reason}")
+        if image.unreadable is not None:
+            answers.append(_Answer(image.sha256, unreadable=(image.unreadable.sample_id, image.unreadable.reason)))
             continue
-        for number, crops in zip(chunk.croppers, decoded, strict=True):
+        for number, crops in zip(chunk.croppers, image.crops, strict=True):
+            if crops is None:
+                continue
             target = layout.array(memory, slot, place, number)
             if crops.shape[1:] != target.shape[1:]:
                 return CafeError(f"image {row} of split {chunk.split!r} gave a crop of {crops.shape[1:3]} pixels")
             target[: len(crops)] = crops
-        reasons.append(None)
-    return reasons
+        answers.append(_Answer(image.sha256, tuple(crops is not None for crops in image.crops)))
+    return answers

@@ -11,13 +11,14 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from queue import SimpleQueue
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cafe.cache.extract.plan import Extraction
-from cafe.cache.extract.shards import Place, Shard
+from cafe.cache.extract.shards import Place, Shard, ShardFeatures
 from cafe.encoders.base import Encoder
 
 _AHEAD = 2  # batches of one encoder that an asynchronous device, or each thread, may have at a time
@@ -80,17 +81,75 @@ class ShardBatches:
                     self._crops = None
 
 
+class PackedBatches:
+    """Packs the images that are missing, of whatever shards, into full batches.
+
+    Where most images are known, batches cut at fixed places would hold one or two images each. That the others of a
+    batch change no bit of a feature is then taken for granted, as :attr:`cafe.encoders.base.Encoder.least_rows` says.
+
+    Parameters
+    ----------
+    batch_size : int
+        Images and views of one batch.
+    reuse : bool
+        Whether the memory of a batch is filled anew once the next image is added.
+    """
+
+    def __init__(self, batch_size: int, *, reuse: bool) -> None:
+        self._batch_size, self._reuse = batch_size, reuse
+        self._crops: NDArray[np.uint8] | None = None  # (batch_size, height, width, 3), filled from the front
+        self._targets: list[tuple[ShardFeatures, Place]] = []
+
+    def add(
+        self, image: NDArray[np.uint8], features: ShardFeatures, position: int
+    ) -> Iterator[tuple[NDArray[np.uint8], list[tuple[ShardFeatures, Place]]]]:
+        """Take an image (1 + views, height, width, 3) and where it belongs, and yield every batch that is full."""
+        for view, crop in enumerate(image):
+            if self._crops is None:
+                self._crops = np.empty((self._batch_size, *crop.shape), dtype=np.uint8)
+            self._crops[len(self._targets)] = crop
+            self._targets.append((features, (view, position)))
+            if len(self._targets) == self._batch_size:
+                yield from self.rest()
+
+    def rest(self) -> Iterator[tuple[NDArray[np.uint8], list[tuple[ShardFeatures, Place]]]]:
+        """Yield what is there, if anything, as a batch."""
+        if self._crops is None or not self._targets:
+            return
+        crops, targets, self._targets = self._crops[: len(self._targets)], self._targets, []
+        if not self._reuse:
+            self._crops = None
+        yield crops, targets
+
+
+def store_rows(rows: NDArray[np.float32], targets: Sequence[tuple[ShardFeatures, Place]]) -> None:
+    """Keep the rows (b, width) of a batch in the shards to which they belong."""
+    start = 0
+    for features, own in groupby(targets, key=lambda target: target[0]):
+        places = [place for _, place in own]
+        features.store(rows[start : start + len(places)], places)
+        start += len(places)
+
+
+def _filled_up(encoder: Encoder, crops: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Fill a small batch up with black crops to as many as the encoder needs; see ``Encoder.least_rows``."""
+    missing = encoder.least_rows - len(crops)
+    return crops if missing <= 0 else np.concatenate([crops, np.zeros((missing, *crops.shape[1:]), dtype=np.uint8)])
+
+
 def encode_rows(encoder: Encoder, crops: NDArray[np.uint8], *, unprojected: bool) -> NDArray[np.float32]:
     """Encode a batch to rows of a shard: the features (n, d), and behind them what goes into the projection (n, w)."""
+    n, crops = len(crops), _filled_up(encoder, crops)
     if unprojected:
-        return np.concatenate(encoder.encode_images_unprojected(crops), axis=1)  # (n, d + w)
-    return encoder.encode_images(crops)
+        return np.concatenate(encoder.encode_images_unprojected(crops), axis=1)[:n]  # (n, d + w)
+    return encoder.encode_images(crops)[:n]  # (n, d)
 
 
 def _start_rows(extraction: Extraction, crops: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
     """Begin to encode a batch; what is returned waits for the rows."""
     if extraction.projection is None:
-        return extraction.encoder.start_images(crops)
+        wait = extraction.encoder.start_images(_filled_up(extraction.encoder, crops))
+        return lambda: wait()[: len(crops)]
     rows = encode_rows(extraction.encoder, crops, unprojected=True)
     return lambda: rows
 

@@ -15,6 +15,7 @@ from cafe.cache.extract.shards import StoredShard
 from cafe.cache.extract.text import encode_text
 from cafe.cache.format.layout import (
     IMAGE_FEATURES,
+    IMAGE_SHA256,
     PROJECTION_FEATURES,
     SPLITS,
     VIEW_FEATURES,
@@ -127,7 +128,7 @@ def _write(
         arrays_to_store(features, provenance, extraction.stored_dtype, None, extraction.projection)
     )
     for name in extraction.splits:
-        for key, array in _split_arrays(extraction, name, positions[name]).items():
+        for key, array in _split_arrays(extraction, name, positions[name], shards[name]).items():
             arrays[f"{SPLITS}/{name}/{key}"] = array
     times = {name: seconds[name] for name in ("read", "encode")}
     attributes = attributes_to_store(features, provenance, False, times, None)
@@ -136,7 +137,7 @@ def _write(
 
 
 def _split_arrays(
-    extraction: Extraction, name: str, positions: NDArray[np.int64]
+    extraction: Extraction, name: str, positions: NDArray[np.int64], shards: Sequence[StoredShard]
 ) -> dict[str, NDArray[Any] | StreamedArray]:
     given = extraction.dataset.splits[name]
     labels = np.asarray(given.labels, dtype=np.int64)
@@ -154,6 +155,9 @@ def _split_arrays(
             rows if drawn else None,
         ),
     }
+    hashes = [shard.image_sha256 for shard in shards if shard.image_sha256 is not None]
+    if len(hashes) == len(shards):  # images in memory have none
+        arrays[IMAGE_SHA256] = np.concatenate(hashes)  # (n, 32)
     if views := extraction.views_of(name):
         arrays[VIEW_FEATURES] = StreamedArray((views, n, d), dtype)
     if extraction.projection is not None:

@@ -6,9 +6,9 @@ import os
 import pickle
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Literal
 
@@ -18,21 +18,22 @@ from numpy.typing import NDArray
 from cafe.cache.extract.decode import (
     IMAGES_PER_CHUNK,
     Chunk,
-    Decoded,
+    DecodedImage,
     DecoderPool,
     DecoderThreads,
     ImageDecoder,
     chunks_of,
     processors,
 )
-from cafe.cache.extract.encode import BatchEncoder, ShardBatches
+from cafe.cache.extract.encode import BatchEncoder, PackedBatches, ShardBatches, store_rows
 from cafe.cache.extract.plan import Extraction
 from cafe.cache.extract.progress import Reporter
 from cafe.cache.extract.schedule import PAUSE, ClaimedShard, Schedule
 from cafe.cache.extract.shards import Place, ShardFeatures
-from cafe.errors import CafeError, InputError, UnreadableImageError
+from cafe.errors import CafeError, InputError
 
 Workers = int | Literal["auto"]
+_Target = tuple[ShardFeatures, Place]
 
 _SAMPLE = 12  # images that are decoded to measure
 _WORTH = 30.0  # seconds of decoding below which processes, each of which takes some seconds to start, gain nothing
@@ -76,6 +77,7 @@ class _ShardOnItsWay:
 
     claimed: ClaimedShard
     batches: dict[int, ShardBatches]
+    positions: Iterator[int]  # within the shard, of the images to come
 
 
 class _Pipeline:
@@ -85,7 +87,13 @@ class _Pipeline:
         self._schedule, self._pool, self._encoder, self._reporter = schedule, pool, encoder, reporter
         self._chunks: deque[tuple[Chunk, _ShardOnItsWay]] = deque()  # not yet submitted
         self._decoding: deque[_ShardOnItsWay] = deque()  # the shard of every chunk that the pool has
-        self._encoding: deque[tuple[Callable[[], NDArray[np.float32]], ShardFeatures, list[Place]]] = deque()
+        self._encoding: deque[tuple[Callable[[], NDArray[np.float32]], list[_Target]]] = deque()
+        # Where rows are known, what is missing is packed; else batches are cut at fixed places of every shard.
+        self._packed = {
+            number: PackedBatches(extraction.partial.batch_size, reuse=not encoder.keeps_crops)
+            for number, extraction in enumerate(schedule.extractions)
+            if len(extraction.known)
+        }
 
     def run(self) -> None:
         self._schedule.start()
@@ -99,6 +107,7 @@ class _Pipeline:
                     decoded = self._pool.next_result()
                 self._add(self._decoding.popleft(), decoded)
                 continue
+            self._encode_rest()
             self._finish_batches()
             if self._schedule.is_empty:
                 return
@@ -118,38 +127,73 @@ class _Pipeline:
             number: ShardBatches(shard, extractions[number].partial.batch_size, reuse=reuse)
             for number in claimed.features
         }
-        on_its_way = _ShardOnItsWay(claimed, batches)
-        return [(chunk, on_its_way) for chunk in chunks_of(shard.split, rows, shard.views, tuple(batches))]
+        on_its_way = _ShardOnItsWay(claimed, batches, iter(range(len(shard))))
+        return [(chunk, on_its_way) for chunk in chunks_of(shard.split, rows, shard.views, tuple(claimed.features))]
 
-    def _add(self, shard: _ShardOnItsWay, decoded: list[Decoded]) -> None:
-        """Add decoded images to the batches of their shard."""
+    def _add(self, shard: _ShardOnItsWay, decoded: list[DecodedImage]) -> None:
+        """Add decoded images to batches, and the rows of those that are known to their shard."""
         for image in decoded:
-            batch_ended = False
-            for crop, (number, batches) in enumerate(shard.batches.items()):
+            position, ended = next(shard.positions), False
+            for number, crops in zip(shard.batches, image.crops or (None,) * len(shard.batches), strict=True):
                 features = shard.claimed.features[number]
-                if isinstance(image, UnreadableImageError):
-                    features.skip(batches.position, image)
-                for crops, places in batches.add(None if isinstance(image, UnreadableImageError) else image[crop]):
-                    batch_ended = True
-                    if places:
-                        self._encode(number, crops, features, places)
-            if batch_ended:
+                features.recognise(position, image.sha256)
+                if image.unreadable is not None:
+                    features.skip(position, image.unreadable)
+                else:
+                    self._take_or_note(number, features, position, image.sha256, is_known=crops is None)
+                ended |= self._add_crops(number, shard, position, crops)
+            if ended or self._packed:
                 self._schedule.report(shard.claimed.shard.split)
         self._schedule.write_complete()
 
-    def _encode(self, number: int, crops: NDArray[np.uint8], features: ShardFeatures, places: list[Place]) -> None:
+    def _add_crops(self, number: int, shard: _ShardOnItsWay, position: int, crops: NDArray[np.uint8] | None) -> bool:
+        """Add the crops of one image, if there are any, to the batches of an extraction; return whether one ended."""
+        features, ended = shard.claimed.features[number], False
+        if number in self._packed:
+            for batch, targets in () if crops is None else self._packed[number].add(crops, features, position):
+                ended = True
+                self._encode(number, batch, targets)
+            return ended
+        for batch, places in shard.batches[number].add(crops):
+            ended = True
+            if places:
+                self._encode(number, batch, [(features, place) for place in places])
+        return ended
+
+    def _take_or_note(
+        self, number: int, features: ShardFeatures, position: int, sha256: bytes | None, *, is_known: bool
+    ) -> None:
+        """Take the rows of an image that are known; note one that is encoded again for its views."""
+        extraction, shard = self._schedule.extractions[number], features.shard
+        row = int(extraction.rows[shard.split][shard.start + position])
+        sample_id = extraction.dataset.splits[shard.split].sample_ids[row]
+        if not is_known:
+            extraction.known.note_encoded_again(sha256, sample_id, shard.views)
+            return
+        assert sha256 is not None
+        with_projection = extraction.projection is not None
+        rows = extraction.known.take(sha256, sample_id, shard.views, with_projection=with_projection)
+        features.take(position, rows)
+
+    def _encode_rest(self) -> None:
+        """Encode what is left of packed batches: nothing that would fill them is to come now."""
+        for number, packed in self._packed.items():
+            for batch, targets in packed.rest():
+                self._encode(number, batch, targets)
+
+    def _encode(self, number: int, crops: NDArray[np.uint8], targets: list[_Target]) -> None:
         """Begin to encode a batch, and wait for the oldest ones while there are too many."""
         with self._reporter.timing("encode"):
             wait = self._encoder.start(self._schedule.extractions[number], crops)
-        self._encoding.append((wait, features, places))
+        self._encoding.append((wait, targets))
         while len(self._encoding) >= self._encoder.n_ahead:
             self._store_oldest()
 
     def _store_oldest(self) -> None:
-        wait, features, places = self._encoding.popleft()
+        wait, targets = self._encoding.popleft()
         with self._reporter.timing("encode"):
             rows = wait()  # (b, width)
-        features.store(rows, places)
+        store_rows(rows, targets)
 
     def _finish_batches(self) -> None:
         """Wait for all batches that have begun."""
@@ -220,6 +264,7 @@ def open_pool(
 
 
 def _measure(decoder: ImageDecoder, extraction: Extraction, views: int) -> _Sample:
+    decoder = replace(decoder, known=())
     split = "train" if views else extraction.splits[-1]
     rows = extraction.rows[split]
     chunk = Chunk(split, (), views, tuple(range(len(decoder.croppers))))
@@ -227,16 +272,17 @@ def _measure(decoder: ImageDecoder, extraction: Extraction, views: int) -> _Samp
     crops: tuple[NDArray[np.uint8], ...] = ()
     for row in rows[np.linspace(0, len(rows) - 1, min(_SAMPLE, len(rows))).astype(int)].tolist():
         started = perf_counter()
-        decoded = decoder.crops(chunk, row)
-        if not isinstance(decoded, UnreadableImageError):
+        decoded = decoder.decode(chunk, row)
+        if decoded.unreadable is None:
             seconds.append(perf_counter() - started)
-            crops = tuple(decoded)
+            crops = tuple(each for each in decoded.crops if each is not None)
     # The median: the first one pays for imports.
     return _Sample(float(np.median(seconds)) if seconds else 0.0, crops)
 
 
 def _choose_number(decoder: ImageDecoder, extractions: Sequence[Extraction], sample: _Sample) -> int:
-    if sample.seconds * extractions[0].n_images < _WORTH:
+    n_missing = max(extraction.n_images - len(extraction.known) for extraction in extractions)
+    if sample.seconds * n_missing < _WORTH:
         return 0
     try:
         pickle.dumps(decoder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from cafe.cache.extract.known import NOTHING_KNOWN, KnownRows
 from cafe.cache.extract.unfinished import UnfinishedCache
 from cafe.cache.extract.views import Views
 from cafe.cache.format.arrays import STORED_DTYPES, StoredDtype
 from cafe.cache.format.fingerprint import differing_fields, image_part, text_part
-from cafe.cache.format.layout import ALIGNMENT
+from cafe.cache.format.layout import ALIGNMENT, SUFFIX
 from cafe.cache.format.provenance import Provenance, library_versions
 from cafe.cache.format.reader import REMEDY, open_cache, read_provenance
 from cafe.cache.locate import distinct_path
@@ -84,10 +86,16 @@ class Extraction:
         ``"all"``, ``"text"`` (the image features there are the ones wanted) or ``"nothing"``.
     notes : tuple of str
         Warnings for the user.
+    images_from : Path or None
+        The cache whose image features are the ones wanted, where text alone is missing.
+    known : KnownRows
+        Rows of caches at hand, where images are missing.
+    known_in : tuple of Path
+        Folders in which caches are looked for that hold something of what is wanted.
     unfinished : UnfinishedCache or None
         The shards, where images are missing.
-    encoded, kept : int
-        Images that this run encoded, and that had been encoded before.
+    encoded : int
+        Images that this run encoded.
     images_per_second : float
         Of this run.
     workers : int
@@ -111,9 +119,11 @@ class Extraction:
     path: Path = Path()
     missing: Literal["all", "text", "nothing"] = "all"
     notes: tuple[str, ...] = ()
+    images_from: Path | None = None
+    known: KnownRows = NOTHING_KNOWN
+    known_in: tuple[Path, ...] = ()
     unfinished: UnfinishedCache | None = None
     encoded: int = 0
-    kept: int = 0
     images_per_second: float = 0.0
     workers: int = 0
 
@@ -315,47 +325,93 @@ def rows_to_extract(dataset: Dataset, splits: Sequence[str], draws: Draws | None
 def choose_file(extraction: Extraction, out: Path, *, force: bool, named: bool = False) -> Extraction:
     """Find out which file an extraction ends in, and what of it is there already.
 
-    ``out`` is used if it is free or holds the same image features; a cache of other image features is left alone,
-    and a name with the short fingerprint beside it is used, unless the user has named ``out``: then it is replaced by
-    force, and refused without.
+    ``out`` is used if it is free. A cache of other features is left alone, and a name with a short fingerprint beside
+    it is used: that of the image features or, where another cache has these and only the text differs, that of the
+    whole; so two sets of templates stand side by side. If the user has named ``out``, it is that file in any case:
+    its text is encoded again, and other image features in it are replaced by force, and refused without.
 
     Returns
     -------
     Extraction
-        With ``path``, ``missing``, and in ``notes`` what was recorded otherwise in the file that is there.
+        With ``path``, ``missing``, ``images_from``, and in ``notes`` what was recorded otherwise in a cache that is
+        there.
 
     Raises
     ------
     CacheError
-        If ``out`` is something else than a sound cache, and not to be replaced by force.
+        If the file is something else than a sound cache, and not to be replaced by force.
     """
-    wanted = extraction.provenance()
-    for path in (out, distinct_path(out, wanted.image_fingerprint)):
-        if not path.exists():
-            return replace(extraction, path=path, missing="all")
+    if named:
+        return _use_named_file(extraction, out, force)
+    wanted, images_from = extraction.provenance(), None
+    for path in _out_and_beside(out):
         try:
-            with open_cache(path) as file:
-                existing = read_provenance(file)
-        except CacheError as error:
-            if force and path.is_file():
-                return replace(extraction, path=path, missing="all")
-            raise CacheError(
-                f"{str(error).removesuffix(REMEDY)}Name another file, or replace it with --force."
-            ) from error
-        if existing["image_fingerprint"] != wanted.image_fingerprint:
-            if named and force:
-                return replace(extraction, path=path, missing="all")
-            if named:
-                _refuse_other_features(path, existing, extraction)
-            continue
-        if force:
+            existing = _provenance_of(path, force)
+        except CacheError:
+            if path == out:
+                raise
+            continue  # one that is not needed may be damaged; if it is needed, it is met again below
+        if existing is None:  # damaged, and to be replaced
             return replace(extraction, path=path, missing="all")
-        missing: Literal["text", "nothing"] = "text" if existing["fingerprint"] != wanted.fingerprint else "nothing"
-        recorded = existing["recorded"].get("image", {})
-        clauses = differing_fields(recorded, extraction.recorded, ending="is here now")
-        notes = tuple(f"the cache that is there was made with {clause}" for clause in clauses)
-        return replace(extraction, path=path, missing=missing, notes=(*extraction.notes, *notes))
-    raise CacheError(f"{out} and {path} both hold other image features than those asked for; name another file")
+        if existing["fingerprint"] == wanted.fingerprint:
+            if force:
+                return replace(extraction, path=path, missing="all")
+            return _with_differences(replace(extraction, path=path, missing="nothing"), existing)
+        if existing["image_fingerprint"] == wanted.image_fingerprint and images_from is None:
+            images_from = path, existing
+    names = [out, distinct_path(out, wanted.image_fingerprint), distinct_path(out, wanted.fingerprint)]
+    if images_from is not None and not force:
+        names.pop(1)
+    path = _first_usable(names, force)
+    if images_from is None or force:
+        return replace(extraction, path=path, missing="all")
+    return _with_differences(replace(extraction, path=path, missing="text", images_from=images_from[0]), images_from[1])
+
+
+def _first_usable(names: Sequence[Path], force: bool) -> Path:
+    """Return the first name that is free, or whose file is damaged and to be replaced by force. Raises CacheError."""
+    for name in names:
+        if not name.exists() or _provenance_of(name, force) is None:
+            return name
+    raise CacheError(
+        f"{' and '.join(map(str, dict.fromkeys(names)))} hold other features than those asked for; name another file"
+    )
+
+
+def _out_and_beside(out: Path) -> list[Path]:
+    """Return the caches that are there under the name ``out``, and under that name with a short fingerprint."""
+    beside = re.compile(rf"{re.escape(out.stem)}--[0-9a-f]{{8}}{re.escape(out.suffix or SUFFIX)}")
+    found = sorted(path for path in out.parent.glob("[!.]*") if beside.fullmatch(path.name))
+    return [path for path in (out, *found) if path.exists()]
+
+
+def _provenance_of(path: Path, force: bool) -> dict[str, Any] | None:
+    """Read the provenance of a cache; None if it is damaged and to be replaced by force. Raises CacheError."""
+    try:
+        with open_cache(path) as file:
+            return read_provenance(file)
+    except CacheError as error:
+        if force and path.is_file():
+            return None
+        raise CacheError(f"{str(error).removesuffix(REMEDY)}Name another file, or replace it with --force.") from error
+
+
+def _use_named_file(extraction: Extraction, out: Path, force: bool) -> Extraction:
+    wanted = extraction.provenance()
+    existing = _provenance_of(out, force) if out.exists() else None
+    if existing is None or force:
+        return replace(extraction, path=out, missing="all")
+    if existing["image_fingerprint"] != wanted.image_fingerprint:
+        _refuse_other_features(out, existing, extraction)
+    missing: Literal["text", "nothing"] = "text" if existing["fingerprint"] != wanted.fingerprint else "nothing"
+    return _with_differences(replace(extraction, path=out, missing=missing, images_from=out), existing)
+
+
+def _with_differences(extraction: Extraction, existing: Mapping[str, Any]) -> Extraction:
+    """Note what was recorded otherwise in a cache whose image features are used."""
+    clauses = differing_fields(existing["recorded"].get("image", {}), extraction.recorded, ending="is here now")
+    notes = tuple(f"the cache that is there was made with {clause}" for clause in clauses)
+    return replace(extraction, notes=(*extraction.notes, *notes))
 
 
 def _refuse_other_features(path: Path, existing: Mapping[str, Any], extraction: Extraction) -> NoReturn:

@@ -70,9 +70,10 @@ class ExtractionSummary:
     images_per_second : float
         Images of this run over its wall seconds from the first image to the last; 0 if none were encoded.
     encoded : int
-        Images that this run encoded.
+        Images that this run encoded; those that could not be read are not among them.
     kept : int
-        Images that had been encoded when it began, by a run that was cut off or by another process.
+        Images of the cache that this run did not encode: they are those of a run that was cut off, of another process,
+        or of a cache at hand that has the same bytes.
     bottleneck : str
         The clock that ran longest: ``"read"``, ``"encode"`` or ``"write"``; empty if nothing was encoded.
     workers : int

@@ -18,7 +18,7 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -115,12 +115,25 @@ def _store(schedule: Schedule, claimed: Sequence[ClaimedShard], batches: Iterato
             return
         one = claimed[int(row["claimed"])]
         for column, number in enumerate(row["croppers"]):
-            _store_batch(one.features[int(number)], row, column)
+            _store_batch(schedule.extractions[int(number)], one.features[int(number)], row, column)
         schedule.report(one.shard.split)
         schedule.write_complete()
 
 
-def _store_batch(features: ShardFeatures, row: Row, column: int) -> None:
+def _store_batch(extraction: Extraction, features: ShardFeatures, row: Row, column: int) -> None:
+    for position, sha256 in json.loads(row["sha256"]).items():
+        features.recognise(int(position), bytes.fromhex(sha256))
+    shard = features.shard
+    for position in json.loads(row["known"]):
+        if features.is_done(position):  # its views came with another batch
+            continue
+        index = int(extraction.rows[shard.split][shard.start + position])
+        sample_id, sha256 = extraction.dataset.splits[shard.split].sample_ids[index], json.loads(row["sha256"])
+        with_projection = extraction.projection is not None
+        rows = extraction.known.take(
+            bytes.fromhex(sha256[str(position)]), sample_id, shard.views, with_projection=with_projection
+        )
+        features.take(position, rows)
     for position, (sample_id, reason) in json.loads(row["unreadable"]).items():
         features.skip(int(position), UnreadableImageError(sample_id, reason))
     places: list[Place] = [(view, position) for view, position in json.loads(row["places"])]
@@ -258,17 +271,29 @@ class Decode:
         crops: list[list[Any]] = [[] for _ in croppers]
         kept: list[Place] = []
         reasons: dict[int, tuple[str, str]] = {}
+        hashes: dict[int, str] = {}
+        known: list[int] = []
         for position, views in _by_image(places):
             index = int(job.rows[shard.split][shard.start + position])
             chunk = Chunk(shard.split, (index,), shard.views, croppers)
-            decoded = job.decoder.crops(chunk, index)
-            if isinstance(decoded, UnreadableImageError):
-                reasons[position] = (decoded.sample_id, decoded.reason)
+            decoded = job.decoder.decode(chunk, index)
+            if decoded.sha256 is not None:
+                hashes[position] = decoded.sha256.hex()
+            if decoded.unreadable is not None:
+                reasons[position] = (decoded.unreadable.sample_id, decoded.unreadable.reason)
                 continue
-            for own, of_image in zip(crops, decoded, strict=True):
+            if all(of_image is None for of_image in decoded.crops):
+                known.append(position)
+                continue
+            if any(of_image is None for of_image in decoded.crops):
+                # Places are the same for all encoders here, so what one of them lacks is encoded by all.
+                decoded = replace(job.decoder, known=()).decode(chunk, index)
+            for own, of_image in zip(crops, decoded.crops, strict=True):
+                assert of_image is not None
                 own += [of_image[view] for view in views]
             kept += [(view, position) for view in views]
         answer = {**row, "places": json.dumps(kept), "unreadable": json.dumps(reasons)}
+        answer |= {"sha256": json.dumps(hashes), "known": json.dumps(known)}
         for n, own in enumerate(crops):
             answer[f"crops_{n}"] = np.stack(own).tobytes() if own else b""
             answer[f"shape_{n}"] = json.dumps([len(own), *(own[0].shape if own else ())])
@@ -306,7 +331,7 @@ class Encode:
 
     def __call__(self, row: Row) -> Row:
         """Encode a batch."""
-        answer = {name: row[name] for name in ("claimed", "croppers", "places", "unreadable")}
+        answer = {name: row[name] for name in ("claimed", "croppers", "places", "unreadable", "sha256", "known")}
         for n, number in enumerate(row["croppers"]):
             shape = json.loads(row[f"shape_{n}"])
             features = b""

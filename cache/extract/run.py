@@ -26,6 +26,7 @@ from cafe.cache.extract.progress import (
 from cafe.cache.extract.ray_engine import check_engine, encode_by_ray
 from cafe.cache.extract.schedule import Schedule
 from cafe.cache.extract.shards import OnError, unreadable_under_fail
+from cafe.cache.extract.sources import find_known_rows
 from cafe.cache.extract.text import replace_text
 from cafe.cache.extract.unfinished import open_unfinished, remove_finished_shards
 from cafe.cache.extract.views import Views
@@ -62,13 +63,17 @@ def extract(
     progress: ProgressCallback | None = None,
     force: bool = False,
     named: bool = False,
+    known_in: Sequence[Path | str] | None = None,
 ) -> ExtractionSummary:
     """Encode a data set once, and write its cache.
 
-    If ``out`` already holds the same features, nothing is encoded; if only class names or templates differ, text alone
-    is; if image features differ, ``out`` is left alone and a name with the short fingerprint is used beside it. Until
-    it is whole, everything that is done stands in ``out`` with ``.partial`` behind it: however a run ends, the next
-    carries on there, and gives the same bytes in every array. Several processes may do so at once, and divide the work.
+    If ``out`` already holds the same features, nothing is encoded. If it holds others, it is left alone, and a name
+    with a short fingerprint is used beside it. Where only class names or templates differ, text alone is encoded.
+    Where images differ, those that the same encoder has seen before are recognised by their bytes in the caches at
+    hand, and only the others are encoded: images that were added, whatever was renamed, regrouped or split
+    differently. Until the cache is whole, everything that is done stands in ``out`` with ``.partial`` behind it:
+    however a run ends, the next carries on there, and gives the same bytes in every array. Several processes may do so
+    at once, and divide the work.
 
     Parameters
     ----------
@@ -111,8 +116,11 @@ def extract(
     force : bool, default False
         Encode everything again, and replace ``out`` even if it is damaged.
     named : bool, default False
-        Whether the user has named ``out``: a cache of other features there is then refused, or replaced by force.
-        Else such features go to a file of their own beside it.
+        Whether the user has named ``out``: a cache of other image features there is then refused, or replaced by force,
+        and other text in it is replaced.
+    known_in : sequence of path or None, default None
+        Folders whose caches are looked through for images and text that were encoded before; None is the folder of
+        ``out``, and an empty sequence none. Not with ``force``.
 
     Returns
     -------
@@ -164,6 +172,7 @@ def extract(
         progress=progress,
         force=force,
         named=named,
+        known_in=known_in,
     )[0]
 
 
@@ -188,6 +197,7 @@ def extract_many(
     progress: ProgressCallback | None = None,
     force: bool = False,
     named: bool = False,
+    known_in: Sequence[Path | str] | None = None,
 ) -> list[ExtractionSummary]:
     """Encode a data set with several encoders, and write a cache for each; encoders of equal batches share decoding.
 
@@ -200,7 +210,7 @@ def extract_many(
     outs : sequence of path
         The file of each.
     splits, templates, prompts, stored_dtype, views, draws, projection_features, decoder, on_error, batch_size, \
-    workers, engine, ray_address, progress, force, named
+    workers, engine, ray_address, progress, force, named, known_in
         As of :func:`extract`.
 
     Returns
@@ -233,6 +243,8 @@ def extract_many(
             projection_features=projection_features,
             decoder=decoder,
         )
+        folders = (Path(out).parent,) if known_in is None else tuple(map(Path, known_in))
+        planned = replace(planned, known_in=() if force else folders)
         extractions.append(choose_file(planned, Path(out), force=force, named=named))
     extractions = [_open(extraction, batch_size, force, on_error) for extraction in extractions]
     for group in _sharing_images(extractions):
@@ -266,10 +278,11 @@ def _open(extraction: Extraction, batch_size: int | None, force: bool, on_error:
             encoder=extraction.encoder.with_batch_size(unfinished.batch_size),
             recorded={**extraction.recorded, "batch_size": unfinished.batch_size},
             unfinished=unfinished,
+            known=find_known_rows(extraction, extraction.known_in),
         )
     wanted = extraction.provenance().image_fingerprint
     remove_finished_shards(path, lambda image: fingerprint(image) == wanted)
-    _refuse_unreadable(path, on_error)
+    _refuse_unreadable(extraction.images_from or path, on_error)
     if extraction.missing == "text":
         check_free_space(path.parent, extraction.bytes_needed())
     return extraction
@@ -334,7 +347,8 @@ def _encode(
     """Encode what is missing of extractions of equal shards, and return them with how it went."""
     first = extractions[0]
     croppers = tuple(extraction.encoder.cropper for extraction in extractions)
-    decoder = ImageDecoder(first.dataset, croppers, first.views, first.decoder)
+    known = tuple(extraction.known.keys for extraction in extractions)
+    decoder = ImageDecoder(first.dataset, croppers, first.views, first.decoder, known)
     with closing(Schedule(extractions, on_error, reporter)) as schedule:
         if schedule.is_empty:
             n_workers = 0
@@ -345,12 +359,12 @@ def _encode(
         return [
             replace(
                 extraction,
-                encoded=schedule.encoded,
-                kept=schedule.kept,
+                encoded=encoded,
                 images_per_second=schedule.images_per_second,
                 workers=n_workers,
+                notes=(*extraction.notes, *extraction.known.notes()),
             )
-            for extraction in extractions
+            for extraction, encoded in zip(extractions, schedule.encoded, strict=True)
         ]
 
 
@@ -405,7 +419,7 @@ def _summary(extraction: Extraction, reporter: Reporter) -> ExtractionSummary:
         seconds=seconds,
         images_per_second=extraction.images_per_second,
         encoded=extraction.encoded,
-        kept=extraction.kept,
+        kept=max(0, sum(cache.splits.values()) - extraction.encoded),
         bottleneck=max(seconds, key=lambda stage: seconds[stage]) if extraction.images_per_second else "",
         workers=extraction.workers,
         batch_size=0 if extraction.unfinished is None else extraction.unfinished.batch_size,

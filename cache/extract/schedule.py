@@ -49,8 +49,8 @@ class Schedule:
 
     Attributes
     ----------
-    encoded : int
-        Images that this process has encoded.
+    encoded : list of int
+        For each extraction, images that this process has encoded.
     kept : int
         Images that were encoded when it began.
     images_per_second : float
@@ -59,7 +59,7 @@ class Schedule:
 
     def __init__(self, extractions: Sequence[Extraction], on_error: OnError, reporter: Reporter) -> None:
         self.extractions = extractions
-        self.encoded = 0
+        self.encoded = [0] * len(extractions)
         self.images_per_second = 0.0
         self._on_error, self._reporter = on_error, reporter
         self._n_images = extractions[0].n_images
@@ -129,20 +129,21 @@ class Schedule:
                     if not partial.look_for_cache():
                         raise
             claimed.claims[number].release()
+            self.encoded[number] += features.n_encoded
         self._n_unreadable += max(features.n_unreadable for features in claimed.features.values())
         self._n_done += len(claimed.shard)
-        self.encoded += len(claimed.shard)
         self._claimed.remove(claimed)
 
     def report(self, split: str) -> None:
         """Report how far this is, if it got further."""
         in_work = [list(claimed.features.values()) for claimed in self._claimed]
-        n_in_work = sum(features[0].n_done for features in in_work)
-        self.images_per_second = (self.encoded + n_in_work) / max(time.perf_counter() - self._started, 1e-9)
+        n_in_work = sum(min(each.n_done for each in features) for features in in_work)
+        n_encoded = max(self.encoded) + sum(max(each.n_encoded for each in features) for features in in_work)
+        self.images_per_second = n_encoded / max(time.perf_counter() - self._started, 1e-9)
         if self._n_done + n_in_work == self._n_reported:
             return
         self._n_reported = self._n_done + n_in_work
-        n_unreadable = self._n_unreadable + sum(max(one.n_unreadable for one in features) for features in in_work)
+        n_unreadable = self._n_unreadable + sum(max(each.n_unreadable for each in features) for features in in_work)
         progress = ExtractionProgress(
             "images", split, self._n_reported, self._n_images, self.images_per_second, n_unreadable, self.kept
         )

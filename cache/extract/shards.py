@@ -111,6 +111,13 @@ class ShardFeatures:
         self._features = np.empty((1 + shard.views, len(shard), width), dtype=stored_dtype)
         self._done = np.zeros((1 + shard.views, len(shard)), dtype=bool)
         self._unreadable: dict[int, dict[str, str]] = {}
+        self._sha256: dict[int, bytes] = {}
+        self._n_taken = 0
+
+    @property
+    def n_encoded(self) -> int:
+        """Images so far that were encoded with all their views: not taken from a cache, and not unreadable."""
+        return self.n_done - self._n_taken - self.n_unreadable
 
     @property
     def n_unreadable(self) -> int:
@@ -127,6 +134,10 @@ class ShardFeatures:
         """Whether every image with its views was encoded, or could not be decoded."""
         return bool(self._done.all())
 
+    def is_done(self, position: int) -> bool:
+        """Whether an image has all its rows, or none because it could not be decoded."""
+        return bool(self._done[:, position].all())
+
     def store(self, encoded: NDArray[np.float32], places: Sequence[Place]) -> None:
         """Keep rows (b, width) at their places. Raises InputError if the stored dtype cannot hold them."""
         views, positions = (np.array(column) for column in zip(*places, strict=True))
@@ -135,6 +146,17 @@ class ShardFeatures:
         self._features[views, positions] = as_stored(encoded, self._stored_dtype, what)
         self._done[views, positions] = True
 
+    def recognise(self, position: int, sha256: bytes | None) -> None:
+        """Keep the SHA-256 of an image's bytes; None where it has none."""
+        if sha256 is not None:
+            self._sha256[position] = sha256
+
+    def take(self, position: int, rows: NDArray[Any]) -> None:
+        """Keep the rows (1 + views, width) of an image that are known, in the stored dtype."""
+        self._features[:, position] = rows
+        self._done[:, position] = True
+        self._n_taken += 1
+
     def skip(self, position: int, error: UnreadableImageError) -> None:
         """Record that an image cannot be read. Raises InputError under ``on_error="fail"``."""
         unreadable = {"split": self.shard.split, "sample_id": error.sample_id, "reason": error.reason}
@@ -142,6 +164,14 @@ class ShardFeatures:
             raise unreadable_under_fail(**unreadable) from error
         self._unreadable[position] = unreadable
         self._done[:, position] = True
+
+    def image_sha256(self) -> NDArray[np.uint8] | None:
+        """Return the SHA-256 (k, 32) of the k images that could be read; None if one of them has none."""
+        readable = [p for p in range(len(self.shard)) if p not in self._unreadable]
+        if not all(position in self._sha256 for position in readable):
+            return None
+        together = b"".join(self._sha256[position] for position in readable)
+        return np.frombuffer(together, dtype=np.uint8).reshape(len(readable), 32)
 
     def arrays(self) -> tuple[NDArray[Any], NDArray[np.int64], list[dict[str, str]]]:
         """Return what is stored of a complete shard.
@@ -186,7 +216,9 @@ def write_shard(path: Path, run: str, features: ShardFeatures) -> None:
     """
     views, positions, unreadable = features.arrays()
     about = {"run": run, "shard": features.shard.number, "unreadable": unreadable}
-    write_array_file(path, about, {"positions": positions, **{f"view-{i}": view for i, view in enumerate(views)}})
+    hashes = features.image_sha256()
+    arrays = {"positions": positions, **({} if hashes is None else {"image_sha256": hashes})}
+    write_array_file(path, about, {**arrays, **{f"view-{i}": view for i, view in enumerate(views)}})
 
 
 class StoredShard:
@@ -209,6 +241,8 @@ class StoredShard:
         As of :meth:`ShardFeatures.arrays`.
     unreadable : tuple of dict
         As of :meth:`ShardFeatures.arrays`.
+    image_sha256 : ndarray of shape (k, 32), uint8, or None
+        As of :meth:`ShardFeatures.image_sha256`.
 
     Raises
     ------
@@ -226,6 +260,9 @@ class StoredShard:
                 raise ValueError("another run or shard")
             self.positions: NDArray[np.int64] = self._file.read("positions")
             self.unreadable: tuple[dict[str, str], ...] = tuple(about["unreadable"])
+            # Images in memory have none.
+            has_hashes = "image_sha256" in self._file
+            self.image_sha256: NDArray[np.uint8] | None = self._file.read("image_sha256") if has_hashes else None
             self._check_against(shard, stored_dtype)
         except Exception as error:  # whatever it is that damage has led to: the shard is made again
             raise self._removed() from error
@@ -238,6 +275,9 @@ class StoredShard:
             raise ValueError("positions outside the shard")
         if k + len(self.unreadable) != len(shard) or any(set(image) != known for image in self.unreadable):
             raise ValueError("other images than those of the shard")
+        hashes = self.image_sha256
+        if hashes is not None and (hashes.dtype != np.uint8 or hashes.shape != (k, 32)):
+            raise ValueError("hashes of other images")
         shapes = {self._file.shape(f"view-{view}") for view in range(1 + shard.views)}
         dtypes = {self._file.dtype(f"view-{view}") for view in range(1 + shard.views)}
         ((n, _),) = shapes

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cafe.cache.extract.array_file import SUFFIX, ArrayFile, write_array_file
 from cafe.cache.extract.plan import Extraction
 from cafe.cache.extract.progress import ExtractionProgress, Reporter
+from cafe.cache.extract.sources import find_known_text
 from cafe.cache.format.arrays import as_stored
 from cafe.cache.format.checksums import array_sha256
 from cafe.cache.format.fingerprint import fingerprint
@@ -27,7 +28,7 @@ _EncodeText = Callable[[Sequence[str]], NDArray[np.float32]]
 
 
 def encode_text(extraction: Extraction, reporter: Reporter) -> dict[str, Any]:
-    """Encode every prompt, chunk by chunk.
+    """Encode every prompt, chunk by chunk; or take the text features of a cache at hand, where it has the wanted ones.
 
     While images are missing, each chunk is kept in the folder of shards, and one that is there already, from a run that
     was cut off, is read instead of encoded.
@@ -39,6 +40,15 @@ def encode_text(extraction: Extraction, reporter: Reporter) -> dict[str, Any]:
         stored dtype; for prompts written per class ``prompt_features`` (p, d) and ``prompt_classes`` (p,), and
         their class means as ``text_features`` (1, c, d).
     """
+    known = find_known_text(extraction, extraction.known_in)
+    if known is not None:
+        reporter.report(ExtractionProgress("text", "", 1, 1))
+        return {
+            "templates": known.templates,
+            "text_features": known.text_features,
+            "prompt_features": known.prompt_features,
+            "prompt_classes": known.prompt_classes,
+        }
     encode = extraction.encoder.encode_text if extraction.unfinished is None else _keeping(extraction)
     if extraction.prompts is None:
         return {
@@ -118,14 +128,14 @@ def _read_chunk(path: Path, key: str) -> NDArray[np.float32] | None:
 
 
 def replace_text(extraction: Extraction, reporter: Reporter) -> None:
-    """Write a cache anew with its own image arrays, byte for byte, and the text that is wanted.
+    """Write a cache with the image arrays of the one that has them, byte for byte, and the text that is wanted.
 
     Raises
     ------
     CacheError
         If an image array differs from its checksum.
     """
-    path = extraction.path
+    path = extraction.images_from or extraction.path
     with open_cache(path) as file:
         for name, array in file.arrays.items():
             # A flipped bit must not be copied under a fresh checksum.
@@ -143,7 +153,7 @@ def replace_text(extraction: Extraction, reporter: Reporter) -> None:
     )
     with reporter.timing("write"):
         write_cache(
-            path,
+            extraction.path,
             features,
             replace(provenance, text=extraction.text, recorded=recorded),
             stored_dtype=extraction.stored_dtype,

@@ -96,6 +96,23 @@ class Dataset(ABC):
             If it cannot be decoded.
         """
 
+    def content(self, split: str, index: int) -> bytes | None:
+        """Return the bytes of one encoded image as they stand in its file, archive or table.
+
+        Extraction recognises an image by them, and decodes them by :mod:`cafe.data.images.decoding`; where there are
+        none, the default, it asks for :meth:`image` instead. It is called as :meth:`image` is.
+
+        Returns
+        -------
+        bytes or None
+
+        Raises
+        ------
+        UnreadableImageError
+            If they cannot be read.
+        """
+        return None
+
     def identity(self) -> dict[str, Any]:
         """Return what makes this data set this one: name, classes and a hash of every split's samples.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cafe.data.base import Dataset, Source, read_options, without_options
-from cafe.data.images.decoding import read_image
+from cafe.data.images.decoding import read_content, read_image
 from cafe.data.images.examples import write_pictures
 from cafe.data.images.files import subfolders
 from cafe.data.layouts.coop import SPLITS, Rows, class_names_of, image_splits, read_split_file
@@ -70,6 +70,11 @@ class CoopJson(Source):
         """Return one image as RGB; see :mod:`cafe.data.images.decoding`."""
         sample_id = self.splits[split].sample_ids[index]
         return read_image(self._images / sample_id, sample_id)
+
+    def content(self, split: str, index: int) -> bytes:
+        """Return the bytes of one image's file."""
+        sample_id = self.splits[split].sample_ids[index]
+        return read_content(self._images / sample_id, sample_id)
 
 
 def _image_folder(path: Path, rows: Rows) -> Path:

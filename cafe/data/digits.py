@@ -73,3 +73,9 @@ class Digits(NamedDataset):
         from PIL import Image
 
         return Image.fromarray(self._pixels[split][index]).convert("RGB")
+
+    def content(self, split: str, index: int) -> bytes:
+        """Return one digit as a PGM file, whose pixels are those of :meth:`image`."""
+        pixels = self._pixels[split][index]  # (8, 8)
+        height, width = pixels.shape
+        return f"P5 {width} {height} 255\n".encode() + bytes(pixels)

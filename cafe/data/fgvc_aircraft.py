@@ -102,6 +102,13 @@ class FGVCAircraft(NamedDataset):
         sample_id = self.splits[split].sample_ids[index]
         return read_image(self._images / sample_id, sample_id)
 
+    def content(self, split: str, index: int) -> bytes:
+        """Return the bytes of one image's file."""
+        from cafe.data.images.decoding import read_content  # Pillow, which a list of data sets does without
+
+        sample_id = self.splits[split].sample_ids[index]
+        return read_content(self._images / sample_id, sample_id)
+
 
 def _lines(path: Path) -> list[str]:
     try:

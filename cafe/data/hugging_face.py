@@ -112,11 +112,15 @@ class HuggingFace(Source):
 
     def image(self, split: str, index: int) -> Image.Image:
         """Return one image as RGB; see :mod:`cafe.data.images.decoding`."""
+        return read_image(self.content(split, index), self.splits[split].sample_ids[index])
+
+    def content(self, split: str, index: int) -> bytes:
+        """Return the bytes of one image, from its row or from the file to which that points."""
         sample_id = self.splits[split].sample_ids[index]
         content = self._read(sample_id)
         if content is None:
             raise UnreadableImageError(sample_id, "its row holds no image, and no file where its path points")
-        return read_image(content, sample_id)
+        return content
 
     def _read(self, sample_id: str) -> bytes | None:
         number, row = self._where[sample_id]

@@ -11,7 +11,7 @@ import numpy as np
 from cafe.data.base import Dataset, ImageSplit, Source
 from cafe.data.contents import Contents, LeftOut, Sample, groups_of_identical
 from cafe.data.images.content_keys import content_keys
-from cafe.data.images.decoding import read_image
+from cafe.data.images.decoding import read_content, read_image
 from cafe.data.images.examples import write_pictures
 from cafe.data.images.files import Listing, list_images, natural_order, subfolders
 from cafe.data.images.other_formats import kind_by_name
@@ -115,6 +115,11 @@ class ImageFolder(Source):
         """Return one image as RGB; see :mod:`cafe.data.images.decoding`."""
         sample_id = self.splits[split].sample_ids[index]
         return read_image(self._root / sample_id, sample_id)
+
+    def content(self, split: str, index: int) -> bytes:
+        """Return the bytes of one image's file."""
+        sample_id = self.splits[split].sample_ids[index]
+        return read_content(self._root / sample_id, sample_id)
 
     def _identical(self, key_of: dict[str, str]) -> tuple[tuple[Sample, ...], ...]:
         """Group the images of equal keys; files that cannot be read have keys of their own."""

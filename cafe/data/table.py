@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cafe.data.base import Dataset, Source, read_options, without_options
 from cafe.data.images.content_keys import content_keys
-from cafe.data.images.decoding import read_image
+from cafe.data.images.decoding import read_content, read_image
 from cafe.data.images.examples import write_pictures
 from cafe.data.images.files import find_sizes
 from cafe.data.layouts.labelling import label_rows, read_class_list, split_name
@@ -108,6 +108,11 @@ class Table(Source):
         """Return one image as RGB; see :mod:`cafe.data.images.decoding`."""
         sample_id = self.splits[split].sample_ids[index]
         return read_image(self._root / sample_id, sample_id)
+
+    def content(self, split: str, index: int) -> bytes:
+        """Return the bytes of one image's file."""
+        sample_id = self.splits[split].sample_ids[index]
+        return read_content(self._root / sample_id, sample_id)
 
 
 def _tables_in(folder: Path) -> list[tuple[str, Path]]:

@@ -108,13 +108,17 @@ class WebDataset(Source):
 
     def image(self, split: str, index: int) -> Image.Image:
         """Return one image as RGB; see :mod:`cafe.data.images.decoding`."""
+        return read_image(self.content(split, index), self.splits[split].sample_ids[index])
+
+    def content(self, split: str, index: int) -> bytes:
+        """Return the bytes of one image, from where they lie in their tar."""
         part = self.splits[split]
         sample_id = part.sample_ids[index]
         content = self._read(sample_id, int(part.sizes[index]))
         if content is None:
             shard = self._shards[self._places[sample_id][0]]
             raise UnreadableImageError(sample_id, f"the shard {shard} cannot be read there")
-        return read_image(content, sample_id)
+        return content
 
     def _read(self, sample_id: str, size: int) -> bytes | None:
         number, offset = self._places[sample_id]

@@ -70,6 +70,14 @@ class Encoder(ABC):
     parallel: bool = False
     known_models: ClassVar[Mapping[str, str]] = {}
 
+    @property
+    def least_rows(self) -> int:
+        """Rows that a batch must have at least, so that what else is in it changes no bit of an image's features.
+
+        Extraction fills smaller batches up. 1, the default, is right where an image is computed by itself.
+        """
+        return 1
+
     @classmethod
     def open(cls, source: str, device: str, dtype: str, model_id: str | None = None) -> Self:
         """Load a model. An encoder that is made in Python alone need not have it; one in this folder must.

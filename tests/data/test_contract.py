@@ -12,6 +12,7 @@ from PIL import Image
 
 from cafe.data import open_dataset
 from cafe.data.base import Dataset, NamedDataset, Source
+from cafe.data.images.decoding import read_image
 from cafe.data.opening import known_datasets
 from cafe.errors import InputError
 from cafe.registry import Entry, entries
@@ -37,7 +38,11 @@ def check(dataset: Dataset, again: Dataset) -> None:
         assert split.labels.dtype == split.sizes.dtype == np.int64
         assert split.labels.min() >= 0
         assert split.labels.max() < len(dataset.class_names)
-        assert dataset.image(name, len(split) - 1).mode == "RGB"
+        image = dataset.image(name, len(split) - 1)
+        assert image.mode == "RGB"
+        content = dataset.content(name, len(split) - 1)
+        if content is not None:  # the bytes by which extraction recognises an image are the image
+            assert np.array_equal(np.asarray(read_image(content, "x")), np.asarray(image))
     identity = dataset.identity()
     assert json.loads(json.dumps(identity)) == identity == again.identity()
     copy = pickle.loads(pickle.dumps(dataset))

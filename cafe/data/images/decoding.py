@@ -90,10 +90,7 @@ def read_image(source: Path | bytes, sample_id: str) -> Image.Image:
     >>> read_image(content.getvalue(), "see-through").getpixel((0, 0))
     (255, 255, 255)
     """
-    try:
-        content = source if isinstance(source, bytes) else source.read_bytes()
-    except OSError as error:
-        raise UnreadableImageError(sample_id, (error.strerror or type(error).__name__).lower()) from error
+    content = source if isinstance(source, bytes) else read_content(source, sample_id)
     if not content:
         raise UnreadableImageError(sample_id, "the file is empty")
     try:
@@ -106,6 +103,27 @@ def read_image(source: Path | bytes, sample_id: str) -> Image.Image:
     # A damaged file makes a decoder raise nearly anything, from OSError to zlib.error and IndexError.
     except Exception as error:
         raise UnreadableImageError(sample_id, str(error) or type(error).__name__) from error
+
+
+def read_content(path: Path, sample_id: str) -> bytes:
+    """Read the bytes of an image's file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    sample_id : str
+        Names the image in the error.
+
+    Raises
+    ------
+    UnreadableImageError
+        If it cannot be read: it is gone, say.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UnreadableImageError(sample_id, (error.strerror or type(error).__name__).lower()) from error
 
 
 def as_rgb(image: Image.Image, sample_id: str) -> Image.Image:

@@ -113,6 +113,13 @@ class ImageNetLayout(NamedDataset):
         sample_id = self.splits[split].sample_ids[index]
         return read_image(self._root / sample_id, sample_id)
 
+    def content(self, split: str, index: int) -> bytes:
+        """Return the bytes of one image's file."""
+        from cafe.data.images.decoding import read_content  # Pillow, which a list of data sets does without
+
+        sample_id = self.splits[split].sample_ids[index]
+        return read_content(self._root / sample_id, sample_id)
+
     @staticmethod
     def wnid_of(folder: str, wnids: tuple[str, ...]) -> str | None:
         """Return the class that a folder name means, None if it means none."""

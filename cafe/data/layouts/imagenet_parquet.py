@@ -48,11 +48,15 @@ class ImageNetParquet(Dataset):
 
     def image(self, split: str, index: int) -> Image.Image:
         """Return one image as RGB; see :mod:`cafe.data.images.decoding`."""
+        return read_image(self.content(split, index), self.splits[split].sample_ids[index])
+
+    def content(self, split: str, index: int) -> bytes:
+        """Return the bytes of one image, from its row."""
         sample_id = self.splits[split].sample_ids[index]
         content = self._parts[split].read(self._rows[split][index])
         if content is None:
             raise UnreadableImageError(sample_id, "its row holds no image")
-        return read_image(content, sample_id)
+        return content
 
     def _drop_absent_classes(self, wnids: list[str]) -> None:
         """Keep the classes that have images, as the folders do."""

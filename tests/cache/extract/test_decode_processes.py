@@ -15,7 +15,7 @@ from cafe.cache.extract.run import extract
 from cafe.cache.extract.views import Views
 from cafe.cache.format.reader import load_features
 from cafe.data import open_dataset
-from cafe.errors import CafeError, UnreadableImageError
+from cafe.errors import CafeError
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="workers need POSIX")
 
@@ -48,10 +48,10 @@ def everything(pool):
         while waiting and not pool.is_full:
             pool.submit(waiting.pop(0))
         for image in pool.next_result():
-            if isinstance(image, UnreadableImageError):
-                found.append((image.sample_id, image.reason))
+            if image.unreadable is not None:
+                found.append((image.unreadable.sample_id, image.unreadable.reason))
             else:
-                found.append([np.array(crops) for crops in image])
+                found.append([np.array(crops) for crops in image.crops])
     return found
 
 

@@ -45,7 +45,7 @@ def stopping_after(calls):
 
 
 @pytest.fixture
-def case(fakes, tmp_path):
+def case(fakes, tmp_path_factory):
     """``case()`` is a fresh data set and encoder, and ``case.whole`` the content of an undisturbed run."""
 
     class Case:
@@ -54,7 +54,7 @@ def case(fakes, tmp_path):
 
     case = Case()
     case.options = {"views": Views(1)}
-    case.whole = content(extract(*case(), tmp_path / "whole.h5", **case.options).path)
+    case.whole = content(extract(*case(), tmp_path_factory.mktemp("whole") / "whole.h5", **case.options).path)
     return case
 
 
@@ -72,7 +72,7 @@ def test_cut_off_and_carried_on(case, tmp_path, calls):
     assert [entry.name for entry in tmp_path.iterdir() if entry.suffix != ".h5"] == []
     # 20 readable training images twice, 11 test images; beyond that at most the shard that was under way.
     assert 51 <= first + len(again.batches) <= 51 + 16
-    assert summary.kept == {0: 0, 1: 0, 8: 8, 20: 16, 25: 21, 31: 29}[calls]
+    assert summary.kept == {0: 0, 1: 0, 8: 7, 20: 15, 25: 20, 31: 28}[calls]  # one of the first shard has no row
 
 
 def test_what_is_kept_is_said(case, tmp_path):
@@ -145,7 +145,7 @@ def test_a_damaged_shard_is_made_again(case, tmp_path, damage):
     broken = bytearray(shard.read_bytes())
     broken[100] ^= 1  # within the features
     shard.write_bytes(bytes(broken) if damage is None else damage)
-    assert extract(dataset, encoder, tmp_path / "a.h5", **case.options).kept == 13
+    assert extract(dataset, encoder, tmp_path / "a.h5", **case.options).kept == 12
     assert content(tmp_path / "a.h5") == case.whole
 
 
@@ -197,7 +197,7 @@ def test_a_forced_run_is_carried_on_too(case, tmp_path):
             summary = extract(dataset, encoder, path, force=True, progress=stop, **case.options)
         except ExtractionInterrupted:
             assert verify_cache(path).ok  # the old file is there until the new one is whole
-    assert summary is not None and summary.kept == 16
+    assert summary is not None and summary.kept == 15
     assert content(path) == case.whole
 
 
@@ -319,7 +319,7 @@ def test_a_damaged_view_is_found_while_the_file_is_written(case, tmp_path, monke
         extract(*case(), path, **case.options)
     assert not path.exists()
     monkeypatch.undo()
-    assert extract(*case(), path, **case.options).kept == 32 - 8
+    assert extract(*case(), path, **case.options).kept == 31 - 8
     assert content(path) == case.whole
 
 

@@ -40,7 +40,7 @@ def test_other_prompts_encode_text_alone(fakes, tmp_path):
     assert second.fingerprint != first.fingerprint
     assert extract(fakes[0](), encoder, tmp_path / "a.h5", prompts=PROMPTS).action == "already there"
     third = extract(fakes[0](), encoder, tmp_path / "a.h5")
-    assert (third.action, third.fingerprint) == ("text encoded again", first.fingerprint)
+    assert (third.action, third.path) == ("already there", first.path)  # both sets are kept
     assert load_features(third.path).prompt_features is None
 
 

@@ -1,0 +1,161 @@
+"""Looks through the caches at hand for rows and text that need not be encoded again.
+
+Nothing is taken from a cache of which an array that is needed differs from its checksum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cafe.cache.extract.known import KnownRows, KnownSplit
+from cafe.cache.extract.plan import Extraction
+from cafe.cache.format import layout
+from cafe.cache.format.checksums import memory_sha256
+from cafe.cache.format.fingerprint import canonical_json, differing_fields
+from cafe.cache.format.reader import load_features, load_sizes, open_cache, read_provenance
+from cafe.cache.locate import list_caches
+from cafe.errors import CacheError, CafeError
+from cafe.features import Features, Split
+
+# What may change the last bits of a feature without being part of its identity.
+_RECORDED = ("device", "batch_size", "libraries")
+
+
+def find_known_rows(extraction: Extraction, folders: Iterable[Path]) -> KnownRows:
+    """Look for caches of the same encoder, preprocessing, decoder and dtype that hold images of the same sizes.
+
+    Parameters
+    ----------
+    extraction : Extraction
+        What is wanted.
+    folders : iterable of Path
+        Where caches are looked for.
+
+    Returns
+    -------
+    KnownRows
+        Empty if there are none.
+    """
+    wanted = np.unique(np.concatenate([extraction.dataset.splits[name].sizes for name in extraction.splits]))
+    sources: list[tuple[KnownSplit, NDArray[np.int64]]] = []
+    damaged: list[str] = []
+    for path in _caches_in(folders):
+        try:
+            sources += _sources_of(path, extraction, wanted[wanted > 0])
+        except _DamagedError as error:
+            damaged.append(str(error))
+        except CafeError:  # it cannot be read at all; `cafe cache ls` says so
+            continue
+    return KnownRows(sources, damaged)
+
+
+def find_known_text(extraction: Extraction, folders: Iterable[Path]) -> Features | None:
+    """Look for a cache with the text features that are wanted, each array of them as its checksum has it."""
+    wanted = canonical_json(extraction.text)
+    for path in _caches_in(folders):
+        try:
+            with open_cache(path) as file:
+                text = read_provenance(file)["text"]
+            if text is None or canonical_json(text) != wanted:
+                continue
+            features = load_features(path, memmap=True)  # text is read, images are not
+            arrays = {
+                layout.TEXT_FEATURES: features.text_features,
+                layout.PROMPT_FEATURES: features.prompt_features,
+                layout.PROMPT_CLASSES: features.prompt_classes,
+            }
+            _check(path, {name: array for name, array in arrays.items() if array is not None})
+        except CafeError:
+            continue
+        return features
+    return None
+
+
+def _caches_in(folders: Iterable[Path]) -> list[Path]:
+    """Return the caches that can be read, the newest of each folder first."""
+    distinct = dict.fromkeys(folder.resolve() for folder in folders)
+    return [summary.path for folder in distinct for summary in list_caches(folder) if summary.damaged is None]
+
+
+class _DamagedError(CacheError):
+    """A cache that must not be copied from."""
+
+
+def _sources_of(
+    path: Path, extraction: Extraction, wanted_sizes: NDArray[np.int64]
+) -> list[tuple[KnownSplit, NDArray[np.int64]]]:
+    """Return the splits of a cache that can be copied from, each with the rows of images of the wanted sizes."""
+    with open_cache(path) as file:
+        provenance = read_provenance(file)
+    if not _same_encoding(provenance, extraction.image):
+        return []
+    sizes = load_sizes(path)
+    features = load_features(path, memmap=True)
+    views = _same_views(provenance["image"].get("views"), extraction.image.get("views"))
+    recorded = provenance["recorded"].get("image", {})
+    differences = differing_fields(
+        {key: recorded[key] for key in _RECORDED if key in recorded},
+        {key: extraction.recorded[key] for key in _RECORDED if key in recorded},
+        ending="is here now",
+    )
+    sources, arrays = [], dict[str, NDArray[Any]]()
+    for name, split in features.splits.items():
+        rows = np.flatnonzero(np.isin(sizes[name], wanted_sizes))
+        if split.image_sha256 is None or not len(rows) or split.image_features.shape[1] != extraction.encoder.dim:
+            continue
+        folder = f"{layout.SPLITS}/{name}"
+        arrays[f"{folder}/{layout.IMAGE_SHA256}"] = split.image_sha256
+        arrays[f"{folder}/{layout.IMAGE_FEATURES}"] = split.image_features
+        if extraction.projection is not None:
+            if split.projection_features is None:
+                continue
+            arrays[f"{folder}/{layout.PROJECTION_FEATURES}"] = split.projection_features
+        if views and split.view_features is not None:
+            arrays[f"{folder}/{layout.VIEW_FEATURES}"] = split.view_features
+            arrays[f"{folder}/{layout.SAMPLE_IDS}"] = _stored_ids(path, name)
+        own = split if views else Split(
+            split.image_features, split.labels, split.sample_ids,
+            projection_features=split.projection_features, image_sha256=split.image_sha256,
+        )  # fmt: skip
+        sources.append((KnownSplit(path, own, tuple(differences)), rows))
+    _check(path, arrays)
+    return sources
+
+
+def _stored_ids(path: Path, split: str) -> NDArray[Any]:
+    with open_cache(path) as file:
+        return file.arrays[f"{layout.SPLITS}/{split}/{layout.SAMPLE_IDS}"][()]
+
+
+def _check(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Compare arrays, and the provenance that says what they are, with their checksums. Raises _DamagedError."""
+    with open_cache(path) as file:
+        sums = {name: file.arrays[name].attrs[layout.ARRAY_SHA256] for name in (*arrays, layout.PROVENANCE)}
+        every = {**arrays, layout.PROVENANCE: file.arrays[layout.PROVENANCE][()]}
+    for name, array in every.items():
+        if memory_sha256(array) != sums[name]:
+            raise _DamagedError(
+                f"nothing was taken from cache {path}: array {name} differs from its checksum, so it is damaged"
+            )
+
+
+def _same_encoding(provenance: Mapping[str, Any], image: Mapping[str, Any]) -> bool:
+    """Whether a cache's image features are those that would be computed of the same bytes now."""
+    there = provenance["image"]
+    if provenance["normalised"] or "imported" in there:
+        return False
+    fields = ("encoder", "stored_dtype", "decoder")
+    return canonical_json([there.get(key) for key in fields]) == canonical_json([image.get(key) for key in fields])
+
+
+def _same_views(there: Mapping[str, Any] | None, wanted: Mapping[str, Any] | None) -> bool:
+    """Whether the views of a cache begin with the wanted ones: the same but for their number, which is no smaller."""
+    if there is None or wanted is None:
+        return False
+    same = canonical_json({**there, "n": 0}) == canonical_json({**wanted, "n": 0})
+    return same and int(there["n"]) >= int(wanted["n"])
