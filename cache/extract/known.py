@@ -136,7 +136,7 @@ class KnownRows:
         assert place is not None, "an image that is not known"
         source, row = (self._of_views if views else self._of_images)[place]
         self._used[int(source)] += 1
-        return self._sources[source].row(int(row), views, with_projection)
+        return self._sources[int(source)].row(int(row), views, with_projection)
 
     def note_encoded_again(self, sha256: bytes | None, sample_id: str, views: int) -> None:
         """Note that an image is encoded again for its views, if it is one whose own features are at hand."""
