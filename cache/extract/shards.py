@@ -217,7 +217,9 @@ def write_shard(path: Path, run: str, features: ShardFeatures) -> None:
     views, positions, unreadable = features.arrays()
     about = {"run": run, "shard": features.shard.number, "unreadable": unreadable}
     hashes = features.image_sha256()
-    arrays = {"positions": positions, **({} if hashes is None else {"image_sha256": hashes})}
+    arrays: dict[str, NDArray[Any]] = {"positions": positions}
+    if hashes is not None:
+        arrays["image_sha256"] = hashes
     write_array_file(path, about, {**arrays, **{f"view-{i}": view for i, view in enumerate(views)}})
 
 

@@ -94,8 +94,10 @@ def _sources_of(
         provenance = read_provenance(file)
     if not _same_encoding(provenance, extraction.image):
         return []
-    sizes = load_sizes(path)
-    features = load_features(path, memmap=True)
+    try:
+        sizes, features = load_sizes(path), load_features(path, memmap=True)
+    except CacheError as error:
+        raise _DamagedError(f"nothing was taken from a cache at hand: {error}") from error
     views = _same_views(provenance["image"].get("views"), extraction.image.get("views"))
     recorded = provenance["recorded"].get("image", {})
     differences = differing_fields(

@@ -164,7 +164,8 @@ def test_nothing_is_taken_from_a_damaged_cache(photos, again, tmp_path, array):
     summary, _ = again(tmp_path / "a.h5")
     assert (summary.encoded, summary.kept) == (26, 0)
     (note,) = summary.notes
-    assert f"nothing was taken from cache {first.path}: array splits/train/{array} differs from its checksum" in note
+    assert note.startswith("nothing was taken from ")
+    assert str(first.path) in note and f"array splits/train/{array} differs from its checksum" in note
 
 
 def test_force_encodes_everything(photos, again, tmp_path):
