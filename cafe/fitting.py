@@ -22,7 +22,7 @@ from cafe.methods import fit_many, make_method, method_names
 from cafe.protocol import selection as policies
 from cafe.protocol.oracle import oracle_test
 from cafe.protocol.tasks import Task, dataset_name, encoder_name, make_task, stacked
-from cafe.protocol.unlabelled import UNLABELLED, unlabelled_rows
+from cafe.protocol.unlabelled import UNLABELLED, Unlabelled, unlabelled_rows
 from cafe.version import __version__
 
 DEFAULT_METHOD = "auto"
@@ -189,6 +189,7 @@ def fit_untested(
     selection: str = "auto",
     device: str = "auto",
     dtype: str = "auto",
+    unlabelled: Unlabelled | None = None,
 ) -> tuple[Any, policies.Selection]:
     """Fit one method on given rows, and test nothing.
 
@@ -200,6 +201,8 @@ def fit_untested(
         The rows that are learned from.
     method, parameters, seed, selection, device, dtype
         As in :func:`fit_method`; what is ``"auto"`` is chosen by cross-validation, since there are no other rows.
+    unlabelled : Unlabelled, default=None
+        Images without labels, for methods that learn from those.
 
     Returns
     -------
@@ -212,14 +215,13 @@ def fit_untested(
         If device or dtype cannot be had, or the method has no choice of it.
     """
     check_device_and_dtype(device, dtype, method)
-    task = Task(features, None, seed, train, None, train)  # nobody looks at the last one here
+    task = Task(features, None, seed, train, None, train, unlabelled)  # nobody looks at the last one here
     before = _learns_before_projection(FitRequest(method, parameters or {}), task)
     moved = _input_of(task, before)
     unfitted = estimator_for(task, method, parameters or {}, device, dtype, before)
     estimator, chosen = _resolve(unfitted, moved, selection)
-    (fitted,) = fit_many(
-        moved.train.image_features, moved.train.labels, [estimator], [np.arange(len(train), dtype=np.int64)]
-    )
+    X, y, rows = stacked([moved])
+    (fitted,) = fit_many(X, y, [estimator], rows)
     return fitted, chosen
 
 

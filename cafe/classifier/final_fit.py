@@ -166,7 +166,11 @@ def fit_for_use(
     row = {**fitted.row, "tested_by": "test split", "refitted_on": None}
     if refit:
         everything = all_labelled(features)
-        estimator, _ = fit_untested(features, everything, name, parameters, **{**chosen, "selection": "auto"})
+        # A split's images are labelled ones now; those of a folder are still without labels.
+        aside = None if isinstance(unlabelled, str) else fitted.task.unlabelled
+        estimator, _ = fit_untested(
+            features, everything, name, parameters, **{**chosen, "selection": "auto"}, unlabelled=aside
+        )
         return FinalFit(estimator, {**row, "refitted_on": len(everything)}, features, everything)
     seen = fitted.task.train
     if fitted.task.val is not None and row["selection"]["policy"] == "few-shot-val":

@@ -116,3 +116,23 @@ def test_a_cache_without_an_encoder_cannot_encode_a_folder(cafe, blobs, tmp_path
     refused = cafe("fit", "--cache", blobs, "--method", "ss-text", "--shots", 2, "--unlabelled", tmp_path)
     assert refused.code == 2 and "Traceback" not in refused.err
     assert "encoder" in refused.err or "made-up" in refused.err
+
+
+def test_a_fit_on_all_labelled_images_keeps_those_without_labels(cafe, tmp_path):
+    images, labels = load_digits(return_X_y=True)
+    for kind, name in ((0, "zero"), (1, "one"), (2, "two")):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        for i in np.flatnonzero(labels == kind)[:60]:
+            Image.fromarray(np.uint8(images[i].reshape(8, 8) * 15)).save(tmp_path / "mine" / name / f"{i}.png")
+    (tmp_path / "more").mkdir()
+    for i in np.flatnonzero(labels == 1)[100:120]:
+        Image.fromarray(np.uint8(images[i].reshape(8, 8) * 15)).save(tmp_path / "more" / f"{i}.png")
+    outcome = cafe(
+        "fit", tmp_path / "mine", "--method", "ss-text", "--unlabelled", tmp_path / "more", "--refit", "--json"
+    )
+    assert outcome.code == 0, outcome.err
+    (row,) = outcome.json["rows"]
+    assert (row["refitted_on"], row["n_unlabelled"]) == (180, 20)
+    from cafe.runs import load
+
+    assert load(outcome.json["run"]).n_unlabelled_ == 20
