@@ -12,6 +12,7 @@ from typing import Literal
 from cafe.cache.format import reader
 from cafe.cache.format.layout import HDF5_SIGNATURE, SUFFIX
 from cafe.cache.format.reader import CacheSummary, OtherFileError, summarise
+from cafe.cache.versions import old_versions
 from cafe.errors import CacheError, InputError
 from cafe.features import Features
 from cafe.files import cache_dir as cache_folder
@@ -150,7 +151,8 @@ def find_cache(name_or_path: Path | str | None, folder: Path) -> Path:
     Returns
     -------
     Path
-        If several fit a name, the one last used or made, with a warning that names all.
+        If several fit a name, the one last used or made, with a warning that names all; old versions of a data set's
+        cache (:mod:`cafe.cache.versions`) are meant by their file alone.
 
     Raises
     ------
@@ -167,6 +169,9 @@ def find_cache(name_or_path: Path | str | None, folder: Path) -> Path:
     sound = [summary for summary in list_caches(folder) if summary.damaged is None]
     name = str(name_or_path)
     fitting = by_last_use(folder, "caches", [summary.path for summary in sound if _fits(summary, name)])
+    if len(fitting) > 1:
+        old = old_versions(fitting)
+        fitting = [path for path in fitting if path not in old]
     if fitting:
         if len(fitting) > 1:
             names = ", ".join(path.name for path in fitting)

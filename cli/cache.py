@@ -10,7 +10,7 @@ import typer
 
 from cafe.cli.caches import chosen_cache, suggest_next
 from cafe.cli.options import CacheDir, Json, Quiet, listed
-from cafe.cli.screen import Screen, size
+from cafe.cli.screen import Screen, counted, size
 from cafe.cli.verbs import Verbs, help_without_verb
 from cafe.errors import CacheError, CafeError, InputError
 from cafe.registry import entries
@@ -186,19 +186,25 @@ def export(
 def ls(cache_dir: CacheDir = None, json: Json = False, quiet: Quiet = False) -> None:
     """List the caches, newest first."""
     from cafe.cache.locate import list_caches
+    from cafe.cache.versions import old_versions
     from cafe.files import cache_dir as cache_folder
 
     with Screen(json=json, quiet=quiet) as screen:
         folder = cache_folder(cache_dir)
         found = list_caches(folder)
-        body = [_line(one) for one in found]
-        document = {"cache_dir": str(folder), "caches": [one.to_json() for one in found]}
+        old = old_versions(one.path for one in found if one.damaged is None)
+        body = [_line(one, old=one.path in old) for one in found]
+        replaced_by = {path: str(newer) for path, newer in old.items()}
+        caches = [{**one.to_json(), "replaced_by": replaced_by.get(one.path)} for one in found]
+        document = {"cache_dir": str(folder), "caches": caches}
         head = ["cache", "data set", "encoder", "images", "width", "size", "made"]
         text = "\n".join(align_left(head, body)) if found else ""
         if found or json:
             screen.answer(document, text)
         if not found:
             screen.say(f"there is no cache in {folder} yet; make one with: cafe extract --dataset NAME")
+        if old:
+            screen.say(f"{counted(len(old), 'old version')} of folders that changed; cafe cache rm --old removes them")
         for one in found:
             if one.damaged is not None:
                 screen.warn(one.damaged)
@@ -249,8 +255,12 @@ def verify(cache: _Which = None, cache_dir: CacheDir = None, json: Json = False,
 @app.command("rm")
 def rm(
     caches: Annotated[
-        list[str], typer.Argument(metavar="CACHE...", help="Files, or names as `cafe cache ls` has them.")
-    ],
+        list[str] | None, typer.Argument(metavar="[CACHE...]", help="Files, or names as `cafe cache ls` has them.")
+    ] = None,
+    old: Annotated[
+        bool,
+        typer.Option("--old", help="All old versions: of a folder's caches, those made before its images changed."),
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     damaged: Annotated[
         bool, typer.Option("--damaged", help="Also .h5 files in which no cache can be recognised any more.")
@@ -260,13 +270,22 @@ def rm(
     quiet: Quiet = False,
 ) -> None:
     """Remove caches, and no other files; runs that were made from them stay."""
-    from cafe.cache.locate import check_removable, find_single_cache
+    from cafe.cache.locate import check_removable, find_single_cache, list_caches
+    from cafe.cache.versions import old_versions
     from cafe.files import cache_dir as cache_folder
 
     with Screen(json=json, quiet=quiet) as screen:
         # All are found before any is removed: one wrong name removes nothing.
         folder = cache_folder(cache_dir)
-        paths = [find_single_cache(name, folder) for name in caches]
+        if not caches and not old:
+            raise InputError("name the caches to remove, or give --old for all old versions of folders that changed")
+        paths = [find_single_cache(name, folder) for name in caches or ()]
+        if old:
+            sound = [one.path for one in list_caches(folder) if one.damaged is None]
+            paths = list(dict.fromkeys([*paths, *old_versions(sound)]))
+        if not paths:
+            screen.answer({"removed": []}, f"there is no old version in {folder}")
+            return
         for path in paths:
             check_removable(path, folder, damaged=damaged)
         names = ", ".join(str(path) for path in paths)
@@ -284,11 +303,12 @@ def rm(
         screen.answer({"removed": [str(path) for path in paths]}, f"removed {names}")
 
 
-def _line(one: CacheSummary) -> list[str]:
+def _line(one: CacheSummary, *, old: bool) -> list[str]:
     if one.damaged is not None:
         return [one.path.name, "damaged", "", "", "", size(one.bytes), ""]
     images = f"{sum(one.splits.values()):,}"
-    return [one.path.name, one.dataset, one.encoder, images, str(one.dim), size(one.bytes), one.created[:16]]
+    made = f"{one.created[:16]}{' (old version)' if old else ''}"
+    return [one.path.name, one.dataset, one.encoder, images, str(one.dim), size(one.bytes), made]
 
 
 def _described(document: dict[str, Any]) -> str:

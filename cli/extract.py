@@ -14,7 +14,7 @@ import typer
 
 from cafe.cli.caches import suggest_next
 from cafe.cli.options import CacheDir, Device, Dtype, Json, Quiet, listed, whole_numbers
-from cafe.cli.screen import Progress, Screen, duration, size
+from cafe.cli.screen import Progress, Screen, counted, duration, size
 from cafe.errors import InputError, unknown_name
 from cafe.registry import entries
 from cafe.report.tables import align_left
@@ -216,15 +216,29 @@ def extract(
             summaries = extract_many(
                 opened, encoders, paths, **wanted, on_error=error_policy, batch_size=batch_size, workers=processes,
                 engine=engine, ray_address=ray_address, progress=shown_on(images, text, screen), force=force,
-                named=out is not None,
+                named=out is not None, known_in=list(dict.fromkeys([cache_folder(cache_dir), *_folders(paths)])),
             )  # fmt: skip
         _answer(summaries, screen)
         for hint in dict.fromkeys(_faster_dtype(*one) for one in zip(encoders, repeat(dtype), summaries, strict=False)):
             if hint:
                 screen.say(hint)
+        _say_old_versions(summaries, screen)
         for summary in summaries:
             note_use(cache_folder(cache_dir), "caches", summary.path)
         suggest_next(screen, summaries[-1].splits, cache_dir)
+
+
+def _say_old_versions(summaries: Sequence[ExtractionSummary], screen: Screen) -> None:
+    """Say which caches a new one has replaced."""
+    from cafe.cache.locate import list_caches
+    from cafe.cache.versions import old_versions
+
+    for summary in summaries:
+        if summary.action == "extracted":
+            sound = [one.path for one in list_caches(summary.path.parent) if one.damaged is None]
+            old = [path.name for path, newer in old_versions(sound).items() if newer == summary.path]
+            if old:
+                screen.say(f"old versions of it: {', '.join(old)}; cafe cache rm --old removes all old versions")
 
 
 def _source_of(data: str | None, dataset: str | None) -> str:
@@ -274,6 +288,10 @@ def _paths(opened: Dataset, encoders: list[Encoder], out: Path | None, cache_dir
     from cafe.files import cache_dir as cache_folder
 
     return [out or cache_path(cache_folder(cache_dir), opened.name, encoder.id) for encoder in encoders]
+
+
+def _folders(paths: Sequence[Path]) -> list[Path]:
+    return [path.parent for path in paths]
 
 
 def _one_of_two(on_error: str, stored_dtype: str) -> tuple[Literal["skip", "fail"], Literal["float16", "float32"]]:
@@ -420,7 +438,7 @@ def described(summary: ExtractionSummary) -> str:
     if summary.images_per_second:
         pairs.append(["speed", f"{summary.images_per_second:,.0f} images/s ({clocks}; {_slowest(summary)})"])
     if summary.kept:
-        pairs.append(["kept", f"{summary.kept:,} images had been encoded before"])
+        pairs.append(["encoded", f"{counted(summary.encoded, 'image')}; {summary.kept:,} had been encoded before"])
     pairs.append(["saved in", f"{summary.path} ({size(summary.bytes)})"])
     first, *rest = pairs
     return "\n".join(align_left(first, rest))

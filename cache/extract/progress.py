@@ -82,6 +82,8 @@ class ExtractionSummary:
         Images of one encoding batch; 0 if none were encoded.
     notes : tuple of str
         Warnings for the user, one sentence each.
+    contents : dict or None
+        What lies in the source of the data set: :meth:`cafe.data.contents.Contents.to_json`.
     """
 
     path: Path
@@ -103,6 +105,7 @@ class ExtractionSummary:
     workers: int = 0
     batch_size: int = 0
     notes: tuple[str, ...] = ()
+    contents: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values."""

@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+from cafe.cache.extract.copies import look_for_copies
 from cafe.cache.extract.decode import ImageDecoder
 from cafe.cache.extract.finish import finish
 from cafe.cache.extract.local_engine import Workers, encode_locally
@@ -404,6 +405,7 @@ def _summary(extraction: Extraction, reporter: Reporter) -> ExtractionSummary:
     cache, seconds = summarise(extraction.path), reporter.seconds
     with open_cache(extraction.path) as file:
         unreadable = tuple(read_provenance(file)["unreadable"])
+    contents, said = look_for_copies(extraction.dataset, extraction.path)
     return ExtractionSummary(
         path=extraction.path,
         action=_ACTIONS[extraction.missing],
@@ -423,5 +425,6 @@ def _summary(extraction: Extraction, reporter: Reporter) -> ExtractionSummary:
         bottleneck=max(seconds, key=lambda stage: seconds[stage]) if extraction.images_per_second else "",
         workers=extraction.workers,
         batch_size=0 if extraction.unfinished is None else extraction.unfinished.batch_size,
-        notes=(*extraction.dataset.notes, *extraction.notes),
+        notes=(*extraction.dataset.notes, *said, *extraction.notes),
+        contents=contents.to_json(),
     )

@@ -103,3 +103,36 @@ def test_rm_can_remove_a_damaged_file(cafe, blobs):
     assert cafe("cache", "rm", blobs.stem, "--yes").code == 2
     assert cafe("cache", "rm", blobs.stem, "--yes", "--damaged").code == 0
     assert not blobs.exists()
+
+
+def test_old_versions_are_shown_and_removed_together(cafe, cache_dir, tmp_path):
+    from PIL import Image
+
+    def fill(n):
+        for number in range(n):
+            place = tmp_path / "photos" / ("cat", "dog")[number % 2] / f"{number}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (7 * number, 90, 3)).save(place)
+
+    fill(20)
+    options = ("extract", str(tmp_path / "photos"), "--model", "cafe:mini", "--json")
+    first = cafe(*options)
+    assert (first.json["encoded"], first.json["kept"]) == (20, 0)
+    fill(23)
+    (tmp_path / "photos" / "notes.txt").touch()
+    grown = cafe(*options)
+    assert (grown.json["encoded"], grown.json["kept"]) == (3, 20)
+    assert grown.json["contents"]["left_out"] == [{"path": "notes.txt", "why": "no image by its name"}]
+    assert "old versions of it: photos--cafe-mini.h5" in grown.err
+    caches = cafe("cache", "ls", "--json").json["caches"]
+    assert {one["path"]: one["replaced_by"] for one in caches} == {
+        first.json["path"]: grown.json["path"],
+        grown.json["path"]: None,
+    }
+    listed = cafe("cache", "ls")
+    assert listed.out.count("(old version)") == 1
+    assert "cafe cache rm --old" in listed.err
+    assert cafe("cache", "rm").code == 2
+    assert cafe("cache", "rm", "--old", "--yes", "--json").json == {"removed": [first.json["path"]]}
+    assert cafe("cache", "rm", "--old", "--yes", "--json").json == {"removed": []}
+    assert [one["path"] for one in cafe("cache", "ls", "--json").json["caches"]] == [grown.json["path"]]
