@@ -233,7 +233,7 @@ def info(cache: _Which = None, cache_dir: CacheDir = None, json: Json = False, q
 
 @app.command("verify")
 def verify(cache: _Which = None, cache_dir: CacheDir = None, json: Json = False, quiet: Quiet = False) -> None:
-    """Read a cache to the last byte and compare every checksum."""
+    """Read a cache to the last byte and compare it with all that the format demands."""
     from cafe.cache.format.verify import verify_cache
     from cafe.files import cache_dir as cache_folder
 

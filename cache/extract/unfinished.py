@@ -263,7 +263,7 @@ def _read_manifest(folder: Path, force: bool = False) -> dict[str, Any] | None:
         If it is damaged, or of another version.
     """
     path = folder / _MANIFEST
-    discard = f"discard it with --force, or remove {folder}"
+    discard = f"discard it with --force, or by removing {folder}"
     try:
         manifest: dict[str, Any] = json.loads(path.read_bytes())
         if manifest["format"] != "cafe-partial":
@@ -272,7 +272,10 @@ def _read_manifest(folder: Path, force: bool = False) -> dict[str, Any] | None:
             if manifest.pop("sha256") != fingerprint(manifest):
                 raise ValueError("it differs from its checksum")
             return manifest
-        reason = f"was written by another version of cafe ({manifest['cafe_version']}), which can finish it"
+        reason = (
+            f"has format version {manifest['format_version']}, this cafe carries on version {_VERSION}: finish it with "
+            f"the cafe that began it ({manifest['cafe_version']})"
+        )
     except FileNotFoundError:
         return None
     except Exception as error:  # whatever damage leads to
@@ -282,7 +285,7 @@ def _read_manifest(folder: Path, force: bool = False) -> dict[str, Any] | None:
             raise CacheError(f"{folder} is being extracted by another process right now; wait for it")
         remove_folder(folder)
         return None
-    raise CacheError(f"{path} {reason}; {discard}")
+    raise CacheError(f"{path} {reason}; or {discard}")
 
 
 def _lock_path(folder: Path) -> Path:

@@ -9,6 +9,7 @@ import pytest
 
 from cafe.cache.format.reader import load_features, load_sizes, summarise
 from cafe.cache.format.verify import verify_cache
+from cafe.errors import CacheError
 
 OLD = Path(__file__).parents[2] / "data" / "caches" / "extracted-0.1.0.h5"
 
@@ -34,6 +35,17 @@ def test_everything_in_it_is_read(memmap: bool) -> None:
     assert test.view_features is None
     assert [one["sample_id"] for one in features.provenance["unreadable"]] == ["train/zero/broken.png"]
     assert {name: len(sizes) for name, sizes in load_sizes(OLD).items()} == {"train": 12, "test": 6}
+
+
+def test_a_changed_name_in_its_heap_is_refused(tmp_path: Path) -> None:
+    """Text attributes of version 1 stand under no checksum but that of the whole."""
+    content, path = OLD.read_bytes(), tmp_path / "a.h5"
+    start = content.index(b"GCOL")
+    place = content.index(b"three-digits", start)
+    assert place < start + 4096
+    path.write_bytes(content[:place] + b"three-figits" + content[place + 12 :])
+    with pytest.raises(CacheError, match="attributes differ from the checksum of the whole"):
+        load_features(path)
 
 
 def test_projection_and_what_goes_into_it_make_the_features() -> None:
