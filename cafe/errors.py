@@ -23,6 +23,10 @@ class InputError(CafeError, ValueError):
     exit_code = 2
 
 
+class WrongTypeError(InputError, TypeError):
+    """What was given is of a type that cannot be used (exit code 2). Remedy: give what the message names."""
+
+
 class CacheError(InputError):
     """A cache is truncated, foreign, or made for something else. Remedy: extract again, or name another file."""
 

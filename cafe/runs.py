@@ -1,12 +1,17 @@
 """A fitted method on disk: numbers in safetensors, the rest in JSON, nothing pickled; and where runs are found.
 
 A run folder holds ``model.safetensors`` (every fitted array), ``run.json`` (method, parameters, fitted
-scalars, class names, encoder, row) and is readable without cafe. Runs and reports that were given no folder of their
-own stand in ``runs`` below the cache folder, and can be named by what stands behind that.
+scalars, class names, encoder, row) and is readable without cafe. Since run version 2 ``run.json`` ends with ``sha256``:
+a checksum of every array (of its dtype, shape and bytes) under ``arrays``, and one over the document with these under
+``document``, so that one flipped bit anywhere is an error and never another prediction.
+
+Runs and reports that were given no folder of their own stand in ``runs`` below the cache folder, and can be named by
+what stands behind that.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -20,20 +25,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.errors import InputError
+from cafe.errors import CafeError, InputError
 from cafe.features import Features
 from cafe.files import remove_leftovers, replacing_together
+from cafe.foreign import check_regular, read_json, reading
 from cafe.last_used import by_last_use, used_elsewhere
+from cafe.names import file_name
 from cafe.registry import entries, find
 from cafe.version import __version__
 
 RUN_FILE = "run.json"
 ARRAY_FILE = "model.safetensors"
-RUN_VERSION = 1
+RUN_VERSION = 2  # 1 had no checksums
 FITTED_IMAGES = "fitted_images"  # SHA-256 of image files, where these are known
 RUNS = "runs"  # below the cache folder
 _OWN_FILES = (RUN_FILE, ARRAY_FILE)  # all that a run consists of
+CHECKSUMS = "sha256"  # key of run.json
 _SHOWN = 8  # names of runs that a message lists
+_FITTED = re.compile(r"[a-zA-Z]\w*_")  # what may be set on a method that is read back
+_MODEL_PARAMETER = "text_tower"
 
 
 def save(
@@ -80,6 +90,9 @@ def save(
         },
     }
     _check_parameters(method, estimator.get_params(deep=False), state["params"])
+    tower = state["params"].get(_MODEL_PARAMETER)
+    if isinstance(tower, str):
+        state["params"][_MODEL_PARAMETER] = absolute_model(tower)
     document: dict[str, Any] = {
         "run_version": RUN_VERSION,
         "cafe_version": __version__,
@@ -89,15 +102,21 @@ def save(
     }
     if features is not None:
         document["class_names"] = list(features.class_names)
-        document["encoder"] = features.provenance.get("encoder")
+        encoder = features.provenance.get("encoder")
+        document["encoder"] = absolute_model(encoder) if isinstance(encoder, str) else encoder
         document["provenance"] = dict(features.provenance)
     if images := sorted(fitted_images):
         arrays[FITTED_IMAGES] = np.frombuffer(b"".join(images), dtype=np.uint8).reshape(-1, 32)
         document[FITTED_IMAGES] = {"array": FITTED_IMAGES}
+    stored = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
+    # As it will be read back: a float keeps its value, a tuple becomes a list.
+    document = json.loads(json.dumps(document, default=_plain))
+    document[CHECKSUMS] = {"arrays": {key: _array_sha256(array) for key, array in stored.items()}}
+    document[CHECKSUMS]["document"] = _document_sha256(document)
     # The JSON is the mark of a whole run: it never stands beside the arrays of another.
     with replacing_together(Path(run_dir), (ARRAY_FILE, RUN_FILE), mark=RUN_FILE) as paths:
-        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, paths[ARRAY_FILE])
-        paths[RUN_FILE].write_text(json.dumps(document, indent=1, default=_plain) + "\n", encoding="utf-8")
+        save_file(stored, paths[ARRAY_FILE])
+        paths[RUN_FILE].write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def load(run_dir: Path | str) -> Any:
@@ -117,19 +136,30 @@ def load(run_dir: Path | str) -> Any:
     Raises
     ------
     InputError
-        If the folder is not there or not a run, or was written by a newer cafe.
+        If the folder is not there or not a run, was written by a newer cafe, or is damaged: the message names the file,
+        and the array where it is one.
     """
     from safetensors.numpy import load_file
 
     document = read_run(run_dir)
-    try:
-        arrays = load_file(Path(run_dir) / ARRAY_FILE)
-    except Exception as error:  # safetensors raises its own type, and OSError for a missing file
-        raise InputError(f"{Path(run_dir) / ARRAY_FILE} cannot be read: {error}") from error
-    method = find("methods", "METHOD", "method", document["method"]).load()
-    estimator = method(**{k: _unpack(v, arrays) for k, v in document["params"].items()})
-    for name, value in document["fitted"].items():
-        setattr(estimator, name, _unpack(value, arrays))
+    path = Path(run_dir) / ARRAY_FILE
+    check_regular(path)
+    with reading(path, "the arrays of a run"):
+        arrays = load_file(path)
+    if CHECKSUMS in document:
+        _check_arrays(path, arrays, document[CHECKSUMS]["arrays"])
+    method = find("methods", "METHOD", "method", str(document["method"])).load()
+    with reading(Path(run_dir) / RUN_FILE, "a run of this method"):
+        estimator = method(**{k: _unpack(v, arrays) for k, v in document["params"].items()})
+        for name, value in document["fitted"].items():
+            if not _FITTED.fullmatch(name):
+                raise InputError(
+                    f"{Path(run_dir) / RUN_FILE} is damaged: no method has an attribute {name!r} to be set"
+                )
+            setattr(estimator, name, _unpack(value, arrays))
+    tower = getattr(estimator, _MODEL_PARAMETER, None)
+    if isinstance(tower, str):
+        setattr(estimator, _MODEL_PARAMETER, model_beside(tower, Path(run_dir)))
     if FITTED_IMAGES in document:
         document[FITTED_IMAGES] = _unpack(document[FITTED_IMAGES], arrays)
     estimator.run_ = document
@@ -142,13 +172,98 @@ def read_run(run_dir: Path | str) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{Path(run_dir)} is not a run folder: it has no {RUN_FILE}; `cafe fit --out DIR` makes one")
     try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        version = document["run_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is not a run of cafe: {error}") from error
+        document = read_json(path)
+    except CafeError as error:
+        raise InputError(f"{path} is not a run of cafe, or is damaged: {error}") from error
+    version = document.get("run_version") if isinstance(document, dict) else None
+    if not isinstance(version, int) or version < 1:
+        raise InputError(f"{path} is not a run of cafe, or is damaged: it has no run_version")
     if version > RUN_VERSION:
         raise InputError(f"{path} has run version {version}; this cafe {__version__} reads up to {RUN_VERSION}")
-    return document
+    whole: dict[str, Any] = document
+    if version > 1 or CHECKSUMS in whole:
+        _check_document(path, whole)
+    if not all(isinstance(whole.get(key), dict) for key in ("params", "fitted")) or "method" not in whole:
+        raise InputError(f"{path} is not a run of cafe, or is damaged: it lacks method, params or fitted")
+    if isinstance(whole.get("encoder"), str):
+        whole["encoder"] = model_beside(whole["encoder"], Path(run_dir))
+    return whole
+
+
+def _check_document(path: Path, document: dict[str, Any]) -> None:
+    sums = document.get(CHECKSUMS)
+    if not isinstance(sums, dict) or not isinstance(sums.get("arrays"), dict):
+        raise InputError(f"{path} is damaged: it has lost its checksums")
+    if sums.get("document") != _document_sha256(document):
+        raise InputError(f"{path} is damaged, or was changed by hand: its contents do not match its checksum")
+
+
+def _check_arrays(path: Path, arrays: dict[str, NDArray[Any]], sums: dict[str, Any]) -> None:
+    if strange := sorted(arrays.keys() ^ sums.keys()):
+        raise InputError(f"{path} is damaged: array {strange[0]!r} is in it or in {RUN_FILE}, but not in both")
+    for key, array in arrays.items():
+        if _array_sha256(array) != sums[key]:
+            raise InputError(f"{path} is damaged: array {key!r} does not match its checksum in {RUN_FILE}")
+
+
+def _array_sha256(array: NDArray[Any]) -> str:
+    head = f"{array.dtype.str} {array.shape}\n".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def _document_sha256(document: dict[str, Any]) -> str:
+    """Hash everything but the checksum itself, in one form whatever spaces and line breaks the file has."""
+    sums = {key: value for key, value in document[CHECKSUMS].items() if key != "document"}
+    return hashlib.sha256(json.dumps({**document, CHECKSUMS: sums}).encode()).hexdigest()
+
+
+def absolute_model(model: str) -> str:
+    """Return the name of a model with a folder in it as an absolute path; any other name as it is.
+
+    Parameters
+    ----------
+    model : str
+        As :func:`cafe.encoders.opening.open_encoder` takes it.
+
+    Examples
+    --------
+    >>> absolute_model("cafe:mini"), absolute_model("openai/clip-vit-base-patch32")
+    ('cafe:mini', 'openai/clip-vit-base-patch32')
+    """
+    prefix, folder = _parts_of_model(model)
+    return f"{prefix}{folder.expanduser().absolute()}" if folder.expanduser().is_dir() else model
+
+
+def model_beside(model: str, run_dir: Path) -> str:
+    """Return a model's name; a folder that is not where it was is looked for beside the run and above it.
+
+    Parameters
+    ----------
+    model : str
+        As a run has it.
+    run_dir : Path
+        The run.
+
+    Returns
+    -------
+    str
+        With the folder's new place, if it is found: the same relative path, or a folder of the same name.
+    """
+    prefix, folder = _parts_of_model(model)
+    if folder.expanduser().is_dir() or (":" in model and not prefix):
+        return model
+    relative = Path(folder.name) if folder.is_absolute() else folder
+    above = run_dir.absolute()
+    for place in (above, *above.parents[:3]):
+        if any((place / relative / name).is_file() for name in ("config.json", "open_clip_config.json")):
+            return f"{prefix}{place / relative}"
+    return model
+
+
+def _parts_of_model(model: str) -> tuple[str, Path]:
+    """Split the name of a model into what stands before a folder, and the folder."""
+    before, mark, after = model.partition("local-dir:")
+    return (f"{before}{mark}", Path(after)) if mark else ("", Path(model))
 
 
 def find_run(given: Path | str | None, cache_dir: Path) -> Path:
@@ -379,8 +494,8 @@ def new_report_folder(cache_dir: Path, suite: str, features: Sequence[Features])
 
 
 def _new_folder(cache_dir: Path, words: Sequence[str | None]) -> Path:
-    slugs = [re.sub(r"[^\w.]+", "-", word).strip("-.") for word in words if word is not None]
-    name = "-".join(slug for slug in slugs if slug)
+    slugs = [file_name(word) for word in words if word is not None]
+    name = file_name("-".join(slug for slug in slugs if slug))
     first = cache_dir / RUNS / name
     return next(
         folder

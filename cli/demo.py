@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from cafe.cli.extract import DEFAULT_MODEL, shown_on, warn_about
 from cafe.cli.extract import described as described_extraction
 from cafe.cli.fit import described as described_fit
 from cafe.cli.options import CacheDir, DemoDtype, Device, Json, Quiet, Seed, whole_numbers
-from cafe.cli.screen import Screen, duration, paint
+from cafe.cli.screen import Screen, duration
 from cafe.report.tables import terminal_table
 
 if TYPE_CHECKING:
@@ -106,7 +105,7 @@ def _compare(screen: Screen, features: Features, device: str, dtype: str) -> Com
 
 
 def _headline(screen: Screen, text: str) -> None:
-    screen.say(f"\n{paint(text, 'bold', sys.stderr)}")
+    screen.say(f"\n{text}", colour="bold")
 
 
 def _farewell(screen: Screen, run: Path, cache_dir: Path | None, seconds: float) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from cafe.cli.screen import paint
+from cafe.cli.screen import show
 from cafe.errors import CafeError
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
@@ -75,7 +75,7 @@ def _tell(message: str, code: int) -> int:
 
 
 def _say(message: str) -> None:
-    print(f"{paint('cafe:', 'red', sys.stderr)} {message}", file=sys.stderr)
+    show(message, sys.stderr, mark="cafe:", colour="red")
 
 
 def _usage_message(error: Any) -> str:

@@ -12,6 +12,7 @@ import warnings
 from types import TracebackType
 from typing import Any, Self, TextIO
 
+from cafe.names import visible, visible_json, visible_name
 from cafe.report.rows import plain
 
 _BAR_WIDTH = 24  # columns
@@ -22,6 +23,39 @@ _COLOURS = {"red": "31", "yellow": "33", "green": "32", "bold": "1", "faint": "2
 def colourful(stream: TextIO) -> bool:
     """Whether colours may be written: a terminal that is not dumb, and no ``NO_COLOR`` (https://no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def takes_unicode(stream: TextIO) -> bool:
+    """Whether a stream can show every letter."""
+    return "utf" in (getattr(stream, "encoding", None) or "utf-8").lower()
+
+
+def show(text: str, stream: TextIO, *, mark: str = "", colour: str | None = None) -> None:
+    """Write a text that may hold names of strangers: nothing in it is a command to the terminal.
+
+    Every word that cafe writes to a terminal goes through here, but for the progress bar, which does the same.
+
+    Parameters
+    ----------
+    text : str
+        Escape sequences in it are made visible. Letters that the stream cannot show are escaped, so that no name ends a
+        verb.
+    stream : text stream
+        Where it is written.
+    mark : str, default ""
+        Stands before the text, such as ``"warning:"``.
+    colour : str or None
+        Of the mark, or of the text where there is no mark; None is bold for a mark.
+    """
+    shown = visible(text)
+    if mark:
+        shown = f"{paint(mark, colour or 'bold', stream)} {shown}"
+    elif colour:
+        shown = paint(shown, colour, stream)
+    if not takes_unicode(stream):
+        encoding = stream.encoding or "ascii"
+        shown = shown.encode(encoding, "backslashreplace").decode(encoding)
+    print(shown, file=stream, flush=True)
 
 
 def paint(text: str, colour: str, stream: TextIO) -> str:
@@ -76,21 +110,21 @@ class Screen:
     ) -> None:
         self._stack.close()
 
-    def say(self, text: str = "") -> None:
+    def say(self, text: str = "", colour: str | None = None) -> None:
         """Write prose to stderr, unless quiet."""
         if not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+            show(text, sys.stderr, colour=colour)
 
     def next_steps(self, *commands: str) -> None:
         """Name commands to go on with, on stderr, unless quiet."""
         for command in commands:
-            self.say(f"  {paint(command, 'bold', sys.stderr)}")
+            self.say(f"  {command}", colour="bold")
 
     def warn(self, text: str) -> None:
         """Write a warning to stderr; the same one only once."""
         if text not in self._warned:
             self._warned.add(text)
-            print(f"{paint('warning:', 'yellow', sys.stderr)} {text}", file=sys.stderr, flush=True)
+            show(text, sys.stderr, mark="warning:", colour="yellow")
 
     def progress(self, unit: str) -> Progress:
         """Return a progress bar; it is silent without a terminal and when quiet.
@@ -105,8 +139,11 @@ class Screen:
     def answer(self, document: Any, text: str) -> None:
         """Write the answer to stdout: the document if JSON was asked for, else the text."""
         if self.json:
-            text = json_module.dumps(plain(document), indent=2, allow_nan=False, ensure_ascii=False)
-        print(text.rstrip("\n"), file=self._stdout, flush=True)
+            ascii_alone = not takes_unicode(self._stdout)
+            text = json_module.dumps(plain(document), indent=2, allow_nan=False, ensure_ascii=ascii_alone)
+            print(visible_json(text), file=self._stdout, flush=True)
+        else:
+            show(text.rstrip("\n"), self._stdout)
 
     def result(self, text: str) -> None:
         """Write one line of an answer that comes piece by piece to stdout; nothing there if JSON was asked for."""
@@ -177,7 +214,7 @@ class Progress:
         self._drawn_at = now
         text = line(done, total, now - self._started, self._unit, label, first=self._first, ascii_only=self._ascii())
         width = shutil.get_terminal_size().columns - 1
-        shown = text[:width]
+        shown = visible_name(text)[:width]
         self._stream.write("\r" + (f"\x1b[1m{shown}\x1b[0m" if self._bold else shown) + " " * (width - len(shown)))
         self._stream.flush()
         self._open_line = True

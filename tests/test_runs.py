@@ -13,7 +13,7 @@ import pytest
 from cafe.errors import InputError
 from cafe.features import Features
 from cafe.methods.tip_adapter import TipAdapter
-from cafe.runs import find_run, load, new_report_folder, new_run_folder, run_names, save
+from cafe.runs import find_run, load, new_report_folder, new_run_folder, read_run, run_names, save
 
 TEXT = np.eye(2, 4, dtype=np.float32)
 
@@ -152,3 +152,89 @@ def test_a_report_on_many_caches_has_a_short_name(tmp_path: Path) -> None:
     features = Features({}, ("a", "b"), provenance={"dataset": "digits", "encoder": "cafe:mini"})
     assert new_report_folder(tmp_path, "shots", [features]).name == "compare-shots-digits-cafe-mini"
     assert new_report_folder(tmp_path, "shots", [features] * 3).name == "compare-shots-3-caches"
+
+
+def whole_run(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Save a run with arrays, texts and a row; return rows and what it predicts for them."""
+    rows = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    labels = np.array(["cat", "dog"])[np.arange(6) % 2]
+    model = TipAdapter(TEXT, alpha=1.5, classes=["cat", "dog"]).fit(rows, labels)
+    save(model, folder, row={"acc1": 0.75, "shots": None, "note": "ü"})
+    return rows, model.logits(rows)
+
+
+def test_any_flipped_bit_is_an_error_or_changes_nothing(tmp_path: Path) -> None:
+    """Seeded bits of both files; the long form is in tests/faults."""
+    rows, expected = whole_run(tmp_path)
+    rng = np.random.default_rng(1)
+    for name in ("run.json", "model.safetensors"):
+        path = tmp_path / name
+        content = path.read_bytes()
+        for bit in rng.choice(8 * len(content), size=120, replace=False).tolist():
+            damaged = bytearray(content)
+            damaged[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(damaged)
+            try:
+                got = load(tmp_path)
+            except InputError as error:
+                assert name in str(error), str(error)
+            else:
+                np.testing.assert_array_equal(got.logits(rows), expected)
+                assert got.classes_.tolist() == ["cat", "dog"]
+                assert got.run_["row"] == {"acc1": 0.75, "shots": None, "note": "ü"}
+        path.write_bytes(content)
+
+
+def test_a_damaged_array_is_named(tmp_path: Path) -> None:
+    whole_run(tmp_path)
+    path = tmp_path / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"model.safetensors is damaged: array '[\w.]+'"):
+        load(tmp_path)
+
+
+def test_arrays_of_another_run_are_noticed(tmp_path: Path) -> None:
+    whole_run(tmp_path / "a")
+    save(TipAdapter(TEXT, alpha=1.0).fit(TEXT, [0, 1]), tmp_path / "b")
+    (tmp_path / "b" / "model.safetensors").replace(tmp_path / "a" / "model.safetensors")
+    with pytest.raises(InputError, match="is damaged: array"):
+        load(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, "[]", "3", '{"run_version": 1}', '{"run_version": 2}', '{"run_version": "2"}', '{"run_version": 0}',
+     '{"run_version": 1, "method": "zero-shot", "params": {"logit_scale": {"array": "gone"}}, "fitted": {}}',
+     '{"run_version": 1, "method": "zero-shot", "params": {"evil": 1}, "fitted": {}}',
+     '{"run_version": 1, "method": "zero-shot", "params": {}, "fitted": {"__class__": 1}}',
+     '{"run_version": 1, "method": "zero-shot", "params": {}, "fitted": {"predict": 1}}',
+     '{"run_version": 1, "method": ["zero-shot"], "params": {}, "fitted": {}}', '{"run_version": ' + "9" * 5000 + "}"],
+)  # fmt: skip
+def test_a_document_of_another_form_is_a_sentence(tmp_path: Path, text: str) -> None:
+    whole_run(tmp_path)
+    (tmp_path / "run.json").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError):
+        load(tmp_path)
+
+
+def test_a_pipe_in_the_place_of_a_file_is_refused(tmp_path: Path) -> None:
+    whole_run(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    os.mkfifo(tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match="is a pipe"):
+        load(tmp_path)
+
+
+def test_a_model_folder_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "work" / "clip").mkdir(parents=True)
+    (tmp_path / "work" / "clip" / "config.json").write_text("{}")
+    features = Features({}, ("cat", "dog"), provenance={"dataset": "d", "encoder": "clip", "fingerprint": "f"})
+    monkeypatch.chdir(tmp_path / "work")
+    save(TipAdapter(TEXT, alpha=1.0).fit(TEXT, [0, 1]), "runs/a", features=features)
+    monkeypatch.chdir(tmp_path)
+    assert read_run("work/runs/a")["encoder"] == str(tmp_path / "work" / "clip")
+    # Moved together, to another machine perhaps: the folder stands beside the run as before.
+    (tmp_path / "work").rename(tmp_path / "elsewhere")
+    assert read_run("elsewhere/runs/a")["encoder"] == str(tmp_path / "elsewhere" / "clip")

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from cafe.compute import choose_device, threads_for
+from cafe.errors import InputError
 from cafe.methods.base import Array, FewShotClassifier, Problem
 from cafe.methods.inputs.parameters import Choice, Constraint, Number
 from cafe.methods.objectives.base import DTYPES
@@ -145,11 +146,12 @@ def train(
         w = torch.zeros(c, d, **to).index_add_(0, y, F)
         alpha = torch.full((c,), float(ALPHA_START * _mean_over_classes(text, y)), **to)
         b, w_speed, b_speed, alpha_sum = (torch.zeros_like(v) for v in (alpha, w, alpha, alpha))
-        tiny = torch.finfo(F.dtype).tiny
         # F F^T and F^T F have the same largest eigenvalue; the smaller is factorised.
         gram = F @ F.T if n < d else F.T @ F
-        w_step = 4 * n / torch.linalg.eigvalsh(gram.double())[-1].clamp_min(tiny).item()
-        alpha_step = n / (4 * text.square().sum(0).max().clamp_min(tiny).item())
+        if not torch.isfinite(gram).all():
+            raise _unusable(F.dtype)
+        w_step = _step(4 * n, torch.linalg.eigvalsh(gram.double())[-1].item(), F.dtype)
+        alpha_step = _step(n / 4, text.square().sum(0).max().item(), F.dtype)
         for iteration in range(1, max(wanted) + 1):
             residual = torch.softmax(torch.addcmul(torch.addmm(b, F, w.T), text, alpha), dim=1)
             residual[torch.arange(n, device=F.device), y] -= 1
@@ -166,6 +168,27 @@ def train(
                 merged = w + alpha[:, None] * t
                 snapshots[iteration] = tuple(v.cpu().numpy().copy() for v in (merged, alpha, b))  # type: ignore[assignment]
     return snapshots
+
+
+def _step(numerator: float, curvature: float, dtype: torch.dtype) -> float:
+    """Return the length of a step where the curvature is at most this.
+
+    Where it is zero (rows of zeros have no gradient for w and alpha) that of one row of length one is taken, so that
+    b, which shares w's step, does not fly away.
+
+    Raises
+    ------
+    InputError
+        If features are so large or so small that the dtype holds no such step.
+    """
+    step = numerator / curvature if curvature > 0 else numerator
+    if not 0 < step < torch.finfo(dtype).max:
+        raise _unusable(dtype)
+    return step
+
+
+def _unusable(dtype: torch.dtype) -> InputError:
+    return InputError(f"lp++ cannot learn from features of this size in {dtype}; scale them, or set normalize=True")
 
 
 def _mean_over_classes(text: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -218,7 +218,7 @@ class ProLIP(TrainedClassifier):
 
     def _logits(self, X: Array) -> Array:
         W, b = (v.astype(X.dtype, copy=False) for v in (self.projection_, self.bias_))
-        return cosine_logits(X @ W + b, self.class_embeddings_.astype(X.dtype, copy=False), self.logit_scale)
+        return cosine_logits(X @ W + b, self._entry_text(X.dtype), self.logit_scale)
 
 
 def _before_projection(

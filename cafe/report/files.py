@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cafe.files import replacing_together
+from cafe.names import visible
 from cafe.report.comparison import Comparison
 from cafe.report.figure import draw
 from cafe.report.page import page
@@ -37,9 +38,9 @@ def write_report(out: Path, comparison: Comparison) -> list[Path]:
     contents = {
         "results.jsonl": jsonl(comparison.rows).encode("utf-8"),
         "results.csv": csv_text(comparison.rows).encode("utf-8"),
-        "table.md": markdown_report(comparison).encode("utf-8"),
+        "table.md": visible(markdown_report(comparison)).encode("utf-8"),
         "figure.png": draw(comparison.summary, layout=comparison.layout),
-        "report.html": page(comparison).encode("utf-8"),
+        "report.html": visible(page(comparison)).encode("utf-8"),
     }
     with replacing_together(out, contents, mark="results.jsonl") as paths:
         for name, content in contents.items():

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cafe.names import csv_cell, visible_json, visible_name
+
 
 def plain(value: Any) -> Any:
     """Turn a value into what JSON can hold: numbers that are not finite become None.
@@ -43,11 +45,14 @@ def jsonl(rows: Sequence[Mapping[str, Any]]) -> str:
     >>> jsonl([{"acc1": 0.5}, {"acc1": None}])
     '{"acc1": 0.5}\n{"acc1": null}\n'
     """
-    return "".join(json.dumps(plain(row), allow_nan=False, ensure_ascii=False) + "\n" for row in rows)
+    lines = (json.dumps(plain(row), allow_nan=False, ensure_ascii=False) for row in rows)
+    return "".join(visible_json(line) + "\n" for line in lines)
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     r"""Write rows as CSV with a head; nested values as JSON, None as an empty field.
+
+    No cell is computed by a spreadsheet, and none is a command to a terminal; see :func:`cafe.names.csv_cell`.
 
     Examples
     --------
@@ -59,8 +64,14 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     writer.writeheader()
     for row in rows:
         fields = {key: plain(value) for key, value in row.items()}
-        writer.writerow({k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in fields.items()})
+        writer.writerow({key: _cell(value) for key, value in fields.items()})
     return buffer.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, dict | list):
+        return json.dumps(value)
+    return csv_cell(value) if isinstance(value, str) else value
 
 
 def field_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -81,4 +92,4 @@ def text_of(value: Any) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.6g}"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return visible_name(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

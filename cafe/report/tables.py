@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from cafe.names import visible_name
 from cafe.report.comparison import BY_SHOTS, Comparison, ReportLayout
 from cafe.report.panels import (
     ALL_SHOTS,
@@ -337,7 +338,6 @@ def align_left(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     model
     cafe:mini  comes with cafe
     """
-    widths = [max(len(row[i]) for row in [head, *body]) for i in range(len(head))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *body]
-    ]
+    rows = [[visible_name(cell) for cell in row] for row in [head, *body]]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -14,16 +14,43 @@ Array = NDArray[Any]
 
 
 def unit_length(x: Array) -> Array:
-    """Scale rows to length one; rows of zeros stay zeros.
+    """Scale rows to length one, whatever finite numbers they hold.
+
+    Parameters
+    ----------
+    x : ndarray of shape (..., d), float
+        Rows; subnormal numbers and the largest of the dtype are as good as any other.
+
+    Returns
+    -------
+    ndarray of shape (..., d), dtype of x
+        A row of zeros has no direction and stays zeros, so that its cosine with everything is 0. A row that holds NaN
+        or infinity becomes NaN.
 
     Examples
     --------
     >>> unit_length(np.array([[3.0, 4.0], [0.0, 0.0]])).tolist()
     [[0.6, 0.8], [0.0, 0.0]]
+    >>> unit_length(np.array([[3e-30, 4e-30], [3e30, 4e30]], dtype=np.float32)).round(6).tolist()
+    [[0.6000000238418579, 0.800000011920929], [0.6000000238418579, 0.800000011920929]]
     """
-    length = np.linalg.norm(x, axis=-1, keepdims=True)
-    scaled: Array = x / np.maximum(length, np.finfo(x.dtype).tiny)
-    return scaled
+    # Squares leave the range of the dtype long before the numbers do. float32 holds all squares of float16.
+    wide = x.astype(np.float32) if x.dtype == np.float16 else x
+    limits = np.finfo(wide.dtype)
+    with np.errstate(over="ignore", under="ignore"):
+        length = np.linalg.norm(wide, axis=-1, keepdims=True)  # (..., 1)
+    # A square below `tiny` loses all of its bits: d of them are less than one rounding of a sum of this size.
+    shortest = np.sqrt(wide.shape[-1] * limits.tiny / limits.eps)
+    if not np.all((length >= shortest) & (length < np.inf)):
+        # Dividing by the largest entry first brings it to 1 and the length to between 1 and sqrt(d).
+        largest = np.abs(wide).max(axis=-1, keepdims=True, initial=0.0)  # (..., 1)
+        divisor = np.where(largest > 0, largest, 1).astype(wide.dtype)
+        with np.errstate(under="ignore", invalid="ignore"):
+            wide = wide / divisor
+            length = np.linalg.norm(wide, axis=-1, keepdims=True)
+    with np.errstate(under="ignore", invalid="ignore"):
+        scaled: Array = wide / np.where(length > 0, length, 1).astype(wide.dtype)
+    return scaled.astype(x.dtype, copy=False)
 
 
 def cosine_logits(features: Array, class_embeddings: Array, logit_scale: float) -> Array:

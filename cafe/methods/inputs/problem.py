@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import issparse
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
-from cafe.errors import InputError
+from cafe.errors import InputError, WrongTypeError
 from cafe.methods.inputs.cosines import Array, unit_length
 from cafe.methods.inputs.stored_rows import StoredRows, check_stored, parts, stays_stored
 
@@ -120,6 +121,9 @@ def problems_of(
 def check_arrays(estimator: Any, X: ArrayLike, y: ArrayLike) -> CheckedArrays:
     """Validate X and y, set ``classes_`` and ``class_embeddings_``, and normalise."""
     checked: tuple[Array | StoredRows, Array]
+    _check_labels(y)
+    if issparse(X):
+        raise WrongTypeError("sparse features were given; dense ones are needed: X.toarray()")
     if stays_stored(X):
         checked = check_stored(estimator, X, y)
     else:
@@ -133,7 +137,59 @@ def check_arrays(estimator: Any, X: ArrayLike, y: ArrayLike) -> CheckedArrays:
         if estimator.classes is not None:
             raise InputError("classes names the rows of class_embeddings, which was not given")
         return _check_with_class_means(estimator, *checked)
-    return _check_with_text(estimator, *checked, np.asarray(embeddings))
+    return _check_with_text(estimator, *checked, numbers_of(embeddings, "class_embeddings"))
+
+
+def numbers_of(values: ArrayLike, name: str) -> Array:
+    """Return values as an array of numbers.
+
+    Parameters
+    ----------
+    values : array-like
+        What a user passed.
+    name : str
+        Of the parameter, for the message.
+
+    Raises
+    ------
+    WrongTypeError
+        If they are texts or objects, or rows of different lengths.
+    """
+    try:
+        array: Array = np.asarray(values)
+        if array.dtype.kind == "O":
+            array = array.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise WrongTypeError(f"{name} must be rows of numbers, all of one length: {error}") from error
+    if array.dtype.kind not in "fiu":
+        raise WrongTypeError(f"{name} must hold numbers, but holds {array.dtype}")
+    return array
+
+
+def _check_labels(y: Any) -> None:
+    """Refuse labels that cannot be told apart or put in an order: texts among numbers, bytes, lists, nothing.
+
+    NumPy would turn numbers beside texts into texts without a word.
+    """
+    if y is None or (isinstance(y, np.ndarray) and y.dtype.kind not in "OS") or not np.iterable(y):
+        return  # numbers of one kind, or what scikit-learn has its own sentence for
+    kinds = {_kind(label) for label in (y.ravel().tolist() if isinstance(y, np.ndarray) else y)}
+    if "bytes" in kinds:
+        raise WrongTypeError("labels are bytes; decode them to texts, or give numbers")
+    if len(kinds) > 1 and kinds & {"text", "None"}:
+        raise WrongTypeError(f"labels must be all texts or all numbers; got {' and '.join(sorted(kinds))}")
+    if kinds == {"None"}:
+        raise WrongTypeError("labels must be texts or numbers; got None")
+
+
+def _kind(label: Any) -> str:
+    if label is None:
+        return "None"
+    if isinstance(label, bytes):
+        return "bytes"
+    if isinstance(label, str):
+        return "text"
+    return "numbers" if isinstance(label, (int, float, np.number, np.bool_)) else "objects"
 
 
 def _check_with_text(estimator: Any, X: Array | StoredRows, y: Array, embeddings: Array) -> CheckedArrays:
@@ -145,15 +201,35 @@ def _check_with_text(estimator: Any, X: Array | StoredRows, y: Array, embeddings
         )
     if not np.all(np.isfinite(embeddings)):
         raise InputError("class_embeddings contains NaN or infinity")
-    if not (lengths := np.linalg.norm(embeddings, axis=1)).all():
+    if not (directed := embeddings.any(axis=1)).all():
         raise InputError(
-            f"row {int(lengths.argmin())} of class_embeddings has length zero: it has no direction to compare with; "
+            f"row {int(directed.argmin())} of class_embeddings has length zero: it has no direction to compare with; "
             "encode that class's text again"
         )
     estimator.classes_, rows = _label_rows(y, estimator.classes, len(embeddings))
-    estimator.class_embeddings_ = embeddings.astype(X.dtype)
+    estimator.class_embeddings_ = _narrowed(embeddings, X.dtype, scale=estimator.normalize)
     estimator.embedding_source_ = "text"
     return _normalised(estimator, X, rows)
+
+
+def _narrowed(embeddings: Array, dtype: Any, *, scale: bool) -> Array:
+    """Cast class embeddings to the features' dtype; rows that it cannot hold come at length one, where that may be.
+
+    Raises
+    ------
+    InputError
+        If it cannot hold them and ``scale`` is False.
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        cast: Array = embeddings.astype(dtype)
+    if np.isfinite(cast).all() and cast.any(axis=1).all():
+        return cast
+    if not scale:
+        raise InputError(
+            f"class_embeddings hold numbers that {np.dtype(dtype)} cannot, the dtype of the features; scale them, "
+            f"or set normalize=True"
+        )
+    return unit_length(embeddings.astype(np.float64)).astype(dtype)
 
 
 def _check_with_class_means(estimator: Any, X: Array | StoredRows, y: Array) -> CheckedArrays:
@@ -167,8 +243,8 @@ def _check_with_class_means(estimator: Any, X: Array | StoredRows, y: Array) -> 
     for part in parts(len(rows)):
         np.add.at(sums, rows[part], unit_length(X[part]) if estimator.normalize else X[part])
     estimator.class_embeddings_ = (sums / np.bincount(rows)[:, None]).astype(X.dtype)
-    if not (lengths := np.linalg.norm(sums, axis=1)).all():
-        label = _plain(estimator.classes_[lengths.argmin()])
+    if not (directed := estimator.class_embeddings_.any(axis=1)).all():
+        label = _plain(estimator.classes_[directed.argmin()])
         raise InputError(f"the mean of the training rows of label {label!r} has length zero: it has no direction")
     estimator.embedding_source_ = "class-means"
     return _normalised(estimator, X, rows)
@@ -179,7 +255,20 @@ def _normalised(estimator: Any, X: Array | StoredRows, rows: NDArray[np.int64]) 
     if estimator.normalize:
         scaled = X.normalised() if isinstance(X, StoredRows) else unit_length(X)
         return CheckedArrays(scaled, rows, unit_length(embeddings))
+    for name, numbers in (("features", X), ("class_embeddings", embeddings)):
+        if isinstance(numbers, np.ndarray) and numbers.size:
+            _refuse_too_large(name, numbers)
     return CheckedArrays(X, rows, embeddings)
+
+
+def _refuse_too_large(name: str, numbers: Array) -> None:
+    """Refuse rows whose squared length the dtype cannot hold; every method works with such squares."""
+    most = np.sqrt(np.finfo(numbers.dtype).max / numbers.shape[1])
+    if max(numbers.max(), -numbers.min()) > most:
+        raise InputError(
+            f"{name} hold numbers above {most:.1e}, whose squares {numbers.dtype} cannot hold; scale them, or set "
+            f"normalize=True"
+        )
 
 
 def _cut(X: Any, rows: Any) -> Any:
@@ -193,7 +282,10 @@ def _content(values: ArrayLike | None) -> bytes | None:
     """Return what makes two parameters the same although scikit-learn's ``clone`` copied them."""
     if values is None:
         return None
-    array = np.ascontiguousarray(values)
+    try:
+        array = np.ascontiguousarray(values)
+    except ValueError as error:
+        raise WrongTypeError(f"classes and class_embeddings need rows of one length: {error}") from error
     return repr((array.shape, array.dtype.str)).encode() + array.tobytes()
 
 
