@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.errors import InputError
+from cafe.foreign import check_expansion, check_regular, parse_json, reading
 
 Arrays = dict[str, Callable[[], NDArray[Any]]]  # by name; read when called
 SUFFIXES = (".npz", ".npy", ".pt", ".pth", ".safetensors")
@@ -31,26 +30,9 @@ def arrays_of_file(path: Path) -> Arrays:
     suffix = path.suffix.lower()
     if suffix not in readers:
         raise InputError(f"{path} is of no kind that can be imported; possible: {', '.join(SUFFIXES)}")
-    with _reading(path):
+    check_regular(path)
+    with reading(path):
         return readers[suffix](path)
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn what damaged files make the libraries raise into one sentence."""
-    try:
-        yield
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(
-            f"{path} cannot be read as a file of its kind ({reason_of(error)}); it may be damaged"
-        ) from error
-
-
-def reason_of(error: Exception) -> str:
-    """Return the first line of what a library says, or the kind of error if it says nothing."""
-    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def load_tensor_file(path: Path) -> Any:
@@ -65,23 +47,35 @@ def load_tensor_file(path: Path) -> Any:
 
     import torch
 
-    if not path.is_file():
-        raise InputError(f"there is no file {path}")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path} holds more than tensors, and opening it could run code; save the tensors alone: "
-            f"torch.save(features.cpu(), ...)"
-        ) from error
-    except (RuntimeError, OSError, EOFError, ValueError) as error:
-        raise InputError(f"{path} is not a file of torch.save, or is damaged: {reason_of(error)}") from error
+    check_regular(path)
+    with reading(path, "a file of torch.save"):
+        if zipfile.is_zipfile(path):
+            _check_members(path)
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise InputError(
+                f"{path} holds more than tensors, and opening it could run code, or is damaged; save the tensors "
+                f"alone: torch.save(features.cpu(), ...)"
+            ) from error
 
 
 def as_array(tensor: Any) -> NDArray[Any]:
-    """Turn a tensor into an array; bfloat16, which NumPy lacks, becomes float32."""
+    """Turn a dense tensor into an array; bfloat16, which NumPy lacks, becomes float32.
+
+    Raises
+    ------
+    InputError
+        If it is no tensor, or a sparse, nested, quantised or complex one, or one without data.
+    """
     import torch
 
+    if not isinstance(tensor, torch.Tensor):
+        raise InputError(f"a {type(tensor).__name__} stands where a tensor of numbers is needed")
+    dense = tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_quantized
+    if not dense or tensor.is_complex() or tensor.device.type != "cpu":
+        kind = "nested" if tensor.is_nested else f"{tensor.layout} {tensor.dtype} on {tensor.device}"
+        raise InputError(f"a tensor is {kind}; a dense one of real numbers is needed")
     if tensor.dtype == torch.bfloat16:
         tensor = tensor.float()
     array: NDArray[Any] = tensor.detach().numpy()
@@ -90,18 +84,25 @@ def as_array(tensor: Any) -> NDArray[Any]:
 
 def _npy(path: Path) -> Arrays:
     def read() -> NDArray[Any]:
-        with _reading(path):
+        with reading(path):
             return _numbers_or_texts(np.load(path, mmap_mode="r", allow_pickle=False), path)
 
     return {path.stem: read}
 
 
+def _check_members(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            check_expansion(path, member.filename, member.compress_size, member.file_size)
+
+
 def _npz(path: Path) -> Arrays:
+    _check_members(path)
     with np.load(path, allow_pickle=False) as file:
         names = list(file.files)
 
     def read(name: str) -> NDArray[Any]:
-        with _reading(path), np.load(path, allow_pickle=False) as file:
+        with reading(path), np.load(path, allow_pickle=False) as file:
             return _numbers_or_texts(file[name], path)
 
     return {name: partial(read, name) for name in names}
@@ -112,34 +113,41 @@ def _torch(path: Path) -> Arrays:
 
     content = load_tensor_file(path)
     if isinstance(content, torch.Tensor):
-        return {path.stem: partial(as_array, content)}
+        return {path.stem: partial(_tensor, content, path.stem, path)}
     if isinstance(content, Mapping):
         tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
         if tensors:
-            return {name: partial(as_array, value) for name, value in tensors.items()}
+            return {name: partial(_tensor, value, name, path) for name, value in tensors.items()}
     raise InputError(f"{path} holds neither a tensor nor a dictionary of tensors")
 
 
+def _tensor(tensor: Any, name: str, path: Path) -> NDArray[Any]:
+    with reading(f"{name!r} of {path}", "an array"):
+        return as_array(tensor)
+
+
 def _safetensors(path: Path) -> Arrays:
-    import json
+    from safetensors import safe_open
 
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            names, metadata = list(file.keys()), file.metadata() or {}
-    except SafetensorError as error:
-        raise InputError(f"{path} is not a safetensors file, or is damaged: {error}") from error
+    with safe_open(path, framework="pt") as file:
+        names, metadata = list(file.keys()), file.metadata() or {}
 
     def read(name: str) -> NDArray[Any]:
-        with safe_open(path, framework="pt") as file:
+        with reading(f"{name!r} of {path}", "an array"), safe_open(path, framework="pt") as file:
             return as_array(file.get_tensor(name))
 
     arrays: Arrays = {name: partial(read, name) for name in names}
     for name, text in metadata.items():  # texts, as `cafe cache export` writes them
         if text.startswith("["):
-            arrays[name] = partial(np.array, json.loads(text), dtype=np.str_)
+            arrays[name] = partial(_texts, text, name, path)
     return arrays
+
+
+def _texts(text: str, name: str, path: Path) -> NDArray[Any]:
+    values = parse_json(text, f"{name!r} of {path}")
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise InputError(f"{name!r} of {path} must be a list of texts")
+    return np.array(values, dtype=np.str_)
 
 
 def _numbers_or_texts(array: NDArray[Any], path: Path) -> NDArray[Any]:

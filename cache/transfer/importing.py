@@ -22,15 +22,19 @@ from cafe.cache.format.provenance import Provenance
 from cafe.cache.format.reader import load_features, open_cache, read_provenance
 from cafe.cache.format.writer import write_cache
 from cafe.cache.transfer.array_files import arrays_of_file
-from cafe.cache.transfer.importers.base import ForeignFeatures, Importer, ImportOptions
+from cafe.cache.transfer.importers.base import ForeignFeatures, ForeignSplit, Importer, ImportOptions
 from cafe.errors import CacheError, InputError
 from cafe.features import Features, Split
+from cafe.foreign import check_regular, reading
 from cafe.prompts import read_class_names
 from cafe.registry import entries, find
 
 _FOLDER, _CONSTANT = "cache.transfer.importers", "IMPORTER"
 # A unit vector in bfloat16 is off by at most half a unit in the eighth bit.
 _UNIT = 2.0**-8
+# Labels may count this many classes whatever the number of rows: all of ImageNet-21k, with room.
+_CLASSES_WITHOUT_NAMES = 100_000
+_WHOLE_FLOATS = 2.0**53  # above it not every whole number is a float
 _ROWS = 4096  # compared at once: 4096 x 16,000 cosines in float32 are 260 MB
 
 
@@ -126,11 +130,12 @@ def import_features(
         If the source is of no known layout, is damaged, or does not fit together; or ``out`` is taken.
     """
     path, target = Path(source).expanduser(), Path(out)
-    if not path.exists():
-        raise InputError(f"there is no file or folder {str(source)!r}")
+    if not path.is_dir():
+        check_regular(path, "file or folder")
     name, notes = _chosen_layout(path, layout)
     importer: type[Importer] = find(_FOLDER, _CONSTANT, "format", name).load()
-    foreign = importer.read(path, options or ImportOptions())
+    with reading(path, f"features of the format {name}"):
+        foreign = importer.read(path, options or ImportOptions())
     if not foreign.splits:
         raise InputError(f"{path} holds no split that could be imported")
     notes += foreign.notes
@@ -198,18 +203,20 @@ def resolve_classes(
         If labels and names do not fit together, or a split has not one label for each row.
     """
     for name, split in foreign.splits.items():
-        if split.image_features.ndim != 2 or len(split.labels) != len(split.image_features):
-            raise InputError(
-                f"split {name!r} ({split.source}) needs features (n, d) and one label for each, got "
-                f"{split.image_features.shape} and {split.labels.shape}"
-            )
-    given = {name: split.labels for name, split in foreign.splits.items()}
+        _check_split(name, split)
+    widths = {name: split.image_features.shape[1] for name, split in foreign.splits.items()}
+    if len(set(widths.values())) > 1:
+        shown = ", ".join(f"{name} ({foreign.splits[name].source}) {width}" for name, width in widths.items())
+        raise InputError(f"the splits have features of different widths, so of different encoders: {shown}")
+    given = {name: _decoded(split.labels, name) for name, split in foreign.splits.items()}
     notes: list[str] = []
     if any(labels.dtype.kind in "US" for labels in given.values()):
         names = foreign.class_names or tuple(sorted({str(label) for labels in given.values() for label in labels}))
         rows = {name: _rows_of_names(labels, names, name) for name, labels in given.items()}
     else:
         rows = {name: _whole(labels, name) for name, labels in given.items()}
+        if foreign.class_names is None:
+            _refuse_far_labels(rows, foreign)
         names = foreign.class_names or tuple(str(i) for i in range(_count(rows, foreign)))
         if foreign.class_names is None and names_file is None:
             notes.append(
@@ -227,6 +234,53 @@ def resolve_classes(
     return names, rows, notes
 
 
+def _check_split(name: str, split: ForeignSplit) -> None:
+    """Refuse features and labels that are none, or do not belong together."""
+    where, features, labels = f"split {name!r} ({split.source})", split.image_features, split.labels
+    if features.ndim != 2 or labels.ndim != 1 or len(labels) != len(features):
+        raise InputError(
+            f"{where} needs features (n, d) and one label for each, got {features.shape} and {labels.shape}"
+        )
+    if features.dtype.kind not in "fiu":
+        raise InputError(f"{where}: features must be numbers, but are {features.dtype}")
+    if not features.shape[0] or not features.shape[1]:
+        raise InputError(f"{where} is empty: its features are {features.shape}")
+    for start in range(0, len(features), _ROWS):
+        with np.errstate(over="ignore"):
+            rows = np.asarray(features[start : start + _ROWS]).astype(np.float32)
+        if not (usable := np.isfinite(rows).all(axis=1)).all():
+            raise InputError(
+                f"{where}: row {start + int(usable.argmin())} of the features holds NaN, infinity, or numbers that "
+                f"float32 cannot hold"
+            )
+
+
+def _decoded(labels: NDArray[Any], split: str) -> NDArray[Any]:
+    """Return labels as texts or numbers: bytes are UTF-8, objects must all be texts."""
+    if labels.dtype.kind == "S":
+        labels = labels.astype(object)
+    if labels.dtype.kind == "O":
+        texts = [label.decode("utf-8", "replace") if isinstance(label, bytes) else label for label in labels.tolist()]
+        if all(isinstance(text, str) for text in texts):
+            return np.array(texts, dtype=np.str_)
+    if labels.dtype.kind not in "fiubU":
+        raise InputError(f"labels of split {split!r} must be whole numbers or class names, but are {labels.dtype}")
+    return labels
+
+
+def _refuse_far_labels(rows: Mapping[str, NDArray[np.int64]], foreign: ForeignFeatures) -> None:
+    """Refuse a highest label far beyond the rows, before that many classes are named."""
+    highest = max(int(labels.max()) for labels in rows.values())
+    text = foreign.text_features
+    known = text.shape[-2] if text is not None and text.ndim >= 2 else 0
+    n = sum(len(labels) for labels in rows.values())
+    if highest >= max(_CLASSES_WITHOUT_NAMES, 2 * n, known):
+        raise InputError(
+            f"the highest label is {highest:,}, but there are {n:,} rows; labels without class names count the classes "
+            f"from 0, so this would be {highest + 1:,} classes: number the labels anew, or give texts"
+        )
+
+
 def _count(rows: Mapping[str, NDArray[np.int64]], foreign: ForeignFeatures) -> int:
     highest = max(int(labels.max()) for labels in rows.values() if len(labels))
     text = foreign.text_features
@@ -234,6 +288,8 @@ def _count(rows: Mapping[str, NDArray[np.int64]], foreign: ForeignFeatures) -> i
 
 
 def _rows_of_names(labels: NDArray[Any], names: tuple[str, ...], split: str) -> NDArray[np.int64]:
+    if len(set(names)) < len(names):
+        raise InputError(f"class names must differ, but {next(n for n in names if names.count(n) > 1)!r} stands twice")
     row = {name: i for i, name in enumerate(names)}
     unknown = sorted({str(label) for label in labels} - row.keys())
     if unknown:
@@ -242,8 +298,9 @@ def _rows_of_names(labels: NDArray[Any], names: tuple[str, ...], split: str) -> 
 
 
 def _whole(labels: NDArray[Any], split: str) -> NDArray[np.int64]:
-    whole = labels.astype(np.int64)
-    if not np.array_equal(whole, labels):
+    with np.errstate(invalid="ignore"):
+        whole = labels.astype(np.int64)
+    if not np.array_equal(whole, labels) or (labels.dtype.kind == "f" and np.abs(labels).max() > _WHOLE_FLOATS):
         raise InputError(f"labels of split {split!r} must be whole numbers or class names")
     return whole
 
@@ -265,6 +322,9 @@ def shaped_text(foreign: ForeignFeatures, text_file: Path | None, n_classes: int
     if text is None:
         return None
     width = next(iter(foreign.splits.values())).image_features.shape[1]
+    with np.errstate(over="ignore"):
+        if text.dtype.kind not in "fiu" or not np.isfinite(text.astype(np.float32)).all():
+            raise InputError(f"text features must be finite numbers that float32 can hold; got {text.dtype}")
     given = text.shape
     if text.ndim == 2 and given != (n_classes, width) and given == (width, n_classes):
         text = np.ascontiguousarray(text.T)  # (c, d)

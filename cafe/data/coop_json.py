@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cafe.data.base import Dataset, Source, read_options, without_options
 from cafe.data.images.decoding import read_content, read_image
 from cafe.data.images.examples import write_pictures
-from cafe.data.images.files import subfolders
+from cafe.data.images.files import check_inside, subfolders
 from cafe.data.layouts.coop import SPLITS, Rows, class_names_of, image_splits, read_split_file
 from cafe.errors import InputError
 
@@ -80,6 +80,7 @@ class CoopJson(Source):
 def _image_folder(path: Path, rows: Rows) -> Path:
     """Return the first folder, the file's own or one in it, that has one of the first images named."""
     named = [row[0] for part in rows.values() for row in part[:10]]
+    check_inside(named, path.parent, path)
     folders = [path.parent, *(path.parent / name for name in subfolders(path.parent))]
     for folder in folders:
         if any((folder / name).is_file() for name in named):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,8 @@ from cafe.data.images.decoding import read_content, read_image
 from cafe.data.images.examples import write_pictures
 from cafe.data.images.files import find_sizes
 from cafe.data.layouts.labelling import label_rows, read_class_list, split_name
-from cafe.errors import InputError
+from cafe.errors import CafeError, InputError
+from cafe.foreign import MAX_TEXT_BYTES, check_regular, parse_json, reason_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,13 +37,15 @@ Row = tuple[Path, int, str, str, str]  # table, line, path as written, label, sp
 class Table(Source):
     """A CSV, TSV or JSON Lines table with a path and a label column, or a folder with a metadata table.
 
-    Paths are relative to the table's folder. A column ``split`` gives the splits; in a folder, so do the names of
+    Paths are relative to the table's folder, or to the one that ``labels.csv?images=DIR`` names, and lead to nowhere
+    outside of it. A column ``split`` gives the splits; in a folder, so do the names of
     the tables (``train.csv``, ``test.csv``) or of the folders that hold them (``train/metadata.jsonl``); what has no
     splits is divided by hash. Labels are class names, or numbers of the lines of a ``classnames.txt`` beside.
     """
 
     def __init__(self, path: Path, tables: Sequence[tuple[str, Path]], chosen: dict[str, str], lenient: bool) -> None:
         """Read the tables, each with the split that its name says (``""`` if none)."""
+        images = Path(chosen["images"]).expanduser() if "images" in chosen else None
         folder = path if path.is_dir() else path.parent
         found: list[Row] = []
         for split, table in tables:
@@ -52,7 +54,7 @@ class Table(Source):
             ]
         if any(row[4] for row in found) and not all(row[4] for row in found):
             raise InputError(f"{path}: some tables give splits and some do not")
-        self._root, ids = _relative(folder.absolute(), found)
+        self._root, ids = _relative((images or folder).absolute(), found, images)
         _refuse_twice(ids, found)
         sizes = find_sizes(self._root, ids, path, lenient=lenient)
         labelled = label_rows(
@@ -85,7 +87,7 @@ class Table(Source):
             If there is no table, a column, value or (unless ``lenient``) an image is missing, an image is named
             twice, or the classes do not make a data set.
         """
-        chosen = read_options(path, list(COLUMNS))
+        chosen = read_options(path, [*COLUMNS, "images"])
         path = without_options(path)
         if path.is_file():
             return cls(path, [("", path)], chosen, lenient)
@@ -135,16 +137,22 @@ def _with_stem(folder: Path, stem: str) -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
-def _relative(folder: Path, found: Sequence[Row]) -> tuple[Path, list[str]]:
-    """Make ids that do not change when everything moves: relative to the folder, or to what all paths share."""
+def _relative(folder: Path, found: Sequence[Row], images: Path | None) -> tuple[Path, list[str]]:
+    """Make ids that do not change when everything moves: relative to the folder of the images."""
     paths = []
+    prefix = f"{os.path.normpath(folder).rstrip(os.sep)}{os.sep}"
     for table, line, image, _, _ in found:
         if "://" in image:
             raise InputError(f"{table}, line {line}: {image!r} is an address; cafe reads files and downloads nothing")
-        paths.append(os.path.normpath(os.path.join(table.parent.absolute(), image)))  # noqa: PTH118 (100,000 rows)
-    prefix = f"{os.path.normpath(folder)}{os.sep}"
-    if not all(path.startswith(prefix) for path in paths):
-        prefix = f"{os.path.commonpath([os.path.dirname(path) for path in paths]).rstrip(os.sep)}{os.sep}"  # noqa: PTH120
+        base = table.parent.absolute() if images is None else folder
+        path = os.path.normpath(os.path.join(base, image))  # noqa: PTH118 (100,000 rows)
+        # Links are followed, since who owns the folder put them there; what a table names is not.
+        if not path.startswith(prefix) or "\0" in path:
+            raise InputError(
+                f"{table}, line {line}: {image!r} is not inside {folder}, so it is not read; say where images are with "
+                f"--dataset '{table}?images=DIR'"
+            )
+        paths.append(path)
     return Path(prefix), [path[len(prefix) :].replace(os.sep, "/") for path in paths]
 
 
@@ -180,6 +188,7 @@ def read_table(path: Path, chosen: Mapping[str, str]) -> list[tuple[int, str, st
     """
     rows: list[tuple[int, str, str, str]] = []
     columns: dict[str, str] = {}
+    check_regular(path, "table", at_most=MAX_TEXT_BYTES)
     try:
         for number, row in _records(path):
             columns = columns or _choose(path, list(row), chosen)
@@ -191,8 +200,10 @@ def read_table(path: Path, chosen: Mapping[str, str]) -> list[tuple[int, str, st
                 if not split:
                     raise InputError(f"{path}, line {number}: split {given!r} is none of train, val, test")
             rows.append((number, image, label, split))
-    except (OSError, UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
-        raise InputError(f"{path} cannot be read as a table: {error}") from error
+    except CafeError:
+        raise
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read as a table: {reason_of(error)}") from error
     if not rows:
         raise InputError(f"{path} has no rows; each should hold the path of an image and its label")
     return rows
@@ -203,7 +214,7 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if path.suffix.lower() in (".jsonl", ".ndjson"):
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    record = json.loads(line)
+                    record = parse_json(line, f"{path}, line {number}")
                     if not isinstance(record, dict):
                         raise InputError(f"{path}, line {number}: a JSON object is needed, such as "
                                          '{"file_name": "a.jpg", "label": "cat"}')  # fmt: skip

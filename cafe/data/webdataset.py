@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 import re
 import tarfile
@@ -14,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from cafe.data.base import Dataset, Source
 from cafe.data.images.content_keys import content_keys
-from cafe.data.images.decoding import read_image
+from cafe.data.images.decoding import MAX_FILE_BYTES, read_image
 from cafe.data.images.examples import example_picture, write_tar
 from cafe.data.images.files import IMAGE_EXTENSIONS, natural_order
 from cafe.data.images.other_formats import HEIC_EXTENSIONS
 from cafe.data.layouts.labelling import label_rows, read_class_list, split_name
-from cafe.errors import InputError, UnreadableImageError
+from cafe.errors import CafeError, InputError, UnreadableImageError
+from cafe.foreign import check_regular, parse_json, read_text, reason_of
 from cafe.prompts import GENERIC_TEMPLATE
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ SOURCE = "webdataset"
 
 _LABEL_FILES = ("cls", "json")
 _JSON_KEYS = ("class_name", "classname", "label_name", "label", "cls", "class", "category", "target")
+MAX_LABEL_BYTES = 2**20  # of a .cls or .json
+MAX_SHARDS = 100_000  # that a pattern names
 _TEMPLATES = "zeroshot_classification_templates.txt"  # as CLIP_benchmark writes it
 
 
@@ -155,6 +157,8 @@ def _expand(pattern: str) -> list[str]:
     match = re.search(r"\{([^{}]*)\}", pattern)
     if not match:
         return [pattern]
+    if _n_expanded(pattern) > MAX_SHARDS:
+        raise InputError(f"the pattern {pattern[:80]!r} names more than {MAX_SHARDS:,} shards")
     span = re.fullmatch(r"(\d+)\.\.(\d+)", match[1])
     if span:
         width = len(span[1])
@@ -162,6 +166,16 @@ def _expand(pattern: str) -> list[str]:
     else:
         middle = match[1].split(",")
     return [one for text in middle for one in _expand(pattern[: match.start()] + text + pattern[match.end() :])]
+
+
+def _n_expanded(pattern: str) -> int:
+    count = 1
+    for braces in re.findall(r"\{([^{}]*)\}", pattern):
+        span = re.fullmatch(r"(\d{1,12})\.\.(\d{1,12})", braces)
+        if span is None and re.fullmatch(r"\d+\.\.\d+", braces):
+            return MAX_SHARDS + 1  # of a number that long
+        count *= max(0, int(span[2]) - int(span[1]) + 1) if span else braces.count(",") + 1
+    return count
 
 
 def _split_of(shard: Path, folder: Path) -> str:
@@ -173,10 +187,7 @@ def _templates(folder: Path) -> tuple[str, ...]:
     path = folder / _TEMPLATES
     if not path.is_file():
         return (GENERIC_TEMPLATE,)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+    lines = read_text(path).splitlines()
     return tuple(line.strip() for line in lines if "{c}" in line or "{}" in line) or (GENERIC_TEMPLATE,)
 
 
@@ -209,6 +220,7 @@ def index_shard(path: Path) -> list[Sample]:
         If it is compressed, damaged or no tar, or a sample has no image, two, or no label; the message names it.
     """
     samples: dict[str, Sample] = {}
+    length = check_regular(path, "tar")
     try:
         with tarfile.open(path, "r:") as tar:
             for member, key, kind in _members(tar):
@@ -216,16 +228,30 @@ def index_shard(path: Path) -> list[Sample]:
                 if f".{kind.rpartition('.')[2]}" in IMAGE_EXTENSIONS | HEIC_EXTENSIONS:
                     if sample.offset >= 0:
                         raise InputError(f"{path}: sample {key!r} has two images; one is needed")
+                    if member.sparse is not None or member.offset_data + member.size > length:
+                        raise InputError(
+                            f"{path}: the image of sample {key!r} is not whole in the tar: it is stored with holes, or "
+                            f"the tar ends before it"
+                        )
+                    if member.size > MAX_FILE_BYTES:
+                        raise InputError(f"{path}: the image of sample {key!r} has {member.size:,} bytes: no image")
                     sample.offset, sample.size = member.offset_data, member.size
                 elif kind in _LABEL_FILES:
+                    if member.size > MAX_LABEL_BYTES:
+                        raise InputError(
+                            f"{path}: the .{kind} of sample {key!r} has {member.size:,} bytes; no label is longer than "
+                            f"{MAX_LABEL_BYTES:,}"
+                        )
                     content = tar.extractfile(member)
                     label = _label(path, key, kind, content.read() if content else b"")
                     # .cls comes first whatever the order of the members.
                     sample.label = label if kind == "cls" else sample.label or label
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except CafeError:
+        raise
+    except Exception as error:  # a damaged header makes the library raise nearly anything
         raise InputError(
-            f"{path} cannot be read as an uncompressed tar: {error}. A shard is read at random, so unpack .gz first; "
-            f"a damaged one has to be fetched again"
+            f"{path} cannot be read as an uncompressed tar: {reason_of(error)}. A shard is read at random, so unpack "
+            f".gz first; a damaged one has to be fetched again"
         ) from error
     for sample in samples.values():
         if sample.offset < 0:
@@ -250,8 +276,8 @@ def _label(path: Path, key: str, kind: str, content: bytes) -> str:
         text = content.decode("utf-8").strip()
         if kind == "cls":
             return text
-        record: Any = json.loads(text)
     except ValueError as error:
         raise InputError(f"{path}: the .{kind} of sample {key!r} cannot be read: {error}") from error
+    record: Any = parse_json(text, f"{path}: the .{kind} of sample {key!r}")
     found = [record[name] for name in _JSON_KEYS if name in record] if isinstance(record, dict) else []
     return str(found[0]).strip() if found and isinstance(found[0], (str, int)) else ""

@@ -228,7 +228,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _entry_text(self, dtype: Any) -> Array:
         """Return the class embeddings as they enter the method, (c, d): of unit length if ``normalize``."""
         if not self.normalize:
-            return self.class_embeddings_.astype(dtype, copy=False)
+            text: Array = self.class_embeddings_.astype(dtype, copy=False)
+            return text
         # Scaled in the wider of both dtypes, since the narrower may not hold what is still to be scaled.
         wide: Array = self.class_embeddings_.astype(np.result_type(self.class_embeddings_, dtype), copy=False)
         return unit_length(wide).astype(dtype, copy=False)
@@ -253,8 +254,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         checked: Array = validate_data(self, widen(X), reset=False, dtype=[np.float32, np.float64])
         logits = self._logits(unit_length(checked) if self._scales_rows() else checked)
-        # A sum that is finite tells in one pass without a copy that all are; one that is not may be a sum too large.
-        if not np.isfinite(logits.sum(dtype=np.float64)) and not np.isfinite(logits).all():
+        # A sum that is finite tells in one pass without a copy that all are. Minus infinity is the score of a class
+        # that the linear probe has never seen; the best class of a row is always finite.
+        if not np.isfinite(logits.sum(dtype=np.float64)) and not np.isfinite(logits.max(axis=1)).all():
             raise InputError(
                 f"the scores of {type(self).__name__} are not finite: its numbers, or those of the rows, are too large "
                 f"for {logits.dtype}; scale them, or set normalize=True"

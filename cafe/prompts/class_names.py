@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cafe import foreign
 from cafe.errors import InputError, unknown_name
+from cafe.foreign import parse_json
 
 
 def read_class_names(path: Path | str, there: Sequence[str]) -> tuple[str, ...]:
@@ -58,17 +59,4 @@ def read_text(path: Path, option: str) -> str:
     """Read a UTF-8 text file that was given to an option; InputError says what is wrong with it."""
     if not path.is_file():
         raise InputError(f"{option} takes a file; there is none at {str(path)!r}")
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not UTF-8 text") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def parse_json(text: str, path: Path) -> Any:
-    """Parse JSON; InputError names the file and the line."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {error.lineno}: not JSON: {error.msg}") from error
+    return foreign.read_text(path)

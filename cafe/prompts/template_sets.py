@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cafe.errors import InputError, unknown_name
-from cafe.prompts.class_names import parse_json, read_text
+from cafe.foreign import parse_json
+from cafe.prompts.class_names import read_text
 from cafe.prompts.filling import GENERIC_TEMPLATE, has_slot
 from cafe.prompts.imagenet import IMAGENET_7_TEMPLATES, IMAGENET_80_TEMPLATES
 

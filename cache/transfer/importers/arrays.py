@@ -97,13 +97,34 @@ def _joined(pairs: list[Pair], arrays: Arrays) -> ForeignSplit:
     ids = [arrays[pair.ids]() for pair in pairs if pair.ids is not None]
     return ForeignSplit(
         image_features=_stacked([arrays[pair.features]() for pair in pairs]),
-        labels=np.concatenate([np.asarray(arrays[pair.labels]()).reshape(-1) for pair in pairs]),
-        sample_ids=np.concatenate(ids).astype(np.str_) if len(ids) == len(pairs) else None,
+        labels=_joined_labels([(pair.labels, np.asarray(arrays[pair.labels]())) for pair in pairs]),
+        sample_ids=np.concatenate([_texts_of(i) for i in ids]) if len(ids) == len(pairs) else None,
         source=", ".join(pair.features for pair in pairs),
     )
 
 
+def _joined_labels(parts: list[tuple[str, NDArray[Any]]]) -> NDArray[Any]:
+    for name, labels in parts:
+        if labels.ndim != 1 and labels.shape[1:] != (1,):
+            one_hot = "; one-hot rows are no labels, argmax(axis=1) makes them" if labels.ndim == 2 else ""
+            raise InputError(f"labels {name!r} must be (n,), one for each row; got {labels.shape}{one_hot}")
+    if len({labels.dtype.kind in "US" for _, labels in parts}) > 1:
+        raise InputError(f"{', '.join(name for name, _ in parts)}: some are texts and some are numbers")
+    return np.concatenate([labels.reshape(-1) for _, labels in parts])
+
+
+def _texts_of(ids: NDArray[Any]) -> NDArray[np.str_]:
+    return (
+        ids.reshape(-1).astype(np.str_)
+        if ids.dtype.kind != "S"
+        else np.char.decode(ids.reshape(-1), "utf-8", "replace")
+    )
+
+
 def _stacked(features: list[NDArray[Any]]) -> NDArray[Any]:
+    for array in features:
+        if array.dtype.kind not in "fiu":
+            raise InputError(f"features must be numbers, got an array of {array.dtype}")
     shapes = {array.shape[1:] for array in features}
     if len(shapes) != 1 or len(next(iter(shapes))) != 1:
         raise InputError(f"features must be (n, d) of one width, got {', '.join(str(a.shape) for a in features)}")
@@ -113,9 +134,9 @@ def _stacked(features: list[NDArray[Any]]) -> NDArray[Any]:
 def _class_names(roles: Roles, arrays: Arrays) -> tuple[str, ...] | None:
     if roles.class_names is None:
         return None
-    names = np.asarray(arrays[roles.class_names]())
+    names = np.atleast_1d(np.asarray(arrays[roles.class_names]())).reshape(-1)
     # Some tools call the labels themselves "classes".
-    return tuple(str(name) for name in names.astype(np.str_)) if names.dtype.kind in "US" else None
+    return tuple(str(name) for name in _texts_of(names)) if names.dtype.kind in "US" else None
 
 
 @dataclass(frozen=True)

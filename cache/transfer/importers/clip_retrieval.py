@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.cache.transfer.array_files import arrays_of_file, reason_of
+from cafe.cache.transfer.array_files import arrays_of_file
 from cafe.cache.transfer.importers.base import ExampleSplits, ForeignFeatures, ForeignSplit, Importer, ImportOptions
 from cafe.errors import InputError, MissingDependencyError, unknown_name
+from cafe.foreign import SMALL_BYTES, check_regular, reading
 
 IMPORTER = "clip-retrieval"
 
@@ -83,15 +84,19 @@ def _folders(path: Path, alone: str) -> dict[str, Path]:
 
 
 def _split(folder: Path, label_column: str | None) -> tuple[ForeignSplit, list[Path], list[str]]:
-    features, labels, ids = [], [], []
+    features: list[NDArray[Any]] = []
+    labels: list[Any] = []
+    ids: list[Any] = []
     files, notes = [], []
     # By number, since img_emb_10 sorts before img_emb_2.
     for array in sorted(folder.glob("img_emb/img_emb_*.npy"), key=_number):
         table = folder / "metadata" / f"{array.stem.replace('img_emb', 'metadata')}.parquet"
         if not table.is_file():
             raise InputError(f"{array} needs its metadata beside it, for the labels: {table} is not there")
-        columns = _columns(table)
+        columns = _columns(table, label_column)
         rows = arrays_of_file(array)[array.stem]()
+        if rows.ndim != 2 or (features and rows.shape[1] != features[0].shape[1]):
+            raise InputError(f"{array} must be (n, d), as wide as the other parts; got {rows.shape}")
         if any(len(column) != len(rows) for column in columns.values()):
             raise InputError(f"{array} has {len(rows)} rows, but {table} {len(next(iter(columns.values())))}")
         values, note = _labels(columns, label_column, table)
@@ -105,12 +110,24 @@ def _split(folder: Path, label_column: str | None) -> tuple[ForeignSplit, list[P
     return ForeignSplit(joined, np.array(labels), given, f"{folder.name}/img_emb"), files, notes
 
 
-def _columns(table: Path) -> dict[str, list[Any]]:
+def _columns(table: Path, label_column: str | None) -> dict[str, list[Any]]:
+    """Read the columns of labels and paths; the others are only named, since they may be of any kind and size."""
     _, parquet = _pyarrow("reading parquet")
-    try:
-        columns: dict[str, list[Any]] = parquet.read_table(table).to_pydict()
-    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
-        raise InputError(f"{table} is not a parquet file, or is damaged: {reason_of(error)}") from error
+    check_regular(table)
+    with reading(table, "a parquet file"):
+        file = parquet.ParquetFile(table)
+        names = list(file.schema_arrow.names)
+        wanted = [name for name in names if name == label_column or name in (*_LABEL_COLUMNS, *_PATH_COLUMNS)]
+        # A file states how large it becomes: texts that repeat pack well, but not to a ten thousandth.
+        groups = range(file.metadata.num_row_groups)
+        unpacked = sum(file.metadata.row_group(group).total_byte_size for group in groups)
+        if unpacked > SMALL_BYTES and unpacked > 10_000 * table.stat().st_size:
+            raise InputError(f"{table} states that it would grow to {unpacked:,} bytes, so it is not unpacked")
+        columns: dict[str, list[Any]] = file.read(columns=wanted).to_pydict()
+    if label_column is not None and label_column not in names:
+        raise unknown_name(f"column of {table}", label_column, names)
+    if not wanted:
+        raise InputError(f"{table} has no labels; name their column with --label-column: {', '.join(names)}")
     return columns
 
 
@@ -121,6 +138,12 @@ def _labels(columns: dict[str, list[Any]], asked: str | None, table: Path) -> tu
     if name is not None:
         if any(value is None for value in columns[name]):
             raise InputError(f"column {name!r} of {table} has rows without a label")
+        odd = next((value for value in columns[name] if not isinstance(value, (str, int, float))), None)
+        if odd is not None:
+            raise InputError(
+                f"column {name!r} of {table} holds {type(odd).__name__} values, such as {str(odd)[:40]!r}; texts or "
+                f"whole numbers are needed"
+            )
         return columns[name], []
     if "image_path" not in columns:
         raise InputError(f"{table} has no labels; name their column with --label-column: {', '.join(columns)}")

@@ -43,4 +43,11 @@ class CoOpFeatures(Importer):
 
 def _files(path: Path) -> list[Path]:
     files = [path / f"{split}.npz" for split in _SPLITS]
-    return [file for file in files if zipfile.is_zipfile(file) and set(zipfile.ZipFile(file).namelist()) >= _NEEDED]
+    return [file for file in files if _members(file) >= _NEEDED]
+
+
+def _members(file: Path) -> set[str]:
+    try:
+        return set(zipfile.ZipFile(file).namelist()) if file.is_file() else set()
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return set()  # whoever reads it says what is wrong with it

@@ -15,6 +15,7 @@ animation, several pages                   the first frame
 HEIC                                       read where the extra cafe-clip[heic] is installed, else refused
 truncated, empty, or not an image          refused
 more than 178,956,970 pixels               refused as a decompression bomb (Pillow's own limit)
+a pipe, a device, or more than 1 GiB       refused before it is opened
 =========================================  ===================================================================
 
 Refused means :class:`cafe.errors.UnreadableImageError`, with the sample's id and the reason.
@@ -30,6 +31,7 @@ simplejpeg finds fault with. The table holds for both.
 from __future__ import annotations
 
 import io
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +44,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cafe.data.images.other_formats import kind_by_content, reads_heic
 from cafe.errors import MissingDependencyError, UnreadableImageError, unknown_name
+from cafe.foreign import reason_of
 
 PILLOW = "pillow"
 SIMPLEJPEG = "simplejpeg"
@@ -54,6 +57,7 @@ _chosen: ContextVar[str] = ContextVar("decoder", default=PILLOW)
 _COLOURS = {"RGB": "RGB", "L": "GRAY"}
 
 MAX_PIXELS = 178_956_970
+MAX_FILE_BYTES = 2**30  # a picture of so many pixels, 16 bits each of three channels and not compressed, is 1.07 GB
 # Pillow warns from half of that on, of photographs that are sound; above it they are refused here.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -118,12 +122,20 @@ def read_content(path: Path, sample_id: str) -> bytes:
     Raises
     ------
     UnreadableImageError
-        If it cannot be read: it is gone, say.
+        If it cannot be read: it is gone, say; or it is no regular file, or larger than 1 GiB. Whoever opens a pipe or a
+        device waits for ever, or reads without end.
     """
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise UnreadableImageError(sample_id, "it is no regular file, but a pipe, a device or a folder")
+        if status.st_size > MAX_FILE_BYTES:
+            raise UnreadableImageError(
+                sample_id, f"its file has {status.st_size:,} bytes, more than the limit of {MAX_FILE_BYTES:,}"
+            )
         return path.read_bytes()
-    except OSError as error:
-        raise UnreadableImageError(sample_id, (error.strerror or type(error).__name__).lower()) from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+        raise UnreadableImageError(sample_id, reason_of(error)) from error
 
 
 def as_rgb(image: Image.Image, sample_id: str) -> Image.Image:

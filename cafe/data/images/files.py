@@ -47,7 +47,54 @@ def subfolders(folder: Path) -> list[str]:
             names = [entry.name for entry in entries if not _hidden(entry.name) and entry.is_dir()]
     except OSError as error:
         raise InputError(f"the folder {folder} cannot be listed: {error.strerror}") from error
+    for name in names:
+        check_name(name, folder)
     return sorted(names, key=natural_order)
+
+
+def check_name(name: str, folder: Path | str) -> None:
+    """Refuse a name that is no UTF-8: it could stand in no table, page or prompt.
+
+    Raises
+    ------
+    InputError
+        Naming the folder that holds it.
+    """
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(f"the folder {folder} holds a name that is not UTF-8, {name!a}; rename it") from None
+
+
+def check_inside(named: Iterable[str], folder: Path, named_by: Path | str) -> None:
+    """Refuse paths of a list that lead out of the folder of its images.
+
+    A list from a stranger could otherwise make a report of any picture of this machine. Links within the folder are
+    followed: they were put there by who owns the folder, not by who wrote the list, and large data sets are kept so.
+
+    Parameters
+    ----------
+    named : iterable of str
+        Relative to ``folder``.
+    folder, named_by : path
+        The folder of images and the list, for the message.
+
+    Raises
+    ------
+    InputError
+        If a path is absolute, contains ``..``, or a NUL.
+
+    Examples
+    --------
+    >>> check_inside(["cat/1.jpg", "dog/2..jpg"], Path("photos"), "split.json")
+    """
+    for path in named:
+        parts = path.replace("\\", "/").split("/")
+        if path.startswith(("/", "\\")) or ".." in parts or "\0" in path or re.match(r"[A-Za-z]:[\\/]", path):
+            raise InputError(
+                f"{named_by} names {path!r}, which is not inside the folder of its images, {folder}; give "
+                f"paths relative to that folder"
+            )
 
 
 def list_images(root: Path, below: str = "", recursive: bool = True) -> Listing:
@@ -81,6 +128,7 @@ def list_images(root: Path, below: str = "", recursive: bool = True) -> Listing:
                 for entry in entries:
                     if _hidden(entry.name):
                         continue
+                    check_name(entry.name, root / folder)
                     relative = f"{folder}/{entry.name}" if folder else entry.name
                     if entry.is_dir():
                         if recursive and not entry.is_symlink():
@@ -121,6 +169,8 @@ def find_sizes(folder: Path, paths: Iterable[str], named_by: Path, *, lenient: b
         If a file is missing; the message counts them and names the first.
     """
     wanted: dict[str, set[str]] = defaultdict(set)
+    paths = list(paths)
+    check_inside(paths, folder, named_by)
     for path in paths:
         parent, _, name = path.rpartition("/")
         wanted[parent].add(name)
@@ -149,8 +199,9 @@ def natural_order(name: str) -> tuple[list[tuple[int, int, str]], str]:
     >>> sorted(["class10", "class2", "Class2"], key=natural_order)
     ['Class2', 'class2', 'class10']
     """
-    pieces = re.findall(r"[0-9]+|[^0-9]+", name)
-    return [(0, int(piece), "") if piece[0] in "0123456789" else (1, 0, piece) for piece in pieces], name
+    pieces = [(piece, piece.lstrip("0")) for piece in re.findall(r"[0-9]+|[^0-9]+", name)]
+    # The longer number is the larger one, and of equally long ones the text decides: no number is too long for it.
+    return [(0, len(n), n) if piece[0] in "0123456789" else (1, 0, piece) for piece, n in pieces], name
 
 
 def _hidden(name: str) -> bool:

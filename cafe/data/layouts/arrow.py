@@ -37,6 +37,9 @@ class ArrowImages:
         import datasets
 
         self._origin, self.split = origin, split
+        # What the hub's library downloads lies in its own cache, with the bytes in the rows.
+        given = Path(str(origin)).absolute()
+        self._root = (given if given.is_dir() else given.parent) if given.exists() else None
         # Rows of the table must be rows of the data set.
         rows = rows if rows._indices is None else rows.flatten_indices()
         self._image = _column(origin, rows, chosen, "image", _is_image, IMAGE_COLUMNS)
@@ -95,18 +98,27 @@ class ArrowImages:
         if cell["bytes"] is not None:
             content: bytes = cell["bytes"]
             return content
+        path = self._inside(cell["path"])
         try:
-            with open(cell["path"], "rb") as file:  # noqa: PTH123 (may be None)
-                return file.read()
-        except (OSError, TypeError):
+            return None if path is None else path.read_bytes()
+        except OSError:
             return None
 
     def _size_on_disk(self, row: int) -> int:
         cell = self._rows[row][self._image]
+        path = None if cell is None else self._inside(cell["path"])
         try:
-            return os.stat(cell["path"]).st_size  # noqa: PTH116 (may be None)
-        except (OSError, TypeError):
+            return 0 if path is None else path.stat().st_size
+        except OSError:
             return 0
+
+    def _inside(self, path: str | None) -> Path | None:
+        """Return where a row's picture lies if it is a file in the data set's folder; a row may name any path."""
+        if not path or "\0" in path or self._root is None:
+            return None
+        place = self._root / path
+        inside = ".." not in place.parts and place.is_relative_to(self._root)
+        return place if inside and place.is_file() else None
 
 
 def load_local(path: Path, only: Collection[str] | None = None) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from cafe.data.base import Dataset, ImageSplit, NamedDataset, count_note
 from cafe.data.images.examples import write_pictures
 from cafe.data.images.files import find_sizes
 from cafe.errors import InputError
+from cafe.foreign import read_json
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -124,10 +125,10 @@ def read_split_file(path: Path) -> Rows:
     InputError
         If the file cannot be read or has another form.
     """
+    content: Any = read_json(path)
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
         return {split: [(str(p), int(label), str(name)) for p, label, name in content[split]] for split in SPLITS}
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise InputError(
             f"{path} is not a CoOp split file ({type(error).__name__}: {error}); it should hold "
             f'{{"train": [[path, label, class name], ...], "val": ..., "test": ...}}'

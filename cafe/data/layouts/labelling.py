@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cafe.data.base import ImageSplit
 from cafe.data.images.files import natural_order
 from cafe.errors import InputError
+from cafe.foreign import read_text
 from cafe.protocol.partition import chosen_origin, split_by_hash
 
 CLASS_FILE = "classnames.txt"
@@ -77,10 +78,7 @@ def read_class_list(folder: Path) -> list[str] | None:
     path = folder / CLASS_FILE
     if not path.is_file():
         return None
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
 def label_rows(
@@ -144,7 +142,9 @@ def _look_up(origin: object, class_names: tuple[str, ...], labels: Sequence[str 
     """Find labels in the list: by place if all are numbers, else by name."""
     kinds: set[str | int] = set(labels)
     if all(isinstance(kind, int) or (kind.isascii() and kind.isdecimal()) for kind in kinds):
-        label_of = {kind: int(kind) for kind in kinds if 0 <= int(kind) < len(class_names)}
+        # A number of ten digits is no line of the list, and one of thousands is longer than Python reads.
+        short = [kind for kind in kinds if isinstance(kind, int) or len(kind.lstrip("0")) < 10]
+        label_of = {kind: int(kind) for kind in short if 0 <= int(kind) < len(class_names)}
     else:
         label_of = {name: label for label, name in enumerate(class_names)}
     unknown = sorted(map(str, kinds - label_of.keys()), key=natural_order)

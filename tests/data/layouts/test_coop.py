@@ -86,7 +86,7 @@ def test_no_root_no_split_no_images(tmp_path: Path, root: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("not json", "not a CoOp split file"),
+        ("not json", "line 1: not JSON"),
         ("[]", "not a CoOp split file"),
         (json.dumps({"train": [], "val": []}), "not a CoOp split file"),
         (json.dumps({"train": [["a", 0]], "val": [], "test": []}), "not a CoOp split file"),
