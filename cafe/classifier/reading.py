@@ -15,7 +15,7 @@ from PIL import Image
 
 from cafe.cache.extract.decode import processors
 from cafe.classifier.images import GivenImage
-from cafe.data.images.decoding import as_rgb, decoding_with, read_image
+from cafe.data.images.decoding import as_rgb, decoding_with, read_content, read_image
 from cafe.encoders.base import Cropper
 from cafe.errors import UnreadableImageError
 
@@ -77,7 +77,7 @@ def read_ahead(
             with decoding_with(decoder):
                 if isinstance(given.source, Image.Image):
                     return ReadImage(given, crop=cropper()(as_rgb(given.source, given.name)))
-                content = _bytes_of(given.source, given.name)
+                content = read_content(given.source, given.name)
                 sha256 = hashlib.sha256(content).digest()
                 if is_known(sha256):
                     return ReadImage(given, sha256)
@@ -98,10 +98,3 @@ def read_ahead(
         finally:  # whoever stops asking does not wait for what was read ahead
             for future in waiting:
                 future.cancel()
-
-
-def _bytes_of(path: Path, name: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UnreadableImageError(name, (error.strerror or type(error).__name__).lower()) from error
