@@ -415,6 +415,12 @@ def summarise_run(folder: Path, cache_dir: Path) -> RunSummary:
         return RunSummary(folder, name, size, damaged=str(error))
 
 
+def check_run(folder: Path) -> None:
+    """Refuse a folder that is no run. Raises InputError."""
+    if not (folder / RUN_FILE).is_file():
+        raise InputError(f"{folder} is not a run folder: it has no {RUN_FILE}; nothing was removed")
+
+
 def remove_run(folder: Path) -> list[Path]:
     """Remove the files of a run, and its folder if nothing else is in it.
 
@@ -433,8 +439,7 @@ def remove_run(folder: Path) -> list[Path]:
     InputError
         If it is no run: nothing is removed then.
     """
-    if not (folder / RUN_FILE).is_file():
-        raise InputError(f"{folder} is not a run folder: it has no {RUN_FILE}, so nothing was removed")
+    check_run(folder)
     for name in _OWN_FILES:  # the mark of the run first: without it, nothing takes the rest for a run
         (folder / name).unlink(missing_ok=True)
     remove_leftovers(folder)

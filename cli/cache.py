@@ -10,10 +10,11 @@ import typer
 
 from cafe.cli.caches import chosen_cache, suggest_next
 from cafe.cli.options import CacheDir, Json, Quiet, listed
-from cafe.cli.screen import Screen, counted, size
+from cafe.cli.screen import CURRENT, Screen, size
 from cafe.cli.verbs import Verbs, help_without_verb
 from cafe.errors import CacheError, CafeError, InputError
 from cafe.registry import entries
+from cafe.report.rows import counted
 from cafe.report.tables import align_left
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 app = typer.Typer(cls=Verbs, help="Look at, check, import, join, export and remove caches.", rich_markup_mode=None)
 
 _Which = Annotated[
-    str | None, typer.Argument(metavar="[CACHE]", help="File, or name as `cafe cache ls` has it [default: the newest].")
+    str | None,
+    typer.Argument(metavar="[CACHE]", help="File, or name as `cafe cache ls` has it [default: the one last used]."),
 ]
 _Keys = list[str] | None
 
@@ -152,7 +154,8 @@ def merge(
 @app.command("export")
 def export(
     cache: Annotated[
-        str | None, typer.Argument(metavar="[CACHE]", help="File, or name as `cafe cache ls` has it [default: newest].")
+        str | None,
+        typer.Argument(metavar="[CACHE]", help="File, or name as `cafe cache ls` has it [default: the one last used]."),
     ] = None,
     layout: Annotated[
         str | None,
@@ -169,12 +172,12 @@ def export(
     """Write features, labels, ids and text for other tools."""
     with Screen(json=json, quiet=quiet) as screen:
         from cafe.cache.format.reader import load_features
-        from cafe.cache.transfer.exporting import export_features
+        from cafe.cache.transfer.exporting import FORMATS, export_features
         from cafe.errors import InputError
         from cafe.files import cache_dir as cache_folder
 
         if out is None and layout is None:
-            raise InputError("give --out FILE, or --format npz, parquet or safetensors")
+            raise InputError(f"give --out FILE, or --format {', '.join(FORMATS)}")
         path = chosen_cache(cache, cache_folder(cache_dir), screen, used=False)
         target = out or Path(f"{path.stem}.{layout}")
         files = export_features(load_features(path, memmap="auto"), target, layout, force=force)
@@ -184,25 +187,31 @@ def export(
 
 @app.command("ls")
 def ls(cache_dir: CacheDir = None, json: Json = False, quiet: Quiet = False) -> None:
-    """List the caches, newest first."""
-    from cafe.cache.locate import list_caches
+    """List the caches, newest first; the one last used or made is marked, and is taken where none is named."""
+    from cafe.cache.format.reader import summarise
+    from cafe.cache.locate import caches_by_last_use, list_caches
     from cafe.cache.versions import old_versions
     from cafe.files import cache_dir as cache_folder
 
     with Screen(json=json, quiet=quiet) as screen:
         folder = cache_folder(cache_dir)
         found = list_caches(folder)
+        current = next(iter(caches_by_last_use(folder, found)), None)
+        if current is not None and all(one.path != current for one in found):
+            found = [*found, summarise(current)]
         old = old_versions(one.path for one in found if one.damaged is None)
-        body = [_line(one, old=one.path in old) for one in found]
+        body = [_line(one, current, old=one.path in old) for one in found]
         replaced_by = {path: str(newer) for path, newer in old.items()}
-        caches = [{**one.to_json(), "replaced_by": replaced_by.get(one.path)} for one in found]
+        caches = [
+            {**one.to_json(), "current": one.path == current, "replaced_by": replaced_by.get(one.path)} for one in found
+        ]
         document = {"cache_dir": str(folder), "caches": caches}
-        head = ["cache", "data set", "encoder", "images", "width", "size", "made"]
+        head = ["", "cache", "data set", "encoder", "images", "width", "size", "made"]
         text = "\n".join(align_left(head, body)) if found else ""
         if found or json:
             screen.answer(document, text)
         if not found:
-            screen.say(f"there is no cache in {folder} yet; make one with: cafe extract --dataset NAME")
+            screen.say(f"there is no cache in {folder} yet; make one with: cafe extract FOLDER")
         if old:
             screen.say(f"{counted(len(old), 'old version')} of folders that changed; cafe cache rm --old removes them")
         for one in found:
@@ -303,12 +312,13 @@ def rm(
         screen.answer({"removed": [str(path) for path in paths]}, f"removed {names}")
 
 
-def _line(one: CacheSummary, *, old: bool) -> list[str]:
+def _line(one: CacheSummary, current: Path | None, *, old: bool) -> list[str]:
+    mark = CURRENT if one.path == current else ""
     if one.damaged is not None:
-        return [one.path.name, "damaged", "", "", "", size(one.bytes), ""]
+        return [mark, one.path.name, "damaged", "", "", "", size(one.bytes), ""]
     images = f"{sum(one.splits.values()):,}"
     made = f"{one.created[:16]}{' (old version)' if old else ''}"
-    return [one.path.name, one.dataset, one.encoder, images, str(one.dim), size(one.bytes), made]
+    return [mark, one.path.name, one.dataset, one.encoder, images, str(one.dim), size(one.bytes), made]
 
 
 def _described(document: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ from cafe.cli.options import (
     chosen_seeds,
     listed,
     numbers,
-    whole_numbers,
+    numbers_of_shots,
 )
 from cafe.cli.screen import Screen
 from cafe.registry import entries, find
@@ -42,7 +42,7 @@ def compare(
         typer.Option(
             "--cache",
             metavar="FILE,...",
-            help="Caches to compare on; a list; shift learns from the first [default: the newest].",
+            help="Caches to compare on; a list; shift learns from the first [default: the one last used].",
         ),
     ] = None,
     shots: Shots = None,
@@ -78,7 +78,7 @@ def compare(
     find("compare.suites", "SUITE", "suite", suite)
     for name in (*listed(methods), *listed(include)):
         find("methods", "METHOD", "method", name)
-    all_shots = whole_numbers(shots or DEFAULT_SHOTS, "--shots", least=1)
+    all_shots = numbers_of_shots(shots or DEFAULT_SHOTS)
     all_seeds = chosen_seeds(seeds, seed, DEFAULT_SEEDS)
     all_values = numbers(values, "--values")
     with Screen(json=json, quiet=quiet) as screen:

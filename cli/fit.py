@@ -171,7 +171,7 @@ def fit(
 
         if out is not None:
             check_output_folder(out, RUN_FILE, "the run")
-        screen.say("getting ready" if data is None and cache is None else f"getting ready: {data or cache}")
+        screen.say("getting ready" if data is None and cache is None else f"looking at {data or cache}")
         from cafe.classifier.classifier import Classifier
         from cafe.fitting import ADAPTER, chosen_method
 
@@ -196,8 +196,6 @@ def _answer(classifier: Classifier, screen: Screen, cache_dir: Path | None) -> N
     row, run, extraction = classifier.row or {}, classifier.run, classifier.extraction
     if extraction is not None:
         warn_about(extraction, screen)
-    for note in classifier.notes:
-        screen.say(note)
     document = {
         "run": str(run),
         "rows": [row],

@@ -11,6 +11,7 @@ import typer
 
 from cafe.errors import InputError
 
+ALL = "all"
 WORDS_FOR_RATIO = ("auto", "learned", "scalar")
 
 Json: TypeAlias = Annotated[
@@ -48,7 +49,8 @@ NoUseOfCacheDir: TypeAlias = Annotated[
     ),
 ]
 Shots: TypeAlias = Annotated[
-    list[str] | None, typer.Option("--shots", metavar="1,2,4", help="Training images per class; a list.")
+    list[str] | None,
+    typer.Option("--shots", metavar="1,2,4,all", help="Training images per class, or all there are; a list."),
 ]
 Seeds: TypeAlias = Annotated[
     list[str] | None, typer.Option("--seeds", metavar="1,2,3", help="Seeds of the few-shot draws; a list.")
@@ -99,6 +101,24 @@ def whole_numbers(values: Sequence[str] | None, option: str, *, least: int) -> l
             raise InputError(f"{option} takes whole numbers of at least {least}, such as 1,2,4; got {text!r}")
         numbers[number] = None
     return list(numbers)
+
+
+def numbers_of_shots(values: Sequence[str]) -> list[int | None]:
+    """Read numbers of training images per class, of which ``all`` is None.
+
+    Raises
+    ------
+    InputError
+        If something else stands there.
+
+    Examples
+    --------
+    >>> numbers_of_shots(["1,2", "all"])
+    [1, 2, None]
+    """
+    words = listed(values)
+    shots: list[int | None] = [*whole_numbers([word for word in words if word != ALL], "--shots", least=1)]
+    return shots + [None] if ALL in words else shots
 
 
 def chosen_seeds(seeds: Sequence[str] | None, seed: int | None, default: Sequence[str]) -> list[int]:

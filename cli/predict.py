@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Self, TextIO
 import typer
 
 from cafe.cli.options import CacheDir, Device, Dtype, Json, Quiet, listed
-from cafe.cli.screen import Screen, counted
+from cafe.cli.runs import complete_run
+from cafe.cli.screen import Screen
 from cafe.errors import InputError
 from cafe.names import csv_cell
+from cafe.report.rows import counted
 
 if TYPE_CHECKING:
     from cafe.classifier.classifier import Classifier, Prediction
@@ -25,13 +27,6 @@ _SHOWN_LEFT_OUT = 5
 _WIDEST_NAME = 60  # columns that the names of images are padded to at most
 _SUFFIX = ".csv"
 _GUESS = ("class", "probability")  # columns of each guess; of the second they end in _2, and so on
-
-
-def _complete_run(incomplete: str) -> list[str]:
-    from cafe.files import cache_dir as cache_folder
-    from cafe.runs import run_names
-
-    return [name for name in run_names(cache_folder()) if name.startswith(incomplete)]
 
 
 def predict(
@@ -50,7 +45,7 @@ def predict(
             "--run",
             metavar="DIR|NAME",
             help="Folder that `cafe fit` saved to, or its name as `cafe runs ls` has it [default: the run last used].",
-            autocompletion=_complete_run,
+            autocompletion=complete_run,
         ),
     ] = None,
     classes: Annotated[
@@ -127,6 +122,11 @@ def predict(
         if done == len(unreadable):
             raise InputError(f"none of {counted(done, 'image')} can be read, the first {unreadable[0].image!r}")
         evaluation = None if labelled is None else labelled.evaluation()
+        if evaluation is not None and evaluation.fitted is None:
+            screen.warn(
+                "this run does not say which images it was fitted on: where some of them are among these, the accuracy "
+                "is too high"
+            )
         document = {
             "run": None if classifier.run is None else str(classifier.run),
             "images": [prediction.to_json() for prediction in predictions],

@@ -16,6 +16,7 @@ from cafe.names import visible, visible_json, visible_name
 from cafe.report.rows import plain
 
 _BAR_WIDTH = 24  # columns
+CURRENT = "*"  # marks the cache or run that is taken where none is named
 _PAUSE = 0.1  # seconds between two drawings
 _COLOURS = {"red": "31", "yellow": "33", "green": "32", "bold": "1", "faint": "2"}
 
@@ -263,17 +264,6 @@ def line(
         parts.append(f"{speed:,.0f} {unit}/s" if speed >= 10 else f"{speed:.1f} {unit}/s")
         parts.append(f"{duration((total - done) / speed)} left" if done < total else f"in {duration(seconds)}")
     return "  ".join(parts)
-
-
-def counted(number: int, thing: str, things: str | None = None) -> str:
-    """Write a number of things in English.
-
-    Examples
-    --------
-    >>> counted(1, "image"), counted(1200, "image"), counted(0, "class", "classes")
-    ('1 image', '1,200 images', '0 classes')
-    """
-    return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"
 
 
 def duration(seconds: float) -> str:

@@ -43,7 +43,13 @@ def export_features(
         If the format is unknown or ``out`` is there already.
     """
     out = Path(out)
-    layout = out.suffix.removeprefix(".") if layout is None else layout
+    if layout is None:
+        layout = out.suffix.removeprefix(".").lower()
+        if layout not in FORMATS:
+            endings = ", ".join(f".{name}" for name in FORMATS)
+            raise InputError(
+                f"the ending of {str(out)!r} names no format; end it in one of {endings}, or give --format"
+            )
     if layout not in FORMATS:
         raise unknown_name("format", layout, FORMATS)
     has_text = layout == "parquet" and features.text_features is not None

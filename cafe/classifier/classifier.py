@@ -93,8 +93,8 @@ class Classifier:
         How it did when it was tested, as a row of `cafe fit --json`; None where that is not known.
     run : Path or None
         The folder it was loaded from or saved to.
-    fitted_images : frozenset of bytes
-        SHA-256 of the image files that it was fitted on, or its settings chosen by; empty where they are not known.
+    fitted_images : frozenset of bytes or None
+        SHA-256 of the image files that it was fitted on, or its settings chosen by; None where they are not known.
     cache : Path or None
         The cache that it was fitted on in this process; None elsewhere.
     extraction : ExtractionSummary or None
@@ -131,7 +131,7 @@ class Classifier:
         self.decoder = decoder
         self.row: dict[str, Any] | None = None
         self.run: Path | None = None
-        self.fitted_images: frozenset[bytes] = frozenset()
+        self.fitted_images: frozenset[bytes] | None = frozenset()
         self.notes: tuple[str, ...] = ()
         self.cache: Path | None = None
         self.extraction: ExtractionSummary | None = None
@@ -209,7 +209,7 @@ class Classifier:
         progress : callable, default=None
             Of the extraction, as of :func:`cafe.cache.extract`.
         tell : callable, default=None
-            Called with a sentence before each stage that may take long.
+            Called with a sentence before each stage that may take long, and with what stands in ``notes``.
 
         Returns
         -------
@@ -258,10 +258,15 @@ class Classifier:
             dtype=dtype, unlabelled=_unlabelled(unlabelled, features, device), unlabelled_name=str(unlabelled),
         )  # fmt: skip
         image = features.provenance.get("image", {})
-        encoder_id = str(features.provenance.get("encoder", ""))
+
+        def open_again() -> Encoder:
+            encoder = open_encoder(str(features.provenance.get("encoder", "")), device)
+            check_encoder(image.get("encoder", {}), encoder)
+            return encoder
+
         classifier = cls(
             final.estimator,
-            prepared.encoder or (lambda: _open_checked(encoder_id, image.get("encoder", {}), device)),
+            open_again if prepared.encoder is None else prepared.encoder,
             features.class_names,
             decoder=image.get("decoder", PILLOW),
         )
@@ -270,6 +275,9 @@ class Classifier:
         classifier._features = features
         classifier.cache, classifier.extraction = prepared.path, prepared.summary
         classifier.notes = (*filter(None, [prepared.division]), *final.notes)
+        if tell is not None:
+            for note in final.notes:
+                tell(note)
         if save is not False:
             classifier.save(None if save is True else save, cache_dir=cache_dir)
         return classifier
@@ -333,7 +341,8 @@ class Classifier:
         classifier = cls(estimator, encoder, saved["class_names"], decoder=fitted_on.get("decoder", PILLOW))
         classifier.run = folder
         classifier.row = saved.get("row")
-        classifier.fitted_images = frozenset(row.tobytes() for row in saved.get(FITTED_IMAGES, ()))
+        known = saved.get(FITTED_IMAGES)
+        classifier.fitted_images = None if known is None else frozenset(row.tobytes() for row in known)
         note_use(cache_folder(cache_dir), "runs", folder)
         return classifier
 
@@ -418,7 +427,7 @@ class Classifier:
             raise InputError("this classifier was not made by Classifier.fit, so there is nothing to save it from")
         caches = cache_folder(cache_dir)
         target = new_run_folder(caches, self.row) if folder is None else Path(folder)
-        save_run(self.estimator, target, row=self.row, features=self._features, fitted_images=self.fitted_images)
+        save_run(self.estimator, target, row=self.row, features=self._features, fitted_images=self.fitted_images or ())
         self.run = target
         note_use(caches, "runs", target)
         return target
@@ -636,9 +645,3 @@ def _unlabelled(given: Path | str | None, features: Features, device: str) -> st
             f"got {os.fspath(given)!r}"
         )
     return encode_like(features, given, device=device)
-
-
-def _open_checked(model: str, fitted: Mapping[str, Any], device: str) -> Encoder:
-    encoder = open_encoder(model, device)
-    check_encoder(fitted, encoder)
-    return encoder

@@ -30,8 +30,9 @@ class Evaluation:
         As in the rows of `cafe fit --json`, between 0 and 1 but for the last.
     recall : dict of str to float
         Share of each class's images that were named right; classes without an image are left out.
-    fitted : int
-        Images left out because the classifier was fitted on them.
+    fitted : int or None
+        Images left out because the classifier was fitted on them; None where it does not know which these are, so
+        that it may have been tested on some of them.
     other_classes : int
         Images left out because their folder is called as none of the classes.
     unreadable : int
@@ -45,7 +46,7 @@ class Evaluation:
     ece: float
     nll: float
     recall: dict[str, float]
-    fitted: int = 0
+    fitted: int | None = 0
     other_classes: int = 0
     unreadable: int = 0
 
@@ -61,11 +62,11 @@ class LabelledFolder:
     ----------
     class_names : ndarray of shape (c,), str
         In the order of the columns of probabilities.
-    fitted : collection of bytes
-        SHA-256 of the images that the classifier was fitted on.
+    fitted : collection of bytes or None
+        SHA-256 of the images that the classifier was fitted on; None where these are not known.
     """
 
-    def __init__(self, class_names: NDArray[np.str_], fitted: frozenset[bytes] = frozenset()) -> None:
+    def __init__(self, class_names: NDArray[np.str_], fitted: frozenset[bytes] | None = frozenset()) -> None:
         self._column_of = {_plain(str(name)): column for column, name in enumerate(class_names)}
         self._class_names = [str(name) for name in class_names]
         self._fitted_images = fitted
@@ -96,7 +97,7 @@ class LabelledFolder:
             self._other_classes += 1
         elif image.unreadable is not None:
             self._unreadable += 1
-        elif image.sha256 in self._fitted_images:
+        elif self._fitted_images is not None and image.sha256 in self._fitted_images:
             self._fitted += 1
         else:
             self._rows.append(probabilities)
@@ -110,7 +111,12 @@ class LabelledFolder:
         InputError
             If no image is left to be tested on.
         """
-        left_out = {"fitted": self._fitted, "other_classes": self._other_classes, "unreadable": self._unreadable}
+        fitted = None if self._fitted_images is None else self._fitted
+        left_out: dict[str, Any] = {
+            "fitted": fitted,
+            "other_classes": self._other_classes,
+            "unreadable": self._unreadable,
+        }
         if not self._rows:
             raise InputError(
                 f"no image is left to be tested on: {self._fitted:,} were fitted, {self._other_classes:,} are of other "

@@ -125,12 +125,13 @@ def prepare(
         check()
         note_use(folder, "caches", path)
         return Prepared(load_features(path, memmap="auto"), path)
-    say(f"looking at {os.fspath(source)}")
     texts = read_templates(wanted)
     dataset = open_dataset(source, None if root is None else Path(root), split=split)
     ready = _fitting_cache(dataset, model, texts, folder)
     division = described_division(dataset)
     check()
+    if division:
+        say(division)
     if ready is not None:
         say(f"its features are there already: {ready}")
         note_use(folder, "caches", ready)

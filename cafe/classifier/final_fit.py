@@ -69,10 +69,10 @@ class FinalFit:
     untested: str = ""
 
     @property
-    def fitted_images(self) -> frozenset[bytes]:
-        """SHA-256 of the image files that it was fitted on; empty where these are not known."""
+    def fitted_images(self) -> frozenset[bytes] | None:
+        """SHA-256 of the image files that it was fitted on; None where these are not known."""
         known = self.seen.image_sha256
-        return frozenset(() if known is None else (row.tobytes() for row in known))
+        return None if known is None else frozenset(row.tobytes() for row in known)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -71,7 +71,7 @@ class Experiment:
     """
 
     features: tuple[Features, ...]
-    shots: tuple[int, ...] = (1, 2, 4, 8, 16)
+    shots: tuple[int | None, ...] = (1, 2, 4, 8, 16)
     seeds: tuple[int, ...] = (1, 2, 3)
     methods: tuple[str, ...] | None = None
     include: tuple[str, ...] = ()

@@ -18,7 +18,7 @@ def compare(
     suite: str,
     features: Sequence[Features],
     *,
-    shots: Sequence[int] = (1, 2, 4, 8, 16),
+    shots: Sequence[int | None] = (1, 2, 4, 8, 16),
     seeds: Sequence[int] = (1, 2, 3),
     methods: Sequence[str] | None = None,
     include: Sequence[str] = (),
@@ -36,8 +36,10 @@ def compare(
         Name of a file in ``cafe/compare/suites``.
     features : sequence of Features
         One per cache. ``shift`` trains on the first and tests on all.
-    shots, seeds : sequence of int
-        The grid of draws.
+    shots : sequence of int or None
+        Training images per class of the draws; None is all of them.
+    seeds : sequence of int
+        Of the draws and fits.
     methods : sequence of str, default=None
         Keep only series of these methods; None for all.
     include : sequence of str, default=()

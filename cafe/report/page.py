@@ -10,7 +10,7 @@ from typing import Any
 from cafe.report.comparison import Comparison
 from cafe.report.figure import DARK, LIGHT, draw
 from cafe.report.panels import METRIC_NAMES, factor, metric_name
-from cafe.report.rows import field_names, text_of
+from cafe.report.rows import counted, field_names, text_of
 from cafe.report.tables import CHOSEN_ON, TextTable, published_table, tables
 
 _STYLE = """
@@ -91,8 +91,10 @@ def _lead(rows: Sequence[Mapping[str, Any]]) -> str:
     n_methods = len({(row["method"], row.get("variant")) for row in rows})
     seeds = sorted({row["seed"] for row in rows if row.get("seed") is not None})
     tests = sorted({(str(row["dataset"]), row["n_test"]) for row in rows})
-    on = ", ".join(f"{escape(name)} ({n:,} test images)" for name, n in tests)
-    return f"{len(rows)} runs of {n_methods} methods on {on}, seeds {escape(', '.join(map(str, seeds)) or 'none')}."
+    on = ", ".join(f"{escape(name)} ({counted(n, 'test image')})" for name, n in tests)
+    runs, methods = counted(len(rows), "run"), counted(n_methods, "method")
+    with_seeds = f", {'seed' if len(seeds) == 1 else 'seeds'} {escape(', '.join(map(str, seeds)))}" if seeds else ""
+    return f"{runs} of {methods} on {on}{with_seeds}."
 
 
 def _picture(comparison: Comparison) -> str:

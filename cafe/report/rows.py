@@ -93,3 +93,14 @@ def text_of(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return visible_name(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def counted(number: int, thing: str, things: str | None = None) -> str:
+    """Write a number of things in English.
+
+    Examples
+    --------
+    >>> counted(1, "image"), counted(1200, "image"), counted(0, "class", "classes")
+    ('1 image', '1,200 images', '0 classes')
+    """
+    return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"

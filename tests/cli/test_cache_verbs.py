@@ -17,7 +17,7 @@ def test_ls_of_an_empty_folder(cafe, cache_dir):
     assert cafe("cache", "ls", "--json").json == {"cache_dir": str(cache_dir), "caches": []}
     outcome = cafe("cache", "ls")
     assert (outcome.code, outcome.out) == (0, "")
-    assert "cafe extract --dataset NAME" in outcome.err
+    assert "cafe extract FOLDER" in outcome.err
 
 
 def test_ls_names_every_cache(cafe, make_cache):
