@@ -13,7 +13,7 @@ from cafe.cache.format import reader
 from cafe.cache.format.layout import HDF5_SIGNATURE, SUFFIX
 from cafe.cache.format.reader import CacheSummary, OtherFileError, summarise
 from cafe.cache.versions import old_versions
-from cafe.errors import CacheError, InputError
+from cafe.errors import CacheError, CafeWarning, InputError
 from cafe.features import Features
 from cafe.files import cache_dir as cache_folder
 from cafe.last_used import by_last_use, used_elsewhere
@@ -178,7 +178,7 @@ def find_cache(name_or_path: Path | str | None, folder: Path) -> Path:
             message = (
                 f"{len(fitting)} caches fit {name!r} ({names}); taking the one last used or made, {fitting[0].name}"
             )
-            warnings.warn(message, UserWarning, stacklevel=2)
+            warnings.warn(message, CafeWarning, stacklevel=2)
         return fitting[0]
     return _existing(folder / name, [summary.path.stem for summary in sound])
 

@@ -56,6 +56,13 @@ class MissingDependencyError(CafeError, ImportError):
         )
 
 
+class CafeWarning(UserWarning):
+    """Something about the user's data that he should know; every warning of cafe is one.
+
+    The command line shows these, and none of the libraries that it stands on, which speak to their developers.
+    """
+
+
 def unknown_name(kind: str, given: str, known: Iterable[str]) -> InputError:
     """Make the error for a name that is not known, with the nearest one that is.
 

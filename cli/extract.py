@@ -14,9 +14,10 @@ import typer
 
 from cafe.cli.caches import suggest_next
 from cafe.cli.options import CacheDir, Device, Dtype, Json, Quiet, listed, whole_numbers
-from cafe.cli.screen import Progress, Screen, counted, duration, size
+from cafe.cli.screen import Progress, Screen, duration, size
 from cafe.errors import InputError, unknown_name
 from cafe.registry import entries
+from cafe.report.rows import counted
 from cafe.report.tables import align_left
 
 if TYPE_CHECKING:

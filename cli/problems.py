@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from typing import Any
 
 import typer
 
-from cafe.cli.screen import show
+from cafe.cli.screen import debugging, show
 from cafe.errors import CafeError
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
@@ -60,11 +59,6 @@ def run(call: Callable[[], Any]) -> int:
         _say("interrupted; what was finished before is whole, and the same command can be run again")
         return INTERRUPTED
     return code if isinstance(code, int) else DONE
-
-
-def debugging() -> bool:
-    """Whether ``CAFE_DEBUG`` asks for tracebacks."""
-    return os.environ.get("CAFE_DEBUG", "") not in ("", "0")
 
 
 def _tell(message: str, code: int) -> int:

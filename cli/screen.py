@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json as json_module
+import logging
 import os
 import shutil
 import sys
@@ -12,6 +13,7 @@ import warnings
 from types import TracebackType
 from typing import Any, Self, TextIO
 
+from cafe.errors import CafeWarning
 from cafe.names import visible, visible_json, visible_name
 from cafe.report.rows import plain
 
@@ -59,6 +61,11 @@ def show(text: str, stream: TextIO, *, mark: str = "", colour: str | None = None
     print(shown, file=stream, flush=True)
 
 
+def debugging() -> bool:
+    """Whether ``CAFE_DEBUG`` asks for tracebacks, and for the warnings of libraries."""
+    return os.environ.get("CAFE_DEBUG", "") not in ("", "0")
+
+
 def paint(text: str, colour: str, stream: TextIO) -> str:
     """Colour a text where the stream shows colours; leave it as it is elsewhere."""
     return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m" if colourful(stream) else text
@@ -67,8 +74,9 @@ def paint(text: str, colour: str, stream: TextIO) -> str:
 class Screen:
     """The screen of one verb, as a context manager.
 
-    While it is open, Python's own warnings come out as one line each on stderr, and whatever a library
-    prints goes to stderr, so that stdout holds the answer and nothing else.
+    While it is open, warnings of cafe come out as one line each on stderr, those of libraries, which speak to their
+    developers, only with ``CAFE_DEBUG``; whatever a library prints goes to stderr, so that stdout holds the answer and
+    nothing else.
 
     Parameters
     ----------
@@ -97,10 +105,15 @@ class Screen:
         self._stdout = sys.stdout
         self._stack.enter_context(warnings.catch_warnings())
         self._stack.enter_context(contextlib.redirect_stdout(sys.stderr))
-        # Those are for the developers of the libraries; what is about the user's data is a UserWarning.
-        for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
-            warnings.simplefilter("ignore", category)
         warnings.showwarning = self._show_warning
+        if not debugging():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("default", CafeWarning)
+            os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read when it is imported
+            # Python prints what a library logs, from warnings up, where no program has a handler.
+            silent = logging.NullHandler()
+            logging.getLogger().addHandler(silent)
+            self._stack.callback(logging.getLogger().removeHandler, silent)
         if self.quiet or not sys.stderr.isatty():
             # The bars of the hub's libraries follow the same rule as ours. Read when they are imported.
             os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -149,7 +162,7 @@ class Screen:
     def result(self, text: str) -> None:
         """Write one line of an answer that comes piece by piece to stdout; nothing there if JSON was asked for."""
         if not self.json:
-            print(text, file=self._stdout, flush=True)
+            show(text, self._stdout)
 
     @property
     def shows_results(self) -> bool:

@@ -15,7 +15,7 @@ from cafe.classifier.reading import read_ahead
 from cafe.data.images.decoding import PILLOW
 from cafe.encoders.base import Encoder
 from cafe.encoders.opening import open_encoder
-from cafe.errors import InputError
+from cafe.errors import CafeWarning, InputError
 from cafe.features import Features
 
 
@@ -77,7 +77,7 @@ def encode_like(
         raise InputError(f"none of the {len(images)} images in {folder} can be read, the first {unreadable[0]}")
     if unreadable:
         message = f"{len(unreadable)} of {len(images)} images were left out, the first {unreadable[0]}"
-        warnings.warn(message, UserWarning, stacklevel=2)
+        warnings.warn(message, CafeWarning, stacklevel=2)
     encoded: NDArray[np.float32] = np.concatenate(parts)  # (m, d)
     return encoded
 
@@ -89,7 +89,7 @@ def check_encoder(fitted: Mapping[str, Any], encoder: Encoder) -> None:
         warnings.warn(
             f"this run was fitted on imported features, said to be of {fitted['named_by_user']!r}; whether "
             f"{encoder.id!r} makes the same ones cannot be checked",
-            UserWarning,
+            CafeWarning,
             stacklevel=3,
         )
         return

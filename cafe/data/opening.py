@@ -61,6 +61,8 @@ def open_dataset(
     if name_or_path in named:
         published: Dataset = named[name_or_path].load().open(data_root(root), lenient=lenient)
         return published
+    if "://" in name_or_path:
+        raise InputError(f"{name_or_path!r} is an address; cafe reads files and downloads nothing: fetch it first")
     path = Path(name_or_path).expanduser()
     # An empty string would be the current folder.
     source, there = _source_for(path) if name_or_path else (None, False)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
+from cafe.errors import CafeWarning
 from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits, unit_length
 from cafe.methods.inputs.parameters import Choice, Constraint, Number
 from cafe.solvers.transductive import solve
@@ -158,6 +159,6 @@ def _warn_of_few_classes(text_logits: Array) -> None:
         warnings.warn(
             f"the batch of {n} images looks like {seen} of {n_classes} classes; trans-clip is made for batches with "
             "images of nearly every class, and puts some into classes that are absent; stat-a is for such batches",
-            UserWarning,
+            CafeWarning,
             stacklevel=4,
         )

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cafe.errors import InputError
+from cafe.errors import CafeWarning, InputError
 
 _SHOWN = 10  # classes that a warning lists
 MAX_VAL_SHOTS = 4  # CoOp draws min(shots, 4) validation images per class
 
 
-class FewerShotsWarning(UserWarning):
+class FewerShotsWarning(CafeWarning):
     """Some classes have fewer images than shots, and gave all they have."""
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.errors import InputError
+from cafe.errors import CafeWarning, InputError
 from cafe.features import Split
 
 _CHUNK = 65536  # rows hashed at once; bounds the memory needed
@@ -52,7 +52,7 @@ def check_overlap(train: Split, test: Split) -> None:
         )
 
 
-class SharedImagesWarning(UserWarning):
+class SharedImagesWarning(CafeWarning):
     """Some validation images stand in the test split too, and were left out of validation."""
 
 

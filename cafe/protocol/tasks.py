@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.errors import InputError
+from cafe.errors import CafeWarning, InputError
 from cafe.features import Features, Split
 from cafe.protocol.draws import draw_few_shot
 from cafe.protocol.overlap import check_overlap, without_shared
@@ -140,7 +140,7 @@ def _take_drawn(features: Features, name: str, drawn: NDArray[np.int64], shots: 
         warnings.warn(
             f"{len(drawn) - len(there)} images drawn from split {name!r} could not be read when the cache was made; "
             f"the others are used",
-            UserWarning,
+            CafeWarning,
             stacklevel=3,
         )
     return split.take(np.array(there, dtype=np.int64))

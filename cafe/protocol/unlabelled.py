@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.errors import InputError
+from cafe.errors import CafeWarning, InputError
 from cafe.features import Features, Split
 
 # The label that they carry beside labelled rows.
@@ -71,7 +71,7 @@ def unlabelled_rows(features: Features, train: Split, test: Split, given: str | 
         if given == "test":
             warnings.warn(
                 "the unlabelled images are those that are tested on: the accuracy is that of a transductive method",
-                UserWarning,
+                CafeWarning,
                 stacklevel=2,
             )
         found = Unlabelled(f"split {given}", rows, given == "test")
@@ -85,7 +85,7 @@ def unlabelled_rows(features: Features, train: Split, test: Split, given: str | 
         if tested.any():
             warnings.warn(
                 f"{int(tested.sum())} of {len(tested)} unlabelled images are tested on, and were left out",
-                UserWarning,
+                CafeWarning,
                 stacklevel=2,
             )
             found = Unlabelled(found.name, found.features[~tested])

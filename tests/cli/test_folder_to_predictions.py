@@ -1,0 +1,260 @@
+"""From a folder of images to predictions: what `cafe fit FOLDER` and `cafe predict` do with what people have."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SCRIPTS = ["Katze", "кошка", "猫", "قطة", "a=b; c", "🐈"]
+
+
+def picture(seed: int, channel: int = 0) -> Image.Image:
+    """Make a picture that differs for every seed, of one colour in the main."""
+    pixels = np.random.default_rng(seed).integers(0, 120, (24, 24, 3), dtype=np.uint8)
+    pixels[..., channel] += 100
+    return Image.fromarray(pixels)
+
+
+def make_folder(root: Path, **numbers: int) -> Path:
+    """Make a folder of images for each class, so many in each."""
+    for label, (name, number) in enumerate(numbers.items()):
+        (root / name).mkdir(parents=True)
+        for i in range(number):
+            picture(1000 * label + i, label % 3).save(root / name / f"{i}.png")
+    return root
+
+
+def fitted(cafe, *arguments: object) -> dict:
+    outcome = cafe("fit", *arguments, "--json")
+    assert outcome.code == 0, outcome.err
+    return {**outcome.json, "row": outcome.json["rows"][0], "err": outcome.err}
+
+
+def test_a_folder_of_many_images_is_divided_tested_and_kept_whole(cafe, tmp_path):
+    """170 images: 85 train, 34 val, 51 test; then one more fit on all of them."""
+    folder = make_folder(tmp_path / "photos", cat=100, dog=70)
+    done = fitted(cafe, folder)
+    row = done["row"]
+    assert (row["method"], row["n_train"], row["n_test"]) == ("auto", 85, 51)
+    assert (row["tested_by"], row["refitted_on"]) == ("test split", 170)
+    assert "divided 50/20/30, copies kept together: train 85 (50%), val 34 (20%), test 51 (30%)" in done["err"]
+    assert "tested on 51 images, then fitted again on all 170 labelled images; that fit is kept" in done["err"]
+    # The hint stands before the work, with the command to type.
+    hint = f"cafe fit {folder} --model openai/clip-vit-base-patch32"
+    assert done["err"].index(hint) < done["err"].index("opening the encoder cafe:mini")
+
+    again = fitted(cafe, folder, "--no-refit")
+    assert again["extraction"] is None  # its features are there
+    assert again["row"]["refitted_on"] is None and again["row"]["acc1"] == row["acc1"]
+    for options in (["--shots", 4], ["--method", "tip-adapter"], ["--alpha", 0.5]):
+        assert fitted(cafe, folder, *options)["row"]["refitted_on"] is None, options
+    assert fitted(cafe, folder, "--method", "tip-adapter", "--refit")["row"]["refitted_on"] == 170
+
+    split = fitted(cafe, folder, "--split", "70/0/30", "--method", "zero-shot")
+    assert "divided 70/0/30, copies kept together: train 119 (70%), test 51 (30%)" in split["err"]
+    cafe("fit", folder, "--split", "70/10").refused("per cent of train, val and test that sum to 100", "'70/10'")
+
+
+def test_few_images_are_tested_by_cross_validation(cafe, photos):
+    done = fitted(cafe, photos)
+    row = done["row"]
+    assert (row["tested_by"], row["n_test"], row["refitted_on"]) == ("cross-validation", 16, 16)
+    assert 8 <= row["n_train"] < 16
+    assert row["acc1"] > 0.8  # blue-ish and red-ish: easy, with images that no fit has seen
+    assert "by cross-validation" in cafe("fit", photos).out
+
+
+def test_a_test_split_of_the_folder_is_never_learned_from(cafe, photos, tmp_path):
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            target = tmp_path / "split" / split / name
+            target.mkdir(parents=True)
+            for i in range(4):
+                shutil.copy(photos / name / f"{i + 4 * (split == 'test')}.png", target)
+    row = fitted(cafe, tmp_path / "split")["row"]
+    assert (row["tested_by"], row["n_train"], row["n_test"], row["refitted_on"]) == ("test split", 8, 8, None)
+    cafe("fit", tmp_path / "split", "--refit").refused("the test split of this data set is its own")
+    cafe("fit", tmp_path / "split", "--split", "70/10/20").refused("has splits of its own")
+
+
+@pytest.mark.parametrize("what", ["one image a class", "identical in each class", "identical everywhere"])
+def test_where_no_test_is_possible_it_says_so_and_fits(what, cafe, tmp_path):
+    for label, name in enumerate(("cat", "dog")):
+        (tmp_path / "few" / name).mkdir(parents=True)
+        for i in range(1 if what.startswith("one") else 3):
+            picture(0 if what.endswith("everywhere") else label).save(tmp_path / "few" / name / f"{i}.png")
+    done = fitted(cafe, tmp_path / "few")
+    row = done["row"]
+    assert (row["acc1"], row["n_test"], row["tested_by"]) == (None, 0, None)
+    assert "no test is possible" in done["err"] and "fitted all the same" in done["err"]
+    assert "no test is possible" in cafe("fit", tmp_path / "few").out
+    assert cafe("predict", tmp_path / "few" / "cat" / "0.png").code == 0
+    assert cafe("runs", "ls").code == cafe("runs", "info").code == 0
+
+
+def test_bad_folders_get_a_sentence(cafe, tmp_path):
+    cafe("fit", make_folder(tmp_path / "one_class", cat=3)).refused("holds a single class, 'cat'")
+    cafe("fit", make_folder(tmp_path / "one_image", cat=1)).refused("holds a single class")
+    cafe("fit", tmp_path / "nowhere").refused("no such file or folder")
+    cafe("fit", "digts").refused("did you mean 'digits'?")
+    cafe("fit", "https://example.org/photos").refused("address")
+    cafe("extract").refused("give one data set: cafe extract FOLDER")
+
+
+def test_a_text_file_that_is_called_an_image_is_left_out_and_named(cafe, photos):
+    (photos / "cat" / "notes.jpg").write_text("milk, bread")
+    outcome = cafe("fit", photos)
+    assert outcome.code == 0, outcome.err
+    assert "'cat/notes.jpg'" in outcome.err and "it is not an image" in outcome.err
+
+
+def test_class_names_of_any_script(cafe, tmp_path):
+    folder = make_folder(tmp_path / "photos", **dict.fromkeys(SCRIPTS, 4))
+    fitted(cafe, folder)
+    document = cafe("predict", folder, "--json").json
+    assert {guess["class"] for image in document["images"] for guess in image["predictions"]} <= set(SCRIPTS)
+    assert cafe("predict", folder, "--out", tmp_path / "preds.csv").code == 0
+    with (tmp_path / "preds.csv").open(encoding="utf-8", newline="") as stream:
+        assert {row["label"] for row in csv.DictReader(stream)} == set(SCRIPTS)
+
+
+def test_the_model_is_that_of_the_folders_cache_then_of_the_environment(cafe, photos, tiny_clip_folder, monkeypatch):
+    monkeypatch.setenv("CAFE_MODEL", str(tiny_clip_folder))
+    assert fitted(cafe, photos)["row"]["encoder"] == str(tiny_clip_folder)
+    assert fitted(cafe, photos, "--model", "cafe:mini")["row"]["encoder"] == "cafe:mini"
+    picture(77, 2).save(photos / "cat" / "new.png")
+    done = fitted(cafe, photos)
+    assert done["row"]["encoder"] == "cafe:mini" and done["extraction"] is not None
+    assert "opening the encoder cafe:mini, as for photos--cafe-mini" in done["err"]
+
+
+def test_the_cache_and_run_last_used_are_taken_and_marked(cafe, make_cache, tmp_path):
+    old, new = make_cache("blobs"), make_cache("drops")
+
+    def current(what: str) -> list[str]:
+        return [one["path"] for one in cafe(what, "ls", "--json").json[what] if one["current"]]
+
+    # `cafe runs ls --json` has "runs", `cafe cache ls --json` has "caches".
+    def current_cache() -> list[str]:
+        return [one["path"] for one in cafe("cache", "ls", "--json").json["caches"] if one["current"]]
+
+    assert current_cache() == [str(new)]
+    first = fitted(cafe, "--cache", "blobs", "--method", "zero-shot")
+    assert current_cache() == [str(old)] and current("runs") == [first["run"]]
+    assert str(old) in cafe("cache", "info").out
+    assert current_cache() == [str(old)]
+    second = fitted(cafe, "drops", "--method", "zero-shot", "--out", tmp_path / "elsewhere")
+    assert second["row"]["dataset"] == "drops"
+    assert current_cache() == [str(new)] and current("runs") == [str(tmp_path / "elsewhere")]
+    text = cafe("runs", "ls").out.splitlines()
+    assert text[1].startswith("*") and str(tmp_path / "elsewhere") in text[1] and not text[2].startswith("*")
+    assert f"showing the run last used: {tmp_path / 'elsewhere'}" in cafe("runs", "info").err
+
+
+def test_runs_are_removed_and_nothing_else(cafe, blobs, cache_dir, tmp_path):
+    kept, gone = (Path(fitted(cafe, "--method", "zero-shot", "--cache", "blobs")["run"]) for _ in range(2))
+    other = tmp_path / "mine"
+    fitted(cafe, "--method", "zero-shot", "--out", other)
+    (other / "notes.txt").write_text("mine")
+    cafe("runs", "rm", gone.name, "nothing", "--yes").refused("there is no run 'nothing'")
+    cafe("runs", "rm", tmp_path, "--yes").refused("is not a run folder")
+    cafe("runs", "rm", gone.name).refused("say --yes")
+    assert gone.is_dir()
+    outcome = cafe("runs", "rm", gone.name, other, "--yes")
+    assert outcome.code == 0 and "which stay: notes.txt" in outcome.err
+    assert not gone.exists() and kept.is_dir() and blobs.is_file()
+    assert [path.name for path in other.iterdir()] == ["notes.txt"]
+    (kept / "run.json").write_text("{")
+    assert "damaged" in cafe("runs", "ls").out and cafe("runs", "rm", kept.name, "-y").code == 0
+
+
+@pytest.fixture
+def classified(cafe, photos):
+    """A run on photographs."""
+    fitted(cafe, photos)
+    return photos
+
+
+def test_predict_takes_files_folders_patterns_and_a_list(cafe, classified, monkeypatch, tmp_path):
+    monkeypatch.chdir(classified)
+    everything = [str(classified / name / f"{i}.png") for name in ("cat", "dog") for i in range(8)]
+
+    def named(*paths: object) -> list[str]:
+        outcome = cafe("predict", *paths, "--json")
+        assert outcome.code == 0, outcome.err
+        return [image["image"] for image in outcome.json["images"]]
+
+    assert named(classified) == everything
+    assert named(f"{classified}/*/*.png") == everything
+    assert named(f"{classified}/**/3.png", classified / "cat" / "3.png") == [everything[3], everything[11]]
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{classified}/cat/1.png\n\n{classified}/dog\n"))
+    assert named("-") == [everything[1], *everything[8:]]
+    lines = cafe("predict", classified / "dog").out.splitlines()
+    assert len(lines) == 8 and all(" dog " in line for line in lines)
+    for address in ("https://example.org/a.jpg", "s3://bucket/a.jpg"):
+        cafe("predict", address).refused("is an address")
+    cafe("predict", tmp_path / "nowhere.png").refused("no such image or folder")
+    cafe("predict", f"{classified}/*.webp").refused("no file fits the pattern")
+
+
+def test_predict_writes_a_table(cafe, classified, tmp_path):
+    shutil.copytree(classified / "cat", tmp_path / "new" / "=cmd")
+    (tmp_path / "new" / "=cmd" / "broken.png").write_bytes(b"broken")
+    (tmp_path / "new" / "notes.txt").write_text("no image")
+    out = tmp_path / "preds.csv"
+    outcome = cafe("predict", tmp_path / "new", "--out", out, "--top", 2)
+    assert outcome.code == 0, outcome.err
+    assert "8 images named" in outcome.out and "notes.txt" in outcome.err and "broken.png" in outcome.err
+    with out.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert list(rows[0]) == ["image", "class", "probability", "class_2", "probability_2", "unreadable"]
+    assert [row["class"] for row in rows] == ["cat"] * 8 + [""]
+    assert rows[-1]["unreadable"].startswith("it is not an image")
+    for row in rows[:-1]:
+        assert float(row["probability"]) + float(row["probability_2"]) == pytest.approx(1, abs=2e-6)
+    cafe("predict", tmp_path / "new", "--out", out).refused("is there already", "--force")
+    assert cafe("predict", tmp_path / "new", "--out", out, "--force").code == 0
+    cafe("predict", tmp_path / "new", "--out", tmp_path / "preds.txt").refused("ends in .csv")
+
+
+def test_names_of_classes_alone_are_zero_shot(cafe, photos):
+    outcome = cafe("predict", "--classes", "circle, square,star", photos, "--json", "--model", "cafe:mini")
+    assert outcome.code == 0, outcome.err
+    document = outcome.json
+    assert document["run"] is None and len(document["images"]) == 16
+    assert {guess["class"] for guess in document["images"][0]["predictions"]} == {"circle", "square", "star"}
+    cafe("predict", "--classes", "cat", photos).refused("at least two names that differ")
+    cafe("predict", "--classes", "cat,cat", photos).refused("at least two names that differ")
+    cafe("predict", "--classes", "cat,dog", "--run", "x", photos).refused("not both")
+    cafe("predict", "--templates", "a {}", photos).refused("--templates go with --classes")
+
+
+def test_predict_without_a_run_says_how_to_make_one(cafe, photos):
+    cafe("predict", photos).refused("there is no run", "cafe fit FOLDER")
+
+
+def test_a_hundred_megapixels_are_read_without_a_word(cafe, classified, tmp_path):
+    Image.new("L", (10_000, 10_000), 90).save(tmp_path / "huge.png")
+    outcome = cafe("predict", tmp_path / "huge.png")
+    assert outcome.code == 0 and "warning" not in outcome.err.lower()
+
+
+def test_export_without_a_known_ending_names_the_formats(cafe, blobs, tmp_path):
+    for name in ("features", "features.dat"):
+        cafe("cache", "export", "--out", tmp_path / name).refused(".npz, .parquet, .safetensors", "--format")
+
+
+def test_compare_takes_all_shots(cafe, blobs):
+    outcome = cafe("compare", "baselines", "--shots", "1,all", "--seeds", "1", "--methods", "tip-adapter", "--json")
+    assert outcome.code == 0, outcome.err
+    assert {row["shots"]: row["n_train"] for row in outcome.json["rows"]} == {1: 4, None: 80}
+    page = Path(outcome.json["files"]["report.html"] if isinstance(outcome.json["files"], dict) else next(
+        name for name in outcome.json["files"] if name.endswith("report.html")
+    ))  # fmt: skip
+    assert "2 runs of 1 method on" in page.read_text(encoding="utf-8")
