@@ -249,7 +249,9 @@ def replacing_together(folder: Path, names: Iterable[str], *, mark: str) -> Iter
     temporaries = {name: temporary_beside(folder / name) for name in names}
     _make_folder(folder)
     try:
-        temporaries[mark].touch()  # before older leftovers go: there is always one that tells what this folder is
+        create_file(
+            temporaries[mark]
+        ).close()  # before older leftovers go: there is always one that tells what this folder is
         remove_leftovers(folder)
         yield temporaries
         for temporary in temporaries.values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,13 @@ def _storage_findings(file: StoredFile) -> Iterator[str]:
             yield f"array {name} {array.problem}"
         elif array.dtype.byteorder == ">":
             yield f"array {name} is big-endian"
+    placed = sorted(
+        ((array.offset, array) for array in file.arrays.values() if array.problem is None and array.nbytes),
+        key=lambda place: place[0],
+    )
+    for (_, first), (start, second) in pairwise(placed):
+        if start < first.offset + first.nbytes:
+            yield f"arrays {first.path} and {second.path} stand in the same bytes"
     if file.attrs["format_version"] > 1:
         yield from (f"the file has {item}, over which HDF5 has no checksum" for item in sorted(file.unchecked))
 
