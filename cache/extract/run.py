@@ -380,6 +380,11 @@ def _saying_what_is_kept(extractions: Sequence[Extraction]) -> Iterator[None]:
         what = (error.strerror or str(error)).lower()
         folder = extractions[0].partial.folder
         raise CafeError(f"{folder} could not be written: {what}; {_kept(extractions[0])}") from error
+    except CafeError as error:
+        # The disk failed while the finished file was written: all shards are there.
+        if type(error) is CafeError and isinstance(error.__cause__, OSError):
+            raise CafeError(f"{error}; {_kept(extractions[0])}") from error
+        raise
     finally:
         for extraction in extractions:
             with suppress(OSError):  # whatever went wrong is on its way already

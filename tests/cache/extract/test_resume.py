@@ -105,6 +105,26 @@ def test_full_disk_keeps_what_is_done(case, tmp_path, monkeypatch):
     assert content(tmp_path / "a.h5") == case.whole
 
 
+def test_a_limit_of_file_sizes_keeps_all_shards(case, tmp_path, monkeypatch):
+    real = atomic._reserve
+
+    def reserve(descriptor, size):  # files of more than 100 KB are refused: the finished one is, with its slack
+        if size > 100_000:
+            raise OSError(errno.EFBIG, "File too large")
+        real(descriptor, size)
+
+    monkeypatch.setattr(atomic, "_reserve", reserve)
+    with pytest.raises(
+        CafeError, match=r"a\.h5 could not be written .*: file too large; 32 of 32 images are kept"
+    ) as caught:
+        extract(*case(), tmp_path / "a.h5", **case.options)
+    assert caught.value.exit_code == 1
+    assert not list(tmp_path.rglob("*.tmp"))
+    monkeypatch.undo()
+    assert extract(*case(), tmp_path / "a.h5", **case.options).kept == 31  # and one that cannot be read
+    assert content(tmp_path / "a.h5") == case.whole
+
+
 def test_no_space_for_the_file_keeps_all_shards(case, tmp_path, monkeypatch):
     dataset, encoder = case()
     usage = namedtuple("usage", "total used free")
