@@ -279,7 +279,7 @@ class DamagedCaches(Campaign):
 class CacheFlips(DamagedCaches):
     """Single bits of caches: anywhere, in metadata, in the heaps of old files, in object headers."""
 
-    name, tries, short = "cache-flips", 12_000, 240
+    name, tries, short = "cache-flips", 10_000, 240
     limit = 20.0
 
     def attempt(self, number: int, rng: random.Random, folder: Path) -> Outcome:

@@ -439,6 +439,10 @@ class Sources(Foreign):
             if any(own.iterdir()):
                 self.examples.append((name, own, ""))
                 self.named[name] = own
+        # What an extraction imports is there before processes with bounded memory are forked.
+        first = next(given for given in self.examples if given[0] == "image-folder")
+        answer = run_cafe(folder / "try", "extract", "--dataset", first[1], "--workers", "0", "--device", "cpu")
+        assert answer.code == 0, answer
 
     def attempt(self, number: int, rng: random.Random, folder: Path) -> Outcome:
         """Open a mutated example, and read every image."""
