@@ -145,6 +145,7 @@ class Features:
             raise InputError("prompt_features, prompt_classes and text_features must be there together")
         if prompts is not None and owners is not None and owners.shape != prompts.shape[:1]:
             raise InputError(f"each prompt feature needs its class, got {prompts.shape} and {owners.shape}")
+        self._check_splits()
         if text is None:
             return
         if text.ndim != 3 or text.shape[1] != len(self.class_names):
@@ -156,6 +157,22 @@ class Features:
                 raise InputError(
                     f"text features are {text.shape[2]} wide but the image features of split {name!r} are "
                     f"{split.image_features.shape[1]} wide; they come from different encoders"
+                )
+
+    def _check_splits(self) -> None:
+        """Refuse splits of different widths, and labels that are no rows of ``class_names``."""
+        widths = {name: split.image_features.shape[1] for name, split in self.splits.items()}
+        if len(set(widths.values())) > 1:
+            shown = ", ".join(f"{name} {width}" for name, width in widths.items())
+            raise InputError(f"the splits have features of different widths, so of different encoders: {shown}")
+        for name, split in self.splits.items():
+            labels, last = split.labels, len(self.class_names) - 1
+            if labels.dtype.kind not in "iu":
+                raise InputError(f"labels of split {name!r} must be rows of class_names, but are {labels.dtype}")
+            if len(labels) and not 0 <= labels.min() <= labels.max() <= last:
+                raise InputError(
+                    f"labels of split {name!r} go from {labels.min()} to {labels.max()}, but are rows of class_names, "
+                    f"0 to {last}"
                 )
 
     def __repr__(self) -> str:
