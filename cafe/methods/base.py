@@ -26,7 +26,7 @@ from cafe.methods.inputs.cosines import Array, cosine_logits, softmax, unit_leng
 from cafe.methods.inputs.parameters import Constraint, Number, check_parameters
 from cafe.methods.inputs.problem import CheckedArrays, Problem, problems_of, widen
 from cafe.methods.many import fit_many
-from cafe.protocol.selection import resolve_automatic
+from cafe.protocol.selection import mildest, published_start, resolve_automatic
 
 # What a method needs from here is one import.
 __all__ = ["Array", "CheckedArrays", "FewShotClassifier", "Problem", "cosine_logits", "softmax", "unit_length"]
@@ -174,17 +174,16 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         classifier
-            The best candidate, unfitted; the first of equals.
+            The best candidate, unfitted; of equals the mildest, see :mod:`cafe.protocol.selection`.
         """
         from itertools import product
 
-        names = self.automatic()
-        candidates = [
-            self.varied(**dict(zip(names, values, strict=True)))
-            for values in product(*(self.grid[name] for name in names))
-        ]
+        start = published_start(self)
+        names = list(start)
+        grids = ([*self.grid[name], *([] if start[name] in self.grid[name] else [start[name]])] for name in names)
+        candidates = [self.varied(**dict(zip(names, values, strict=True))) for values in product(*grids)]
         scores = score(candidates)
-        return candidates[max(range(len(candidates)), key=lambda i: scores[i])]
+        return mildest(self, candidates, scores, score)
 
     # ------------------------------------------------------------------ other classes
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from cafe.compute import threads_for
 from cafe.errors import InputError
@@ -14,8 +15,15 @@ from cafe.methods.base import Array, FewShotClassifier, Problem
 from cafe.methods.inputs.parameters import Choice, Constraint, Number
 from cafe.methods.inputs.problem import CheckedArrays
 from cafe.methods.inputs.stored_rows import StoredRows
+from cafe.protocol.selection import mildest, steps_from_start
+
+if TYPE_CHECKING:
+    from cafe.solvers.logistic import PenaltyPath
 
 METHOD = "linear-probe"
+
+# Of the problems met in a search, by a digest of their rows: the basis of their span, and the path of their solutions.
+_Paths = dict[bytes, "tuple[Array | None, PenaltyPath]"]
 
 # The published search: seven decades first, then bisection in log10 C (KaiyangZhou/CoOp lpclip/linear_probe.py).
 C_PATH = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)
@@ -84,6 +92,8 @@ class LinearProbe(FewShotClassifier):
     # Unit-length features need little shrinkage; only used where one row per class leaves nothing to choose by.
     default_C: ClassVar[float] = 100.0
     C_: float
+    # Solutions that the candidates of one search share; None outside of a search.
+    _paths: _Paths | None = None
 
     def __init__(
         self,
@@ -109,25 +119,46 @@ class LinearProbe(FewShotClassifier):
         """Return what ``"auto"`` falls back to where nothing can be chosen."""
         return {"C": self.default_C}
 
+    def varied(self, **changes: Any) -> Self:
+        """Return an unfitted copy with some parameters changed, which shares the solutions of a search."""
+        other = super().varied(**changes)
+        if self._paths is not None:
+            other._paths = self._paths
+        return other
+
     def search(self, score: Callable[[list[Any]], list[tuple[float, float]]]) -> Any:
         """Search C: seven decades, then eight bisection steps around the best."""
 
         def candidates(values: list[float]) -> list[Any]:
-            return [self.varied(C=value) for value in values]
+            made = [self.varied(C=value) for value in values]
+            for one in made:
+                one._paths = paths
+            return made
 
-        values = list(C_PATH)
-        scores = score(candidates(values))
-        best = max(range(len(values)), key=lambda i: scores[i])
-        centre, best_score = np.log10(values[best]), scores[best]
+        paths: _Paths = {}  # candidates carry it along, so that each step of the search starts where others ended
+        tried: list[Any] = []
+        scores: list[tuple[float, float]] = []
+
+        def best_of(values: list[float]) -> tuple[tuple[float, float], float]:
+            """Score values; return the key of the best, accuracy before mildness, and its log10 C."""
+            made = [self.varied(C=value) for value in values]
+            for one in made:
+                one._paths = paths
+            found = score(made)
+            tried.extend(made)
+            scores.extend(found)
+            keys = [(s[0], -steps_from_start(self, {"C": value})) for s, value in zip(found, values, strict=True)]
+            place = max(range(len(values)), key=lambda i: keys[i])
+            return keys[place], float(np.log10(values[place]))
+
+        best, centre = best_of(list(C_PATH))
         step = 1.0  # half the distance of the decades above, in log10 C
         for _ in range(BISECTIONS):
-            sides = [centre - step, centre + step]
-            found = score(candidates([float(10**side) for side in sides]))
-            winner = max((0, 1), key=lambda i: found[i])
-            if found[winner] > best_score:
-                centre, best_score = sides[winner], found[winner]
+            key, place = best_of([float(10 ** (centre - step)), float(10 ** (centre + step))])
+            if key > best:
+                best, centre = key, place
             step /= 2
-        return self.varied(C=float(10**centre))
+        return self.varied(C=mildest(self, tried, scores, score).C)
 
     def _choose(self, problem: Problem) -> None:
         if len(np.unique(problem.y)) < 2:
@@ -173,10 +204,6 @@ class LinearProbe(FewShotClassifier):
 
 def _fit_paths(members: Sequence[tuple[LinearProbe, Problem]], max_iter: int) -> None:
     """Fit estimators that share arrays: distinct sets of rows are problems, all their C one path."""
-    import torch
-
-    from cafe.solvers.logistic import logistic_path
-
     base = members[0][1].base
     groups: dict[bytes, list[tuple[LinearProbe, Problem]]] = {}
     for one, problem in members:
@@ -193,23 +220,44 @@ def _fit_paths(members: Sequence[tuple[LinearProbe, Problem]], max_iter: int) ->
         small = work <= SMALL_PROBLEM
         with threads_for(work * len(batch)):
             # Features on disk pass in blocks, once for each evaluation.
-            X = base.X.take(used) if isinstance(base.X, StoredRows) else torch.from_numpy(base.X[used])
-            X, basis = _in_their_span(X)
-            fits = logistic_path(
-                X,
-                base.y[used],
-                n_classes,
-                path,
-                counts,
-                tolerance=1e-10 if small else 5e-6,
-                max_iter=max_iter,
-                dtype=torch.float64 if small else torch.float32,
-            )
+            X = base.X.take(used) if isinstance(base.X, StoredRows) else base.X[used]
+            basis, solver = _path_of(X, base.y[used], n_classes, counts, small, max_iter, batch[0][0][0]._paths)
+            fits = solver.fits(path, 1e-10 if small else 5e-6)
         for place, group in enumerate(batch):
             for one, _ in group:
                 fit = fits[path.index(one.C_)][place]
                 coef = fit.coef if basis is None else fit.coef @ basis
                 one._store(coef, fit.intercept, fit.iterations, base.X.dtype)
+
+
+def _path_of(
+    X: Any,
+    y: NDArray[np.int64],
+    n_classes: int,
+    counts: NDArray[np.int64],
+    small: bool,
+    max_iter: int,
+    known: _Paths | None,
+) -> tuple[Array | None, PenaltyPath]:
+    """Return the basis of the rows' span and the path of their solutions: the one of this search, where it was met."""
+    import torch
+
+    from cafe.solvers.logistic import PenaltyPath, SoftmaxLoss
+
+    key = None
+    if known is not None and not isinstance(X, StoredRows):
+        digest = blake2b(digest_size=16)
+        for part in (X, y, counts, np.array([n_classes, max_iter])):
+            digest.update(np.ascontiguousarray(part).data)
+        key = digest.digest()
+        if key in known:
+            return known[key]
+    rows, basis = _in_their_span(X if isinstance(X, StoredRows) else torch.from_numpy(X))
+    loss = SoftmaxLoss(rows, y, n_classes, counts, torch.float64 if small else torch.float32)
+    path = basis, PenaltyPath(loss, max_iter)
+    if known is not None and key is not None:
+        known[key] = path
+    return path
 
 
 def _in_their_span(X: Any) -> tuple[Any, Array | None]:

@@ -25,10 +25,12 @@ it is modelled as k_c ( S + m_c m_c^T,  m_c;  m_c^T,  1 ). At W = 0 that is exac
 as the model learns to tell classes apart, S shrinks towards the covariance within classes. Rows pass in blocks, so
 logits stay in cache and features may be on disk.
 
-The path. What makes it fast is to need few passes over the rows. A path goes from strong penalty to weak. Each C starts
-on the line, in log C, through the last two solutions; there the Hessian is modelled anew, which preconditions L-BFGS
-(lbfgs.py); and L-BFGS keeps its pairs from one C to the next. Where C jumps, it is approached in steps. Small problems
-keep the eigenvectors of their first model, and are solved in as many of them as their rows span.
+The path. What makes it fast is to need few passes over the rows. A path goes from strong penalty to weak. Each C
+starts on the line, in log C, through the last two solutions, and one that is asked for later through those on both
+sides of it (so a search that halves its steps pays for few passes at each); there the Hessian is modelled anew, which
+preconditions L-BFGS (lbfgs.py); and L-BFGS keeps its pairs from one C to the next. Where C jumps, it is approached in
+steps. Small problems keep the eigenvectors of their first model, and are solved in as many of them as their rows
+span.
 """
 
 from __future__ import annotations
@@ -245,14 +247,28 @@ class LogisticFit:
     converged: bool
 
 
+# Bytes of solutions that a path remembers, to start later ones from.
+REMEMBERED_BYTES = 256 * 2**20
+
+
 class PenaltyPath:
-    """Solutions at rising C, each from those before it."""
+    """Solutions at any C, each from those found before on both sides of it.
+
+    It may be asked again and again: a value between two that were solved starts on the line, in log C, through these.
+
+    Parameters
+    ----------
+    loss : SoftmaxLoss
+        The problems.
+    max_iter : int
+        Iterations at each C.
+    """
 
     def __init__(self, loss: SoftmaxLoss, max_iter: int) -> None:
         self.loss, self.max_iter = loss, max_iter
         self.two = torch.where(loss.seen.sum(1) == 2, 2.0, 1.0).double()  # (g,)
         self.memory: Memory = []
-        self.solved: list[tuple[float, Tensor]] = []
+        self.solved: list[tuple[float, Point]] = []  # in ascending order of C
         self.point, model = loss.evaluate(self._zero(), model=True, pooled=True)
         assert model is not None and model.S is not None
         self.values, vectors = torch.linalg.eigh(model.S)
@@ -270,18 +286,42 @@ class PenaltyPath:
             self.point, model = loss.evaluate(self._zero(), model=True)
             assert model is not None
         self.model = model
+        size = 2 * self.point.x.element_size() * self.point.x.numel()  # a point and its gradient
+        self.most_remembered = max(2, REMEMBERED_BYTES // max(size, 1))
 
     def _zero(self) -> Tensor:
         return torch.zeros(self.loss.g, (self.loss.d + 1) * self.loss.c, dtype=self.loss.dtype)
 
+    def fits(self, C: Sequence[float], tolerance: float) -> list[list[LogisticFit]]:
+        """Return the solutions, [C in the order given][problem]; parameters as in :func:`logistic_path`."""
+        fits: dict[int, list[LogisticFit]] = {}
+        for place in sorted(range(len(C)), key=lambda i: C[i]):
+            *between, last = self.steps_to(C[place])
+            for value in between:
+                self.solve(value, max(tolerance, ROUGH))
+            found = self.solve(last, tolerance)
+            units = last * self.loss.total  # from F to scikit-learn's objective
+            fits[place] = [
+                LogisticFit(
+                    *self.loss.solution(found.point.x, k),
+                    float(found.value[k] * units[k]),
+                    found.iterations,
+                    bool(found.done[k]),
+                )
+                for k in range(self.loss.g)
+            ]
+        return [fits[i] for i in range(len(C))]
+
     def steps_to(self, C: float) -> list[float]:
-        """Return the values of C on the way to the next one, itself the last."""
+        """Return the values of C on the way to the next one, itself the last; none where a larger one was solved."""
+        if self.solved and self.solved[-1][0] >= C:
+            return [C]
         start = max(self.solved[-1][0] if self.solved else 0.0, self.easy)
         count = max(1, math.ceil(math.log(max(C / start, 1)) / math.log(LARGEST_STEP)))
         return [start * (C / start) ** (i / count) for i in range(1, count)] + [C]
 
     def solve(self, C: float, tolerance: float) -> Minimum:
-        """Minimise at one C, not below the last one."""
+        """Minimise at one C."""
         loss = self.loss
         penalty = self.two / (C * loss.total)  # (g,)
         ridge = penalty.to(loss.dtype)[:, None, None].repeat(1, loss.d + 1, loss.c)
@@ -291,22 +331,33 @@ class PenaltyPath:
         precondition = Preconditioner(self.model, self.values, self.vectors, penalty, loss.seen)
         found = minimise(loss, self.point, ridge, precondition, tolerance, self.max_iter, self.memory)
         self.point = found.point
-        self.solved = [*self.solved[-1:], (C, self.point.x)]
+        self._remember(C, found.point)
         return found
 
+    def _remember(self, C: float, point: Point) -> None:
+        """Keep a solution, and let go of the one furthest from it where there are too many."""
+        self.solved = sorted([*(pair for pair in self.solved if pair[0] != C), (C, point)], key=lambda pair: pair[0])
+        if len(self.solved) > self.most_remembered:
+            self.solved.remove(max(self.solved, key=lambda pair: abs(math.log(pair[0] / C))))
+
     def _approach(self, C: float, ridge: Tensor) -> None:
-        """Move to where the last two solutions point, if that is better, and model the Hessian there."""
+        """Move to where the solutions around C point, if that is better, and model the Hessian there."""
         if not self.solved:
             return  # the model at zero is the one to start with
-        ahead = self.point.x
-        if len(self.solved) == 2:
-            (first, x), (second, z) = self.solved
-            if first < second:
-                ahead = z + (z - x) * (math.log(C / second) / math.log(second / first))
+        below = [pair for pair in self.solved if pair[0] <= C]
+        above = [pair for pair in self.solved if pair[0] > C]
+        # Between two of them, beyond the largest two, or at the smallest.
+        pair = [*below[-1:], *above[:1]] if above else below[-2:]
+        kept = min(pair, key=lambda solved: abs(math.log(C / solved[0])))[1]
+        ahead = kept.x
+        if len(pair) == 2:
+            (first, one), (second, other) = pair
+            x, z = one.x, other.x
+            ahead = z + (z - x) * (math.log(C / second) / math.log(second / first))
         reached, model = self.loss.evaluate(ahead, model=True, pooled=self.renew)
         assert model is not None
-        better = reached.with_ridge(ridge)[0] <= self.point.with_ridge(ridge)[0]  # (g,)
-        kept, wide = self.point, better[:, None]
+        better = reached.with_ridge(ridge)[0] <= kept.with_ridge(ridge)[0]  # (g,)
+        wide = better[:, None]
         self.point = Point(
             torch.where(wide, reached.x, kept.x),
             torch.where(better, reached.f, kept.f),
@@ -370,21 +421,4 @@ def logistic_path(
     if weights is None:
         weights = np.ones((1, X.shape[0]), dtype=np.int64)
     loss = SoftmaxLoss(X, y, n_classes, weights, dtype)
-    path = PenaltyPath(loss, max_iter)
-    fits: dict[int, list[LogisticFit]] = {}
-    for place in sorted(range(len(C)), key=lambda i: C[i]):
-        *between, last = path.steps_to(C[place])
-        for value in between:
-            path.solve(value, max(tolerance, ROUGH))
-        found = path.solve(last, tolerance)
-        units = last * loss.total  # from F to scikit-learn's objective
-        fits[place] = [
-            LogisticFit(
-                *loss.solution(found.point.x, k),
-                float(found.value[k] * units[k]),
-                found.iterations,
-                bool(found.done[k]),
-            )
-            for k in range(loss.g)
-        ]
-    return [fits[i] for i in range(len(C))]
+    return PenaltyPath(loss, max_iter).fits(C, tolerance)

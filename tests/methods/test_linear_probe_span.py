@@ -43,3 +43,28 @@ def test_equal_rows_leave_the_span_smaller_than_the_rows(few):
     double, labels = np.concatenate([X[:8], X[:8]]), np.concatenate([y[:8], y[:8]])
     once, twice = LinearProbe(C=5.0).fit(X[:8], y[:8]), LinearProbe(C=2.5).fit(double, labels)
     np.testing.assert_allclose(twice.logits(X), once.logits(X), rtol=0, atol=1e-3 * np.abs(once.logits(X)).max())
+
+
+def test_the_search_fits_its_problem_once_and_finds_what_single_fits_find(monkeypatch):
+    """Its nine calls share one path of solutions; accuracies are those of fits from the start."""
+    import cafe.solvers.logistic as logistic
+    from cafe.methods import fit_many
+    from cafe.protocol.selection import choose, few_shot_val
+
+    rng = np.random.default_rng(3)
+    means, y = rng.normal(size=(6, 20)), np.arange(300) % 6
+    X = (means[y] + 1.5 * rng.normal(size=(300, 20))).astype(np.float32)
+    made, build, scored = [], logistic.PenaltyPath.__init__, {}
+    monkeypatch.setattr(logistic.PenaltyPath, "__init__", lambda *a, **k: made.append(1) or build(*a, **k))
+    scorer = few_shot_val(fit_many, X, y, np.arange(200), (X[200:], y[200:]))
+
+    def score(candidates):
+        scores = scorer(candidates)
+        scored.update({one.C: accuracy for one, (accuracy, _) in zip(candidates, scores, strict=True)})
+        return scores
+
+    chosen, _ = choose(LinearProbe(C="auto"), "few-shot-val", score)
+    assert len(made) == 1 and len(scored) == 7 + 16
+    assert chosen._paths is None
+    for C, accuracy in scored.items():
+        assert LinearProbe(C=C).fit(X[:200], y[:200]).score(X[200:], y[200:]) == pytest.approx(accuracy, abs=0.011)

@@ -7,14 +7,16 @@ import pytest
 
 from cafe import CLIPAdapter, LinearProbe, TipAdapter, ZeroShot
 from cafe.errors import InputError
-from cafe.methods import fit_many
+from cafe.methods import fit_many, make_method, method_names
 from cafe.protocol import selection
 from cafe.protocol.selection import (
     NothingToChooseByError,
+    Scoring,
     choose,
     cross_validation,
     fall_back,
     few_shot_val,
+    published_start,
     resolve_policy,
 )
 
@@ -77,13 +79,39 @@ def test_a_ratio_that_the_variant_has_not_is_not_chosen():
     assert CLIPAdapter(variant="both", alpha="auto", beta="auto").automatic() == ["alpha", "beta"]
 
 
-def test_the_best_wins_and_likelihood_breaks_ties():
+def test_the_best_wins_and_ties_fall_to_the_milder():
+    """Likelihood rewards sharpness: it may not decide."""
     tip = TipAdapter(alpha="auto", beta=1.0)
 
-    def score(candidates):
-        return [(0.5, -abs(c.alpha - 3.0)) for c in candidates]
+    def sharp(candidates):
+        return [(0.5, c.alpha) for c in candidates]
 
-    assert choose(tip, "few-shot-val", score)[0].alpha == 3.0
+    assert choose(tip, "few-shot-val", sharp)[0].alpha == 1.17
+    assert choose(tip, "few-shot-val", lambda cs: [(c.alpha >= 3.0, c.alpha) for c in cs])[0].alpha == 3.0
+    assert choose(tip, "few-shot-val", lambda cs: [(c.alpha == 50.0, 0.0) for c in cs])[0].alpha == 50.0
+
+
+@pytest.mark.parametrize("name", [n for n in method_names() if make_method(n).grid])
+def test_every_search_that_learns_nothing_ends_at_the_published_start(name):
+    plain = make_method(name)
+    automatic = plain.set_params(**dict.fromkeys(plain.grid, "auto"))
+    start = published_start(automatic)
+    chosen, _ = choose(automatic, "few-shot-val", lambda candidates: [(0.7, 0.0)] * len(candidates))
+    assert {key: getattr(chosen, key) for key in start} == pytest.approx(start)
+
+
+def test_few_rows_a_class_need_more_than_a_standard_error():
+    """30 rows, accuracy 0.8: a standard error is 7.3 points. With four rows a class the highest is taken."""
+    tip = TipAdapter(alpha="auto", beta=1.0)
+
+    def by(gain, rows_a_class):
+        scoring = Scoring(lambda cs: [(0.8 + gain * (c.alpha == 20.0), 0.0) for c in cs], 30, rows_a_class)
+        return choose(tip, "few-shot-val", scoring)
+
+    for gain, rows_a_class, alpha in ((0.05, 3, 1.17), (0.1, 3, 20.0), (0.05, 4, 20.0)):
+        chosen, selection = by(gain, rows_a_class)
+        assert (chosen.alpha, selection.rows_a_class) == (alpha, rows_a_class)
+        assert selection.rule == ("most accurate" if rows_a_class == 4 else "mildest within one standard error")
 
 
 def test_search_of_c_bisects_around_the_best():

@@ -175,6 +175,34 @@ def test_a_path_takes_fewer_passes_than_its_members_alone(path, monkeypatch):
         assert a.objective == pytest.approx(b.objective, rel=1e-4)
 
 
+def test_a_search_that_comes_back_finds_what_single_fits_find_in_few_passes(monkeypatch):
+    """Decades, then halved steps, one call after the other: at each C the minimum, from solutions on both sides."""
+    X, y, _, _ = problem(400, 30, 8)
+    passes = []
+    evaluate = SoftmaxLoss.evaluate
+    monkeypatch.setattr(SoftmaxLoss, "evaluate", lambda *a, **k: passes.append(1) or evaluate(*a, **k))
+    path = PenaltyPath(SoftmaxLoss(X, y, 8, np.ones((1, 400), np.int64), torch.float64), 1000)
+    asked = [[1e4, 1e2, 1.0, 1e-2], [10.0, 1e3], [3.0, 31.0], [5.6, 18.0], [1e-4, 1e-3], [7.5, 13.0], [1e4]]
+    found = {C: fit for call in asked for C, (fit,) in zip(call, path.fits(call, 1e-11), strict=True)}
+    warm = len(passes)
+    for C, fit in found.items():
+        ((alone,),) = logistic_path(X, y, 8, [C], tolerance=1e-11, dtype=torch.float64)
+        assert fit.objective == pytest.approx(alone.objective, rel=1e-5)
+        model = LogisticRegression(C=C, tol=1e-9, max_iter=5000).fit(X.numpy(), y)
+        best = objective(model.coef_, model.intercept_, X.numpy(), y, C)
+        assert objective(fit.coef, fit.intercept, X.numpy(), y, C) == pytest.approx(best, rel=1e-5)
+    assert warm < 0.5 * (len(passes) - warm)
+
+
+def test_a_path_lets_go_of_the_furthest_solutions(monkeypatch):
+    X, y, _, _ = problem()
+    path = PenaltyPath(SoftmaxLoss(X, y, 5, np.ones((1, 60), np.int64), torch.float64), 1000)
+    path.most_remembered = 2
+    for C in (0.1, 1.0, 10.0, 2.0):
+        path.fits([C], 1e-9)
+    assert len(path.solved) == 2 and 2.0 in [C for C, _ in path.solved]
+
+
 def test_far_values_of_C_are_approached_in_steps():
     X, y, _, _ = problem()
     path = PenaltyPath(SoftmaxLoss(X, y, 5, np.ones((1, 60), np.int64), torch.float64), 100)
