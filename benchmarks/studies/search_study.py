@@ -7,8 +7,7 @@ cross-validation of the shots else. Printed is the test accuracy of what a rule 
 in points, as mean over draws for each method, set and number of shots, then as mean over sets.
 
 - before: the highest accuracy, ties by likelihood;
-- now: :mod:`cafe.protocol.selection`: ties to the mildest, with fewer than four rows a class to score on the mildest
-  within one standard error.
+- now: :mod:`cafe.protocol.selection`: ties to the mildest, with fewer than four rows a class the start itself.
 
 Built on: Caltech69, Flowers (no text), Food8, digits (`cafe:mini`). Final, looked at once the rule is chosen: SUN34,
 Cars and DTD (no text), ImageNet rows.

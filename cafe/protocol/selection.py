@@ -16,13 +16,14 @@ cross-validation
 Which candidate
 ---------------
 The most accurate; of equals the *mildest*: the one nearest to the method's published start, counted in steps of its
-grid and summed over parameters; of equals again the first of the grid. With fewer than four rows a class to choose
-by, the mildest among all that are within one standard error of the most accurate, sqrt(a (1 - a) / n). Likelihood,
-which broke ties before, rewards sharpness: on one row a class it chose Tip-Adapter's alpha at 10 to 50.
+grid and summed over parameters; of equals again the first of the grid. With fewer than four rows a
+class to choose by, the published start itself. Likelihood, which broke ties before, rewards sharpness: on one row a
+class it chose Tip-Adapter's alpha at 10 to 50. benchmarks/studies/search_study.py measures both.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -43,10 +44,10 @@ CHOSEN_ON = {
 }
 FOLDS = 4
 ROUNDING = 1e-9  # of a mean over folds
-# Rows a class from which the highest accuracy is taken at its word; for fewer, the rule of one standard error is that
-# of Breiman et al., Classification and Regression Trees (1984), section 3.4.3. The few-shot protocol has min(shots,
-# 4) validation rows a class.
+# Rows a class from which the highest accuracy is taken at its word; the few-shot protocol has min(shots, 4) validation
+# rows a class. A rule of one standard error for fewer rows was tried and lost six points in a cell.
 ENOUGH_ROWS_A_CLASS = 4
+PUBLISHED_START = "published start: fewer than four rows a class"
 
 Score = tuple[float, float]
 Scorer = Callable[[list[Any]], list[Score]]
@@ -76,8 +77,7 @@ class Selection:
     rows_a_class : float or None
         Rows that were chosen by, for each class; None where nothing was chosen.
     rule : str
-        ``"most accurate"``, or ``"mildest within one standard error"`` where there were fewer than four rows a class;
-        empty where nothing was chosen.
+        ``"most accurate"``, or ``"published start: fewer than four rows a class"``; empty where nothing was chosen.
     """
 
     policy: str
@@ -91,7 +91,7 @@ class Selection:
     @property
     def chosen_on(self) -> str:
         """What was used to choose: ``"nothing"``, ``"validation"``, ``"cross-validation"`` or ``"TEST"``."""
-        return CHOSEN_ON[self.policy]
+        return "nothing" if self.rule == PUBLISHED_START else CHOSEN_ON[self.policy]
 
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON."""
@@ -118,11 +118,9 @@ class Scoring:
         """Return (accuracy, -NLL) of each candidate."""
         return self.score(candidates)
 
-    def allowance(self, accuracy: float) -> float:
-        """Return how far below the highest accuracy a milder candidate may be; 0 where rows are enough."""
-        if self.rows_a_class >= ENOUGH_ROWS_A_CLASS:
-            return 0.0
-        return float(np.sqrt(accuracy * (1 - accuracy) / self.rows))
+    def allowance(self) -> float:
+        """Return how far below the highest accuracy a milder candidate may be: 0, or any distance with too few rows."""
+        return 0.0 if self.rows_a_class >= ENOUGH_ROWS_A_CLASS else math.inf
 
 
 def mildest(estimator: Any, candidates: Sequence[Any], scores: Sequence[Score], score: Any) -> Any:
@@ -148,7 +146,7 @@ def mildest(estimator: Any, candidates: Sequence[Any], scores: Sequence[Score], 
     2.0
     """
     highest = max(accuracy for accuracy, _ in scores)
-    allowance = score.allowance(highest) if isinstance(score, Scoring) else 0.0
+    allowance = score.allowance() if isinstance(score, Scoring) else 0.0
     names = list(published_start(estimator))
     level = [i for i, (accuracy, _) in enumerate(scores) if accuracy >= highest - allowance - ROUNDING]
     values = [{name: getattr(candidates[i], name) for name in names} for i in level]
@@ -274,7 +272,7 @@ def choose(estimator: Any, policy: str, scorer: Scorer | None) -> tuple[Any, Sel
     values = {name: chosen.get_params()[name] for name in names}
     rows = scorer.rows_a_class if isinstance(scorer, Scoring) else None
     few = rows is not None and rows < ENOUGH_ROWS_A_CLASS
-    rule = "mildest within one standard error" if few else "most accurate"
+    rule = PUBLISHED_START if few else "most accurate"
     return chosen, Selection(policy, values, max(seen)[0], len(seen), rows_a_class=rows, rule=rule)
 
 

@@ -10,6 +10,7 @@ from cafe.errors import InputError
 from cafe.methods import fit_many, make_method, method_names
 from cafe.protocol import selection
 from cafe.protocol.selection import (
+    PUBLISHED_START,
     NothingToChooseByError,
     Scoring,
     choose,
@@ -100,18 +101,13 @@ def test_every_search_that_learns_nothing_ends_at_the_published_start(name):
     assert {key: getattr(chosen, key) for key in start} == pytest.approx(start)
 
 
-def test_few_rows_a_class_need_more_than_a_standard_error():
-    """30 rows, accuracy 0.8: a standard error is 7.3 points. With four rows a class the highest is taken."""
+def test_with_fewer_than_four_rows_a_class_the_published_start_stays_and_the_row_says_so():
     tip = TipAdapter(alpha="auto", beta=1.0)
-
-    def by(gain, rows_a_class):
-        scoring = Scoring(lambda cs: [(0.8 + gain * (c.alpha == 20.0), 0.0) for c in cs], 30, rows_a_class)
-        return choose(tip, "few-shot-val", scoring)
-
-    for gain, rows_a_class, alpha in ((0.05, 3, 1.17), (0.1, 3, 20.0), (0.05, 4, 20.0)):
-        chosen, selection = by(gain, rows_a_class)
-        assert (chosen.alpha, selection.rows_a_class) == (alpha, rows_a_class)
-        assert selection.rule == ("most accurate" if rows_a_class == 4 else "mildest within one standard error")
+    for rows_a_class, alpha, on in ((3, 1.17, "nothing"), (4, 20.0, "validation")):
+        scoring = Scoring(lambda cs: [(0.5 + 0.4 * (c.alpha == 20.0), 0.0) for c in cs], 30, rows_a_class)
+        chosen, selection = choose(tip, "few-shot-val", scoring)
+        assert (chosen.alpha, selection.chosen_on, selection.rows_a_class) == (alpha, on, rows_a_class)
+        assert selection.rule == ("most accurate" if rows_a_class == 4 else PUBLISHED_START)
 
 
 def test_search_of_c_bisects_around_the_best():
