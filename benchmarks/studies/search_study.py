@@ -89,7 +89,8 @@ def published(name: str, shots: int | None) -> Features:
             ids = np.array([f"{split}/{i}" for i in range(len(labels))])
             splits[split] = Split(data[f"{prefix}_features"], labels, ids)
     text = data["text_features"][None] if "text_features" in data else None
-    names = tuple(str(name) for name in data["class_names"])
+    n_classes = int(splits["train"].labels.max()) + 1
+    names = tuple(map(str, data["class_names"] if "class_names" in data else range(n_classes)))
     return Features(splits, names, text, provenance={"dataset": name, "encoder": "ViT-B/32"})
 
 
