@@ -60,8 +60,15 @@ def load_tensor_file(path: Path) -> Any:
             ) from error
 
 
-def as_array(tensor: Any) -> NDArray[Any]:
+def as_array(tensor: Any, where: Path | str) -> NDArray[Any]:
     """Turn a dense tensor into an array; bfloat16, which NumPy lacks, becomes float32.
+
+    Parameters
+    ----------
+    tensor : tensor
+        What a file holds in the place of one; it may be anything.
+    where : path or str
+        The file, or the array's name and the file, for messages.
 
     Raises
     ------
@@ -71,12 +78,12 @@ def as_array(tensor: Any) -> NDArray[Any]:
     import torch
 
     if not isinstance(tensor, torch.Tensor):
-        raise InputError(f"a {type(tensor).__name__} stands where a tensor of numbers is needed")
+        raise InputError(f"{where}: a {type(tensor).__name__} stands where a tensor of numbers is needed")
     dense = tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_quantized
     if not dense or tensor.is_complex() or tensor.device.type != "cpu":
         kind = "nested" if tensor.is_nested else f"{tensor.layout} {tensor.dtype} on {tensor.device}"
-        raise InputError(f"a tensor is {kind}; a dense one of real numbers is needed")
-    if tensor.dtype == torch.bfloat16:
+        raise InputError(f"{where}: a tensor is {kind}; a dense one of real numbers is needed")
+    if tensor.dtype == torch.bfloat16 or tensor.dtype.itemsize == 1 and tensor.is_floating_point():  # float8 as well
         tensor = tensor.float()
     array: NDArray[Any] = tensor.detach().numpy()
     return array
@@ -123,7 +130,7 @@ def _torch(path: Path) -> Arrays:
 
 def _tensor(tensor: Any, name: str, path: Path) -> NDArray[Any]:
     with reading(f"{name!r} of {path}", "an array"):
-        return as_array(tensor)
+        return as_array(tensor, f"{name!r} of {path}")
 
 
 def _safetensors(path: Path) -> Arrays:
@@ -134,7 +141,7 @@ def _safetensors(path: Path) -> Arrays:
 
     def read(name: str) -> NDArray[Any]:
         with reading(f"{name!r} of {path}", "an array"), safe_open(path, framework="pt") as file:
-            return as_array(file.get_tensor(name))
+            return as_array(file.get_tensor(name), f"{name!r} of {path}")
 
     arrays: Arrays = {name: partial(read, name) for name in names}
     for name, text in metadata.items():  # texts, as `cafe cache export` writes them

@@ -96,7 +96,7 @@ def read_arrays(path: Path, files: list[Path], options: ImportOptions) -> Foreig
 def _joined(pairs: list[Pair], arrays: Arrays) -> ForeignSplit:
     ids = [arrays[pair.ids]() for pair in pairs if pair.ids is not None]
     return ForeignSplit(
-        image_features=_stacked([arrays[pair.features]() for pair in pairs]),
+        image_features=_stacked([(pair.features, arrays[pair.features]()) for pair in pairs]),
         labels=_joined_labels([(pair.labels, np.asarray(arrays[pair.labels]())) for pair in pairs]),
         sample_ids=np.concatenate([_texts_of(i) for i in ids]) if len(ids) == len(pairs) else None,
         source=", ".join(pair.features for pair in pairs),
@@ -121,14 +121,15 @@ def _texts_of(ids: NDArray[Any]) -> NDArray[np.str_]:
     )
 
 
-def _stacked(features: list[NDArray[Any]]) -> NDArray[Any]:
-    for array in features:
+def _stacked(parts: list[tuple[str, NDArray[Any]]]) -> NDArray[Any]:
+    for name, array in parts:
         if array.dtype.kind not in "fiu":
-            raise InputError(f"features must be numbers, got an array of {array.dtype}")
-    shapes = {array.shape[1:] for array in features}
-    if len(shapes) != 1 or len(next(iter(shapes))) != 1:
-        raise InputError(f"features must be (n, d) of one width, got {', '.join(str(a.shape) for a in features)}")
-    return features[0] if len(features) == 1 else np.concatenate(features)
+            raise InputError(f"features {name!r} must be numbers, got an array of {array.dtype}")
+    widths = {array.shape[1:] for _, array in parts}
+    if len(widths) != 1 or len(next(iter(widths))) != 1:
+        given = ", ".join(f"{name!r} {array.shape}" for name, array in parts)
+        raise InputError(f"features must be (n, d) of one width, got {given}")
+    return parts[0][1] if len(parts) == 1 else np.concatenate([array for _, array in parts])
 
 
 def _class_names(roles: Roles, arrays: Arrays) -> tuple[str, ...] | None:

@@ -41,7 +41,7 @@ class TipAdapterCache(Importer):
         for split in ("val", "test"):
             pair = [path / f"{split}_f.pt", path / f"{split}_l.pt"]
             if all(file.is_file() for file in pair):
-                features, labels = (as_array(load_tensor_file(file)) for file in pair)
+                features, labels = (as_array(load_tensor_file(file), file) for file in pair)
                 splits[split] = ForeignSplit(features, labels, None, pair[0].name)
                 files += pair
         return ForeignFeatures(splits, tuple(files), notes=tuple(notes))
@@ -64,7 +64,7 @@ class TipAdapterCache(Importer):
 
 
 def _train(keys_file: Path, values_file: Path) -> ForeignSplit:
-    keys, values = as_array(load_tensor_file(keys_file)), as_array(load_tensor_file(values_file))
+    keys, values = (as_array(load_tensor_file(file), file) for file in (keys_file, values_file))
     # Keys (d, n) stand in columns; values (n, c) are one-hot.
     if keys.ndim != 2 or values.ndim != 2 or keys.shape[1] != len(values):
         raise InputError(

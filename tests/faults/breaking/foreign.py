@@ -400,7 +400,7 @@ class Imports(Foreign):
         if outcome.verdict == "detected":
             root = folder / "given"
             names = [changed.name, given.name, *(str(path.relative_to(root)) for path in root.rglob("*"))]
-            words = ("array", "split", "label", "text features", "rows")
+            words = ("array", "split", "label", "text features", "rows", "got '")
             if not any(name in answer.complaint for name in (*names, *words)):
                 return Outcome("unnamed", outcome.kind, outcome.detail)
             if out.exists():
