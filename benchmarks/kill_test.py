@@ -246,10 +246,18 @@ def verbs(folder: Path, wanted: Sequence[str]) -> dict[str, Verb]:
         words = ["extract", "--dataset", "digits", "--quiet", "--splits", part.stem, "--out", str(part)]
         if exit_code(start(words)) != 0:
             raise SystemExit("the caches that merge needs could not be made")
+    grown, grow = folder / "grown" / "grown.h5", list[str]()
+    if "grow" in wanted:
+        grow = _grow_a_folder(folder, grown.with_name("before.h5"))
     words = ["--cache", str(fixed), "--device", "cpu"]
     return {
         "extract": Verb(
             [*extract, "--out", str(extracted)], extracted, lambda: any(partial.glob("shard-*.arrays")), cache_digest
+        ),
+        # The folder has grown since `before`: most rows are taken from there, and the others are encoded.
+        "grow": Verb(
+            [*grow, "--cache-dir", str(grown.parent), "--out", str(grown)],
+            grown, lambda: True, cache_digest,
         ),
         "import": Verb(
             ["cache", "import", str(folder / "features.npz"), "--name", "digits", "--model", "mini", "--out",
@@ -278,6 +286,21 @@ def verbs(folder: Path, wanted: Sequence[str]) -> dict[str, Verb]:
             folder / "demo", lambda: True, demo_digest,
         ),
     }  # fmt: skip
+
+
+def _grow_a_folder(folder: Path, before: Path) -> list[str]:
+    """Extract a folder of digits, add a third to it, and return the words that extract it again."""
+    from cafe.data import open_dataset
+
+    digits, photos = open_dataset("digits"), folder / "photos"
+    words = ["extract", str(photos), "--model", "cafe:mini", "--device", "cpu", "--quiet", "--batch-size", "8"]
+    for row, label in enumerate(digits.splits["train"].labels[:300].tolist()):
+        if row == 200 and exit_code(start([*words, "--out", str(before)])) != 0:
+            raise SystemExit("the cache of the folder before it grew could not be made")
+        place = photos / digits.class_names[label] / f"{row}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        digits.image("train", row).save(place)
+    return words
 
 
 def _write_npz(cache: Path, path: Path) -> None:
@@ -320,7 +343,7 @@ def main() -> None:
     """Run what was asked for, and print one JSON line for each verb."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=100, help="for each verb")
-    parser.add_argument("--verbs", default="extract,import,merge,export,fit,compare,demo")
+    parser.add_argument("--verbs", default="extract,grow,import,merge,export,fit,compare,demo")
     parser.add_argument("--concurrent", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parse(parser, {"kills": 1, "verbs": "import", "concurrent": 0})
