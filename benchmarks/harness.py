@@ -231,15 +231,15 @@ def about_machine() -> dict[str, Any]:
     }
 
 
-def report(benchmark: str, target: float | None, rows: list[dict[str, Any]]) -> None:
-    """Print one line per row and append the rows to results/<benchmark>.jsonl, but for the smallest form's."""
+def report(benchmark: str, target: float | None, rows: list[dict[str, Any]], quiet: bool = False) -> None:
+    """Append rows to results/<benchmark>.jsonl, but for the smallest form's; print one line each, unless quiet."""
     shared = {"benchmark": benchmark, "time": datetime.now(UTC).isoformat(timespec="seconds"), **about_machine()}
     lines = [json.dumps({**shared, "target": target, **row}) + "\n" for row in rows]
     if not _smoke:
         RESULTS.mkdir(exist_ok=True)
         with (RESULTS / f"{benchmark}.jsonl").open("a", encoding="utf-8") as file:
             file.writelines(lines)
-    for row in rows:
+    for row in () if quiet else rows:
         words = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
         print(f"{benchmark}: {words}" + (f" (target {target}x)" if target else ""), flush=True)
 

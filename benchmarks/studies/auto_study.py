@@ -1,15 +1,15 @@
 """`auto` beside zero-shot and single methods, with oracle settings and with fixed ones (docs/auto.md has the tables).
 
-    CAFE_REAL_DATA=... python benchmarks/studies/auto_study.py [singles] [auto] [tables] develop|seen|final [--only X]
-    CAFE_REAL_DATA=... python benchmarks/studies/auto_study.py seconds
+    CAFE_REAL_DATA=... python benchmarks/studies/auto_study.py [built-on|looked-at-once|imagenet] [--steps auto,...]
+    CAFE_REAL_DATA=... python benchmarks/studies/auto_study.py --steps attempts,seconds
 
-auto_tasks.py says what the three parts are. ``singles`` fits every setting of the single methods on every task,
-``auto`` fits auto; both append rows to results/auto_study.jsonl, and ``tables`` reads the newest row of each.
-``seconds`` fits auto on 16,000 rows of 1,000 classes, drawn around ImageNet's; wall-clock time wants a quiet machine.
+README.md says what the parts are. ``auto`` fits auto on all draws, ``singles`` every setting of the single methods on
+the first two; both append a row for each cell to results/auto_study.jsonl, and ``tables`` reads the newest.
+``attempts`` changes one constant of the design at a time, on what it was built on. ``seconds`` fits auto on 16,000 rows
+of 1,000 classes, drawn around ImageNet's; wall-clock time wants a quiet machine.
 
-A cell is a data set and a number of shots: means over its draws. "Oracle" is the method and setting that is best on the
-cell's test rows, which nobody can know; "fixed" is one setting for all cells. Zero-shot's paired standard error is that
-of the mean over test rows of the difference in accuracy, draws averaged first where they share test rows.
+"Oracle" is the method and setting that is best on a cell's test rows, which nobody can know; "fixed" is one setting for
+all cells. Both are compared on the draws that the single methods were fitted on.
 """
 
 from __future__ import annotations
@@ -23,118 +23,179 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import auto_tasks
 import numpy as np
-from harness import RESULTS, imagenet_shape, parse, report
+from harness import RESULTS, imagenet_shape, is_smoke, parse, report
+from tasks import PARTS, Cell, Task, paired_error
 
 import cafe
 from cafe.evaluation.metrics import expected_calibration_error
+from cafe.methods.mixture import weights
 
 # The settings that a user might fix, and that an oracle chooses from.
 SINGLES: dict[str, tuple[Any, list[dict[str, Any]]]] = {
     "gda": (cafe.GDA, [{"alpha": a} for a in cafe.GDA.grid["alpha"]]),
     "task-res": (cafe.TaskRes, [{"alpha": a, "random_state": 1} for a in (0.1, 0.5, 1.0)]),
     "clip-adapter": (cafe.CLIPAdapter, [{"alpha": a, "random_state": 1} for a in (0.2, 0.6)]),
-    "lp++": (cafe.LPPlusPlus, [{"iterations": i} for i in (10, 50, 100, 300)]),
+    "lp++": (cafe.LPPlusPlus, [{"iterations": i} for i in (100, 300)]),
     "tip-adapter": (cafe.TipAdapter, [{"alpha": a, "beta": b} for a in (0.5, 1.17, 3.0) for b in (1.0, 5.5)]),
+    "proker": (cafe.ProKeR, [{}]),
 }
-STEPS, PARTS = ("singles", "auto", "tables"), ("develop", "seen", "final")
+# One constant of the design changed at a time.
+ATTEMPTS: dict[str, dict[str, Any]] = {
+    "as it stands": {},
+    "text at the encoder's own scale": {"TEXT_SCALES": (-1e-6, 1e-6)},
+    "no pull": {"STRENGTH": 0.0},
+    "three times the pull": {"STRENGTH": 0.9},
+    "pulled to the residual": {"CENTRE": (1.0, 0.0)},
+    "pulled to twice the images": {"CENTRE": (1.0, 2.0)},
+    "one shot: the residual alone": {"ONE_SHOT": 0.0},
+    "one shot: twice the images": {"ONE_SHOT": 1.0},
+}
+SINGLE_DRAWS = 2
 Row = dict[str, Any]
 
 
-def singles(task: auto_tasks.Task) -> Row:
-    """Fit zero-shot and every setting of every single method: accuracy and ECE of each."""
-    own = {"class_embeddings": task.text, "logit_scale": task.logit_scale}
-    fits = {"zero-shot": measured(cafe.ZeroShot(**own).fit(task.X, task.y), task)}
-    for method, (make, settings) in SINGLES.items():
-        grid = cafe.fit_many(task.X, task.y, [make(**setting, **own) for setting in settings])
-        for setting, fit in zip(settings, grid, strict=True):
-            shown = [f"{name} {value:g}" for name, value in setting.items() if name != "random_state"]
-            fits[", ".join([method, *shown])] = measured(fit, task)
-    return {"fits": fits}
+def measured(fit: Any, task: Task) -> tuple[Any, float]:
+    """Return whether each test row is right, and the ECE."""
+    proba = fit.predict_proba(task.X_test)
+    return proba.argmax(axis=1) == task.y_test, expected_calibration_error(proba, task.y_test)
 
 
-def auto(task: auto_tasks.Task) -> Row:
-    """Fit auto, and compare it with zero-shot row by row."""
-    own = {"class_embeddings": task.text, "logit_scale": task.logit_scale}
-    start = time.process_time()
-    model = cafe.Auto(random_state=1, **own).fit(task.X, task.y)
-    seconds = time.process_time() - start
-    plain = cafe.ZeroShot(**own).fit(task.X, task.y)
-    after, before = (m.predict(task.X_test) == task.y_test for m in (model, plain))
-    difference = after.astype(float) - before
-    more = {"core_seconds": round(seconds, 2), "difference_std": round(float(difference.std()), 4)}
-    return {"fits": {"auto": measured(model, task)}, **more, "chosen": model.row_extras()["auto"]}
+def auto(cell: Cell) -> Row:
+    """Fit auto and zero-shot on all draws of a cell; compare them row by row."""
+    hits: dict[str, list[Any]] = {"auto": [], "zero-shot": []}
+    ece: dict[str, list[float]] = {"auto": [], "zero-shot": []}
+    seconds = 0.0
+    for draw in cell.draws:
+        parts: dict[str, list[Any]] = {"auto": [], "zero-shot": []}
+        for task in draw:
+            own = {"class_embeddings": task.text, "logit_scale": task.logit_scale}
+            start = time.process_time()
+            model = cafe.Auto(random_state=task.seed, **own).fit(task.X, task.y)
+            seconds += time.process_time() - start
+            for name, fit in (("auto", model), ("zero-shot", cafe.ZeroShot(**own).fit(task.X, task.y))):
+                right, error = measured(fit, task)
+                parts[name].append(right)
+                ece[name].append(error)
+        for name, rows in parts.items():
+            hits[name].append(np.concatenate(rows))
+    gain = np.stack(hits["auto"]).astype(float) - np.stack(hits["zero-shot"])
+    return {
+        "fits": {name: [100 * float(np.mean(hits[name])), float(np.mean(ece[name]))] for name in hits},
+        "on_first_draws": 100 * float(np.mean(hits["auto"][:SINGLE_DRAWS])),
+        "error": 100 * paired_error(gain),
+        "core_seconds": seconds / sum(len(draw) for draw in cell.draws),
+        "chosen": model.row_extras()["auto"],
+    }
 
 
-def measured(fit: Any, task: auto_tasks.Task) -> tuple[float, float]:
-    """Return accuracy and ECE on the test rows."""
-    ece = expected_calibration_error(fit.predict_proba(task.X_test), task.y_test)
-    return round(float(fit.score(task.X_test, task.y_test)), 6), round(ece, 5)
+def singles(cell: Cell) -> Row:
+    """Fit every setting of every single method on the first draws of a cell: accuracy and ECE of each."""
+    found: dict[str, list[tuple[float, float, int]]] = {}
+    for task in (task for draw in cell.draws[:SINGLE_DRAWS] for task in draw):
+        own = {"class_embeddings": task.text, "logit_scale": task.logit_scale}
+        fits = {"zero-shot": cafe.ZeroShot(**own).fit(task.X, task.y)}
+        for method, (make, settings) in SINGLES.items():
+            grid = cafe.fit_many(task.X, task.y, [make(**setting, **own) for setting in settings])
+            for setting, fit in zip(settings, grid, strict=True):
+                shown = [f"{name} {value:g}" for name, value in setting.items() if name != "random_state"]
+                fits[", ".join([method, *shown])] = fit
+        for label, fit in fits.items():
+            right, error = measured(fit, task)
+            found.setdefault(label, []).append((float(np.mean(right)), error, len(right)))
+    means = {}
+    for label, values in found.items():
+        accuracy, error, n = np.array(values).T
+        means[label] = [100 * float(np.average(accuracy, weights=n)), float(np.mean(error))]
+    return {"fits": means}
 
 
-def read(part: str) -> dict[tuple[str, int], dict[str, dict[int, Row]]]:
-    """Return the newest row of every cell, step and draw."""
-    cells: dict[tuple[str, int], dict[str, dict[int, Row]]] = {}
+STEPS = {"auto": auto, "singles": singles}
+
+
+def read(part: str) -> dict[tuple[str, int], dict[str, Row]]:
+    """Return the newest row of every cell and step."""
+    cells: dict[tuple[str, int], dict[str, Row]] = {}
     for line in (RESULTS / "auto_study.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        if row["part"] == part:
-            cells.setdefault((row["dataset"], row["shots"]), {}).setdefault(row["step"], {})[row["draw"]] = row
+        if row.get("part") == part and "text" in row:
+            cells.setdefault((row["dataset"], row["shots"]), {})[row["step"]] = row
     return cells
 
 
-def means(draws: dict[int, Row]) -> dict[str, tuple[float, float]]:
-    """Return accuracy, in per cent, and ECE of every fit of a cell, means over draws."""
-    labels = next(iter(draws.values()))["fits"]
-    found = {label: np.mean([row["fits"][label] for row in draws.values()], axis=0) for label in labels}
-    return {label: (100 * float(accuracy), float(ece)) for label, (accuracy, ece) in found.items()}
-
-
-def oracle(part: str) -> dict[tuple[str, int], float]:
-    """Return the accuracy, in per cent, of the best single method and setting of every cell."""
-    return {cell: max(a for a, _ in means(steps["singles"]).values()) for cell, steps in read(part).items()}
-
-
-def tables(part: str) -> None:
+def tables(cells: dict[tuple[str, int], dict[str, Row]]) -> None:
     """Print the table of cells, and how it stands with the goals."""
-    print("| cell | zero-shot | auto | best single, oracle | behind | to zero-shot (error) | ECE zero-shot, auto | s |")
+    print("| cell | zero-shot | auto | gain (error) | best single, oracle | behind | ECE zero-shot, auto | s |")
     print("| --- " * 8 + "|")
-    behind, worse, uncalibrated = [], [], []
-    everywhere: dict[str, list[float]] = {}
-    for (dataset, shots), steps in read(part).items():
-        if len(steps) < 2:
-            print(f"| {dataset}, {shots} | not measured by both steps |" + " |" * 6)
+    behind: dict[int, list[float]] = {}
+    below, uncalibrated = [], []
+    fixed: dict[bool, dict[str, list[float]]] = {True: {}, False: {}}
+    for (dataset, shots), steps in cells.items():
+        if "auto" not in steps:
             continue
-        found, autos = means(steps["singles"]), steps["auto"]
-        best = max(found, key=lambda label: found[label][0])
-        own, plain, gap = means(autos)["auto"], found["zero-shot"], found[best][0] - means(autos)["auto"][0]
-        # Draws share their test rows, so they do not make the error smaller; groups of classes have rows of their own.
-        n = sum(row["n_test"] for row in autos.values()) / (1 if dataset.startswith("ImageNet") else len(autos))
-        error = 100 * float(np.mean([row["difference_std"] for row in autos.values()])) / np.sqrt(n)
-        seconds = np.mean([row["core_seconds"] for row in autos.values()])
-        name = f"{dataset}, {shots}"
-        behind.append(gap)
-        if own[0] - plain[0] < -max(0.3, error):
-            worse.append(name)
-        if own[1] > plain[1] + 0.01:
+        row, name = steps["auto"], f"{dataset}, {shots}"
+        (own, own_ece), (plain, plain_ece) = row["fits"]["auto"], row["fits"]["zero-shot"]
+        if plain - own > max(0.3, 2 * row["error"]):
+            below.append(name)
+        if own_ece > plain_ece + 0.01:
             uncalibrated.append(name)
+        oracle, gap = "", ""
+        if "singles" in steps:
+            means = steps["singles"]["fits"]
+            best = max(means, key=lambda label: means[label][0])
+            behind.setdefault(shots, []).append(means[best][0] - row["on_first_draws"])
+            oracle, gap = f"{means[best][0]:.1f} {best}", f"{behind[shots][-1]:+.2f}"
+            for label, value in {**{k: v[0] for k, v in means.items()}, "auto": row["on_first_draws"]}.items():
+                fixed[row["text"]].setdefault(label, []).append(value)
         print(
-            f"| {name} | {plain[0]:.2f} | {own[0]:.2f} | {found[best][0]:.2f} {best} | {gap:+.2f} "
-            f"| {own[0] - plain[0]:+.2f} ({error:.2f}) | {plain[1]:.3f}, {own[1]:.3f} | {seconds:.1f} |"
+            f"| {name}{'' if row['drawn'] else ' *'} | {plain:.1f} | {own:.1f} "
+            f"| {own - plain:+.2f} ({row['error']:.2f}) | {oracle} | {gap} "
+            f"| {plain_ece:.3f}, {own_ece:.3f} | {row['core_seconds']:.1f} |"
         )
-        for label, (accuracy, _) in {**found, "auto": own}.items():
-            everywhere.setdefault(label, []).append(accuracy)
-    averages = {label: float(np.mean(values)) for label, values in everywhere.items()}
-    ranked = sorted(averages, key=lambda label: -averages[label])
-    print(f"\nworse than zero-shot: {worse or 'nowhere'}; ECE more than 0.01 above: {uncalibrated or 'nowhere'}")
-    print(f"behind the oracle's best single method, mean of {len(behind)} cells: {np.mean(behind):.2f}")
-    print("means: " + "; ".join(f"{label} {averages[label]:.2f}" for label in ranked[:8]))
+    print(f"\nbehind zero-shot beyond the bound: {'; '.join(below) or 'nowhere'}")
+    print(f"ECE more than 0.01 above zero-shot's: {'; '.join(uncalibrated) or 'nowhere'}")
+    if behind:
+        few = [gap for k in (1, 2) for gap in behind.get(k, [])]
+        every = [gap for gaps in behind.values() for gap in gaps]
+        by_shots = ", ".join(f"{np.mean(gaps):+.2f} at {k}" for k, gaps in sorted(behind.items()))
+        print(f"behind the oracle: {np.mean(every):+.2f} ({by_shots}); at one and two shots {np.mean(few):+.2f}")
+    for with_text, found in fixed.items():
+        averages = sorted(((float(np.mean(values)), label) for label, values in found.items()), reverse=True)
+        shown = "; ".join(f"{label} {value:.2f}" for value, label in averages[:5])
+        print(f"{'with' if with_text else 'without'} text, means: {shown or 'not measured'}")
+
+
+def attempts(part: str, only: str | None) -> None:
+    """Change one constant of the design at a time: mean accuracy and ECE by shots, on the first two draws."""
+    print(
+        "| attempt | with text: 1 shot | 2 | 4 | 8 | 16 | without: 1 | 2 | 4 | 8 | 16 | ECE |\n" + "| --- " * 12 + "|"
+    )
+    cells = [Cell(c.dataset, c.shots, c.draws[:2], c.drawn) for c in PARTS[part]() if (only or "") in c.dataset]
+    rows = []
+    for name, changes in ATTEMPTS.items():
+        before = {key: getattr(weights, key) for key in changes}
+        try:
+            for key, value in changes.items():
+                setattr(weights, key, value)
+            found = [(cell.draws[0][0].text is not None, cell.shots, *auto(cell)["fits"]["auto"]) for cell in cells]
+        finally:
+            for key, value in before.items():
+                setattr(weights, key, value)
+        shown = []
+        for text in (True, False):
+            for shots in (1, 2, 4, 8, 16):
+                own = [accuracy for t, k, accuracy, _ in found if (t, k) == (text, shots)]
+                shown.append(f"{np.mean(own):.2f}" if own else "")
+        ece = float(np.mean([e for *_, e in found]))
+        rows.append({"step": "attempt", "attempt": name, "means": shown, "ece": ece})
+        print(f"| {name} | {' | '.join(shown)} | {ece:.3f} |", flush=True)
+    report("auto_study", None, rows, quiet=True)
 
 
 def seconds() -> None:
     """Time a fit of 1,000 classes x 16 shots, and see that it learned."""
     X, y, X_test, y_test, text = imagenet_shape()
-    cafe.Auto(text[:2], random_state=1).fit(X[:2], y[:2])  # what is imported and compiled once
+    cafe.Auto(text[:2], random_state=1).fit(X[:2], [0, 1])  # what is imported and compiled once
     core, wall = time.process_time(), time.perf_counter()
     model = cafe.Auto(text, random_state=1).fit(X, y)
     core, wall = time.process_time() - core, time.perf_counter() - wall
@@ -144,26 +205,34 @@ def seconds() -> None:
 
 
 def main() -> None:
-    """Run the steps named on the parts named."""
+    """Run the steps asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words", nargs="*", choices=[*STEPS, *PARTS, "seconds", []], metavar="STEP|PART")
-    parser.add_argument("--only", help="one data set")
-    given = parse(parser, {"words": ["singles", "auto", "tables", "develop"], "only": None})
-    if "seconds" in given.words:
+    parser.add_argument("part", nargs="?", choices=list(PARTS), default="built-on")
+    parser.add_argument("--steps", default="auto,singles,tables", help="with commas between [default: %(default)s]")
+    parser.add_argument("--dataset", help="data sets whose names hold this alone")
+    given = parse(parser, {"part": "built-on", "steps": "auto,singles,tables,attempts,seconds", "dataset": "digits"})
+    if is_smoke():
+        for name in list(SINGLES)[1:]:
+            del SINGLES[name]
+        for name in list(ATTEMPTS)[2:]:
+            del ATTEMPTS[name]
+    steps, fresh = given.steps.split(","), {}
+    if any(step in STEPS for step in steps):
+        for cell in PARTS[given.part]():
+            if (given.dataset or "") not in cell.dataset:
+                continue
+            about = {"dataset": cell.dataset, "shots": cell.shots, "drawn": cell.drawn}
+            about |= {"part": given.part, "text": cell.draws[0][0].text is not None}
+            for step in (step for step in steps if step in STEPS):
+                row = {"step": step, **about, **STEPS[step](cell)}
+                fresh.setdefault((cell.dataset, cell.shots), {})[step] = row
+                report("auto_study", None, [row], quiet=True)
+    if "tables" in steps:
+        tables(fresh if is_smoke() else read(given.part))
+    if "attempts" in steps:
+        attempts(given.part, given.dataset)
+    if "seconds" in steps:
         seconds()
-        return
-    only = given.only
-    steps = [word for word in given.words if word in STEPS] or list(STEPS)
-    for part in [word for word in given.words if word in PARTS] or ["develop"]:
-        if steps != ["tables"]:
-            for task in getattr(auto_tasks, part)():
-                where = {"part": part, "dataset": task.dataset, "shots": task.shots, "draw": task.draw}
-                for step in (singles, auto):
-                    if step.__name__ in steps and only in (None, task.dataset):
-                        row = {**where, "step": step.__name__, "n_test": len(task.y_test), **step(task)}
-                        report("auto_study", None, [row])
-        if "tables" in steps:
-            tables(part)
 
 
 if __name__ == "__main__":

@@ -1,145 +1,231 @@
-"""How the default recipe of CLIP-Adapter is chosen: cross-validation on training shots, by a rule fixed beforehand.
+"""CLIP-Adapter's default recipe: every candidate of README.md beside zero-shot, and what the rule there chooses.
 
-Fixed before the study was run (this file's first commit with ``RULE`` in it has no result beside it):
+    CAFE_REAL_DATA=... python benchmarks/studies/recipe_study.py [built-on|looked-at-once|imagenet] [--only ...]
 
-- **Data.** Training shots of digits (``cafe:mini``), Caltech69 and Flowers (ViT-B/32): 2, 4, 8 and 16 shots, draws 1
-  and 2. No val row, no test row, and no row of ImageNet, which is a check and not a place to choose.
-- **Candidates.** Batch 256, AdamW on a cosine, ratio 0.2 (the paper's default): four lengths an octave apart, three
-  learning rates half a decade apart around AdamW's usual 1e-3, four weight decays a decade apart.
-- **Score.** Every candidate is fitted on the stratified folds' rest (at most four folds) and scored on the fold:
-  accuracy, each data set with the same weight, each cell (shots, draw) with the same weight within it.
-- **Rule.** The shortest recipe whose mean is within one standard error of the best mean; among recipes of that length
-  the one of highest mean. The error is that of the paired difference over held-out rows, so recipes that get the same
-  rows right are told apart more finely than two accuracies would be. It is Breiman's one-standard-error rule, with
-  length as the cost.
-
-What it cannot see, since no cell of it has more than 1,224 rows or 102 classes, is how long many rows are to be
-trained: recipe_many_classes.py and recipe_length.py go on from here, and docs/methods.md tells the whole of it.
-
-Run::
-
-    CAFE_REAL_DATA=... python benchmarks/studies/recipe_study.py
+Appends a row for each cell to results/recipe_study.jsonl, and prints a table from the newest rows. In the first part
+all candidates are fitted; in the others those that are named, which after the choice are "chosen" (the library's
+default), "present" and "released" (the code's own settings).
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import json
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from harness import is_smoke, parse, report
+from harness import RESULTS, is_smoke, parse, report
 from numpy.typing import NDArray
-from real_features import caltech69, flowers
-from sklearn.model_selection import StratifiedKFold
+from tasks import PARTS, Cell, Task, paired_error
 
-from cafe import CLIPAdapter, draw_few_shot
-from cafe.features import Features
-from cafe.methods import fit_many
-from cafe.protocol.selection import FOLDS
+from cafe import CLIPAdapter, ZeroShot, fit_many
+from cafe.evaluation.metrics import expected_calibration_error
 
-RULE = "shortest within one paired standard error of the best mean"
-STEPS, RATES, DECAYS = (125, 250, 500, 1000), (3e-4, 1e-3, 3e-3), (0.01, 0.1, 1.0, 10.0)
-SHOTS, DRAWS, BATCH, ALPHA = (2, 4, 8, 16), (1, 2), 256, 0.2
-RECIPES = [{"steps": s, "lr": r, "weight_decay": w} for s, r, w in itertools.product(STEPS, RATES, DECAYS)]
-
-Shots = tuple[NDArray[np.floating], NDArray[np.int64], NDArray[np.floating] | None]
+BATCH, FOLDS, MOST_STEPS = 256, 4, 2000
+# Of the released code's configuration.
+RELEASED = {"optimizer": "sgd", "lr": 2e-3, "weight_decay": 5e-4, "batch_size": 32}
 
 
-def digits(split: str = "train") -> Shots:
-    """Return a split of the embedded digits, encoded by the embedded model, and its text."""
-    from cafe.data import open_dataset
-    from cafe.encoders import open_encoder
-    from cafe.prompts import class_embeddings, prompts
+@dataclass(frozen=True)
+class Candidate:
+    """A recipe: the estimator for a task. ``constants`` and ``steps`` are how the rule breaks ties."""
 
-    dataset, encoder = open_dataset("digits"), open_encoder("cafe:mini", device="cpu")
-    labels = dataset.splits[split].labels
-    crops = np.stack([encoder.cropper(dataset.image(split, i)) for i in range(len(labels))])
-    text = encoder.encode_text(prompts(dataset.templates, dataset.class_names))
-    return encoder.encode_images(crops), labels, class_embeddings(text[None])
+    constants: int
+    steps: int
+    make: Callable[[Task], CLIPAdapter]
 
 
-def published(features: Features, split: str = "train") -> Shots:
-    """Return a split of published features (train: 16 shots), and text where there is some."""
-    found = features.split(split)
-    text = features.class_embeddings if features.text_features is not None else None
-    return np.asarray(found.image_features), np.asarray(found.labels), text
+def adapter(task: Task, **settings: Any) -> CLIPAdapter:
+    """Return the adapter at ratio 0.2 with the settings given."""
+    return CLIPAdapter(task.text, alpha=0.2, random_state=task.seed, logit_scale=task.logit_scale, **settings)
 
 
-def held_out_hits(
-    recipes: list[dict[str, float]], X: NDArray[np.floating], y: NDArray[np.int64], text: NDArray[np.floating] | None
-) -> NDArray[np.bool_]:
-    """Return whether each recipe classifies each row when it was not fitted on it, (recipes, n)."""
-    folds = min(FOLDS, int(np.bincount(y).min()))
-    hits = np.zeros((len(recipes), len(y)), dtype=bool)
-    for rest, held in StratifiedKFold(folds, shuffle=True, random_state=1).split(X, y):
-        candidates = [recipe(text, r, len(rest)) for r in recipes]
-        for i, fitted in enumerate(fit_many(X, y, candidates, [rest] * len(candidates))):
-            assert fitted.n_steps_ == recipes[i]["steps"]
-            hits[i, held] = fitted.predict(X[held]) == y[held]
-    return hits
-
-
-def recipe(text: NDArray[np.floating] | None, r: dict[str, float], n: int) -> CLIPAdapter:
-    """Return the estimator that takes one recipe's steps on n rows."""
+def timed(task: Task, steps: int, decay: float) -> CLIPAdapter:
+    """Return the adapter that is trained for so many steps with that decay."""
     # Half a step less than asked for: the trainer rounds up, and a whole number must not be passed by a last bit.
-    epochs = (r["steps"] - 0.5) * min(BATCH, n) / n
-    return CLIPAdapter(text, alpha=ALPHA, epochs=epochs, lr=r["lr"], weight_decay=r["weight_decay"], random_state=1)
+    epochs = (steps - 0.5) * min(BATCH, len(task.y)) / len(task.y)
+    return adapter(task, epochs=epochs, weight_decay=decay)
 
 
-def shortest_level(
-    recipes: list[dict[str, float]], parts: list[tuple[float, NDArray[np.floating]]]
-) -> tuple[NDArray[np.floating], NDArray[np.floating], int]:
-    """Return means (recipes,), standard errors of their differences to the best (recipes,), and the rule's choice.
-
-    ``parts`` are cells: a weight, and hits (recipes, rows).
-    """
-    means = np.sum([w * hits.mean(1) for w, hits in parts], axis=0)
-    best = int(np.argmax(means))
-    errors = np.sqrt(np.sum([w**2 * (hits - hits[best]).var(1) / hits.shape[1] for w, hits in parts], axis=0))
-    level = [i for i in range(len(recipes)) if means[best] - means[i] <= errors[i]]
-    shortest = min(recipes[i]["steps"] for i in level)
-    return means, errors, max((i for i in level if recipes[i]["steps"] == shortest), key=lambda i: means[i])
+def released(task: Task, form: str, most: int | None) -> CLIPAdapter:
+    """Return the released settings, and at most so many steps."""
+    epochs = 200.0 if most is None else min(200.0, most * min(32, len(task.y)) / len(task.y))
+    return adapter(task, form=form, epochs=epochs, **RELEASED)
 
 
-def cross_validated(recipes: list[dict[str, float]]) -> dict[str, list[NDArray[np.bool_]]]:
-    """Return by data set what `held_out_hits` finds in each cell (shots, draw)."""
-    sources = {"digits": digits(), "caltech69": published(caltech69()), "flowers": published(flowers())}
-    cells: dict[str, list[NDArray[np.bool_]]] = {name: [] for name in sources}
-    all_shots, draws = (SHOTS[:1], DRAWS[:1]) if is_smoke() else (SHOTS, DRAWS)
-    for (name, (X, y, text)), shots, draw in itertools.product(sources.items(), all_shots, draws):
-        rows, _ = draw_few_shot(y, None, shots, draw)
-        hits = held_out_hits(recipes, X[rows], y[rows], text)
-        cells[name].append(hits)
-        top = int(hits.mean(1).argmax())
-        print(f"{name}, {shots} shots, draw {draw}: {100 * hits[top].mean():.2f} with {recipes[top]}", flush=True)
+def by_evidence(task: Task, steps: int, factor: float, power: float) -> CLIPAdapter:
+    """Return the adapter whose decay is factor (h + 1) / (m + 1) k^-power; letters in README.md."""
+    hits = int(np.sum(ZeroShot(task.text, logit_scale=task.logit_scale).fit(task.X, task.y).predict(task.X) == task.y))
+    rows = len(task.y) / len(np.unique(task.y))
+    return timed(task, steps, factor * (hits + 1) / (len(task.y) - hits + 1) * rows**-power)
+
+
+def held_out(task: Task) -> CLIPAdapter:
+    """Return the adapter whose decay is the strongest within a standard error of the best on held-out shots."""
+    decays = (1.0, 10.0, 100.0)
+    if task.shots == 1:
+        return timed(task, 313, decays[-1])
+    fold = np.full(len(task.y), -1)
+    for label in np.unique(task.y):
+        own = np.random.default_rng(task.seed + label).permutation(np.flatnonzero(task.y == label))
+        fold[own] = np.arange(len(own)) % min(FOLDS, task.shots)
+    losses: NDArray[np.float64] = np.zeros((len(decays), len(task.y)))
+    for part in range(min(FOLDS, task.shots)):
+        kept, held = np.flatnonzero(fold != part), np.flatnonzero(fold == part)
+        shorter = replace(task, X=task.X[kept], y=task.y[kept])
+        fits = fit_many(shorter.X, shorter.y, [timed(shorter, 313, decay) for decay in decays])
+        for i, fit in enumerate(fits):
+            losses[i, held] = -np.log(np.maximum(fit.predict_proba(task.X[held]), 1e-12))[
+                np.arange(len(held)), task.y[held]
+            ]
+    best = int(losses.mean(axis=1).argmin())
+    errors = (losses - losses[best]).std(axis=1) / np.sqrt(len(task.y))
+    level = [i for i in range(len(decays)) if losses[i].mean() - losses[best].mean() <= errors[i]]
+    return timed(task, 313, decays[max(level)])
+
+
+def candidates() -> dict[str, Candidate]:
+    """Return the candidates that README.md names."""
+    found = {
+        "present": Candidate(4, 313, lambda task: timed(task, *((125, 10.0) if task.shots <= 2 else (313, 0.01)))),
+        "released": Candidate(0, 7000, lambda task: released(task, "released", None)),
+        "released, form paper": Candidate(0, 7000, lambda task: released(task, "paper", None)),
+        "released, at most 2000 steps": Candidate(1, 2000, lambda task: released(task, "released", MOST_STEPS)),
+        "released, form paper, at most 2000 steps": Candidate(
+            1, 2000, lambda task: released(task, "paper", MOST_STEPS)
+        ),
+        "held out": Candidate(5, 313, held_out),
+    }
+    for steps, decay in ((125, 10.0), (125, 30.0), (313, 10.0), (313, 30.0), (313, 100.0)):
+        found[f"{steps} steps, decay {decay:g}"] = Candidate(
+            2, steps, lambda task, steps=steps, decay=decay: timed(task, steps, decay)
+        )
+    for steps in (125, 313):
+        for factor in (1, 3, 10, 30):
+            for power in (0, 1, 2):
+                found[f"{steps} steps, evidence {factor}, power {power}"] = Candidate(
+                    2 + (power > 0), steps, lambda task, s=steps, f=factor, p=power: by_evidence(task, s, f, p)
+                )
+    return found
+
+
+def measured(cell: Cell, chosen: dict[str, Candidate]) -> dict[str, Any]:
+    """Fit the candidates, and the default, on a cell: accuracy, ECE, difference to zero-shot and its paired error."""
+    hits: dict[str, list[NDArray[np.bool_]]] = {}
+    ece: dict[str, list[float]] = {}
+    for draw in cell.draws:
+        own: dict[str, list[NDArray[np.bool_]]] = {}
+        for task in draw:
+            models = {name: one.make(task) for name, one in chosen.items()} | {"chosen": adapter(task)}
+            fits = dict(zip(models, fit_many(task.X, task.y, list(models.values())), strict=True))
+            for name, fit in {
+                "zero-shot": ZeroShot(task.text, logit_scale=task.logit_scale).fit(task.X, task.y),
+                **fits,
+            }.items():
+                proba = fit.predict_proba(task.X_test)
+                own.setdefault(name, []).append(proba.argmax(axis=1) == task.y_test)
+                ece.setdefault(name, []).append(expected_calibration_error(proba, task.y_test))
+        for name, parts in own.items():
+            hits.setdefault(name, []).append(np.concatenate(parts))
+    found = {}
+    plain = np.stack(hits["zero-shot"]).astype(float)
+    for name, rows in hits.items():
+        gain = np.stack(rows) - plain
+        accuracy = float(np.mean(np.stack(rows)))
+        found[name] = [100 * accuracy, float(np.mean(ece[name])), 100 * float(gain.mean()), 100 * paired_error(gain)]
+    text = cell.draws[0][0].text is not None
+    return {"dataset": cell.dataset, "shots": cell.shots, "drawn": cell.drawn, "text": text, "fits": found}
+
+
+def read(part: str) -> dict[tuple[str, int], dict[str, Any]]:
+    """Return the newest row of every cell; a candidate that was fitted in an earlier run alone stays."""
+    cells: dict[tuple[str, int], dict[str, Any]] = {}
+    for line in (RESULTS / "recipe_study.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if row.get("part") == part:
+            before = cells.get((row["dataset"], row["shots"]), {"fits": {}})
+            cells[row["dataset"], row["shots"]] = {**row, "fits": {**before["fits"], **row["fits"]}}
     return cells
 
 
-def weighted(cells: dict[str, list[NDArray[np.bool_]]]) -> list[tuple[float, NDArray[np.floating]]]:
-    """Return cells with their weights: each data set the same, each cell the same within it."""
-    return [(1 / (len(cells) * len(found)), hits.astype(float)) for found in cells.values() for hits in found]
+def excess(fit: list[float]) -> float:
+    """Return by how much a candidate is further behind zero-shot than the bound of README.md allows."""
+    return max(0.0, -fit[2] - max(0.3, 2 * fit[3]))
 
 
-def study() -> None:
-    """Choose by cross-validation on training shots; print every recipe's accuracy, and the choice."""
-    recipes = RECIPES[:3] if is_smoke() else RECIPES
-    cells = cross_validated(recipes)
-    means, errors, choice = shortest_level(recipes, weighted(cells))
-    print(f"mean   behind (se)    digits caltech flowers   recipe; * chosen: {RULE}")
-    for i in np.argsort(-means):
-        own = [100 * np.mean([hits[i].mean() for hits in found]) for found in cells.values()]
-        behind = f"{100 * (means.max() - means[i]):5.2f} ({100 * errors[i]:.2f})"
-        mark = "*" if i == choice else " "
-        print(f"{100 * means[i]:6.2f} {behind}  {own[0]:7.2f} {own[1]:7.2f} {own[2]:7.2f}  {mark} {recipes[i]}")
-    level = [recipes[i] for i in range(len(recipes)) if means.max() - means[i] <= errors[i]]
-    row = {"stage": "shots", "rule": RULE, "chosen": recipes[choice], "accuracy": float(means[choice]), "level": level}
-    report("recipe", None, [{**row, "recipes": len(recipes), "best_accuracy": float(means.max())}])
+def table(rows: list[dict[str, Any]]) -> None:
+    """Print means over data sets, cells with text alone, and what the rule chooses."""
+    rows = [row for row in rows if row["text"]]
+    names = [name for name in rows[0]["fits"] if all(name in row["fits"] for row in rows)]
+    datasets = list(dict.fromkeys(row["dataset"] for row in rows))
+    lines = []
+    for name in names:
+        own = [np.mean([row["fits"][name][0] for row in rows if row["dataset"] == d]) for d in datasets]
+        beyond = [(row["dataset"], row["shots"], excess(row["fits"][name])) for row in rows]
+        lines.append((float(np.mean(own)), name, own, [cell for cell in beyond if cell[2] > 0]))
+    lines.sort(key=lambda line: -line[0])
+    print(
+        "| candidate | mean | "
+        + " | ".join(datasets)
+        + " | cells beyond the bound |\n"
+        + "| --- " * (len(datasets) + 3)
+        + "|"
+    )
+    for mean, name, own, beyond in lines:
+        harm = "; ".join(f"{d}, {k}: {value:.2f}" for d, k, value in beyond) or "none"
+        print(f"| {name} | {mean:.2f} | " + " | ".join(f"{value:.2f}" for value in own) + f" | {harm} |")
+    if (rule := candidates()) and set(rule) <= set(names):
+        print(f"the rule chooses: {choice(lines, rule)}")
+
+
+def choice(lines: list[tuple[float, str, Any, list[Any]]], known: dict[str, Candidate]) -> str:
+    """Return what the rule of README.md chooses."""
+    lines = [line for line in lines if line[1] in known]
+    harmless = [line for line in lines if not line[3]]
+    if not harmless:
+        level = [line for line in lines if line[0] >= lines[0][0] - 0.3]
+        return min(level, key=lambda line: sum(cell[2] for cell in line[3]))[1]
+    equal = [line for line in harmless if line[0] >= harmless[0][0] - 0.1]
+    return min(equal, key=lambda line: (known[line[1]].constants, known[line[1]].steps))[1]
+
+
+def main() -> None:
+    """Fit what is asked for, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", nargs="?", choices=list(PARTS), default="built-on")
+    parser.add_argument("--dataset", help="data sets whose names hold this alone")
+    parser.add_argument("--shots", help="numbers of shots, with commas between [default: all]")
+    parser.add_argument("--screen", action="store_true", help="the first draw at 1, 4 and 16 (or 8) shots alone")
+    parser.add_argument("--only", help="candidates, with semicolons between; 'none' prints the table alone")
+    given = parse(parser, {"part": "built-on", "only": "present;313 steps, evidence 10, power 1"})
+    known = candidates()
+    names = list(known) if given.only is None else [name for name in given.only.split(";") if name in known]
+    rows = []
+    if given.only != "none":
+        for cell in PARTS[given.part]():
+            if cell.draws[0][0].text is None or (given.dataset and given.dataset not in cell.dataset):
+                continue
+            if given.shots and str(cell.shots) not in given.shots.split(","):
+                continue
+            if given.screen and (cell.shots not in (1, 4, 16) and (cell.dataset, cell.shots) != ("photographs", 8)):
+                continue
+            if given.screen:
+                cell = replace(cell, draws=cell.draws[:1])
+            rows.append(
+                {
+                    "part": "screen" if given.screen else given.part,
+                    **measured(cell, {name: known[name] for name in names}),
+                }
+            )
+            report("recipe_study", None, rows[-1:], quiet=True)
+    table(rows if is_smoke() else list(read("screen" if given.screen else given.part).values()))
 
 
 if __name__ == "__main__":
-    parse(argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter), {})
-    study()
+    main()

@@ -1,15 +1,17 @@
-"""auto: text, a trained residual and two Gaussian models, mixed as held-out rows of the shots say."""
+"""auto: a trained residual on text and a Gaussian model of the images, mixed as the shots themselves say."""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from cafe.methods.base import Array, FewShotClassifier, Problem
 from cafe.methods.inputs.parameters import Choice, Constraint, Number, Seed, seed_of
-from cafe.methods.mixture.experts import EXPERTS, fit_experts, held_out_scores
-from cafe.methods.mixture.weights import one_shot_mixture, pick_mixture
+from cafe.methods.mixture.experts import SCORED_ROWS, centred_means, distinct_rows, fit_residual, held_out_scores
+from cafe.methods.mixture.gaussians import fit_gaussian
+from cafe.methods.mixture.weights import pick_weights, text_scale, weight_without_evidence
 from cafe.methods.objectives.base import DTYPES
 
 METHOD = "auto"
@@ -20,14 +22,13 @@ class Auto(FewShotClassifier):
 
     ::
 
-        logits = a cos(f, t_c) + b cos(f, w_c) + g (f G_c + g_c) + h (f H_c + h_c)         a, b, g, h >= 0
+        logits = a s cos(f, w_c) + g (f G_c + b_c)         a, g >= 0
 
-    with t the text, w TaskRes's class weights after a fixed number of steps, (G, g) the Gaussian model of
-    :class:`cafe.GDA`, and (H, h) the same with its covariance about the mean of all rows. The weights are those of
-    least negative log-likelihood on held-out rows of the shots, shrunk to an equal mixture where there are few shots;
-    where the mixture is less accurate there than zero-shot by more than a paired standard error, zero-shot is taken.
-    With one shot per class there is nothing to hold out, and a fixed mixture is used. docs/auto.md argues the design
-    and has the attempts.
+    with s the scale of text that is likeliest on the shots, w TaskRes's class weights after a fixed number of steps
+    from text at that scale, and (G, b) the Gaussian model of :class:`cafe.GDA`. a and g are those of least negative
+    log-likelihood on held-out rows of the shots, pulled to a fixed mixture where shots are few. Where less than half of
+    the classes have a second row, nothing can be held out: (G, b) is then the cosine with class means, both measured
+    from the mean of all, and a and g are fixed. Without text the first part falls away. docs/auto.md argues the design.
 
     Parameters
     ----------
@@ -36,7 +37,7 @@ class Auto(FewShotClassifier):
     folds : int, default=4
         At most; a class with fewer rows is in as many folds as it has rows.
     steps : int, default=100
-        Of the residual, in each fold and at the end.
+        Of the residual's training, in each fold and at the end.
     logit_scale : float, default=100.0
         The encoder's learned scale, exponentiated.
     classes : array-like of shape (c,), default=None
@@ -55,11 +56,12 @@ class Auto(FewShotClassifier):
     weights_ : ndarray of shape (c, d)
         Everything above, merged: the mixture is linear in f.
     intercept_ : ndarray of shape (c,)
-        Of the Gaussian parts.
+        Of the images' part.
     mixture_ : dict of str to float
-        a, b, g and h, as ``text``, ``residual``, ``within`` and ``total``; text and residual times ``logit_scale``.
+        ``text_scale`` (s over ``logit_scale``) and ``residual`` (a), where there is text; ``images`` (g).
     evidence_ : dict
-        What the choice rested on: number of held-out rows, their accuracy and loss for zero-shot and the choice.
+        What the choice rested on: number of held-out rows, and their accuracy and loss for the choice and, where there
+        is text, for zero-shot.
 
     References
     ----------
@@ -104,7 +106,9 @@ class Auto(FewShotClassifier):
         self.random_state = random_state
 
     def _fit_rows(self, problem: Problem) -> None:
+        X, y = problem.X, problem.y
         text = problem.class_embeddings if self.embedding_source_ == "text" else None
+        n_classes = len(problem.class_embeddings)
         settings: dict[str, Any] = {
             "steps": self.steps,
             "logit_scale": self.logit_scale,
@@ -112,18 +116,29 @@ class Auto(FewShotClassifier):
             "dtype": self.dtype,
             "random_state": seed_of(self) if self.random_state is not None else 0,
         }
-        X, y, n_classes = problem.X, problem.y, len(problem.class_embeddings)
-        experts = fit_experts(X, y, problem.class_embeddings, settings)
-        scores = held_out_scores(X, y, text, n_classes, self.folds, settings)
-        if scores is None:
-            mixture, self.evidence_ = one_shot_mixture(experts.logits(X), y, text is not None), {"held_out": 0}
+        kept = distinct_rows(X, y)
+        X, y = X[kept], y[kept]
+        scored = np.random.default_rng(settings["random_state"]).permutation(len(y))[:SCORED_ROWS]
+        scale = 1.0 if text is None else text_scale(self.logit_scale * (X[scored] @ text.T), y[scored])
+        counts = np.bincount(y, minlength=n_classes)
+        gaussian = fit_gaussian(X, y, n_classes) if 2 * np.sum(counts > 1) >= np.sum(counts > 0) else None
+        if gaussian is None:
+            weights, offset = centred_means(X, y, n_classes)
+            images = weight_without_evidence(X[scored] @ weights.T + offset, y[scored], text is not None)
+            mixture, self.evidence_ = np.array([1.0, images]), {"held_out": 0}
         else:
-            mixture, self.evidence_ = pick_mixture(scores, text is not None)
-        self.mixture_ = dict(zip(EXPERTS, map(float, mixture), strict=True))
-        weights, intercept = experts.merged(mixture)
-        self.weights_, self.intercept_ = (v.astype(problem.base.X.dtype) for v in (weights, intercept))
-        self.kernel_, self.device_ = "torch", experts.device
-        self.dtype_ = str(DTYPES[self.dtype]).removeprefix("torch.")
+            weights, offset = gaussian.weights, gaussian.offset
+            scores = held_out_scores(X, y, text, scale * self.logit_scale, gaussian, self.folds, settings)
+            mixture, self.evidence_ = pick_weights(scores, len(y) / np.sum(counts > 0))
+        weights, offset = mixture[-1] * weights, mixture[-1] * offset
+        self.mixture_ = {"images": float(mixture[-1])}
+        self.kernel_, self.device_, self.dtype_ = "numpy", "cpu", "float64"
+        if text is not None:
+            residual, self.device_ = fit_residual(X, y, text, scale * self.logit_scale, settings)
+            weights = weights + mixture[0] * residual
+            self.mixture_ = {"text_scale": scale, "residual": float(mixture[0]), **self.mixture_}
+            self.kernel_, self.dtype_ = "torch", str(DTYPES[self.dtype]).removeprefix("torch.")
+        self.weights_, self.intercept_ = (v.astype(problem.base.X.dtype) for v in (weights, offset))
 
     def chosen_on(self) -> str:
         """Return that weights are chosen on held-out rows of the shots, where there are any; see the base class."""

@@ -33,7 +33,7 @@ RATIO_MODES = ("scalar", "learned")
 # Tip-Adapter-F's (ECCV 2022, section 4.1: AdamW, 1e-3, batch 256, cosine, 20 epochs; PyTorch's own decay) at 4,000
 # rows, in steps, since 20 epochs are 20 steps for 160 rows. One or two images a class are learned by heart in that
 # time; the first, found by cross-validation (benchmarks/studies/recipe_study.py), stays closer to zero-shot. On val
-# rows of digits, Caltech and Flowers each is the better one on its side (recipe_published.py beside it).
+# rows of digits, Caltech and Flowers each is the better one on its side.
 FEW = 2
 FEW_RECIPE = (125, 10.0)
 RECIPE = (313, 0.01)

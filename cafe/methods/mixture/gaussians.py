@@ -1,14 +1,13 @@
-"""Gaussians with one shared covariance, about class means or about the mean of all rows, and their held-out scores.
+"""Gaussians with one shared covariance within classes, and how they score rows that they were not fitted on.
 
-Letters: n rows, d width, c classes, k_c rows of class c, mu_c its mean, m_i the centre of row i (its class's mean, or
-the mean of all rows), r_i = x_i - m_i.
+Letters: n rows, d width, c classes, k_c rows of class c, mu_c their mean, r_i = x_i - mu_(y_i).
 
     A = sum_i r_i r_i^T + lam I          lam = sum_i |r_i|^2 / (n - 1)
     P = d A^-1          logit_c(x) = x P mu_c - mu_c P mu_c / 2
 
-which is :class:`cafe.GDA`'s model, whose covariance may be about either centre. Leaving row i out takes it out of its
-centre too, which removes a_i r_i r_i^T from the sum, with a_i = k / (k - 1) for its class's mean and n / (n - 1) for
-that of all rows. With q_i = A^-1 r_i the inverse without the row is, by Sherman and Morrison,
+which is :class:`cafe.GDA`'s model. Leaving row i out takes it out of its class's mean too, which removes
+a_i r_i r_i^T from the sum, with a_i = k / (k - 1). With q_i = A^-1 r_i the inverse without the row is, by Sherman and
+Morrison,
 
     A_i^-1 = A^-1 + f_i q_i q_i^T        f_i = a_i / (1 - a_i r_i . q_i)
 
@@ -43,39 +42,33 @@ class SharedGaussian:
         - mu_c P mu_c / 2; the same.
     inverse : ndarray of shape (d, d)
         A^-1.
-    centres : ndarray of shape (c, d)
-        m_i of the rows of each class.
-    removed : ndarray of shape (c,)
-        a_i of the rows of each class; 1 where it has only one.
+    means : ndarray of shape (c, d)
+        mu_c.
     """
 
     weights: Array
     offset: Array
     inverse: Array
-    centres: Array
-    removed: Array
+    means: Array
 
 
-def fit_gaussian(X: Array, y: NDArray[np.int64], n_classes: int, about_classes: bool) -> SharedGaussian | None:
-    """Fit rows X (n, d) of classes y; None where the covariance is zero up to rounding."""
-    (n, d), means, counts = X.shape, class_means(X, y, n_classes), np.bincount(y, minlength=n_classes)
-    centres = means if about_classes else np.tile(counts @ means / n, (n_classes, 1))
+def fit_gaussian(X: Array, y: NDArray[np.int64], n_classes: int) -> SharedGaussian | None:
+    """Fit rows X (n, d) of classes y; None where no row differs from its class's mean, up to rounding."""
+    (n, d), means, seen = X.shape, class_means(X, y, n_classes), np.bincount(y, minlength=n_classes) > 0
     scatter, squares = np.zeros((d, d)), 0.0
     with threads_for(n * d * d):
         for start in range(0, n, CHUNK):
             part = slice(start, start + CHUNK)
             rows = X[part].astype(np.float64)
             squares += np.square(rows).sum()
-            rows -= centres[y[part]]
+            rows -= means[y[part]]
             scatter += rows.T @ rows
         spread = np.trace(scatter)
         # Rounding of means leaves up to eps^2 of the rows' own squares, as in cafe.GDA.
         if spread <= 1e3 * np.finfo(np.float64).eps ** 2 * squares:
             return None
         inverse = np.linalg.inv(scatter + spread / max(1, n - 1) * np.eye(d))
-        weights, offset = _model(inverse, means, counts > 0)
-    own = counts if about_classes else np.full(n_classes, n)
-    return SharedGaussian(weights, offset, inverse, centres, own / np.maximum(own - 1, 1))
+        return SharedGaussian(*_model(inverse, means, seen), inverse, means)
 
 
 def held_out_logits(
@@ -92,31 +85,31 @@ def held_out_logits(
     y : ndarray of shape (n,)
         Their classes.
     folds : sequence of (kept rows, held-out rows)
-        Class means are those of the kept rows.
+        Class means are those of the kept rows. A held-out row's class has at least two rows.
 
     Returns
     -------
     ndarray of shape (held-out rows, c)
         Fold after fold.
     """
-    found = []
+    logits, all_counts = [], np.bincount(y)
     for kept, held in folds:
         counts = np.bincount(y[kept], minlength=len(model.weights))
         means = class_means(X[kept], y[kept], len(counts))
         rows = X[held].astype(np.float64)
-        residuals = rows - model.centres[y[held]]
+        residuals = rows - model.means[y[held]]
         turned = residuals @ model.inverse  # q_i
-        a = model.removed[y[held]]
+        a = all_counts[y[held]] / (all_counts[y[held]] - 1)
         f = a / (1 - a * np.einsum("nd,nd->n", turned, residuals))
         weights, offset = _model(model.inverse, means, counts > 0)
         towards = X.shape[1] * (turned @ means.T)  # d q_i . mu_c
         own = np.einsum("nd,nd->n", rows, turned)
-        logits = rows @ weights.T + offset + (f * own)[:, None] * towards
-        logits -= f[:, None] * np.square(towards) / (2 * X.shape[1])
+        scores = rows @ weights.T + offset + (f * own)[:, None] * towards
+        scores -= f[:, None] * np.square(towards) / (2 * X.shape[1])
         unseen = counts == 0
-        logits[:, unseen] = logits[:, ~unseen].mean(axis=1, keepdims=True)
-        found.append(logits)
-    return np.concatenate(found)
+        scores[:, unseen] = scores[:, ~unseen].mean(axis=1, keepdims=True)
+        logits.append(scores)
+    return np.concatenate(logits)
 
 
 def class_means(X: Array, y: NDArray[np.int64], n_classes: int) -> Array:

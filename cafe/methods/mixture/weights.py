@@ -1,12 +1,13 @@
-"""How ``auto`` weighs its experts: stacking on held-out rows, shrunk to an equal mixture where the rows are few.
+"""How ``auto`` weighs its experts: text by its likelihood on the shots, both experts by stacking on held-out rows.
 
-Letters: n held-out rows, c classes, e experts; Z_e their logits, u_e their units, v_e >= 0 the weights in these units,
-and k the shots of a class.
+Letters: n rows, c classes, e experts; Z_e their logits, u_e their units, v_e >= 0 the weights in these units.
 
-    unit     u_e = spread(Z_text) / spread(Z_e)          spread over the logits of other classes than the row's own
-    choice   min_v  sum_i -log softmax(sum_e v_e u_e Z_e)_(i, y_i)  +  (n / 2) (k - 1)^-3 |v - v0|^2
+    text     min_s  sum_i -log softmax(s Z_text)_(i, y_i)  +  (log s)^2 / 2
+    unit     1 for the residual, whose scale text gave; 1 / spread(Z) for images
+    choice   min_v  sum_i -log softmax(sum_e v_e u_e Z_e)_(i, y_i)  +  (lam / 2) |v - v0|^2
+             lam = STRENGTH n (k - 1)^-3 + FLOOR          k rows a class on average
 
-It is convex in v. v0 is the same share for every expert. The strength per row falls with the shots: at two shots
+Both problems are convex in s and v but for the small terms in log s. The pull to v0 falls with the shots: at two shots
 the experts that are scored learned from half of what the final ones learn from, so their scores mislead, and hardly
 any does at eight.
 """
@@ -19,92 +20,114 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.methods.base import Array
-from cafe.methods.mixture.experts import EXPERTS, HeldOut
+from cafe.methods.mixture.experts import HeldOut
 
-# Of a mixture that is shrunk to: text, residual, Gaussians within classes and about the mean of all rows.
-CENTRE: Final = (1 / 3, 1 / 3, 1 / 3, 1 / 3)
-# Where a class has a single row there is nothing to hold out, and no covariance within classes.
-ONE_SHOT: Final = (0.4, 0.6, 0.0, 0.2)
-ONE_SHOT_WITHOUT_TEXT: Final = (0.4, 0.4, 0.0, 0.1)
-# Below so many shots a fold's class means are so much worse than the final ones that they say nothing about scale.
-SHOTS_FOR_SCALE: Final = 3.0
-
-
-def one_shot_mixture(logits: Array, labels: NDArray[np.int64], with_text: bool) -> Array:
-    """Return the weights (e,) without evidence, from the experts' logits (e, n, c) on the shots themselves."""
-    mixture: Array = np.array(ONE_SHOT if with_text else ONE_SHOT_WITHOUT_TEXT) * units(logits, labels)
-    return mixture
+# v0 of the residual and of images; and of images where there is no text. All constants: docs/auto.md.
+CENTRE: Final = (1.0, 1.0)
+CENTRE_WITHOUT_TEXT: Final = (3.0,)
+STRENGTH: Final = 0.3
+FLOOR: Final = 0.3
+# Weight of centred class means beside the residual, in units of their spread, where no row can be held out.
+ONE_SHOT: Final = 0.5
+# The first expert keeps this share of its v0 at least: with no weight at all every class would be as likely.
+LEAST: Final = 0.1
+# How small and how large a scale of text is tried, as powers of e.
+TEXT_SCALES: Final = (-6.0, 3.0)
 
 
-def pick_mixture(scores: HeldOut, with_text: bool) -> tuple[Array, dict[str, Any]]:
+def text_scale(logits: Array, labels: NDArray[np.int64]) -> float:
+    """Return s, by how much to multiply logits of text (n, c); formula in the module's docstring.
+
+    Text never saw the shots, so its likelihood on them is honest at any number of them: where text says nothing, s
+    goes to zero.
+    """
+    from scipy.optimize import minimize_scalar
+
+    def loss(power: float) -> float:
+        return float(losses(np.exp(power) * logits, labels).sum() + power**2 / 2)
+
+    return float(np.exp(minimize_scalar(loss, bounds=TEXT_SCALES, method="bounded").x))
+
+
+def pick_weights(scores: HeldOut, shots: float) -> tuple[Array, dict[str, Any]]:
     """Choose the weights of the experts; formulas in the module's docstring.
 
-    A mixture that is less accurate than zero-shot on the held-out rows, by more than a paired standard error, is not
-    taken: zero-shot is.
+    The images' weight is raised for what its final class means gain on those of a fold: the mean of k rows of variance
+    V is off by V / k, so distances from it look (1 + 1 / k) times as wide, and the best weight is as k / (k + 1).
+
+    Parameters
+    ----------
+    scores : HeldOut
+        On held-out rows.
+    shots : float
+        Rows a class, on average.
 
     Returns
     -------
     tuple of ndarray of shape (e,) and dict
-        The dict says what the choice rested on, as JSON.
+        Weights of the experts' logits; and what the choice rested on, as JSON.
     """
-    unit, y = units(scores.logits, scores.labels), scores.labels
-    strength = len(y) / (scores.shots - 1) ** 3
-    shares = stack(scores.logits * unit[:, None, None], y, np.array(CENTRE), strength)
-    if not with_text and scores.shots < SHOTS_FOR_SCALE:
-        shares /= shares.sum()
-    mixture = shares * unit
-    before, after = (np.argmax(z, axis=1) == y for z in (scores.logits[0], np.tensordot(mixture, scores.logits, 1)))
-    gain = after.astype(float) - before
-    if gain.mean() < -gain.std() / np.sqrt(len(y)):
-        mixture = np.eye(len(EXPERTS))[0]
-    chosen = np.tensordot(mixture, scores.logits, 1)
-    return mixture, {
-        "held_out": len(y),
-        "accuracy": float(np.mean(chosen.argmax(axis=1) == y)),
-        "loss": float(losses(chosen, y).mean()),
-        "zero_shot_accuracy": float(before.mean()),
-        "zero_shot_loss": float(losses(scores.logits[0], y).mean()),
-    }
+    y, with_text = scores.labels, scores.text is not None
+    unit = np.ones(len(scores.logits))
+    unit[-1] = 1 / positive(spread(scores.logits[-1], y))
+    strength = STRENGTH * len(y) * max(shots - 1, 0.5) ** -3 + FLOOR
+    centre = np.array(CENTRE if with_text else CENTRE_WITHOUT_TEXT)
+    weights = unit * stack(scores.logits * unit[:, None, None], y, centre, strength)
+    chosen = np.tensordot(weights, scores.logits, 1)
+    evidence = {"held_out": len(y), "accuracy": accuracy(chosen, y), "loss": float(losses(chosen, y).mean())}
+    if scores.text is not None:
+        evidence["zero_shot_accuracy"] = accuracy(scores.text, y)
+        evidence["zero_shot_loss"] = float(losses(scores.text, y).mean())
+    k, kept = scores.rows_of_class, scores.kept_of_class
+    weights[-1] *= k / (k + 1) * (kept + 1) / kept
+    return weights, evidence
 
 
-def units(logits: Array, labels: NDArray[np.int64]) -> Array:
-    """Return by what to multiply each expert so that it spreads as the first one does, (e,); 0 for one that is zero.
+def weight_without_evidence(logits: Array, labels: NDArray[np.int64], with_text: bool) -> float:
+    """Return the weight of the images' model from its logits (n, c) on its own rows, where none can be held out."""
+    return (ONE_SHOT if with_text else CENTRE_WITHOUT_TEXT[0]) / positive(spread(logits, labels))
 
-    The row's own class is left out: an expert knows the rows that it was fitted on by heart.
+
+def spread(logits: Array, labels: NDArray[np.int64]) -> float:
+    """Return the standard deviation of logits (n, c) about their row's mean, over classes that are not the row's own.
+
+    A model knows the rows that it was fitted on by heart, so their own class says nothing about others.
     """
-    others = np.ones(logits.shape[1:], dtype=bool)
-    others[np.arange(len(labels)), labels] = False
-    centred = (one - one.mean(axis=1, keepdims=True) for one in logits)
-    spreads = np.array([float(np.sqrt(np.square(one, where=others, out=np.zeros_like(one)).mean())) for one in centred])
-    found: Array = np.divide(spreads[0], spreads, out=np.zeros(len(spreads)), where=spreads > 0)
-    return found
+    centred = logits - logits.mean(axis=1, keepdims=True)
+    centred[np.arange(len(labels)), labels] = 0
+    return float(np.sqrt(np.square(centred).sum() / max(1, centred.size - len(labels))))
+
+
+def positive(value: float) -> float:
+    """Return a spread, or infinity for one that is zero: logits without any get no weight."""
+    return value if value > np.finfo(np.float32).tiny else np.inf
 
 
 def stack(logits: Array, labels: NDArray[np.int64], centre: Array, strength: float) -> Array:
-    """Minimise the held-out loss over weights that are not negative; formula in the module's docstring.
+    """Minimise the held-out loss over weights that are not negative, and the first not zero.
 
+    The formula stands in the module's docstring.
     With p the softmax of the mixture, the derivative in v_e is sum_i (p_i - onehot_i) . Z_ei + strength (v_e - v0_e).
     """
     from scipy.optimize import minimize
 
     rows = np.arange(len(labels))
-    # A constant added to a row's logits changes nothing; small numbers keep float32 exact enough.
-    experts = logits - logits.mean(axis=2, keepdims=True)
+    experts = logits - logits.mean(axis=2, keepdims=True)  # a constant added to a row's logits changes nothing
 
     def loss(v: Array) -> tuple[float, Array]:
-        z = np.tensordot(v.astype(experts.dtype), experts, 1)
+        z = np.tensordot(v, experts, 1)
         z -= z.max(axis=1, keepdims=True)
-        own = z[rows, labels].astype(np.float64)
+        own = z[rows, labels]
         p = np.exp(z, out=z)
         totals = p.sum(axis=1)
         p /= totals[:, None]
         p[rows, labels] -= 1
         away = v - centre
         value = float(np.sum(np.log(totals) - own)) + strength * float(away @ away) / 2
-        return value, np.array([float(np.vdot(p, one)) for one in experts]) + strength * away
+        return value, np.array([float(np.vdot(p, expert)) for expert in experts]) + strength * away
 
-    found = minimize(loss, centre, jac=True, bounds=[(0, None)] * len(centre), method="L-BFGS-B")
-    weights: Array = found.x
+    bounds = [(LEAST * centre[0], None)] + [(0, None)] * (len(centre) - 1)
+    weights: Array = minimize(loss, centre, jac=True, bounds=bounds, method="L-BFGS-B").x
     return weights
 
 
@@ -112,5 +135,10 @@ def losses(logits: Array, labels: NDArray[np.int64]) -> Array:
     """Return -log p(label) of every row, (n,)."""
     top = logits.max(axis=1)
     own = logits[np.arange(len(labels)), labels]
-    found: Array = np.log(np.exp(logits - top[:, None]).sum(axis=1)) + top - own
-    return found
+    values: Array = np.log(np.exp(logits - top[:, None]).sum(axis=1)) + top - own
+    return values
+
+
+def accuracy(logits: Array, labels: NDArray[np.int64]) -> float:
+    """Return the share of rows whose largest logit is their label's."""
+    return float(np.mean(logits.argmax(axis=1) == labels))
