@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -180,6 +181,19 @@ class Features:
         splits = [f"{name}={array_summary(split.image_features)}" for name, split in self.splits.items()]
         text = [] if self.text_features is None else [f"text_features={array_summary(self.text_features)}"]
         return f"Features({', '.join([*source, *splits, *text, f'class_names={len(self.class_names)}'])})"
+
+    def _repr_html_(self) -> str:
+        """Return a table for notebooks."""
+        facts = {name: str(self.provenance[name]) for name in ("dataset", "encoder") if name in self.provenance}
+        facts |= {
+            name: f"{len(own):,} images, {array_summary(own.image_features)}" for name, own in self.splits.items()
+        }
+        facts["classes"] = f"{len(self.class_names):,}: {', '.join(self.class_names[:6])}" + (
+            ", ..." if len(self.class_names) > 6 else ""
+        )
+        facts["text"] = "none" if self.text_features is None else array_summary(self.text_features)
+        rows = "".join(f"<tr><th>{escape(key)}</th><td>{escape(value)}</td></tr>" for key, value in facts.items())
+        return f"<table><caption>cafe features</caption>{rows}</table>"
 
     @cached_property
     def class_embeddings(self) -> NDArray[np.float32] | None:

@@ -105,6 +105,7 @@ class _Pipeline:
             if self._pool.n_pending:
                 with self._reporter.timing("read"):
                     decoded = self._pool.next_result()
+                self._schedule.start_clock()
                 self._add(self._decoding.popleft(), decoded)
                 continue
             self._encode_rest()

@@ -73,6 +73,7 @@ class Schedule:
                 self._n_done += len(shard)
         self.kept = self._n_reported = self._n_done
         self._started = time.perf_counter()
+        self._clock_runs = False
 
     @property
     def is_empty(self) -> bool:
@@ -85,6 +86,14 @@ class Schedule:
         if self.kept:
             progress = ExtractionProgress("images", "", self._n_done, self._n_images, kept=self.kept)
             self._reporter.report(progress)
+
+    def start_clock(self) -> None:
+        """Let the clock of :attr:`images_per_second` begin with the first decoded images: processes take time to start.
+
+        Later calls change nothing.
+        """
+        if not self._clock_runs:
+            self._started, self._clock_runs = time.perf_counter(), True
 
     def claim_next(self) -> ClaimedShard | None:
         """Claim the next shard that is free; None if all others are done or claimed by other processes."""

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from cafe.cache.extract.known import NOTHING_KNOWN, KnownRows
 from cafe.classifier.encoding import check_encoder, encode_like
 from cafe.classifier.evaluation import Evaluation, LabelledFolder
 from cafe.classifier.images import GivenImage, ImageLike, given_images
+from cafe.classifier.known import known_features
 from cafe.classifier.reading import ReadImage, read_ahead
 from cafe.data.images.decoding import PILLOW
 from cafe.encoders.base import Encoder
@@ -95,6 +97,8 @@ class Classifier:
         The folder it was loaded from or saved to.
     fitted_images : frozenset of bytes or None
         SHA-256 of the image files that it was fitted on, or its settings chosen by; None where they are not known.
+    cache_dir : Path or None
+        The folder in whose caches the features of images are looked for before these are encoded; None for nowhere.
     cache : Path or None
         The cache that it was fitted on in this process; None elsewhere.
     extraction : ExtractionSummary or None
@@ -134,6 +138,7 @@ class Classifier:
         self.fitted_images: frozenset[bytes] | None = frozenset()
         self.notes: tuple[str, ...] = ()
         self.cache: Path | None = None
+        self.cache_dir: Path | None = None
         self.extraction: ExtractionSummary | None = None
         self._encoder = encoder
         self._opening = threading.Lock()  # images are read in several threads, the first of which opens the encoder
@@ -271,6 +276,7 @@ class Classifier:
             decoder=image.get("decoder", PILLOW),
         )
         classifier.row = final.row
+        classifier.cache_dir = cache_folder(cache_dir)
         classifier.fitted_images = final.fitted_images
         classifier._features = features
         classifier.cache, classifier.extraction = prepared.path, prepared.summary
@@ -340,6 +346,7 @@ class Classifier:
         check_encoder(fitted_on["encoder"], encoder)
         classifier = cls(estimator, encoder, saved["class_names"], decoder=fitted_on.get("decoder", PILLOW))
         classifier.run = folder
+        classifier.cache_dir = cache_folder(cache_dir)
         classifier.row = saved.get("row")
         known = saved.get(FITTED_IMAGES)
         classifier.fitted_images = None if known is None else frozenset(row.tobytes() for row in known)
@@ -477,7 +484,7 @@ class Classifier:
             As :meth:`predict`.
         """
         rows = []
-        for image, probabilities in self.probabilities(given_images(images)):
+        for image, probabilities in self.probabilities(_listed(images)):
             if image.unreadable is not None:
                 raise image.unreadable
             rows.append(probabilities)
@@ -578,35 +585,62 @@ class Classifier:
         """Go through images of :func:`~cafe.classifier.images.given_images` with their probabilities.
 
         Images are read ahead in threads, encoded, and the method asked, in batches of the encoder's own size; what is
-        held in memory is a few of them.
+        held in memory is a few of them. Of files whose features are in a cache of the cache folder, these are taken;
+        for that, ``images`` must be a list.
 
         Yields
         ------
         ReadImage, ndarray of shape (n_classes,)
             In the order of the images; the array is empty where the image cannot be read.
         """
+        known = NOTHING_KNOWN
+        if self.cache_dir is not None and isinstance(images, list):
+            known = known_features(
+                images, self.encoder, self.decoder, self.cache_dir, unprojected=self._reads_unprojected
+            )
         batch: list[ReadImage] = []
         n_readable = 0
-        for image in read_ahead(images, lambda: self.encoder.cropper, self.decoder):
+        reading = read_ahead(
+            images, lambda: self.encoder.cropper, self.decoder, lambda sha256: known.keys.has(sha256, "", 0)
+        )
+        for image in reading:
             batch.append(image)
             n_readable += image.unreadable is None
             if n_readable == self.encoder.batch_size:
-                yield from self._classified(batch)
+                yield from self._classified(batch, known)
                 batch, n_readable = [], 0
-        yield from self._classified(batch)
+        yield from self._classified(batch, known)
 
-    def _classified(self, batch: Sequence[ReadImage]) -> Iterator[tuple[ReadImage, Array]]:
+    @property
+    def _reads_unprojected(self) -> bool:
+        """Whether the method trains the projection itself, and so reads what goes into it."""
+        return getattr(self.estimator, "projection", None) is not None
+
+    def _classified(self, batch: Sequence[ReadImage], known: KnownRows) -> Iterator[tuple[ReadImage, Array]]:
         crops = [image.crop for image in batch if image.crop is not None]
-        rows = iter(self.estimator.predict_proba(self._encoded(np.stack(crops))) if crops else ())
+        encoded = iter(self._encoded(np.stack(crops)) if crops else ())
+        features = [
+            next(encoded) if image.crop is not None else self._taken(image, known)
+            for image in batch
+            if image.unreadable is None
+        ]
+        rows = iter(self.estimator.predict_proba(np.stack(features)) if features else ())
         none = np.zeros(0, dtype=np.float32)
         for image in batch:
             yield image, none if image.unreadable is not None else next(rows)
 
     def _encoded(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Encode crops (n, height, width, 3): before the projection for a method that trains the projection."""
-        if getattr(self.estimator, "projection", None) is not None:
+        if self._reads_unprojected:
             return self.encoder.encode_images_unprojected(crops)[1]
         return self.encoder.encode_images(crops)
+
+    def _taken(self, image: ReadImage, known: KnownRows) -> NDArray[np.float32]:
+        """Take the features (d,) of an image from a cache; those before the projection stand behind the others."""
+        assert image.sha256 is not None, "only files are known"
+        (row,) = known.take(image.sha256, "", 0, with_projection=self._reads_unprojected)  # (d,) or (d + w,)
+        features: NDArray[np.float32] = row[self.encoder.dim if self._reads_unprojected else 0 :].astype(np.float32)
+        return features
 
     def _facts(self) -> dict[str, str]:
         """Return what a reader wants to know at first sight."""
@@ -645,3 +679,9 @@ def _unlabelled(given: Path | str | None, features: Features, device: str) -> st
             f"got {os.fspath(given)!r}"
         )
     return encode_like(features, given, device=device)
+
+
+def _listed(images: ImageLike | Iterable[ImageLike]) -> Iterable[GivenImage]:
+    """List what is given, unless it comes piece by piece: that may be longer than memory."""
+    given = given_images(images)
+    return given if isinstance(images, Iterator) else list(given)

@@ -240,7 +240,7 @@ def _cross_validated(
     return {
         **fits[0].row,
         **all_metrics(probabilities, labels),
-        "n_train": round(float(np.mean([len(task.train) for task in tasks]))),
+        "n_train": round(float(np.mean([fit.row["n_train"] for fit in fits]))),
         "n_test": len(tested),
         "zero_shot_acc1": zero_shot_accuracy(features, labelled.take(tested)),
         "fit_seconds": sum(fit.row["fit_seconds"] for fit in fits),

@@ -100,7 +100,8 @@ def test_photographs_with_the_embedded_model_get_a_hint(demo, tmp_path):
             Image.fromarray(noise).save(tmp_path / "photos" / name / f"{i}.png")
     done = cafe(cache, "extract", "--dataset", tmp_path / "photos", "--cache-dir", tmp_path, "--workers", 0)
     assert done.returncode == 0, done.stderr
-    assert "for photographs: --model openai/clip-vit-base-patch32" in done.stderr
+    command = f"cafe extract {tmp_path / 'photos'} --model openai/clip-vit-base-patch32"
+    assert command in done.stderr
     assert "for photographs" not in cafe(cache, "extract", "--dataset", "digits").stderr
 
 

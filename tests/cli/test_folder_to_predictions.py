@@ -258,3 +258,76 @@ def test_compare_takes_all_shots(cafe, blobs):
         name for name in outcome.json["files"] if name.endswith("report.html")
     ))  # fmt: skip
     assert "2 runs of 1 method on" in page.read_text(encoding="utf-8")
+
+
+def test_images_that_were_fitted_are_left_out_of_the_evaluation_and_not_encoded_again(cafe, classified, monkeypatch):
+    """Whatever they are called now: they are known by their bytes."""
+    from cafe.encoders.transformers import TransformersCLIP
+
+    encoded: list[int] = []
+    encode = TransformersCLIP.encode_images
+
+    def counting(self, crops):
+        encoded.append(len(crops))
+        return encode(self, crops)
+
+    monkeypatch.setattr(TransformersCLIP, "encode_images", counting)
+    (classified / "cat" / "0.png").rename(classified / "cat" / "renamed.png")
+    before = cafe("predict", classified, "--json")
+    assert before.code == 2 and "no image is left to be tested on: 16 were fitted" in before.err
+    assert encoded == []
+    for name, channel in (("cat", 2), ("dog", 0)):
+        for i in range(3):
+            picture(5000 + 10 * channel + i, channel).save(classified / name / f"new-{i}.png")
+    (classified / "bird").mkdir()
+    picture(1).save(classified / "bird" / "0.png")
+    outcome = cafe("predict", classified, "--json")
+    evaluation = outcome.json["evaluation"]
+    assert (evaluation["n_test"], evaluation["fitted"], evaluation["other_classes"]) == (6, 16, 1)
+    assert evaluation["acc1"] == 1.0 and evaluation["recall"] == {"cat": 1.0, "dog": 1.0}
+    assert len(outcome.json["images"]) == 23 and sum(encoded) == 7
+    text = cafe("predict", classified).out.splitlines()[-1]
+    assert text == (
+        "accuracy 100.00 % on 6 images of 2 classes; left out: 16 that the run was fitted on, 1 of other classes"
+    )
+
+
+def test_a_folder_in_python_in_three_lines(classified, cache_dir, tmp_path):
+    import cafe
+
+    classifier = cafe.Classifier.fit(classified)
+    names = classifier.predict([classified / "cat" / "1.png", picture(9001, 0)])
+    assert names.tolist() == ["cat", "dog"]
+
+    assert classifier.row["tested_by"] == "cross-validation" and classifier.run is None
+    assert classifier.predict(classified / "cat").tolist() == ["cat"] * 8
+    for i in range(4):
+        (tmp_path / "more" / "dog").mkdir(parents=True, exist_ok=True)
+        picture(7000 + i, 0).save(tmp_path / "more" / "dog" / f"{i}.png")
+    evaluation = classifier.evaluate(tmp_path / "more")
+    assert (evaluation.n_test, evaluation.acc1, evaluation.recall) == (4, 1.0, {"dog": 1.0})
+    run = classifier.save()
+    again = cafe.Classifier.load()  # the run last used or made
+    assert again.run == run and again.fitted_images == classifier.fitted_images and len(again.fitted_images) == 16
+    np.testing.assert_array_equal(again.predict_proba(tmp_path / "more"), classifier.predict_proba(tmp_path / "more"))
+    assert "2 classes" in repr(again) and "<table>" in again._repr_html_()
+    features = cafe.load_features("photos")  # the name of a data set in the cache folder
+    assert repr(features) == repr(cafe.load_features()) and len(repr(features)) < 300
+    assert "photos" in features._repr_html_() and "<script" not in features._repr_html_()
+    assert cafe.Classifier.fit(features, method="zero-shot").row["n_train"] == 0
+
+
+def test_a_fit_that_was_cut_off_carries_on(cafe, cache_dir, monkeypatch):
+    """Ctrl-C in the midst of the images: what is encoded is kept, and the same command goes on from there."""
+    import cafe as package
+    from cafe.cache.extract.progress import ExtractionInterrupted
+
+    def stop(state):
+        if state.stage == "images" and state.done > 600:
+            raise KeyboardInterrupt
+
+    with pytest.raises(ExtractionInterrupted, match="images are kept"):
+        package.Classifier.fit("digits", method="zero-shot", progress=stop)
+    done = fitted(cafe, "digits", "--method", "zero-shot")
+    assert done["extraction"]["kept"] >= 256
+    assert done["extraction"]["kept"] + done["extraction"]["encoded"] == 1797

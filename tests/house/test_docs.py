@@ -23,48 +23,61 @@ def indented_commands(text):
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory):
-    """A reader's desk: a folder of photographs (digits, here), a new photograph, a cache folder."""
+    """A reader's desk: folders of photographs (digits, here), a new photograph, a cache folder."""
     from sklearn.datasets import load_digits
 
     folder = tmp_path_factory.mktemp("desk")
     images, labels = load_digits(return_X_y=True)
     for name, digit in (("zero", 0), ("one", 1), ("two", 2)):
-        (folder / "my_photos" / name).mkdir(parents=True)
-        for i in np.flatnonzero(labels == digit)[:40]:
-            picture = Image.fromarray(np.uint8(images[i].reshape(8, 8) * 15))
-            picture.save(folder / "my_photos" / name / f"{i}.png")
-    picture.save(folder / "new.png")
+        for place, rows in (("my_photos", slice(20)), ("labelled_photos", slice(20, 24)), ("photos", slice(24, 26))):
+            (folder / place / name).mkdir(parents=True)
+            for i in np.flatnonzero(labels == digit)[rows]:
+                picture = Image.fromarray(np.uint8(images[i].reshape(8, 8) * 15))
+                picture.save(folder / place / name / f"{i}.png")
+    for place in ("more", "more_photos"):
+        (folder / place).mkdir()
+        picture.save(folder / place / "a.jpg")
+    picture.save(folder / "new.jpg")
     return folder
 
 
-def test_readme_commands_run_as_typed(desk, monkeypatch, capfd):
-    """Stand-ins: the embedded model for models of the hub, and the one run that `fit` left for NAME."""
+@pytest.fixture
+def at_the_desk(desk, monkeypatch):
+    """Sit down there, with a folder of caches."""
     monkeypatch.chdir(desk)
     monkeypatch.setenv("CAFE_CACHE", str(desk / "cache"))
-    commands = indented_commands(README)
-    assert len(commands) >= 5
+    monkeypatch.delenv("CAFE_MODEL", raising=False)
+
+
+# Pages of which every command and all Python runs, in the order in which it stands there.
+PAGES = ["README.md", "docs/using.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_of_the_page_run_as_typed(page, desk, at_the_desk, capfd):
+    """Stand-ins: the embedded model for models of the hub, the newest run for NAME, nobody who is asked."""
+    commands = indented_commands((ROOT / page).read_text(encoding="utf-8"))
+    assert len(commands) >= 4
     ran = 0
     for command in commands:
         words = shlex.split(re.sub(r"--model \S+", "--model cafe:mini", command))[1:]
         if "/data" in words:
             continue  # the published photographs: tests/real
-        for i, word in enumerate(words):
-            if word == "NAME":
-                (words[i],) = run_names(desk / "cache")
-            if word == "new.jpg":
-                words[i] = "new.png"
+        words = [run_names(desk / "cache")[0] if word == "NAME" else word for word in words]
+        words += ["--yes"] if "rm" in words else []
+        (desk / "preds.csv").unlink(missing_ok=True)
+        if words[0] == "predict" and not run_names(desk / "cache"):
+            assert call(["fit", "my_photos"]) == 0
         assert call(words) == 0, f"{command}: {capfd.readouterr().err}"
         ran += 1
-    assert ran >= 4
+    assert ran >= 3
 
 
-def test_readme_python_runs(desk, monkeypatch):
-    from cafe.cli.app import call
-
-    monkeypatch.chdir(desk)
-    assert call(["extract", "--dataset", "digits", "--cache-dir", str(desk), "--quiet"]) == 0
-    for block in re.findall(r"```python\n(.*?)```", README, flags=re.S):
-        exec(compile(block, "README.md", "exec"), {})
+@pytest.mark.parametrize("page", PAGES)
+def test_python_of_the_page_runs(page, desk, at_the_desk):
+    assert call(["extract", "digits", "--quiet"]) == 0
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.S):
+        exec(compile(block.replace("openai/clip-vit-base-patch32", "cafe:mini"), page, "exec"), {})
 
 
 def test_links_between_documents_lead_somewhere():
