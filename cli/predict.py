@@ -121,7 +121,12 @@ def predict(
         _tell_left_out(left_out, unreadable, screen)
         if done == len(unreadable):
             raise InputError(f"none of {counted(done, 'image')} can be read, the first {unreadable[0].image!r}")
-        evaluation = None if labelled is None else labelled.evaluation()
+        evaluation = None
+        if labelled is not None:
+            try:
+                evaluation = labelled.evaluation()
+            except InputError as error:  # everything was fitted: names are what was asked for
+                screen.say(f"not evaluated: {error}")
         if evaluation is not None and evaluation.fitted is None:
             screen.warn(
                 "this run does not say which images it was fitted on: where some of them are among these, the accuracy "

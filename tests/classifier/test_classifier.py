@@ -17,6 +17,7 @@ import cafe
 from cafe.cli.app import call
 from cafe.data import open_dataset
 from cafe.errors import InputError, UnreadableImageError
+from cafe.runs import CHECKSUMS, _document_sha256
 
 N = 6
 # In a batch of another size bfloat16 (8 bits) may round elsewhere: a cosine by 2^-8, a logit by the scale of cafe:mini
@@ -176,6 +177,7 @@ def changed_run(desk: Desk, folder: Path, change: Callable[[dict[str, Any]], obj
     copy = Path(shutil.copytree(desk.caches / "runs" / "adapter", folder / "changed"))
     document = json.loads((copy / "run.json").read_text(encoding="utf-8"))
     change(document)
+    document[CHECKSUMS]["document"] = _document_sha256(document)  # as if it had been saved so
     (copy / "run.json").write_text(json.dumps(document), encoding="utf-8")
     return copy
 

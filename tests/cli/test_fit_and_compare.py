@@ -122,7 +122,7 @@ def test_compare_writes_its_report_and_says_where(cafe, blobs, cache_dir):
     assert sorted(path.name for path in out.iterdir()) == FILES
     lines = outcome.out.splitlines()
     assert lines[0].startswith("blobs, made-up. Top-1 accuracy in per cent")
-    assert lines[2].split() == ["method", "0", "1", "4"]
+    assert lines[2].split() == ["method", "0", "1", "4", "chosen", "on"]
     assert any(line.startswith("zero-shot") for line in lines)
     assert str(out / "figure.png") in outcome.err and str(out / "report.html") in outcome.err
 

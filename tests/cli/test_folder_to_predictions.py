@@ -274,7 +274,8 @@ def test_images_that_were_fitted_are_left_out_of_the_evaluation_and_not_encoded_
     monkeypatch.setattr(TransformersCLIP, "encode_images", counting)
     (classified / "cat" / "0.png").rename(classified / "cat" / "renamed.png")
     before = cafe("predict", classified, "--json")
-    assert before.code == 2 and "no image is left to be tested on: 16 were fitted" in before.err
+    assert before.code == 0 and "no image is left to be tested on: 16 were fitted" in before.err
+    assert before.json["evaluation"] is None and len(before.json["images"]) == 16
     assert encoded == []
     for name, channel in (("cat", 2), ("dog", 0)):
         for i in range(3):
