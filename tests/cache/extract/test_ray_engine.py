@@ -86,6 +86,9 @@ def test_the_same_bytes_with_a_worker_killed(photos, tmp_path, monkeypatch):
     monkeypatch.setenv("CAFE_TEST_RAY", str(os.getpid()))
     options = {"views": Views(1), "batch_size": 3, "projection_features": True}
     whole = extract(open_dataset(str(photos)), open_encoder("cafe:mini", "cpu"), tmp_path / "a.h5", **options)
+    # The rows of the test split are taken from a cache at hand; the others are encoded.
+    known = {"batch_size": 3, "projection_features": True, "splits": ["test"], "known_in": ()}
+    extract(open_dataset(str(photos)), open_encoder("cafe:mini", "cpu"), tmp_path / "known" / "test.h5", **known)
     begun, killed = threading.Event(), []
     killer = threading.Thread(target=_kill_a_worker, args=(begun, killed))
     killer.start()
@@ -98,20 +101,27 @@ def test_the_same_bytes_with_a_worker_killed(photos, tmp_path, monkeypatch):
 
     by_ray = extract(
         open_dataset(str(photos)), open_encoder("cafe:mini", "cpu"), tmp_path / "b.h5",
-        engine="ray", progress=tell, **options,
+        engine="ray", progress=tell, known_in=[tmp_path / "known"], **options,
     )  # fmt: skip
     begun.set()
     killer.join()
     assert len(killed) == 1
     one, other = load_features(whole.path), load_features(by_ray.path)
     for name in ("train", "test"):
-        for array in ("image_features", "view_features", "projection_features", "labels", "sample_ids"):
+        for array in (
+            "image_features",
+            "view_features",
+            "projection_features",
+            "labels",
+            "sample_ids",
+            "image_sha256",
+        ):
             a, b = getattr(one.splits[name], array), getattr(other.splits[name], array)
             assert (a is None) == (b is None) and (a is None or a.tobytes() == b.tobytes())
     assert one.text_features.tobytes() == other.text_features.tobytes()
     assert one.provenance["unreadable"] == other.provenance["unreadable"]
     assert len(one.provenance["unreadable"]) == 1
-    assert (by_ray.encoded, by_ray.kept) == (52, 0) and seen[-1].stage == "write"
+    assert (by_ray.encoded, by_ray.kept) == (whole.splits["train"], whole.splits["test"]) and seen[-1].stage == "write"
     assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
 
 
