@@ -92,6 +92,7 @@ def compare(
         folder = cache_folder(cache_dir)
         features = [load_features(path) for path in chosen_caches(cache, folder, screen)]
 
+        screen.say(f"comparing {suite}")
         # After the caches: a missing one should not wait for torch.
         from cafe.compare import compare as run_suite
         from cafe.report.files import write_report

@@ -39,6 +39,7 @@ def demo(
     """
     started = time.monotonic()
     with Screen(json=json, quiet=quiet) as screen:
+        screen.say("getting ready: digits, and the small CLIP that comes with cafe")
         from cafe.cache.format.reader import load_features
         from cafe.files import cache_dir as cache_folder
         from cafe.fitting import check_device_and_dtype

@@ -257,7 +257,10 @@ def _tested(row: dict[str, Any]) -> str:
     if row["acc1"] is None:
         return "not known: no test is possible"
     by = row.get("tested_by") == "cross-validation"
-    return f"{_percent(row['acc1'])} on {row['n_test']:,} {'images, by cross-validation' if by else 'test images'}"
+    interval = row.get("acc1_interval")
+    between = f" (95 % interval {100 * interval[0]:.1f} to {100 * interval[1]:.1f})" if interval else ""
+    on = "images, by cross-validation" if by else "test images"
+    return f"{_percent(row['acc1'])}{between} on {row['n_test']:,} {on}"
 
 
 def _percent(value: float | None) -> str:

@@ -182,8 +182,7 @@ def _opened(
 
         return Classifier.zero_shot(listed(classes), model=model, templates=templates, device=device, dtype=dtype)
     folder = find_run(run, cache_folder(cache_dir))
-    if run is None:
-        screen.say(f"using the run last used: {folder}")
+    screen.say(f"using the run last used: {folder}" if run is None else f"opening the run {folder}")
     from cafe.classifier.classifier import Classifier
 
     return Classifier.load(folder, model=model, device=device, dtype=dtype, cache_dir=cache_dir)
@@ -267,5 +266,6 @@ def described(evaluation: Evaluation) -> str:
         for text in [f"{number:,} {text}"]
     ]
     tested = f"{counted(evaluation.n_test, 'image')} of {counted(len(evaluation.recall), 'class', 'classes')}"
-    accuracy = f"accuracy {100 * evaluation.acc1:.2f} % on {tested}"
+    low, high = (100 * end for end in evaluation.acc1_interval)
+    accuracy = f"accuracy {100 * evaluation.acc1:.2f} % (95 % interval {low:.1f} to {high:.1f}) on {tested}"
     return accuracy + (f"; left out: {', '.join(left_out)}" if left_out else "")

@@ -13,9 +13,7 @@ from cafe.classifier.images import GivenImage
 from cafe.classifier.reading import ReadImage
 from cafe.data.layouts.labelling import split_name
 from cafe.errors import InputError
-from cafe.evaluation.metrics import all_metrics
-
-_METRICS = ("acc1", "acc5", "mean_per_class_recall", "ece", "nll")
+from cafe.evaluation.metrics import METRIC_FIELDS, all_metrics
 
 
 @dataclass(frozen=True)
@@ -26,8 +24,10 @@ class Evaluation:
     ----------
     n_test : int
         Images that were tested.
-    acc1, acc5, mean_per_class_recall, ece, nll : float
+    acc1, acc5, mean_per_class_recall, majority_acc1, ece, nll : float
         As in the rows of `cafe fit --json`, between 0 and 1 but for the last.
+    acc1_interval : list of two float
+        The ends of acc1's 95 % interval.
     recall : dict of str to float
         Share of each class's images that were named right; classes without an image are left out.
     fitted : int or None
@@ -41,8 +41,10 @@ class Evaluation:
 
     n_test: int
     acc1: float
+    acc1_interval: list[float]
     acc5: float
     mean_per_class_recall: float
+    majority_acc1: float
     ece: float
     nll: float
     recall: dict[str, float]
@@ -126,7 +128,7 @@ class LabelledFolder:
         right = probabilities.argmax(axis=1) == labels
         recall = {self._class_names[label]: float(right[labels == label].mean()) for label in np.unique(labels)}
         metrics = all_metrics(probabilities, labels)
-        known: dict[str, Any] = {name: metrics[name] for name in _METRICS}
+        known: dict[str, Any] = {name: metrics[name] for name in METRIC_FIELDS}
         return Evaluation(n_test=len(labels), **known, recall=recall, **left_out)
 
 

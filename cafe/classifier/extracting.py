@@ -133,6 +133,8 @@ def prepare(
     if division:
         say(division)
     if ready is not None:
+        for note in dataset.notes:
+            say(f"note: {note}")
         say(f"its features are there already: {ready}")
         note_use(folder, "caches", ready)
         return Prepared(load_features(ready, memmap="auto"), ready, division=division)

@@ -261,4 +261,6 @@ def _notes(splits: dict[str, ImageSplit], contents: Contents) -> list[str]:
     n_classes = len(set(splits["train"].labels.tolist()))
     if n_copies and contents.images - n_copies <= n_classes:
         return ["no test is possible: the images of each class are copies of one another"]
+    if contents.divided:
+        return ["there are too few images for a test split"]
     return ["there is no test split, so nothing can be scored here"]

@@ -66,6 +66,8 @@ def test_few_images_are_tested_by_cross_validation(cafe, photos):
     row = done["row"]
     assert (row["tested_by"], row["n_test"], row["refitted_on"]) == ("cross-validation", 16, 16)
     assert 8 <= row["n_train"] < 16
+    low, high = row["acc1_interval"]  # of 16 images, not of the 48 tests: at least 19 points wide (Wilson, 16 of 16)
+    assert low < row["acc1"] <= high and high - low > 0.19
     assert row["acc1"] > 0.8  # blue-ish and red-ish: easy, with images that no fit has seen
     assert "by cross-validation" in cafe("fit", photos).out
 
@@ -288,8 +290,9 @@ def test_images_that_were_fitted_are_left_out_of_the_evaluation_and_not_encoded_
     assert evaluation["acc1"] == 1.0 and evaluation["recall"] == {"cat": 1.0, "dog": 1.0}
     assert len(outcome.json["images"]) == 23 and sum(encoded) == 7
     text = cafe("predict", classified).out.splitlines()[-1]
-    assert text == (
-        "accuracy 100.00 % on 6 images of 2 classes; left out: 16 that the run was fitted on, 1 of other classes"
+    assert text == (  # Wilson's interval of 6 in 6
+        "accuracy 100.00 % (95 % interval 61.0 to 100.0) on 6 images of 2 classes; "
+        "left out: 16 that the run was fitted on, 1 of other classes"
     )
 
 
