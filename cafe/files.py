@@ -18,8 +18,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cafe.errors import CafeError, InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def cache_dir(given: Path | str | None = None, environment: Mapping[str, str] | None = None) -> Path:
@@ -205,6 +209,25 @@ def replacing(path: Path, *, prepare: bool = True) -> Iterator[Path]:
         _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_safetensors(
+    path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write arrays as safetensors, to a temporary path that one of the functions here gave.
+
+    Raises
+    ------
+    CafeError
+        If the disk has too little space or fails, for which the library has an exception of its own.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    try:
+        save_file(dict(arrays), path, metadata=None if metadata is None else dict(metadata))
+    except SafetensorError as error:
+        raise CafeError(f"the arrays could not be written to {path.parent}: {error}") from error
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 
 from cafe.errors import CafeError, InputError
 from cafe.features import Features
-from cafe.files import remove_leftovers, replacing_together
+from cafe.files import remove_leftovers, replacing_together, write_safetensors
 from cafe.foreign import check_regular, read_json, reading
 from cafe.last_used import by_last_use, used_elsewhere
 from cafe.names import file_name
@@ -75,8 +76,6 @@ def save(
         If it is no method of cafe, or a parameter is an object that JSON cannot hold, such as an open text tower.
         Nothing is written then. Also if ``run_dir`` cannot be a folder.
     """
-    from safetensors.numpy import save_file
-
     method = next(
         (e.name for e in entries("methods", "METHOD").values() if e.class_name == type(estimator).__name__), None
     )
@@ -115,7 +114,7 @@ def save(
     document[CHECKSUMS]["document"] = _document_sha256(document)
     # The JSON is the mark of a whole run: it never stands beside the arrays of another.
     with replacing_together(Path(run_dir), (ARRAY_FILE, RUN_FILE), mark=RUN_FILE) as paths:
-        save_file(stored, paths[ARRAY_FILE])
+        write_safetensors(paths[ARRAY_FILE], stored)
         paths[RUN_FILE].write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
@@ -160,10 +159,25 @@ def load(run_dir: Path | str) -> Any:
     tower = getattr(estimator, _MODEL_PARAMETER, None)
     if isinstance(tower, str):
         setattr(estimator, _MODEL_PARAMETER, model_beside(tower, Path(run_dir)))
+    if CHECKSUMS not in document:
+        _try_out(estimator, Path(run_dir) / RUN_FILE)
     if FITTED_IMAGES in document:
         document[FITTED_IMAGES] = _unpack(document[FITTED_IMAGES], arrays)
     estimator.run_ = document
     return estimator
+
+
+def _try_out(estimator: Any, path: Path) -> None:
+    """Let a run of version 1, which has no checksums, predict one row: what it lacks is told now and by name.
+
+    Raises
+    ------
+    InputError
+        If it cannot.
+    """
+    with reading(path, "a run of this method"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one row of zeros is no batch to learn anything from
+        estimator.predict_proba(np.zeros((1, int(estimator.n_features_in_)), dtype=np.float32))
 
 
 def read_run(run_dir: Path | str) -> dict[str, Any]:

@@ -116,7 +116,8 @@ def rm(
             check_run(folder)
         names = ", ".join(map(str, folders))
         if not yes:
-            if not sys.stdin.isatty():
+            # There is no standard input where it was closed.
+            if sys.stdin is None or sys.stdin.closed or not sys.stdin.isatty():
                 raise InputError(f"this would remove {names}; say --yes to do so without being asked")
             if not typer.confirm(f"Remove {names}?", err=True):
                 raise InputError("nothing was removed")

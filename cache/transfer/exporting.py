@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cafe.errors import CafeError, InputError, MissingDependencyError, unknown_name
 from cafe.features import Features
-from cafe.files import replacing, replacing_together
+from cafe.files import replacing, replacing_together, write_safetensors
 
 FORMATS = ("npz", "parquet", "safetensors")
 
@@ -106,12 +106,10 @@ def _metadata(features: Features) -> dict[str, Any]:
 
 
 def _safetensors(features: Features, out: Path) -> None:
-    from safetensors.numpy import save_file
-
     texts = {name: json.dumps(texts.tolist()) for name, texts in _texts(features).items()}
     metadata = {name: json.dumps(value) for name, value in _metadata(features).items()}
     with replacing(out) as temporary:
-        save_file(_arrays(features), temporary, metadata={**texts, **metadata})
+        write_safetensors(temporary, _arrays(features), {**texts, **metadata})
 
 
 def _parquet(features: Features, paths: list[Path]) -> None:

@@ -279,7 +279,7 @@ class DamagedCaches(Campaign):
 class CacheFlips(DamagedCaches):
     """Single bits of caches: anywhere, in metadata, in the heaps of old files, in object headers."""
 
-    name, tries, short = "cache-flips", 10_000, 240
+    name, tries, short = "cache-flips", 10_000, 150
     limit = 20.0
 
     def attempt(self, number: int, rng: random.Random, folder: Path) -> Outcome:
@@ -302,7 +302,7 @@ class CacheFlips(DamagedCaches):
 class CachePages(DamagedCaches):
     """Caches cut off at every 4 KiB, with pages of zeros, with pages that stand in each other's place."""
 
-    name, tries, short = "cache-pages", 200, 40
+    name, tries, short = "cache-pages", 200, 30
 
     def prepare(self, folder: Path) -> None:
         """Also list all damages."""

@@ -197,7 +197,7 @@ class Verbs(Campaign):
 class Kills(Verbs):
     """SIGKILL at any instant of extract, import, merge, export and fit; then the same command again."""
 
-    name, tries, short = "kills", 600, 24
+    name, tries, short = "kills", 600, 12
 
     def attempt(self, number: int, rng: random.Random, folder: Path) -> Outcome:
         """Kill a command one to three times, and let it come to its end."""
@@ -222,7 +222,7 @@ class Kills(Verbs):
 class FullDisks(Verbs):
     """A limit on the size of files, growing from nothing to more than is needed: a disk that is full."""
 
-    name, tries, short = "full-disks", 360, 24
+    name, tries, short = "full-disks", 360, 12
 
     def attempt(self, number: int, rng: random.Random, folder: Path) -> Outcome:
         """Run a command under a limit, look at its answer, and run it again without one."""

@@ -346,7 +346,7 @@ def mutate_parquet(path: Path, rng: random.Random) -> str:
 class Imports(Foreign):
     """Features of every foreign format, mutated, through ``cafe cache import``."""
 
-    name, tries, short = "imports", 1_000, 60
+    name, tries, short = "imports", 1_000, 40
 
     def write_examples(self, folder: Path) -> None:
         """Let every importer write its example; arrays in each kind of file."""
@@ -415,7 +415,7 @@ class Imports(Foreign):
 class Sources(Foreign):
     """Splits, tables, archives, folders: every reader of what users bring, and the data sets known by name."""
 
-    name, tries, short = "sources", 1_000, 60
+    name, tries, short = "sources", 1_000, 50
     _COMMANDS_EVERY = 20
 
     def write_examples(self, folder: Path) -> None:
@@ -481,7 +481,7 @@ class Sources(Foreign):
 class Models(Foreign):
     """Model folders of every library, mutated; among them such as ask for their own code to be run."""
 
-    name, tries, short = "models", 300, 20
+    name, tries, short = "models", 300, 12
     limit = 60.0
 
     def write_examples(self, folder: Path) -> None:
@@ -557,7 +557,7 @@ def _grey() -> Any:
 class Images(Foreign):
     """Images of every format, mutated, and such as are bombs."""
 
-    name, tries, short = "images", 600, 60
+    name, tries, short = "images", 600, 40
     _COMMANDS_EVERY = 60
 
     def write_examples(self, folder: Path) -> None:

@@ -104,7 +104,7 @@ _KINDS: dict[str, Callable[[Path, Path], None]] = {
 class Links(Campaign):
     """Every odd kind of file in every place where a command meets it."""
 
-    name, tries, short = "links", len(_PLACES) * len(_KINDS), 44
+    name, tries, short = "links", len(_PLACES) * len(_KINDS), 22
     limit = 30.0
 
     def prepare(self, folder: Path) -> None:

@@ -157,7 +157,8 @@ def _note(folder: Path) -> str:
 
 def _work(campaign: Campaign, seed: int, folder: Path, pipe: Connection) -> None:
     faulthandler.disable()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
     limit_memory(MEMORY)
     while (number := pipe.recv()) is not None:
         own = folder / "try"

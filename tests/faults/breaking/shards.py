@@ -114,7 +114,7 @@ class DamagedShards(Campaign):
 class ShardFlips(DamagedShards):
     """Single bits of shards, text features and manifests."""
 
-    name, tries, short = "shard-flips", 5_000, 200
+    name, tries, short = "shard-flips", 5_000, 120
 
     def attempt(self, number: int, rng: random.Random, folder: Path) -> Outcome:
         """Flip one bit of one file."""
@@ -134,7 +134,7 @@ class ShardFlips(DamagedShards):
 class ShardPages(DamagedShards):
     """Files of unfinished extractions that are cut off, emptied, exchanged, gone, or strange."""
 
-    name, tries, short = "shard-pages", 400, 40
+    name, tries, short = "shard-pages", 400, 30
 
     def prepare(self, folder: Path) -> None:
         """Also list all damages."""
