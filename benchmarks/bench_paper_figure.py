@@ -40,7 +40,7 @@ from sklearn.linear_model import LogisticRegression
 from cafe import CLIPAdapter
 from cafe.compare.running import compare
 from cafe.features import Features
-from cafe.methods.clip_adapter import default_recipe
+from cafe.methods.clip_adapter import STEPS, default_decay
 from cafe.protocol.tasks import Task, make_task
 
 LARGEST, TIMED_SHOTS, TARGET = 1_000_000, (1, 2, 4, 16), 5.0
@@ -65,8 +65,9 @@ def follow_default_recipe() -> None:
 def adapter_alone(task: Task, text: np.ndarray, row: dict[str, Any]) -> tuple[float, float]:
     """Return seconds and accuracy of the straight loop and its test."""
     X, y = task.train.image_features, task.train.labels
-    steps, bench_adapter.DECAY = default_recipe(y)
-    epochs = (steps - 0.5) * min(bench_adapter.BATCH, len(X)) / len(X)
+    unit = X / np.linalg.norm(X, axis=1, keepdims=True)
+    bench_adapter.DECAY = default_decay(y, (unit @ text.T).argmax(axis=1) == y)
+    epochs = (STEPS - 0.5) * min(bench_adapter.BATCH, len(X)) / len(X)
     start = time.perf_counter()
     alpha = row["params"]["alpha"]
     adapter = bench_adapter.straight_loop(X, y, text, epochs, task.seed, alpha)

@@ -85,6 +85,7 @@ def built_on() -> Iterator[Cell]:
         yield from cells([pool])
     yield from cells(groups(caltech))
     yield from cells([wide(food)])
+    yield from cells([wide(food, 2.0)])
     yield from cells([wide(pool) for pool in groups(caltech)])
     yield from cells([made_text(flowers := published("Flowers", "oxford_flowers"), caltech)])
     for pool in (digits, objects, caltech, food, flowers):
@@ -188,7 +189,7 @@ def wide(pool: Pool, factor: float = 1.5) -> Pool:
         rows = unit(X.astype(np.float64))
         means = np.stack([rows[y == c].mean(axis=0) for c in range(y.max() + 1)])
         moved.append(unit(rows + factor * (rows - means[y])[rng.permutation(len(rows))]))
-    return replace(pool, name=f"{pool.name}, wide", X=moved[0], X_test=moved[1])
+    return replace(pool, name=f"{pool.name}, wide{'r' if factor > 1.5 else ''}", X=moved[0], X_test=moved[1])
 
 
 def made_text(pool: Pool, other: Pool) -> Pool:

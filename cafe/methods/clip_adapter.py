@@ -29,14 +29,13 @@ VARIANTS = ("image", "text", "both")
 FORMS = ("paper", "released")
 # Ratios that are trained.
 RATIO_MODES = ("scalar", "learned")
-# The default recipe, (optimiser steps, weight decay), by training rows a class: up to FEW, and above. The second is
-# Tip-Adapter-F's (ECCV 2022, section 4.1: AdamW, 1e-3, batch 256, cosine, 20 epochs; PyTorch's own decay) at 4,000
-# rows, in steps, since 20 epochs are 20 steps for 160 rows. One or two images a class are learned by heart in that
-# time; the first, found by cross-validation (benchmarks/studies/recipe_study.py), stays closer to zero-shot. On val
-# rows of digits, Caltech and Flowers each is the better one on its side.
-FEW = 2
-FEW_RECIPE = (125, 10.0)
-RECIPE = (313, 0.01)
+# The default recipe: so many optimiser steps (Tip-Adapter-F's 20 epochs of batch 256 at 4,000 rows, ECCV 2022, section
+# 4.1, counted in steps, since 20 epochs are 20 steps for 160 rows), and a weight decay that follows what the shots say
+# of the text; chosen by benchmarks/studies/recipe_study.py, rule and data in README.md beside it.
+STEPS = 313
+DECAY, MOST_DECAY = 10.0, 100.0
+# Rows that text is judged by; more change nothing.
+JUDGED_ROWS = 2048
 # Of the released configuration, whose optimiser is SGD; there it is an L2 penalty, and 10 would leave nothing.
 SGD_DECAY = 5e-4
 
@@ -74,7 +73,7 @@ class CLIPAdapter(TrainedClassifier):
         paper's is the default since a residual that can only add non-negative numbers cannot undo a feature.
     epochs : float, default=None
         Passes over the training rows; None for the default recipe, which is 313 optimiser steps whatever the
-        number of rows, or 125 where classes have at most two rows on average.
+        number of rows.
     batch_size : int, default=256
         Rows of a step; the published setting is 32.
     lr : float, default=1e-3
@@ -83,7 +82,8 @@ class CLIPAdapter(TrainedClassifier):
         SGD has momentum 0.9.
     weight_decay : float, default=None
         As AdamW has it, times the learning rate: it pulls the adapter towards none, that is towards zero-shot. None
-        for the default recipe: 0.01, or 10 where classes have at most two rows on average; with SGD the released
+        for the default recipe: 10 (h + 1) / (m + 1) / k, with h and m the training rows that the text alone gets right
+        and wrong, k the rows of a class on average, and at most 100; 10 / k without text; with SGD the released
         configuration's 5e-4.
     logit_scale : float, default=100.0
         The encoder's learned scale, exponentiated; frozen.
@@ -225,11 +225,10 @@ class CLIPAdapter(TrainedClassifier):
 
     def _configuration(self, problem: Problem, index: int = 0) -> Configuration:
         n, d = len(problem.rows), problem.base.X.shape[1]
-        steps, decay = default_recipe(problem.y)
-        if self.optimizer == "sgd":
-            decay = SGD_DECAY
-        if self.epochs is not None:
-            steps = steps_for(self.epochs, n, self.batch_size)
+        steps = STEPS if self.epochs is None else steps_for(self.epochs, n, self.batch_size)
+        decay = self.weight_decay
+        if decay is None:
+            decay = SGD_DECAY if self.optimizer == "sgd" else default_decay(problem.y, self._text_is_right(problem))
         return Configuration(
             rows=problem.rows,
             random_state=seed_of(self),
@@ -238,9 +237,20 @@ class CLIPAdapter(TrainedClassifier):
             steps=steps,
             batch_size=self.batch_size,
             lr=self.lr,
-            weight_decay=decay if self.weight_decay is None else self.weight_decay,
+            weight_decay=decay,
             optimizer=self.optimizer,
         )
+
+    def _text_is_right(self, problem: Problem) -> NDArray[np.bool_] | None:
+        """Return whether text is right about each of the rows that it is judged by; None where there is none."""
+        if self.embedding_source_ != "text":
+            return None
+        rows = problem.rows
+        if len(rows) > JUDGED_ROWS:
+            rows = rows[np.sort(np.random.default_rng(0).permutation(len(rows))[:JUDGED_ROWS])]
+        scores = cosine_logits(problem.base.X[rows], problem.class_embeddings, 1.0)
+        right: NDArray[np.bool_] = scores.argmax(axis=1) == problem.base.y[rows]
+        return right
 
     def _placement(self, problem: Problem) -> Placement:
         device = choose_device(self.device)
@@ -368,12 +378,25 @@ def sigmoid(x: Array) -> Array:
     return value
 
 
-def default_recipe(y: NDArray[np.int64]) -> tuple[int, float]:
-    """Return optimiser steps and weight decay for training labels (n,), by the rows that a class has on average.
+def default_decay(y: NDArray[np.int64], right: NDArray[np.bool_] | None) -> float:
+    """Return the default recipe's weight decay: 10 / k times the odds of text on the training rows, at most 100.
+
+    Text never saw the rows, so how many of them it gets right is honest evidence of how much there is to gain; the
+    more rows a class has, k on average, the more they may say against it. Above 100 the adapter is none already.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n,)
+        Labels.
+    right : ndarray of bool or None
+        Whether text is right about a row, for all or some of them; None without text: class means that stand in for it
+        did see the rows, and get even odds.
 
     Examples
     --------
-    >>> default_recipe(np.array([0, 1, 2])), default_recipe(np.repeat([0, 1, 2], 16))
-    ((125, 10.0), (313, 0.01))
+    >>> y = np.repeat([0, 1], 4)
+    >>> default_decay(y, None), default_decay(y, np.arange(8) > 0), default_decay(y, np.arange(8) > 8)
+    (2.5, 10.0, 0.2777777777777778)
     """
-    return FEW_RECIPE if len(y) <= FEW * len(np.unique(y)) else RECIPE
+    odds = 1.0 if right is None else (np.sum(right) + 1) / (np.sum(~right) + 1)
+    return float(min(DECAY * odds * len(np.unique(y)) / len(y), MOST_DECAY))
