@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from cafe.cache.format.checksums import bytes_of, memory_sha256
 from cafe.files import write_all, writing
+from cafe.foreign import check_regular
 
 SUFFIX = ".arrays"
 _MAGIC = b"cafe arrays 1\n\0\0"  # 16 bytes
@@ -85,6 +86,7 @@ class ArrayFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        check_regular(path)  # a pipe would wait for its writer; InputError is a ValueError
         with path.open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size
             head = stream.read(len(_MAGIC) + 8)

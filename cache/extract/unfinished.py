@@ -19,7 +19,7 @@ from cafe.cache.format.reader import open_cache
 from cafe.cache.locks import Claim, try_claim, wait_for_claim
 from cafe.errors import CacheError
 from cafe.files import remove_folder, remove_leftovers, write_all, writing
-from cafe.foreign import reason_of
+from cafe.foreign import MAX_TEXT_BYTES, check_regular, reason_of
 from cafe.version import __version__
 
 BATCHES_PER_SHARD = 8
@@ -265,6 +265,8 @@ def _read_manifest(folder: Path, force: bool = False) -> dict[str, Any] | None:
     path = folder / _MANIFEST
     discard = f"discard it with --force, or by removing {folder}"
     try:
+        path.lstat()  # FileNotFoundError where there is none
+        check_regular(path, "manifest", at_most=MAX_TEXT_BYTES)
         manifest: dict[str, Any] = json.loads(path.read_bytes())
         if manifest["format"] != "cafe-partial":
             raise ValueError("it is none of cafe's")

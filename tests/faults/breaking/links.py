@@ -37,7 +37,7 @@ _PLACES: dict[str, tuple[str, tuple[str, ...]]] = {
     "extract: its unfinished folder": ("caches/a.h5.partial", _EXTRACT),
     "extract: the lock": ("caches/.a.h5.partial.lock", _EXTRACT),
     "extract: the manifest": ("caches/a.h5.partial/manifest.json", _EXTRACT),
-    "extract: a shard": ("caches/a.h5.partial/shard-000000.npz", _EXTRACT),
+    "extract: a shard": ("caches/a.h5.partial/shard-000000.arrays", _EXTRACT),
     "extract: a claim": ("caches/a.h5.partial/shard-000000.claim", _EXTRACT),
     "extract: an image": ("photos/cat/0.png", _EXTRACT),
     "import: the cache": ("caches/a.h5", ("cache", "import", "{prepared}/features.npz", "--out", "{caches}/a.h5")),
