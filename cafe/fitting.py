@@ -80,6 +80,8 @@ class Fitted:
         See DESIGN "The command line": everything needed to run it again.
     predicted : ndarray of shape (n_test,), int64
         Class row predicted for each test sample, for paired comparisons.
+    confidence : ndarray of shape (n_test,)
+        Probability of that class.
     labels : ndarray of shape (n_test,), int64
         Class row that each test sample belongs to.
     selection : Selection
@@ -93,6 +95,7 @@ class Fitted:
     estimator: Any
     row: dict[str, Any]
     predicted: NDArray[np.int64]
+    confidence: NDArray[Any]
     labels: NDArray[np.int64]
     selection: policies.Selection
     task: Task
@@ -325,7 +328,8 @@ def _fit_run(
         probabilities = full_probabilities(fit, test.image_features, len(task.features.class_names))
         row = make_row(fit, chosen, task, request.method, seconds, zero_shot, probabilities, test.labels)
         predicted = probabilities.argmax(axis=1)
-        fitted.append(Fitted(fit, row, predicted, test.labels, chosen, task, before_projection))
+        confidence = probabilities.max(axis=1)
+        fitted.append(Fitted(fit, row, predicted, confidence, test.labels, chosen, task, before_projection))
     return fitted
 
 

@@ -15,11 +15,16 @@ from cafe.cli.extract import shown_on, sigterm_as_interrupt, warn_about
 from cafe.cli.options import CacheDir, Device, FitDtype, Json, Quiet, Seed, Selection, ratio
 from cafe.cli.screen import Screen, duration
 from cafe.errors import InputError
+from cafe.names import visible_name
 from cafe.registry import entries, find
+from cafe.report.rows import counted
 from cafe.report.tables import align_left
 
 if TYPE_CHECKING:
     from cafe.classifier.classifier import Classifier
+
+_SHOWN_CLASSES = 6  # of those without a test image
+_LONGEST_NAME = 40  # letters of a class's name in a line
 
 _DEFAULT, _ADAPTER = "auto", "clip-adapter"  # of cafe.fitting, which a help page does not wait for
 
@@ -244,7 +249,12 @@ def described(row: dict[str, Any], run: Path) -> str:
         ],
         ["trained on", trained],
         ["accuracy", _tested(row)],
+        ["majority", _majority(row)],
+        ["balanced", _balanced(row)],
         ["zero-shot", _percent(row["zero_shot_acc1"])],
+        ["weakest", _weakest(row)],
+        ["confused", _confused(row)],
+        ["not tested", _not_tested(row)],
         ["chosen", _chosen(row["selection"])],
         ["kept", f"a fit on {row['refitted_on']:,} labelled images" if row.get("refitted_on") else ""],
         ["saved in", str(run)],
@@ -261,6 +271,52 @@ def _tested(row: dict[str, Any]) -> str:
     between = f" (95 % interval {100 * interval[0]:.1f} to {100 * interval[1]:.1f})" if interval else ""
     on = "images, by cross-validation" if by else "test images"
     return f"{_percent(row['acc1'])}{between} on {row['n_test']:,} {on}"
+
+
+def _majority(row: dict[str, Any]) -> str:
+    """Say how often the most frequent class alone would be right, and if the accuracy is not surely above that."""
+    share, name = row.get("majority_acc1"), row.get("majority_class")
+    if share is None:
+        return ""
+    who = f"{_percent(share)} would be right with {_short_name(name) if name else 'the most frequent class'} alone"
+    low = (row.get("acc1_interval") or [1.0])[0]
+    return who if low > share else f"{who}: the accuracy is not surely above that"
+
+
+def _balanced(row: dict[str, Any]) -> str:
+    """Write the mean of the tested classes' accuracies, beside which the accuracy flatters where classes are uneven."""
+    recall = row.get("mean_per_class_recall")
+    return "" if recall is None else f"{_percent(recall)}, the mean of the tested classes' accuracies"
+
+
+def _weakest(row: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{_short_name(entry['class'])} {100 * entry['recall']:.1f} % of {entry['n_test']:g}"
+        for entry in row.get("weakest_classes") or ()
+    )
+
+
+def _confused(row: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{_short_name(pair['class'])} taken for {_short_name(pair['predicted'])} "
+        f"({pair['count']:.3g} of {pair['n_test']:g})"
+        for pair in row.get("confused_pairs") or ()
+    )
+
+
+def _not_tested(row: dict[str, Any]) -> str:
+    names = row.get("untested_classes") or []
+    if not names:
+        return ""
+    more = f" and {len(names) - _SHOWN_CLASSES:,} more" if len(names) > _SHOWN_CLASSES else ""
+    few = f"{counted(len(names), 'class', 'classes')} without a test image: "
+    return few + ", ".join(map(_short_name, names[:_SHOWN_CLASSES])) + more
+
+
+def _short_name(name: str) -> str:
+    """Return a name for one line, cut where it is very long."""
+    shown = visible_name(name)
+    return shown if len(shown) <= _LONGEST_NAME else f"{shown[: _LONGEST_NAME - 3]}..."
 
 
 def _percent(value: float | None) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cafe.classifier.tested import TestedImages
 from cafe.errors import InputError
 from cafe.evaluation.metrics import METRIC_FIELDS, all_metrics, wilson_interval
 from cafe.features import Features, Split
@@ -50,14 +51,16 @@ class FinalFit:
         What is kept.
     row : dict
         How the method did on images that it had not seen, as of :func:`cafe.fitting.make_row`, with ``tested_by``
-        (``"test split"``, ``"cross-validation"`` or None) and ``refitted_on`` (images that the estimator was fitted on
-        after the test; None where the tested fit itself is kept).
+        (``"test split"``, ``"cross-validation"`` or None), ``refitted_on`` (images that the estimator was fitted on
+        after the test; None where the tested fit itself is kept) and what :meth:`TestedImages.fields` says of classes.
     features : Features
         What it was fitted on.
     seen : Split
         The images that the estimator was fitted on, or its parameters chosen by.
     untested : str
         Why no test was possible; empty where there was one.
+    tested : TestedImages or None
+        What each test image was taken for; None where there was no test.
     """
 
     estimator: Any
@@ -65,6 +68,7 @@ class FinalFit:
     features: Features
     seen: Split
     untested: str = ""
+    tested: TestedImages | None = None
 
     @property
     def fitted_images(self) -> frozenset[bytes] | None:
@@ -161,7 +165,11 @@ def fit_for_use(
     fitted = fit_method(
         features, name, parameters, shots=shots, unlabelled=unlabelled, unlabelled_name=unlabelled_name, **chosen
     )
-    row = {**fitted.row, "tested_by": "test split", "refitted_on": None}
+    test = fitted.task.test
+    tested = TestedImages(
+        fitted.labels, fitted.predicted, fitted.confidence, test.sample_ids, features.class_names
+    )  # each once
+    row = {**fitted.row, "tested_by": "test split", "refitted_on": None, **tested.fields()}
     if refit:
         everything = all_labelled(features)
         # A split's images are labelled ones now; those of a folder are still without labels.
@@ -169,11 +177,11 @@ def fit_for_use(
         estimator, _ = fit_untested(
             features, everything, name, parameters, **{**chosen, "selection": "auto"}, unlabelled=aside
         )
-        return FinalFit(estimator, {**row, "refitted_on": len(everything)}, features, everything)
+        return FinalFit(estimator, {**row, "refitted_on": len(everything)}, features, everything, tested=tested)
     seen = fitted.task.train
     if fitted.task.val is not None and row["selection"]["policy"] == "few-shot-val":
         seen = joined([seen, fitted.task.val])
-    return FinalFit(fitted.estimator, row, features, seen)
+    return FinalFit(fitted.estimator, row, features, seen, tested=tested)
 
 
 def all_labelled(features: Features) -> Split:
@@ -203,7 +211,7 @@ def _fit_few(
     """Test every image by cross-validation, and keep a fit on all of them, or on those of the train split."""
     everything = all_labelled(features)
     policy = "auto" if selection == "few-shot-val" else selection
-    row = _cross_validated(features, everything, method, parameters, selection=policy, **chosen)
+    row, tested = _cross_validated(features, everything, method, parameters, selection=policy, **chosen)
     kept = everything if keep_all or "train" not in features.splits else features.splits["train"]
     estimator, selected = fit_untested(features, kept, method, parameters, selection=policy, **chosen)
     if row is None:
@@ -213,17 +221,17 @@ def _fit_few(
         row = {**row, **dict.fromkeys(METRIC_FIELDS), "n_test": 0, "tested_by": None}
     refitted = len(everything) if kept is everything else len(kept)
     reason = "" if row["tested_by"] else why_untestable(everything)
-    return FinalFit(estimator, {**row, "refitted_on": refitted}, features, kept, reason)
+    return FinalFit(estimator, {**row, "refitted_on": refitted}, features, kept, reason, tested)
 
 
 def _cross_validated(
     features: Features, labelled: Split, method: str, parameters: Mapping[str, Any], *, seed: int, **chosen: Any
-) -> dict[str, Any] | None:
-    """Test images on fits that have not seen them, several times over; None where no image can be tested."""
+) -> tuple[dict[str, Any] | None, TestedImages | None]:
+    """Test images on fits that have not seen them, several times over; None, None where no image can be tested."""
     groups = identical_groups(labelled)
     held_out = folds(labelled.labels, groups, seed)
     if not held_out:
-        return None
+        return None, None
     tasks = []
     for tested in held_out:
         train = np.setdiff1d(np.arange(len(labelled)), tested)
@@ -238,7 +246,15 @@ def _cross_validated(
     metrics = all_metrics(probabilities, labels)
     # An image that is tested three times is no more than one trial.
     metrics["acc1_interval"] = wilson_interval(metrics["acc1"], len(tested))
-    return {
+    images = TestedImages(
+        labels,
+        probabilities.argmax(axis=1),
+        probabilities.max(axis=1),
+        np.concatenate([fit.task.test.sample_ids for fit in fits]),
+        features.class_names,
+        repeats=len(labels) // len(tested),
+    )
+    row = {
         **fits[0].row,
         **metrics,
         "n_train": round(float(np.mean([fit.row["n_train"] for fit in fits]))),
@@ -246,7 +262,9 @@ def _cross_validated(
         "zero_shot_acc1": zero_shot_accuracy(features, labelled.take(tested)),
         "fit_seconds": sum(fit.row["fit_seconds"] for fit in fits),
         "tested_by": "cross-validation",
+        **images.fields(),
     }
+    return row, images
 
 
 def identical_groups(split: Split) -> NDArray[np.int64]:

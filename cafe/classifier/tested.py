@@ -1,0 +1,83 @@
+"""The images that a fit was tested on, one by one: what a row sums up, and a report shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cafe.evaluation.by_class import ClassResult, class_results, confused_pairs, untested_classes, weakest_classes
+
+SHOWN = 3  # weakest classes and confused pairs of a row
+
+
+@dataclass(frozen=True)
+class TestedImages:
+    """What each test image was taken for, by a fit that has not seen it.
+
+    Attributes
+    ----------
+    labels, predicted : ndarray of shape (n,), int64
+        Row of the class that it is of, and that it was taken for.
+    confidence : ndarray of shape (n,)
+        Probability of the latter.
+    sample_ids : ndarray of shape (n,), str
+        As the data set names it.
+    class_names : sequence of str
+        Of all classes, tested or not.
+    repeats : int, default=1
+        How often each image stands among the n: a cross-validation tests it several times over.
+    """
+
+    labels: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    confidence: NDArray[np.floating[Any]]
+    sample_ids: NDArray[np.str_]
+    class_names: Sequence[str]
+    repeats: int = 1
+
+    __test__ = False  # for pytest, to which a class called so looks like one of tests
+
+    @property
+    def n_images(self) -> int:
+        """How many different images there are."""
+        return len(self.labels) // self.repeats
+
+    @property
+    def results(self) -> list[ClassResult]:
+        """How each class did, in the order of ``class_names``."""
+        return class_results(self.predicted, self.labels, len(self.class_names), self.repeats)
+
+    def fields(self) -> dict[str, Any]:
+        """Return what a row says of single classes.
+
+        Returns
+        -------
+        dict
+            ``majority_class``: the most frequent class of the test images. ``weakest_classes``: up to three classes
+            that are not always right, {class, recall, n_test, n_right}, the lowest recall first. ``confused_pairs``:
+            the three most frequent ways to take one class for another, {class, predicted, count, n_test}.
+            ``untested_classes``: names of those without a test image. Counts of a cross-validation are means over its
+            repeats.
+        """
+        results, names = self.results, [str(name) for name in self.class_names]
+        return {
+            "majority_class": names[int(np.bincount(self.labels).argmax())],
+            "weakest_classes": [
+                {"class": names[r.label], "recall": r.recall, "n_test": r.n_test, "n_right": r.n_right}
+                for r in weakest_classes(results, SHOWN)
+            ],
+            "confused_pairs": [
+                {
+                    "class": names[pair.label],
+                    "predicted": names[pair.predicted],
+                    "count": pair.count,
+                    "n_test": results[pair.label].n_test,
+                }
+                for pair in confused_pairs(self.predicted, self.labels, SHOWN, self.repeats)
+            ],
+            "untested_classes": [names[label] for label in untested_classes(self.labels, len(names))],
+        }
