@@ -22,6 +22,7 @@ from cafe.report.tables import align_left
 
 if TYPE_CHECKING:
     from cafe.classifier.classifier import Classifier
+    from cafe.features import Features
 
 _SHOWN_CLASSES = 6  # of those without a test image
 _LONGEST_NAME = 40  # letters of a class's name in a line
@@ -192,8 +193,26 @@ def fit(
                 selection=selection, split=split, templates=templates, refit=refit, root=root, device=device,
                 dtype=dtype, cache_dir=cache_dir, unlabelled=unlabelled, save=out or True,
                 progress=shown_on(images, text, screen), tell=screen.say,
+                check_features=_refuse_zero_shot if name == "zero-shot" else None,
             )  # fmt: skip
         _answer(classifier, screen, cache_dir)
+
+
+def _refuse_zero_shot(features: Features) -> None:
+    """Refuse zero-shot where there is no text: class means would be learned from images under its name.
+
+    Raises
+    ------
+    InputError
+        Naming the way out.
+    """
+    if features.text_features is None:
+        encoder = features.provenance.get("encoder", "this encoder")
+        raise InputError(
+            f"{encoder} has no text features here, so there is no zero-shot; "
+            f"leave out --method zero-shot (auto learns from the images), or extract with a CLIP, such as --model "
+            f"openai/clip-vit-base-patch32; in Python, ZeroShot(class_embeddings=None) takes class means"
+        )
 
 
 def _answer(classifier: Classifier, screen: Screen, cache_dir: Path | None) -> None:

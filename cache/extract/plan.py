@@ -69,7 +69,7 @@ class Extraction:
     stored_dtype : str
         ``"float16"`` or ``"float32"``.
     image, text, recorded : mapping
-        As in :class:`~cafe.cache.format.provenance.Provenance`.
+        ``text`` is None where the encoder has no text tower; as in :class:`~cafe.cache.format.provenance.Provenance`.
     rows : mapping of str to ndarray of int64
         Rows of each split that are extracted, ascending; all, unless only few-shot draws are wanted.
     views : Views or None
@@ -109,7 +109,7 @@ class Extraction:
     prompts: tuple[tuple[str, ...], ...] | None
     stored_dtype: StoredDtype
     image: Mapping[str, Any]
-    text: Mapping[str, Any]
+    text: Mapping[str, Any] | None
     recorded: Mapping[str, Any]
     rows: Mapping[str, NDArray[np.int64]]
     views: Views | None = None
@@ -207,12 +207,19 @@ def plan_extraction(
     if stored_dtype not in STORED_DTYPES:
         raise unknown_name("stored dtype", stored_dtype, STORED_DTYPES)
     names = _chosen_splits(dataset, splits)
+    notes = _text_left_out(encoder, templates, prompts)
+    if not encoder.has_text:
+        templates, prompts = (), None
     own = None if prompts is None else _checked_prompts(prompts, dataset)
     templates = () if own is not None else tuple(dataset.templates if templates is None else templates)
-    if not templates and own is None:
+    if not templates and own is None and encoder.has_text:
         raise InputError("no template was given; at least one is needed, such as 'a photo of a {}.'")
     if views is not None and "train" not in names:
         raise InputError(f"views are of training images, but extracted are only: {', '.join(names)}")
+    if views is not None and not encoder.takes_views:
+        raise InputError(
+            f"encoder {encoder.id!r} takes images as its own preprocessing makes them; augmented views are not possible"
+        )
     projection = encoder.projection() if projection_features else None
     if projection_features and projection is None:
         raise InputError(
@@ -229,6 +236,7 @@ def plan_extraction(
         image=image_part(
             dataset.identity(),
             identity["image"],
+            with_class_names=not encoder.has_text,
             splits=names,
             stored_dtype=stored_dtype,
             views=None if views is None else views.specification(),
@@ -236,7 +244,9 @@ def plan_extraction(
             projection_features=projection_features,
             decoder=decoder,
         ),
-        text=text_part(
+        text=None
+        if identity["text"] is None
+        else text_part(
             dataset.class_names, identity["text"], templates=templates, prompts=own, stored_dtype=stored_dtype
         ),
         recorded=_recorded(encoder, identity["recorded"], decoder),
@@ -245,7 +255,15 @@ def plan_extraction(
         draws=draws,
         projection=projection,
         decoder=decoder,
+        notes=notes,
     )
+
+
+def _text_left_out(encoder: Encoder, templates: Sequence[str] | None, prompts: Any) -> tuple[str, ...]:
+    """Say that templates or prompts which were asked for go unused, since there is no text tower."""
+    if encoder.has_text or (templates is None and prompts is None):
+        return ()
+    return (f"{encoder.id} has no text tower, so it encodes no {'templates' if prompts is None else 'prompts'}",)
 
 
 def _chosen_splits(dataset: Dataset, splits: Sequence[str] | None) -> tuple[str, ...]:

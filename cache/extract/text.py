@@ -38,8 +38,10 @@ def encode_text(extraction: Extraction, reporter: Reporter) -> dict[str, Any]:
     dict
         The text fields of :class:`~cafe.features.Features`: ``templates`` and ``text_features`` (m, c, d) in the
         stored dtype; for prompts written per class ``prompt_features`` (p, d) and ``prompt_classes`` (p,), and
-        their class means as ``text_features`` (1, c, d).
+        their class means as ``text_features`` (1, c, d). Nothing where the encoder has no text tower.
     """
+    if extraction.text is None:
+        return {}
     known = find_known_text(extraction, extraction.known_in)
     if known is not None:
         reporter.report(ExtractionProgress("text", "", 1, 1))
@@ -100,6 +102,7 @@ def _keeping(extraction: Extraction) -> _EncodeText:
     The name of a chunk is a fingerprint of the text tower, the batch size and the prompts themselves.
     """
     partial = extraction.partial
+    assert extraction.text is not None
     identity = {
         "text": extraction.text["encoder"],
         "batch_size": partial.batch_size,

@@ -47,6 +47,7 @@ def image_part(
     draws: Mapping[str, Any] | None = None,
     projection_features: bool = False,
     decoder: str = "pillow",
+    with_class_names: bool = False,
 ) -> dict[str, Any]:
     """Gather every input that changes an image feature.
 
@@ -68,13 +69,15 @@ def image_part(
         Whether features before the projection are there as well; the key stands only then.
     decoder : str
         What decodes JPEG files; the key stands only if that is not Pillow.
+    with_class_names : bool
+        Keep the class names within ``dataset``: where there is no text part, they stand nowhere else.
 
     Returns
     -------
     dict
         The ``image`` object of the provenance.
     """
-    identity = {key: value for key, value in dataset.items() if key != "class_names"}
+    identity = {key: value for key, value in dataset.items() if with_class_names or key != "class_names"}
     if "splits" in identity:
         identity["splits"] = {name: identity["splits"][name] for name in splits}
     return {

@@ -170,6 +170,7 @@ class Classifier:
         save: bool | Path | str = False,
         progress: ProgressCallback | None = None,
         tell: Callable[[str], None] | None = None,
+        check_features: Callable[[Features], None] | None = None,
     ) -> Self:
         """Fit a classifier on a folder of images, or on features: extract what is needed, test once, keep the best use.
 
@@ -215,6 +216,8 @@ class Classifier:
             Of the extraction, as of :func:`cafe.cache.extract`.
         tell : callable, default=None
             Called with a sentence before each stage that may take long, and with what stands in ``notes``.
+        check_features : callable, default=None
+            Called with the features before the fit; what it raises refuses them.
 
         Returns
         -------
@@ -254,6 +257,8 @@ class Classifier:
         from cafe.classifier.final_fit import fit_for_use
 
         features = prepared.features
+        if check_features is not None:
+            check_features(features)
         if tell is not None:
             tell(
                 f"fitting on {sum(map(len, features.splits.values())):,} images of {len(features.class_names)} classes"

@@ -246,9 +246,12 @@ def _fitting_cache(dataset: Dataset, model: str | None, templates: Sequence[str]
             continue
         provenance = _provenance(path)
         image, text = provenance["image"], provenance["text"] or {}
-        is_whole = _same(image.get("dataset"), identity) and "draws" not in image
+        there = dict(image.get("dataset") or {})
+        # Without a text part the names of the classes stand with the data set.
+        names = text.get("class_names", there.pop("class_names", class_names))
+        is_whole = _same(there, identity) and "draws" not in image
         texts_fit = templates is None or (list(templates) == text.get("templates") and not text.get("prompts"))
-        if is_whole and texts_fit and text.get("class_names", class_names) == class_names:
+        if is_whole and texts_fit and names == class_names:
             return path
     return None
 

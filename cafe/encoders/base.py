@@ -1,4 +1,4 @@
-"""What an encoder is: a frozen image tower and a frozen text tower, with their own preprocessing.
+"""What an encoder is: a frozen image tower, nearly always a frozen text tower, and their own preprocessing.
 
 One file here per library, with ``ENCODER = "name"``; ``--model name:...`` opens it.
 """
@@ -32,7 +32,7 @@ class Cropper(Protocol):
 
 
 class Encoder(ABC):
-    """A frozen CLIP.
+    """A frozen CLIP, or a frozen model of images alone.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Encoder(ABC):
     dim : int
         Feature width d, after the projection.
     logit_scale : float
-        Learned scale, exponentiated.
+        Learned scale, exponentiated; 100, OpenAI's, where there is no text tower.
     logit_bias : float
         0 but for SigLIP.
     device, dtype : str
@@ -77,6 +77,16 @@ class Encoder(ABC):
         Extraction fills smaller batches up. 1, the default, is right where an image is computed by itself.
         """
         return 1
+
+    @property
+    def has_text(self) -> bool:
+        """Whether there is a text tower; without, :meth:`encode_text` refuses, and ``identity()["text"]`` is None."""
+        return True
+
+    @property
+    def takes_views(self) -> bool:
+        """Whether augmented views, which are made of bytes, can be encoded."""
+        return True
 
     @classmethod
     def open(cls, source: str, device: str, dtype: str, model_id: str | None = None) -> Self:
@@ -161,7 +171,7 @@ class Encoder(ABC):
         """Return what changes a feature, as two JSON parts plus what is only recorded.
 
         Keys: ``image`` (weights_sha256 of the image side, preprocessing with its backend, dtype),
-        ``text`` (weights_sha256 of the text side, tokenizer_sha256, dtype),
+        ``text`` (weights_sha256 of the text side, tokenizer_sha256, dtype; None without a text tower),
         ``recorded`` (id, revision, library versions, device).
         """
 

@@ -93,6 +93,47 @@ def _save_clip_processor(folder: Path, size: int) -> None:
     processor.save_pretrained(folder)
 
 
+def save_tiny_dinov2(folder: Path, *, seed: int = 0) -> Path:
+    """Save a DINOv2 of transformers: 32 x 32 pixels, patches of 8, features 24 wide, no text.
+
+    Parameters
+    ----------
+    folder : Path
+        Made where it is not there.
+    seed : int, default 0
+        Of the weights.
+
+    Returns
+    -------
+    Path
+        The folder.
+    """
+    import torch
+    from transformers import Dinov2Config, Dinov2Model
+    from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
+
+    folder.mkdir(parents=True, exist_ok=True)
+    # As the published models': a resize a little larger than the crop.
+    BitImageProcessorPil(
+        size={"shortest_edge": 36},
+        crop_size={"height": 32, "width": 32},
+        image_mean=[0.485, 0.456, 0.406],
+        image_std=[0.229, 0.224, 0.225],
+    ).save_pretrained(folder)
+    config = Dinov2Config(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=4, mlp_ratio=2, image_size=32, patch_size=8
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Dinov2Model(config)
+        # Fresh layer scales and weights are so small that every image would have nearly the same class token.
+        for weight in model.parameters():
+            if weight.ndim == 2:
+                torch.nn.init.normal_(weight, std=0.2)
+    model.save_pretrained(folder)
+    return folder
+
+
 def save_tiny_open_clip(
     folder: Path,
     *,

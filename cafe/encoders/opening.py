@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from cafe.compute import choose_device
 from cafe.encoders.base import Encoder
 from cafe.errors import InputError, unknown_name
 from cafe.mini import MODEL_FOLDER
@@ -13,17 +14,18 @@ from cafe.registry import entries
 
 MINI = "cafe:mini"
 DEFAULT_LIBRARY = "transformers"
+IMAGES_ALONE = "vision"
 
 
 def open_encoder(model: str = MINI, device: str = "auto", dtype: str = "auto") -> Encoder:
-    """Open a frozen CLIP.
+    """Open a frozen CLIP, or a frozen model of images alone.
 
     Parameters
     ----------
     model : str, default "cafe:mini"
         ``"cafe:mini"``, a local folder in the hub's layout, or a hub id such as
-        ``"openai/clip-vit-base-patch32"``. A leading library name and a colon choose another loader:
-        ``"open_clip:RN50/openai"``, ``"open_clip:local-dir:PATH"``.
+        ``"openai/clip-vit-base-patch32"`` or ``"facebook/dinov2-base"``. A leading library name and a colon choose
+        another loader: ``"open_clip:RN50/openai"``, ``"open_clip:local-dir:PATH"``.
     device : str, default "auto"
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
     dtype : str, default "auto"
@@ -58,8 +60,17 @@ def open_encoder(model: str = MINI, device: str = "auto", dtype: str = "auto") -
             library, source = prefix, rest
         elif not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or source.startswith("."):
             raise _unknown_model(source)
+    choose_device(device)  # a wrong one is said before anything is read
+    if library == DEFAULT_LIBRARY and os.fspath(model) != MINI and _is_image_tower_alone(source):
+        library = IMAGES_ALONE
     encoder: Encoder = libraries[library].load().open(source, device, dtype, model_id=os.fspath(model))
     return encoder
+
+
+def _is_image_tower_alone(source: str) -> bool:
+    from cafe.encoders.towers.checkpoints import is_image_tower_alone
+
+    return is_image_tower_alone(source)
 
 
 def known_models() -> list[dict[str, str]]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,19 +16,18 @@ from cafe.compute import choose_device, choose_encoding_dtype
 from cafe.encoders.examples import save_tiny_clip
 from cafe.encoders.text_towers.base import TextTower
 from cafe.encoders.text_towers.transformers import TransformersTextTower, pooled, tokenize
-from cafe.encoders.towers.processors import PatchCropper, ProcessorCropper, inputs
-from cafe.encoders.towers.refusals import check_preprocessing, check_scale, trying, why_refused
+from cafe.encoders.towers.checkpoints import has_file, load_config, load_processor, quiet, revision_of
+from cafe.encoders.towers.processors import PatchCropper, ProcessorCropper, inputs, probe_picture
+from cafe.encoders.towers.refusals import check_scale, trying, why_refused
 from cafe.encoders.towers.torch_encoder import PROBES, TorchEncoder, to_numpy
 from cafe.encoders.towers.weights import tower_hashes
 from cafe.errors import InputError
 
 if TYPE_CHECKING:
     import torch
-    from PIL import Image
 
 ENCODER = "transformers"
 
-BACKEND = "pil"  # of the image processor; named, since other backends make other pixels
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
 _NEEDED = ("get_image_features", "get_text_features")
 _SCALES = ("logit_scale", "temperature")  # one of them
@@ -71,7 +68,7 @@ class TransformersCLIP(TorchEncoder):
         self.device, self.dtype = device, dtype
         self._in_patches = hasattr(checkpoint.processor, "max_num_patches")
         self.cropper: ProcessorCropper = (PatchCropper if self._in_patches else ProcessorCropper)(checkpoint.processor)
-        self._revision = checkpoint.revision
+        self.revision_of = checkpoint.revision
         self._tokenizer = checkpoint.tokenizer
         self._image_sha256, self._text_sha256 = tower_hashes(checkpoint.model.state_dict())
         self._place(checkpoint.model, self.cropper.rescale_and_normalise())
@@ -122,6 +119,11 @@ class TransformersCLIP(TorchEncoder):
 
     def _image_features(self, pixels: torch.Tensor) -> torch.Tensor:
         return pooled(self._model.get_image_features(pixel_values=pixels))
+
+    @property
+    def takes_views(self) -> bool:
+        """Whether augmented views can be encoded; not where images come as patches (NaFlex)."""
+        return not self._in_patches
 
     def projection(self) -> NDArray[np.float32] | None:
         """Return ``visual_projection`` as (w, d); None where it is missing, has a bias, or is more than one layer."""
@@ -198,7 +200,7 @@ class TransformersCLIP(TorchEncoder):
             },
             "recorded": {
                 "id": self.id,
-                "revision": self._revision,
+                "revision": self.revision_of,
                 "library": ENCODER,
                 "versions": {
                     "torch": torch.__version__,
@@ -250,13 +252,6 @@ def context_length(text_config: Any) -> int:
     return length
 
 
-def probe_picture() -> Image.Image:
-    """Return a small picture of noise, the same every time; no processor treats it like another by accident."""
-    from PIL import Image
-
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (53, 37, 3), dtype=np.uint8))
-
-
 @dataclass(frozen=True)
 class Checkpoint:
     """The parts of a checkpoint as transformers loads them.
@@ -295,41 +290,15 @@ def load_checkpoint(source: str) -> Checkpoint:
     InputError
         If it is not there, is not a CLIP, or lacks weights, tokenizer or image processor.
     """
-    with _quiet():
-        config = _load_config(source)
-        revision = _revision(source)
+    with quiet():
+        config = load_config(source)
+        revision = revision_of(source)
         # All files come from the one commit that the configuration came from.
         pin = {} if revision is None else {"revision": revision}
         model = _load_model(source, config, pin)
-        checkpoint = Checkpoint(model, _load_tokenizer(source, pin), _load_processor(source, pin), revision)
+        checkpoint = Checkpoint(model, _load_tokenizer(source, pin), load_processor(source, pin), revision)
     _check_vocabulary(source, checkpoint)
     return checkpoint
-
-
-def _load_config(source: str) -> Any:
-    from transformers import AutoConfig
-
-    folder = Path(source)
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise InputError(f"{source} is not a CLIP checkpoint: it has no config.json")
-    try:
-        return AutoConfig.from_pretrained(source, trust_remote_code=False)
-    # Foreign files make the library raise nearly anything; the cause stays attached.
-    except Exception as error:
-        if folder.is_dir():
-            raise InputError(f"{source} is not a CLIP checkpoint: {why_refused(error)}") from error
-        raise _not_on_hub(source, error) from error
-
-
-def _not_on_hub(source: str, error: Exception) -> InputError:
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return InputError(
-            f"model {source!r} is neither a folder nor in the local hub cache, and HF_HUB_OFFLINE forbids "
-            f"downloading it; fetch it once with network access (hf download {source}), or give a folder"
-        )
-    return InputError(f"model {source!r} is neither a folder nor to be had from the hub: {why_refused(error)}")
 
 
 def _load_model(source: str, config: Any, pin: dict[str, str]) -> Any:
@@ -355,30 +324,12 @@ def _load_tokenizer(source: str, pin: dict[str, str]) -> Any:
     from transformers import AutoTokenizer
 
     # Without files the library makes up an empty tokenizer for some models.
-    if not any(_has_file(source, name, pin) for name in _TOKENIZER_FILES):
+    if not any(has_file(source, name, pin) for name in _TOKENIZER_FILES):
         raise InputError(f"{source} has no tokenizer; one of these files is needed: {', '.join(_TOKENIZER_FILES)}")
     try:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **pin)
     except Exception as error:
         raise InputError(f"the tokenizer of {source} cannot be loaded: {why_refused(error)}") from error
-
-
-def _load_processor(source: str, pin: dict[str, str]) -> Any:
-    # By its full name: up to 5.17 at least, the short one demands torchvision, whatever the backend.
-    from transformers.models.auto.image_processing_auto import AutoImageProcessor
-
-    try:
-        loader: Any = AutoImageProcessor  # the library does not annotate it
-        processor = loader.from_pretrained(source, backend=BACKEND, trust_remote_code=False, **pin)
-    except Exception as error:
-        raise InputError(f"the image processor of {source} cannot be loaded: {why_refused(error)}") from error
-    # The library falls back to whatever is installed; other pixels must not come in unnoticed.
-    if processor.backend != BACKEND:
-        raise InputError(
-            f"the image processor of {source} runs on {processor.backend!r} only; {BACKEND!r} is needed here"
-        )
-    check_preprocessing(source, processor)
-    return processor
 
 
 def _check_vocabulary(source: str, checkpoint: Checkpoint) -> None:
@@ -396,44 +347,3 @@ def _check_vocabulary(source: str, checkpoint: Checkpoint) -> None:
             f"{source} ends prompts with token {tokenizer.eos_token_id} but its text tower reads token "
             f"{text.eos_token_id}; set eos_token_id of text_config in config.json"
         )
-
-
-def _has_file(source: str, name: str, pin: dict[str, str]) -> bool:
-    from transformers.utils.hub import cached_file
-
-    found = cached_file(
-        source,
-        name,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        **pin,
-    )
-    return found is not None
-
-
-def _revision(source: str) -> str | None:
-    from transformers.utils.hub import cached_file
-
-    if Path(source).is_dir():
-        return None
-    path = Path(cached_file(source, "config.json") or "").as_posix()
-    # The hub cache keeps every commit's files in a folder of its own: .../snapshots/<commit>/config.json
-    commit = re.search(r"/snapshots/([0-9a-f]{40})/", path)
-    return commit.group(1) if commit else None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the library's bars and advice while loading; what matters is raised."""
-    from transformers.utils import logging
-
-    log: Any = logging  # the library does not annotate it
-    bars, verbosity = log.is_progress_bar_enabled(), log.get_verbosity()
-    log.disable_progress_bar()
-    log.set_verbosity_error()
-    try:
-        yield
-    finally:
-        log.set_verbosity(verbosity)
-        if bars:
-            log.enable_progress_bar()

@@ -11,6 +11,7 @@ from PIL import Image
 
 from cafe.cache.format.reader import load_features
 from cafe.cli.app import call
+from cafe.encoders.examples import save_tiny_dinov2
 
 PAGE = (Path(__file__).parents[2] / "docs" / "encoders.md").read_text(encoding="utf-8")
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, flags=re.S) for line in block.splitlines() if line]
@@ -28,6 +29,7 @@ def desk(tmp_path_factory, make_tiny_clip):
             picture = generator.integers(0, 256, (20, 24, 3), dtype=np.uint8)
             Image.fromarray(picture).save(folder / "photos" / name / f"{i}.png")
     make_tiny_clip(folder / "my-clip")
+    save_tiny_dinov2(folder / "my-dino")
     (folder / "templates.txt").write_text("a {}\nthe {c}\n")
     (folder / "names.txt").write_text("\n".join(CLASSES))
     (folder / "cupl.json").write_text(
@@ -85,7 +87,8 @@ def test_every_command_runs(desk, monkeypatch, capfd, request):
     skipped = []
     for command in COMMANDS:
         # Models that would be downloaded.
-        words = shlex.split(command.replace("openai/clip-vit-base-patch32", "./my-clip"))[1:]
+        command = command.replace("openai/clip-vit-base-patch32", "./my-clip")
+        words = shlex.split(command.replace("facebook/dinov2-base", "./my-dino"))[1:]
         if any(word.startswith("open_clip:") for word in words):
             try:
                 tiny = request.getfixturevalue("tiny_open_clip")

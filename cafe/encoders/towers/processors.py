@@ -7,6 +7,7 @@ patches the image is high and wide, then the patches row by row, then padding.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,15 +62,13 @@ class ProcessorCropper:
 
     def specification(self) -> dict[str, Any]:
         """Return everything that changes a pixel, as JSON; the same for every version of the library."""
-        from PIL import Image
-
         processor = self.processor
         factor, mean, std = self.rescale_and_normalise()
         spec: dict[str, Any] = {
             # The class is called ...Pil or ...Fast in some versions of the library; the backend says that.
             "processor": type(processor).__name__.removesuffix("Pil").removesuffix("Fast"),
             "backend": processor.backend,
-            "resample": Image.Resampling(int(processor.resample)).name.lower(),
+            "resample": _resample_name(processor),
             "rescale_factor": factor,
             "image_mean": mean,
             "image_std": std,
@@ -80,6 +79,99 @@ class ProcessorCropper:
             size = getattr(processor, name, None)
             spec[name] = None if size is None else {key: int(value) for key, value in dict(size).items() if value}
         return spec
+
+
+class WholeCropper(ProcessorCropper):
+    """Runs a checkpoint's whole preprocessing, and hands its floats over as bytes; picklable, without the model.
+
+    It is for processors that cannot be cut where pixels are still bytes: DINOv3's rescales before it resizes, timm's
+    has transforms of its own. A crop (height, width, 3) of float32 travels as (height, 4 width, 3) of uint8.
+    """
+
+    def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Preprocess one RGB image: (height, 4 width, 3), uint8."""
+        batch = self.processor(images=[image], return_tensors="pt")
+        pixels = np.asarray(batch["pixel_values"][0], dtype=np.float32).transpose(1, 2, 0)  # (height, width, 3)
+        return np.ascontiguousarray(pixels).view(np.uint8).reshape(pixels.shape[0], -1, 3)  # (height, 4 width, 3)
+
+    def rescale_and_normalise(self) -> tuple[float, list[float], list[float]]:
+        """Return what changes nothing: the processor has rescaled and normalised."""
+        return 1.0, [0.0] * 3, [1.0] * 3
+
+    def specification(self) -> dict[str, Any]:
+        """Return everything that changes a pixel, as JSON."""
+        if hasattr(self.processor, "data_config"):  # timm's
+            settings = {name: value for name, value in self.processor.data_config.items() if value is not None}
+            steps = [type(step).__name__ for step in self.processor.val_transforms.transforms]
+            return {"processor": "timm", "backend": "timm", "steps": steps, **json.loads(json.dumps(settings))}
+        factor, mean, std = super().rescale_and_normalise()
+        return {
+            **super().specification(), "whole": True, "rescale_factor": factor, "image_mean": mean, "image_std": std,
+        }  # fmt: skip
+
+
+def floats_of(crops: torch.Tensor) -> torch.Tensor:
+    """Turn crops (n, height, 4 width, 3) of :class:`WholeCropper` on a device back into (n, height, width, 3)."""
+    import torch
+
+    n, height, width = crops.shape[:3]
+    return crops.contiguous().reshape(n, height, width // 4, 12).view(torch.float32)
+
+
+def probe_picture() -> Image.Image:
+    """Return a small picture of noise, the same every time; no processor treats it like another by accident."""
+    from PIL import Image
+
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (53, 37, 3), dtype=np.uint8))
+
+
+def image_cropper(source: str, processor: Any) -> ProcessorCropper:
+    """Choose how images are preprocessed for a model of images alone.
+
+    Parameters
+    ----------
+    source : str
+        The model, for messages.
+    processor : transformers image processor
+        Of any backend.
+
+    Returns
+    -------
+    ProcessorCropper
+        One that hands over bytes where the processor's pixels can be had from them, on a picture of noise; else a
+        :class:`WholeCropper`.
+
+    Raises
+    ------
+    InputError
+        If the processor makes something else than pixels of one picture.
+    """
+    picture = probe_picture()
+    own = processor(images=[picture], return_tensors="pt")
+    pixels = np.asarray(own["pixel_values"], dtype=np.float64) if list(own) == ["pixel_values"] else np.empty(0)
+    if pixels.ndim != 4 or pixels.shape[:2] != (1, 3):
+        raise InputError(
+            f"the image processor of {source} ({type(processor).__name__}) makes {', '.join(own)} of one picture; "
+            f"pixels of three channels are needed"
+        )
+    if getattr(processor, "backend", None) == "pil":
+        cropper = ProcessorCropper(processor)
+        try:
+            factor, mean, std = cropper.rescale_and_normalise()
+            from_bytes = (cropper(picture) * factor - np.array(mean)) / np.array(std)  # (height, width, 3)
+        except (TypeError, ValueError, AttributeError):  # it lacks one of these steps
+            return WholeCropper(processor)
+        if from_bytes.shape == pixels.shape[2:] + (3,) and np.abs(from_bytes - pixels[0].transpose(1, 2, 0)).max() < (
+            1e-5 * max(1.0, np.abs(pixels).max())
+        ):
+            return cropper
+    return WholeCropper(processor)
+
+
+def _resample_name(processor: Any) -> str:
+    from PIL import Image
+
+    return Image.Resampling(int(processor.resample)).name.lower()
 
 
 def _three(value: Any) -> list[float]:
