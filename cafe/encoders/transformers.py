@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cafe.compute import choose_device, choose_encoding_dtype
 from cafe.encoders.examples import save_tiny_clip
 from cafe.encoders.text_towers.base import TextTower
+from cafe.encoders.text_towers.lower_case import is_siglip_2, lower_case
 from cafe.encoders.text_towers.transformers import TransformersTextTower, pooled, tokenize
 from cafe.encoders.towers.checkpoints import has_file, load_config, load_processor, quiet, revision_of
 from cafe.encoders.towers.processors import PatchCropper, ProcessorCropper, inputs, probe_picture
@@ -69,7 +70,7 @@ class TransformersCLIP(TorchEncoder):
         self._in_patches = hasattr(checkpoint.processor, "max_num_patches")
         self.cropper: ProcessorCropper = (PatchCropper if self._in_patches else ProcessorCropper)(checkpoint.processor)
         self.revision_of = checkpoint.revision
-        self._tokenizer = checkpoint.tokenizer
+        self._tokenizer, self._lower_case = checkpoint.tokenizer, checkpoint.lower_case
         self._image_sha256, self._text_sha256 = tower_hashes(checkpoint.model.state_dict())
         self._place(checkpoint.model, self.cropper.rescale_and_normalise())
         self._config = checkpoint.model.config
@@ -196,6 +197,7 @@ class TransformersCLIP(TorchEncoder):
                 "weights_sha256": self._text_sha256,
                 "architecture": _architecture(self._config.text_config),
                 "tokenizer_sha256": self._tokenizer_sha256(),
+                **({"lower_case": True} if self._lower_case else {}),
                 "dtype": self.dtype,
             },
             "recorded": {
@@ -264,12 +266,15 @@ class Checkpoint:
         Transformers' tokenizer and image processor.
     revision : str or None
         Commit of the hub's repository; None for a folder.
+    lower_case : bool
+        Whether prompts are lower-cased since the model was trained so (SigLIP 2), whatever type it says it is of.
     """
 
     model: Any
     tokenizer: Any
     processor: Any
     revision: str | None
+    lower_case: bool = False
 
 
 def load_checkpoint(source: str) -> Checkpoint:
@@ -296,7 +301,11 @@ def load_checkpoint(source: str) -> Checkpoint:
         # All files come from the one commit that the configuration came from.
         pin = {} if revision is None else {"revision": revision}
         model = _load_model(source, config, pin)
-        checkpoint = Checkpoint(model, _load_tokenizer(source, pin), load_processor(source, pin), revision)
+        tokenizer, processor = _load_tokenizer(source, pin), load_processor(source, pin)
+        lower = is_siglip_2(source, str(config.model_type), pin)
+        if lower:
+            lower_case(source, tokenizer)
+        checkpoint = Checkpoint(model, tokenizer, processor, revision, lower)
     _check_vocabulary(source, checkpoint)
     return checkpoint
 

@@ -102,16 +102,21 @@ def load_processor(source: str, pin: dict[str, str], *, other_backends: bool = F
 
 def has_file(source: str, name: str, pin: dict[str, str]) -> bool:
     """Whether a folder or repository has a file of that name."""
+    return file_of(source, name, pin) is not None
+
+
+def file_of(source: str, name: str, pin: dict[str, str]) -> Path | None:
+    """Return a file of a folder or repository; None where it has none of that name."""
     from transformers.utils.hub import cached_file
 
-    found = cached_file(
+    path = cached_file(
         source,
         name,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
         **pin,
     )
-    return found is not None
+    return None if path is None else Path(path)
 
 
 def revision_of(source: str) -> str | None:
