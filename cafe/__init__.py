@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     # For type checkers. A method that is not named here is exported all the same; they then take it for Any.
     from cafe.cache.locate import load_features as load_features
     from cafe.classifier.classifier import Classifier as Classifier
+    from cafe.classifier.extracting import prepare as prepare
     from cafe.errors import CafeError as CafeError
     from cafe.features import Features as Features
     from cafe.methods import fit_many as fit_many
@@ -47,7 +48,8 @@ if TYPE_CHECKING:
 
 
 # Exported functions and classes that are not methods; every class of cafe/methods is exported by itself.
-# `load_features` and `Classifier` live on the floors above and are only named here, never imported by the core.
+# `load_features`, `prepare` and `Classifier` live on the floors above and are only named here, never imported by the
+# core.
 _EXPORTS = {
     "CafeError": "cafe.errors",
     "Classifier": "cafe.classifier.classifier",
@@ -56,6 +58,7 @@ _EXPORTS = {
     "fit_many": "cafe.methods",
     "load": "cafe.runs",
     "load_features": "cafe.cache.locate",
+    "prepare": "cafe.classifier.extracting",
 }
 
 

@@ -170,6 +170,7 @@ def fit(
     if data is not None and cache is not None:
         raise InputError(f"give {data!r} or --cache {cache!r}, not both")
     with Screen(json=json, quiet=quiet) as screen:
+        screen.say("getting ready" if data is None and cache is None else f"looking at {data or cache}")
         from cafe.cache.locate import find_cache
         from cafe.files import cache_dir as cache_folder
         from cafe.files import check_output_folder
@@ -177,7 +178,6 @@ def fit(
 
         if out is not None:
             check_output_folder(out, RUN_FILE, "the run")
-        screen.say("getting ready" if data is None and cache is None else f"looking at {data or cache}")
         from cafe.classifier.classifier import Classifier
         from cafe.fitting import ADAPTER, chosen_method
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -93,6 +94,9 @@ def predict(
         raise InputError("--templates go with --classes; a run has its own")
     _check_table(out, force)
     with Screen(json=json, quiet=quiet) as screen, ExitStack() as stack:
+        for path in images:
+            if os.path.isdir(path):  # noqa: PTH112 (it takes any text); it may hold many
+                screen.say(f"looking at {path}")
         left_out: list[str] = []
         # Before the encoder: a wrong path should not wait for it. What comes through a pipe is not waited for.
         named = _named_images(images, left_out.append)
@@ -103,7 +107,7 @@ def predict(
         table = None if out is None else stack.enter_context(_Table.writing(out, top, labelled))
         progress = stack.enter_context(screen.progress("images"))
         widest = 0 if total is None else min(_WIDEST_NAME, max(len(image.name) for image in given))
-        predictions, unreadable = [], []
+        predictions, unreadable, done = [], [], 0
         for done, (image, probabilities) in enumerate(classifier.probabilities(given), start=1):
             prediction = classifier.named(image, probabilities, top)
             if labelled is not None:
@@ -119,6 +123,8 @@ def predict(
             if total is not None and (table is not None or not screen.shows_results):
                 progress(done, total)
         _tell_left_out(left_out, unreadable, screen)
+        if not done:
+            raise InputError("standard input names no image; give one path on each line")
         if done == len(unreadable):
             raise InputError(f"none of {counted(done, 'image')} can be read, the first {unreadable[0].image!r}")
         evaluation = None
@@ -162,8 +168,8 @@ def _named_images(paths: Sequence[str], left_out: Callable[[str], None]) -> Iter
 
     seen = set[str]()
     for path in paths:
-        for line in (line.rstrip("\r\n") for line in sys.stdin) if path == "-" else [path]:
-            for image in files_of(line, left_out) if line else ():
+        for line in filter(None, (line.rstrip("\r\n") for line in sys.stdin)) if path == "-" else [path]:
+            for image in files_of(line, left_out):
                 if image.name not in seen:
                     seen.add(image.name)
                     yield image
@@ -192,7 +198,7 @@ def _labelled(classifier: Classifier, given: Iterable[GivenImage], paths: Sequen
     """Return what evaluates images by their folders; None where these are not called as the classes."""
     from cafe.classifier.evaluation import LabelledFolder
 
-    if not isinstance(given, list) or not all(Path(path).is_dir() for path in paths):
+    if not isinstance(given, list) or not all(map(os.path.isdir, paths)):
         return None
     labelled = LabelledFolder(classifier.classes_, classifier.fitted_images)
     return labelled if labelled.fits(given) else None

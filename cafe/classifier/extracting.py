@@ -178,7 +178,7 @@ def names_dataset(source: Path | str, folder: Path) -> bool:
     if text in entries("data", "DATASET") or text.startswith("hf:"):
         return True
     path = Path(text.partition("?")[0]).expanduser()
-    if path.exists():
+    if text and os.path.exists(path):  # noqa: PTH110 (False, where Path raises, for a name that no file can have)
         return not (path.is_file() and path.suffix == SUFFIX)
     try:
         find_cache(text, folder)

@@ -105,9 +105,9 @@ def files_of(path: str | os.PathLike[str], left_out: Callable[[str], None] | Non
     if _ADDRESS.match(text):
         raise InputError(f"{text!r} is an address; cafe reads files and downloads nothing: fetch it, and give the file")
     target = Path(text).expanduser()
-    if target.is_dir():
+    if text and os.path.isdir(target):  # noqa: PTH112 (False, where Path raises, for a name that no file can have)
         yield from _files_in(target, left_out)
-    elif target.exists():
+    elif text and os.path.exists(target):  # noqa: PTH110
         yield GivenImage(str(target), target)
     elif glob.has_magic(text):
         fitting = sorted(glob.glob(os.fspath(target), recursive=True))  # noqa: PTH207 (an absolute pattern too)

@@ -197,6 +197,10 @@ def test_predict_takes_files_folders_patterns_and_a_list(cafe, classified, monke
     assert named(f"{classified}/**/3.png", classified / "cat" / "3.png") == [everything[3], everything[11]]
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{classified}/cat/1.png\n\n{classified}/dog\n"))
     assert named("-") == [everything[1], *everything[8:]]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    cafe("predict", "-").refused("standard input names no image")
+    for odd in ("x" * 5000, "a\0b", ""):
+        cafe("predict", odd).refused("no such image or folder")
     lines = cafe("predict", classified / "dog").out.splitlines()
     assert len(lines) == 8 and all(" dog " in line for line in lines)
     for address in ("https://example.org/a.jpg", "s3://bucket/a.jpg"):
