@@ -182,7 +182,7 @@ def names_dataset(source: Path | str, folder: Path) -> bool:
         return not (path.is_file() and path.suffix == SUFFIX)
     try:
         find_cache(text, folder)
-    except CacheError as error:
+    except (CacheError, OSError) as error:
         # A mistyped path gets the message of data sets, which say what they are; a mistyped file that of caches.
         if path.suffix == SUFFIX:
             raise
