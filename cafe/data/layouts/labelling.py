@@ -123,6 +123,7 @@ def label_rows(
         label_row = np.array([label_of[str(label)] for label in labels], dtype=np.int64)
     else:
         class_names = tuple(class_list)
+        _check_names(origin, class_names)
         label_row = _look_up(origin, class_names, labels)
     _check_names(origin, class_names)
     given = set(splits)
