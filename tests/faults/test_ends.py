@@ -1,0 +1,14 @@
+"""Commands that are killed, starved or misled by links harm nothing, and the same command carries on.
+
+The short form; ``python tests/faults/run.py NAME`` is the one at full length, with the same tries at its beginning.
+"""
+
+from __future__ import annotations
+
+import pytest
+from breaking.registry import check_short_form
+
+
+@pytest.mark.parametrize("name", ["kills", "full-disks", "circumstances", "links"])
+def test_short_form(name: str) -> None:
+    check_short_form(name)

@@ -1,0 +1,14 @@
+"""Files from strangers, mutated, are read or refused in one sentence: nothing runs, hangs or takes memory.
+
+The short form; ``python tests/faults/run.py NAME`` is the one at full length, with the same tries at its beginning.
+"""
+
+from __future__ import annotations
+
+import pytest
+from breaking.registry import check_short_form
+
+
+@pytest.mark.parametrize("name", ["imports", "sources", "models", "images"])
+def test_short_form(name: str) -> None:
+    check_short_form(name)
