@@ -34,7 +34,7 @@ def test_demo_shows_a_table_and_leaves_cache_run_and_report(demo):
     cache, done = demo
     lines = done.stdout.splitlines()
     assert lines[0].startswith("digits, cafe:mini.")
-    assert lines[2].split() == ["method", "0", "1", "2", "4", "8", "16"]
+    assert lines[2].split() == ["method", "0", "1", "2", "4", "8", "16", "chosen", "on"]
     assert (cache / "digits--cafe-mini.h5").is_file()
     run = cache / "runs" / "demo"
     assert {path.name for path in run.iterdir()} >= {"figure.png", "report.html", "table.md", "results.jsonl", "fit"}
