@@ -15,9 +15,12 @@ all cells. Both are compared on the draws that the single methods were fitted on
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +195,19 @@ def attempts(part: str, only: str | None) -> None:
     report("auto_study", None, rows, quiet=True)
 
 
+def shown(mark: str, page: Path | None, write: Callable[[], None]) -> None:
+    """Print a table, and put it between its two marks on a page where one is given."""
+    with contextlib.redirect_stdout(io.StringIO()) as lines:
+        write()
+    print(lines.getvalue(), end="", flush=True)
+    if page is not None:
+        before, begin, rest = page.read_text(encoding="utf-8").partition(f"<!-- {mark} -->\n")
+        _, end, after = rest.partition(f"<!-- end {mark} -->\n")
+        if not begin or not end:
+            raise SystemExit(f"{page} has no marks for {mark}")
+        page.write_text("".join([before, begin, lines.getvalue(), end, after]), encoding="utf-8")
+
+
 def seconds() -> None:
     """Time a fit of 1,000 classes x 16 shots, and see that it learned."""
     X, y, X_test, y_test, text = imagenet_shape()
@@ -209,6 +225,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", nargs="?", choices=list(PARTS), default="built-on")
     parser.add_argument("--steps", default="auto,singles,tables", help="with commas between [default: %(default)s]")
+    parser.add_argument("--into", type=Path, help="the page whose marked tables are made again")
+    parser.add_argument("--missing", action="store_true", help="cells without a row of the step alone")
     parser.add_argument("--dataset", help="data sets whose names hold this alone")
     given = parse(parser, {"part": "built-on", "steps": "auto,singles,tables,attempts,seconds", "dataset": "digits"})
     if is_smoke():
@@ -223,14 +241,15 @@ def main() -> None:
                 continue
             about = {"dataset": cell.dataset, "shots": cell.shots, "drawn": cell.drawn}
             about |= {"part": given.part, "text": cell.draws[0][0].text is not None}
-            for step in (step for step in steps if step in STEPS):
+            done = read(given.part).get((cell.dataset, cell.shots), {}) if given.missing else {}
+            for step in (step for step in steps if step in STEPS and step not in done):
                 row = {"step": step, **about, **STEPS[step](cell)}
                 fresh.setdefault((cell.dataset, cell.shots), {})[step] = row
                 report("auto_study", None, [row], quiet=True)
     if "tables" in steps:
-        tables(fresh if is_smoke() else read(given.part))
+        shown(given.part, given.into, lambda: tables(fresh if is_smoke() else read(given.part)))
     if "attempts" in steps:
-        attempts(given.part, given.dataset)
+        shown("attempts", given.into, lambda: attempts(given.part, given.dataset))
     if "seconds" in steps:
         seconds()
 
