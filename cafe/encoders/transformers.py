@@ -19,7 +19,7 @@ from cafe.encoders.text_towers.lower_case import is_siglip_2, lower_case
 from cafe.encoders.text_towers.transformers import TransformersTextTower, pooled, tokenize
 from cafe.encoders.towers.checkpoints import has_file, load_config, load_processor, quiet, revision_of
 from cafe.encoders.towers.processors import PatchCropper, ProcessorCropper, inputs, probe_picture
-from cafe.encoders.towers.refusals import check_scale, trying, why_refused
+from cafe.encoders.towers.refusals import check_scale, check_widths, trying, why_refused
 from cafe.encoders.towers.torch_encoder import PROBES, TorchEncoder, to_numpy
 from cafe.encoders.towers.weights import tower_hashes
 from cafe.errors import InputError
@@ -161,11 +161,7 @@ class TransformersCLIP(TorchEncoder):
                 f"the image processor of {self.id} ({type(self.cropper.processor).__name__}) does more than resize, "
                 f"crop, rescale and normalise, in this order; it cannot be used here"
             )
-        if image.ndim != 2 or image.shape[1:] != text.shape[1:]:
-            raise InputError(
-                f"{self.id} gives image features of shape {tuple(image.shape[1:])} and text features of shape "
-                f"{tuple(text.shape[1:])}; one vector each of the same width is needed"
-            )
+        check_widths(self.id, image.shape, text.shape)
         return int(image.shape[1])
 
     def _text_features(self, prompts: Sequence[str]) -> torch.Tensor:

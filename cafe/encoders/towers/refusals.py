@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -84,6 +84,21 @@ def check_scale(source: str, scale: float, bias: float) -> None:
     """Refuse a logit scale that is no finite number above 0, or a bias that is not finite."""
     if not (math.isfinite(scale) and scale > 0 and math.isfinite(bias)):
         raise InputError(f"{source} has the logit scale {scale:g} and the bias {bias:g}; finite numbers are needed")
+
+
+def check_widths(source: str, image: Sequence[int], text: Sequence[int]) -> None:
+    """Refuse towers that do not end in one vector each, of one width; given are the shapes of one of each.
+
+    Raises
+    ------
+    InputError
+        Naming both shapes.
+    """
+    if len(image) != 2 or tuple(image[1:]) != tuple(text[1:]):
+        raise InputError(
+            f"{source} gives image features of shape {tuple(image[1:])} and text features of shape {tuple(text[1:])}; "
+            f"one vector each of the same width is needed"
+        )
 
 
 def check_sides(source: str, name: str, value: Any) -> None:
