@@ -15,7 +15,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -39,6 +39,7 @@ RUN_FILE = "run.json"
 ARRAY_FILE = "model.safetensors"
 RUN_VERSION = 2  # 1 had no checksums
 FITTED_IMAGES = "fitted_images"  # SHA-256 of image files, where these are known
+PROMISES, SCORING_FIT = "promises", "scoring_fit"  # what the fit may promise, and another fit that goes with it
 RUNS = "runs"  # below the cache folder
 _OWN_FILES = (RUN_FILE, ARRAY_FILE)  # all that a run consists of
 CHECKSUMS = "sha256"  # key of run.json
@@ -54,6 +55,8 @@ def save(
     row: dict[str, Any] | None = None,
     features: Features | None = None,
     fitted_images: Iterable[bytes] = (),
+    promises: Mapping[str, Any] | None = None,
+    scoring_fit: Any = None,
 ) -> None:
     """Write a fitted method to a folder.
 
@@ -69,6 +72,10 @@ def save(
         Where class names, encoder and provenance come from, so that the run can classify new images.
     fitted_images : iterable of bytes, default=()
         SHA-256 of the image files that it was fitted on, so that nothing is tested on them later.
+    promises : mapping, default=None
+        Numbers and arrays that say what the fit may promise of new images; ``run_["promises"]`` of what is loaded.
+    scoring_fit : fitted classifier, default=None
+        Another fit of the same method that goes with these; ``run_["scoring_fit"]`` of what is loaded.
 
     Raises
     ------
@@ -82,12 +89,7 @@ def save(
     if method is None:
         raise InputError(f"{type(estimator).__name__} is not a method of cafe/methods, so it cannot be saved")
     arrays: dict[str, NDArray[Any]] = {}
-    state = {
-        "params": {k: _pack(v, f"params.{k}", arrays) for k, v in estimator.get_params(deep=False).items()},
-        "fitted": {
-            k: _pack(v, f"fitted.{k}", arrays) for k, v in vars(estimator).items() if k.endswith("_") and k[0] != "_"
-        },
-    }
+    state = _state(estimator, "", arrays)
     _check_parameters(method, estimator.get_params(deep=False), state["params"])
     tower = state["params"].get(_MODEL_PARAMETER)
     if isinstance(tower, str):
@@ -107,6 +109,12 @@ def save(
     if images := sorted(fitted_images):
         arrays[FITTED_IMAGES] = np.frombuffer(b"".join(images), dtype=np.uint8).reshape(-1, 32)
         document[FITTED_IMAGES] = {"array": FITTED_IMAGES}
+    if promises is not None:
+        document[PROMISES] = {key: _pack(value, f"{PROMISES}.{key}", arrays) for key, value in promises.items()}
+    if scoring_fit is not None:
+        document[SCORING_FIT] = _state(scoring_fit, f"{SCORING_FIT}.", arrays)
+        if isinstance(document[SCORING_FIT]["params"].get(_MODEL_PARAMETER), str):
+            document[SCORING_FIT]["params"][_MODEL_PARAMETER] = state["params"][_MODEL_PARAMETER]
     stored = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
     # As it will be read back: a float keeps its value, a tuple becomes a list.
     document = json.loads(json.dumps(document, default=_plain))
@@ -147,15 +155,8 @@ def load(run_dir: Path | str) -> Any:
         arrays = load_file(path)
     if CHECKSUMS in document:
         _check_arrays(path, arrays, document[CHECKSUMS]["arrays"])
-    method = find("methods", "METHOD", "method", str(document["method"])).load()
-    with reading(Path(run_dir) / RUN_FILE, "a run of this method"):
-        estimator = method(**{k: _unpack(v, arrays) for k, v in document["params"].items()})
-        for name, value in document["fitted"].items():
-            if not _FITTED.fullmatch(name):
-                raise InputError(
-                    f"{Path(run_dir) / RUN_FILE} is damaged: no method has an attribute {name!r} to be set"
-                )
-            setattr(estimator, name, _unpack(value, arrays))
+    path = Path(run_dir) / RUN_FILE
+    estimator = _restored(document, document, arrays, path)
     tower = getattr(estimator, _MODEL_PARAMETER, None)
     if isinstance(tower, str):
         setattr(estimator, _MODEL_PARAMETER, model_beside(tower, Path(run_dir)))
@@ -163,7 +164,32 @@ def load(run_dir: Path | str) -> Any:
         _try_out(estimator, Path(run_dir) / RUN_FILE)
     if FITTED_IMAGES in document:
         document[FITTED_IMAGES] = _unpack(document[FITTED_IMAGES], arrays)
+    if SCORING_FIT in document and PROMISES in document:
+        with reading(path, "what a run promises"):
+            document[PROMISES] = {key: _unpack(value, arrays) for key, value in document[PROMISES].items()}
+        document[SCORING_FIT] = _restored(document, document[SCORING_FIT], arrays, path)
     estimator.run_ = document
+    return estimator
+
+
+def _state(estimator: Any, prefix: str, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    """Return parameters and fitted attributes as JSON, with their arrays in ``arrays`` under ``prefix``."""
+    fitted = {name: value for name, value in vars(estimator).items() if name.endswith("_") and name[0] != "_"}
+    return {
+        "params": {k: _pack(v, f"{prefix}params.{k}", arrays) for k, v in estimator.get_params(deep=False).items()},
+        "fitted": {k: _pack(v, f"{prefix}fitted.{k}", arrays) for k, v in fitted.items()},
+    }
+
+
+def _restored(document: dict[str, Any], state: dict[str, Any], arrays: dict[str, NDArray[Any]], path: Path) -> Any:
+    """Make the classifier of a state again."""
+    method = find("methods", "METHOD", "method", str(document["method"])).load()
+    with reading(path, "a run of this method"):
+        estimator = method(**{k: _unpack(v, arrays) for k, v in state["params"].items()})
+        for name, value in state["fitted"].items():
+            if not _FITTED.fullmatch(name):
+                raise InputError(f"{path} is damaged: no method has an attribute {name!r} to be set")
+            setattr(estimator, name, _unpack(value, arrays))
     return estimator
 
 

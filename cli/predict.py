@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json as json_module
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _SHOWN_LEFT_OUT = 5
 _WIDEST_NAME = 60  # columns that the names of images are padded to at most
 _SUFFIX = ".csv"
+_TRUST = ("unknown", "unknown_score", "set")  # the set is a list as JSON
 _GUESS = ("class", "probability")  # columns of each guess; of the second they end in _2, and so on
 
 
@@ -67,6 +69,23 @@ def predict(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file that --out names.")] = False,
     top: Annotated[int, typer.Option("--top", metavar="N", help="How many classes to name for each image.")] = 3,
+    unknown: Annotated[
+        str,
+        typer.Option(
+            "--unknown",
+            metavar="off|auto|RATE",
+            help="Which images are called unknown, since they look like none of the classes: none, or so many that "
+            "this share of images of the classes is called so by mistake; auto is 0.05 where the run has a threshold.",
+        ),
+    ] = "auto",
+    coverage: Annotated[
+        float | None,
+        typer.Option(
+            "--coverage",
+            metavar="0.95",
+            help="Also give a set of classes for each image, so that this share of images has its class in its set.",
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -92,6 +111,9 @@ def predict(
         raise InputError("give --run for a fitted classifier, or --classes for names alone; not both")
     if templates and not classes:
         raise InputError("--templates go with --classes; a run has its own")
+    rate = _false_alarms(unknown)
+    if coverage is not None and not 0 < coverage < 1:
+        raise InputError(f"--coverage takes a share between 0 and 1, such as 0.95; got {coverage:g}")
     _check_table(out, force)
     with Screen(json=json, quiet=quiet) as screen, ExitStack() as stack:
         for path in images:
@@ -102,14 +124,16 @@ def predict(
         named = _named_images(images, left_out.append)
         given = named if "-" in images else list(named)
         classifier = _opened(run, classes, templates, model, device, dtype, cache_dir, screen)
+        if unknown == "auto":
+            rate = _possible_rate(classifier, screen)
         labelled = _labelled(classifier, given, images)
         total = len(given) if isinstance(given, list) else None
         table = None if out is None else stack.enter_context(_Table.writing(out, top, labelled))
         progress = stack.enter_context(screen.progress("images"))
         widest = 0 if total is None else min(_WIDEST_NAME, max(len(image.name) for image in given))
         predictions, unreadable, done = [], [], 0
-        for done, (image, probabilities) in enumerate(classifier.probabilities(given), start=1):
-            prediction = classifier.named(image, probabilities, top)
+        answers = classifier.predictions(given, top, scores=unknown != "off", false_alarms=rate, coverage=coverage)
+        for done, (image, probabilities, prediction) in enumerate(answers, start=1):
             if labelled is not None:
                 labelled.add(image, probabilities)
             if prediction.unreadable is not None:
@@ -149,6 +173,33 @@ def predict(
         # The table takes its place only now that it is whole.
         stack.close()
         _answer(document, evaluation, done - len(unreadable), screen)
+
+
+def _false_alarms(unknown: str) -> float | None:
+    """Read ``--unknown``: a rate, or None for a word. Raises InputError."""
+    if unknown in ("off", "auto"):
+        return None
+    try:
+        rate = float(unknown)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < 1:
+        raise InputError(f"--unknown takes off, auto or a rate of false alarms such as 0.05; got {unknown!r}")
+    return rate
+
+
+def _possible_rate(classifier: Classifier, screen: Screen) -> float | None:
+    """Return the rate of ``--unknown auto``; None, and why, where the run has no threshold for it."""
+    from cafe.classifier.out_of_fold import FALSE_ALARMS
+
+    if classifier.promises is None:
+        return None
+    try:
+        classifier.promises.threshold(FALSE_ALARMS)
+    except InputError as error:
+        screen.say(f"no image is called unknown: {error}")
+        return None
+    return FALSE_ALARMS
 
 
 def _check_table(out: Path | None, force: bool) -> None:
@@ -212,7 +263,7 @@ class _Table:
         self._top, self._labelled = top, labelled
         guesses = [f"{name}{'' if place == 1 else f'_{place}'}" for place in range(1, top + 1) for name in _GUESS]
         label = [] if labelled is None else ["label"]
-        self._writer.writerow(["image", *label, *guesses, "unreadable"])
+        self._writer.writerow(["image", *label, *guesses, *_TRUST, "unreadable"])
 
     @classmethod
     @contextmanager
@@ -229,12 +280,19 @@ class _Table:
         guesses = [text for name, p in prediction.classes for text in (csv_cell(name), f"{p:.6f}")]
         guesses += [""] * (len(_GUESS) * self._top - len(guesses))
         label = [] if self._labelled is None else [csv_cell(self._labelled.name_of(image))]
-        self._writer.writerow([csv_cell(image.name), *label, *guesses, csv_cell(prediction.unreadable or "")])
+        trust = [
+            "" if prediction.unknown is None else str(prediction.unknown).lower(),
+            "" if prediction.unknown_score is None else f"{prediction.unknown_score:.6f}",
+            "" if prediction.set is None else csv_cell(json_module.dumps(prediction.set, ensure_ascii=False)),
+        ]
+        self._writer.writerow([csv_cell(image.name), *label, *guesses, *trust, csv_cell(prediction.unreadable or "")])
 
 
 def _line(prediction: Prediction, widest: int) -> str:
     guesses = "  ".join(f"{name} {100 * probability:.1f} %" for name, probability in prediction.classes)
-    return f"{prediction.image:<{widest}}  {guesses}"
+    said = f"unknown (nearest: {guesses})" if prediction.unknown else guesses
+    among = "" if prediction.set is None else f"  in {{{', '.join(prediction.set)}}}"
+    return f"{prediction.image:<{widest}}  {said}{among}"
 
 
 def _tell_left_out(others: Sequence[str], unreadable: Sequence[Prediction], screen: Screen) -> None:

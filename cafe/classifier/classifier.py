@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +18,17 @@ from cafe.classifier.encoding import check_encoder, encode_like
 from cafe.classifier.evaluation import Evaluation, LabelledFolder
 from cafe.classifier.images import GivenImage, ImageLike, given_images
 from cafe.classifier.known import known_features
+from cafe.classifier.out_of_fold import FALSE_ALARMS, Promises, unknown_scores
 from cafe.classifier.reading import ReadImage, read_ahead
 from cafe.data.images.decoding import PILLOW
 from cafe.encoders.base import Encoder
 from cafe.encoders.opening import MINI, open_encoder
 from cafe.errors import InputError, unknown_name
+from cafe.evaluation.conformal import ConformalScore, conformal_threshold
 from cafe.files import cache_dir as cache_folder
 from cafe.last_used import note_use
 from cafe.prompts import GENERIC_TEMPLATE, class_embeddings, prompts, read_templates
-from cafe.runs import FITTED_IMAGES, find_run, new_run_folder
+from cafe.runs import FITTED_IMAGES, PROMISES, SCORING_FIT, find_run, new_run_folder
 from cafe.runs import load as load_run
 from cafe.runs import save as save_run
 
@@ -49,11 +51,20 @@ class Prediction:
         The most probable names with their probabilities, best first; empty if the image cannot be read.
     unreadable : str or None
         Why the image cannot be read; None for one that can.
+    unknown : bool or None
+        Whether it looks like none of the classes; None where that was not asked, or cannot be said.
+    unknown_score : float or None
+        The higher, the more it does; None where that was not asked.
+    set : tuple of str or None
+        The classes that it may be of, the most probable first, if a coverage was asked for.
     """
 
     image: str
     classes: tuple[tuple[str, float], ...]
     unreadable: str | None = None
+    unknown: bool | None = None
+    unknown_score: float | None = None
+    set: tuple[str, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return it as `cafe predict --json` writes it: a readable image with its classes, another with the reason."""
@@ -62,7 +73,18 @@ class Prediction:
         return {
             "image": self.image,
             "predictions": [{"class": name, "probability": probability} for name, probability in self.classes],
+            "unknown": self.unknown,
+            "unknown_score": self.unknown_score,
+            "set": None if self.set is None else list(self.set),
         }
+
+
+class _Answer(NamedTuple):
+    """Probabilities (n_classes,) and features (d,) of an image; both empty where it cannot be read."""
+
+    image: ReadImage
+    probabilities: Array
+    features: Array
 
 
 class Classifier:
@@ -103,6 +125,9 @@ class Classifier:
         The cache that it was fitted on in this process; None elsewhere.
     extraction : ExtractionSummary or None
         Of the extraction, where fitting needed one.
+    promises : Promises or None
+        What it may promise of new images: thresholds, temperature, sets; None where there are none, and
+        ``no_promises`` says why.
     notes : tuple of str
         What there is to say about the fit: how images were divided, what it was tested on, what was left out.
 
@@ -136,6 +161,8 @@ class Classifier:
         self.row: dict[str, Any] | None = None
         self.run: Path | None = None
         self.fitted_images: frozenset[bytes] | None = frozenset()
+        self.promises: Promises | None = None
+        self.no_promises = "it was fitted without"
         self.notes: tuple[str, ...] = ()
         self.cache: Path | None = None
         self.cache_dir: Path | None = None
@@ -144,6 +171,8 @@ class Classifier:
         self._opening = threading.Lock()  # images are read in several threads, the first of which opens the encoder
         self._features: Features | None = None
         labels = estimator.classes_
+        self._all_names = [str(name) for name in (labels if class_names is None else class_names)]
+        self._labels = np.arange(len(labels)) if class_names is None else np.asarray(labels, dtype=np.int64)
         self.classes_: NDArray[np.str_] = np.array(
             [str(label) if class_names is None else str(class_names[int(label)]) for label in labels]
         )
@@ -281,6 +310,7 @@ class Classifier:
             decoder=image.get("decoder", PILLOW),
         )
         classifier.row = final.row
+        classifier.promises, classifier.no_promises = final.promises, final.no_promises
         classifier.cache_dir = cache_folder(cache_dir)
         classifier.fitted_images = final.fitted_images
         classifier._features = features
@@ -353,6 +383,8 @@ class Classifier:
         classifier.run = folder
         classifier.cache_dir = cache_folder(cache_dir)
         classifier.row = saved.get("row")
+        if SCORING_FIT in saved and PROMISES in saved:
+            classifier.promises = Promises.from_saved(saved[PROMISES], saved[SCORING_FIT])
         known = saved.get(FITTED_IMAGES)
         classifier.fitted_images = None if known is None else frozenset(row.tobytes() for row in known)
         note_use(cache_folder(cache_dir), "runs", folder)
@@ -439,7 +471,16 @@ class Classifier:
             raise InputError("this classifier was not made by Classifier.fit, so there is nothing to save it from")
         caches = cache_folder(cache_dir)
         target = new_run_folder(caches, self.row) if folder is None else Path(folder)
-        save_run(self.estimator, target, row=self.row, features=self._features, fitted_images=self.fitted_images or ())
+        made = self.promises
+        save_run(
+            self.estimator,
+            target,
+            row=self.row,
+            features=self._features,
+            fitted_images=self.fitted_images or (),
+            promises=None if made is None else made.to_save(),
+            scoring_fit=None if made is None else made.scoring_fit,
+        )
         self.run = target
         note_use(caches, "runs", target)
         return target
@@ -534,10 +575,10 @@ class Classifier:
             raise unknown_name("on_error", on_error, ("fail", "skip"))
         given = list(given_images(images))
         predictions = []
-        for image, probabilities in self.probabilities(given):
+        for image, _, prediction in self.predictions(given, k):
             if image.unreadable is not None and on_error == "fail":
                 raise image.unreadable
-            predictions.append(self.named(image, probabilities, k))
+            predictions.append(prediction)
             if progress is not None:
                 progress(len(predictions), len(given))
         return predictions
@@ -578,6 +619,152 @@ class Classifier:
                 progress(done, len(given))
         return labelled.evaluation()
 
+    def unknown(self, images: ImageLike | Iterable[ImageLike], false_alarms: float = FALSE_ALARMS) -> NDArray[np.bool_]:
+        """Return which images look like none of the classes.
+
+        Parameters
+        ----------
+        images : image, or iterable of images
+            As in :meth:`predict`.
+        false_alarms : float, default=0.05
+            How many images of the classes may be called unknown, as a share: the threshold is that of images that no
+            fit had seen.
+
+        Returns
+        -------
+        ndarray of shape (n,), bool
+
+        Raises
+        ------
+        InputError, UnreadableImageError
+            As :meth:`predict`; or if images were too few for a threshold at this rate.
+        """
+        threshold = self._promised("a threshold of unknown images").threshold(false_alarms)
+        called: NDArray[np.bool_] = self.unknown_scores(images) > threshold
+        return called
+
+    def unknown_scores(self, images: ImageLike | Iterable[ImageLike]) -> NDArray[np.float64]:
+        """Return how much each image looks like none of the classes, (n,): higher is stranger.
+
+        Source and formula: :func:`cafe.evaluation.unknown.combined_score`.
+
+        Parameters
+        ----------
+        images : image, or iterable of images
+            As in :meth:`predict`.
+
+        Raises
+        ------
+        InputError, UnreadableImageError
+            As :meth:`predict`.
+        """
+        scores = [self._unknown_scores(answer.features[None])[0] for answer in self._readable(images)]
+        return np.array(scores, dtype=np.float64)
+
+    def sets(
+        self, images: ImageLike | Iterable[ImageLike], coverage: float = 0.95, score: ConformalScore = "lac"
+    ) -> list[tuple[str, ...]]:
+        """Return for each image the classes that it may be of.
+
+        Of new images like those it was fitted on, at least a share of ``coverage`` has its class in its set, on average
+        over fits and images: split-conformal prediction, :mod:`cafe.evaluation.conformal`. Classes of which it saw a
+        single image are outside of that promise.
+
+        Parameters
+        ----------
+        images : image, or iterable of images
+            As in :meth:`predict`.
+        coverage : float, default=0.95
+            Between 0 and 1.
+        score : {"lac", "aps"}, default="lac"
+            LAC gives the smallest sets on average; those of APS vary more with how hard an image is.
+
+        Returns
+        -------
+        list of tuple of str
+            The most probable class first; never empty.
+
+        Raises
+        ------
+        InputError, UnreadableImageError
+            As :meth:`predict`; or if images were too few for this coverage.
+        """
+        conformal_threshold(self._promised("sets of classes").own_scores[score], coverage)  # before images are read
+        return [self._set(answer.features, answer.probabilities, coverage, score) for answer in self._readable(images)]
+
+    def _promised(self, what: str) -> Promises:
+        if self.promises is None:
+            raise InputError(f"this classifier has no {what.removeprefix('a ')}: {self.no_promises}")
+        return self.promises
+
+    def _readable(self, images: ImageLike | Iterable[ImageLike]) -> Iterator[_Answer]:
+        for answer in self._answers(given_images(images)):
+            if answer.image.unreadable is not None:
+                raise answer.image.unreadable
+            yield answer
+
+    def _unknown_scores(self, features: NDArray[Any]) -> NDArray[np.float64]:
+        means = np.zeros((0, features.shape[1]), np.float32) if self.promises is None else self.promises.means
+        return unknown_scores(features, self.estimator, means)
+
+    def _set(self, features: Array, probabilities: Array, coverage: float, score: ConformalScore) -> tuple[str, ...]:
+        """Return the names in the set of one image, the most probable first."""
+        promises, n_classes = self._promised("sets of classes"), len(self._all_names)
+        best = np.array([self._labels[int(probabilities.argmax())]])
+        inside = promises.sets(features[None], best, n_classes, coverage, score)[0]
+        own = dict(zip(self._labels.tolist(), probabilities.tolist(), strict=True))  # a class without images has none
+        order = sorted(np.flatnonzero(inside).tolist(), key=lambda label: -own.get(label, 0.0))
+        return tuple(self._all_names[label] for label in order)
+
+    def predictions(
+        self,
+        images: Iterable[GivenImage],
+        k: int = 3,
+        *,
+        scores: bool = False,
+        false_alarms: float | None = None,
+        coverage: float | None = None,
+    ) -> Iterator[tuple[ReadImage, Array, Prediction]]:
+        """Go through images of :func:`~cafe.classifier.images.given_images` with what there is to say of each.
+
+        Parameters
+        ----------
+        images : iterable of GivenImage
+            As of :meth:`probabilities`.
+        k : int, default=3
+            Most probable classes that are named.
+        scores : bool, default=False
+            Whether each has its unknown score, even if there is no threshold for it.
+        false_alarms : float, default=None
+            Rate at which images of the classes may be called unknown; None calls none so.
+        coverage : float, default=None
+            Of sets of classes; None makes none.
+
+        Yields
+        ------
+        ReadImage, ndarray of shape (n_classes,), Prediction
+            Where an image cannot be read the array is empty, and the prediction says why.
+
+        Raises
+        ------
+        InputError
+            If images were too few for the rate or the coverage; before an image is read.
+        """
+        threshold = None
+        if false_alarms is not None:
+            threshold = self._promised("a threshold of unknown images").threshold(false_alarms)
+        if coverage is not None:
+            conformal_threshold(self._promised("sets of classes").own_scores["lac"], coverage)
+        for answer in self._answers(images):
+            prediction = self.named(answer.image, answer.probabilities, k)
+            if answer.image.unreadable is None and (scores or threshold is not None):
+                score = float(self._unknown_scores(answer.features[None])[0])
+                unknown = None if threshold is None else score > threshold
+                prediction = replace(prediction, unknown=unknown, unknown_score=score)
+            if answer.image.unreadable is None and coverage is not None:
+                prediction = replace(prediction, set=self._set(answer.features, answer.probabilities, coverage, "lac"))
+            yield answer.image, answer.probabilities, prediction
+
     def named(self, image: ReadImage, probabilities: Array, k: int) -> Prediction:
         """Return the ``k`` most probable classes of an image of :meth:`probabilities`, or why there are none."""
         if image.unreadable is not None:
@@ -598,6 +785,10 @@ class Classifier:
         ReadImage, ndarray of shape (n_classes,)
             In the order of the images; the array is empty where the image cannot be read.
         """
+        for answer in self._answers(images):
+            yield answer.image, answer.probabilities
+
+    def _answers(self, images: Iterable[GivenImage]) -> Iterator[_Answer]:
         known = NOTHING_KNOWN
         if self.cache_dir is not None and isinstance(images, list):
             known = known_features(
@@ -621,7 +812,7 @@ class Classifier:
         """Whether the method trains the projection itself, and so reads what goes into it."""
         return getattr(self.estimator, "projection", None) is not None
 
-    def _classified(self, batch: Sequence[ReadImage], known: KnownRows) -> Iterator[tuple[ReadImage, Array]]:
+    def _classified(self, batch: Sequence[ReadImage], known: KnownRows) -> Iterator[_Answer]:
         crops = [image.crop for image in batch if image.crop is not None]
         encoded = iter(self._encoded(np.stack(crops)) if crops else ())
         features = [
@@ -630,9 +821,10 @@ class Classifier:
             if image.unreadable is None
         ]
         rows = iter(self.estimator.predict_proba(np.stack(features)) if features else ())
+        each = iter(features)
         none = np.zeros(0, dtype=np.float32)
         for image in batch:
-            yield image, none if image.unreadable is not None else next(rows)
+            yield _Answer(image, none, none) if image.unreadable is not None else _Answer(image, next(rows), next(each))
 
     def _encoded(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Encode crops (n, height, width, 3): before the projection for a method that trains the projection."""

@@ -9,12 +9,14 @@ cross-validation instead.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cafe.classifier.out_of_fold import FOLDS as PROMISE_FOLDS
+from cafe.classifier.out_of_fold import OutOfFold, Promises, calibration_fields, means_of_classes, score_out_of_fold
 from cafe.classifier.tested import TestedImages
 from cafe.errors import InputError
 from cafe.evaluation.metrics import METRIC_FIELDS, all_metrics, wilson_interval
@@ -61,6 +63,12 @@ class FinalFit:
         Why no test was possible; empty where there was one.
     tested : TestedImages or None
         What each test image was taken for; None where there was no test.
+    promises : Promises or None
+        Thresholds of unknown images and sets of classes; None where there are none.
+    scored : OutOfFold or None
+        The scores that these were made of; ``rows`` are rows of ``seen``.
+    no_promises : str
+        Why there are none; empty where there are.
     """
 
     estimator: Any
@@ -69,6 +77,9 @@ class FinalFit:
     seen: Split
     untested: str = ""
     tested: TestedImages | None = None
+    promises: Promises | None = None
+    scored: OutOfFold | None = None
+    no_promises: str = ""
 
     @property
     def fitted_images(self) -> frozenset[bytes] | None:
@@ -141,6 +152,50 @@ def fit_for_use(
     InputError
         If ``refit`` is asked for where the test split is not cafe's own, or images of it were not extracted.
     """
+    final = _tested_and_kept(
+        features, method, parameters, shots=shots, seed=seed, selection=selection, refit=refit, device=device,
+        dtype=dtype, unlabelled=unlabelled, unlabelled_name=unlabelled_name,
+    )  # fmt: skip
+    policy = selection if selection in ("fixed", "cross-validation") else "auto"  # no fold sees val or test rows
+    return _with_promises(
+        final, chosen_method(method, parameters or {}), parameters or {}, unlabelled is not None,
+        seed=seed, selection=policy, device=device, dtype=dtype,
+    )  # fmt: skip
+
+
+def _with_promises(
+    final: FinalFit, method: str, parameters: Mapping[str, Any], unlabelled: bool, **chosen: Any
+) -> FinalFit:
+    """Add what the kept fit may promise of new images, from scores out of fold."""
+    seen = final.seen
+    if unlabelled:
+        return replace(final, no_promises="it learned from unlabelled images, which no fold can be kept from")
+    if "text_tower" in final.estimator.get_params(deep=False):
+        return replace(final, no_promises=f"{method} would train with the text tower once more for each fold")
+    held_out = folds(seen.labels, identical_groups(seen), chosen["seed"], n_folds=PROMISE_FOLDS, repeats=1)
+    if len(held_out) < 2:
+        return replace(final, no_promises=why_untestable(seen))
+    scored = score_out_of_fold(final.features, seen, held_out, method, parameters, **chosen)
+    X = seen.image_features if getattr(final.estimator, "projection", None) is None else seen.projection_features
+    promises = Promises.of(scored, means_of_classes(np.asarray(X), seen.labels))
+    return replace(final, row={**final.row, **calibration_fields(scored)}, promises=promises, scored=scored)
+
+
+def _tested_and_kept(
+    features: Features,
+    method: str | None,
+    parameters: Mapping[str, Any] | None,
+    *,
+    shots: int | None,
+    seed: int,
+    selection: str,
+    refit: bool | None,
+    device: str,
+    dtype: str,
+    unlabelled: str | NDArray[Any] | None,
+    unlabelled_name: str,
+) -> FinalFit:
+    """Fit, test, and fit once more where that is asked for or allowed."""
     parameters = parameters or {}
     name = chosen_method(method, parameters)
     own = divided_by_cafe(features) is not None and all(one.full_labels is None for one in features.splits.values())

@@ -16,7 +16,7 @@ from cafe.evaluation.metrics import ECE_BINS
 # Beyond these a temperature means that the scores cannot be calibrated by one (all right, all wrong, all equal).
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.02, 50.0
 _SMALLEST = float(np.finfo(np.float32).tiny)  # under a logarithm, as in the likelihood of metrics.py
-_HALVINGS = 60  # of the interval of log T: its width falls to 1e-17
+_HALVINGS = 30  # of the interval of log T: its width falls to 1e-8
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cafe.errors import InputError
-from cafe.evaluation.unknown import distance_score, far_texts, mcm_score, negatives_score, unknown_threshold
+from cafe.evaluation.unknown import (
+    combined_score,
+    distance_score,
+    far_texts,
+    mcm_score,
+    negatives_score,
+    unknown_threshold,
+)
 
 
 def unit(rng: np.random.Generator, n: int, d: int = 8) -> np.ndarray:
@@ -25,6 +32,10 @@ def test_scores_follow_their_formulas(seed):
         assert mcm_score(X, text)[i] == pytest.approx(1 - max(own) / sum(own))
         nearest = sorted((x @ s for s in shots), reverse=True)
         assert distance_score(X, shots, 3)[i] == pytest.approx(1 - sum(nearest[:3]) / 3)
+        cosines = [x @ e for e in text]
+        plain = sum(cosines) / 3 - max(cosines)
+        assert combined_score(X, text)[i] == pytest.approx(plain)
+        assert combined_score(X, text, shots)[i] == pytest.approx(plain + (1 - nearest[0]) / 4)
         a, b = sum(math.exp(x @ e / 0.1) for e in text), sum(math.exp(x @ n / 0.1) for n in negatives)
         assert negatives_score(X, text, negatives, 0.1)[i] == pytest.approx(b / (a + b))
 

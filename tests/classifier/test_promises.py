@@ -1,0 +1,120 @@
+"""What a fit promises of new images: unknown images, sets of classes, a temperature; kept with the run."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cafe as cafe_package
+from cafe.classifier.final_fit import fit_for_use, folds, identical_groups
+from cafe.classifier.out_of_fold import FOLDS, score_out_of_fold
+from cafe.errors import InputError
+from cafe.evaluation.metrics import expected_calibration_error
+from cafe.features import Features, Split
+
+
+def blobs(n_each: int, seed: int = 0, noise: float = 0.9, classes: int = 4) -> Features:
+    """Return a train and a test split of classes that overlap."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).standard_normal((classes, 12))
+    labels = np.repeat(np.arange(classes), n_each)
+    splits = {}
+    for part in ("train", "test"):
+        X = (centres[labels] + noise * rng.standard_normal((len(labels), 12))).astype(np.float32)
+        splits[part] = Split(X, labels, np.array([f"{part}/{i}.png" for i in range(len(labels))]))
+    return Features(splits, tuple(f"class {i}" for i in range(classes)), logit_scale=10.0)
+
+
+def test_every_row_is_scored_by_a_fit_of_the_other_folds():
+    features = blobs(15)
+    images = features.splits["train"]
+    held_out = folds(images.labels, identical_groups(images), 1, n_folds=FOLDS, repeats=1)
+    scored = score_out_of_fold(
+        features, images, held_out, "gda", {}, seed=1, selection="auto", device="auto", dtype="auto"
+    )
+    assert sorted(scored.rows.tolist()) == list(range(len(images)))
+    for fold, rows in enumerate(held_out):
+        others = np.setdiff1d(np.arange(len(images)), rows)
+        own = cafe_package.GDA(logit_scale=10.0).fit(images.image_features[others], images.labels[others])
+        places = scored.fold == fold
+        expected = own.predict_proba(images.image_features[scored.rows[places]])
+        np.testing.assert_allclose(scored.probabilities[places], expected, atol=1e-5)
+        if fold == 0:
+            np.testing.assert_allclose(
+                scored.scoring_fit.predict_proba(images.image_features),
+                own.predict_proba(images.image_features),
+                atol=1e-5,
+            )
+    np.testing.assert_array_equal(scored.labels, images.labels[scored.rows])
+
+
+def real_rows(name: str) -> tuple[np.ndarray, np.ndarray]:
+    folder = os.environ.get("CAFE_REAL_DATA")
+    if not folder:
+        pytest.skip("CAFE_REAL_DATA, the folder of real features, is unset")
+    data = np.load(Path(folder) / "clip_features" / f"{name}.npz")
+    return data["test_features"].astype(np.float32), data["test_labels"]
+
+
+@pytest.mark.parametrize("name", ["caltech69_vitb32", "oxford_flowers_vitb32"])
+def test_promises_hold_on_images_that_nothing_was_built_from(name):
+    """30 splits of centre crops of 25 classes in half; bounds are three standard errors of the mean over splits."""
+    X, y = real_rows(name)
+    covered, alarms, sizes = [], [], []
+    n_splits = 30
+    for seed in range(n_splits):
+        rng = np.random.default_rng(seed)
+        counts = np.bincount(y)
+        kept = rng.permutation(np.flatnonzero(counts >= 8))[:25]
+        rows = rng.permutation(np.flatnonzero(np.isin(y, kept)))[:500]
+        _, labels = np.unique(y[rows], return_inverse=True)
+        half = len(rows) // 2
+        ids = np.arange(len(rows)).astype(str)
+        split = Split(X[rows], labels.astype(np.int64), ids)
+        train, test = split.take(np.arange(half)), split.take(np.arange(half, len(rows)))
+        features = Features({"train": train, "test": test}, tuple(map(str, range(int(labels.max()) + 1))))
+        final = fit_for_use(features, "gda", seed=seed)
+        present = np.isin(test.labels, final.scored.labels)  # classes that can be scored at all
+        X_test, y_test = test.image_features[present], test.labels[present]
+        best = final.estimator.predict(X_test)
+        inside = final.promises.sets(X_test, best, len(features.class_names), 0.9)
+        covered.append(inside[np.arange(len(y_test)), y_test].mean())
+        sizes.append(inside.sum(axis=1).mean())
+        from cafe.classifier.out_of_fold import unknown_scores
+
+        scores = unknown_scores(X_test, final.estimator, final.promises.means)
+        alarms.append((scores > final.promises.threshold(0.1)).mean())
+    assert np.mean(covered) >= 0.9 - 3 * np.std(covered, ddof=1) / math.sqrt(n_splits)
+    assert np.mean(sizes) < 6  # not by naming everything
+    assert np.mean(alarms) <= 0.1 + 3 * np.std(alarms, ddof=1) / math.sqrt(n_splits)
+    assert np.mean(alarms) > 0.03
+
+
+def test_refuses_where_rows_are_too_few_and_says_how_many_it_takes():
+    final = fit_for_use(blobs(6), "gda")  # 24 rows, of which 8 are in the first fold
+    n = len(final.promises.own_scores["lac"])
+    with pytest.raises(InputError, match=f"needs 19 images .* there are {n}"):
+        final.promises.sets(np.zeros((1, 12)), np.array([0]), 4, 0.95)
+    assert final.promises.sets(np.ones((1, 12), np.float32), np.array([2]), 4, 0.5)[0, 2]
+    with pytest.raises(InputError, match="needs 99 images"):
+        final.promises.threshold(0.01)
+
+
+def test_one_row_a_class_promises_nothing_and_says_why():
+    final = fit_for_use(blobs(1), "gda")
+    assert final.promises is None and "no class has a second image" in final.no_promises
+    two = fit_for_use(blobs(2), "gda")
+    assert len(two.promises.unknown_scores) == 8
+
+
+def test_temperature_is_fitted_and_judged_on_different_rows():
+    final = fit_for_use(blobs(60, noise=2.5), "gda")
+    scored, row = final.scored, final.row
+    assert row["ece_out_of_fold"] == pytest.approx(expected_calibration_error(scored.probabilities, scored.labels))
+    assert row["temperature"] == final.promises.temperature
+    if row["temperature"] > 1.3:  # far too sure: a temperature must help
+        assert row["ece_tempered"] < row["ece_out_of_fold"]
