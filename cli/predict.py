@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TextIO
 
 import typer
 
@@ -124,15 +124,13 @@ def predict(
         named = _named_images(images, left_out.append)
         given = named if "-" in images else list(named)
         classifier = _opened(run, classes, templates, model, device, dtype, cache_dir, screen)
-        if unknown == "auto":
-            rate = _possible_rate(classifier, screen)
         labelled = _labelled(classifier, given, images)
         total = len(given) if isinstance(given, list) else None
         table = None if out is None else stack.enter_context(_Table.writing(out, top, labelled))
         progress = stack.enter_context(screen.progress("images"))
         widest = 0 if total is None else min(_WIDEST_NAME, max(len(image.name) for image in given))
         predictions, unreadable, done = [], [], 0
-        answers = classifier.predictions(given, top, scores=unknown != "off", false_alarms=rate, coverage=coverage)
+        answers = classifier.predictions(given, top, unknown=rate, coverage=coverage)
         for done, (image, probabilities, prediction) in enumerate(answers, start=1):
             if labelled is not None:
                 labelled.add(image, probabilities)
@@ -175,10 +173,12 @@ def predict(
         _answer(document, evaluation, done - len(unreadable), screen)
 
 
-def _false_alarms(unknown: str) -> float | None:
-    """Read ``--unknown``: a rate, or None for a word. Raises InputError."""
-    if unknown in ("off", "auto"):
-        return None
+def _false_alarms(unknown: str) -> float | Literal["auto", "off"]:
+    """Read ``--unknown``: a rate or a word. Raises InputError."""
+    if unknown == "auto":
+        return "auto"
+    if unknown == "off":
+        return "off"
     try:
         rate = float(unknown)
     except ValueError:
@@ -186,20 +186,6 @@ def _false_alarms(unknown: str) -> float | None:
     if not 0 < rate < 1:
         raise InputError(f"--unknown takes off, auto or a rate of false alarms such as 0.05; got {unknown!r}")
     return rate
-
-
-def _possible_rate(classifier: Classifier, screen: Screen) -> float | None:
-    """Return the rate of ``--unknown auto``; None, and why, where the run has no threshold for it."""
-    from cafe.classifier.out_of_fold import FALSE_ALARMS
-
-    if classifier.promises is None:
-        return None
-    try:
-        classifier.promises.threshold(FALSE_ALARMS)
-    except InputError as error:
-        screen.say(f"no image is called unknown: {error}")
-        return None
-    return FALSE_ALARMS
 
 
 def _check_table(out: Path | None, force: bool) -> None:

@@ -541,6 +541,8 @@ class Classifier:
         images: ImageLike | Iterable[ImageLike],
         k: int = 3,
         *,
+        unknown: float | Literal["auto", "off"] = "auto",
+        coverage: float | None = None,
         on_error: Literal["fail", "skip"] = "fail",
         progress: Callable[[int, int], None] | None = None,
     ) -> list[Prediction]:
@@ -552,6 +554,8 @@ class Classifier:
             As in :meth:`predict`.
         k : int, default=3
             Classes of each image, at least 1; all where there are fewer.
+        unknown, coverage
+            As of :meth:`predictions`: what is called unknown, and whether there are sets.
         on_error : {"fail", "skip"}, default="fail"
             What an image that cannot be decoded does: it ends the call, or its prediction says why.
         progress : callable, default=None
@@ -575,7 +579,7 @@ class Classifier:
             raise unknown_name("on_error", on_error, ("fail", "skip"))
         given = list(given_images(images))
         predictions = []
-        for image, _, prediction in self.predictions(given, k):
+        for image, _, prediction in self.predictions(given, k, unknown=unknown, coverage=coverage):
             if image.unreadable is not None and on_error == "fail":
                 raise image.unreadable
             predictions.append(prediction)
@@ -721,8 +725,7 @@ class Classifier:
         images: Iterable[GivenImage],
         k: int = 3,
         *,
-        scores: bool = False,
-        false_alarms: float | None = None,
+        unknown: float | Literal["auto", "off"] = "auto",
         coverage: float | None = None,
     ) -> Iterator[tuple[ReadImage, Array, Prediction]]:
         """Go through images of :func:`~cafe.classifier.images.given_images` with what there is to say of each.
@@ -733,10 +736,9 @@ class Classifier:
             As of :meth:`probabilities`.
         k : int, default=3
             Most probable classes that are named.
-        scores : bool, default=False
-            Whether each has its unknown score, even if there is no threshold for it.
-        false_alarms : float, default=None
-            Rate at which images of the classes may be called unknown; None calls none so.
+        unknown : float, "auto" or "off", default="auto"
+            Rate at which images of the classes may be called unknown by mistake; ``"auto"`` is 0.05 where there is a
+            threshold for that, and gives scores alone elsewhere.
         coverage : float, default=None
             Of sets of classes; None makes none.
 
@@ -751,16 +753,18 @@ class Classifier:
             If images were too few for the rate or the coverage; before an image is read.
         """
         threshold = None
-        if false_alarms is not None:
-            threshold = self._promised("a threshold of unknown images").threshold(false_alarms)
+        if isinstance(unknown, float):
+            threshold = self._promised("a threshold of unknown images").threshold(unknown)
+        elif unknown == "auto" and self.promises is not None and self.promises.reaches(FALSE_ALARMS):
+            threshold = self.promises.threshold(FALSE_ALARMS)
         if coverage is not None:
             conformal_threshold(self._promised("sets of classes").own_scores["lac"], coverage)
         for answer in self._answers(images):
             prediction = self.named(answer.image, answer.probabilities, k)
-            if answer.image.unreadable is None and (scores or threshold is not None):
+            if answer.image.unreadable is None and unknown != "off":
                 score = float(self._unknown_scores(answer.features[None])[0])
-                unknown = None if threshold is None else score > threshold
-                prediction = replace(prediction, unknown=unknown, unknown_score=score)
+                called = None if threshold is None else score > threshold
+                prediction = replace(prediction, unknown=called, unknown_score=score)
             if answer.image.unreadable is None and coverage is not None:
                 prediction = replace(prediction, set=self._set(answer.features, answer.probabilities, coverage, "lac"))
             yield answer.image, answer.probabilities, prediction

@@ -8,6 +8,7 @@ the promise of split-conformal prediction holds as proved (:mod:`cafe.evaluation
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -226,6 +227,10 @@ class Promises:
             "means": self.means,
             "own_scores": dict(self.own_scores),
         }
+
+    def reaches(self, false_alarms: float) -> bool:
+        """Return whether there are images enough for a threshold at this rate."""
+        return math.ceil((len(self.unknown_scores) + 1) * (1 - false_alarms) - 1e-9) <= len(self.unknown_scores)
 
     def threshold(self, false_alarms: float) -> float:
         """Return the unknown score above which an image is called unknown.

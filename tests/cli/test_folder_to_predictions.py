@@ -219,7 +219,8 @@ def test_predict_writes_a_table(cafe, classified, tmp_path):
     assert "8 images named" in outcome.out and "notes.txt" in outcome.err and "broken.png" in outcome.err
     with out.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert list(rows[0]) == ["image", "class", "probability", "class_2", "probability_2", "unreadable"]
+    guesses = ["class", "probability", "class_2", "probability_2"]
+    assert list(rows[0]) == ["image", *guesses, "unknown", "unknown_score", "set", "unreadable"]
     assert [row["class"] for row in rows] == ["cat"] * 8 + [""]
     assert rows[-1]["unreadable"].startswith("it is not an image")
     for row in rows[:-1]:

@@ -71,6 +71,9 @@ def test_predict_says_unknown_and_gives_sets(fitted, cafe, tmp_path):
     assert [image["unknown"] for image in done] == called.tolist()
     assert [image["unknown_score"] for image in done] == pytest.approx(scores.tolist(), abs=1e-5)
     assert [tuple(image["set"]) for image in done] == classifier.sets(images, 0.9)
+    by_python = [prediction.to_json() for prediction in classifier.top(images, unknown=0.1, coverage=0.9)]
+    for key in ("image", "unknown", "set"):
+        assert [image[key] for image in done] == [image[key] for image in by_python]
 
     off = cafe("predict", *images, *run, "--json", "--unknown", "off").json["images"]
     assert all(image["unknown"] is image["unknown_score"] is image["set"] is None for image in off)
