@@ -57,16 +57,24 @@ def suites(cache_dir: NoUseOfCacheDir = None, json: Json = False, quiet: Quiet =
 
 
 def models(cache_dir: CacheDir = None, json: Json = False, quiet: Quiet = False) -> None:
-    """List models to extract with.
+    """List models to extract with: size in millions of parameters, width of features, pixels, licence of the weights.
 
-    Any local folder or hub id of a transformers CLIP works besides.
+    Any local folder or hub id of a CLIP or of a model of images alone works besides, and any model of open_clip.
     """
     from cafe.encoders.opening import known_models
 
     with Screen(json=json, quiet=quiet) as screen:
         known = _with_caches(known_models(), "encoder", cache_dir)
-        body = [[one["name"], one["kind"], _count(one["caches"]), one["summary"]] for one in known]
-        screen.answer({"models": known}, _columns(["model", "kind", "caches", ""], body))
+        body = [
+            [
+                model["name"], _number(model["parameters"], " M"), _number(model["width"]),
+                _number(model["resolution"]), model["licence"], _count(model["caches"]),
+                f"{model['summary']}: {model['good_at']}",
+            ]
+            for model in known
+        ]  # fmt: skip
+        head = ["model", "size", "width", "pixels", "licence", "caches", ""]
+        screen.answer({"models": known}, _columns(head, body))
 
 
 def templates(cache_dir: NoUseOfCacheDir = None, json: Json = False, quiet: Quiet = False) -> None:
@@ -93,6 +101,10 @@ def _with_caches(known: Sequence[dict[str, Any]], key: str, given: Path | None) 
             if one.damaged is None:
                 caches.setdefault(getattr(one, key), []).append(str(one.path))
     return [{**entry, "caches": caches.get(entry["name"], [])} for entry in known]
+
+
+def _number(value: float | None, unit: str = "") -> str:
+    return "" if value is None else f"{value:g}{unit}"
 
 
 def _count(caches: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
@@ -29,6 +30,40 @@ class Cropper(Protocol):
 
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
         """Resize and crop one RGB image as the checkpoint says: (height, width, 3), uint8."""
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A model worth knowing, for ``cafe models``.
+
+    Attributes
+    ----------
+    family : str
+        As docs/encoders.md calls it.
+    summary : str
+        What it is.
+    good_at : str
+        What it is taken for.
+    parameters : float or None
+        Of both towers, in millions; counted on the architecture. None where it is not known here.
+    width : int or None
+        Of a feature.
+    resolution : int or None
+        Pixels of a side; None where images keep their shape.
+    licence : str
+        Of the weights, as their publisher has it; empty where the publisher names none.
+    kind : str
+        ``"hub"``, downloaded on first use; or ``"folder"``, of files that are put together by hand.
+    """
+
+    family: str
+    summary: str
+    good_at: str
+    parameters: float | None = None
+    width: int | None = None
+    resolution: int | None = None
+    licence: str = ""
+    kind: str = "hub"
 
 
 class Encoder(ABC):
@@ -54,9 +89,8 @@ class Encoder(ABC):
     parallel : bool
         Whether images may be encoded by several threads at once; extraction on a CPU then encodes batches side by
         side.
-    known_models : mapping of str to str
-        Models of this library that are worth knowing, as ``--model`` takes them, and what each is; ``cafe models``
-        lists them.
+    known_models : mapping of str to KnownModel
+        Models of this library that are worth knowing, as ``--model`` takes them; ``cafe models`` lists them.
     """
 
     id: str
@@ -68,7 +102,7 @@ class Encoder(ABC):
     batch_size: int
     cropper: Cropper
     parallel: bool = False
-    known_models: ClassVar[Mapping[str, str]] = {}
+    known_models: ClassVar[Mapping[str, KnownModel]] = {}
 
     @property
     def least_rows(self) -> int:

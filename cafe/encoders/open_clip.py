@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.compute import choose_device, choose_encoding_dtype
+from cafe.encoders.base import KnownModel
 from cafe.encoders.examples import save_tiny_open_clip
 from cafe.encoders.text_towers.base import TextTower
 from cafe.encoders.text_towers.open_clip import OpenCLIPTextTower
@@ -52,9 +53,95 @@ class OpenCLIP(TorchEncoder):
     ``open_clip_config.json``.
     """
 
-    known_models: ClassVar[Mapping[str, str]] = {
-        "open_clip:RN50/openai": "OpenAI's CLIP ResNet-50, the backbone of the CLIP-Adapter paper, features 1024 wide",
-        "open_clip:ViT-B-32/laion2b_s34b_b79k": "any model and tag of open_clip; needs the extra open-clip",
+    known_models: ClassVar[Mapping[str, KnownModel]] = {
+        "open_clip:RN50/openai": KnownModel(
+            "CLIP", "OpenAI's ResNet-50", "the backbone of the CLIP-Adapter paper", 102.0, 1024, 224, "MIT"
+        ),
+        "open_clip:ViT-B-32/laion2b_s34b_b79k": KnownModel(
+            "CLIP",
+            "OpenCLIP ViT-B/32 trained on LAION-2B",
+            "photographs in general; any model and tag of open_clip is written so",
+            151.3,
+            512,
+            224,
+            "MIT",
+        ),
+        "open_clip:PE-Core-T-16-384/meta": KnownModel(
+            "PE-Core",
+            "Perception Encoder, tiny",
+            "photographs in general, on small machines",
+            69.5,
+            512,
+            384,
+            "Apache-2.0",
+        ),
+        "open_clip:PE-Core-B-16/meta": KnownModel(
+            "PE-Core", "Perception Encoder, base", "photographs in general", 447.7, 1024, 224, "Apache-2.0"
+        ),
+        "open_clip:PE-Core-L-14-336/meta": KnownModel(
+            "PE-Core", "Perception Encoder, large", "photographs in general", 671.1, 1024, 336, "Apache-2.0"
+        ),
+        "open_clip:PE-Core-bigG-14-448/meta": KnownModel(
+            "PE-Core",
+            "Perception Encoder, giant",
+            "85.4 zero-shot on ImageNet, the most of open_clip's table",
+            2419.3,
+            1280,
+            448,
+            "Apache-2.0",
+        ),
+        "open_clip:MobileCLIP2-S0/dfndr2b": KnownModel(
+            "MobileCLIP 2",
+            "MobileCLIP 2 S0, reparameterised",
+            "photographs in general, on small machines",
+            74.8,
+            512,
+            256,
+            "Apple AMLR (research)",
+        ),
+        "open_clip:MobileCLIP2-B/dfndr2b": KnownModel(
+            "MobileCLIP 2", "MobileCLIP 2 B", "photographs in general", 149.8, 512, 224, "Apple AMLR (research)"
+        ),
+        "open_clip:ViT-B-16-quickgelu/dfn2b": KnownModel(
+            "DFN", "DFN ViT-B/16", "photographs in general", 149.6, 512, 224, "Apple AMLR (research)"
+        ),
+        "open_clip:ViT-H-14-378-quickgelu/dfn5b": KnownModel(
+            "DFN", "DFN ViT-H/14 at 378 pixels", "84.4 zero-shot on ImageNet", 986.7, 1024, 378, "Apple AMLR (research)"
+        ),
+        "open_clip:EVA02-B-16/merged2b_s8b_b131k": KnownModel(
+            "EVA-02", "EVA-02 ViT-B/16", "photographs in general", 149.7, 512, 224, "MIT"
+        ),
+        "open_clip:EVA02-L-14-336/merged2b_s6b_b61k": KnownModel(
+            "EVA-02", "EVA-02 ViT-L/14 at 336 pixels", "photographs in general", 428.1, 768, 336, "MIT"
+        ),
+        "open_clip:hf-hub:imageomics/bioclip-2": KnownModel(
+            "BioCLIP 2",
+            "BioCLIP 2, a ViT-L/14",
+            "animals, plants and fungi, by scientific or common name",
+            427.6,
+            768,
+            224,
+            "MIT",
+        ),
+        "open_clip:hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224": KnownModel(
+            "BiomedCLIP",
+            "BiomedCLIP, a ViT-B/16 with PubMedBERT",
+            "figures of medical papers: microscopy, radiology",
+            None,
+            512,
+            224,
+            "MIT",
+        ),
+        "open_clip:local-dir:./RemoteCLIP-ViT-B-32": KnownModel(
+            "RemoteCLIP",
+            "RemoteCLIP ViT-B/32; see docs/encoders.md for the folder",
+            "images from satellites and planes",
+            151.3,
+            512,
+            224,
+            "",
+            kind="folder",
+        ),
     }
 
     def __init__(self, model_id: str, checkpoint: OpenCLIPCheckpoint, device: str, dtype: str) -> None:

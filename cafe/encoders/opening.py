@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from cafe.compute import choose_device
-from cafe.encoders.base import Encoder
+from cafe.encoders.base import Encoder, KnownModel
 from cafe.errors import InputError, unknown_name
 from cafe.mini import MODEL_FOLDER
 from cafe.registry import entries
@@ -73,38 +75,44 @@ def _is_image_tower_alone(source: str) -> bool:
     return is_image_tower_alone(source)
 
 
-def known_models() -> list[dict[str, str]]:
+def known_models() -> list[dict[str, Any]]:
     """List models worth knowing, without importing torch.
 
     Returns
     -------
     list of dict
-        Each with ``name``, ``summary`` and ``kind``: ``"embedded"``, ``"hub"`` (downloaded on first use) or
-        ``"folder"`` (any local folder). The hub ids are examples, those that each library's file names; any CLIP of
-        the hub works, and any model and tag of open_clip.
+        Each with ``name``, ``kind``: ``"embedded"``, ``"hub"`` (downloaded on first use) or ``"folder"`` (a local
+        folder), and the other fields of :class:`~cafe.encoders.base.KnownModel`. The hub ids are examples, those that
+        each library's file names; any CLIP of the hub works, any model of images alone, and any of open_clip.
 
     Examples
     --------
     >>> known_models()[0]["name"]
     'cafe:mini'
     """
-    mini = {
-        "name": MINI,
-        "summary": "a small CLIP trained by this project on images it drew itself; comes with it",
-        "kind": "embedded",
-    }
+    mini = KnownModel(
+        "cafe:mini",
+        "a small CLIP trained by this project on images it drew itself; comes with it",
+        "digits and shapes, and trying things out",
+        1.3,
+        128,
+        32,
+        "MIT",
+        "embedded",
+    )
     libraries = entries("encoders", "ENCODER")
-    hub = [
-        {"name": name, "summary": summary, "kind": "hub"}
+    listed: list[tuple[str, KnownModel]] = [
+        item
         for library in sorted(libraries, key=lambda library: (library != DEFAULT_LIBRARY, library))
-        for name, summary in libraries[library].load().known_models.items()
+        for item in libraries[library].load().known_models.items()
     ]
-    folder = {
-        "name": "PATH",
-        "summary": "any local folder with a CLIP in the hub's layout: config.json, weights, tokenizer, preprocessor",
-        "kind": "folder",
-    }
-    return [mini, *hub, folder]
+    folder = KnownModel(
+        "any",
+        "any local folder with a model in the hub's layout: config.json, weights, preprocessor, a CLIP's tokenizer",
+        "what it was trained for",
+        kind="folder",
+    )
+    return [{"name": name, **asdict(model)} for name, model in [(MINI, mini), *listed, ("PATH", folder)]]
 
 
 def _unknown_model(given: str) -> InputError:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.compute import choose_device, choose_encoding_dtype
+from cafe.encoders.base import KnownModel
 from cafe.encoders.examples import save_tiny_clip
 from cafe.encoders.text_towers.base import TextTower
 from cafe.encoders.text_towers.lower_case import is_siglip_2, lower_case
@@ -50,17 +51,88 @@ class TransformersCLIP(TorchEncoder):
     matrix units, and is there for the asking.
     """
 
-    known_models: ClassVar[Mapping[str, str]] = {
-        "openai/clip-vit-base-patch32": "OpenAI's CLIP ViT-B/32, 151 M parameters, features 512 wide",
-        "openai/clip-vit-base-patch16": "OpenAI's CLIP ViT-B/16, 150 M parameters, features 512 wide",
-        "openai/clip-vit-large-patch14": "OpenAI's CLIP ViT-L/14, 428 M parameters, features 768 wide",
-        "openai/clip-vit-large-patch14-336": "OpenAI's CLIP ViT-L/14 at 336 pixels, features 768 wide",
-        "laion/CLIP-ViT-B-32-laion2B-s34B-b79K": "OpenCLIP ViT-B/32 trained on LAION-2B, features 512 wide",
-        "laion/CLIP-ViT-L-14-laion2B-s32B-b82K": "OpenCLIP ViT-L/14 trained on LAION-2B, features 768 wide",
-        "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": "OpenCLIP ViT-H/14 trained on LAION-2B, features 1024 wide",
-        "google/siglip-base-patch16-224": "SigLIP ViT-B/16, features 768 wide, with a logit bias of its own",
-        "google/siglip2-base-patch16-224": "SigLIP 2 ViT-B/16, features 768 wide, many languages",
-        "facebook/metaclip-b32-400m": "MetaCLIP ViT-B/32, features 512 wide",
+    known_models: ClassVar[Mapping[str, KnownModel]] = {
+        "openai/clip-vit-base-patch32": KnownModel(
+            "CLIP",
+            "OpenAI's ViT-B/32",
+            "the quickest of the published CLIPs, most compared with",
+            151.3,
+            512,
+            224,
+            "MIT",
+        ),
+        "openai/clip-vit-base-patch16": KnownModel(
+            "CLIP", "OpenAI's ViT-B/16", "the backbone of most few-shot tables", 149.6, 512, 224, "MIT"
+        ),
+        "openai/clip-vit-large-patch14": KnownModel(
+            "CLIP", "OpenAI's ViT-L/14", "photographs in general", 427.6, 768, 224, "MIT"
+        ),
+        "openai/clip-vit-large-patch14-336": KnownModel(
+            "CLIP", "OpenAI's ViT-L/14 at 336 pixels", "photographs with small details", 427.9, 768, 336, "MIT"
+        ),
+        "laion/CLIP-ViT-B-32-laion2B-s34B-b79K": KnownModel(
+            "CLIP", "OpenCLIP ViT-B/32 trained on LAION-2B", "photographs in general, quick", 151.3, 512, 224, "MIT"
+        ),
+        "laion/CLIP-ViT-L-14-laion2B-s32B-b82K": KnownModel(
+            "CLIP", "OpenCLIP ViT-L/14 trained on LAION-2B", "photographs in general", 427.6, 768, 224, "MIT"
+        ),
+        "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": KnownModel(
+            "CLIP", "OpenCLIP ViT-H/14 trained on LAION-2B", "photographs in general", 986.1, 1024, 224, "MIT"
+        ),
+        "google/siglip-base-patch16-224": KnownModel(
+            "SigLIP",
+            "SigLIP ViT-B/16, with a logit bias of its own",
+            "photographs in general",
+            203.2,
+            768,
+            224,
+            "Apache-2.0",
+        ),
+        "google/siglip2-base-patch16-224": KnownModel(
+            "SigLIP 2",
+            "SigLIP 2 ViT-B/16",
+            "photographs in general, class names in many languages",
+            375.2,
+            768,
+            224,
+            "Apache-2.0",
+        ),
+        "google/siglip2-so400m-patch14-384": KnownModel(
+            "SigLIP 2",
+            "SigLIP 2 So400m",
+            "photographs in general, class names in many languages",
+            1136.0,
+            1152,
+            384,
+            "Apache-2.0",
+        ),
+        "google/siglip2-giant-opt-patch16-384": KnownModel(
+            "SigLIP 2",
+            "SigLIP 2 gopt, the largest",
+            "85.0 zero-shot on ImageNet, class names in many languages",
+            1871.9,
+            1536,
+            384,
+            "Apache-2.0",
+        ),
+        "google/siglip2-base-patch16-naflex": KnownModel(
+            "SigLIP 2",
+            "SigLIP 2 ViT-B/16 NaFlex",
+            "documents and long or tall images, which keep their shape",
+            375.2,
+            768,
+            None,
+            "Apache-2.0",
+        ),
+        "facebook/metaclip-b32-400m": KnownModel(
+            "MetaCLIP", "MetaCLIP ViT-B/32", "photographs in general, quick", 151.3, 512, 224, "CC-BY-NC-4.0"
+        ),
+        "facebook/metaclip-2-worldwide-huge-quickgelu": KnownModel(
+            "MetaCLIP 2", "MetaCLIP 2 ViT-H/14", "class names in many languages", 1858.8, 1024, 224, "CC-BY-NC-4.0"
+        ),
+        "patrickjohncyh/fashion-clip": KnownModel(
+            "FashionCLIP", "FashionCLIP, a ViT-B/32", "products of fashion", 151.3, 512, 224, "MIT"
+        ),
     }
 
     def __init__(self, model_id: str, checkpoint: Checkpoint, device: str, dtype: str) -> None:

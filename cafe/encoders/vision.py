@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.compute import choose_device, choose_encoding_dtype
+from cafe.encoders.base import KnownModel
 from cafe.encoders.examples import save_tiny_dinov2
 from cafe.encoders.text_towers.base import TextTower
 from cafe.encoders.towers.checkpoints import is_image_tower_alone, load_processor, quiet, revision_of
@@ -44,8 +45,70 @@ class VisionEncoder(TorchEncoder):
     else the mean of the tokens. Which it is stands as ``pooling`` in the identity, and so in every cache.
     """
 
-    known_models: ClassVar[Mapping[str, str]] = {
-        "facebook/dinov2-base": "DINOv2 ViT-B/14, images alone, features 768 wide",
+    known_models: ClassVar[Mapping[str, KnownModel]] = {
+        "facebook/dinov2-small": KnownModel(
+            "DINOv2",
+            "DINOv2 ViT-S/14, images alone",
+            "fine distinctions among photographs, quick",
+            22.1,
+            384,
+            224,
+            "Apache-2.0",
+        ),
+        "facebook/dinov2-base": KnownModel(
+            "DINOv2",
+            "DINOv2 ViT-B/14, images alone",
+            "fine distinctions among photographs",
+            86.6,
+            768,
+            224,
+            "Apache-2.0",
+        ),
+        "facebook/dinov2-large": KnownModel(
+            "DINOv2",
+            "DINOv2 ViT-L/14, images alone",
+            "fine distinctions among photographs",
+            304.4,
+            1024,
+            224,
+            "Apache-2.0",
+        ),
+        "facebook/dinov3-vits16-pretrain-lvd1689m": KnownModel(
+            "DINOv3",
+            "DINOv3 ViT-S/16, images alone",
+            "fine distinctions among photographs, quick",
+            21.6,
+            384,
+            224,
+            "DINOv3 licence, on request",
+        ),
+        "facebook/dinov3-vitb16-pretrain-lvd1689m": KnownModel(
+            "DINOv3",
+            "DINOv3 ViT-B/16, images alone",
+            "fine distinctions among photographs",
+            85.7,
+            768,
+            224,
+            "DINOv3 licence, on request",
+        ),
+        "facebook/dinov3-vitl16-pretrain-lvd1689m": KnownModel(
+            "DINOv3",
+            "DINOv3 ViT-L/16, images alone",
+            "fine distinctions among photographs",
+            303.1,
+            1024,
+            224,
+            "DINOv3 licence, on request",
+        ),
+        "timm/aimv2_large_patch14_224.apple_pt": KnownModel(
+            "AIMv2",
+            "AIMv2 ViT-L/14, images alone, by timm",
+            "photographs in general",
+            None,
+            1024,
+            224,
+            "Apple AMLR (research)",
+        ),
     }
 
     def __init__(self, model_id: str, checkpoint: ImageCheckpoint, device: str, dtype: str) -> None:

@@ -112,6 +112,39 @@ def test_the_table_of_formats_names_those_that_there_are():
     assert set(formats) <= set(layouts())  # a new importer is one file, so it may be missing here
 
 
+def families():
+    """The page's table: what stands in the row of each family."""
+    table = PAGE.split("| family | `--model`")[1].split("\n\n")[0].splitlines()[2:]
+    return {cells[0]: cells[1:] for cells in ([cell.strip() for cell in row.strip("|").split("|")] for row in table)}
+
+
+def test_the_table_of_families_is_what_cafe_models_lists(capfd):
+    """Every model with its size, width, resolution and licence, in the row of its family, and no other family."""
+    assert call(["models", "--json"]) == 0
+    listed = [row for row in json.loads(capfd.readouterr().out)["models"] if row["kind"] != "embedded"]
+    listed = [row for row in listed if row["name"] != "PATH"]
+    table = families()
+    assert set(table) == {row["family"] for row in listed}
+    for family, (models, licences, *_) in table.items():
+        own = [row for row in listed if row["family"] == family]
+        numbers = [(row["parameters"], row["width"], row["resolution"]) for row in own]
+        written = [", ".join("-" if number is None else f"{number:g}" for number in three) for three in numbers]
+        assert models == ", ".join(f"`{row['name']}` ({text})" for row, text in zip(own, written, strict=True)), family
+        assert licences == ", ".join(dict.fromkeys(row["licence"] or "none named" for row in own)), family
+        assert all(row["good_at"] for row in own)
+
+
+def test_every_family_of_the_table_is_tested_where_it_says():
+    here = Path(__file__).parent
+    for family, (*_, files, _) in families().items():
+        named = re.findall(r"`(test_\w+\.py)`", files)
+        assert named, family
+        assert all((here / name).is_file() for name in named), family
+    tiny = set(re.findall(r'^    "([^"]+)": \(', (here / "test_open_clip_families.py").read_text(), re.M))
+    assert {name.removesuffix(" S0").removesuffix(" B") for name in tiny} <= set(families())
+    assert len(tiny) >= 10
+
+
 def test_every_kind_that_is_named_is_tested():
     kinds = (Path(__file__).parent / "test_kinds.py").read_text(encoding="utf-8").lower().replace("-", "")
     (named,) = re.findall(r"end in one vector each: (.*?) and dual encoders", PAGE, flags=re.S)
