@@ -28,8 +28,8 @@ from cafe.cache.extract.ray_engine import check_engine, encode_by_ray
 from cafe.cache.extract.schedule import Schedule
 from cafe.cache.extract.shards import OnError, unreadable_under_fail
 from cafe.cache.extract.sources import find_known_rows
-from cafe.cache.extract.text import replace_text
-from cafe.cache.extract.unfinished import open_unfinished, remove_finished_shards
+from cafe.cache.extract.text import kept_chunks, replace_text
+from cafe.cache.extract.unfinished import open_unfinished, partial_folder, remove_finished_shards
 from cafe.cache.extract.views import Views
 from cafe.cache.format.arrays import StoredDtype
 from cafe.cache.format.fingerprint import differing_fields, fingerprint
@@ -256,7 +256,8 @@ def extract_many(
                 extractions[i] = finish(extraction, reporter)
     for extraction in extractions:
         if extraction.missing == "text":
-            replace_text(extraction, reporter)
+            with _saying_what_text_is_kept(extraction):
+                replace_text(extraction, reporter)
     return [_summary(extraction, reporter) for extraction in extractions]
 
 
@@ -389,6 +390,21 @@ def _saying_what_is_kept(extractions: Sequence[Extraction]) -> Iterator[None]:
         for extraction in extractions:
             with suppress(OSError):  # whatever went wrong is on its way already
                 extraction.partial.remove_if_empty()
+
+
+@contextmanager
+def _saying_what_text_is_kept(extraction: Extraction) -> Iterator[None]:
+    """Say what is kept where text alone is encoded and that ends before its time."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        n = len(kept_chunks(extraction.path))
+        kept = (
+            f"{n} chunks of text are kept in {partial_folder(extraction.path)}, and the same command carries on there"
+        )
+        raise ExtractionInterrupted(
+            f"interrupted; {kept if n else 'nothing was done yet that could be kept'}"
+        ) from error
 
 
 def _kept(extraction: Extraction) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from cafe.cache.extract.array_file import SUFFIX, ArrayFile, write_array_file
 from cafe.cache.extract.plan import Extraction
 from cafe.cache.extract.progress import ExtractionProgress, Reporter
 from cafe.cache.extract.sources import find_known_text
+from cafe.cache.extract.unfinished import partial_folder
 from cafe.cache.format.arrays import as_stored
 from cafe.cache.format.checksums import array_sha256
 from cafe.cache.format.fingerprint import fingerprint
@@ -24,14 +26,16 @@ from cafe.cache.format.writer import write_cache
 from cafe.errors import CacheError
 from cafe.prompts import mean_of_prompts, prompts
 
+_CHUNK = "text-"  # how files of chunks begin
+
 _EncodeText = Callable[[Sequence[str]], NDArray[np.float32]]
 
 
 def encode_text(extraction: Extraction, reporter: Reporter) -> dict[str, Any]:
     """Encode every prompt, chunk by chunk; or take the text features of a cache at hand, where it has the wanted ones.
 
-    While images are missing, each chunk is kept in the folder of shards, and one that is there already, from a run that
-    was cut off, is read instead of encoded.
+    Each chunk is kept in the folder of shards until the cache is whole, also where text alone is missing, and one that
+    is there already, from a run that was cut off, is read instead of encoded.
 
     Returns
     -------
@@ -51,7 +55,7 @@ def encode_text(extraction: Extraction, reporter: Reporter) -> dict[str, Any]:
             "prompt_features": known.prompt_features,
             "prompt_classes": known.prompt_classes,
         }
-    encode = extraction.encoder.encode_text if extraction.unfinished is None else _keeping(extraction)
+    encode = _keeping(extraction)
     if extraction.prompts is None:
         return {
             "templates": extraction.templates,
@@ -101,24 +105,50 @@ def _keeping(extraction: Extraction) -> _EncodeText:
 
     The name of a chunk is a fingerprint of the text tower, the batch size and the prompts themselves.
     """
-    partial = extraction.partial
     assert extraction.text is not None
+    folder = partial_folder(extraction.path)
     identity = {
         "text": extraction.text["encoder"],
-        "batch_size": partial.batch_size,
+        "batch_size": extraction.encoder.batch_size,
         "recorded": dict(extraction.recorded),
     }
 
     def encode(texts: Sequence[str]) -> NDArray[np.float32]:
         key = fingerprint({**identity, "prompts": list(texts)})
-        path = partial.folder / f"text-{key[:24]}{SUFFIX}"
+        path = folder / f"{_CHUNK}{key[:24]}{SUFFIX}"
         features = _read_chunk(path, key)
         if features is None:
             features = np.asarray(extraction.encoder.encode_text(texts))
-            write_array_file(path, {"key": key}, {"features": features})
+            if extraction.unfinished is None:
+                _keep_beside(path, key, features)
+            else:
+                write_array_file(path, {"key": key}, {"features": features})
         return features
 
     return encode
+
+
+def _keep_beside(path: Path, key: str, features: NDArray[np.float32]) -> None:
+    """Keep a chunk where text alone is missing, so that there need be no folder of shards; never through a link."""
+    if path.parent.is_symlink():
+        return
+    with suppress(FileNotFoundError):  # another process that did the same has finished, and removed the folder
+        path.parent.mkdir(exist_ok=True)
+        write_array_file(path, {"key": key}, {"features": features})
+
+
+def kept_chunks(cache: Path) -> list[Path]:
+    """Return the chunks of text that are kept for a cache which is not whole yet."""
+    folder = partial_folder(cache)
+    return [] if folder.is_symlink() else sorted(folder.glob(f"{_CHUNK}*{SUFFIX}"))
+
+
+def _remove_chunks(cache: Path) -> None:
+    """Remove the chunks of a cache that is whole, and their folder, unless an extraction of images is kept in it."""
+    for path in kept_chunks(cache):
+        path.unlink(missing_ok=True)
+    with suppress(OSError):  # something else is kept in it, or there is none
+        partial_folder(cache).rmdir()
 
 
 def _read_chunk(path: Path, key: str) -> NDArray[np.float32] | None:
@@ -165,4 +195,5 @@ def replace_text(extraction: Extraction, reporter: Reporter) -> None:
             normalised=old.provenance["normalised"],
             seconds={name: reporter.seconds[name] for name in ("read", "encode")},
         )
+    _remove_chunks(extraction.path)
     reporter.report(ExtractionProgress("write", "", 1, 1))

@@ -158,9 +158,22 @@ def test_a_model_that_hides_parts_of_the_picture_is_refused(tmp_path):
 def test_no_image_processor(tmp_path):
     save("Dinov2", tmp_path)
     (tmp_path / "preprocessor_config.json").unlink()
-    with pytest.raises(InputError, match="image processor") as caught:
+    with pytest.raises(InputError, match=r"has no image processor: it lacks preprocessor_config\.json") as caught:
         open_encoder(str(tmp_path), device="cpu")
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_asks_for_its_own_code(tmp_path):
+    save("Dinov2", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Evil", "AutoModel": "evil.Evil"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError) as caught:
+        open_encoder(str(tmp_path), device="cpu")
+    assert "code of its own" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_clip_under_the_name_of_the_loader(tiny_clip_folder):
@@ -222,6 +235,18 @@ def test_from_photographs_to_a_prediction(photos, tmp_path, monkeypatch, capfd):
     methods = {row["method"] for row in compared["rows"]}
     assert "class-means" in methods
     assert "zero-shot" not in methods
+
+    code, error = run(capfd, "fit", photos, "--model", model, "--method", "coop")
+    assert code == 2
+    assert "without a text tower" in error
+    # The folder now holds another model under the same name.
+    save_tiny_dinov2(tmp_path / "dino", seed=5)
+    code, error = run(capfd, "predict", photos / "cow" / "0.png")
+    assert code == 2
+    assert "weights_sha256 differ" in error
+    code, error = run(capfd, "extract", photos, "--model", model, "--out", extracted["path"])
+    assert code == 2
+    assert "image.encoder.weights_sha256" in error
 
     for command in (["fit", "--cache", extracted["path"]], ["fit", photos, "--model", model]):
         code, error = run(capfd, *command, "--method", "zero-shot")

@@ -13,6 +13,8 @@ from cafe.errors import InputError
 
 BACKEND = "pil"  # of the image processor; named, since other backends make other pixels
 
+_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+
 
 def load_config(source: str) -> Any:
     """Load the configuration of a folder or hub id.
@@ -91,6 +93,10 @@ def load_processor(source: str, pin: dict[str, str], *, other_backends: bool = F
         loader: Any = AutoImageProcessor  # the library does not annotate it
         processor = loader.from_pretrained(source, backend=BACKEND, trust_remote_code=False, **pin)
     except Exception as error:
+        if not any(has_file(source, name, pin) for name in _PROCESSOR_FILES):
+            raise InputError(
+                f"{source} has no image processor: it lacks {_PROCESSOR_FILES[0]}, the pixels that the model takes"
+            ) from error
         raise InputError(f"the image processor of {source} cannot be loaded: {why_refused(error)}") from error
     # The library falls back to whatever is installed; other pixels must not come in unnoticed.
     backend = getattr(processor, "backend", None)

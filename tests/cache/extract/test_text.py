@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from cafe.cache.extract.progress import ExtractionInterrupted
 from cafe.cache.extract.run import extract
 from cafe.cache.format.reader import load_features
 from cafe.cache.format.verify import verify_cache
@@ -89,3 +90,37 @@ def test_text_options_of_the_command_line(tmp_path, capfd):
     features = load_features(out)
     assert np.bincount(features.prompt_classes).tolist() == list(range(2, 12))
     assert features.provenance["text"]["prompts"][1] == ["a figure 1", *["figure 1 looks so."] * 2]
+
+
+def test_text_alone_is_carried_on_where_it_was_cut_off(fakes, tmp_path):
+    """Two of three templates are kept and read again; nothing is left behind, and the bytes are those of one run."""
+    templates = ["a {}.", "the {}.", "my {}."]
+    extract(fakes[0](), fakes[1](), tmp_path / "a.h5")
+    encoder = fakes[1]()
+    encode, calls = encoder.encode_text, []
+
+    def interrupted(prompts):
+        calls.append(prompts)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return encode(prompts)
+
+    encoder.encode_text = interrupted
+    with pytest.raises(ExtractionInterrupted, match="2 chunks of text are kept in .*carries on there"):
+        extract(fakes[0](), encoder, tmp_path / "a.h5", templates=templates)
+    summary = extract(fakes[0](), encoder, tmp_path / "a.h5", templates=templates)
+    assert summary.action == "text encoded again"
+    assert len(calls) == 4  # the third template alone
+    assert not list(tmp_path.glob("*.partial"))
+    whole = extract(fakes[0](), fakes[1](), tmp_path / "b.h5", templates=templates)
+    assert load_features(summary.path).text_features.tobytes() == load_features(whole.path).text_features.tobytes()
+
+
+def test_chunks_of_text_beside_an_unfinished_extraction_of_images(fakes, tmp_path):
+    """The folder of shards stays what it is."""
+    path = extract(fakes[0](), fakes[1](), tmp_path / "a.h5").path
+    folder = path.with_name(f"{path.name}.partial")
+    folder.mkdir()
+    (folder / "test-0.arrays").write_bytes(b"a shard")
+    extract(fakes[0](), fakes[1](), path, templates=["my {}."], named=True)
+    assert [file.name for file in folder.iterdir()] == ["test-0.arrays"]
