@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import fcntl
 import os
 import resource
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from breaking.command import Answer
 
+_PIPE_BYTES = 1 << 20  # what a pipe holds at most without rights, by default on Linux; a command here writes some KB
 _NOBODY = 65534  # the user and group without rights, by convention of Linux and BSD
 
 
@@ -27,14 +29,16 @@ class Child:
     ----------
     pid : int
         Of its process.
-    out, err : Path
-        What it has written.
+    out, err : int
+        The ends of pipes from which what it writes is read, once it has ended. Pipes and no files, because a limit on
+        the size of files would cut the messages as well.
     """
 
     pid: int
-    out: Path
-    err: Path
+    out: int
+    err: int
     status: int | None = field(default=None)
+    _texts: tuple[str, str] | None = field(default=None, repr=False)
 
     def is_running(self) -> bool:
         """Whether it has not ended yet."""
@@ -57,34 +61,44 @@ class Child:
         """Wait for its end; the code is negative if a signal ended it."""
         if self.status is None:
             self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        texts = [path.read_bytes().decode("utf-8", "backslashreplace") for path in (self.out, self.err)]
-        return Answer(self.status, *texts)
+        if self._texts is None:
+            self._texts = _content(self.out), _content(self.err)
+        return Answer(self.status, *self._texts)
 
 
-def start(work: Callable[[], int], folder: Path, *, before: Callable[[], None] = lambda: None) -> Child:
+def _content(pipe: int) -> str:
+    """Return what lies in a pipe, without waiting for its other end, and close it."""
+    os.set_blocking(pipe, False)
+    content = b""
+    with suppress(BlockingIOError):
+        while block := os.read(pipe, _PIPE_BYTES):
+            content += block
+    os.close(pipe)
+    return content.decode("utf-8", "backslashreplace")
+
+
+def start(work: Callable[[], int], *, before: Callable[[], None] = lambda: None) -> Child:
     """Fork a child that does some work and leaves as a program does: with what C libraries do at the exit.
 
     Parameters
     ----------
     work : callable
         Its result is the exit code.
-    folder : Path
-        For what it writes.
     before : callable
         Called in the child, before the work: limits, rights, descriptors.
     """
-    number = len(list(folder.glob("child-*.out")))
-    out, err = folder / f"child-{number}.out", folder / f"child-{number}.err"
-    files = [os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666) for path in (out, err)]
+    (out, out_end), (err, err_end) = os.pipe(), os.pipe()
+    for end in (out_end, err_end):
+        fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     pid = os.fork()
     if pid:
-        for file in files:
-            os.close(file)
+        os.close(out_end)
+        os.close(err_end)
         return Child(pid, out, err)
     code = 70
     try:
-        os.dup2(files[0], 1)
-        os.dup2(files[1], 2)
+        os.dup2(out_end, 1)
+        os.dup2(err_end, 2)
         sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
         before()
@@ -112,7 +126,7 @@ def cafe(words: Sequence[object], folder: Path, *, before: Callable[[], None] = 
         os.environ.pop("CAFE_DEBUG", None)
         return call([str(word) for word in words])
 
-    return start(work, folder.parent, before=before)
+    return start(work, before=before)
 
 
 def limit_files(size: int) -> Callable[[], None]:

@@ -139,7 +139,7 @@ class Verbs(Campaign):
             verb.size = max(file.stat().st_size for file in files)
 
     def _extract(self, folder: Path, before: Callable[[], None]) -> Child:
-        return start(lambda: self._extract_here(folder / "a.h5"), folder.parent, before=before)
+        return start(lambda: self._extract_here(folder / "a.h5"), before=before)
 
     def _extract_here(self, path: Path) -> int:
         from cafe.cli.problems import run
