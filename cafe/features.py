@@ -6,7 +6,7 @@ Letters used throughout the project: n samples, d feature width, c classes, m te
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from html import escape
 from typing import Any
@@ -51,6 +51,8 @@ class Split:
         Row of ``full_labels`` that each sample is; given together with it.
     image_sha256 : ndarray of shape (n, 32), uint8, or None
         SHA-256 of the bytes of each encoded image; None where that is not known.
+    second_features : ndarray of shape (n, width of the second encoder) or None
+        Of the same images by a second encoder, where two were joined; see :meth:`Features.join`.
     """
 
     image_features: NDArray[Any]
@@ -61,6 +63,7 @@ class Split:
     full_labels: NDArray[np.int64] | None = None
     full_rows: NDArray[np.int64] | None = None
     image_sha256: NDArray[np.uint8] | None = None
+    second_features: NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.image_features)
@@ -71,6 +74,9 @@ class Split:
             )
         if self.image_sha256 is not None and self.image_sha256.shape != (n, 32):
             raise InputError(f"image_sha256 must be ({n}, 32), one SHA-256 a sample; got {self.image_sha256.shape}")
+        second = self.second_features
+        if second is not None and (second.ndim != 2 or len(second) != n):
+            raise InputError(f"second_features must be ({n}, width of the second encoder); got {second.shape}")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -88,6 +94,7 @@ class Split:
             None if self.view_features is None else self.view_features[:, rows],
             None if self.projection_features is None else self.projection_features[rows],
             image_sha256=None if self.image_sha256 is None else self.image_sha256[rows],
+            second_features=None if self.second_features is None else self.second_features[rows],
         )
 
 
@@ -209,6 +216,57 @@ class Features:
             return mean_of_prompts(self.prompt_features, self.prompt_classes, len(self.class_names))
         return class_embeddings(self.text_features)
 
+    def join(self, other: Features) -> Features:
+        """Return the features of the same images by two encoders, row beside row.
+
+        Images are the same where their bytes are (``image_sha256``), whatever their names and splits; without hashes,
+        where both caches were made of the same sample ids, labels and sizes.
+
+        Parameters
+        ----------
+        other : Features
+            By another encoder, of at least the images that are here.
+
+        Returns
+        -------
+        Features
+            Splits, labels, ids and text of the one that has text (of this one, where both have or neither has), with
+            the image features of the other as ``second_features`` of each split. Encoder, fingerprint and image
+            fingerprint of its provenance are both, as ``"A+B"``; ``joined`` holds the provenance of each.
+
+        Raises
+        ------
+        InputError
+            If classes or images differ, both are of one encoder, or one is itself joined.
+
+        Examples
+        --------
+        >>> sha256 = np.arange(64, dtype=np.uint8).reshape(2, 32)
+        >>> ids, labels = np.array(["a", "b"]), np.array([0, 1])
+        >>> one = Features({"train": Split(np.eye(2), labels, ids, image_sha256=sha256)}, ("cat", "dog"))
+        >>> two = Features(
+        ...     {"train": Split(np.ones((2, 3)), labels, ids, image_sha256=sha256[::-1].copy())}, ("cat", "dog")
+        ... )
+        >>> one.join(two).split("train").second_features.shape
+        (2, 3)
+        """
+        if self.text_features is None and other.text_features is not None:
+            return other.join(self)
+        names = [str(features.provenance.get("encoder", "unnamed")) for features in (self, other)]
+        _check_joinable(self, other, names)
+        splits = {
+            name: replace(split, second_features=_rows_of_same_images(name, split, self, other, names))
+            for name, split in self.splits.items()
+        }
+        both = {
+            key: f"{self.provenance.get(key, '')}+{other.provenance.get(key, '')}"
+            for key in ("fingerprint", "image_fingerprint")
+        }
+        provenance = {
+            **self.provenance, **both, "encoder": "+".join(names), "joined": [self.provenance, other.provenance],
+        }  # fmt: skip
+        return replace(self, splits=splits, provenance=provenance)
+
     def split(self, name: str) -> Split:
         """Return one split.
 
@@ -220,3 +278,79 @@ class Features:
         if name not in self.splits:
             raise InputError(f"there is no split {name!r} here; possible: {', '.join(self.splits)}")
         return self.splits[name]
+
+
+def _check_joinable(first: Features, second: Features, names: list[str]) -> None:
+    """Refuse to join features of different classes, of one encoder, or of more than two.
+
+    Raises
+    ------
+    InputError
+        Saying what differs.
+    """
+    if any(split.second_features is not None for part in (first, second) for split in part.splits.values()):
+        raise InputError(f"{' and '.join(names)} cannot be joined: one of them is of two encoders already")
+    if first.class_names != second.class_names:
+        differing = [pair for pair in zip(first.class_names, second.class_names, strict=False) if pair[0] != pair[1]]
+        what = f"{differing[0][0]!r} and {differing[0][1]!r}" if differing else "the same ones, of which one has more"
+        raise InputError(
+            f"the caches of {names[0]} and {names[1]} are of different classes ({len(first.class_names)} and "
+            f"{len(second.class_names)}: {what}); extract one data set with both"
+        )
+    encoders = [(part.provenance.get("image") or {}).get("encoder") for part in (first, second)]
+    if encoders[0] is not None and encoders[0] == encoders[1]:
+        raise InputError(f"both caches are of {names[0]}; name those of two different encoders")
+
+
+def _rows_of_same_images(name: str, split: Split, first: Features, second: Features, names: list[str]) -> NDArray[Any]:
+    """Return the second encoder's features of a split's images, (n, width of the second encoder), in its order.
+
+    Raises
+    ------
+    InputError
+        If it lacks some of these images, or nothing says which of them are the same.
+    """
+    parts = list(second.splits.values())
+    if split.image_sha256 is not None and all(part.image_sha256 is not None for part in parts):
+        wanted: NDArray[Any] = _keys(split.image_sha256)  # (n,)
+        there: list[NDArray[Any]] = [_keys(part.image_sha256) for part in parts if part.image_sha256 is not None]
+    else:
+        identity, other = (_split_identity(part, name) for part in (first, second))
+        if identity is None or identity != other:
+            raise InputError(
+                f"the caches of {names[0]} and {names[1]} hold no hashes of their images, and split {name!r} is not "
+                f"known to be the same in both; extract again with both: cafe extract --model {names[0]},{names[1]}"
+            )
+        parts = [second.split(name)]
+        wanted, there = split.sample_ids, [parts[0].sample_ids]
+    distinct, first_places = np.unique(np.concatenate(there), return_index=True)
+    found = np.searchsorted(distinct, wanted).clip(max=len(distinct) - 1)
+    lacking = np.flatnonzero(distinct[found] != wanted)
+    if len(lacking):
+        raise InputError(
+            f"{len(lacking):,} of {len(wanted):,} images of split {name!r} are not in the cache of {names[1]}, the "
+            f"first {str(split.sample_ids[lacking[0]])!r}; both must be of the same images: cafe extract --model "
+            f"{names[0]},{names[1]}"
+        )
+    places = first_places[found]  # (n,), among the rows of all parts
+    starts = np.cumsum([0, *map(len, parts)])
+    for part, start in zip(parts, starts[:-1], strict=True):
+        if np.array_equal(places, start + np.arange(len(part))):
+            return part.image_features  # mapped from the disk, as it may be
+    kind = parts[0].image_features
+    joined: NDArray[Any] = np.empty((len(places), kind.shape[1]), dtype=kind.dtype)  # (n, width)
+    for part, start in zip(parts, starts[:-1], strict=True):
+        own = (places >= start) & (places < start + len(part))
+        joined[own] = part.image_features[places[own] - start]
+    return joined
+
+
+def _keys(sha256: NDArray[np.uint8]) -> NDArray[np.bytes_]:
+    """Return hashes (n, 32) as one comparable value each, (n,)."""
+    return np.ascontiguousarray(sha256).view("S32").reshape(-1)
+
+
+def _split_identity(features: Features, name: str) -> Any:
+    """Return what the provenance says of a split: a hash over its ids, labels and sizes; None where it says nothing."""
+    dataset = (features.provenance.get("image") or {}).get("dataset")
+    return (dataset or {}).get("splits", {}).get(name)
