@@ -59,12 +59,15 @@ def test_answered(brought, changes):
 
 
 REFUSED = {
-    "NaN in train": ({"train_features": with_row(np.nan)}, "image_features of split 'train' has values that are not"),
+    "NaN in train": (
+        {"train_features": with_row(np.nan)},
+        "split 'train' (train_features): row 3 of the features holds NaN",
+    ),
     "NaN in test": (
         {"test_features": with_row(np.nan)},
-        "image_features of split 'test' has values that are not finite",
+        "split 'test' (test_features): row 3 of the features holds NaN",
     ),
-    "infinity": ({"train_features": with_row(np.inf)}, "not finite"),
+    "infinity": ({"train_features": with_row(np.inf)}, "holds NaN, infinity"),
     "another width": ({"text_features": lambda W: W[:, :7]}, "text features must be (4 classes, 16 wide)"),
     "test labels without text": ({"test_labels": lambda y: y + 3}, "text features must be (7 classes, 16 wide)"),
     "one class": (

@@ -9,7 +9,7 @@ import typer
 
 from cafe.cli.problems import run
 from cafe.cli.screen import Screen
-from cafe.errors import CafeError, InputError, MissingDependencyError
+from cafe.errors import CafeError, CafeWarning, InputError, MissingDependencyError
 
 
 def raiser(error):
@@ -71,6 +71,6 @@ def test_interrupting_a_verb_is_130(cafe, monkeypatch, blobs):
 def test_warnings_are_one_line_each_and_once(capsys):
     with Screen(quiet=True):
         for _ in range(2):
-            warnings.warn("class 'cat' has 3 images", UserWarning, stacklevel=1)
+            warnings.warn("class 'cat' has 3 images", CafeWarning, stacklevel=1)
         warnings.warn("will be gone in version 9", FutureWarning, stacklevel=1)
     assert capsys.readouterr().err == "warning: class 'cat' has 3 images\n"
