@@ -217,12 +217,16 @@ def _refuse_zero_shot(features: Features) -> None:
 
 def _answer(classifier: Classifier, screen: Screen, cache_dir: Path | None) -> None:
     """Print how a fit did, what was kept, and how to go on."""
+    from cafe.runs import REPORT_FILE
+
     row, run, extraction = classifier.row or {}, classifier.run, classifier.extraction
     if extraction is not None:
         warn_about(extraction, screen)
+    report = Path(str(run)) / REPORT_FILE
     document = {
         "run": str(run),
         "rows": [row],
+        "report": str(report) if report.is_file() else None,
         "cache": None if classifier.cache is None else str(classifier.cache),
         "extraction": None if extraction is None else extraction.to_json(),
         "notes": list(classifier.notes),
@@ -232,6 +236,7 @@ def _answer(classifier: Classifier, screen: Screen, cache_dir: Path | None) -> N
         screen.warn(f"nothing could be chosen, and the default was taken: {row['selection']['note']}")
     if row["oracle"]:
         screen.warn("settings were chosen on the test set (oracle-test): the accuracy is an upper bound, not a result")
+    screen.say(f"class by class, mistakes, labels that look wrong: {report}")
     screen.say("try it on an image of your own:")
     where = [] if cache_dir is None else ["--cache-dir", str(cache_dir)]
     screen.next_steps(shlex.join(["cafe", "predict", *where, "IMAGE"]))

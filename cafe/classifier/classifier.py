@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
@@ -26,14 +27,17 @@ from cafe.encoders.opening import MINI, open_encoder
 from cafe.errors import InputError, unknown_name
 from cafe.evaluation.conformal import ConformalScore, conformal_threshold
 from cafe.files import cache_dir as cache_folder
+from cafe.files import replacing
 from cafe.last_used import note_use
 from cafe.prompts import GENERIC_TEMPLATE, class_embeddings, prompts, read_templates
-from cafe.runs import FITTED_IMAGES, PROMISES, SCORING_FIT, find_run, new_run_folder
+from cafe.runs import FITTED_IMAGES, PROMISES, REPORT_FILE, SCORING_FIT, find_run, new_run_folder
 from cafe.runs import load as load_run
 from cafe.runs import save as save_run
 
 if TYPE_CHECKING:
     from cafe.cache.extract.progress import ExtractionSummary, ProgressCallback
+    from cafe.classifier.final_fit import FinalFit
+    from cafe.data.base import Dataset
     from cafe.features import Features
 
 Array = NDArray[np.floating[Any]]
@@ -161,6 +165,7 @@ class Classifier:
         self.row: dict[str, Any] | None = None
         self.run: Path | None = None
         self.fitted_images: frozenset[bytes] | None = frozenset()
+        self._page: Callable[[], str] | None = None
         self.promises: Promises | None = None
         self.no_promises = "it was fitted without"
         self.notes: tuple[str, ...] = ()
@@ -319,6 +324,7 @@ class Classifier:
         if tell is not None:
             for note in final.notes:
                 tell(note)
+        classifier._page = partial(_page_of, final, prepared.dataset, classifier.notes)
         if save is not False:
             classifier.save(None if save is True else save, cache_dir=cache_dir)
         return classifier
@@ -481,9 +487,31 @@ class Classifier:
             promises=None if made is None else made.to_save(),
             scoring_fit=None if made is None else made.scoring_fit,
         )
+        if self._page is not None:
+            with replacing(target / REPORT_FILE) as temporary:
+                temporary.write_text(self._page(), encoding="utf-8")
         self.run = target
         note_use(caches, "runs", target)
         return target
+
+    def report(self) -> str:
+        """Return the page that says how good it is, on what, and when not: ``report.html`` of its run.
+
+        Returns
+        -------
+        str
+            HTML, self-contained.
+
+        Raises
+        ------
+        InputError
+            If it was neither fitted just now nor saved with a page.
+        """
+        if self._page is not None:
+            return self._page()
+        if self.run is None or not (self.run / REPORT_FILE).is_file():
+            raise InputError("there is no report of this classifier; `cafe fit` writes one beside the run")
+        return (self.run / REPORT_FILE).read_text(encoding="utf-8")
 
     def predict(self, images: ImageLike | Iterable[ImageLike]) -> NDArray[np.str_]:
         """Return the most probable name of each image.
@@ -886,3 +914,10 @@ def _listed(images: ImageLike | Iterable[ImageLike]) -> Iterable[GivenImage]:
     """List what is given, unless it comes piece by piece: that may be longer than memory."""
     given = given_images(images)
     return given if isinstance(images, Iterator) else list(given)
+
+
+def _page_of(final: FinalFit, dataset: Dataset | None, notes: Sequence[str]) -> str:
+    from cafe.classifier.reporting import fit_report
+    from cafe.report.fit_page import fit_page
+
+    return fit_page(fit_report(final, dataset, notes))

@@ -50,6 +50,8 @@ class Prepared:
         Of the extraction, where one was needed.
     division : str
         How cafe divided what had no splits, in a sentence; empty elsewhere.
+    dataset : Dataset or None
+        Where the images can be opened; None where only a cache, or features, were given.
     """
 
     features: Features
@@ -57,6 +59,7 @@ class Prepared:
     encoder: Encoder | None = None
     summary: ExtractionSummary | None = None
     division: str = field(default="")
+    dataset: Dataset | None = None
 
 
 def prepare(
@@ -137,7 +140,7 @@ def prepare(
             say(f"note: {note}")
         say(f"its features are there already: {ready}")
         note_use(folder, "caches", ready)
-        return Prepared(load_features(ready, memmap="auto"), ready, division=division)
+        return Prepared(load_features(ready, memmap="auto"), ready, division=division, dataset=dataset)
     chosen, why = choose_model(model, dataset.name, folder)
     if hint := hint_for_photographs(chosen, dataset, source):
         say(hint)
@@ -161,7 +164,7 @@ def _extract(
     path = cache_path(folder, dataset.name, encoder.id)
     summary = extract(dataset, encoder, path, templates=templates, progress=progress)
     note_use(folder, "caches", summary.path)
-    return Prepared(load_features(summary.path, memmap="auto"), summary.path, encoder, summary, division)
+    return Prepared(load_features(summary.path, memmap="auto"), summary.path, encoder, summary, division, dataset)
 
 
 def names_dataset(source: Path | str, folder: Path) -> bool:

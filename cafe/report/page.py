@@ -13,7 +13,7 @@ from cafe.report.panels import METRIC_NAMES, factor, metric_name
 from cafe.report.rows import counted, field_names, text_of
 from cafe.report.tables import CHOSEN_ON, TextTable, published_table, tables
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1b1f24; --muted: #5c6670; --line: #e1e5e9; --stripe: #f6f8f9; }
 @media (prefers-color-scheme: dark) {
   :root { --paper: #15191e; --ink: #eef1f4; --muted: #a3adb8; --line: #2c333b; --stripe: #1b2026; }
@@ -71,9 +71,9 @@ def page(comparison: Comparison) -> str:
         *_published(comparison.published),
         *_notes(comparison.notes),
         "<h2>Settings</h2>",
-        _definitions(_settings(comparison)),
+        definitions(_settings(comparison)),
         "<h2>Provenance</h2>",
-        _definitions(_provenance(rows)),
+        definitions(_provenance(rows)),
         f"<details><summary>Every row ({len(rows)})</summary>",
         _row_table(rows),
         "</details>",
@@ -82,7 +82,7 @@ def page(comparison: Comparison) -> str:
     head = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(comparison.title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f"<title>{escape(comparison.title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
     )
     return head + "\n".join(parts) + "\n</body>\n</html>\n"
 
@@ -129,7 +129,7 @@ def _intervals(comparison: Comparison) -> list[str]:
         return []
     head = ["data set", "series", "shots", "value", "part", "95 % interval", "seeds", CHOSEN_ON]
     caption = f"{metric_name(metric)}: 95 % interval of the mean over seeds, by Student's t"
-    return ["<details><summary>Intervals</summary>", _html_table(head, body, caption=caption), "</details>"]
+    return ["<details><summary>Intervals</summary>", html_table(head, body, caption=caption), "</details>"]
 
 
 def _paired_tests(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -147,7 +147,7 @@ def _paired_tests(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
         for pair in pairs
     ]  # fmt: skip
     caption = "Accuracy of A minus B for new images and new draws: analysis of variance over test images and seeds"
-    return ["<details><summary>Paired tests</summary>", _html_table(head, body, caption=caption), "</details>"]
+    return ["<details><summary>Paired tests</summary>", html_table(head, body, caption=caption), "</details>"]
 
 
 def _series_at(pair: Mapping[str, Any], side: str) -> str:
@@ -168,7 +168,7 @@ def _notes(notes: Sequence[str]) -> list[str]:
 
 def _row_table(rows: Sequence[Mapping[str, Any]]) -> str:
     head = field_names(rows)
-    return _html_table(head, [[text_of(row.get(key)) for key in head] for row in rows], css="rows")
+    return html_table(head, [[text_of(row.get(key)) for key in head] for row in rows], css="rows")
 
 
 def _settings(comparison: Comparison) -> dict[str, str]:
@@ -202,10 +202,10 @@ def _policy(selection: Any) -> str:
 
 def _table_with_notes(table: TextTable) -> list[str]:
     notes = [f'<p class="note">{escape(note)}</p>' for note in table.notes]
-    return [_html_table(table.head, table.body, caption=table.caption), *notes]
+    return [html_table(table.head, table.body, caption=table.caption), *notes]
 
 
-def _html_table(head: Sequence[str], body: Sequence[Sequence[str]], caption: str = "", css: str = "") -> str:
+def html_table(head: Sequence[str], body: Sequence[Sequence[str]], caption: str = "", css: str = "") -> str:
     """Return a table that scrolls sideways where it is too wide; all text is escaped."""
     titles = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
     lines = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in body)
@@ -216,5 +216,6 @@ def _html_table(head: Sequence[str], body: Sequence[Sequence[str]], caption: str
     )
 
 
-def _definitions(pairs: Mapping[str, str]) -> str:
+def definitions(pairs: Mapping[str, str]) -> str:
+    """Return a list of names and what they stand for; all text is escaped."""
     return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in pairs.items()) + "</dl>"

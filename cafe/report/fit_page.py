@@ -1,0 +1,349 @@
+"""The page of one fit as one HTML file: how good it is, class by class, and which images to look at."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+
+from cafe.evaluation.by_class import ClassResult, Confusion
+from cafe.evaluation.calibration import ReliabilityBin
+from cafe.names import visible, visible_name
+from cafe.report.page import STYLE, definitions, html_table
+from cafe.report.rows import counted, text_of
+
+WIDEST_MATRIX = 25  # classes of a confusion matrix that is drawn whole; of more, pairs are listed
+SHOWN_CLASSES = 30  # rows of the table by class before it is folded
+SHOWN_PAIRS = 50
+_LONGEST_NAME = 60
+
+_OWN_STYLE = """
+.headline { font-size: 2.6rem; line-height: 1.1; margin: 1rem 0 .25rem; font-variant-numeric: tabular-nums; }
+h1, p, dd, li, summary, small { overflow-wrap: anywhere; }
+ul.cards, dl { min-width: 0; }
+.warning { border-left: 4px solid #b45309; padding: .5rem .8rem; background: var(--stripe); margin: 1rem 0; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: 1rem; }
+ul.cards { padding: 0; margin: 0; }
+.cards li { list-style: none; font-size: .85rem; overflow-wrap: anywhere; }
+.cards img { width: 100%; aspect-ratio: 1; object-fit: contain; background: var(--stripe); border-radius: 4px; }
+td, th { max-width: 22rem; overflow-wrap: anywhere; }
+td:first-child, th:first-child { white-space: normal; min-width: 7rem; }
+table.matrix td:first-child, table.matrix th:first-child { min-width: 5rem; }
+dd bdi, td bdi, th bdi, li bdi { unicode-bidi: isolate; }
+table.matrix td, table.matrix th { padding: .25rem .4rem; text-align: center; border: 1px solid var(--line); }
+table.matrix th { font-weight: 400; font-size: .8rem; }
+table.matrix thead th span { writing-mode: vertical-rl; max-height: 10rem; overflow: hidden; }
+svg { width: 100%; max-width: 24rem; height: auto; color: var(--ink); }
+.scroll:focus-visible, summary:focus-visible { outline: 3px solid #2563eb; outline-offset: 2px; }
+@media (max-width: 480px) {
+  body { padding: 1.25rem .9rem 3rem; }
+  dl { grid-template-columns: minmax(0, 1fr); gap: 0; }
+  dd { margin-bottom: .6rem; }
+}
+@media print {
+  :root { --paper: #fff; --ink: #000; --muted: #444; --line: #bbb; --stripe: #f2f2f2; }
+  body { max-width: none; padding: 0; font-size: 11px; }
+  .scroll { overflow: visible; }
+  h2 { break-after: avoid; }
+  tr, .cards li, svg { break-inside: avoid; }
+}
+"""
+
+
+@dataclass(frozen=True)
+class ShownImage:
+    """An image that is worth a look, and why.
+
+    Attributes
+    ----------
+    name : str
+        As the data set calls it.
+    says : str
+        Why it is here, in one line.
+    thumbnail : bytes or None
+        A small JPEG; None where the image is not at hand.
+    """
+
+    name: str
+    says: str
+    thumbnail: bytes | None = None
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What the page of one fit shows; numbers, names and thumbnails, never paths.
+
+    Attributes
+    ----------
+    row : mapping
+        Of the fit, as ``cafe fit --json`` has it.
+    class_names : sequence of str
+        Of all classes.
+    results : sequence of ClassResult
+        Of each class, on the test images.
+    confusions : sequence of Confusion
+        All ways to take one class for another, the most frequent first.
+    n_train : sequence of int
+        Images of each class that the tested fit, or where it was fitted once more the kept fit, learned from.
+    bins : sequence of ReliabilityBin
+        Of the test images.
+    mistakes, label_issues, duplicates : sequence of ShownImage
+        The most confident mistakes; images whose label looks wrong; pairs of images that are one, or nearly so.
+    notes : sequence of str
+        What there is to say about the fit.
+    left_out : mapping of str to str
+        Why a part of the page is not there.
+    """
+
+    row: Mapping[str, Any]
+    class_names: Sequence[str]
+    results: Sequence[ClassResult] = ()
+    confusions: Sequence[Confusion] = ()
+    n_train: Sequence[int] = ()
+    bins: Sequence[ReliabilityBin] = ()
+    mistakes: Sequence[ShownImage] = ()
+    label_issues: Sequence[ShownImage] = ()
+    duplicates: Sequence[ShownImage] = ()
+    notes: Sequence[str] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+
+def fit_page(report: FitReport) -> str:
+    """Write one fit as one self-contained page; all text is escaped, and nothing is loaded from elsewhere.
+
+    Parameters
+    ----------
+    report : FitReport
+        What to show.
+
+    Returns
+    -------
+    str
+        HTML.
+    """
+    row = report.row
+    title = f"{row['dataset']}: {row['method']} on {row['encoder']}"
+    parts = [
+        f"<h1>{_name(title)}</h1>",
+        *_headline(report),
+        *_by_class(report),
+        *_confusion(report),
+        *_reliability(report),
+        *_images(report, "mistakes", "Most confident mistakes", report.mistakes),
+        *_images(report, "label_issues", "Labels that look wrong", report.label_issues),
+        *_images(report, "duplicates", "Duplicates", report.duplicates),
+        "<h2>How it was made</h2>",
+        definitions({key: visible_name(text_of(value)) for key, value in row.items() if _is_short(value)}),
+        "<footer>Written by cafe fit.</footer>",
+    ]
+    head = (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
+        "style-src 'unsafe-inline'\">\n"
+        f"<title>{_plain_name(title)}</title>\n<style>{STYLE}{_OWN_STYLE}</style>\n</head>\n<body>\n<main>\n"
+    )
+    return visible(head + "\n".join(parts) + "\n</main>\n</body>\n</html>\n")
+
+
+def _headline(report: FitReport) -> list[str]:
+    row = report.row
+    if row.get("acc1") is None:
+        why = "".join(f"<p>{escape(visible_name(note))}</p>" for note in report.notes)
+        return ['<p class="headline">Not tested</p>', why]
+    by = "images, by cross-validation" if row.get("tested_by") == "cross-validation" else "test images"
+    low, high = row["acc1_interval"]
+    majority = _name(str(row.get("majority_class", "")))
+    facts = {
+        "95 % interval": f"{_percent(low)} to {_percent(high)}",
+        "always the most frequent class": f"{_percent(row['majority_acc1'])}: {majority}",
+        "balanced accuracy": f"{_percent(row['mean_per_class_recall'])}, the mean of the tested classes' accuracies",
+        "zero-shot": "" if row.get("zero_shot_acc1") is None else _percent(row["zero_shot_acc1"]),
+        "weakest classes": ", ".join(
+            f"{_name(entry['class'])} {_percent(entry['recall'])} of {entry['n_test']:g}"
+            for entry in row.get("weakest_classes") or ()
+        ),
+        "most confused": ", ".join(
+            f"{_name(pair['class'])} taken for {_name(pair['predicted'])} ({pair['count']:.3g} of {pair['n_test']:g})"
+            for pair in row.get("confused_pairs") or ()
+        ),
+    }
+    listed = "".join(f"<dt>{escape(key)}</dt><dd>{value}</dd>" for key, value in facts.items() if value)
+    lead = f"accuracy on {row['n_test']:,} {by}"
+    parts = [f'<p class="headline">{_percent(row["acc1"])}</p>', f'<p class="lead">{lead}</p>']
+    if low <= row["majority_acc1"]:
+        parts.append(
+            f'<p class="warning">This is not surely better than naming every image {majority}, which is right for '
+            f"{_percent(row['majority_acc1'])}.</p>"
+        )
+    untested = row.get("untested_classes") or []
+    if untested:
+        names = ", ".join(map(_name, untested[:SHOWN_CLASSES]))
+        more = f" and {len(untested) - SHOWN_CLASSES:,} more" if len(untested) > SHOWN_CLASSES else ""
+        number = counted(len(untested), "class has", "classes have")
+        parts.append(f'<p class="warning">{number} no test image, so nothing is known of {names}{more}.</p>')
+    parts.append(f"<dl>{listed}</dl>")
+    return [*parts, *(f'<p class="note">{escape(visible_name(note))}</p>' for note in report.notes)]
+
+
+def _by_class(report: FitReport) -> list[str]:
+    if not report.results:
+        return []
+    order = sorted(
+        report.results, key=lambda r: (r.recall is not None, r.recall if r.recall is not None else 0.0, -r.n_test)
+    )
+    head = ["class", "right", "test images", "accuracy", "precision", "images learned from"]
+    body = [
+        [
+            _short(report.class_names[r.label]), f"{r.n_right:.4g}", f"{r.n_test:.4g}",
+            "not tested" if r.recall is None else _percent(r.recall),
+            "" if r.precision is None else _percent(r.precision),
+            f"{report.n_train[r.label]:,}" if len(report.n_train) else "",
+        ]
+        for r in order
+    ]  # fmt: skip
+    first = _scrolled(html_table(head, body[:SHOWN_CLASSES]), "Results by class")
+    rest = body[SHOWN_CLASSES:]
+    folded = (
+        [
+            f"<details><summary>{len(rest):,} more classes</summary>",
+            _scrolled(html_table(head, rest), "More"),
+            "</details>",
+        ]
+        if rest
+        else []
+    )
+    return ["<h2>Class by class, the weakest first</h2>", first, *folded]
+
+
+def _confusion(report: FitReport) -> list[str]:
+    if not report.results:
+        return []
+    n = len(report.class_names)
+    if n > WIDEST_MATRIX:
+        head = ["is", "taken for", "images", "of"]
+        body = [
+            [
+                _short(report.class_names[c.label]), _short(report.class_names[c.predicted]), f"{c.count:.4g}",
+                f"{report.results[c.label].n_test:.4g}",
+            ]
+            for c in report.confusions[:SHOWN_PAIRS]
+        ]  # fmt: skip
+        more = len(report.confusions) - len(body)
+        note = f'<p class="note">and {more:,} rarer pairs</p>' if more > 0 else ""
+        return ["<h2>What is taken for what</h2>", _scrolled(html_table(head, body), "Confused pairs"), note]
+    counts = {(c.label, c.predicted): c.count for c in report.confusions}
+    titles = "".join(f'<th scope="col"><span>{_name(name)}</span></th>' for name in report.class_names)
+    lines = []
+    for i, result in enumerate(report.results):
+        cells = []
+        for j in range(n):
+            count = result.n_right if i == j else counts.get((i, j), 0.0)
+            share = count / result.n_test if result.n_test else 0.0
+            colour = "37, 99, 235" if i == j else "220, 38, 38"
+            cells.append(f'<td style="background: rgba({colour}, {0.55 * share:.3f})">{count:.4g}</td>')
+        lines.append(f'<tr><th scope="row">{_name(report.class_names[i])}</th>{"".join(cells)}</tr>')
+    table = (
+        '<table class="matrix"><caption>Rows: what an image is. Columns: what it is taken for.</caption>'
+        f"<thead><tr><td></td>{titles}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    )
+    return ["<h2>Confusion matrix</h2>", _scrolled(f'<div class="scroll">{table}</div>', "Confusion matrix")]
+
+
+def _reliability(report: FitReport) -> list[str]:
+    full = [b for b in report.bins if b.count and b.accuracy is not None and b.confidence is not None]
+    if not full:
+        return []
+    side, edge = 240, 34
+    most = max(b.count for b in full)
+    marks = "".join(
+        f'<circle cx="{edge + side * (b.confidence or 0):.1f}" cy="{edge + side * (1 - (b.accuracy or 0)):.1f}" '
+        f'r="{3 + 6 * (b.count / most) ** 0.5:.1f}" fill="#2563eb" fill-opacity=".75"><title>{b.count:,} images of '
+        f"confidence {_percent(b.confidence or 0)}: {_percent(b.accuracy or 0)} right</title></circle>"
+        for b in full
+    )
+    ticks = "".join(
+        f'<text x="{edge + side * t:.0f}" y="{edge + side + 16}" text-anchor="middle">{100 * t:.0f}</text>'
+        f'<text x="{edge - 6}" y="{edge + side * (1 - t) + 4:.0f}" text-anchor="end">{100 * t:.0f}</text>'
+        for t in (0, 0.5, 1)
+    )
+    drawing = (
+        f'<svg viewBox="0 0 {side + 2 * edge} {side + 2 * edge}" role="img" aria-label="Reliability diagram" '
+        'font-size="11" fill="currentColor">'
+        f'<rect x="{edge}" y="{edge}" width="{side}" height="{side}" fill="none" stroke="currentColor" opacity=".4"/>'
+        f'<line x1="{edge}" y1="{edge + side}" x2="{edge + side}" y2="{edge}" stroke="currentColor" '
+        f'stroke-dasharray="4 4" opacity=".6"/>{marks}{ticks}'
+        f'<text x="{edge + side / 2}" y="{2 * edge + side - 4}" text-anchor="middle">confidence in per cent</text>'
+        f'<text x="{edge}" y="{edge - 10}">right, in per cent</text></svg>'
+    )
+    row = report.row
+    said = f"Expected calibration error {_percent(row['ece'])} on the test images."
+    if row.get("temperature") is not None:
+        said += (
+            f" Out of fold it is {_percent(row['ece_out_of_fold'])}, and {_percent(row['ece_tempered'])} after a "
+            f"temperature; that of all images is {row['temperature']:.3g}."
+        )
+    head = ["confidence", "images", "mean confidence", "right"]
+    body = [
+        [
+            f"{_percent(b.low)} to {_percent(b.high)}",
+            f"{b.count:,}",
+            _percent(b.confidence or 0),
+            _percent(b.accuracy or 0),
+        ]
+        for b in full
+    ]
+    return [
+        "<h2>Do probabilities mean what they say?</h2>",
+        f"<p>{said} On the dashed line they do; below it the classifier is too sure of itself.</p>",
+        drawing,
+        "<details><summary>As a table</summary>",
+        _scrolled(html_table(head, body), "Reliability"),
+        "</details>",
+    ]
+
+
+def _images(report: FitReport, key: str, title: str, images: Sequence[ShownImage]) -> list[str]:
+    if key in report.left_out:
+        return [f"<h2>{title}</h2>", f'<p class="note">{escape(visible_name(report.left_out[key]))}</p>']
+    if not images:
+        return [f"<h2>{title}</h2>", '<p class="note">None.</p>']
+    cards = []
+    for image in images:
+        picture = ""
+        if image.thumbnail is not None:
+            data = base64.b64encode(image.thumbnail).decode("ascii")
+            picture = f'<img src="data:image/jpeg;base64,{data}" alt="{_plain_name(image.name)}" loading="lazy">'
+        cards.append(f"<li>{picture}<div>{_name(image.says, 300)}</div><small>{_name(image.name, 200)}</small></li>")
+    return [f"<h2>{title}</h2>", f'<ul class="cards">{"".join(cards)}</ul>']
+
+
+def _scrolled(table: str, label: str) -> str:
+    """Let the keyboard scroll a table that is too wide."""
+    return table.replace(
+        '<div class="scroll">', f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}">', 1
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _short(name: str, longest: int = _LONGEST_NAME) -> str:
+    shown = visible_name(name)
+    return shown if len(shown) <= longest else f"{shown[: longest - 3]}..."
+
+
+def _plain_name(name: str) -> str:
+    return escape(_short(name, 200))
+
+
+def _name(name: str, longest: int = _LONGEST_NAME) -> str:
+    """Return a name that stays in its place whatever script it is in."""
+    return f"<bdi>{escape(_short(name, longest))}</bdi>"
+
+
+def _is_short(value: Any) -> bool:
+    return value is not None and not isinstance(value, (list, dict, tuple))
