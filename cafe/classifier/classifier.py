@@ -19,7 +19,7 @@ from cafe.classifier.encoding import check_encoder, encode_like
 from cafe.classifier.evaluation import Evaluation, LabelledFolder
 from cafe.classifier.images import GivenImage, ImageLike, given_images
 from cafe.classifier.known import known_features
-from cafe.classifier.out_of_fold import FALSE_ALARMS, Promises, unknown_scores
+from cafe.classifier.out_of_fold import FALSE_ALARMS, Promises, text_of, unknown_scores
 from cafe.classifier.reading import ReadImage, read_ahead
 from cafe.data.images.decoding import PILLOW
 from cafe.encoders.base import Encoder
@@ -699,8 +699,7 @@ class Classifier:
         """Return for each image the classes that it may be of.
 
         Of new images like those it was fitted on, at least a share of ``coverage`` has its class in its set, on average
-        over fits and images: split-conformal prediction, :mod:`cafe.evaluation.conformal`. Classes of which it saw a
-        single image are outside of that promise.
+        over fits and images: split-conformal prediction, :mod:`cafe.evaluation.conformal`.
 
         Parameters
         ----------
@@ -737,7 +736,7 @@ class Classifier:
 
     def _unknown_scores(self, features: NDArray[Any]) -> NDArray[np.float64]:
         means = np.zeros((0, features.shape[1]), np.float32) if self.promises is None else self.promises.means
-        return unknown_scores(features, self.estimator, means)
+        return unknown_scores(features, text_of(self.estimator, features.shape[1]), means)
 
     def _set(self, features: Array, probabilities: Array, coverage: float, score: ConformalScore) -> tuple[str, ...]:
         """Return the names in the set of one image, the most probable first."""

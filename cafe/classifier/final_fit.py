@@ -16,7 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.classifier.out_of_fold import FOLDS as PROMISE_FOLDS
-from cafe.classifier.out_of_fold import OutOfFold, Promises, calibration_fields, means_of_classes, score_out_of_fold
+from cafe.classifier.out_of_fold import (
+    OutOfFold,
+    Promises,
+    calibration_fields,
+    means_of_classes,
+    random_thirds,
+    score_out_of_fold,
+)
 from cafe.classifier.tested import TestedImages
 from cafe.errors import InputError
 from cafe.evaluation.metrics import METRIC_FIELDS, all_metrics, wilson_interval
@@ -172,10 +179,14 @@ def _with_promises(
         return replace(final, no_promises="it learned from unlabelled images, which no fold can be kept from")
     if "text_tower" in final.estimator.get_params(deep=False):
         return replace(final, no_promises=f"{method} would train with the text tower once more for each fold")
-    held_out = folds(seen.labels, identical_groups(seen), chosen["seed"], n_folds=PROMISE_FOLDS, repeats=1)
+    groups = identical_groups(seen)
+    held_out = folds(seen.labels, groups, chosen["seed"], n_folds=PROMISE_FOLDS, repeats=1)
     if len(held_out) < 2:
         return replace(final, no_promises=why_untestable(seen))
-    scored = score_out_of_fold(final.features, seen, held_out, method, parameters, **chosen)
+    thirds = random_thirds(groups, chosen["seed"])
+    if len(np.unique(np.delete(seen.labels, thirds[0]))) < 2:
+        return replace(final, no_promises="without a third of its images it would know a single class")
+    scored = score_out_of_fold(final.features, seen, held_out, thirds, method, parameters, **chosen)
     X = seen.image_features if getattr(final.estimator, "projection", None) is None else seen.projection_features
     promises = Promises.of(scored, means_of_classes(np.asarray(X), seen.labels))
     return replace(final, row={**final.row, **calibration_fields(scored)}, promises=promises, scored=scored)

@@ -1,9 +1,11 @@
 """What a kept fit may promise: scores of images by fits that have not seen them, made once, when it is fitted.
 
-The labelled images are dealt into three folds. Each fold is scored by a fit of the two others, which makes its own
-choices on these. Of all of them come the temperature, the threshold of unknown images, and what is said of labels. The
-fit that has not seen the first fold is kept: sets of classes come from it and from that fold's scores alone, so that
-the promise of split-conformal prediction holds as proved (:mod:`cafe.evaluation.conformal`).
+Two divisions of the labelled images serve two ends. Three folds in which each class is dealt evenly give every image
+probabilities by a fit of the two other folds: of these come the temperature and what is said of labels. Promises need
+images that are drawn as new ones are, whatever their class: dealt evenly, classes with few images would be too rare
+among them. So a third that is drawn at random gives the scores of sets, by a scoring fit that has seen the two others
+and is kept with the run: split-conformal prediction, whose promise holds as proved (:mod:`cafe.evaluation.conformal`).
+Three thirds drawn at random give the scores of unknown images, each by the means of the two others.
 """
 
 from __future__ import annotations
@@ -50,31 +52,36 @@ class OutOfFold:
         Class of each image.
     rows : ndarray of shape (n,), int64
         Its place among the images that were given. Those of which a class has a single one are never scored.
-    unknown_scores : ndarray of shape (n,)
-        As :func:`unknown_scores` has them, of the fold's own means.
-    scoring_fit : classifier
-        The fit that has not seen the first fold.
     fold : ndarray of shape (n,), int64
         In which each image is, from 0.
+    unknown_scores : ndarray of shape (m,)
+        Of images by the means of other thirds.
+    scoring_fit : classifier
+        It has not seen a third of the images.
+    scoring_probabilities, scoring_labels : ndarray of shape (k, c), ndarray of shape (k,)
+        Of that third.
     """
 
     probabilities: NDArray[Any]
     labels: NDArray[np.int64]
     rows: NDArray[np.int64]
+    fold: NDArray[np.int64]
     unknown_scores: NDArray[np.float64]
     scoring_fit: Any
-    fold: NDArray[np.int64]
+    scoring_probabilities: NDArray[Any]
+    scoring_labels: NDArray[np.int64]
 
 
 def score_out_of_fold(
     features: Features,
     images: Split,
     held_out: list[NDArray[np.int64]],
+    thirds: list[NDArray[np.int64]],
     method: str,
     parameters: Mapping[str, Any],
     **chosen: Any,
 ) -> OutOfFold:
-    """Score each image by a fit of the folds that it is not in.
+    """Score each image by fits that have not seen it.
 
     Parameters
     ----------
@@ -84,6 +91,8 @@ def score_out_of_fold(
         What the kept fit was fitted on.
     held_out : list of ndarray of int64
         Rows of each fold, at least two, as :func:`cafe.classifier.final_fit.folds` deals them.
+    thirds : list of ndarray of int64
+        Rows of each third, drawn at random, as :func:`random_thirds` does.
     method, parameters : str, mapping
         As of :func:`cafe.fitting.fit_method`.
     **chosen
@@ -94,28 +103,62 @@ def score_out_of_fold(
     OutOfFold
     """
     seed = chosen.pop("seed")
-    most = max(1, _MOST_NUMBERS // (len(features.class_names) * len(held_out)))
+    divisions = [*held_out, thirds[0]]
+    most = max(1, _MOST_NUMBERS // (len(features.class_names) * len(divisions)))
     random = np.random.default_rng(seed)
-    scored = [np.sort(random.permutation(rows)[:most]) for rows in held_out]
+    scored = [np.sort(random.permutation(rows)[:most]) for rows in divisions]
     everything = np.arange(len(images))
-    trained = [images.take(np.setdiff1d(everything, rows)) for rows in held_out]
+    trained = [images.take(np.setdiff1d(everything, rows)) for rows in divisions]
     tasks = [
         Task(features, None, seed, train, None, images.take(rows)) for train, rows in zip(trained, scored, strict=True)
     ]
     fits = fit_all(tasks, [FitRequest(method, parameters, number) for number in range(len(tasks))], **chosen)
-    probabilities, scores = [], []
-    for fit, train, task in zip(fits, trained, tasks, strict=True):
-        X, X_train = fit.inputs_of(task.test), fit.inputs_of(train)
-        probabilities.append(full_probabilities(fit.estimator, X, len(features.class_names)))
-        scores.append(unknown_scores(X, fit.estimator, means_of_classes(X_train, train.labels)))
+    probabilities = [
+        full_probabilities(fit.estimator, fit.inputs_of(fit.task.test), len(features.class_names)) for fit in fits
+    ]
+    X = np.asarray(fits[0].inputs_of(images))
+    text, strange = text_of(fits[0].estimator, X.shape[1]), []
+    for rows in thirds:
+        others = np.setdiff1d(everything, rows)
+        strange.append(unknown_scores(X[rows], text, means_of_classes(X[others], images.labels[others])))
     return OutOfFold(
-        np.concatenate(probabilities),
-        np.concatenate([task.test.labels for task in tasks]),
-        np.concatenate(scored),
-        np.concatenate(scores),
-        fits[0].estimator,
-        np.repeat(np.arange(len(scored)), [len(rows) for rows in scored]),
+        np.concatenate(probabilities[:-1]),
+        np.concatenate([task.test.labels for task in tasks[:-1]]),
+        np.concatenate(scored[:-1]),
+        np.repeat(np.arange(len(held_out)), [len(rows) for rows in scored[:-1]]),
+        np.concatenate(strange),
+        fits[-1].estimator,
+        probabilities[-1],
+        tasks[-1].test.labels,
     )
+
+
+def random_thirds(groups: NDArray[np.int64], seed: int) -> list[NDArray[np.int64]]:
+    """Divide rows at random, without a look at their classes; identical images stay together.
+
+    Parameters
+    ----------
+    groups : ndarray of shape (n,), int64
+        A number for each image that identical ones share.
+    seed : int
+        Of the division.
+
+    Returns
+    -------
+    list of ndarray of int64
+        Three; fewer where there are fewer groups.
+    """
+    order = np.random.default_rng([seed, 3]).permutation(np.unique(groups))
+    return [np.flatnonzero(np.isin(groups, part)) for part in np.array_split(order, FOLDS) if len(part)]
+
+
+def text_of(estimator: Any, width: int) -> NDArray[np.float32] | None:
+    """Return the text that a fitted method started from, of unit length; None where it started from means of images.
+
+    Also None where rows of that ``width``, those before the encoder's projection, cannot be compared with text.
+    """
+    text = np.asarray(estimator.class_embeddings_, dtype=np.float32)
+    return unit_length(text) if estimator.embedding_source_ == "text" and text.shape[1] == width else None
 
 
 def means_of_classes(X: NDArray[Any], labels: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -126,17 +169,19 @@ def means_of_classes(X: NDArray[Any], labels: NDArray[np.int64]) -> NDArray[np.f
     return unit_length(np.stack([rows[labels == label].mean(axis=0) for label in np.unique(labels)]))
 
 
-def unknown_scores(X: NDArray[Any], estimator: Any, means: NDArray[np.float32]) -> NDArray[np.float64]:
+def unknown_scores(
+    X: NDArray[Any], text: NDArray[np.float32] | None, means: NDArray[np.float32]
+) -> NDArray[np.float64]:
     """Return how much each image looks like none of the classes, higher is stranger.
 
     Parameters
     ----------
     X : ndarray of shape (n, d)
         Image features, as the method reads them.
-    estimator : fitted classifier
-        What it started from, ``class_embeddings_``, is compared with where it has X's width; else the means are.
+    text : ndarray of shape (c, d) or None
+        Of :func:`text_of`; the means stand in.
     means : ndarray of shape (k, d)
-        Of :func:`means_of_classes`; of no row for a method that saw no image.
+        Of :func:`means_of_classes`; of no row where no image was seen.
 
     Returns
     -------
@@ -144,9 +189,7 @@ def unknown_scores(X: NDArray[Any], estimator: Any, means: NDArray[np.float32]) 
         Of :func:`cafe.evaluation.unknown.combined_score`.
     """
     rows = unit_length(np.asarray(X, dtype=np.float32))
-    text = np.asarray(estimator.class_embeddings_, dtype=np.float32)
-    embeddings = unit_length(text) if text.shape[1] == rows.shape[1] else means
-    return combined_score(rows, embeddings, means if len(means) else None)
+    return combined_score(rows, means if text is None else text, means if len(means) else None)
 
 
 def _temperature(probabilities: NDArray[Any], labels: NDArray[np.int64]) -> float:
@@ -203,13 +246,15 @@ class Promises:
     @classmethod
     def of(cls, scored: OutOfFold, means: NDArray[np.float32]) -> Self:
         """Sum up the scores of images out of fold."""
-        first = scored.fold == 0
         return cls(
             _temperature(scored.probabilities, scored.labels),
             scored.unknown_scores,
             means,
             scored.scoring_fit,
-            {score: own_scores(scored.probabilities[first], scored.labels[first], score) for score in CONFORMAL_SCORES},
+            {
+                score: own_scores(scored.scoring_probabilities, scored.scoring_labels, score)
+                for score in CONFORMAL_SCORES
+            },
         )
 
     @classmethod
