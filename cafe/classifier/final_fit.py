@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from cafe.classifier.out_of_fold import FOLDS as PROMISE_FOLDS
 from cafe.classifier.out_of_fold import (
+    PARTS,
     OutOfFold,
     Promises,
     calibration_fields,
     means_of_classes,
-    random_thirds,
+    random_parts,
     score_out_of_fold,
 )
 from cafe.classifier.tested import TestedImages
@@ -183,10 +184,10 @@ def _with_promises(
     held_out = folds(seen.labels, groups, chosen["seed"], n_folds=PROMISE_FOLDS, repeats=1)
     if len(held_out) < 2:
         return replace(final, no_promises=why_untestable(seen))
-    thirds = random_thirds(groups, chosen["seed"])
-    if len(np.unique(np.delete(seen.labels, thirds[0]))) < 2:
+    third, parts = random_parts(groups, chosen["seed"], PROMISE_FOLDS)[0], random_parts(groups, chosen["seed"], PARTS)
+    if len(np.unique(np.delete(seen.labels, third))) < 2:
         return replace(final, no_promises="without a third of its images it would know a single class")
-    scored = score_out_of_fold(final.features, seen, held_out, thirds, method, parameters, **chosen)
+    scored = score_out_of_fold(final.features, seen, held_out, third, parts, method, parameters, **chosen)
     X = seen.image_features if getattr(final.estimator, "projection", None) is None else seen.projection_features
     promises = Promises.of(scored, means_of_classes(np.asarray(X), seen.labels))
     return replace(final, row={**final.row, **calibration_fields(scored)}, promises=promises, scored=scored)

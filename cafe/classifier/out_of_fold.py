@@ -5,7 +5,8 @@ probabilities by a fit of the two other folds: of these come the temperature and
 images that are drawn as new ones are, whatever their class: dealt evenly, classes with few images would be too rare
 among them. So a third that is drawn at random gives the scores of sets, by a scoring fit that has seen the two others
 and is kept with the run: split-conformal prediction, whose promise holds as proved (:mod:`cafe.evaluation.conformal`).
-Three thirds drawn at random give the scores of unknown images, each by the means of the two others.
+Unknown images need no fit: twenty parts drawn at random are scored by the means of the others, which are nearly those
+of all images.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from cafe.methods.inputs.cosines import unit_length
 from cafe.protocol.tasks import Task
 
 FOLDS = 3
+PARTS = 20  # the means of 19 of 20 images are nearly those of all
 FALSE_ALARMS = 0.05  # of `--unknown auto`
 # Probabilities that are held at once: 4e7 float32 are 160 MB. Of larger data only so many rows are scored.
 _MOST_NUMBERS = 40_000_000
@@ -76,7 +78,8 @@ def score_out_of_fold(
     features: Features,
     images: Split,
     held_out: list[NDArray[np.int64]],
-    thirds: list[NDArray[np.int64]],
+    third: NDArray[np.int64],
+    parts: list[NDArray[np.int64]],
     method: str,
     parameters: Mapping[str, Any],
     **chosen: Any,
@@ -91,8 +94,10 @@ def score_out_of_fold(
         What the kept fit was fitted on.
     held_out : list of ndarray of int64
         Rows of each fold, at least two, as :func:`cafe.classifier.final_fit.folds` deals them.
-    thirds : list of ndarray of int64
-        Rows of each third, drawn at random, as :func:`random_thirds` does.
+    third : ndarray of int64
+        Rows that the scoring fit does not see, drawn at random.
+    parts : list of ndarray of int64
+        Rows of each part, drawn at random, that is scored by the means of all others.
     method, parameters : str, mapping
         As of :func:`cafe.fitting.fit_method`.
     **chosen
@@ -103,7 +108,7 @@ def score_out_of_fold(
     OutOfFold
     """
     seed = chosen.pop("seed")
-    divisions = [*held_out, thirds[0]]
+    divisions = [*held_out, third]
     most = max(1, _MOST_NUMBERS // (len(features.class_names) * len(divisions)))
     random = np.random.default_rng(seed)
     scored = [np.sort(random.permutation(rows)[:most]) for rows in divisions]
@@ -118,7 +123,7 @@ def score_out_of_fold(
     ]
     X = np.asarray(fits[0].inputs_of(images))
     text, strange = text_of(fits[0].estimator, X.shape[1]), []
-    for rows in thirds:
+    for rows in parts:
         others = np.setdiff1d(everything, rows)
         strange.append(unknown_scores(X[rows], text, means_of_classes(X[others], images.labels[others])))
     return OutOfFold(
@@ -133,7 +138,7 @@ def score_out_of_fold(
     )
 
 
-def random_thirds(groups: NDArray[np.int64], seed: int) -> list[NDArray[np.int64]]:
+def random_parts(groups: NDArray[np.int64], seed: int, number: int) -> list[NDArray[np.int64]]:
     """Divide rows at random, without a look at their classes; identical images stay together.
 
     Parameters
@@ -142,14 +147,16 @@ def random_thirds(groups: NDArray[np.int64], seed: int) -> list[NDArray[np.int64
         A number for each image that identical ones share.
     seed : int
         Of the division.
+    number : int
+        Of parts; fewer where there are fewer groups.
 
     Returns
     -------
     list of ndarray of int64
-        Three; fewer where there are fewer groups.
+        Rows of each part.
     """
-    order = np.random.default_rng([seed, 3]).permutation(np.unique(groups))
-    return [np.flatnonzero(np.isin(groups, part)) for part in np.array_split(order, FOLDS) if len(part)]
+    order = np.random.default_rng([seed, number]).permutation(np.unique(groups))
+    return [np.flatnonzero(np.isin(groups, part)) for part in np.array_split(order, number) if len(part)]
 
 
 def text_of(estimator: Any, width: int) -> NDArray[np.float32] | None:
@@ -166,7 +173,9 @@ def means_of_classes(X: NDArray[Any], labels: NDArray[np.int64]) -> NDArray[np.f
     rows = unit_length(np.asarray(X, dtype=np.float32))
     if not len(rows):
         return rows
-    return unit_length(np.stack([rows[labels == label].mean(axis=0) for label in np.unique(labels)]))
+    order = np.argsort(labels, kind="stable")
+    _, first, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    return unit_length(np.add.reduceat(rows[order], first, axis=0) / counts[:, None].astype(np.float32))
 
 
 def unknown_scores(

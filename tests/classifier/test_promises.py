@@ -11,7 +11,7 @@ import pytest
 
 import cafe as cafe_package
 from cafe.classifier.final_fit import fit_for_use, folds, identical_groups
-from cafe.classifier.out_of_fold import FOLDS, random_thirds, score_out_of_fold, unknown_scores
+from cafe.classifier.out_of_fold import FOLDS, random_parts, score_out_of_fold, unknown_scores
 from cafe.errors import InputError
 from cafe.evaluation.metrics import expected_calibration_error
 from cafe.features import Features, Split
@@ -33,10 +33,10 @@ def test_every_row_is_scored_by_a_fit_of_the_other_folds():
     features = blobs(15)
     images = features.splits["train"]
     held_out = folds(images.labels, identical_groups(images), 1, n_folds=FOLDS, repeats=1)
-    thirds = random_thirds(identical_groups(images), 1)
+    thirds = random_parts(identical_groups(images), 1, FOLDS)
     assert np.array_equal(np.sort(np.concatenate(thirds)), np.arange(len(images)))
     scored = score_out_of_fold(
-        features, images, held_out, thirds, "gda", {}, seed=1, selection="auto", device="auto", dtype="auto"
+        features, images, held_out, thirds[0], thirds, "gda", {}, seed=1, selection="auto", device="auto", dtype="auto"
     )
     assert sorted(scored.rows.tolist()) == list(range(len(images)))
     for fold, rows in enumerate(held_out):
