@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from cafe.compute import choose_device
 from cafe.encoders.base import Encoder, KnownModel
-from cafe.errors import InputError, unknown_name
+from cafe.errors import CafeError, InputError, unknown_name
+from cafe.foreign import read_json
 from cafe.mini import MODEL_FOLDER
 from cafe.registry import entries
 
@@ -70,6 +72,11 @@ def open_encoder(model: str = MINI, device: str = "auto", dtype: str = "auto") -
 
 
 def _is_image_tower_alone(source: str) -> bool:
+    # A folder whose configuration names a text tower needs no look by the library, whose import takes seconds.
+    with suppress(CafeError, OSError):
+        config = read_json(Path(source) / "config.json")
+        if isinstance(config, dict) and config.get("text_config"):
+            return False
     from cafe.encoders.towers.checkpoints import is_image_tower_alone
 
     return is_image_tower_alone(source)

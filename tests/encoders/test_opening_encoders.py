@@ -160,3 +160,13 @@ def test_hub_ids_offline(tiny_clip_folder: Path, tmp_path: Path) -> None:
     assert first == commit
     assert second.startswith("InputError model 'someone/else' is neither a folder nor in the local hub cache")
     assert result.stderr == ""
+
+
+def test_a_folder_that_names_a_text_tower_is_not_looked_at_by_the_library(
+    tiny_clip_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(source: str) -> bool:
+        raise AssertionError(f"the library was asked about {source}")
+
+    monkeypatch.setattr("cafe.encoders.towers.checkpoints.is_image_tower_alone", look)
+    assert open_encoder(str(tiny_clip_folder), device="cpu").has_text
