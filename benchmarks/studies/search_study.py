@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from auto_tasks import encoded
 from harness import is_smoke, parse, real_features, report
 from real_features import imagenet
 
@@ -46,6 +46,19 @@ AUTOMATIC: Mapping[str, tuple[str, ...]] = {
     "linear-probe": ("C",),
 }
 RULES = ("before", "now")
+
+
+def encoded(dataset: str) -> Features:
+    """Extract a data set with the embedded model."""
+    from cafe.cache.extract.run import extract
+    from cafe.cache.format.reader import load_features
+    from cafe.data.opening import open_dataset
+    from cafe.encoders.opening import open_encoder
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "features.h5"
+        extract(open_dataset(dataset), open_encoder("cafe:mini", "cpu", "float32"), path)
+        return load_features(path)
 
 
 def tasks(which: str, seeds: tuple[int, ...]) -> Iterator[Task]:

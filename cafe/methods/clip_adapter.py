@@ -34,6 +34,8 @@ RATIO_MODES = ("scalar", "learned")
 # of the text; chosen by benchmarks/studies/recipe_study.py, rule and data in README.md beside it.
 STEPS = 313
 DECAY, MOST_DECAY = 10.0, 100.0
+# With ratios computed from the features, whose map the decay would shrink to a constant: the study had given ratios.
+LEARNED_DECAY = 0.01
 # Rows that text is judged by; more change nothing.
 JUDGED_ROWS = 2048
 # Of the released configuration, whose optimiser is SGD; there it is an L2 penalty, and 10 would leave nothing.
@@ -83,8 +85,8 @@ class CLIPAdapter(TrainedClassifier):
     weight_decay : float, default=None
         As AdamW has it, times the learning rate: it pulls the adapter towards none, that is towards zero-shot. None
         for the default recipe: 10 (h + 1) / (m + 1) / k, with h and m the training rows that the text alone gets right
-        and wrong, k the rows of a class on average, and at most 100; 10 / k without text; with SGD the released
-        configuration's 5e-4.
+        and wrong, k the rows of a class on average, and at most 100; 10 / k without text; 0.01 with a ratio
+        ``"learned"``; with SGD the released configuration's 5e-4.
     logit_scale : float, default=100.0
         The encoder's learned scale, exponentiated; frozen.
     classes : array-like of shape (c,), default=None
@@ -227,8 +229,12 @@ class CLIPAdapter(TrainedClassifier):
         n, d = len(problem.rows), problem.base.X.shape[1]
         steps = STEPS if self.epochs is None else steps_for(self.epochs, n, self.batch_size)
         decay = self.weight_decay
-        if decay is None:
-            decay = SGD_DECAY if self.optimizer == "sgd" else default_decay(problem.y, self._text_is_right(problem))
+        if decay is None and self.optimizer == "sgd":
+            decay = SGD_DECAY
+        elif decay is None and "learned" in (self.alpha_mode_, self.beta_mode_):
+            decay = LEARNED_DECAY
+        elif decay is None:
+            decay = default_decay(problem.y, self._text_is_right(problem))
         return Configuration(
             rows=problem.rows,
             random_state=seed_of(self),
@@ -248,8 +254,10 @@ class CLIPAdapter(TrainedClassifier):
         rows = problem.rows
         if len(rows) > JUDGED_ROWS:
             rows = rows[np.sort(np.random.default_rng(0).permutation(len(rows))[:JUDGED_ROWS])]
-        scores = cosine_logits(problem.base.X[rows], problem.class_embeddings, 1.0)
-        right: NDArray[np.bool_] = scores.argmax(axis=1) == problem.base.y[rows]
+        X, W = problem.base.X, problem.class_embeddings
+        # In blocks, because rows on disk are never read as a whole.
+        best = [cosine_logits(X[rows[part]], W, 1.0).argmax(axis=1) for part in parts(len(rows))]
+        right: NDArray[np.bool_] = np.concatenate(best) == problem.base.y[rows]
         return right
 
     def _placement(self, problem: Problem) -> Placement:

@@ -57,7 +57,8 @@ def test_find_by_data_set_or_file_name(folder):
 
 def test_several_that_fit_are_all_named(folder):
     with pytest.warns(
-        UserWarning, match=r"2 caches fit 'digits' \(digits--vit\.h5, digits--mini\.h5\); taking the newest"
+        UserWarning,
+        match=r"2 caches fit 'digits' \(digits--vit\.h5, digits--mini\.h5\); taking the one last used or made",
     ):
         assert find_cache("digits", folder).stem == "digits--vit"
 

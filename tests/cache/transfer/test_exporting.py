@@ -93,7 +93,7 @@ def test_prompts_are_exported(dataset, encoder, tmp_path):
 
 def test_refusals(full_cache, tmp_path):
     features = load_features(full_cache)
-    with pytest.raises(InputError, match="did you mean 'npz'"):
+    with pytest.raises(InputError, match="names no format; end it in one of .npz"):
         export_features(features, tmp_path / "x.npzz")
     export_features(features, tmp_path / "x.npz")
     with pytest.raises(InputError, match="exists already"):
