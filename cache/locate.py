@@ -157,7 +157,7 @@ def find_cache(name_or_path: Path | str | None, folder: Path) -> Path:
     Raises
     ------
     CacheError
-        If there is none; the message says what there is, or how to make one.
+        If there is none, or the one of this file name is damaged; the message says what there is, or how to make one.
     """
     if name_or_path is not None and _is_path(name_or_path, folder):
         return _existing(Path(name_or_path).expanduser())
@@ -166,7 +166,8 @@ def find_cache(name_or_path: Path | str | None, folder: Path) -> Path:
         if current is not None:
             return current
         raise CacheError(f"there is no cache in {folder} yet; make one with: cafe extract FOLDER")
-    sound = [summary for summary in list_caches(folder) if summary.damaged is None]
+    listed = list_caches(folder)
+    sound = [summary for summary in listed if summary.damaged is None]
     name = str(name_or_path)
     fitting = by_last_use(folder, "caches", [summary.path for summary in sound if _fits(summary, name)])
     if len(fitting) > 1:
@@ -180,7 +181,10 @@ def find_cache(name_or_path: Path | str | None, folder: Path) -> Path:
             )
             warnings.warn(message, CafeWarning, stacklevel=2)
         return fitting[0]
-    return _existing(folder / name, [summary.path.stem for summary in sound])
+    for summary in listed:
+        if summary.damaged is not None and name in (summary.path.stem, summary.path.name):
+            raise CacheError(summary.damaged)
+    return _existing(folder / name, [summary.path.stem for summary in sound], len(listed) - len(sound))
 
 
 def find_caches(names: Sequence[Path | str], folder: Path) -> list[Path]:
@@ -302,12 +306,14 @@ def _is_sound(path: Path) -> bool:
     return True
 
 
-def _existing(path: Path, known: list[str] | None = None) -> Path:
+def _existing(path: Path, known: list[str] | None = None, damaged: int = 0) -> Path:
     if path.exists():
         return path
     if known is None:
         raise CacheError(f"there is no cache {path}; `cafe cache ls` lists those there are, `cafe extract` makes one")
-    present = f"those there are: {', '.join(known)}" if known else "there is none at all yet"
+    present = f"those there are: {', '.join(known)}" if known else "there is none yet"
+    if damaged:
+        present += f" (and {damaged} damaged, which `cafe cache ls` shows)"
     raise CacheError(f"there is no cache {path.name!r} in {path.parent}; {present}. `cafe extract` makes one")
 
 

@@ -66,7 +66,7 @@ def test_several_that_fit_are_all_named(folder):
 def test_none_yet(tmp_path):
     with pytest.raises(CacheError, match="there is no cache in .* yet; make one with: cafe extract"):
         find_cache(None, tmp_path)
-    with pytest.raises(CacheError, match="there is no cache 'pets' in .*none at all yet"):
+    with pytest.raises(CacheError, match="there is no cache 'pets' in .*none yet"):
         find_cache("pets", tmp_path)
 
 
@@ -75,3 +75,16 @@ def test_unknown_name_lists_what_there_is(folder):
         find_cache("cars", folder)
     with pytest.raises(CacheError, match=r"there is no cache .*cars\.h5"):
         find_cache("cars.h5", folder)
+
+
+@pytest.mark.parametrize("name", ["broken", "broken.h5"])
+def test_a_damaged_cache_that_is_named_says_what_is_wrong_with_it(folder, name):
+    (folder / "broken.h5").write_bytes((folder / "pets--mini.h5").read_bytes()[:-1])
+    with pytest.raises(CacheError, match=r"broken\.h5 is truncated"):
+        find_cache(name, folder)
+
+
+def test_damaged_caches_are_counted_where_none_fits(folder):
+    (folder / "broken.h5").write_bytes((folder / "pets--mini.h5").read_bytes()[:-1])
+    with pytest.raises(CacheError, match="and 1 damaged"):
+        find_cache("cars", folder)
