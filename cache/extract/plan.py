@@ -411,7 +411,9 @@ def _provenance_of(path: Path, force: bool) -> dict[str, Any] | None:
     except CacheError as error:
         if force and path.is_file():
             return None
-        raise CacheError(f"{str(error).removesuffix(REMEDY)}Name another file, or make it anew with `cafe extract --force`.") from error
+        raise CacheError(
+            f"{str(error).removesuffix(REMEDY)}Name another file, or make it anew with `cafe extract --force`."
+        ) from error
 
 
 def _use_named_file(extraction: Extraction, out: Path, force: bool) -> Extraction:
