@@ -31,6 +31,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 caption { text-align: left; padding: .25rem 0 .5rem; font-size: .88rem; }
 th, td { padding: .35rem .8rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
+.phrase { text-align: left; white-space: normal; min-width: 9rem; }
 thead th { color: var(--muted); font-weight: 600; }
 table.rows { font-size: .8rem; }
 table.rows td, table.rows th { text-align: left; }
@@ -207,8 +208,13 @@ def _table_with_notes(table: TextTable) -> list[str]:
 
 def html_table(head: Sequence[str], body: Sequence[Sequence[str]], caption: str = "", css: str = "") -> str:
     """Return a table that scrolls sideways where it is too wide; all text is escaped."""
-    titles = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    lines = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in body)
+    # What was chosen on is a phrase among columns of numbers: it may wrap.
+    kinds = [' class="phrase"' if title == CHOSEN_ON else "" for title in head]
+    titles = "".join(f'<th scope="col"{kind}>{escape(cell)}</th>' for kind, cell in zip(kinds, head, strict=True))
+    lines = "\n".join(
+        "<tr>" + "".join(f"<td{kind}>{escape(cell)}</td>" for kind, cell in zip(kinds, row, strict=True)) + "</tr>"
+        for row in body
+    )
     above = f"<caption>{escape(caption)}</caption>" if caption else ""
     return (
         f'<div class="scroll"><table{f" class={css!r}" if css else ""}>{above}'
