@@ -2,7 +2,8 @@
 
     python tests/faults/run.py cache-flips --tries 10000 --seed 1 --resume flips.jsonl
 
-Without ``--tries`` it has its full length; with ``--resume`` the tries that stand in the file are not made again.
+Without ``--tries`` it has its full length, with ``--short`` the one of the test suite; with ``--resume`` the tries that
+stand in the file are not made again.
 The exit code is 1 if cafe did in any try what it must never do.
 """
 
@@ -25,7 +26,7 @@ for folder in (str(Path(__file__).resolve().parent), str(ROOT)):
         sys.path.insert(0, folder)
 
 from breaking.campaign import failures, summary  # noqa: E402
-from breaking.registry import campaigns  # noqa: E402
+from breaking.registry import campaigns, check_short_form  # noqa: E402
 from breaking.running import run_campaign  # noqa: E402
 
 
@@ -34,15 +35,25 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that files and processes are cleared away
     known = campaigns()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("campaign", choices=[*known, "all"])
+    parser.add_argument(
+        "campaigns", nargs="+", choices=[*known, "all"], metavar="NAME", help=", ".join([*known, "all"])
+    )
+    parser.add_argument(
+        "--short", action="store_true", help="the length of the test suite, with what it must have seen"
+    )
     parser.add_argument("--tries", type=int, help="how many; by default the campaign's full length")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--resume", type=Path, metavar="FILE", help="rows, read and added to")
     parser.add_argument("--show", type=int, default=10, help="failures to print")
     arguments = parser.parse_args()
+    names = list(known) if "all" in arguments.campaigns else arguments.campaigns
+    if arguments.short:
+        for name in names:
+            check_short_form(name)
+        return 0
     failed = False
-    for name in known if arguments.campaign == "all" else [arguments.campaign]:
+    for name in names:
         campaign = known[name]
         began = time.monotonic()
         rows = run_campaign(

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from breaking.campaign import Campaign, Outcome, failures
 from breaking.pool import MEMORY
+from breaking.registry import check_short_forms
 from breaking.running import read_rows, run_campaign
 
 
@@ -135,3 +136,8 @@ class _Any:
         return False
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def test_a_short_form_that_fails_in_its_own_process_fails_here() -> None:
+    with pytest.raises(AssertionError, match="no-such-campaign"):
+        check_short_forms("no-such-campaign")

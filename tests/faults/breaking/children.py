@@ -18,6 +18,7 @@ from pathlib import Path
 from breaking.command import Answer
 
 _PIPE_BYTES = 1 << 20  # what a pipe holds at most without rights, by default on Linux; a command here writes some KB
+_LONGEST = 300.0  # seconds for a command that takes two or three
 _NOBODY = 65534  # the user and group without rights, by convention of Linux and BSD
 
 
@@ -58,9 +59,21 @@ class Child:
         return self.answer().code == -signal.SIGKILL
 
     def answer(self) -> Answer:
-        """Wait for its end; the code is negative if a signal ended it."""
-        if self.status is None:
-            self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        """Wait for its end; the code is negative if a signal ended it.
+
+        Raises
+        ------
+        TimeoutError
+            If it has not ended after five minutes; it is killed then.
+        """
+        end = time.monotonic() + _LONGEST
+        while self.is_running():
+            if time.monotonic() > end:
+                os.kill(self.pid, signal.SIGKILL)
+                os.waitpid(self.pid, 0)
+                raise TimeoutError(f"a command did not end within {_LONGEST:.0f} s")
+            time.sleep(0.002)
+        assert self.status is not None
         if self._texts is None:
             self._texts = _content(self.out), _content(self.err)
         return Answer(self.status, *self._texts)

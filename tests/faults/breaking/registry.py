@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 from breaking.caches import CacheFlips, CachePages
 from breaking.campaign import Campaign, failures, summary
 from breaking.ends import Circumstances, FullDisks, Kills
@@ -19,6 +23,33 @@ def campaigns() -> dict[str, Campaign]:
         Imports(), Sources(), Models(), Images(), Kills(), FullDisks(), Circumstances(), Links(),
     ]  # fmt: skip
     return {campaign.name: campaign for campaign in all_of_them}
+
+
+RUN = Path(__file__).resolve().parents[1] / "run.py"
+
+
+def check_short_forms(*names: str, limit: float = 300.0) -> None:
+    """Run the short forms of campaigns in a process of their own.
+
+    They fork children that leave as programs do. The process of the test suite may have threads by then, of Ray for
+    example, which a forked child lacks and whose locks it waits for without end.
+
+    Parameters
+    ----------
+    *names : str
+        Of campaigns.
+    limit : float, default 300
+        Seconds that all may take; the slowest take 55 on two cores.
+
+    Raises
+    ------
+    AssertionError
+        With what the process wrote, if one of them failed.
+    """
+    ended = subprocess.run(
+        [sys.executable, str(RUN), *names, "--short"], capture_output=True, text=True, errors="replace", timeout=limit
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 def check_short_form(name: str) -> None:
