@@ -21,9 +21,10 @@ from cafe.names import csv_cell
 from cafe.report.rows import counted
 
 if TYPE_CHECKING:
-    from cafe.classifier.classifier import Classifier, Prediction
+    from cafe.classifier.classifier import Classifier
     from cafe.classifier.evaluation import Evaluation, LabelledFolder
     from cafe.classifier.images import GivenImage
+    from cafe.classifier.prediction import Prediction
 
 _SHOWN_LEFT_OUT = 5
 _WIDEST_NAME = 60  # columns that the names of images are padded to at most

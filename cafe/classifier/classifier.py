@@ -5,22 +5,21 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.cache.extract.known import NOTHING_KNOWN, KnownRows
-from cafe.classifier.encoding import check_encoder, encode_like
+from cafe.classifier.encoding import check_encoder
 from cafe.classifier.evaluation import Evaluation, LabelledFolder
 from cafe.classifier.images import GivenImage, ImageLike, given_images
-from cafe.classifier.known import known_features
 from cafe.classifier.out_of_fold import FALSE_ALARMS, Promises, text_of, unknown_scores
-from cafe.classifier.reading import ReadImage, read_ahead
+from cafe.classifier.prediction import Prediction
+from cafe.classifier.reading import ReadImage
+from cafe.classifier.scoring import Array, ImageScores, score_images
 from cafe.data.images.decoding import PILLOW
 from cafe.encoders.base import Encoder
 from cafe.encoders.opening import MINI, open_encoder
@@ -36,59 +35,8 @@ from cafe.runs import save as save_run
 
 if TYPE_CHECKING:
     from cafe.cache.extract.progress import ExtractionSummary, ProgressCallback
-    from cafe.classifier.final_fit import FinalFit
-    from cafe.data.base import Dataset
+    from cafe.classifier.source_fit import SourceFit
     from cafe.features import Features
-
-Array = NDArray[np.floating[Any]]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What is on one image.
-
-    Attributes
-    ----------
-    image : str
-        The path as it was given; of an open image or an array its place, such as ``"image 0"``.
-    classes : tuple of (str, float)
-        The most probable names with their probabilities, best first; empty if the image cannot be read.
-    unreadable : str or None
-        Why the image cannot be read; None for one that can.
-    unknown : bool or None
-        Whether it looks like none of the classes; None where that was not asked, or cannot be said.
-    unknown_score : float or None
-        The higher, the more it does; None where that was not asked.
-    set : tuple of str or None
-        The classes that it may be of, the most probable first, if a coverage was asked for.
-    """
-
-    image: str
-    classes: tuple[tuple[str, float], ...]
-    unreadable: str | None = None
-    unknown: bool | None = None
-    unknown_score: float | None = None
-    set: tuple[str, ...] | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as `cafe predict --json` writes it: a readable image with its classes, another with the reason."""
-        if self.unreadable is not None:
-            return {"image": self.image, "reason": self.unreadable}
-        return {
-            "image": self.image,
-            "predictions": [{"class": name, "probability": probability} for name, probability in self.classes],
-            "unknown": self.unknown,
-            "unknown_score": self.unknown_score,
-            "set": None if self.set is None else list(self.set),
-        }
-
-
-class _Answer(NamedTuple):
-    """Probabilities (n_classes,) and features (d,) of an image; both empty where it cannot be read."""
-
-    image: ReadImage
-    probabilities: Array
-    features: Array
 
 
 class Classifier:
@@ -272,62 +220,30 @@ class Classifier:
         >>> classifier.row["n_test"], len(classifier.classes_)
         (546, 10)
         """
-        from cafe.classifier.extracting import prepare
+        from cafe.classifier.source_fit import fit_source
 
-        def check() -> None:  # after the data, so that a wrong path need not wait for torch
-            from cafe.fitting import check_device_and_dtype, check_learns_unlabelled, chosen_method
-            from cafe.methods import make_method
-
-            name = chosen_method(method, parameters or {})
-            make_method(name, **(parameters or {}))
-            check_device_and_dtype(device, dtype, name)
-            if unlabelled is not None:
-                check_learns_unlabelled(name)
-
-        prepared = prepare(
-            data, model=model, split=split, templates=templates, root=root, device=device, cache_dir=cache_dir,
-            progress=progress, tell=tell, check=check,
+        fitted = fit_source(
+            data, model=model, method=method, parameters=parameters, shots=shots, seed=seed, selection=selection,
+            split=split, templates=templates, unlabelled=unlabelled, refit=refit, root=root, device=device,
+            dtype=dtype, cache_dir=cache_dir, progress=progress, tell=tell, check_features=check_features,
         )  # fmt: skip
-        from cafe.classifier.final_fit import fit_for_use
-
-        features = prepared.features
-        if check_features is not None:
-            check_features(features)
-        if tell is not None:
-            tell(
-                f"fitting on {sum(map(len, features.splits.values())):,} images of {len(features.class_names)} classes"
-            )
-        final = fit_for_use(
-            features, method, parameters, shots=shots, seed=seed, selection=selection, refit=refit, device=device,
-            dtype=dtype, unlabelled=_unlabelled(unlabelled, features, device), unlabelled_name=str(unlabelled),
-        )  # fmt: skip
-        image = features.provenance.get("image", {})
-
-        def open_again() -> Encoder:
-            encoder = open_encoder(str(features.provenance.get("encoder", "")), device)
-            check_encoder(image.get("encoder", {}), encoder)
-            return encoder
-
         classifier = cls(
-            final.estimator,
-            open_again if prepared.encoder is None else prepared.encoder,
-            features.class_names,
-            decoder=image.get("decoder", PILLOW),
+            fitted.final.estimator, fitted.encoder(device), fitted.features.class_names, decoder=fitted.decoder
         )
-        classifier.row = final.row
-        classifier.promises, classifier.no_promises = final.promises, final.no_promises
+        classifier._know_fit(fitted)
         classifier.cache_dir = cache_folder(cache_dir)
-        classifier.fitted_images = final.fitted_images
-        classifier._features = features
-        classifier.cache, classifier.extraction = prepared.path, prepared.summary
-        classifier.notes = (*filter(None, [prepared.division]), *final.notes)
-        if tell is not None:
-            for note in final.notes:
-                tell(note)
-        classifier._page = partial(_page_of, final, prepared.dataset, classifier.notes)
         if save is not False:
             classifier.save(None if save is True else save, cache_dir=cache_dir)
         return classifier
+
+    def _know_fit(self, fitted: SourceFit) -> None:
+        """Keep what a fit says besides its estimator."""
+        final, prepared = fitted.final, fitted.prepared
+        self.row, self.fitted_images = final.row, final.fitted_images
+        self.promises, self.no_promises = final.promises, final.no_promises
+        self.cache, self.extraction = prepared.path, prepared.summary
+        self.notes = fitted.notes
+        self._features, self._page = fitted.features, fitted.page
 
     @classmethod
     def load(
@@ -728,7 +644,7 @@ class Classifier:
             raise InputError(f"this classifier has no {what.removeprefix('a ')}: {self.no_promises}")
         return self.promises
 
-    def _readable(self, images: ImageLike | Iterable[ImageLike]) -> Iterator[_Answer]:
+    def _readable(self, images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageScores]:
         for answer in self._answers(given_images(images)):
             if answer.image.unreadable is not None:
                 raise answer.image.unreadable
@@ -819,56 +735,8 @@ class Classifier:
         for answer in self._answers(images):
             yield answer.image, answer.probabilities
 
-    def _answers(self, images: Iterable[GivenImage]) -> Iterator[_Answer]:
-        known = NOTHING_KNOWN
-        if self.cache_dir is not None and isinstance(images, list):
-            known = known_features(
-                images, self.encoder, self.decoder, self.cache_dir, unprojected=self._reads_unprojected
-            )
-        batch: list[ReadImage] = []
-        n_readable = 0
-        reading = read_ahead(
-            images, lambda: self.encoder.cropper, self.decoder, lambda sha256: known.keys.has(sha256, "", 0)
-        )
-        for image in reading:
-            batch.append(image)
-            n_readable += image.unreadable is None
-            if n_readable == self.encoder.batch_size:
-                yield from self._classified(batch, known)
-                batch, n_readable = [], 0
-        yield from self._classified(batch, known)
-
-    @property
-    def _reads_unprojected(self) -> bool:
-        """Whether the method trains the projection itself, and so reads what goes into it."""
-        return getattr(self.estimator, "projection", None) is not None
-
-    def _classified(self, batch: Sequence[ReadImage], known: KnownRows) -> Iterator[_Answer]:
-        crops = [image.crop for image in batch if image.crop is not None]
-        encoded = iter(self._encoded(np.stack(crops)) if crops else ())
-        features = [
-            next(encoded) if image.crop is not None else self._taken(image, known)
-            for image in batch
-            if image.unreadable is None
-        ]
-        rows = iter(self.estimator.predict_proba(np.stack(features)) if features else ())
-        each = iter(features)
-        none = np.zeros(0, dtype=np.float32)
-        for image in batch:
-            yield _Answer(image, none, none) if image.unreadable is not None else _Answer(image, next(rows), next(each))
-
-    def _encoded(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Encode crops (n, height, width, 3): before the projection for a method that trains the projection."""
-        if self._reads_unprojected:
-            return self.encoder.encode_images_unprojected(crops)[1]
-        return self.encoder.encode_images(crops)
-
-    def _taken(self, image: ReadImage, known: KnownRows) -> NDArray[np.float32]:
-        """Take the features (d,) of an image from a cache; those before the projection stand behind the others."""
-        assert image.sha256 is not None, "only files are known"
-        (row,) = known.take(image.sha256, "", 0, with_projection=self._reads_unprojected)  # (d,) or (d + w,)
-        features: NDArray[np.float32] = row[self.encoder.dim if self._reads_unprojected else 0 :].astype(np.float32)
-        return features
+    def _answers(self, images: Iterable[GivenImage]) -> Iterator[ImageScores]:
+        return score_images(images, self.encoder, self.estimator, self.decoder, self.cache_dir)
 
     def _facts(self) -> dict[str, str]:
         """Return what a reader wants to know at first sight."""
@@ -897,26 +765,7 @@ class Classifier:
         return f"<table><caption>cafe classifier</caption>{rows}</table>"
 
 
-def _unlabelled(given: Path | str | None, features: Features, device: str) -> str | Array | None:
-    """Return the split, or the features of the folder, that holds images without labels; None for none."""
-    if given is None or given in features.splits:
-        return None if given is None else str(given)
-    if not Path(given).is_dir():
-        raise InputError(
-            f"unlabelled images are a split of the data set ({', '.join(features.splits)}) or a folder of images; "
-            f"got {os.fspath(given)!r}"
-        )
-    return encode_like(features, given, device=device)
-
-
 def _listed(images: ImageLike | Iterable[ImageLike]) -> Iterable[GivenImage]:
     """List what is given, unless it comes piece by piece: that may be longer than memory."""
     given = given_images(images)
     return given if isinstance(images, Iterator) else list(given)
-
-
-def _page_of(final: FinalFit, dataset: Dataset | None, notes: Sequence[str]) -> str:
-    from cafe.classifier.reporting import fit_report
-    from cafe.report.fit_page import fit_page
-
-    return fit_page(fit_report(final, dataset, notes))

@@ -1,0 +1,150 @@
+"""From what a user names to a fit that is kept: a request is checked, features are had, the method is fitted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cafe.classifier.encoding import check_encoder, encode_like
+from cafe.classifier.extracting import Prepared, prepare
+from cafe.data.images.decoding import PILLOW
+from cafe.encoders.base import Encoder
+from cafe.encoders.opening import open_encoder
+from cafe.errors import InputError
+from cafe.features import Features
+
+if TYPE_CHECKING:
+    from cafe.cache.extract.progress import ProgressCallback
+    from cafe.classifier.final_fit import FinalFit
+
+
+@dataclass(frozen=True)
+class SourceFit:
+    """A fit, and the features that it was made on.
+
+    Attributes
+    ----------
+    prepared : Prepared
+        The features, and how they came.
+    final : FinalFit
+        The method that is kept, and how it did.
+    """
+
+    prepared: Prepared
+    final: FinalFit
+
+    @property
+    def features(self) -> Features:
+        """What was fitted on."""
+        return self.prepared.features
+
+    @property
+    def decoder(self) -> str:
+        """What decoded JPEG files."""
+        decoder: str = self.features.provenance.get("image", {}).get("decoder", PILLOW)
+        return decoder
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How images were divided, what was tested and kept, in sentences."""
+        return (*filter(None, [self.prepared.division]), *self.final.notes)
+
+    def encoder(self, device: str) -> Encoder | Callable[[], Encoder]:
+        """Return the encoder where it is open, else what opens it and sees that it is the same."""
+
+        def open_again() -> Encoder:
+            encoder = open_encoder(str(self.features.provenance.get("encoder", "")), device)
+            check_encoder(self.features.provenance.get("image", {}).get("encoder", {}), encoder)
+            return encoder
+
+        return open_again if self.prepared.encoder is None else self.prepared.encoder
+
+    def page(self) -> str:
+        """Return the page that says how good it is."""
+        from cafe.classifier.reporting import fit_report
+        from cafe.report.fit_page import fit_page
+
+        return fit_page(fit_report(self.final, self.prepared.dataset, self.notes))
+
+
+def fit_source(
+    data: Features | Path | str | None,
+    *,
+    model: str | None,
+    method: str | None,
+    parameters: Mapping[str, Any] | None,
+    shots: int | None,
+    seed: int,
+    selection: str,
+    split: str | None,
+    templates: Sequence[str] | str | None,
+    unlabelled: Path | str | None,
+    refit: bool | None,
+    root: Path | str | None,
+    device: str,
+    dtype: str,
+    cache_dir: Path | str | None,
+    progress: ProgressCallback | None,
+    tell: Callable[[str], None] | None,
+    check_features: Callable[[Features], None] | None,
+) -> SourceFit:
+    """Fit for use on a folder, a data set, a cache or features.
+
+    Parameters
+    ----------
+    data, model, method, parameters, shots, seed, selection, split, templates, unlabelled, refit, root, device, dtype, \
+    cache_dir, progress, tell, check_features
+        As of :meth:`cafe.classifier.classifier.Classifier.fit`.
+
+    Raises
+    ------
+    InputError
+        If the data cannot be read, or an option does not go with them.
+    """
+
+    def check() -> None:  # after the data, so that a wrong path need not wait for torch
+        from cafe.fitting import check_device_and_dtype, check_learns_unlabelled, chosen_method
+        from cafe.methods import make_method
+
+        name = chosen_method(method, parameters or {})
+        make_method(name, **(parameters or {}))
+        check_device_and_dtype(device, dtype, name)
+        if unlabelled is not None:
+            check_learns_unlabelled(name)
+
+    prepared = prepare(
+        data, model=model, split=split, templates=templates, root=root, device=device, cache_dir=cache_dir,
+        progress=progress, tell=tell, check=check,
+    )  # fmt: skip
+    from cafe.classifier.final_fit import fit_for_use
+
+    features = prepared.features
+    if check_features is not None:
+        check_features(features)
+    say = tell or (lambda _: None)
+    say(f"fitting on {sum(map(len, features.splits.values())):,} images of {len(features.class_names)} classes")
+    final = fit_for_use(
+        features, method, parameters, shots=shots, seed=seed, selection=selection, refit=refit, device=device,
+        dtype=dtype, unlabelled=_unlabelled(unlabelled, features, device), unlabelled_name=str(unlabelled),
+    )  # fmt: skip
+    for note in final.notes:
+        say(note)
+    return SourceFit(prepared, final)
+
+
+def _unlabelled(given: Path | str | None, features: Features, device: str) -> str | NDArray[np.floating[Any]] | None:
+    """Return the split, or the features of the folder, that holds images without labels; None for none."""
+    if given is None or given in features.splits:
+        return None if given is None else str(given)
+    if not Path(given).is_dir():
+        raise InputError(
+            f"unlabelled images are a split of the data set ({', '.join(features.splits)}) or a folder of images; "
+            f"got {os.fspath(given)!r}"
+        )
+    return encode_like(features, given, device=device)
