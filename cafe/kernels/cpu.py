@@ -67,6 +67,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from threading import Lock
 from typing import Any
 
@@ -319,7 +320,6 @@ class CpuAdapterStep:
         self.unit_text = torch.nn.functional.normalize(text, dim=-1).to(features.dtype)[0]  # (c, d)
         self.use(features, labels)
         self.fixed = {name: hyper[name][:, None, None] for name in ("alpha", "beta")}  # (g, 1, 1)
-        self.numbers: dict[str, list[float]] = {name: hyper[name].tolist() for name in ("alpha", "beta")}
         self.scale = hyper["logit_scale"][:, None, None]
         # The fixed ratio of an image adapter alone goes into G, whose rows are scaled anyway.
         self.weighted = shape.variant == "image" and shape.alpha_mode == "fixed"
@@ -329,6 +329,11 @@ class CpuAdapterStep:
         self.gradients: Parameters = {}
         self.buffers = Buffers()
         self.minus_one = text.new_full((1, 1), -1.0)
+
+    @cached_property
+    def numbers(self) -> dict[str, list[float]]:
+        """The given ratios of the configurations, as numbers on the host."""
+        return {name: self.hyper[name].tolist() for name in ("alpha", "beta")}
 
     def use(self, features: Tensor, labels: Tensor) -> None:
         """Take rows from here from now on: features on disk come batch by batch."""

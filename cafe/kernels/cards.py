@@ -1,0 +1,132 @@
+"""What a GPU has, and the tile of a matrix product that fits it.
+
+A tile of BM rows and BN columns sums over a depth in blocks of BK, of which ``stages`` are in shared memory at once:
+
+    bytes of shared memory = stages (BM + BN) BK (bytes of a number)
+
+The largest tile is taken that still gives every multiprocessor a block, and as many stages as fit: a few large tiles
+would leave most of a GPU idle where one small fit is trained, many small ones read each number too often in a stack.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+
+# Bytes of shared memory that every card of the last ten years gives a block without asking (CUDA C++ programming
+# guide, table "technical specifications per compute capability"; AMD: the whole local data share, 64 KiB).
+COMMON_SHARED = 48 * 1024
+# Triton's own needs beside the operands, such as a reduction across warps.
+RESERVED = 2 * 1024
+MOST_STAGES = 4
+
+
+@dataclass(frozen=True)
+class Card:
+    """What tiles are chosen by.
+
+    Attributes
+    ----------
+    shared_memory : int
+        Bytes that a block may have.
+    multiprocessors : int
+        Blocks that run side by side at least.
+    """
+
+    shared_memory: int
+    multiprocessors: int
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A block of a matrix product.
+
+    Attributes
+    ----------
+    rows, columns, depth : int
+        BM, BN and BK; powers of two.
+    warps : int
+        Of 32 threads (64 on AMD).
+    stages : int
+        Blocks of the depth in shared memory at once.
+    """
+
+    rows: int
+    columns: int
+    depth: int
+    warps: int
+    stages: int
+
+    def options(self) -> dict[str, int]:
+        """Return the tile as a launch takes it."""
+        return {
+            "BM": self.rows,
+            "BN": self.columns,
+            "BK": self.depth,
+            "num_warps": self.warps,
+            "num_stages": self.stages,
+        }
+
+
+# (BM, BN, BK, warps), the largest first.
+SIZES = ((64, 128, 32, 8), (64, 64, 32, 4), (32, 32, 32, 4))
+
+
+@functools.cache
+def card_of(device: str) -> Card:
+    """Return what a device has; a small card stands for devices without shared memory (Triton's interpreter).
+
+    Parameters
+    ----------
+    device : str
+        Such as ``"cuda:0"``.
+    """
+    if not device.startswith("cuda") or not torch.cuda.is_available():
+        return Card(COMMON_SHARED, 16)
+    about = torch.cuda.get_device_properties(device)
+    # The larger limit has to be asked for at launch, which Triton does; older PyTorch does not tell it.
+    shared = getattr(about, "shared_memory_per_block_optin", 0) or getattr(about, "shared_memory_per_block", 0)
+    return Card(int(shared) or COMMON_SHARED, int(about.multi_processor_count))
+
+
+def possible_tiles(card: Card, width: int) -> list[Tile]:
+    """Return every tile that :func:`choose_tile` can take on a card, the largest first.
+
+    Parameters
+    ----------
+    card : Card
+        Where.
+    width : int
+        Bytes of a number of the operands.
+
+    Examples
+    --------
+    >>> possible_tiles(Card(99 * 1024, 58), 4)[0]
+    Tile(rows=64, columns=128, depth=32, warps=8, stages=4)
+    >>> [tile.stages for tile in possible_tiles(Card(64 * 1024, 304), 4)]
+    [2, 3, 4]
+    """
+    tiles = []
+    for rows, columns, depth, warps in SIZES:
+        stages = (card.shared_memory - RESERVED) // ((rows + columns) * depth * width)
+        if stages >= 1:
+            tiles.append(Tile(rows, columns, depth, warps, min(MOST_STAGES, stages)))
+    return tiles
+
+
+def choose_tile(card: Card, rows: int, columns: int, stack: int, width: int) -> Tile:
+    """Return the tile for ``stack`` products of ``rows`` times ``columns`` numbers; arguments as above.
+
+    Examples
+    --------
+    >>> one, many = (choose_tile(Card(227 * 1024, 132), 256, 512, stack, 4) for stack in (1, 45))
+    >>> (one.rows, one.columns), (many.rows, many.columns)
+    ((32, 32), (64, 128))
+    """
+    tiles = possible_tiles(card, width)
+    for tile in tiles:
+        if -(-rows // tile.rows) * -(-columns // tile.columns) * stack >= card.multiprocessors:
+            return tile
+    return tiles[-1]
