@@ -16,6 +16,7 @@ import json
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -180,6 +181,30 @@ def _state(estimator: Any, prefix: str, arrays: dict[str, NDArray[Any]]) -> dict
         "params": {k: _pack(v, f"{prefix}params.{k}", arrays) for k, v in estimator.get_params(deep=False).items()},
         "fitted": {k: _pack(v, f"{prefix}fitted.{k}", arrays) for k, v in fitted.items()},
     }
+
+
+def state_sha256(estimator: Any) -> str:
+    """Hash what decides how a fitted method predicts: its class, its parameters and what it has learned.
+
+    Of a method that :func:`load` read, it is the checksum of the run, where this has one.
+
+    Examples
+    --------
+    >>> from cafe.methods.zero_shot import ZeroShot
+    >>> a, b, again = (ZeroShot(np.eye(2), logit_scale=scale).fit(np.eye(2), [0, 1]) for scale in (1.0, 2.0, 1.0))
+    >>> state_sha256(a) == state_sha256(again), state_sha256(a) == state_sha256(b)
+    (True, False)
+    """
+    sums = getattr(estimator, "run_", {}).get(CHECKSUMS)
+    if sums is not None:
+        whole: str = sums["document"]
+        return whole
+    arrays: dict[str, NDArray[Any]] = {}
+    bare = copy(estimator)
+    vars(bare).pop("run_", None)
+    state = {"class": type(estimator).__name__, **_state(bare, "", arrays)}
+    state["arrays"] = {key: _array_sha256(array) for key, array in arrays.items()}
+    return hashlib.sha256(json.dumps(state, default=_plain).encode()).hexdigest()
 
 
 def _restored(document: dict[str, Any], state: dict[str, Any], arrays: dict[str, NDArray[Any]], path: Path) -> Any:

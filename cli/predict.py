@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import json as json_module
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from cafe.cli.extract import sigterm_as_interrupt
 from cafe.cli.options import CacheDir, Device, Dtype, Json, Quiet, listed
 from cafe.cli.runs import complete_run
 from cafe.cli.screen import Screen
 from cafe.errors import InputError
-from cafe.names import csv_cell
 from cafe.report.rows import counted
 
 if TYPE_CHECKING:
@@ -28,9 +26,6 @@ if TYPE_CHECKING:
 
 _SHOWN_LEFT_OUT = 5
 _WIDEST_NAME = 60  # columns that the names of images are padded to at most
-_SUFFIX = ".csv"
-_TRUST = ("unknown", "unknown_score", "set")  # the set is a list as JSON
-_GUESS = ("class", "probability")  # columns of each guess; of the second they end in _2, and so on
 
 
 def predict(
@@ -115,11 +110,13 @@ def predict(
     rate = _false_alarms(unknown)
     if coverage is not None and not 0 < coverage < 1:
         raise InputError(f"--coverage takes a share between 0 and 1, such as 0.95; got {coverage:g}")
-    _check_table(out, force)
-    with Screen(json=json, quiet=quiet) as screen, ExitStack() as stack:
-        for path in images:
-            if os.path.isdir(path):  # noqa: PTH112 (it takes any text); it may hold many
-                screen.say(f"looking at {path}")
+    with Screen(json=json, quiet=quiet) as screen, sigterm_as_interrupt(), ExitStack() as stack:
+        # Before anything is imported: it may take a second.
+        screen.say(f"looking at {images[0] if len(images) == 1 else counted(len(images), 'path')}")
+        if out is not None:
+            from cafe.classifier.prediction_table import check_table
+
+            check_table(out, force)
         left_out: list[str] = []
         # Before the encoder: a wrong path should not wait for it. What comes through a pipe is not waited for.
         named = _named_images(images, left_out.append)
@@ -127,11 +124,17 @@ def predict(
         classifier = _opened(run, classes, templates, model, device, dtype, cache_dir, screen)
         labelled = _labelled(classifier, given, images)
         total = len(given) if isinstance(given, list) else None
-        table = None if out is None else stack.enter_context(_Table.writing(out, top, labelled))
         progress = stack.enter_context(screen.progress("images"))
         widest = 0 if total is None else min(_WIDEST_NAME, max(len(image.name) for image in given))
         predictions, unreadable, done = [], [], 0
-        answers = classifier.predictions(given, top, unknown=rate, coverage=coverage)
+        if out is None:
+            answers = classifier.predictions(given, top, unknown=rate, coverage=coverage)
+        else:
+            answers = stack.enter_context(
+                classifier.predictions_to_table(
+                    out, given, top, unknown=rate, coverage=coverage, labelled=labelled, tell=screen.say
+                )
+            )
         for done, (image, probabilities, prediction) in enumerate(answers, start=1):
             if labelled is not None:
                 labelled.add(image, probabilities)
@@ -139,11 +142,9 @@ def predict(
                 unreadable.append(prediction)
             elif json:
                 predictions.append(prediction)
-            if table is not None:
-                table.add(image.given, prediction)
-            elif prediction.unreadable is None:
+            if out is None and prediction.unreadable is None:
                 screen.result(_line(prediction, widest))
-            if total is not None and (table is not None or not screen.shows_results):
+            if total is not None and (out is not None or not screen.shows_results):
                 progress(done, total)
         _tell_left_out(left_out, unreadable, screen)
         if not done:
@@ -189,17 +190,6 @@ def _false_alarms(unknown: str) -> float | Literal["auto", "off"]:
     return rate
 
 
-def _check_table(out: Path | None, force: bool) -> None:
-    if out is None:
-        return
-    if out.suffix.lower() != _SUFFIX:
-        raise InputError(f"--out takes a file that ends in {_SUFFIX}; got {str(out)!r}")
-    if out.is_dir():
-        raise InputError(f"--out takes a file, and {str(out)!r} is a folder")
-    if out.exists() and not force:
-        raise InputError(f"{str(out)!r} is there already; name another file, or replace it with --force")
-
-
 def _named_images(paths: Sequence[str], left_out: Callable[[str], None]) -> Iterator[GivenImage]:
     """Go through the images that were named, each once; ``-`` stands for the lines of standard input."""
     from cafe.classifier.images import files_of
@@ -240,39 +230,6 @@ def _labelled(classifier: Classifier, given: Iterable[GivenImage], paths: Sequen
         return None
     labelled = LabelledFolder(classifier.classes_, classifier.fitted_images)
     return labelled if labelled.fits(given) else None
-
-
-class _Table:
-    """The table of ``--out``: a row for each image, written as it comes."""
-
-    def __init__(self, stream: TextIO, top: int, labelled: LabelledFolder | None) -> None:
-        self._writer = csv.writer(stream, lineterminator="\n")
-        self._top, self._labelled = top, labelled
-        guesses = [f"{name}{'' if place == 1 else f'_{place}'}" for place in range(1, top + 1) for name in _GUESS]
-        label = [] if labelled is None else ["label"]
-        self._writer.writerow(["image", *label, *guesses, *_TRUST, "unreadable"])
-
-    @classmethod
-    @contextmanager
-    def writing(cls, out: Path, top: int, labelled: LabelledFolder | None) -> Iterator[Self]:
-        """Write to a temporary file, which takes the place of ``out`` in one step if nothing goes wrong."""
-        from cafe.files import replacing
-
-        with replacing(out.absolute()) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-            yield cls(stream, top, labelled)
-            stream.flush()
-
-    def add(self, image: GivenImage, prediction: Prediction) -> None:
-        """Write the row of one image."""
-        guesses = [text for name, p in prediction.classes for text in (csv_cell(name), f"{p:.6f}")]
-        guesses += [""] * (len(_GUESS) * self._top - len(guesses))
-        label = [] if self._labelled is None else [csv_cell(self._labelled.name_of(image))]
-        trust = [
-            "" if prediction.unknown is None else str(prediction.unknown).lower(),
-            "" if prediction.unknown_score is None else f"{prediction.unknown_score:.6f}",
-            "" if prediction.set is None else csv_cell(json_module.dumps(prediction.set, ensure_ascii=False)),
-        ]
-        self._writer.writerow([csv_cell(image.name), *label, *guesses, *trust, csv_cell(prediction.unreadable or "")])
 
 
 def _line(prediction: Prediction, widest: int) -> str:

@@ -13,11 +13,16 @@ from cafe.cli.screen import debugging, show
 from cafe.errors import CafeError
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+_INTERRUPTED = "interrupted; what was finished before is whole, and the same command can be run again"
 
 # Typer carries click's exceptions inside, or uses click's own, depending on its version;
 # the class above its public BadParameter is the usage error in both.
 _PYDANTIC_INTEGER = "Input should be a valid integer, unable to parse string as an integer"
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+
+class InterruptedVerbError(Exception):
+    """Ctrl-C or a signal ended a verb; its text says what is kept, if the verb has said so."""
 
 
 def run(call: Callable[[], Any]) -> int:
@@ -40,11 +45,12 @@ def run(call: Callable[[], Any]) -> int:
     """
     try:
         code = call()
-    except (KeyboardInterrupt, typer.Abort) as error:
-        if isinstance(error, KeyboardInterrupt) and str(error):  # it says itself what is kept
-            _say(str(error))
-            return INTERRUPTED
-        code = INTERRUPTED
+    except (KeyboardInterrupt, InterruptedVerbError) as error:
+        _say(str(error) or _INTERRUPTED)
+        return INTERRUPTED
+    except typer.Abort:
+        _say(_INTERRUPTED)
+        return INTERRUPTED
     except CafeError as error:
         return _tell(str(error), error.exit_code)
     except _UsageError as error:
@@ -56,8 +62,7 @@ def run(call: Callable[[], Any]) -> int:
     except Exception as error:
         return _tell(_unexpected(error), FAILED)
     if code == INTERRUPTED:
-        _say("interrupted; what was finished before is whole, and the same command can be run again")
-        return INTERRUPTED
+        _say(_INTERRUPTED)
     return code if isinstance(code, int) else DONE
 
 

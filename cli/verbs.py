@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from cafe.cli.problems import WRONG
+from cafe.cli.problems import WRONG, InterruptedVerbError
 from cafe.errors import unknown_name
 
 
@@ -19,6 +19,13 @@ class Verbs(TyperGroup):
         if args and not args[0].startswith("-") and args[0] not in self.commands and not ctx.resilient_parsing:
             raise unknown_name("verb", args[0], self.commands)
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb; what an interrupted one says of itself is kept, which Typer would drop."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise InterruptedVerbError(str(error)) from error
 
 
 def help_without_verb(context: typer.Context) -> None:

@@ -26,7 +26,7 @@ from cafe.features import Features, Split
 _RECORDED = ("device", "batch_size", "libraries")
 
 
-def find_known_rows(extraction: Extraction, folders: Iterable[Path]) -> KnownRows:
+def find_known_rows(extraction: Extraction, folders: Iterable[Path], *, any_size: bool = False) -> KnownRows:
     """Look for caches of the same encoder, preprocessing, decoder and dtype that hold images of the same sizes.
 
     Parameters
@@ -35,18 +35,23 @@ def find_known_rows(extraction: Extraction, folders: Iterable[Path]) -> KnownRow
         What is wanted.
     folders : iterable of Path
         Where caches are looked for.
+    any_size : bool, default=False
+        Images of any size, where those that are wanted are not known yet.
 
     Returns
     -------
     KnownRows
         Empty if there are none.
     """
-    wanted = np.unique(np.concatenate([extraction.dataset.splits[name].sizes for name in extraction.splits]))
+    wanted = None
+    if not any_size:
+        wanted = np.unique(np.concatenate([extraction.dataset.splits[name].sizes for name in extraction.splits]))
+        wanted = wanted[wanted > 0]
     sources: list[tuple[KnownSplit, NDArray[np.int64]]] = []
     damaged: list[str] = []
     for path in _caches_in(folders):
         try:
-            sources += _sources_of(path, extraction, wanted[wanted > 0])
+            sources += _sources_of(path, extraction, wanted)
         except _DamagedError as error:
             damaged.append(str(error))
         except CafeError:  # it cannot be read at all; `cafe cache ls` says so
@@ -87,9 +92,9 @@ class _DamagedError(CacheError):
 
 
 def _sources_of(
-    path: Path, extraction: Extraction, wanted_sizes: NDArray[np.int64]
+    path: Path, extraction: Extraction, wanted_sizes: NDArray[np.int64] | None
 ) -> list[tuple[KnownSplit, NDArray[np.int64]]]:
-    """Return the splits of a cache that can be copied from, each with the rows of images of the wanted sizes."""
+    """Return the splits of a cache that can be copied from, each with its rows of the wanted sizes, or of all."""
     with open_cache(path) as file:
         provenance = read_provenance(file)
     if not _same_encoding(provenance, extraction.image):
@@ -107,7 +112,8 @@ def _sources_of(
     )
     sources, arrays = [], dict[str, NDArray[Any]]()
     for name, split in features.splits.items():
-        rows = np.flatnonzero(np.isin(sizes[name], wanted_sizes))
+        own_sizes = sizes[name]
+        rows = np.flatnonzero(own_sizes > 0 if wanted_sizes is None else np.isin(own_sizes, wanted_sizes))
         if split.image_sha256 is None or not len(rows) or split.image_features.shape[1] != extraction.encoder.dim:
             continue
         folder = f"{layout.SPLITS}/{name}"

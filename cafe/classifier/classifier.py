@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -18,6 +19,7 @@ from cafe.classifier.evaluation import Evaluation, LabelledFolder
 from cafe.classifier.images import GivenImage, ImageLike, given_images
 from cafe.classifier.out_of_fold import FALSE_ALARMS, Promises, text_of, unknown_scores
 from cafe.classifier.prediction import Prediction
+from cafe.classifier.prediction_table import Answer, check_table, writing_table
 from cafe.classifier.reading import ReadImage
 from cafe.classifier.scoring import Array, ImageScores, score_images
 from cafe.data.images.decoding import PILLOW
@@ -29,7 +31,7 @@ from cafe.files import cache_dir as cache_folder
 from cafe.files import replacing
 from cafe.last_used import note_use
 from cafe.prompts import GENERIC_TEMPLATE, class_embeddings, prompts, read_templates
-from cafe.runs import FITTED_IMAGES, PROMISES, REPORT_FILE, SCORING_FIT, find_run, new_run_folder
+from cafe.runs import FITTED_IMAGES, PROMISES, REPORT_FILE, SCORING_FIT, find_run, new_run_folder, state_sha256
 from cafe.runs import load as load_run
 from cafe.runs import save as save_run
 
@@ -706,11 +708,106 @@ class Classifier:
             prediction = self.named(answer.image, answer.probabilities, k)
             if answer.image.unreadable is None and unknown != "off":
                 score = float(self._unknown_scores(answer.features[None])[0])
-                called = None if threshold is None else score > threshold
+                called = None if threshold is None else bool(score > threshold)
                 prediction = replace(prediction, unknown=called, unknown_score=score)
             if answer.image.unreadable is None and coverage is not None:
                 prediction = replace(prediction, set=self._set(answer.features, answer.probabilities, coverage, "lac"))
             yield answer.image, answer.probabilities, prediction
+
+    def predictions_to_table(
+        self,
+        out: Path | str,
+        images: Iterable[GivenImage],
+        k: int = 3,
+        *,
+        unknown: float | Literal["auto", "off"] = "auto",
+        coverage: float | None = None,
+        labelled: LabelledFolder | None = None,
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> AbstractContextManager[Iterator[Answer]]:
+        """As :meth:`predictions`, within a context in which each becomes a row of a CSV file.
+
+        The file takes its place in one step on leaving. Until then what is done stands beside it, and after a kill the
+        same call carries on from there: see :mod:`cafe.classifier.prediction_table`.
+
+        Parameters
+        ----------
+        out : path
+            The file; what is there is replaced.
+        images, k, unknown, coverage
+            As of :meth:`predictions`.
+        labelled : LabelledFolder, default=None
+            Says the label of each image, for a column of its own.
+        tell : callable, default: nobody
+            Called with a sentence about what is kept of an earlier call.
+        """
+        encoder = self.encoder
+        request = {
+            "method": state_sha256(self.estimator),
+            "classes": self.classes_.tolist(),
+            "encoder": [encoder.identity()["image"], encoder.device, encoder.dtype, encoder.batch_size, self.decoder],
+            "options": [k, unknown, coverage],
+        }
+        return writing_table(
+            Path(out),
+            images,
+            lambda rest: self.predictions(rest, k, unknown=unknown, coverage=coverage),
+            request=request,
+            batch_size=encoder.batch_size,
+            top=k,
+            labelled=labelled,
+            tell=tell,
+        )
+
+    def write_table(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        out: Path | str,
+        k: int = 3,
+        *,
+        unknown: float | Literal["auto", "off"] = "auto",
+        coverage: float | None = None,
+        force: bool = False,
+        progress: Callable[[int, int | None], None] | None = None,
+    ) -> int:
+        """Name what is on any number of images, in a CSV file with one image a line, as ``cafe predict --out`` does.
+
+        Only some images are in memory at once. A call that was killed is carried on by the same call: what was named
+        before is kept where the images are the same.
+
+        Parameters
+        ----------
+        images : image, or iterable of images
+            As in :meth:`predict`; an iterator is asked for one after the other.
+        out : path
+            The file, which ends in ``.csv``. Its columns: image, class, probability, class_2, ... up to ``k``, unknown,
+            unknown_score, set, and unreadable, which says why an image has no class.
+        k, unknown, coverage
+            As of :meth:`top`.
+        force : bool, default=False
+            Replace the file if it is there.
+        progress : callable, default=None
+            Called with the images done and their number, None where that is not known, after each.
+
+        Returns
+        -------
+        int
+            Rows.
+
+        Raises
+        ------
+        InputError
+            As :meth:`top`; or if the file is there, or cannot be one.
+        """
+        check_table(Path(out), force)
+        given = _listed(images)
+        total = len(given) if isinstance(given, list) else None
+        done = 0
+        with self.predictions_to_table(out, given, k, unknown=unknown, coverage=coverage) as answers:
+            for done, _ in enumerate(answers, start=1):
+                if progress is not None:
+                    progress(done, total)
+        return done
 
     def named(self, image: ReadImage, probabilities: Array, k: int) -> Prediction:
         """Return the ``k`` most probable classes of an image of :meth:`probabilities`, or why there are none."""
@@ -724,8 +821,7 @@ class Classifier:
         """Go through images of :func:`~cafe.classifier.images.given_images` with their probabilities.
 
         Images are read ahead in threads, encoded, and the method asked, in batches of the encoder's own size; what is
-        held in memory is a few of them. Of files whose features are in a cache of the cache folder, these are taken;
-        for that, ``images`` must be a list.
+        held in memory is a few of them. Of files whose features are in a cache of the cache folder, these are taken.
 
         Yields
         ------

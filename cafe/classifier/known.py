@@ -19,14 +19,14 @@ from cafe.errors import InputError
 
 
 def known_features(
-    images: Sequence[GivenImage], encoder: Encoder, decoder: str, folder: Path, *, unprojected: bool = False
+    images: Sequence[GivenImage] | None, encoder: Encoder, decoder: str, folder: Path, *, unprojected: bool = False
 ) -> KnownRows:
     """Look through a cache folder for the features of files.
 
     Parameters
     ----------
-    images : sequence of GivenImage
-        What is to be classified; only files can be found.
+    images : sequence of GivenImage or None
+        What is to be classified; only files can be found. None where they come piece by piece.
     encoder : Encoder
         Its weights, preprocessing and dtype are those that a cache must have been made with.
     decoder : str
@@ -39,10 +39,13 @@ def known_features(
     Returns
     -------
     KnownRows
-        Of caches that hold files of the same sizes; by which of them an image is known is decided by its bytes.
+        Of caches that hold files of the same sizes, or of any where these are not known yet; by which of them an image
+        is known is decided by its bytes.
     """
-    files = [image.source for image in images if isinstance(image.source, Path)]
+    files = [image.source for image in images or () if isinstance(image.source, Path)]
     sizes = [path.stat().st_size for path in files if path.is_file()]
+    if images is None:
+        sizes = [0]
     if not sizes:
         return NOTHING_KNOWN
     try:
@@ -51,7 +54,7 @@ def known_features(
         )
     except InputError:  # an encoder without a projection, of whose features none can be unprojected
         return NOTHING_KNOWN
-    return find_known_rows(wanted, [folder])
+    return find_known_rows(wanted, [folder], any_size=images is None)
 
 
 class _Files(Dataset):

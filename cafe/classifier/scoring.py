@@ -42,7 +42,7 @@ def score_images(
     decoder : str
         Of JPEG files, one of :data:`cafe.data.images.decoding.DECODERS`.
     cache_dir : Path or None
-        Features of files that are in a cache there are taken, if ``images`` is a list; None for nowhere.
+        Features of files that are in a cache there are taken; None for nowhere.
 
     Yields
     ------
@@ -51,8 +51,9 @@ def score_images(
     """
     scorer = _Scorer(encoder, estimator, getattr(estimator, "projection", None) is not None)
     known = NOTHING_KNOWN
-    if cache_dir is not None and isinstance(images, list):
-        known = known_features(images, encoder, decoder, cache_dir, unprojected=scorer.unprojected)
+    if cache_dir is not None:
+        listed = images if isinstance(images, list) else None
+        known = known_features(listed, encoder, decoder, cache_dir, unprojected=scorer.unprojected)
     batch: list[ReadImage] = []
     n_readable = 0
     for image in read_ahead(

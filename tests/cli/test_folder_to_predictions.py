@@ -340,3 +340,48 @@ def test_a_fit_that_was_cut_off_carries_on(cafe, cache_dir, monkeypatch):
     done = fitted(cafe, "digits", "--method", "zero-shot")
     assert done["extraction"]["kept"] >= 256
     assert done["extraction"]["kept"] + done["extraction"]["encoded"] == 1797
+
+
+def test_predict_that_was_cut_off_carries_on_with_its_evaluation_and_its_json(cafe, tmp_path, monkeypatch):
+    """As the verb does it: labels, probabilities for the evaluation, all predictions of the document."""
+    from cafe.encoders.transformers import TransformersCLIP
+
+    photos = make_folder(tmp_path / "photos", cat=40, dog=40)
+    command = ["predict", "--classes", "cat,dog", photos, "--json", "--out"]
+    fresh = cafe(*command, tmp_path / "fresh.csv")
+    assert fresh.code == 0, fresh.err
+    encode, calls = TransformersCLIP.encode_images, []
+
+    def cut(self, crops):
+        calls.append(len(crops))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return encode(self, crops)
+
+    monkeypatch.setattr(TransformersCLIP, "encode_images", cut)
+    killed = cafe(*command, tmp_path / "table.csv")
+    assert killed.code == 130 and f"rows of {calls[0]} images are kept" in killed.err
+    done = cafe(*command, tmp_path / "table.csv")
+    assert done.code == 0 and f"{calls[0]} images were named before this run began" in done.err
+    assert sum(calls[2:]) == 80 - calls[0]
+    assert (tmp_path / "table.csv").read_bytes() == (tmp_path / "fresh.csv").read_bytes()
+    assert {**done.json, "out": ""} == {**fresh.json, "out": ""}
+    assert done.json["evaluation"]["n_test"] == 80
+    with (tmp_path / "table.csv").open(encoding="utf-8", newline="") as stream:
+        assert len(list(csv.DictReader(stream))) == 80
+
+
+def test_a_list_on_stdin_takes_features_of_a_cache(cafe, classified, monkeypatch):
+    from cafe.encoders.transformers import TransformersCLIP
+
+    files = sorted(classified.rglob("*.png"))
+    expected = cafe("predict", *files, "--json").json["images"]
+
+    def refuse(self, crops):
+        raise AssertionError("an image that is in a cache is encoded again")
+
+    monkeypatch.setattr(TransformersCLIP, "encode_images", refuse)
+    monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{path}\n" for path in files)))
+    outcome = cafe("predict", "-", "--json")
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["images"] == expected

@@ -1,0 +1,303 @@
+"""The table of predictions, a CSV file with one image a line, which a run that was killed carries on.
+
+Until the table is whole its answers stand beside it, in a file of its name with ``.partial`` behind it: a line that
+says of what they are, then a line for each encoding batch, each with its SHA-256. The next run keeps the batches of the
+same images, compared by their bytes, and encodes the others in the same batches as before, so that the table is the
+same byte for byte.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
+
+import numpy as np
+
+from cafe.cache.locks import try_claim
+from cafe.classifier.images import GivenImage
+from cafe.classifier.prediction import Prediction
+from cafe.classifier.reading import ReadImage, read_ahead
+from cafe.classifier.scoring import Array
+from cafe.errors import InputError, UnreadableImageError
+from cafe.files import open_lock_file, prepare_folder, replacing
+from cafe.names import csv_cell
+from cafe.version import __version__
+
+if TYPE_CHECKING:
+    from cafe.classifier.evaluation import LabelledFolder
+
+SUFFIX = ".csv"
+_PARTIAL = ".partial"
+_TRUST = ("unknown", "unknown_score", "set")  # the set is a list as JSON
+_GUESS = ("class", "probability")  # columns of each guess; of the second they end in _2, and so on
+
+Answer = tuple[ReadImage, Array, Prediction]  # as of Classifier.predictions
+Answers = Callable[[Iterable[GivenImage]], Iterator[Answer]]
+
+
+class TableInterrupted(KeyboardInterrupt):
+    """Ctrl-C or a signal before a table was whole; its text says what is kept."""
+
+
+def check_table(out: Path, force: bool) -> None:
+    """Refuse a path that is no place for a table, before the work. Raises InputError."""
+    if out.suffix.lower() != SUFFIX:
+        raise InputError(f"--out takes a file that ends in {SUFFIX}; got {str(out)!r}")
+    if out.is_dir():
+        raise InputError(f"--out takes a file, and {str(out)!r} is a folder")
+    if out.exists() and not force:
+        raise InputError(f"{str(out)!r} is there already; name another file, or replace it with --force")
+
+
+@contextmanager
+def writing_table(
+    out: Path,
+    images: Iterable[GivenImage],
+    answers: Answers,
+    *,
+    request: Mapping[str, Any],
+    batch_size: int,
+    top: int,
+    labelled: LabelledFolder | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Iterator[Iterator[Answer]]:
+    """Go through predictions while they are written to a table, which takes its place once all have been gone through.
+
+    Parameters
+    ----------
+    out : Path
+        The table, as of :func:`check_table`.
+    images : iterable of GivenImage
+        A list, or what gives them piece by piece.
+    answers : callable
+        Predicts images, in batches of ``batch_size`` readable ones.
+    request : mapping
+        JSON: all that a prediction depends on besides the image. What was kept of another request is not used.
+    batch_size : int
+        As above.
+    top : int
+        Guesses of each row.
+    labelled : LabelledFolder, default=None
+        Says the label of each image; None leaves the column out, and keeps no probabilities.
+    tell : callable, default: nobody
+        Called with a sentence about what is kept.
+
+    Yields
+    ------
+    iterator of (ReadImage, ndarray, Prediction)
+        As ``answers`` gives them, those that are kept included.
+
+    Raises
+    ------
+    InputError
+        If another process is at work on the same table, or its folder cannot be written to.
+    TableInterrupted
+        In place of KeyboardInterrupt.
+    """
+    out = out.absolute()
+    prepare_folder(out.parent)
+    claim = try_claim(out.with_name(f".{out.name}{_PARTIAL}.lock"))
+    if claim is None:
+        raise InputError(f"{str(out)!r} is being written by another process right now; wait for it, or name another")
+    with claim:
+        partial = _Partial(out.with_name(out.name + _PARTIAL), {**request, "labelled": labelled is not None}, tell)
+        try:
+            with replacing(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+                table = _Table(stream, top, labelled)
+                yield _recorded(images, answers, partial, batch_size, table, labelled is not None, tell)
+                stream.flush()
+                if not partial.is_whole:
+                    raise InputError(f"{str(out)!r} was not written: not all of its images were gone through")
+        except KeyboardInterrupt as error:
+            raise TableInterrupted(f"interrupted; {partial.described()}") from error
+        except BaseException:
+            partial.close()
+            raise
+        partial.remove()
+
+
+def _recorded(
+    images: Iterable[GivenImage],
+    answers: Answers,
+    partial: _Partial,
+    batch_size: int,
+    table: _Table,
+    with_probabilities: bool,
+    tell: Callable[[str], None],
+) -> Iterator[Answer]:
+    """Go through answers, first those that are kept, and record each in the table and each batch beside it."""
+    coming = iter(images)
+    n_kept, ahead = 0, list[GivenImage]()
+    for kept in partial.batches():
+        ahead = list(islice(coming, len(kept)))
+        same = _same_images(ahead, kept)
+        if same is None:
+            partial.cut()
+            break
+        for answer in same:
+            table.add(answer)
+            yield answer
+        n_kept, ahead = n_kept + len(kept), []
+    if n_kept:
+        tell(f"{n_kept:,} images were named before this run began; these rows are kept")
+    # A list stays one: the features of its files are looked for in caches by their sizes.
+    rest = images[n_kept:] if isinstance(images, list) else chain(ahead, coming)
+    batch, n_readable = list[Answer](), 0
+    for answer in answers(rest):
+        table.add(answer)
+        batch.append(answer)
+        n_readable += answer[0].unreadable is None
+        if n_readable == batch_size:  # as scoring cuts them
+            partial.append([_to_keep(each, with_probabilities) for each in batch])
+            batch, n_readable = [], 0
+        yield answer
+    partial.is_whole = True
+
+
+def _to_keep(answer: Answer, with_probabilities: bool) -> dict[str, Any]:
+    image, probabilities, prediction = answer
+    return {
+        "sha256": None if image.sha256 is None else image.sha256.hex(),
+        "prediction": asdict(prediction),
+        "probabilities": [probabilities.dtype.str, b64encode(probabilities.tobytes()).decode()]
+        if with_probabilities
+        else None,
+    }
+
+
+def _same_images(given: Sequence[GivenImage], kept: Sequence[Mapping[str, Any]]) -> list[Answer] | None:
+    """Return what is kept of a batch, if these are still its images by name and bytes; else None."""
+    if [image.name for image in given] != [each["prediction"]["image"] for each in kept]:
+        return None
+    answers = []
+    for image, each in zip(read_ahead(given, _no_cropper, "pillow", lambda _: True), kept, strict=True):
+        sha256 = None if image.sha256 is None else image.sha256.hex()
+        if sha256 is None or sha256 != each["sha256"]:  # an image that cannot be read at all is tried again
+            return None
+        prediction = Prediction(
+            **{
+                **each["prediction"],
+                "classes": tuple((name, p) for name, p in each["prediction"]["classes"]),
+                "set": None if each["prediction"]["set"] is None else tuple(each["prediction"]["set"]),
+            }
+        )
+        why = prediction.unreadable
+        read = ReadImage(
+            image.given,
+            image.sha256,
+            unreadable=None if why is None else UnreadableImageError(image.given.name, why),
+        )
+        dtype, packed = each["probabilities"] or ("<f4", "")
+        answers.append((read, np.frombuffer(b64decode(packed), dtype), prediction))
+    return answers
+
+
+def _no_cropper() -> Any:
+    raise AssertionError("images that are compared by their bytes are not cropped")
+
+
+class _Partial:
+    """The answers of a table that is not whole yet, on the disk."""
+
+    def __init__(self, path: Path, request: Mapping[str, Any], tell: Callable[[str], None]) -> None:
+        self._path = path
+        # Like a claim's: no link, and no file that has a second name.
+        self._file: BinaryIO = os.fdopen(open_lock_file(path), "r+b")
+        self._n_images = 0
+        self.is_whole = False  # whether all images have been gone through
+        self._start = self._end = 0  # of the batch that was given last
+        head = {"format": "cafe-predictions", "format_version": 1, "cafe_version": __version__, "request": request}
+        wanted = json.loads(json.dumps(head))
+        found = self._next_line()
+        if found != wanted:
+            if found is not None:
+                tell(f"{path} was begun with another run or other options, and is begun anew")
+            self.cut()
+            self._write(wanted)
+
+    def batches(self) -> Iterator[list[dict[str, Any]]]:
+        """Go through the batches that are kept; what a kill has left unfinished is cut off."""
+        while (kept := self._next_line()) is not None:
+            yield kept
+            self._n_images += len(kept)  # whoever asks for more has found it to be of the same images
+        self.cut()
+
+    def cut(self) -> None:
+        """Drop the batch that was given last, and all behind it."""
+        self._file.seek(self._start)
+        self._file.truncate()
+
+    def append(self, batch: Sequence[Mapping[str, Any]]) -> None:
+        """Keep one more batch."""
+        self._write(batch)
+        self._n_images += len(batch)
+
+    def described(self) -> str:
+        """Close it, and say what is kept."""
+        n, path = self._n_images, self._path
+        self.close()
+        if not n:
+            return "nothing was done yet that could be kept"
+        return f"the rows of {n:,} images are kept in {path}, and the same command carries on from there"
+
+    def close(self) -> None:
+        """Leave it for the next run; without a batch there is nothing to be left."""
+        self._file.close()
+        if not self._n_images:
+            self._path.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove it: the table is in its place."""
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
+    def _next_line(self) -> Any:
+        """Read what the next line says; None at the end, or where a line is not whole."""
+        self._start = self._end
+        line = self._file.readline()
+        self._end += len(line)
+        sha256, _, text = line.partition(b" ")
+        if not line.endswith(b"\n") or hashlib.sha256(text[:-1]).hexdigest().encode() != sha256:
+            self._end = self._start
+            return None
+        return json.loads(text)
+
+    def _write(self, value: Any) -> None:
+        text = json.dumps(value).encode()
+        self._file.write(hashlib.sha256(text).hexdigest().encode() + b" " + text + b"\n")
+        self._file.flush()
+        self._start = self._end = self._file.tell()
+
+
+class _Table:
+    """The columns of the table, and its rows."""
+
+    def __init__(self, stream: TextIO, top: int, labelled: LabelledFolder | None) -> None:
+        self._writer = csv.writer(stream, lineterminator="\n")
+        self._top, self._labelled = top, labelled
+        guesses = [f"{name}{'' if place == 1 else f'_{place}'}" for place in range(1, top + 1) for name in _GUESS]
+        label = [] if labelled is None else ["label"]
+        self._writer.writerow(["image", *label, *guesses, *_TRUST, "unreadable"])
+
+    def add(self, answer: Answer) -> None:
+        """Write the row of one image."""
+        image, _, prediction = answer
+        guesses = [text for name, p in prediction.classes for text in (csv_cell(name), f"{p:.6f}")]
+        guesses += [""] * (len(_GUESS) * self._top - len(guesses))
+        label = [] if self._labelled is None else [csv_cell(self._labelled.name_of(image.given))]
+        trust = [
+            "" if prediction.unknown is None else str(prediction.unknown).lower(),
+            "" if prediction.unknown_score is None else f"{prediction.unknown_score:.6f}",
+            "" if prediction.set is None else csv_cell(json.dumps(prediction.set, ensure_ascii=False)),
+        ]
+        row = [csv_cell(image.given.name), *label, *guesses, *trust, csv_cell(prediction.unreadable or "")]
+        self._writer.writerow(row)
