@@ -84,7 +84,7 @@ def encode_like(
 
 def check_encoder(fitted: Mapping[str, Any], encoder: Encoder) -> None:
     """Refuse an encoder whose image features are not those of the fit; ``fitted`` is the identity of the one then."""
-    here = encoder.identity()["image"]
+    here = encoder.image_identity()
     if "named_by_user" in fitted:
         warnings.warn(
             f"this run was fitted on imported features, said to be of {fitted['named_by_user']!r}; whether "

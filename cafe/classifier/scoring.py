@@ -92,9 +92,7 @@ class _Scorer(NamedTuple):
 
     def _encoded(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Encode crops (n, height, width, 3)."""
-        if self.unprojected:
-            return self.encoder.encode_images_unprojected(crops)[1]
-        return self.encoder.encode_images(crops)
+        return self.encoder.encode_for_prediction(crops, unprojected=self.unprojected)
 
     def _taken(self, image: ReadImage, known: KnownRows) -> NDArray[np.float32]:
         """Take the features (d,) of an image from a cache; those before the projection stand behind the others."""

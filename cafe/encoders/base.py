@@ -196,6 +196,28 @@ class Encoder(ABC):
             f"encoder {self.id!r} has no projection at its end that is one matrix, so there are no features before it"
         )
 
+    def encode_for_prediction(self, crops: NDArray[np.uint8], *, unprojected: bool = False) -> NDArray[np.float32]:
+        """Encode pixels to name what is on them, in whatever way is soonest done.
+
+        Parameters
+        ----------
+        crops : ndarray of shape (n, height, width, 3), uint8
+            Of any number of images.
+        unprojected : bool, default=False
+            Whether what goes into the projection is wanted in place of the features.
+
+        Returns
+        -------
+        ndarray of shape (n, d) or (n, w), float32
+            Up to rounding what :meth:`encode_images` gives; an encoder that does not override this gives just that.
+        """
+        return self.encode_images_unprojected(crops)[1] if unprojected else self.encode_images(crops)
+
+    def image_identity(self) -> dict[str, Any]:
+        """Return the part ``image`` of :meth:`identity`; an encoder may know it before the rest."""
+        image: dict[str, Any] = self.identity()["image"]
+        return image
+
     @abstractmethod
     def encode_text(self, prompts: Sequence[str]) -> NDArray[np.float32]:
         """Encode prompts to features (n, d), in chunks; a long prompt is cut at the tower's context."""

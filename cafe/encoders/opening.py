@@ -11,6 +11,7 @@ from typing import Any
 
 from cafe.compute import choose_device
 from cafe.encoders.base import Encoder, KnownModel
+from cafe.encoders.standalone.encoder import open_standalone
 from cafe.errors import CafeError, InputError, unknown_name
 from cafe.foreign import read_json
 from cafe.mini import MODEL_FOLDER
@@ -45,7 +46,7 @@ def open_encoder(model: str = MINI, device: str = "auto", dtype: str = "auto") -
         If the model is unknown, not a CLIP or not to be had, or the device or dtype cannot be had.
     """
     libraries = entries("encoders", "ENCODER")
-    library, source = DEFAULT_LIBRARY, os.fspath(model)
+    library, source, named = DEFAULT_LIBRARY, os.fspath(model), False
     folder = Path(source).expanduser()
     if source == MINI:
         if not (MODEL_FOLDER / "config.json").is_file():
@@ -61,10 +62,12 @@ def open_encoder(model: str = MINI, device: str = "auto", dtype: str = "auto") -
     else:
         prefix, colon, rest = source.partition(":")
         if colon and prefix in libraries:
-            library, source = prefix, rest
+            library, source, named = prefix, rest, True
         elif not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or source.startswith("."):
             raise _unknown_model(source)
     choose_device(device)  # a wrong one is said before anything is read
+    if not named and (standalone := open_standalone(source, device, dtype, os.fspath(model))) is not None:
+        return standalone
     if library == DEFAULT_LIBRARY and os.fspath(model) != MINI and _is_image_tower_alone(source):
         library = IMAGES_ALONE
     encoder: Encoder = libraries[library].load().open(source, device, dtype, model_id=os.fspath(model))

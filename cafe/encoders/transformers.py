@@ -144,10 +144,11 @@ class TransformersCLIP(TorchEncoder):
         self.revision_of = checkpoint.revision
         self._tokenizer, self._lower_case = checkpoint.tokenizer, checkpoint.lower_case
         self._image_sha256, self._text_sha256 = tower_hashes(checkpoint.model.state_dict())
-        self._place(checkpoint.model, self.cropper.rescale_and_normalise())
         self._config = checkpoint.model.config
+        # Before the cast: bfloat16 would make 98.9 of a scale of 100.
+        self.logit_scale, self.logit_bias = scale_and_bias(checkpoint.model)
+        self._place(checkpoint.model, self.cropper.rescale_and_normalise())
         self._max_tokens = min(context_length(self._config.text_config), int(checkpoint.tokenizer.model_max_length))
-        self.logit_scale, self.logit_bias = scale_and_bias(self._model)
         self.dim = self._checked_width()
 
     @classmethod

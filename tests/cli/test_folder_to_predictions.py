@@ -269,16 +269,16 @@ def test_compare_takes_all_shots(cafe, blobs):
 
 def test_images_that_were_fitted_are_left_out_of_the_evaluation_and_not_encoded_again(cafe, classified, monkeypatch):
     """Whatever they are called now: they are known by their bytes."""
-    from cafe.encoders.transformers import TransformersCLIP
+    from cafe.encoders.standalone.encoder import StandaloneCLIP
 
     encoded: list[int] = []
-    encode = TransformersCLIP.encode_images
+    encode = StandaloneCLIP.encode_for_prediction
 
-    def counting(self, crops):
+    def counting(self, crops, **options):
         encoded.append(len(crops))
-        return encode(self, crops)
+        return encode(self, crops, **options)
 
-    monkeypatch.setattr(TransformersCLIP, "encode_images", counting)
+    monkeypatch.setattr(StandaloneCLIP, "encode_for_prediction", counting)
     (classified / "cat" / "0.png").rename(classified / "cat" / "renamed.png")
     before = cafe("predict", classified, "--json")
     assert before.code == 0 and "no image is left to be tested on: 16 were fitted" in before.err

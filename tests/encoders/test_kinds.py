@@ -169,7 +169,7 @@ def test_a_processor_that_does_something_else_is_refused(tmp_path, monkeypatch):
     plain = CLIPImageProcessorPil.normalize
     monkeypatch.setattr(CLIPImageProcessorPil, "normalize", lambda *a, **k: plain(*a, **k) ** 2)
     with pytest.raises(InputError, match="does more than resize"):
-        open_encoder(str(tmp_path), device="cpu")
+        open_encoder(f"transformers:{tmp_path}", device="cpu")
 
 
 def test_models_that_are_no_pair_of_towers(tmp_path):

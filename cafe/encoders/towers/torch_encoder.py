@@ -71,7 +71,7 @@ class TorchEncoder(Encoder):
         """
         import torch
 
-        _check_crops(crops)
+        check_crops(crops)
         features = [np.empty((0, self.dim), dtype=np.float32)]
         with torch.inference_mode():
             for start in range(0, len(crops), self.batch_size):
@@ -82,7 +82,7 @@ class TorchEncoder(Encoder):
         """Encode pixels to features (n, d) and to what goes into the projection (n, w); see the base class."""
         import torch
 
-        _check_crops(crops)
+        check_crops(crops)
         projection = self.projection()
         if projection is None:
             return super().encode_images_unprojected(crops)
@@ -140,7 +140,8 @@ class TorchEncoder(Encoder):
         return pixels.to(getattr(torch, self.dtype))
 
 
-def _check_crops(crops: NDArray[np.uint8]) -> None:
+def check_crops(crops: NDArray[np.uint8]) -> None:
+    """Refuse crops that are not (n, height, width, 3) of uint8. Raises InputError."""
     if crops.ndim != 4 or crops.shape[-1] != 3 or crops.dtype != np.uint8:
         raise InputError(f"crops must be (n, height, width, 3) of uint8, got {crops.shape} of {crops.dtype}")
 
