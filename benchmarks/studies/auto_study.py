@@ -1,10 +1,13 @@
-"""`auto` beside zero-shot and single methods, with oracle settings and with fixed ones (docs/auto.md has the tables).
+"""`auto` beside zero-shot, CLIP-Adapter's default and single methods, with oracle settings and with fixed ones.
 
     CAFE_REAL_DATA=... python benchmarks/studies/auto_study.py [built-on|looked-at-once|imagenet] [--steps auto,...]
+    CAFE_REAL_DATA=... python benchmarks/studies/auto_study.py all --steps tables
     CAFE_REAL_DATA=... python benchmarks/studies/auto_study.py --steps attempts,seconds
 
-README.md says what the parts are. ``auto`` fits auto on all draws, ``singles`` every setting of the single methods on
-the first two; both append a row for each cell to results/auto_study.jsonl, and ``tables`` reads the newest.
+README.md says what the parts are; docs/auto.md has the tables. ``auto`` fits auto on all draws, ``adapter`` auto and
+CLIP-Adapter's default (what `cafe fit --variant image --alpha 0.2` is) on all draws, compared row by row, ``singles``
+every setting of the single methods on the first two. Each appends a row for each cell to results/auto_study.jsonl, and
+``tables`` reads the newest; ``all`` is the tables of all three parts together, where ImageNet has no singles.
 ``attempts`` changes one constant of the design at a time, on what it was built on. ``seconds`` fits auto on 16,000 rows
 of 1,000 classes, drawn around ImageNet's; wall-clock time wants a quiet machine.
 
@@ -64,25 +67,35 @@ def measured(fit: Any, task: Task) -> tuple[Any, float]:
     return proba.argmax(axis=1) == task.y_test, expected_calibration_error(proba, task.y_test)
 
 
-def auto(cell: Cell) -> Row:
-    """Fit auto and zero-shot on all draws of a cell; compare them row by row."""
-    hits: dict[str, list[Any]] = {"auto": [], "zero-shot": []}
-    ece: dict[str, list[float]] = {"auto": [], "zero-shot": []}
+def zero_shot(task: Task, **own: Any) -> Any:
+    """Fit zero-shot, which is class means where there is no text."""
+    return cafe.ZeroShot(**own).fit(task.X, task.y)
+
+
+def clip_adapter(task: Task, **own: Any) -> Any:
+    """Fit CLIP-Adapter as `cafe fit --variant image --alpha 0.2` does."""
+    return cafe.CLIPAdapter(variant="image", alpha=0.2, random_state=task.seed, **own).fit(task.X, task.y)
+
+
+def auto(cell: Cell, other: str = "zero-shot", fit_other: Callable[..., Any] = zero_shot) -> Row:
+    """Fit auto and another method on all draws of a cell; compare them row by row."""
+    hits: dict[str, list[Any]] = {"auto": [], other: []}
+    ece: dict[str, list[float]] = {"auto": [], other: []}
     seconds = 0.0
     for draw in cell.draws:
-        parts: dict[str, list[Any]] = {"auto": [], "zero-shot": []}
+        parts: dict[str, list[Any]] = {"auto": [], other: []}
         for task in draw:
             own = {"class_embeddings": task.text, "logit_scale": task.logit_scale}
             start = time.process_time()
             model = cafe.Auto(random_state=task.seed, **own).fit(task.X, task.y)
             seconds += time.process_time() - start
-            for name, fit in (("auto", model), ("zero-shot", cafe.ZeroShot(**own).fit(task.X, task.y))):
+            for name, fit in (("auto", model), (other, fit_other(task, **own))):
                 right, error = measured(fit, task)
                 parts[name].append(right)
                 ece[name].append(error)
         for name, rows in parts.items():
             hits[name].append(np.concatenate(rows))
-    gain = np.stack(hits["auto"]).astype(float) - np.stack(hits["zero-shot"])
+    gain = np.stack(hits["auto"]).astype(float) - np.stack(hits[other])
     return {
         "fits": {name: [100 * float(np.mean(hits[name])), float(np.mean(ece[name]))] for name in hits},
         "on_first_draws": 100 * float(np.mean(hits["auto"][:SINGLE_DRAWS])),
@@ -90,6 +103,11 @@ def auto(cell: Cell) -> Row:
         "core_seconds": seconds / sum(len(draw) for draw in cell.draws),
         "chosen": model.row_extras()["auto"],
     }
+
+
+def adapter(cell: Cell) -> Row:
+    """Fit auto and CLIP-Adapter's default on all draws of a cell; compare them row by row."""
+    return auto(cell, "clip-adapter", clip_adapter)
 
 
 def singles(cell: Cell) -> Row:
@@ -113,7 +131,7 @@ def singles(cell: Cell) -> Row:
     return {"fits": means}
 
 
-STEPS = {"auto": auto, "singles": singles}
+STEPS: dict[str, Callable[[Cell], Row]] = {"auto": auto, "adapter": adapter, "singles": singles}
 
 
 def read(part: str) -> dict[tuple[str, int], dict[str, Row]]:
@@ -121,17 +139,17 @@ def read(part: str) -> dict[tuple[str, int], dict[str, Row]]:
     cells: dict[tuple[str, int], dict[str, Row]] = {}
     for line in (RESULTS / "auto_study.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        if row.get("part") == part and "text" in row:
+        if part in (row.get("part"), "all") and "text" in row:
             cells.setdefault((row["dataset"], row["shots"]), {})[row["step"]] = row
     return cells
 
 
 def tables(cells: dict[tuple[str, int], dict[str, Row]]) -> None:
     """Print the table of cells, and how it stands with the goals."""
-    print("| cell | zero-shot | auto | gain (error) | best single, oracle | behind | ECE zero-shot, auto | s |")
-    print("| --- " * 8 + "|")
+    head = "cell | zero-shot | auto | gain (error) | on CLIP-Adapter (error) | best single, oracle | behind"
+    print(f"| {head} | ECE zero-shot, auto | s |\n{'| --- ' * 9}|")
     behind: dict[int, list[float]] = {}
-    below, uncalibrated = [], []
+    below, uncalibrated, beaten, over_adapter = [], [], [], {True: [], False: []}
     fixed: dict[bool, dict[str, list[float]]] = {True: {}, False: {}}
     for (dataset, shots), steps in cells.items():
         if "auto" not in steps:
@@ -142,7 +160,14 @@ def tables(cells: dict[tuple[str, int], dict[str, Row]]) -> None:
             below.append(name)
         if own_ece > plain_ece + 0.01:
             uncalibrated.append(name)
-        oracle, gap = "", ""
+        oracle, gap, lead = "", "", ""
+        if "adapter" in steps:
+            fits, error = steps["adapter"]["fits"], steps["adapter"]["error"]
+            ahead = fits["auto"][0] - fits["clip-adapter"][0]
+            over_adapter[row["text"]].append(ahead)
+            lead = f"{ahead:+.2f} ({error:.2f})"
+            if ahead < 0:
+                beaten.append(f"{name}: {lead}{', beyond the bound' if -ahead > max(0.3, 2 * error) else ''}")
         if "singles" in steps:
             means = steps["singles"]["fits"]
             best = max(means, key=lambda label: means[label][0])
@@ -152,11 +177,14 @@ def tables(cells: dict[tuple[str, int], dict[str, Row]]) -> None:
                 fixed[row["text"]].setdefault(label, []).append(value)
         print(
             f"| {name}{'' if row['drawn'] else ' *'} | {plain:.1f} | {own:.1f} "
-            f"| {own - plain:+.2f} ({row['error']:.2f}) | {oracle} | {gap} "
+            f"| {own - plain:+.2f} ({row['error']:.2f}) | {lead} | {oracle} | {gap} "
             f"| {plain_ece:.3f}, {own_ece:.3f} | {row['core_seconds']:.1f} |"
         )
     print(f"\nbehind zero-shot beyond the bound: {'; '.join(below) or 'nowhere'}")
     print(f"ECE more than 0.01 above zero-shot's: {'; '.join(uncalibrated) or 'nowhere'}")
+    if any(over_adapter.values()):
+        means = [f"{np.mean(v):+.2f} {'with' if text else 'without'} text" for text, v in over_adapter.items() if v]
+        print(f"on CLIP-Adapter's default: {', '.join(means)}; behind it in {'; '.join(beaten) or 'no cell'}")
     if behind:
         few = [gap for k in (1, 2) for gap in behind.get(k, [])]
         every = [gap for gaps in behind.values() for gap in gaps]
@@ -223,18 +251,24 @@ def seconds() -> None:
 def main() -> None:
     """Run the steps asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", nargs="?", choices=list(PARTS), default="built-on")
-    parser.add_argument("--steps", default="auto,singles,tables", help="with commas between [default: %(default)s]")
+    parser.add_argument("part", nargs="?", choices=[*PARTS, "all"], default="built-on")
+    parser.add_argument(
+        "--steps", default="auto,adapter,singles,tables", help="with commas between [default: %(default)s]"
+    )
     parser.add_argument("--into", type=Path, help="the page whose marked tables are made again")
     parser.add_argument("--missing", action="store_true", help="cells without a row of the step alone")
     parser.add_argument("--dataset", help="data sets whose names hold this alone")
-    given = parse(parser, {"part": "built-on", "steps": "auto,singles,tables,attempts,seconds", "dataset": "digits"})
+    given = parse(
+        parser, {"part": "built-on", "steps": "auto,adapter,singles,tables,attempts,seconds", "dataset": "digits"}
+    )
     if is_smoke():
         for name in list(SINGLES)[1:]:
             del SINGLES[name]
         for name in list(ATTEMPTS)[2:]:
             del ATTEMPTS[name]
     steps, fresh = given.steps.split(","), {}
+    if given.part == "all" and steps != ["tables"]:
+        parser.error("all is for --steps tables; measure built-on, looked-at-once and imagenet one by one")
     if any(step in STEPS for step in steps):
         for cell in PARTS[given.part]():
             if (given.dataset or "") not in cell.dataset:
