@@ -140,3 +140,19 @@ class ArrayFile:
         if hashlib.sha256(data).hexdigest() != digest:
             raise ValueError(f"array {name} differs from its checksum")
         return np.frombuffer(data, dtype=dtype).reshape(shape)
+
+    def map(self, name: str) -> NDArray[Any]:
+        """Return an array whose bytes stay on the disk, after they were compared with their checksum once.
+
+        Raises
+        ------
+        KeyError, OSError, ValueError
+            As :meth:`read`.
+        """
+        offset, dtype, shape, digest = self._arrays[name]
+        if not math.prod(shape):
+            return self.read(name)
+        array = np.memmap(self._path, dtype=dtype, mode="r", offset=offset, shape=shape)
+        if memory_sha256(array) != digest:
+            raise ValueError(f"array {name} differs from its checksum")
+        return array

@@ -1,19 +1,23 @@
-"""Looks through the caches at hand for rows and text that need not be encoded again.
+"""Looks through the caches at hand, and extractions that are not finished, for what need not be encoded again.
 
-Nothing is taken from a cache of which an array that is needed differs from its checksum.
+Nothing is taken from a cache or shard of which an array that is needed differs from its checksum.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cafe.cache.extract.array_file import ArrayFile
 from cafe.cache.extract.known import KnownRows, KnownSplit
 from cafe.cache.extract.plan import Extraction
+from cafe.cache.extract.unfinished import SUFFIX as PARTIAL
+from cafe.cache.extract.unfinished import encoded_shards, partial_folder
 from cafe.cache.format import layout
 from cafe.cache.format.checksums import memory_sha256
 from cafe.cache.format.fingerprint import canonical_json, differing_fields
@@ -29,6 +33,8 @@ _RECORDED = ("device", "batch_size", "libraries")
 def find_known_rows(extraction: Extraction, folders: Iterable[Path], *, any_size: bool = False) -> KnownRows:
     """Look for caches of the same encoder, preprocessing, decoder and dtype that hold images of the same sizes.
 
+    Shards of extractions that are not finished are looked through as well, for the images themselves without views.
+
     Parameters
     ----------
     extraction : Extraction
@@ -43,7 +49,7 @@ def find_known_rows(extraction: Extraction, folders: Iterable[Path], *, any_size
     KnownRows
         Empty if there are none.
     """
-    wanted = None
+    folders, wanted = list(folders), None
     if not any_size:
         wanted = np.unique(np.concatenate([extraction.dataset.splits[name].sizes for name in extraction.splits]))
         wanted = wanted[wanted > 0]
@@ -56,6 +62,10 @@ def find_known_rows(extraction: Extraction, folders: Iterable[Path], *, any_size
             damaged.append(str(error))
         except CafeError:  # it cannot be read at all; `cafe cache ls` says so
             continue
+    for folder in dict.fromkeys(folder.resolve() for folder in folders):
+        for partial in sorted(folder.glob(f"[!.]*{PARTIAL}")):
+            if not partial.is_symlink():
+                sources += _sources_in_shards(partial, extraction)
     return KnownRows(sources, damaged)
 
 
@@ -104,12 +114,7 @@ def _sources_of(
     except CacheError as error:
         raise _DamagedError(f"nothing was taken from a cache at hand: {error}") from error
     views = _same_views(provenance["image"].get("views"), extraction.image.get("views"))
-    recorded = provenance["recorded"].get("image", {})
-    differences = differing_fields(
-        {key: recorded[key] for key in _RECORDED if key in recorded},
-        {key: extraction.recorded[key] for key in _RECORDED if key in recorded},
-        ending="is here now",
-    )
+    differences = _recorded_otherwise(provenance["recorded"].get("image", {}), extraction)
     sources, arrays = [], dict[str, NDArray[Any]]()
     for name, split in features.splits.items():
         own_sizes = sizes[name]
@@ -130,9 +135,56 @@ def _sources_of(
             split.image_features, split.labels, split.sample_ids,
             projection_features=split.projection_features, image_sha256=split.image_sha256,
         )  # fmt: skip
-        sources.append((KnownSplit(path, own, tuple(differences)), rows))
+        sources.append((KnownSplit(path, own, differences), rows))
     _check(path, arrays)
     return sources
+
+
+def _sources_in_shards(folder: Path, extraction: Extraction) -> list[tuple[KnownSplit, NDArray[np.int64]]]:
+    """Return the rows of shards that can be copied, of each run that was at work in the folder."""
+    sources = []
+    for encoded in encoded_shards(folder):
+        if folder == partial_folder(extraction.path.resolve()) and encoded.image == extraction.image:
+            continue  # it is carried on itself
+        if not _same_encoding({"image": encoded.image, "normalised": False}, extraction.image):
+            continue
+        differences = _recorded_otherwise(encoded.recorded, extraction)
+        for path in encoded.shards:
+            # Whatever is wrong with a shard, its images are encoded again.
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                split = _split_of_shard(path, encoded.run, extraction)
+                if split is not None:
+                    sources.append((KnownSplit(folder, split, differences), np.arange(len(split), dtype=np.int64)))
+    return sources
+
+
+def _split_of_shard(path: Path, run: str, extraction: Extraction) -> Split | None:
+    """Map the images of a shard; None if they have no hashes, or lack what goes into the projection."""
+    file, d, width = ArrayFile(path), extraction.encoder.dim, extraction.row_width
+    if file.about["run"] != run or "image_sha256" not in file:
+        return None
+    hashes, features = file.read("image_sha256"), file.map("view-0")  # (k, 32), (k, d) or (k, d + w)
+    k, stored_width = features.shape
+    if stored_width < width or hashes.shape != (k, 32) or features.dtype != np.dtype(extraction.stored_dtype):
+        return None
+    return Split(
+        features[:, :d],
+        np.zeros(k, dtype=np.int64),
+        np.full(k, ""),  # under which id an image stood is not kept
+        projection_features=features[:, d:] if width > d else None,
+        image_sha256=hashes,
+    )
+
+
+def _recorded_otherwise(there: Mapping[str, Any], extraction: Extraction) -> tuple[str, ...]:
+    """Say what features were made with that is otherwise now, without changing their identity."""
+    return tuple(
+        differing_fields(
+            {key: there[key] for key in _RECORDED if key in there},
+            {key: extraction.recorded[key] for key in _RECORDED if key in there},
+            ending="is here now",
+        )
+    )
 
 
 def _stored_ids(path: Path, split: str) -> NDArray[Any]:

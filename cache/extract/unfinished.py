@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from cafe.cache.extract.shards import Shard, ShardFeatures, StoredShard, cut_sha
 from cafe.cache.format.fingerprint import differing_fields, fingerprint
 from cafe.cache.format.reader import open_cache
 from cafe.cache.locks import Claim, try_claim, wait_for_claim
-from cafe.errors import CacheError
+from cafe.errors import CacheError, InputError
 from cafe.files import remove_folder, remove_leftovers, write_all, writing
 from cafe.foreign import MAX_TEXT_BYTES, check_regular, reason_of
 from cafe.version import __version__
@@ -25,6 +26,8 @@ from cafe.version import __version__
 BATCHES_PER_SHARD = 8
 SUFFIX = ".partial"
 _MANIFEST = "manifest.json"
+_SHARDS = "shard-"
+_SET_ASIDE = "known-"  # shards of an earlier run, and its manifest
 _VERSION = 2  # version 1 had checksums over nothing but single arrays
 
 # What tells one file at a path from the next: inode, time and size; None if there is none.
@@ -183,6 +186,14 @@ def _join(folder: Path, existing: dict[str, Any] | None, wanted: Mapping[str, An
                 raise CacheError(f"{folder} is being extracted by another process right now; wait for it")
             remove_folder(folder)
             existing = None
+        elif clauses and _same_but_for_images(existing["identity"], wanted["identity"]):
+            if _in_use(folder):
+                raise CacheError(
+                    f"{folder} is being extracted by another process right now, of images that have changed since; "
+                    f"wait for it, and run the same command again"
+                )
+            _set_aside(folder, existing)
+            existing = None
         elif clauses:
             raise CacheError(
                 f"{folder} holds an unfinished extraction that was begun with {'; '.join(clauses)}. "
@@ -193,6 +204,68 @@ def _join(folder: Path, existing: dict[str, Any] | None, wanted: Mapping[str, An
         return dict(wanted)
     remove_leftovers(folder)
     return existing
+
+
+def _same_but_for_images(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether two runs encode alike, and the data set alone has changed since."""
+
+    def encoding(identity: Mapping[str, Any]) -> str:
+        return fingerprint({**identity, "image": {**identity["image"], "dataset": None}})
+
+    return encoding(there) == encoding(wanted)
+
+
+def _set_aside(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Keep the shards of an earlier run for the images that are still there, beside those of the next.
+
+    A kill between two steps leaves what the next call completes.
+    """
+    run = f"{_SET_ASIDE}{fingerprint(manifest['identity'])[:16]}"
+    _write_manifest(folder, manifest, f"{run}.json")
+    for path in sorted(folder.glob(f"{_SHARDS}*{ARRAYS}")):
+        path.replace(path.with_name(f"{run}-{path.name.removeprefix(_SHARDS)}"))
+
+
+@dataclass(frozen=True)
+class EncodedShards:
+    """What one run has encoded of an extraction that is not finished.
+
+    Attributes
+    ----------
+    folder : Path
+        Where it stands.
+    run : str
+        Id of the run, which its shards name.
+    image : mapping
+        The image part of its provenance.
+    recorded : mapping
+        Device, dtype and versions of the run.
+    shards : tuple of Path
+        Those that are done.
+    """
+
+    folder: Path
+    run: str
+    image: Mapping[str, Any]
+    recorded: Mapping[str, Any]
+    shards: tuple[Path, ...]
+
+
+def encoded_shards(folder: Path) -> list[EncodedShards]:
+    """Return what is encoded in the folder of an unfinished extraction, by each run that was at work there.
+
+    What cannot be read is left out: whoever carries that extraction on will say so.
+    """
+    found = []
+    for name, shards in ((_MANIFEST, _SHARDS), *((p.name, f"{p.stem}-") for p in folder.glob(f"{_SET_ASIDE}*.json"))):
+        with suppress(CacheError, InputError, OSError):
+            manifest = _read_manifest(folder, name=name)
+            if manifest is not None:
+                identity = manifest["identity"]
+                paths = tuple(sorted(folder.glob(f"{shards}*{ARRAYS}")))
+                run = fingerprint(identity)
+                found.append(EncodedShards(folder, run, identity["image"], manifest["recorded"], paths))
+    return found
 
 
 def partial_folder(path: Path) -> Path:
@@ -242,11 +315,11 @@ def _manifest(image: Mapping[str, Any], batch_size: int, recorded: Mapping[str, 
     }
 
 
-def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+def _write_manifest(folder: Path, manifest: Mapping[str, Any], name: str = _MANIFEST) -> None:
     folder.mkdir(exist_ok=True)
     text = json.dumps({**manifest, "sha256": fingerprint(manifest)}, indent=1, sort_keys=True)
     try:
-        with writing(folder / _MANIFEST, len(text)) as stream:
+        with writing(folder / name, len(text)) as stream:
             write_all(stream, text.encode())
     except BaseException:
         with suppress(OSError):  # shards without a manifest stay: they are kept, or refused, one by one
@@ -254,7 +327,7 @@ def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
         raise
 
 
-def _read_manifest(folder: Path, force: bool = False) -> dict[str, Any] | None:
+def _read_manifest(folder: Path, force: bool = False, name: str = _MANIFEST) -> dict[str, Any] | None:
     """Read what an extraction was begun with; None if there is none, or under ``force`` if it is of no use.
 
     Raises
@@ -262,7 +335,7 @@ def _read_manifest(folder: Path, force: bool = False) -> dict[str, Any] | None:
     CacheError
         If it is damaged, or of another version.
     """
-    path = folder / _MANIFEST
+    path = folder / name
     discard = f"discard it with --force, or by removing {folder}"
     try:
         path.lstat()  # FileNotFoundError where there is none
