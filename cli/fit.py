@@ -17,12 +17,15 @@ from cafe.cli.screen import Screen, duration
 from cafe.errors import InputError
 from cafe.names import visible_name
 from cafe.registry import entries, find
+from cafe.report.leaderboard import HEAD
 from cafe.report.rows import counted
-from cafe.report.tables import align_left
+from cafe.report.sentences import against_majority, calibration, mean_of_classes
+from cafe.report.tables import align, align_left
 
 if TYPE_CHECKING:
     from cafe.classifier.classifier import Classifier
     from cafe.features import Features
+    from cafe.report.leaderboard import Leaderboard
 
 _SHOWN_CLASSES = 6  # of those without a test image
 _LONGEST_NAME = 40  # letters of a class's name in a line
@@ -138,6 +141,22 @@ def fit(
             "[default: where cafe divided a folder and neither a method, its options nor --shots are given].",
         ),
     ] = None,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare/--no-compare",
+            help="Test the other methods of `cafe methods` on the same test images as well, and say which are best and "
+            "which cannot be told apart; kept is the method that was asked for.",
+        ),
+    ] = False,
+    promises: Annotated[
+        bool,
+        typer.Option(
+            "--promises/--no-promises",
+            help="Fit four to six times more, on parts of the images, for what may be promised of new ones: thresholds "
+            "of unknown images, sets of classes, calibrated probabilities, labels that look wrong.",
+        ),
+    ] = True,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -191,8 +210,8 @@ def fit(
             classifier = Classifier.fit(
                 source, model=model, method=method, parameters=parameters, shots=shots, seed=seed,
                 selection=selection, split=split, templates=templates, refit=refit, root=root, device=device,
-                dtype=dtype, cache_dir=cache_dir, unlabelled=unlabelled, save=out or True,
-                progress=shown_on(images, text, screen), tell=screen.say,
+                dtype=dtype, cache_dir=cache_dir, unlabelled=unlabelled, save=out or True, compare=compare,
+                promises=promises, progress=shown_on(images, text, screen), tell=screen.say,
                 check_features=_refuse_zero_shot if name == "zero-shot" else None,
             )  # fmt: skip
         _answer(classifier, screen, cache_dir)
@@ -230,8 +249,12 @@ def _answer(classifier: Classifier, screen: Screen, cache_dir: Path | None) -> N
         "cache": None if classifier.cache is None else str(classifier.cache),
         "extraction": None if extraction is None else extraction.to_json(),
         "notes": list(classifier.notes),
+        "leaderboard": None if classifier.leaderboard is None else classifier.leaderboard.to_json(),
+        "no_promises": None if classifier.promises is not None else classifier.no_promises,
     }
-    screen.answer(document, described(row, Path(str(run))))
+    described_fit = described(row, Path(str(run)), "" if classifier.promises is not None else classifier.no_promises)
+    board = "" if classifier.leaderboard is None else f"\n\n{described_leaderboard(classifier.leaderboard)}"
+    screen.answer(document, described_fit + board)
     if row["selection"].get("note"):
         screen.warn(f"nothing could be chosen, and the default was taken: {row['selection']['note']}")
     if row["oracle"]:
@@ -258,8 +281,8 @@ def _check_side(variant: str, alpha: str | None, beta: str | None) -> None:
             )
 
 
-def described(row: dict[str, Any], run: Path) -> str:
-    """Write one fitted row for people."""
+def described(row: dict[str, Any], run: Path, no_promises: str = "") -> str:
+    """Write one fitted row for people, and what it may promise or why nothing."""
     shots = "all training images" if row["shots"] is None else f"{row['shots']} shot{'s' if row['shots'] > 1 else ''}"
     trained = f"{row['n_train']:,} images ({shots}, seed {row['seed']}) in {duration(row['fit_seconds'])}"
     if row.get("n_unlabelled"):
@@ -279,12 +302,32 @@ def described(row: dict[str, Any], run: Path) -> str:
         ["weakest", _weakest(row)],
         ["confused", _confused(row)],
         ["not tested", _not_tested(row)],
+        ["probabilities", calibration(row)],
+        ["promises", _promises(row, no_promises)],
         ["chosen", _chosen(row["selection"])],
         ["kept", f"a fit on {row['refitted_on']:,} labelled images" if row.get("refitted_on") else ""],
         ["saved in", str(run)],
     ]
     first, *rest = [pair for pair in pairs if pair[1]]
     return "\n".join(align_left(first, rest))
+
+
+def described_leaderboard(board: Leaderboard) -> str:
+    """Write a leaderboard for people: the table, and what it says in a sentence."""
+    lines = [*align(HEAD, board.table(), words_last=True), "", board.verdict, board.caution]
+    lines += board.notes
+    return "\n".join([*lines, f"The comparison took {duration(board.seconds)}."])
+
+
+def _promises(row: dict[str, Any], no_promises: str) -> str:
+    if no_promises:
+        return f"none: {no_promises}"
+    if row.get("promises_seconds") is None:
+        return ""
+    return (
+        f"unknown images and sets of classes (predict --unknown, --coverage), from {row['promises_fits']} further fits "
+        f"in {duration(row['promises_seconds'])}"
+    )
 
 
 def _tested(row: dict[str, Any]) -> str:
@@ -303,14 +346,14 @@ def _majority(row: dict[str, Any]) -> str:
     if share is None:
         return ""
     who = f"{_percent(share)} would be right with {_short_name(name) if name else 'the most frequent class'} alone"
-    low = (row.get("acc1_interval") or [1.0])[0]
-    return who if low > share else f"{who}: the accuracy is not surely above that"
+    stands = against_majority(row)
+    return f"{who}: {stands}" if stands else who
 
 
 def _balanced(row: dict[str, Any]) -> str:
     """Write the mean of the tested classes' accuracies, beside which the accuracy flatters where classes are uneven."""
     recall = row.get("mean_per_class_recall")
-    return "" if recall is None else f"{_percent(recall)}, the mean of the tested classes' accuracies"
+    return "" if recall is None else f"{_percent(recall)}, {mean_of_classes(row)}"
 
 
 def _weakest(row: dict[str, Any]) -> str:

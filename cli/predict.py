@@ -122,6 +122,8 @@ def predict(
         named = _named_images(images, left_out.append)
         given = named if "-" in images else list(named)
         classifier = _opened(run, classes, templates, model, device, dtype, cache_dir, screen)
+        if rate == "auto" and not classes and classifier.why_nothing_is_unknown:
+            screen.say(f"no image is called unknown: {classifier.why_nothing_is_unknown}")
         labelled = _labelled(classifier, given, images)
         total = len(given) if isinstance(given, list) else None
         progress = stack.enter_context(screen.progress("images"))

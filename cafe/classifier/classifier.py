@@ -31,7 +31,16 @@ from cafe.files import cache_dir as cache_folder
 from cafe.files import replacing
 from cafe.last_used import note_use
 from cafe.prompts import GENERIC_TEMPLATE, class_embeddings, prompts, read_templates
-from cafe.runs import FITTED_IMAGES, PROMISES, REPORT_FILE, SCORING_FIT, find_run, new_run_folder, state_sha256
+from cafe.runs import (
+    FITTED_IMAGES,
+    NO_PROMISES,
+    PROMISES,
+    REPORT_FILE,
+    SCORING_FIT,
+    find_run,
+    new_run_folder,
+    state_sha256,
+)
 from cafe.runs import load as load_run
 from cafe.runs import save as save_run
 
@@ -39,6 +48,7 @@ if TYPE_CHECKING:
     from cafe.cache.extract.progress import ExtractionSummary, ProgressCallback
     from cafe.classifier.source_fit import SourceFit
     from cafe.features import Features
+    from cafe.report.leaderboard import Leaderboard
 
 
 class Classifier:
@@ -82,6 +92,11 @@ class Classifier:
     promises : Promises or None
         What it may promise of new images: thresholds, temperature, sets; None where there are none, and
         ``no_promises`` says why.
+    temperature : float
+        What the logits of the method are divided by before there are probabilities; 1 where a temperature is not sure
+        to make these more honest.
+    leaderboard : Leaderboard or None
+        How other methods did on the same test images, where :meth:`fit` was asked to compare; None elsewhere.
     notes : tuple of str
         What there is to say about the fit: how images were divided, what it was tested on, what was left out.
 
@@ -118,6 +133,7 @@ class Classifier:
         self._page: Callable[[], str] | None = None
         self.promises: Promises | None = None
         self.no_promises = "it was fitted without"
+        self.leaderboard: Leaderboard | None = None
         self.notes: tuple[str, ...] = ()
         self.cache: Path | None = None
         self.cache_dir: Path | None = None
@@ -150,6 +166,8 @@ class Classifier:
         root: Path | str | None = None,
         device: str = "auto",
         dtype: str = "auto",
+        promises: bool = True,
+        compare: bool | Sequence[str] = False,
         cache_dir: Path | str | None = None,
         save: bool | Path | str = False,
         progress: ProgressCallback | None = None,
@@ -192,6 +210,12 @@ class Classifier:
             Folder that holds named data sets; None for ``$CAFE_DATA``.
         device, dtype : str, default="auto"
             Where and in what to train; images are encoded on the same device.
+        promises : bool, default=True
+            Whether to fit four to six times more, on parts of the images, for what it may promise of new ones:
+            thresholds of unknown images, sets of classes, a temperature, labels that look wrong.
+        compare : bool or sequence of str, default=False
+            Whether to test other methods on the same test images (``leaderboard``): True all of `cafe methods` but
+            those that train with the text tower, or the names of some. What is kept stays the method of this call.
         cache_dir : path, default=None
             Folder of caches and runs; None for ``$CAFE_CACHE``, else ``$XDG_CACHE_HOME/cafe``.
         save : bool or path, default=False
@@ -227,7 +251,8 @@ class Classifier:
         fitted = fit_source(
             data, model=model, method=method, parameters=parameters, shots=shots, seed=seed, selection=selection,
             split=split, templates=templates, unlabelled=unlabelled, refit=refit, root=root, device=device,
-            dtype=dtype, cache_dir=cache_dir, progress=progress, tell=tell, check_features=check_features,
+            dtype=dtype, promises=promises, compare=compare, cache_dir=cache_dir, progress=progress, tell=tell,
+            check_features=check_features,
         )  # fmt: skip
         classifier = cls(
             fitted.final.estimator, fitted.encoder(device), fitted.features.class_names, decoder=fitted.decoder
@@ -243,6 +268,7 @@ class Classifier:
         final, prepared = fitted.final, fitted.prepared
         self.row, self.fitted_images = final.row, final.fitted_images
         self.promises, self.no_promises = final.promises, final.no_promises
+        self.leaderboard = final.leaderboard
         self.cache, self.extraction = prepared.path, prepared.summary
         self.notes = fitted.notes
         self._features, self._page = fitted.features, fitted.page
@@ -309,6 +335,7 @@ class Classifier:
         classifier.row = saved.get("row")
         if SCORING_FIT in saved and PROMISES in saved:
             classifier.promises = Promises.from_saved(saved[PROMISES], saved[SCORING_FIT])
+        classifier.no_promises = str(saved.get(NO_PROMISES) or "its run does not say why; it may be of an older cafe")
         known = saved.get(FITTED_IMAGES)
         classifier.fitted_images = None if known is None else frozenset(row.tobytes() for row in known)
         note_use(cache_folder(cache_dir), "runs", folder)
@@ -363,6 +390,20 @@ class Classifier:
         return cls(method.fit(embeddings, names), encoder)
 
     @property
+    def temperature(self) -> float:
+        """What logits are divided by before there are probabilities; 1 where that is not sure to help."""
+        return 1.0 if self.promises is None else self.promises.temperature
+
+    @property
+    def why_nothing_is_unknown(self) -> str:
+        """Why no image is called unknown unless a rate is asked for; empty where there is a threshold."""
+        if self.promises is None:
+            return self.no_promises
+        if self.promises.reaches(FALSE_ALARMS):
+            return ""
+        return f"there are too few images for a threshold at a rate of false alarms of {FALSE_ALARMS:g}"
+
+    @property
     def encoder(self) -> Encoder:
         """The frozen encoder; opened when first asked for."""
         with self._opening:
@@ -404,6 +445,7 @@ class Classifier:
             fitted_images=self.fitted_images or (),
             promises=None if made is None else made.to_save(),
             scoring_fit=None if made is None else made.scoring_fit,
+            no_promises=self.no_promises if made is None else "",
         )
         if self._page is not None:
             with replacing(target / REPORT_FILE) as temporary:
@@ -458,7 +500,7 @@ class Classifier:
         return names
 
     def predict_proba(self, images: ImageLike | Iterable[ImageLike]) -> Array:
-        """Return the probability of each class on each image.
+        """Return the probability of each class on each image, after the temperature where there is one.
 
         Parameters
         ----------
@@ -746,7 +788,7 @@ class Classifier:
             "method": state_sha256(self.estimator),
             "classes": self.classes_.tolist(),
             "encoder": [encoder.identity()["image"], encoder.device, encoder.dtype, encoder.batch_size, self.decoder],
-            "options": [k, unknown, coverage],
+            "options": [k, unknown, coverage, self.temperature],
         }
         return writing_table(
             Path(out),
@@ -832,7 +874,11 @@ class Classifier:
             yield answer.image, answer.probabilities
 
     def _answers(self, images: Iterable[GivenImage]) -> Iterator[ImageScores]:
-        return score_images(images, self.encoder, self.estimator, self.decoder, self.cache_dir)
+        for scores in score_images(images, self.encoder, self.estimator, self.decoder, self.cache_dir):
+            if scores.image.unreadable is None and self.promises is not None:
+                yield scores._replace(probabilities=self.promises.calibrated(scores.probabilities[None])[0])
+            else:
+                yield scores
 
     def _facts(self) -> dict[str, str]:
         """Return what a reader wants to know at first sight."""

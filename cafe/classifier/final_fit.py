@@ -8,24 +8,28 @@ cross-validation instead.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.classifier.out_of_fold import FOLDS as PROMISE_FOLDS
 from cafe.classifier.out_of_fold import (
+    FEW_IMAGES_A_CLASS,
+    FOLDS_OF_FEW,
     PARTS,
+    Calibration,
     OutOfFold,
     Promises,
-    calibration_fields,
     means_of_classes,
     random_parts,
     score_out_of_fold,
 )
+from cafe.classifier.out_of_fold import FOLDS as PROMISE_FOLDS
 from cafe.classifier.tested import TestedImages
+from cafe.compare.leaderboard import Contender, compare_methods
 from cafe.errors import InputError
 from cafe.evaluation.metrics import METRIC_FIELDS, all_metrics, wilson_interval
 from cafe.features import Features, Split
@@ -41,7 +45,8 @@ from cafe.fitting import (
 )
 from cafe.protocol.partition import shares_of
 from cafe.protocol.tasks import Task
-from cafe.registry import entries
+from cafe.registry import entries, find
+from cafe.report.leaderboard import Leaderboard
 
 # Of 50 test images the 95 % interval of an accuracy is up to 28 points wide. Cross-validation fits 15 times, which
 # takes seconds for a few hundred images.
@@ -49,6 +54,8 @@ FEW_TEST_IMAGES = 50
 FEW_IMAGES = 500
 FOLDS = 5
 REPEATS = 3
+NOT_ASKED_FOR = "it was fitted with --no-promises (in Python, promises=False)"
+_LONG = 2.0  # seconds, after which a stage is announced with what it takes
 
 
 @dataclass(frozen=True)
@@ -75,8 +82,14 @@ class FinalFit:
         Thresholds of unknown images and sets of classes; None where there are none.
     scored : OutOfFold or None
         The scores that these were made of; ``rows`` are rows of ``seen``.
+    calibration : Calibration or None
+        Whether a temperature helps, by the same scores.
     no_promises : str
         Why there are none; empty where there are.
+    tasks : tuple of Task
+        What the method was fitted and tested on: one, or each fold of a cross-validation; empty without a test.
+    leaderboard : Leaderboard or None
+        How other methods do on the same tasks, where that was asked for.
     """
 
     estimator: Any
@@ -87,7 +100,10 @@ class FinalFit:
     tested: TestedImages | None = None
     promises: Promises | None = None
     scored: OutOfFold | None = None
+    calibration: Calibration | None = None
     no_promises: str = ""
+    tasks: tuple[Task, ...] = ()
+    leaderboard: Leaderboard | None = None
 
     @property
     def fitted_images(self) -> frozenset[bytes] | None:
@@ -138,6 +154,9 @@ def fit_for_use(
     dtype: str = "auto",
     unlabelled: str | NDArray[Any] | None = None,
     unlabelled_name: str = "given",
+    promises: bool = True,
+    compare: bool | Sequence[str] = False,
+    tell: Callable[[str], None] | None = None,
 ) -> FinalFit:
     """Fit a method for use.
 
@@ -151,6 +170,13 @@ def fit_for_use(
         Whether to fit once more after the test, on every labelled image. None does so where cafe itself divided a
         folder and neither method, parameters nor shots are given.
 
+    promises : bool, default=True
+        Whether to fit some times more, on parts of the images, for what is promised of new ones.
+    compare : bool or sequence of str, default=False
+        Whether to test other methods on the same images as well; or which.
+    tell : callable, default=None
+        Called with a sentence before each stage that may take long.
+
     Returns
     -------
     FinalFit
@@ -158,21 +184,41 @@ def fit_for_use(
     Raises
     ------
     InputError
-        If ``refit`` is asked for where the test split is not cafe's own, or images of it were not extracted.
+        If ``refit`` is asked for where the test split is not cafe's own, or images of it were not extracted; or a
+        method to compare with is unknown.
     """
+    parameters, name = parameters or {}, chosen_method(method, parameters or {})
+    for other in () if isinstance(compare, bool) else compare:
+        find("methods", "METHOD", "method", other)
     final = _tested_and_kept(
         features, method, parameters, shots=shots, seed=seed, selection=selection, refit=refit, device=device,
         dtype=dtype, unlabelled=unlabelled, unlabelled_name=unlabelled_name,
     )  # fmt: skip
-    policy = selection if selection in ("fixed", "cross-validation") else "auto"  # no fold sees val or test rows
-    return _with_promises(
-        final, chosen_method(method, parameters or {}), parameters or {}, unlabelled is not None,
-        seed=seed, selection=policy, device=device, dtype=dtype,
+    if promises:
+        policy = selection if selection in ("fixed", "cross-validation") else "auto"  # no fold sees val or test rows
+        final = _with_promises(
+            final, name, parameters, unlabelled is not None, tell,
+            seed=seed, selection=policy, device=device, dtype=dtype,
+        )  # fmt: skip
+    else:
+        final = replace(final, no_promises=NOT_ASKED_FOR)
+    if compare is False or final.tested is None:
+        return final
+    board = compare_methods(
+        final.tasks, Contender(name, parameters, final.row, final.tested.predicted, final.tested.confidence),
+        images=final.tested.rows, methods=None if compare is True else compare, selection=selection,
+        device=device, dtype=dtype, tell=tell,
     )  # fmt: skip
+    return replace(final, leaderboard=board)
 
 
 def _with_promises(
-    final: FinalFit, method: str, parameters: Mapping[str, Any], unlabelled: bool, **chosen: Any
+    final: FinalFit,
+    method: str,
+    parameters: Mapping[str, Any],
+    unlabelled: bool,
+    tell: Callable[[str], None] | None,
+    **chosen: Any,
 ) -> FinalFit:
     """Add what the kept fit may promise of new images, from scores out of fold."""
     seen = final.seen
@@ -180,17 +226,29 @@ def _with_promises(
         return replace(final, no_promises="it learned from unlabelled images, which no fold can be kept from")
     if "text_tower" in final.estimator.get_params(deep=False):
         return replace(final, no_promises=f"{method} would train with the text tower once more for each fold")
+    started = time.perf_counter()
     groups = identical_groups(seen)
-    held_out = folds(seen.labels, groups, chosen["seed"], n_folds=PROMISE_FOLDS, repeats=1)
+    few = len(seen) < FEW_IMAGES_A_CLASS * len(np.unique(seen.labels))
+    n_folds = FOLDS_OF_FEW if few else PROMISE_FOLDS
+    held_out = folds(seen.labels, groups, chosen["seed"], n_folds=n_folds, repeats=1)
     if len(held_out) < 2:
         return replace(final, no_promises=why_untestable(seen))
     third, parts = random_parts(groups, chosen["seed"], PROMISE_FOLDS)[0], random_parts(groups, chosen["seed"], PARTS)
     if len(np.unique(np.delete(seen.labels, third))) < 2:
         return replace(final, no_promises="without a third of its images it would know a single class")
+    n_fits, last = len(held_out) + 1, final.row["fit_seconds"] / max(1, len(final.tasks))
+    if tell is not None and n_fits * last >= _LONG:
+        tell(
+            f"fitting {n_fits} times more on parts of the images, for what it may promise of new ones: about "
+            f"{n_fits * last:.0f} s (--no-promises leaves that out)"
+        )
     scored = score_out_of_fold(final.features, seen, held_out, third, parts, method, parameters, **chosen)
     X = seen.image_features if getattr(final.estimator, "projection", None) is None else seen.projection_features
-    promises = Promises.of(scored, means_of_classes(np.asarray(X), seen.labels))
-    return replace(final, row={**final.row, **calibration_fields(scored)}, promises=promises, scored=scored)
+    calibration = Calibration.of(scored)
+    promises = Promises.of(scored, means_of_classes(np.asarray(X), seen.labels), calibration.temperature)
+    cost = {"promises_fits": n_fits, "promises_seconds": time.perf_counter() - started}
+    row = {**final.row, **calibration.fields(), **cost}
+    return replace(final, row=row, promises=promises, scored=scored, calibration=calibration)
 
 
 def _tested_and_kept(
@@ -244,11 +302,12 @@ def _tested_and_kept(
         estimator, _ = fit_untested(
             features, everything, name, parameters, **{**chosen, "selection": "auto"}, unlabelled=aside
         )
-        return FinalFit(estimator, {**row, "refitted_on": len(everything)}, features, everything, tested=tested)
+        row["refitted_on"] = len(everything)
+        return FinalFit(estimator, row, features, everything, tested=tested, tasks=(fitted.task,))
     seen = fitted.task.train
     if fitted.task.val is not None and row["selection"]["policy"] == "few-shot-val":
         seen = joined([seen, fitted.task.val])
-    return FinalFit(fitted.estimator, row, features, seen, tested=tested)
+    return FinalFit(fitted.estimator, row, features, seen, tested=tested, tasks=(fitted.task,))
 
 
 def all_labelled(features: Features) -> Split:
@@ -278,7 +337,7 @@ def _fit_few(
     """Test every image by cross-validation, and keep a fit on all of them, or on those of the train split."""
     everything = all_labelled(features)
     policy = "auto" if selection == "few-shot-val" else selection
-    row, tested = _cross_validated(features, everything, method, parameters, selection=policy, **chosen)
+    row, tested, tasks = _cross_validated(features, everything, method, parameters, selection=policy, **chosen)
     kept = everything if keep_all or "train" not in features.splits else features.splits["train"]
     estimator, selected = fit_untested(features, kept, method, parameters, selection=policy, **chosen)
     if row is None:
@@ -288,17 +347,17 @@ def _fit_few(
         row = {**row, **dict.fromkeys(METRIC_FIELDS), "n_test": 0, "tested_by": None}
     refitted = len(everything) if kept is everything else len(kept)
     reason = "" if row["tested_by"] else why_untestable(everything)
-    return FinalFit(estimator, {**row, "refitted_on": refitted}, features, kept, reason, tested)
+    return FinalFit(estimator, {**row, "refitted_on": refitted}, features, kept, reason, tested, tasks=tasks)
 
 
 def _cross_validated(
     features: Features, labelled: Split, method: str, parameters: Mapping[str, Any], *, seed: int, **chosen: Any
-) -> tuple[dict[str, Any] | None, TestedImages | None]:
-    """Test images on fits that have not seen them, several times over; None, None where no image can be tested."""
+) -> tuple[dict[str, Any] | None, TestedImages | None, tuple[Task, ...]]:
+    """Test images on fits that have not seen them, several times over; None, None, () where none can be tested."""
     groups = identical_groups(labelled)
     held_out = folds(labelled.labels, groups, seed)
     if not held_out:
-        return None, None
+        return None, None, ()
     tasks = []
     for tested in held_out:
         train = np.setdiff1d(np.arange(len(labelled)), tested)
@@ -320,6 +379,7 @@ def _cross_validated(
         np.concatenate([fit.task.test.sample_ids for fit in fits]),
         features.class_names,
         repeats=len(labels) // len(tested),
+        rows=np.concatenate(held_out),
     )
     row = {
         **fits[0].row,
@@ -331,7 +391,7 @@ def _cross_validated(
         "tested_by": "cross-validation",
         **images.fields(),
     }
-    return row, images
+    return row, images, tuple(tasks)
 
 
 def identical_groups(split: Split) -> NDArray[np.int64]:

@@ -1,7 +1,7 @@
 """What a kept fit may promise: scores of images by fits that have not seen them, made once, when it is fitted.
 
-Two divisions of the labelled images serve two ends. Three folds in which each class is dealt evenly give every image
-probabilities by a fit of the two other folds: of these come the temperature and what is said of labels. Promises need
+Two divisions of the labelled images serve two ends. Folds in which each class is dealt evenly give every image
+probabilities by a fit of the other folds: of these come the temperature and what is said of labels. Promises need
 images that are drawn as new ones are, whatever their class: dealt evenly, classes with few images would be too rare
 among them. So a third that is drawn at random gives the scores of sets, by a scoring fit that has seen the two others
 and is kept with the run: split-conformal prediction, whose promise holds as proved (:mod:`cafe.evaluation.conformal`).
@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.evaluation.calibration import fit_temperature, tempered
+from cafe.evaluation.calibration import calibration_error, fit_temperature, reliability_bins, tempered
 from cafe.evaluation.conformal import (
     CONFORMAL_SCORES,
     ConformalScore,
@@ -27,19 +27,24 @@ from cafe.evaluation.conformal import (
     own_scores,
     prediction_sets,
 )
-from cafe.evaluation.metrics import expected_calibration_error
 from cafe.evaluation.unknown import combined_score, unknown_threshold
 from cafe.features import Features, Split
 from cafe.fitting import FitRequest, fit_all, full_probabilities
 from cafe.methods.inputs.cosines import unit_length
 from cafe.protocol.tasks import Task
 
-FOLDS = 3
+FOLDS, FOLDS_OF_FEW = 3, 5
+# With fewer images a class a fit of two thirds of them is another classifier than that of all: it knows some classes by
+# two images in place of four, is far surer than it may be, and its temperature is too high for the fit that is kept.
+FEW_IMAGES_A_CLASS = 20
 PARTS = 20  # the means of 19 of 20 images are nearly those of all
 FALSE_ALARMS = 0.05  # of `--unknown auto`
 # Probabilities that are held at once: 4e7 float32 are 160 MB. Of larger data only so many rows are scored.
 _MOST_NUMBERS = 40_000_000
 _MOST_TEMPERED = 2_000_000  # that a temperature, a single number, is fitted on
+_BLOCK = 4096  # rows that are tempered at once: 4096 x 1,000 classes in float64 are 33 MB
+_USED_TEMPERATURE = "used_temperature"  # its key among what is saved
+_SURE = 2.0  # standard errors that the gain of a temperature must exceed
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,11 @@ class OutOfFold:
     scoring_fit: Any
     scoring_probabilities: NDArray[Any]
     scoring_labels: NDArray[np.int64]
+
+    @property
+    def fold_numbers(self) -> list[int]:
+        """The folds that an image is in."""
+        return [int(fold) for fold in np.unique(self.fold)]
 
 
 def score_out_of_fold(
@@ -201,30 +211,90 @@ def unknown_scores(
     return combined_score(rows, means if text is None else text, means if len(means) else None)
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """Whether a temperature makes the probabilities of a fit more honest, judged on images out of fold.
+
+    Attributes
+    ----------
+    temperature : float
+        What the logits of new images are divided by: the one fitted where it is sure to help, else 1.
+    temperature_fitted : float
+        That of highest likelihood on all images out of fold: above 1 where the method is too sure of itself.
+    ece_out_of_fold, nll_out_of_fold : float
+        Expected calibration error and mean negative log-likelihood of images out of fold.
+    ece_tempered, nll_tempered : float
+        The same after a temperature that was fitted on the images of the other folds.
+    confidence, tempered_confidence : ndarray of shape (n,)
+        Probability of the predicted class before and after that.
+    correct : ndarray of shape (n,), bool
+        Whether it is right.
+    """
+
+    temperature: float
+    temperature_fitted: float
+    ece_out_of_fold: float
+    ece_tempered: float
+    nll_out_of_fold: float
+    nll_tempered: float
+    confidence: NDArray[np.float64] = field(repr=False)
+    tempered_confidence: NDArray[np.float64] = field(repr=False)
+    correct: NDArray[np.bool_] = field(repr=False)
+
+    @classmethod
+    def of(cls, scored: OutOfFold) -> Self:
+        """Fit temperatures, and keep the one of all images where it is sure to help.
+
+        The gain of image i is what its negative log-likelihood falls by with the temperature of the other folds. The
+        temperature is kept where the mean gain exceeds two of its standard errors, and the expected calibration error
+        falls as well: elsewhere it would be fitted to chance.
+        """
+        p, labels = scored.probabilities, scored.labels
+        of_others = {
+            fold: _temperature(p[scored.fold != fold], labels[scored.fold != fold]) for fold in scored.fold_numbers
+        }
+        temperatures = np.array([of_others[fold] for fold in scored.fold.tolist()])  # (n,)
+        correct = p.argmax(axis=1) == labels
+        own, confidence = _own_and_highest(p, labels, np.ones(len(labels)))
+        own_after, confidence_after = _own_and_highest(p, labels, temperatures)
+        gain = np.log(own_after) - np.log(own)  # (n,)
+        error = float(gain.std(ddof=1)) / math.sqrt(len(gain)) if len(gain) > 1 else math.inf
+        ece, ece_after = (calibration_error(reliability_bins(c, correct)) for c in (confidence, confidence_after))
+        fitted = _temperature(p, labels)
+        helps = float(gain.mean()) > _SURE * error and ece_after < ece
+        return cls(
+            fitted if helps else 1.0, fitted, ece, ece_after, float(-np.log(own).mean()),
+            float(-np.log(own_after).mean()), confidence, confidence_after, correct,
+        )  # fmt: skip
+
+    def fields(self) -> dict[str, float]:
+        """Return what a row says of it: all that is a number."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, float)}
+
+
 def _temperature(probabilities: NDArray[Any], labels: NDArray[np.int64]) -> float:
     """Fit a temperature, on some of the rows where they are very many."""
     some = np.random.default_rng(0).permutation(len(labels))[: max(100, _MOST_TEMPERED // probabilities.shape[1])]
     return fit_temperature(probabilities[some], labels[some])
 
 
-def calibration_fields(scored: OutOfFold) -> dict[str, float]:
-    """Return how well probabilities out of fold are calibrated, before and after a temperature.
+def _own_and_highest(
+    probabilities: NDArray[Any], labels: NDArray[np.int64], temperatures: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the probability of each row's own class, at least the smallest float32, and the highest of the row.
 
-    Returns
-    -------
-    dict
-        ``temperature``; ``ece_out_of_fold``, the expected calibration error of images out of fold; ``ece_tempered``,
-        the same after a temperature that was fitted on the images of the other folds.
+    ``temperatures`` (n,) has one for each row.
     """
-    after = np.empty(scored.probabilities.shape)
-    for fold in np.unique(scored.fold):
-        own = scored.fold == fold
-        after[own] = tempered(scored.probabilities[own], _temperature(scored.probabilities[~own], scored.labels[~own]))
-    return {
-        "temperature": _temperature(scored.probabilities, scored.labels),
-        "ece_out_of_fold": expected_calibration_error(scored.probabilities, scored.labels),
-        "ece_tempered": expected_calibration_error(after, scored.labels),
-    }
+    own, highest = np.empty(len(labels)), np.empty(len(labels))
+    for temperature in np.unique(temperatures):
+        rows = np.flatnonzero(temperatures == temperature)
+        for block in np.array_split(rows, math.ceil(len(rows) / _BLOCK)):
+            p = probabilities[block].astype(np.float64)
+            p = p if temperature == 1.0 else tempered(p, float(temperature))  # (block, c)
+            own[block] = np.take_along_axis(p, labels[block, None], axis=1)[:, 0]
+            highest[block] = p.max(axis=1)
+    return np.maximum(own, np.finfo(np.float32).tiny), highest
 
 
 @dataclass(frozen=True)
@@ -234,7 +304,7 @@ class Promises:
     Attributes
     ----------
     temperature : float
-        That of highest likelihood on images out of fold: above 1 where the method is too sure of itself.
+        What the logits of new images are divided by; 1 where that is not sure to help (:class:`Calibration`).
     unknown_scores : ndarray of shape (n,)
         Of images of the classes, out of fold.
     means : ndarray of shape (k, d)
@@ -253,10 +323,10 @@ class Promises:
     own_scores: Mapping[str, NDArray[np.float64]]
 
     @classmethod
-    def of(cls, scored: OutOfFold, means: NDArray[np.float32]) -> Self:
-        """Sum up the scores of images out of fold."""
+    def of(cls, scored: OutOfFold, means: NDArray[np.float32], temperature: float) -> Self:
+        """Sum up the scores of images out of fold, beside the temperature that is kept of them."""
         return cls(
-            _temperature(scored.probabilities, scored.labels),
+            temperature,
             scored.unknown_scores,
             means,
             scored.scoring_fit,
@@ -268,15 +338,17 @@ class Promises:
 
     @classmethod
     def from_saved(cls, saved: Mapping[str, Any], scoring_fit: Any) -> Self:
-        """Read back what :meth:`to_save` wrote."""
-        return cls(
-            float(saved["temperature"]), saved["unknown_scores"], saved["means"], scoring_fit, saved["own_scores"]
-        )
+        """Read back what :meth:`to_save` wrote.
+
+        Older runs have a temperature that was fitted and never used: they go on predicting what they did.
+        """
+        temperature = float(saved.get(_USED_TEMPERATURE, 1.0))
+        return cls(temperature, saved["unknown_scores"], saved["means"], scoring_fit, saved["own_scores"])
 
     def to_save(self) -> dict[str, Any]:
         """Return all but the scoring fit, as numbers and arrays."""
         return {
-            "temperature": self.temperature,
+            _USED_TEMPERATURE: self.temperature,
             "unknown_scores": self.unknown_scores,
             "means": self.means,
             "own_scores": dict(self.own_scores),
@@ -295,6 +367,12 @@ class Promises:
             If the rate is none, or images are too few for it.
         """
         return unknown_threshold(self.unknown_scores, false_alarms)
+
+    def calibrated(self, probabilities: NDArray[Any]) -> NDArray[Any]:
+        """Return probabilities (n, c) of the kept fit after its temperature, in the same dtype."""
+        if self.temperature == 1.0:
+            return probabilities
+        return tempered(probabilities, self.temperature).astype(probabilities.dtype)
 
     def sets(
         self, X: NDArray[Any], best: NDArray[np.int64], n_classes: int, coverage: float, score: ConformalScore = "lac"

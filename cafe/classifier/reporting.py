@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from cafe.evaluation.calibration import reliability_bins
 from cafe.evaluation.label_issues import find_label_issues
 from cafe.methods.inputs.cosines import unit_length
 from cafe.report.fit_page import FitReport, ShownImage
+from cafe.report.rows import counted
 
 if TYPE_CHECKING:
     from cafe.data.base import Dataset
@@ -66,13 +68,20 @@ def fit_report(final: FinalFit, dataset: Dataset | None, notes: Sequence[str] = 
             if len(shown) == MOST_SHOWN:
                 break
         parts["mistakes"] = tuple(shown.values())
+    if final.calibration is not None:
+        given = final.calibration
+        confidence = given.confidence if given.temperature == 1.0 else given.tempered_confidence
+        parts["calibrated_bins"] = reliability_bins(confidence, given.correct)
     if final.scored is None:
         left_out["label_issues"] = f"No label could be checked: {final.no_promises}."
     else:
         parts["label_issues"] = _label_issues(final, names, thumbnail)
-    parts["duplicates"] = _duplicates(final.features, names, thumbnail)
+    parts["duplicates"], searched = _duplicates(final.features, names, thumbnail)
     counts = np.bincount(final.seen.labels, minlength=len(names)).tolist()
-    return FitReport(final.row, names, n_train=counts, notes=tuple(notes), left_out=left_out, **parts)
+    return FitReport(
+        final.row, names, n_train=counts, notes=tuple(notes), left_out=left_out, leaderboard=final.leaderboard,
+        searched={"duplicates": searched}, **parts,
+    )  # fmt: skip
 
 
 def _label_issues(
@@ -90,26 +99,80 @@ def _label_issues(
 
 def _duplicates(
     features: Features, names: Sequence[str], thumbnail: Callable[[str], bytes | None]
-) -> tuple[ShownImage, ...]:
-    """Return pairs of equal or nearly equal images that stand in two classes or in two splits, the nearest first."""
+) -> tuple[tuple[ShownImage, ...], str]:
+    """Return images that stand in two classes or in two splits, and what was searched for them."""
     splits = list(features.splits.items())
-    ids = np.concatenate([split.sample_ids for _, split in splits])[:_MOST_COMPARED]
-    labels = np.concatenate([split.labels for _, split in splits])[:_MOST_COMPARED]
-    parts = np.repeat([name for name, _ in splits], [len(split) for _, split in splits])[:_MOST_COMPARED]
-    rows = np.concatenate([np.asarray(split.image_features, np.float32) for _, split in splits])[:_MOST_COMPARED]
-    pairs = near_pairs(unit_length(rows), labels, parts)
+    ids = np.concatenate([split.sample_ids for _, split in splits])
+    labels = np.concatenate([split.labels for _, split in splits])
+    parts = np.repeat([name for name, _ in splits], [len(split) for _, split in splits])
+    keys = [split.image_sha256 for _, split in splits if split.image_sha256 is not None]
+    by_bytes = len(keys) == len(splits)
+    if not by_bytes:
+        keys = [row_digests(split.image_features) for _, split in splits]
+    equal = equal_pairs(np.concatenate(keys), labels, parts)
+    some = np.arange(len(ids))
+    if len(ids) > _MOST_COMPARED:
+        some = np.sort(np.random.default_rng(0).permutation(len(ids))[:_MOST_COMPARED])
+    start, taken = 0, []
+    for _, split in splits:
+        own = some[(some >= start) & (some < start + len(split))] - start
+        taken.append(np.asarray(split.image_features[own], np.float32))
+        start += len(split)
+    rows = np.concatenate(taken)  # (at most 20,000, d)
+    near, n_near = near_pairs(unit_length(rows), labels[some], parts[some])
+    pairs = dict.fromkeys(equal[:MOST_SHOWN], "the same file" if by_bytes else "the same features")
+    for i, j, cosine in near:
+        pairs.setdefault((int(some[i]), int(some[j])), f"cosine {cosine:.4f}")
     shown = []
-    for i, j, cosine in pairs[:MOST_SHOWN]:
+    for (i, j), how in list(pairs.items())[:MOST_SHOWN]:
         where = f"{names[labels[i]]} ({parts[i]}) and {names[labels[j]]} ({parts[j]})"
-        says = f"{where}, cosine {cosine:.4f}: also {ids[j]}"
-        shown.append(ShownImage(str(ids[i]), says, thumbnail(str(ids[i]))))
-    return tuple(shown)
+        shown.append(ShownImage(str(ids[i]), f"{where}, {how}: also {ids[j]}", thumbnail(str(ids[i]))))
+    among = f"all {len(ids):,} images"
+    if len(some) < len(ids):
+        among = f"{len(some):,} images drawn at random, for to compare all {len(ids):,} would take too long"
+    searched = (
+        f"Images that stand in two classes or in two splits: {counted(len(equal), 'pair')} of equal ones among all "
+        f"{len(ids):,} images, {counted(n_near, 'pair')} with a cosine of at least {NEAR_DUPLICATE} among {among}."
+    )
+    return tuple(shown), searched
+
+
+def row_digests(rows: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return a digest of the bytes of each row (n, d), (n, 32) uint8: equal where rows are."""
+    digests = b"".join(hashlib.blake2b(np.ascontiguousarray(row).tobytes(), digest_size=32).digest() for row in rows)
+    return np.frombuffer(digests, np.uint8).reshape(-1, 32)
+
+
+def equal_pairs(keys: NDArray[Any], labels: NDArray[np.int64], parts: NDArray[np.str_]) -> list[tuple[int, int]]:
+    """Return pairs of equal rows that differ in class or in split: of each group of equal rows its first and others.
+
+    Parameters
+    ----------
+    keys : ndarray of shape (n, k)
+        Hashes of images; any number of rows.
+    labels, parts : ndarray of shape (n,)
+        Class and split of each.
+
+    Examples
+    --------
+    >>> equal_pairs(np.array([[7], [3], [7], [3]]), np.array([0, 0, 1, 0]), np.array(["a", "a", "a", "a"]))
+    [(0, 2)]
+    """
+    whole = np.ascontiguousarray(keys).view(np.dtype((np.void, keys.dtype.itemsize * keys.shape[1])))[:, 0]
+    _, first, number = np.unique(whole, return_index=True, return_inverse=True)
+    first = first[number.reshape(-1)]  # (n,), of each row the first that equals it
+    differ = (labels != labels[first]) | (parts != parts[first])
+    return [(int(first[i]), int(i)) for i in np.flatnonzero(differ)]
 
 
 def near_pairs(
-    rows: NDArray[np.float32], labels: NDArray[np.int64], parts: NDArray[np.str_], least: float = NEAR_DUPLICATE
-) -> list[tuple[int, int, float]]:
-    """Return pairs of rows of a cosine of at least ``least`` that differ in class or in split, the nearest first.
+    rows: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    parts: NDArray[np.str_],
+    least: float = NEAR_DUPLICATE,
+    most: int = MOST_SHOWN,
+) -> tuple[list[tuple[int, int, float]], int]:
+    """Return the nearest pairs of rows that differ in class or in split, and how many reach a cosine.
 
     Parameters
     ----------
@@ -119,15 +182,33 @@ def near_pairs(
         Class and split of each.
     least : float, default=0.98
         Cosine.
+    most : int, default=24
+        Pairs that are returned.
+
+    Returns
+    -------
+    list of (int, int, float)
+        Rows and cosine, the nearest first; at most ``most``.
+    int
+        How many pairs reach ``least``.
     """
-    pairs = []
+    _, kinds = np.unique(np.stack([labels.astype(str), parts.astype(str)]), axis=1, return_inverse=True)
+    kinds = kinds.reshape(-1)
+    nearest: list[tuple[int, int, float]] = []
+    number = 0
     for start in range(0, len(rows), _BLOCK):
         cosines = rows[start : start + _BLOCK] @ rows[start:].T  # (block, rows after)
-        for i, j in np.argwhere(cosines >= least):
-            a, b = start + int(i), start + int(j)
-            if a < b and (labels[a] != labels[b] or parts[a] != parts[b]):
-                pairs.append((a, b, float(cosines[i, j])))
-    return sorted(pairs, key=lambda pair: -pair[2])
+        here = np.arange(len(cosines))
+        reached = (cosines >= least) & (kinds[start + here, None] != kinds[None, start:])
+        reached &= here[:, None] < np.arange(cosines.shape[1])[None, :]  # each pair once
+        i, j = np.nonzero(reached)
+        number += len(i)
+        best = np.argsort(-cosines[i, j], kind="stable")[:most]
+        nearest += [
+            (start + int(a), start + int(b), float(cosines[a, b])) for a, b in zip(i[best], j[best], strict=True)
+        ]
+        nearest = sorted(nearest, key=lambda pair: -pair[2])[:most]
+    return nearest, number
 
 
 def _thumbnails(dataset: Dataset | None) -> Callable[[str], bytes | None]:

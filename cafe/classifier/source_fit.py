@@ -89,6 +89,8 @@ def fit_source(
     root: Path | str | None,
     device: str,
     dtype: str,
+    promises: bool,
+    compare: bool | Sequence[str],
     cache_dir: Path | str | None,
     progress: ProgressCallback | None,
     tell: Callable[[str], None] | None,
@@ -99,7 +101,7 @@ def fit_source(
     Parameters
     ----------
     data, model, method, parameters, shots, seed, selection, split, templates, unlabelled, refit, root, device, dtype, \
-    cache_dir, progress, tell, check_features
+    promises, compare, cache_dir, progress, tell, check_features
         As of :meth:`cafe.classifier.classifier.Classifier.fit`.
 
     Raises
@@ -132,6 +134,7 @@ def fit_source(
     final = fit_for_use(
         features, method, parameters, shots=shots, seed=seed, selection=selection, refit=refit, device=device,
         dtype=dtype, unlabelled=_unlabelled(unlabelled, features, device), unlabelled_name=str(unlabelled),
+        promises=promises, compare=compare, tell=tell,
     )  # fmt: skip
     for note in final.notes:
         say(note)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cafe.evaluation.by_class import ClassResult, class_results, confused_pairs, untested_classes, weakest_classes
 
+FEW_TESTS = 5  # images of a class below which its accuracy says hardly anything
 SHOWN = 3  # weakest classes and confused pairs of a row
 
 
@@ -30,6 +31,8 @@ class TestedImages:
         Of all classes, tested or not.
     repeats : int, default=1
         How often each image stands among the n: a cross-validation tests it several times over.
+    rows : ndarray of shape (n,), int64, default=None
+        Which image each is, where they stand there several times.
     """
 
     labels: NDArray[np.int64]
@@ -38,6 +41,7 @@ class TestedImages:
     sample_ids: NDArray[np.str_]
     class_names: Sequence[str]
     repeats: int = 1
+    rows: NDArray[np.int64] | None = None
 
     __test__ = False  # for pytest, to which a class called so looks like one of tests
 
@@ -60,8 +64,9 @@ class TestedImages:
             ``majority_class``: the most frequent class of the test images. ``weakest_classes``: up to three classes
             that are not always right, {class, recall, n_test, n_right}, the lowest recall first. ``confused_pairs``:
             the three most frequent ways to take one class for another, {class, predicted, count, n_test}.
-            ``untested_classes``: names of those without a test image. Counts of a cross-validation are means over its
-            repeats.
+            ``untested_classes``: names of those without a test image. ``tested_classes``, ``barely_tested_classes``:
+            how many have a test image, and how many of these fewer than five. Counts of a cross-validation are means
+            over its repeats.
         """
         results, names = self.results, [str(name) for name in self.class_names]
         return {
@@ -79,5 +84,7 @@ class TestedImages:
                 }
                 for pair in confused_pairs(self.predicted, self.labels, SHOWN, self.repeats)
             ],
+            "tested_classes": sum(result.n_test > 0 for result in results),
+            "barely_tested_classes": sum(0 < result.n_test < FEW_TESTS for result in results),
             "untested_classes": [names[label] for label in untested_classes(self.labels, len(names))],
         }

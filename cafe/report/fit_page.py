@@ -11,8 +11,11 @@ from typing import Any
 from cafe.evaluation.by_class import ClassResult, Confusion
 from cafe.evaluation.calibration import ReliabilityBin
 from cafe.names import visible, visible_name
+from cafe.report.leaderboard import HEAD, Leaderboard
 from cafe.report.page import STYLE, definitions, html_table
 from cafe.report.rows import counted, text_of
+from cafe.report.sentences import against_majority, calibration, mean_of_classes
+from cafe.report.sentences import percent as _percent
 
 WIDEST_MATRIX = 25  # classes of a confusion matrix that is drawn whole; of more, pairs are listed
 SHOWN_CLASSES = 30  # rows of the table by class before it is folded
@@ -36,6 +39,9 @@ table.matrix td, table.matrix th { padding: .25rem .4rem; text-align: center; bo
 table.matrix th { font-weight: 400; font-size: .8rem; }
 table.matrix thead th span { writing-mode: vertical-rl; max-height: 10rem; overflow: hidden; }
 svg { width: 100%; max-width: 24rem; height: auto; color: var(--ink); }
+.diagrams { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(18rem, 100%), 1fr)); gap: 1.5rem; }
+figure { margin: 0; min-width: 0; }
+figcaption { min-height: 3.2em; }
 .scroll:focus-visible, summary:focus-visible { outline: 3px solid #2563eb; outline-offset: 2px; }
 @media (max-width: 480px) {
   body { padding: 1.25rem .9rem 3rem; }
@@ -88,13 +94,19 @@ class FitReport:
     n_train : sequence of int
         Images of each class that the tested fit, or where it was fitted once more the kept fit, learned from.
     bins : sequence of ReliabilityBin
-        Of the test images.
+        Of the test images, by the method's own probabilities.
+    calibrated_bins : sequence of ReliabilityBin
+        Of images out of fold, by the probabilities that are given out; empty where nothing was scored out of fold.
+    leaderboard : Leaderboard or None
+        Of other methods on the same test images.
     mistakes, label_issues, duplicates : sequence of ShownImage
         The most confident mistakes; images whose label looks wrong; pairs of images that are one, or nearly so.
     notes : sequence of str
         What there is to say about the fit.
     left_out : mapping of str to str
         Why a part of the page is not there.
+    searched : mapping of str to str
+        What was looked through for the images of a part.
     """
 
     row: Mapping[str, Any]
@@ -103,11 +115,14 @@ class FitReport:
     confusions: Sequence[Confusion] = ()
     n_train: Sequence[int] = ()
     bins: Sequence[ReliabilityBin] = ()
+    calibrated_bins: Sequence[ReliabilityBin] = ()
+    leaderboard: Leaderboard | None = None
     mistakes: Sequence[ShownImage] = ()
     label_issues: Sequence[ShownImage] = ()
     duplicates: Sequence[ShownImage] = ()
     notes: Sequence[str] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
+    searched: Mapping[str, str] = field(default_factory=dict)
 
 
 def fit_page(report: FitReport) -> str:
@@ -131,6 +146,7 @@ def fit_page(report: FitReport) -> str:
         *_by_class(report),
         *_confusion(report),
         *_reliability(report),
+        *_leaderboard(report.leaderboard),
         *_images(report, "mistakes", "Most confident mistakes", report.mistakes),
         *_images(report, "label_issues", "Labels that look wrong", report.label_issues),
         *_images(report, "duplicates", "Duplicates", report.duplicates),
@@ -159,7 +175,7 @@ def _headline(report: FitReport) -> list[str]:
     facts = {
         "95 % interval": f"{_percent(low)} to {_percent(high)}",
         "always the most frequent class": f"{_percent(row['majority_acc1'])}: {majority}",
-        "balanced accuracy": f"{_percent(row['mean_per_class_recall'])}, the mean of the tested classes' accuracies",
+        "balanced accuracy": f"{_percent(row['mean_per_class_recall'])}, {mean_of_classes(row)}",
         "zero-shot": "" if row.get("zero_shot_acc1") is None else _percent(row["zero_shot_acc1"]),
         "weakest classes": ", ".join(
             f"{_name(entry['class'])} {_percent(entry['recall'])} of {entry['n_test']:g}"
@@ -173,10 +189,10 @@ def _headline(report: FitReport) -> list[str]:
     listed = "".join(f"<dt>{escape(key)}</dt><dd>{value}</dd>" for key, value in facts.items() if value)
     lead = f"accuracy on {row['n_test']:,} {by}"
     parts = [f'<p class="headline">{_percent(row["acc1"])}</p>', f'<p class="lead">{lead}</p>']
-    if low <= row["majority_acc1"]:
+    if stands := against_majority(row):
         parts.append(
-            f'<p class="warning">This is not surely better than naming every image {majority}, which is right for '
-            f"{_percent(row['majority_acc1'])}.</p>"
+            f'<p class="warning">Naming every image {majority} would be right for {_percent(row["majority_acc1"])}: '
+            f"{stands}.</p>"
         )
     untested = row.get("untested_classes") or []
     if untested:
@@ -186,6 +202,30 @@ def _headline(report: FitReport) -> list[str]:
         parts.append(f'<p class="warning">{number} no test image, so nothing is known of {names}{more}.</p>')
     parts.append(f"<dl>{listed}</dl>")
     return [*parts, *(f'<p class="note">{escape(visible_name(note))}</p>' for note in report.notes)]
+
+
+def _leaderboard(board: Leaderboard | None) -> list[str]:
+    if board is None:
+        return []
+    number = counted(len(board.entries), "method")
+    pairs = [
+        [
+            _short(str(pair["a"])), _short(str(pair["b"])), f"{100 * pair['difference']:+.2f}", f"{pair['a_only']:.4g}",
+            f"{pair['b_only']:.4g}", f"{pair['p_value']:.2g}", f"{pair['p_holm']:.2g}",
+        ]
+        for pair in board.pairs
+    ]  # fmt: skip
+    head = ["A", "B", "A minus B (points)", "only A right", "only B right", "p", "p (Holm)"]
+    return [
+        f"<h2>{number} on the same test images</h2>",
+        f"<p>{escape(visible_name(board.verdict))}</p>",
+        f'<p class="note">{escape(visible_name(board.caution))}</p>',
+        _scrolled(html_table(HEAD, [[_short(cell) for cell in line] for line in board.table()]), "Leaderboard"),
+        *(f'<p class="note">{escape(visible_name(note))}</p>' for note in board.notes),
+        f"<details><summary>Every pair ({len(pairs):,})</summary>",
+        _scrolled(html_table(head, pairs, caption=f"{board.test}, corrected by Holm"), "Pairs of methods"),
+        "</details>",
+    ]
 
 
 def _by_class(report: FitReport) -> list[str]:
@@ -253,16 +293,44 @@ def _confusion(report: FitReport) -> list[str]:
 
 
 def _reliability(report: FitReport) -> list[str]:
-    full = [b for b in report.bins if b.count and b.accuracy is not None and b.confidence is not None]
-    if not full:
+    row = report.row
+    drawn = []
+    if _full(report.bins):
+        own = "by the method's own probabilities" if report.calibrated_bins else ""
+        said = f"Expected calibration error {_percent(row['ece'])}{', ' if own else ''}{own}."
+        drawn.append(_diagram(report.bins, "Test images", said))
+    if _full(report.calibrated_bins):
+        shown = row["ece_out_of_fold"] if row["temperature"] == 1.0 else row["ece_tempered"]
+        said = f"Expected calibration error {_percent(shown)}, by the probabilities that predict gives."
+        drawn.append(_diagram(report.calibrated_bins, "Images out of fold", said))
+    if not drawn:
         return []
+    gives = calibration(row)
+    lead = "On the dashed line they do; below it the classifier is too sure of itself."
+    if gives:
+        lead += f" The probabilities that predict gives are {gives}."
+    return [
+        "<h2>Do probabilities mean what they say?</h2>",
+        f"<p>{escape(lead)}</p>",
+        f'<div class="diagrams">{"".join(drawn)}</div>',
+    ]
+
+
+def _full(bins: Sequence[ReliabilityBin]) -> list[tuple[ReliabilityBin, float, float]]:
+    """Return the bins that hold an image, with confidence and accuracy."""
+    return [(b, b.confidence, b.accuracy) for b in bins if b.confidence is not None and b.accuracy is not None]
+
+
+def _diagram(bins: Sequence[ReliabilityBin], title: str, said: str) -> str:
+    """Draw a reliability diagram, with what it shows in a sentence and in a table."""
     side, edge = 240, 34
-    most = max(b.count for b in full)
+    full = _full(bins)
+    most = max(b.count for b, _, _ in full)
     marks = "".join(
-        f'<circle cx="{edge + side * (b.confidence or 0):.1f}" cy="{edge + side * (1 - (b.accuracy or 0)):.1f}" '
+        f'<circle cx="{edge + side * confidence:.1f}" cy="{edge + side * (1 - accuracy):.1f}" '
         f'r="{3 + 6 * (b.count / most) ** 0.5:.1f}" fill="#2563eb" fill-opacity=".75"><title>{b.count:,} images of '
-        f"confidence {_percent(b.confidence or 0)}: {_percent(b.accuracy or 0)} right</title></circle>"
-        for b in full
+        f"confidence {_percent(confidence)}: {_percent(accuracy)} right</title></circle>"
+        for b, confidence, accuracy in full
     )
     ticks = "".join(
         f'<text x="{edge + side * t:.0f}" y="{edge + side + 16}" text-anchor="middle">{100 * t:.0f}</text>'
@@ -270,7 +338,7 @@ def _reliability(report: FitReport) -> list[str]:
         for t in (0, 0.5, 1)
     )
     drawing = (
-        f'<svg viewBox="0 0 {side + 2 * edge} {side + 2 * edge}" role="img" aria-label="Reliability diagram" '
+        f'<svg viewBox="0 0 {side + 2 * edge} {side + 2 * edge}" role="img" aria-label="Reliability diagram: {title}" '
         'font-size="11" fill="currentColor">'
         f'<rect x="{edge}" y="{edge}" width="{side}" height="{side}" fill="none" stroke="currentColor" opacity=".4"/>'
         f'<line x1="{edge}" y1="{edge + side}" x2="{edge + side}" y2="{edge}" stroke="currentColor" '
@@ -278,38 +346,24 @@ def _reliability(report: FitReport) -> list[str]:
         f'<text x="{edge + side / 2}" y="{2 * edge + side - 4}" text-anchor="middle">confidence in per cent</text>'
         f'<text x="{edge}" y="{edge - 10}">right, in per cent</text></svg>'
     )
-    row = report.row
-    said = f"Expected calibration error {_percent(row['ece'])} on the test images."
-    if row.get("temperature") is not None:
-        said += (
-            f" Out of fold it is {_percent(row['ece_out_of_fold'])}, and {_percent(row['ece_tempered'])} after a "
-            f"temperature; that of all images is {row['temperature']:.3g}."
-        )
     head = ["confidence", "images", "mean confidence", "right"]
     body = [
-        [
-            f"{_percent(b.low)} to {_percent(b.high)}",
-            f"{b.count:,}",
-            _percent(b.confidence or 0),
-            _percent(b.accuracy or 0),
-        ]
-        for b in full
+        [f"{_percent(b.low)} to {_percent(b.high)}", f"{b.count:,}", _percent(confidence), _percent(accuracy)]
+        for b, confidence, accuracy in full
     ]
-    return [
-        "<h2>Do probabilities mean what they say?</h2>",
-        f"<p>{said} On the dashed line they do; below it the classifier is too sure of itself.</p>",
-        drawing,
-        "<details><summary>As a table</summary>",
-        _scrolled(html_table(head, body), "Reliability"),
-        "</details>",
-    ]
+    table = _scrolled(html_table(head, body), f"Reliability: {title}")
+    return (
+        f"<figure><figcaption><strong>{title}.</strong> {escape(said)}</figcaption>{drawing}"
+        f"<details><summary>As a table</summary>{table}</details></figure>"
+    )
 
 
 def _images(report: FitReport, key: str, title: str, images: Sequence[ShownImage]) -> list[str]:
     if key in report.left_out:
         return [f"<h2>{title}</h2>", f'<p class="note">{escape(visible_name(report.left_out[key]))}</p>']
+    searched = f'<p class="note">{escape(visible_name(report.searched[key]))}</p>' if key in report.searched else ""
     if not images:
-        return [f"<h2>{title}</h2>", '<p class="note">None.</p>']
+        return [f"<h2>{title}</h2>", searched or '<p class="note">None.</p>']
     cards = []
     for image in images:
         picture = ""
@@ -317,7 +371,7 @@ def _images(report: FitReport, key: str, title: str, images: Sequence[ShownImage
             data = base64.b64encode(image.thumbnail).decode("ascii")
             picture = f'<img src="data:image/jpeg;base64,{data}" alt="{_plain_name(image.name)}" loading="lazy">'
         cards.append(f"<li>{picture}<div>{_name(image.says, 300)}</div><small>{_name(image.name, 200)}</small></li>")
-    return [f"<h2>{title}</h2>", f'<ul class="cards">{"".join(cards)}</ul>']
+    return [f"<h2>{title}</h2>", searched, f'<ul class="cards">{"".join(cards)}</ul>']
 
 
 def _scrolled(table: str, label: str) -> str:
@@ -325,10 +379,6 @@ def _scrolled(table: str, label: str) -> str:
     return table.replace(
         '<div class="scroll">', f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}">', 1
     )
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
 
 
 def _short(name: str, longest: int = _LONGEST_NAME) -> str:

@@ -5,8 +5,10 @@ import pytest
 from PIL import Image
 
 import cafe
-from cafe.classifier.reporting import near_pairs
+from cafe.classifier import reporting
+from cafe.classifier.reporting import equal_pairs, near_pairs, row_digests
 from cafe.errors import InputError
+from cafe.features import Features, Split
 from cafe.runs import remove_run
 
 
@@ -19,7 +21,35 @@ def test_near_pairs_are_those_across_classes_or_splits():
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     labels, parts = np.zeros(1500, int), np.full(1500, "train")
     labels[1400], parts[1401] = 1, "test"
-    assert sorted((i, j) for i, j, _ in near_pairs(rows, labels, parts)) == [(3, 1400), (4, 1401)]
+    nearest, number = near_pairs(rows, labels, parts)
+    assert sorted((i, j) for i, j, _ in nearest) == [(3, 1400), (4, 1401)] and number == 2
+    assert equal_pairs(row_digests(rows), labels, parts) == [(3, 1400), (4, 1401)]
+
+
+def test_of_very_many_pairs_the_nearest_are_shown_and_all_are_counted():
+    """Equal rows everywhere: a page must not take memory for each of the pairs."""
+    rows = np.tile(np.array([[0.6, 0.8]], np.float32), (3000, 1))
+    rows[5], rows[2900] = [1.0, 0.0], [0.999, np.sqrt(1 - 0.999**2)]
+    labels, parts = np.arange(3000) % 2, np.full(3000, "train")
+    labels[5], labels[2900] = 0, 1
+    nearest, number = near_pairs(rows, labels, parts, most=10)
+    cosines = rows @ rows.T
+    by_hand = np.triu((cosines >= 0.98) & (labels[:, None] != labels[None, :]), 1)
+    assert number == by_hand.sum() and len(nearest) == 10
+    assert all(by_hand[i, j] and cosine == pytest.approx(cosines[i, j]) for i, j, cosine in nearest)
+
+
+def test_a_large_set_says_what_was_not_searched(monkeypatch):
+    monkeypatch.setattr(reporting, "_MOST_COMPARED", 40)
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((90, 8)).astype(np.float32)
+    X[60] = X[7]  # equal, in another split: found at any size
+    ids = np.arange(90).astype(str)
+    labels = np.arange(90) % 3
+    splits = {"train": Split(X[:60], labels[:60], ids[:60]), "test": Split(X[60:], labels[60:], ids[60:])}
+    shown, searched = reporting._duplicates(Features(splits, ("a", "b", "c")), ["a", "b", "c"], lambda _: None)
+    assert shown[0].name == "7" and "the same features: also 60" in shown[0].says
+    assert "1 pair of equal ones among all 90 images" in searched and "among 40 images drawn at random" in searched
 
 
 def test_the_page_stays_with_the_run_and_goes_with_it(tmp_path):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.special import softmax
 
 import cafe as cafe_package
 from cafe.evaluation.conformal import class_scores
@@ -101,6 +103,47 @@ def test_wishes_that_cannot_be_met_are_refused(fitted, cafe):
     cafe("predict", image, *zero_shot, "--coverage", 0.9).refused("no sets of classes")
     (only,) = cafe("predict", image, *zero_shot, "--json").json["images"]
     assert only["unknown"] is None and only["unknown_score"] is not None
+
+
+def test_probabilities_are_tempered_everywhere_and_stay_so_with_the_run(fitted, tmp_path, cafe):
+    root, classifier = fitted
+    image = root / "photos" / "red" / "0.png"
+    own = classifier.estimator.predict_proba(classifier.encoder.encode_images(crop_of(classifier, image)))
+    before, kept = classifier.promises, replace(classifier.promises, temperature=2.5)
+    try:
+        classifier.promises = kept
+        run = classifier.save(tmp_path / "run", cache_dir=root / "cache")
+        expected = softmax(np.log(own.astype(float)) / 2.5, axis=1)
+        np.testing.assert_allclose(classifier.predict_proba(image), expected, atol=1e-5)
+        loaded = cafe_package.Classifier.load(run, cache_dir=root / "cache")
+        assert loaded.temperature == classifier.temperature == 2.5
+        np.testing.assert_allclose(loaded.predict_proba(image), expected, atol=1e-5)
+        best = pytest.approx(expected.max(), abs=1e-5)
+        assert loaded.top(image)[0].classes[0][1] == best
+        (shown,) = cafe("predict", image, "--run", run, "--json").json["images"]
+        assert shown["predictions"][0]["probability"] == best
+        assert loaded.predict(image)[0] == loaded.sets(image, 0.5)[0][0]
+    finally:
+        classifier.promises, classifier.run = before, root / "run"
+
+
+def crop_of(classifier, path):
+    """Cut an image as the encoder says."""
+    return np.stack([classifier.encoder.cropper(Image.open(path))])
+
+
+def test_why_there_are_no_promises_stays_with_the_run(fitted, cafe, tmp_path):
+    root, _ = fitted
+    run = tmp_path / "bare"
+    done = cafe("fit", root / "photos", "--no-promises", "--out", run, "--json")
+    assert done.code == 0 and "--no-promises" in done.json["no_promises"] and done.json["leaderboard"] is None
+    image = root / "other" / "checks.png"
+    cafe("predict", image, "--run", run, "--coverage", 0.9).refused("no sets of classes", "--no-promises")
+    cafe("predict", image, "--run", run, "--unknown", 0.1).refused("no threshold", "--no-promises")
+    plain = cafe("predict", image, "--run", run)
+    assert plain.code == 0 and "no image is called unknown" in plain.err and "--no-promises" in plain.err
+    assert "called unknown" not in cafe("predict", image, "--run", run, "--unknown", "off").err
+    assert cafe_package.Classifier.load(run).no_promises == done.json["no_promises"]
 
 
 def test_lac_of_the_saved_scores_is_the_conformal_score(fitted):

@@ -1,0 +1,73 @@
+"""What a row of a fit says in sentences, the same on the screen and on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cafe.report.rows import counted
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """Write a share in per cent.
+
+    Examples
+    --------
+    >>> percent(0.1234), percent(0.1234, 2)
+    ('12.3 %', '12.34 %')
+    """
+    return f"{100 * share:.{digits}f} %"
+
+
+def against_majority(row: Mapping[str, Any]) -> str:
+    """Say how the accuracy stands to naming every image as the most frequent class; empty where it is surely above.
+
+    Examples
+    --------
+    >>> against_majority({"acc1_interval": [0.5, 0.66], "majority_acc1": 0.87})
+    'the accuracy is below that'
+    >>> against_majority({"acc1_interval": [0.8, 0.9], "majority_acc1": 0.87})
+    'the accuracy is not surely above that'
+    """
+    interval, share = row.get("acc1_interval"), row.get("majority_acc1")
+    if not interval or share is None or interval[0] > share:
+        return ""
+    return "the accuracy is below that" if interval[1] < share else "the accuracy is not surely above that"
+
+
+def mean_of_classes(row: Mapping[str, Any]) -> str:
+    """Say what balanced accuracy is a mean of, and how many of these classes were hardly tested.
+
+    Examples
+    --------
+    >>> mean_of_classes({"tested_classes": 4, "barely_tested_classes": 2})
+    'the mean over the 4 tested classes, 2 of them with fewer than 5 test images'
+    """
+    number, barely = row.get("tested_classes"), row.get("barely_tested_classes")
+    if number is None:  # of an older run
+        return "the mean of the tested classes' accuracies"
+    few = "" if not barely else f", {'all' if barely == number else barely} of them with fewer than 5 test images"
+    return f"the mean over the {counted(number, 'tested class', 'tested classes')}{few}"
+
+
+def calibration(row: Mapping[str, Any]) -> str:
+    """Say whether the probabilities are the method's own, and what a temperature does; empty where that is not known.
+
+    Examples
+    --------
+    >>> row = {"temperature": 2.5, "temperature_fitted": 2.5, "ece_out_of_fold": 0.1, "ece_tempered": 0.02}
+    >>> calibration(row)
+    'divided by a temperature of 2.5: calibration error 10.0 % before and 2.0 % after, out of fold'
+    >>> calibration({**row, "temperature": 1.0, "temperature_fitted": 0.9, "ece_tempered": 0.11})
+    "the method's own: a temperature (0.9) is not sure to help; calibration error 10.0 %, with it 11.0 %, out of fold"
+    """
+    if row.get("temperature_fitted") is None:
+        return ""
+    before, after = percent(row["ece_out_of_fold"]), percent(row["ece_tempered"])
+    fitted = f"{row['temperature_fitted']:.3g}"
+    if row["temperature"] == 1.0:
+        return (
+            f"the method's own: a temperature ({fitted}) is not sure to help; calibration error {before}, with it "
+            f"{after}, out of fold"
+        )
+    return f"divided by a temperature of {fitted}: calibration error {before} before and {after} after, out of fold"
