@@ -14,6 +14,15 @@ from cafe.errors import InputError
 ALL = "all"
 WORDS_FOR_RATIO = ("auto", "learned", "scalar")
 
+
+def _keep_measurements(folder: Path | None) -> Path | None:
+    """Let what is measured be kept in the cache folder that was given."""
+    from cafe.measured import keep_in
+
+    keep_in(folder)
+    return folder
+
+
 Json: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")
 ]
@@ -38,6 +47,7 @@ CacheDir: TypeAlias = Annotated[
         "--cache-dir",
         metavar="DIR",
         help="Folder of caches and runs [default: $CAFE_CACHE, else $XDG_CACHE_HOME/cafe].",
+        callback=_keep_measurements,
     ),
 ]
 NoUseOfCacheDir: TypeAlias = Annotated[

@@ -1,0 +1,165 @@
+"""Which of several ways is fastest here: timed once, and kept.
+
+Instruction flags do not say which way is faster: bfloat16 products take a sixth of float32's time on one processor
+with AVX512_BF16, and twice it on another. So the ways themselves are timed, in turns, for at most a tenth of a second,
+and the seconds are kept in the cache folder under what was asked, the processor, the library's version and the number
+of threads. A note that is damaged, or of another machine, is measured again; where the folder cannot be written to,
+the process keeps it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+from cafe.errors import CafeError
+from cafe.files import cache_dir, replacing
+
+Clock = Callable[[], float]
+Ways = Mapping[str, Callable[[], object]]
+
+MEASURED_FILE = "measured.json"
+# Seconds that one question may take. A first round of slow ways is all that is run.
+BUDGET = 0.1
+# Notes kept; older ones go.
+_KEPT = 1000
+
+_of_this_process: dict[tuple[Path, str], dict[str, float]] = {}
+_folder: Path | None = None
+
+
+def keep_in(folder: Path | str | None) -> None:
+    """Let notes be kept in this cache folder from now on; None for that of :func:`cafe.files.cache_dir`."""
+    global _folder
+    _folder = None if folder is None else Path(folder).expanduser()
+
+
+def seconds_of(
+    question: str,
+    names: tuple[str, ...],
+    make: Callable[[], Ways],
+    *,
+    library: str,
+    threads: int,
+    clock: Clock = time.perf_counter,
+    budget: float = BUDGET,
+) -> dict[str, float]:
+    """Return how long each of several ways takes on this machine: from the note, else measured now and noted.
+
+    Parameters
+    ----------
+    question : str
+        What is asked, with the class of shapes: ``"adapter step 256 x 512 x 1024"``.
+    names : tuple of str
+        Of the ways. A note that has others, or not all of them, is not the answer.
+    make : callable
+        Returns the ways, ready to be run, by name; only called where there is no note.
+    library : str
+        What runs them, with its version: ``"torch 2.14.1"``.
+    threads : int
+        How many threads it uses.
+    clock, budget
+        As of :func:`time_ways`.
+
+    Returns
+    -------
+    dict of str to float
+        Seconds of one run of each way.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> keep_in(tempfile.mkdtemp())
+    >>> ways = {"short": lambda: sum(range(10)), "long": lambda: sum(range(100_000))}
+    >>> seconds = seconds_of("sum", ("short", "long"), lambda: ways, library="python", threads=1)
+    >>> min(seconds, key=seconds.get)
+    'short'
+    >>> seconds == seconds_of("sum", ("short", "long"), lambda: {}, library="python", threads=1)
+    True
+    >>> keep_in(None)
+    """
+    folder = _folder or cache_dir()
+    key = f"{question} | {processor()} | {library} | {threads} threads"
+    known = _of_this_process.get((folder, key)) or _notes(folder).get(key)
+    if known is None or set(known) != set(names):
+        ways = make()
+        known = time_ways({name: ways[name] for name in names}, clock=clock, budget=budget)
+        _note(folder, key, known)
+    _of_this_process[folder, key] = known
+    return dict(known)
+
+
+def time_ways(ways: Ways, *, clock: Clock = time.perf_counter, budget: float = BUDGET) -> dict[str, float]:
+    """Time several ways in turns, and return the shortest seconds of each.
+
+    The shortest, because what else the machine does only ever adds to it. The first round warms up, and counts only
+    where the budget allows no other.
+
+    Parameters
+    ----------
+    ways : mapping of str to callable
+        What to run.
+    clock : callable, default=time.perf_counter
+        Returns seconds.
+    budget : float, default=0.1
+        Seconds for all of it.
+    """
+    start = clock()
+    first = _round(ways, clock)
+    rounds: list[dict[str, float]] = []
+    while (clock() - start) + sum((rounds[-1] if rounds else first).values()) <= budget:
+        rounds.append(_round(ways, clock))
+    return {name: min(each[name] for each in rounds or [first]) for name in ways}
+
+
+def _round(ways: Ways, clock: Clock) -> dict[str, float]:
+    seconds = {}
+    for name, run in ways.items():
+        start = clock()
+        run()
+        seconds[name] = max(clock() - start, 1e-9)  # a clock may be coarser than what it times
+    return seconds
+
+
+@cache
+def processor() -> str:
+    """Return the name of this machine's processor, with a hash of what else tells it from others of that name."""
+    name, details = platform.processor() or platform.machine(), platform.machine()
+    with suppress(OSError):
+        first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
+        fields = dict(line.split(":", 1) for line in first.splitlines() if ":" in line)
+        told = {key.strip(): value.strip() for key, value in fields.items()}
+        name = told.get("model name", name)
+        wanted = ("cpu family", "model", "stepping", "flags", "Features", "CPU part", "cache size")
+        details = " ".join(told.get(key, "") for key in wanted)
+    return f"{name} {hashlib.sha256(f'{details} {os.cpu_count()}'.encode()).hexdigest()[:8]}"
+
+
+def _notes(folder: Path) -> dict[str, dict[str, float]]:
+    """Read the notes of a folder; those that are no seconds by name are left out."""
+    try:
+        written = json.loads((folder / MEASURED_FILE).read_text(encoding="utf-8"))
+        return {key: value for key, value in written["seconds"].items() if _are_seconds(value)}
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
+        return {}
+
+
+def _are_seconds(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(each, float) and math.isfinite(each) and each > 0 for each in value.values()
+    )
+
+
+def _note(folder: Path, key: str, seconds: dict[str, float]) -> None:
+    notes = {**{name: value for name, value in _notes(folder).items() if name != key}, key: seconds}
+    newest = dict(list(notes.items())[-_KEPT:])
+    with suppress(OSError, CafeError), replacing(folder / MEASURED_FILE) as temporary:
+        temporary.write_text(json.dumps({"format": 1, "seconds": newest}, indent=1) + "\n", encoding="utf-8")
