@@ -51,8 +51,6 @@ class Split:
         Row of ``full_labels`` that each sample is; given together with it.
     image_sha256 : ndarray of shape (n, 32), uint8, or None
         SHA-256 of the bytes of each encoded image; None where that is not known.
-    second_features : ndarray of shape (n, width of the second encoder) or None
-        Of the same images by a second encoder, where two were joined; see :meth:`Features.join`.
     """
 
     image_features: NDArray[Any]
@@ -63,7 +61,6 @@ class Split:
     full_labels: NDArray[np.int64] | None = None
     full_rows: NDArray[np.int64] | None = None
     image_sha256: NDArray[np.uint8] | None = None
-    second_features: NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.image_features)
@@ -74,9 +71,6 @@ class Split:
             )
         if self.image_sha256 is not None and self.image_sha256.shape != (n, 32):
             raise InputError(f"image_sha256 must be ({n}, 32), one SHA-256 a sample; got {self.image_sha256.shape}")
-        second = self.second_features
-        if second is not None and (second.ndim != 2 or len(second) != n):
-            raise InputError(f"second_features must be ({n}, width of the second encoder); got {second.shape}")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -94,13 +88,12 @@ class Split:
             None if self.view_features is None else self.view_features[:, rows],
             None if self.projection_features is None else self.projection_features[rows],
             image_sha256=None if self.image_sha256 is None else self.image_sha256[rows],
-            second_features=None if self.second_features is None else self.second_features[rows],
         )
 
 
 @dataclass(frozen=True, repr=False)
 class Features:
-    """Everything that a method may learn from: one data set seen once by one frozen encoder.
+    """Everything that a method may learn from: one data set seen once by one frozen encoder, or by two (:meth:`join`).
 
     Attributes
     ----------
@@ -123,6 +116,8 @@ class Features:
         SigLIP's own bias; 0 elsewhere. It moves no softmax prediction, and is kept for those who need it.
     projection : ndarray of shape (width of the tower, d) or None
         The image tower's last linear map, for methods that train it; None where the cache has none.
+    second_width : int
+        How many columns of the image features, the last ones, are a second encoder's; 0 where there is one encoder.
     provenance : mapping
         Where all this came from; see cache/FORMAT.md. ``dataset``, ``encoder`` and ``fingerprint`` are always there.
 
@@ -146,6 +141,7 @@ class Features:
     projection: NDArray[Any] | None = None
     prompt_features: NDArray[Any] | None = None
     prompt_classes: NDArray[np.int64] | None = None
+    second_width: int = 0
 
     def __post_init__(self) -> None:
         text, prompts, owners = self.text_features, self.prompt_features, self.prompt_classes
@@ -230,34 +226,45 @@ class Features:
         Returns
         -------
         Features
-            Splits, labels, ids and text of the one that has text (of this one, where both have or neither has), with
-            the image features of the other as ``second_features`` of each split. Encoder, fingerprint and image
-            fingerprint of its provenance are both, as ``"A+B"``; ``joined`` holds the provenance of each.
+            Splits, labels, ids and text of the one that has text (of this one, where both have or neither has).
+
+            ``image_features`` are (n, d1 + d2): those of the one and, behind them, ``second_width`` = d2 columns of the
+            other, each part of unit length, as :func:`side_by_side` makes them. So the cosine of two images is the mean
+            of their cosines by both. ``text_features`` have zeros in the last d2 columns, where no text can be, and
+            ``logit_scale`` is sqrt(2) times as large: logits of text are what they were without the second encoder.
+
+            Encoder, fingerprint and image fingerprint of the provenance are both, as ``"A+B"``; ``joined`` holds the
+            provenance of each. Views and features before the projection are left out.
 
         Raises
         ------
         InputError
-            If classes or images differ, both are of one encoder, or one is itself joined.
+            If classes, images or their labels differ, both are of one encoder, or one is itself joined.
 
         Examples
         --------
         >>> sha256 = np.arange(64, dtype=np.uint8).reshape(2, 32)
         >>> ids, labels = np.array(["a", "b"]), np.array([0, 1])
         >>> one = Features({"train": Split(np.eye(2), labels, ids, image_sha256=sha256)}, ("cat", "dog"))
-        >>> two = Features(
-        ...     {"train": Split(np.ones((2, 3)), labels, ids, image_sha256=sha256[::-1].copy())}, ("cat", "dog")
-        ... )
-        >>> one.join(two).split("train").second_features.shape
-        (2, 3)
+        >>> rows = np.array([[0.0, 3.0, 4.0], [2.0, 0.0, 0.0]])
+        >>> two = Features({"train": Split(rows, labels[::-1], ids, image_sha256=sha256[::-1].copy())}, ("cat", "dog"))
+        >>> one.join(two).split("train").image_features.tolist()
+        [[1.0, 0.0, 1.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.6, 0.8]]
         """
         if self.text_features is None and other.text_features is not None:
             return other.join(self)
         names = [str(features.provenance.get("encoder", "unnamed")) for features in (self, other)]
         _check_joinable(self, other, names)
-        splits = {
-            name: replace(split, second_features=_rows_of_same_images(name, split, self, other, names))
-            for name, split in self.splits.items()
-        }
+        splits = {}
+        for name, split in self.splits.items():
+            second = _rows_of_same_images(name, split, self, other, names)  # (n, d2)
+            splits[name] = replace(
+                split,
+                image_features=side_by_side(split.image_features, second),
+                view_features=None,
+                projection_features=None,
+            )
+        (width,) = {part.image_features.shape[1] for part in other.splits.values()}
         both = {
             key: f"{self.provenance.get(key, '')}+{other.provenance.get(key, '')}"
             for key in ("fingerprint", "image_fingerprint")
@@ -265,7 +272,17 @@ class Features:
         provenance = {
             **self.provenance, **both, "encoder": "+".join(names), "joined": [self.provenance, other.provenance],
         }  # fmt: skip
-        return replace(self, splits=splits, provenance=provenance)
+        has_text = self.text_features is not None
+        return replace(
+            self,
+            splits=splits,
+            text_features=_with_zeros(self.text_features, width),
+            prompt_features=_with_zeros(self.prompt_features, width),
+            logit_scale=self.logit_scale * np.sqrt(2).item() if has_text else self.logit_scale,
+            projection=None,
+            provenance=provenance,
+            second_width=width,
+        )
 
     def split(self, name: str) -> Split:
         """Return one split.
@@ -280,6 +297,50 @@ class Features:
         return self.splits[name]
 
 
+# Beyond this, features of two encoders are put beside each other in float16, if both are stored in it: as large as
+# both caches together.
+_MOST_BYTES = 2**31
+_ROWS_AT_A_TIME = 16_384
+
+
+def side_by_side(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
+    """Put the features of the same images by two encoders beside each other.
+
+    Parameters
+    ----------
+    first, second : ndarray of shape (n, d1), ndarray of shape (n, d2)
+        Of the same images.
+
+    Returns
+    -------
+    ndarray of shape (n, d1 + d2)
+        Each part of unit length (zeros stay zeros), so that neither encoder counts more for the size of its numbers.
+        float32, or float64 where one is; float16 where both are and float32 would need more than 2 GiB.
+
+    Examples
+    --------
+    >>> side_by_side(np.array([[3.0, 4.0]]), np.array([[0.0, 5.0]])).tolist()
+    [[0.6, 0.8, 0.0, 1.0]]
+    """
+    n, width = len(first), first.shape[1]
+    dtype = np.result_type(first, second, np.float32)
+    if first.dtype == second.dtype == np.float16 and n * (width + second.shape[1]) * dtype.itemsize > _MOST_BYTES:
+        dtype = np.dtype(np.float16)
+    joined: NDArray[Any] = np.empty((n, width + second.shape[1]), dtype=dtype)
+    for start in range(0, n, _ROWS_AT_A_TIME):
+        rows = slice(start, start + _ROWS_AT_A_TIME)
+        for part, columns in ((first, slice(width)), (second, slice(width, None))):
+            numbers = part[rows].astype(np.float64)  # whose squares hold whatever float32 does
+            length = np.linalg.norm(numbers, axis=1, keepdims=True)
+            joined[rows, columns] = numbers / np.where(length > 0, length, 1)
+    return joined
+
+
+def _with_zeros(text: NDArray[Any] | None, width: int) -> NDArray[Any] | None:
+    """Return text features with zeros in so many further columns: of a second encoder there is no text."""
+    return None if text is None else np.concatenate([text, np.zeros((*text.shape[:-1], width), text.dtype)], axis=-1)
+
+
 def _check_joinable(first: Features, second: Features, names: list[str]) -> None:
     """Refuse to join features of different classes, of one encoder, or of more than two.
 
@@ -288,7 +349,7 @@ def _check_joinable(first: Features, second: Features, names: list[str]) -> None
     InputError
         Saying what differs.
     """
-    if any(split.second_features is not None for part in (first, second) for split in part.splits.values()):
+    if first.second_width or second.second_width:
         raise InputError(f"{' and '.join(names)} cannot be joined: one of them is of two encoders already")
     if first.class_names != second.class_names:
         differing = [pair for pair in zip(first.class_names, second.class_names, strict=False) if pair[0] != pair[1]]
@@ -298,12 +359,20 @@ def _check_joinable(first: Features, second: Features, names: list[str]) -> None
             f"{len(second.class_names)}: {what}); extract one data set with both"
         )
     encoders = [(part.provenance.get("image") or {}).get("encoder") for part in (first, second)]
-    if encoders[0] is not None and encoders[0] == encoders[1]:
+    same_name = names[0] == names[1] and "encoder" in first.provenance
+    if encoders[0] == encoders[1] and (same_name or encoders[0] is not None):
         raise InputError(f"both caches are of {names[0]}; name those of two different encoders")
+    if same_name:
+        known: list[dict[str, Any]] = [encoder or {} for encoder in encoders]
+        fields = [key for key in sorted({*known[0], *known[1]}) if known[0].get(key) != known[1].get(key)]
+        raise InputError(
+            f"both caches call their encoder {names[0]}, but it is not the same one ({', '.join(fields)} differ): "
+            f"the name changed its meaning between the two; extract again with two different encoders"
+        )
 
 
 def _rows_of_same_images(name: str, split: Split, first: Features, second: Features, names: list[str]) -> NDArray[Any]:
-    """Return the second encoder's features of a split's images, (n, width of the second encoder), in its order.
+    """Return the second encoder's features of a split's images, (n, d2), in its order.
 
     Raises
     ------
@@ -333,6 +402,7 @@ def _rows_of_same_images(name: str, split: Split, first: Features, second: Featu
             f"{names[0]},{names[1]}"
         )
     places = first_places[found]  # (n,), among the rows of all parts
+    _check_labels_of_same_images(name, split, parts, wanted, np.concatenate(there), places, names)
     starts = np.cumsum([0, *map(len, parts)])
     for part, start in zip(parts, starts[:-1], strict=True):
         if np.array_equal(places, start + np.arange(len(part))):
@@ -343,6 +413,36 @@ def _rows_of_same_images(name: str, split: Split, first: Features, second: Featu
         own = (places >= start) & (places < start + len(part))
         joined[own] = part.image_features[places[own] - start]
     return joined
+
+
+def _check_labels_of_same_images(
+    name: str,
+    split: Split,
+    parts: list[Split],
+    wanted: NDArray[Any],
+    there: NDArray[Any],
+    places: NDArray[np.int64],
+    names: list[str],
+) -> None:
+    """Refuse images that are of one class here and of another there; of copies, one of the same class is enough.
+
+    Raises
+    ------
+    InputError
+        Naming the first.
+    """
+    labels = np.concatenate([part.labels for part in parts])
+    differing = np.flatnonzero(labels[places] != split.labels)
+    if not len(differing):
+        return
+    pairs = set(zip(there.tolist(), labels.tolist(), strict=True))
+    wrong = [i for i in differing.tolist() if (wanted[i].item(), int(split.labels[i])) not in pairs]
+    if wrong:
+        raise InputError(
+            f"{len(wrong):,} of {len(split):,} images of split {name!r} have another label in the cache of {names[1]} "
+            f"than in that of {names[0]}, the first {str(split.sample_ids[wrong[0]])!r}; extract one data set with "
+            f"both: cafe extract --model {names[0]},{names[1]}"
+        )
 
 
 def _keys(sha256: NDArray[np.uint8]) -> NDArray[np.bytes_]:

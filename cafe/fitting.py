@@ -228,6 +228,22 @@ def fit_untested(
     return fitted, chosen
 
 
+def check_learns_from_two(method: str) -> None:
+    """Refuse features of two encoders for a method that cannot learn from them.
+
+    Raises
+    ------
+    InputError
+        Saying why, and naming the methods that can.
+    """
+    if reason := make_method(method).one_encoder:
+        those = [name for name in method_names() if not make_method(name).one_encoder]
+        raise InputError(
+            f"{method} learns from one encoder alone: {reason}; give one cache, or take another method: "
+            f"{', '.join(those)}"
+        )
+
+
 def check_learns_unlabelled(method: str) -> None:
     """Refuse unlabelled images for a method that does not learn from them.
 
@@ -360,6 +376,9 @@ def estimator_for(
         "text_tower": encoder_name(features),
         "text_tower_sha256": ((features.provenance.get("text") or {}).get("encoder") or {}).get("weights_sha256"),
     }
+    if features.second_width:
+        check_learns_from_two(method)
+        own["second_width"] = features.second_width
     if before_projection:
         own["projection"] = features.projection
     if task.unlabelled is not None:
@@ -432,6 +451,7 @@ def zero_shot_accuracy(features: Features, test: Split) -> float | None:
 # Parameters that the cache supplies; the row's fingerprint stands for them.
 _FROM_CACHE = (
     "class_embeddings", "classes", "class_names", "projection", "bias", "text_features", "prompt_classes",
+    "second_width",
 )  # fmt: skip
 
 

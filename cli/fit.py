@@ -37,7 +37,7 @@ _ELSEWHERE = {
     **{name: f"give --{name}" for name in ("variant", "alpha", "beta", "reduction", "device", "dtype")},
     "random_state": "give --seed",
     **dict.fromkeys(
-        ("class_embeddings", "classes", "class_names", "projection", "text_features", "prompt_classes"),
+        ("class_embeddings", "classes", "class_names", "projection", "text_features", "prompt_classes", "second_width"),
         "it comes from the cache",
     ),
     "unlabelled": "give --unlabelled",

@@ -65,6 +65,8 @@ def arrays_to_store(
     InputError
         If something cannot be stored, or does not fit the rest.
     """
+    if features.second_width:
+        raise InputError("a cache is of one encoder; features that were joined stay in memory, and both caches")
     arrays: dict[str, NDArray[Any]] = {
         CLASS_NAMES: text_array(features.class_names),
         TEMPLATES: text_array(features.templates),
@@ -83,8 +85,6 @@ def arrays_to_store(
         if not len(split):
             raise InputError(f"split {name!r} has no sample")
         check_labels(name, split, len(features.class_names))
-        if split.second_features is not None:
-            raise InputError("a cache is of one encoder; features that were joined stay in memory, and both caches")
         if split.projection_features is not None and projection is None:
             raise InputError(f"split {name!r} has projection features, but the projection itself was not given")
         given = None if sizes is None else sizes.get(name)

@@ -85,6 +85,7 @@ class APE(FewShotClassifier):
     array([0])
     """
 
+    one_encoder: ClassVar[str] = "channels are chosen by the text of one encoder"
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {
         "alpha": (0.1, 0.5, 1.0, 2.0, 4.0, 7.0),
         "beta": (0.1, 1.0, 2.0, 4.0, 7.0),

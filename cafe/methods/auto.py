@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cafe.methods.base import Array, FewShotClassifier, Problem
+from cafe.methods.inputs.cosines import unit_parts
 from cafe.methods.inputs.parameters import Choice, Constraint, Number, Seed, seed_of
-from cafe.methods.mixture.experts import SCORED_ROWS, centred_means, distinct_rows, fit_residual, held_out_scores
-from cafe.methods.mixture.gaussians import fit_gaussian
-from cafe.methods.mixture.weights import pick_weights, text_scale, weight_without_evidence
+from cafe.methods.mixture.experts import fit_residual
+from cafe.methods.mixture.mixing import Rows, mix_experts
 from cafe.methods.objectives.base import DTYPES
 
 METHOD = "auto"
@@ -29,6 +29,9 @@ class Auto(FewShotClassifier):
     log-likelihood on held-out rows of the shots, pulled to a fixed mixture where shots are few. Where less than half of
     the classes have a second row, nothing can be held out: (G, b) is then the cosine with class means, both measured
     from the mean of all, and a and g are fixed. Without text the first part falls away. docs/auto.md argues the design.
+
+    Where a second encoder has seen the images too (:meth:`cafe.features.Features.join`), its Gaussian model is a third
+    part with a weight of its own, and text and residual are the first's.
 
     Parameters
     ----------
@@ -50,15 +53,18 @@ class Auto(FewShotClassifier):
         Precision of training; auto is float32.
     random_state : int, default=None
         Seed of folds and batch order.
+    second_width : int, default=0
+        How many columns, the last ones, are a second encoder's features; 0 where there is one encoder.
 
     Attributes
     ----------
     weights_ : ndarray of shape (c, d)
-        Everything above, merged: the mixture is linear in f.
+        Everything above, merged: the mixture is linear in f, of two encoders in both parts of f at unit length.
     intercept_ : ndarray of shape (c,)
         Of the images' part.
     mixture_ : dict of str to float
-        ``text_scale`` (s over ``logit_scale``) and ``residual`` (a), where there is text; ``images`` (g).
+        ``text_scale`` (s over ``logit_scale``) and ``residual`` (a), where there is text; ``images`` (g), and
+        ``second_images`` of a second encoder.
     evidence_ : dict
         What the choice rested on: number of held-out rows, and their accuracy and loss for the choice and, where there
         is text, for zero-shot.
@@ -81,6 +87,7 @@ class Auto(FewShotClassifier):
         "steps": Number(1, whole=True),
         "dtype": Choice(tuple(DTYPES)),
         "random_state": Seed(),
+        "second_width": Number(0, whole=True),
     }
 
     def __init__(
@@ -94,6 +101,7 @@ class Auto(FewShotClassifier):
         device: str = "auto",
         dtype: str = "auto",
         random_state: int | None = None,
+        second_width: int = 0,
     ) -> None:
         self.class_embeddings = class_embeddings
         self.folds = folds
@@ -104,41 +112,29 @@ class Auto(FewShotClassifier):
         self.device = device
         self.dtype = dtype
         self.random_state = random_state
+        self.second_width = second_width
 
     def _fit_rows(self, problem: Problem) -> None:
-        X, y = problem.X, problem.y
-        text = problem.class_embeddings if self.embedding_source_ == "text" else None
-        n_classes = len(problem.class_embeddings)
+        has_text = self.embedding_source_ == "text"
+        rows = Rows.of(problem.X, problem.y, problem.class_embeddings, has_text, self.logit_scale, self.second_width)
         settings: dict[str, Any] = {
             "steps": self.steps,
-            "logit_scale": self.logit_scale,
+            "logit_scale": rows.logit_scale,
             "device": self.device,
             "dtype": self.dtype,
             "random_state": seed_of(self) if self.random_state is not None else 0,
         }
-        kept = distinct_rows(X, y)
-        X, y = X[kept], y[kept]
-        scored = np.random.default_rng(settings["random_state"]).permutation(len(y))[:SCORED_ROWS]
-        scale = 1.0 if text is None else text_scale(self.logit_scale * (X[scored] @ text.T), y[scored])
-        counts = np.bincount(y, minlength=n_classes)
-        gaussian = fit_gaussian(X, y, n_classes) if 2 * np.sum(counts > 1) >= np.sum(counts > 0) else None
-        if gaussian is None:
-            weights, offset = centred_means(X, y, n_classes)
-            images = weight_without_evidence(X[scored] @ weights.T + offset, y[scored], text is not None)
-            mixture, self.evidence_ = np.array([1.0, images]), {"held_out": 0}
-        else:
-            weights, offset = gaussian.weights, gaussian.offset
-            scores = held_out_scores(X, y, text, scale * self.logit_scale, gaussian, self.folds, settings)
-            mixture, self.evidence_ = pick_weights(scores, len(y) / np.sum(counts > 0))
-        weights, offset = mixture[-1] * weights, mixture[-1] * offset
-        self.mixture_ = {"images": float(mixture[-1])}
+        scale = rows.text_scale(settings["random_state"])
+        mixture = mix_experts(rows, rows.encoders, scale, self.folds, settings)
+        weights, self.evidence_ = np.concatenate(mixture.weights, axis=1), mixture.evidence
+        self.mixture_ = dict(zip(("images", "second_images"), mixture.of_images, strict=False))
         self.kernel_, self.device_, self.dtype_ = "numpy", "cpu", "float64"
-        if text is not None:
-            residual, self.device_ = fit_residual(X, y, text, scale * self.logit_scale, settings)
-            weights = weights + mixture[0] * residual
-            self.mixture_ = {"text_scale": scale, "residual": float(mixture[0]), **self.mixture_}
+        if rows.text is not None:
+            residual, self.device_ = fit_residual(rows.first, rows.y, rows.text, scale * rows.logit_scale, settings)
+            weights[:, : rows.first.shape[1]] += mixture.of_text * residual
+            self.mixture_ = {"text_scale": scale, "residual": mixture.of_text, **self.mixture_}
             self.kernel_, self.dtype_ = "torch", str(DTYPES[self.dtype]).removeprefix("torch.")
-        self.weights_, self.intercept_ = (v.astype(problem.base.X.dtype) for v in (weights, offset))
+        self.weights_, self.intercept_ = (v.astype(problem.base.X.dtype) for v in (weights, mixture.offset))
 
     def chosen_on(self) -> str:
         """Return that weights are chosen on held-out rows of the shots, where there are any; see the base class."""
@@ -149,5 +145,7 @@ class Auto(FewShotClassifier):
         return {"auto": {**self.mixture_, **self.evidence_}}
 
     def _logits(self, X: Array) -> Array:
+        if self.second_width:
+            X = unit_parts(X, self.second_width)
         logits: Array = X @ self.weights_.astype(X.dtype, copy=False).T + self.intercept_.astype(X.dtype, copy=False)
         return logits

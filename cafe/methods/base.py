@@ -50,6 +50,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """
 
     expected_failed_checks: ClassVar[dict[str, str]] = {}
+    # Why features of two encoders (cafe.features.Features.join) cannot be learned from; empty where they can be.
+    one_encoder: ClassVar[str] = ""
     # Values tried where a parameter is "auto", by parameter name.
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {}
     # What each parameter may be, beside "auto" where it has a grid; base classes' tables hold too.

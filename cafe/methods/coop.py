@@ -151,6 +151,7 @@ class CoOp(TrainedClassifier):
     (4, 128)
     """
 
+    one_encoder: ClassVar[str] = "prompts are learned through one text tower, whose features are those of one encoder"
     expected_failed_checks: ClassVar = {f"check_{name}": NEEDS_TOWER for name in FITTING_CHECKS}
     constraints: ClassVar[dict[str, Constraint]] = {
         "n_context": Number(1, whole=True),

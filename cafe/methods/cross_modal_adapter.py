@@ -71,6 +71,7 @@ class CrossModalAdapter(CrossModalLinearProbe):
     array([1])
     """
 
+    one_encoder: ClassVar[str] = "text is a training sample, and lacks what the second encoder sees"
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {
         "iterations": (100, 400, 1600, 6400),
         "lr": (1e-4, 1e-5, 1e-6, 1e-7),

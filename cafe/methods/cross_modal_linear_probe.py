@@ -75,6 +75,7 @@ class CrossModalLinearProbe(TrainedClassifier):
     array([1])
     """
 
+    one_encoder: ClassVar[str] = "text is a training sample, and lacks what the second encoder sees"
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {
         "iterations": (100, 400, 1600, 6400),
         "lr": (1e-3, 1e-4),

@@ -84,6 +84,7 @@ class ProLIP(TrainedClassifier):
     array([0])
     """
 
+    one_encoder: ClassVar[str] = "it trains the projection of one image tower"
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {
         "lr": (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8),
         "strength": (10.0, 1.0, 0.1, 0.01, 1e-3, 1e-4, 0.0),

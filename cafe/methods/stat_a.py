@@ -65,6 +65,7 @@ class StatA(FewShotClassifier):
     array([0, 0])
     """
 
+    one_encoder: ClassVar[str] = "every class is anchored at its text, and the second encoder's features have none"
     transductive: ClassVar[bool] = True
     expected_failed_checks: ClassVar[dict[str, str]] = {
         "check_methods_subset_invariance": _TRANSDUCTIVE,

@@ -91,11 +91,6 @@ def make_task(features: Features, shots: int | None, seed: int, check: bool = Tr
                 "a fit learns from train and is measured on test, so extract both"
             )
     train, test = features.split("train"), features.split("test")
-    if train.second_features is not None:
-        raise InputError(
-            f"these are features of two encoders ({encoder_name(features)}), and no method learns from both yet; "
-            f"fit on the cache of one of them"
-        )
     val = features.splits.get("val")
     for name, split in (("train", train), ("test", test)):
         if len(split) == 0:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cafe.errors import InputError
+
 Array = NDArray[Any]
 
 
@@ -51,6 +53,41 @@ def unit_length(x: Array) -> Array:
     with np.errstate(under="ignore", invalid="ignore"):
         scaled: Array = wide / np.where(length > 0, length, 1).astype(wide.dtype)
     return scaled.astype(x.dtype, copy=False)
+
+
+def unit_parts(X: Array, second_width: int) -> Array:
+    """Scale both parts of rows to length one: of the first encoder, and of the second in the last columns.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d1 + second_width)
+        Features of two encoders, as :meth:`cafe.features.Features.join` puts them beside each other.
+    second_width : int
+        Columns of the second.
+
+    Examples
+    --------
+    >>> unit_parts(np.array([[3.0, 4.0, 7.0]]), 1).tolist()
+    [[0.6, 0.8, 1.0]]
+    """
+    parts: Array = np.concatenate(parts_of(X, second_width), axis=-1)
+    return parts
+
+
+def parts_of(X: Array, second_width: int) -> list[Array]:
+    """Return both parts of rows, each of unit length, (n, d1) and (n, second_width); as of :func:`unit_parts`.
+
+    Raises
+    ------
+    InputError
+        If the rows are not wider than the second encoder's features.
+    """
+    if second_width >= X.shape[-1]:
+        raise InputError(
+            f"second_width {second_width} is of features of two encoders beside each other, wider than that; these "
+            f"rows have {X.shape[-1]} columns"
+        )
+    return [unit_length(X[..., :-second_width]), unit_length(X[..., -second_width:])]
 
 
 def cosine_logits(features: Array, class_embeddings: Array, logit_scale: float) -> Array:

@@ -1,10 +1,11 @@
-"""The two experts of ``auto``: a residual on text, and a model of the images alone; and their held-out scores.
+"""The experts of ``auto``: a residual on text, and a model of the images alone by each encoder; their held-out scores.
 
 Letters: n rows, d width, c classes. The mixture's formula stands in :class:`cafe.Auto`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -31,7 +32,7 @@ class HeldOut:
     Attributes
     ----------
     logits : ndarray of shape (e, n, c)
-        The residual where there is text, then the images' model.
+        That of text where there is any (a residual on it, or text itself), then the images' models, one an encoder.
     text : ndarray of shape (n, c) or None
         Logits of text at its own scale.
     labels : ndarray of shape (n,), int64
@@ -112,41 +113,52 @@ def held_out_scores(
     y: NDArray[np.int64],
     text: Array | None,
     text_scale: float,
-    images: SharedGaussian,
+    images: Sequence[tuple[Array, SharedGaussian]],
     folds: int,
     settings: dict[str, Any],
+    residual: bool = True,
 ) -> HeldOut:
     """Score rows by experts that were not fitted on them.
 
     Parameters
     ----------
     X : ndarray of shape (n, d)
-        Unit-length rows.
+        Unit-length rows, by the encoder that has text.
     y : ndarray of shape (n,), int64
         Class rows.
     text : ndarray of shape (c, d) or None
-        Class embeddings; without them there is no residual.
+        Class embeddings; without them there is no expert on text.
     text_scale : float
-        Of the residual.
-    images : SharedGaussian
-        Fitted on all rows.
+        Of the cosines with text, or of the residual.
+    images : sequence of (ndarray of shape (n, width), SharedGaussian)
+        For each encoder its unit-length rows, and the model that was fitted on all of them.
     folds : int
         At most.
     settings : dict
         Of :func:`fit_residual`, and ``logit_scale``.
+    residual : bool, default=True
+        Whether the expert on text is a residual, trained in each fold; else it is text itself.
     """
-    parts = [part for part in fold_rows(y, folds, settings["random_state"]) if len(part[1])]
-    draw = np.random.default_rng(settings["random_state"])
-    parts = [(kept, draw.permutation(held)[: max(1, SCORED_ROWS // len(parts))]) for kept, held in parts]
+    parts = scored_folds(y, folds, settings["random_state"])
     held_rows = np.concatenate([held for _, held in parts])
     labels, counts = y[held_rows], np.bincount(y)
     kept_counts = np.concatenate([np.bincount(y[kept], minlength=len(counts))[y[held]] for kept, held in parts])
-    logits, of_text = [held_out_logits(images, X, y, parts)], None
+    logits, of_text = [held_out_logits(model, rows, y, parts) for rows, model in images], None
     if text is not None:
         of_text = settings["logit_scale"] * (X[held_rows] @ text.T)
+    if text is not None and not residual:
+        logits.insert(0, text_scale * (X[held_rows] @ text.T))
+    elif text is not None:
         residuals = [X[held] @ fit_residual(X[kept], y[kept], text, text_scale, settings)[0].T for kept, held in parts]
         logits.insert(0, np.concatenate(residuals))
     return HeldOut(np.stack(logits), of_text, labels, float(counts[labels].mean()), float(kept_counts.mean()))
+
+
+def scored_folds(y: NDArray[np.int64], folds: int, random_state: int) -> list[Fold]:
+    """Split rows as :func:`fold_rows`, and take some of those held out where they are very many; no fold is empty."""
+    parts = [part for part in fold_rows(y, folds, random_state) if len(part[1])]
+    draw = np.random.default_rng(random_state)
+    return [(kept, draw.permutation(held)[: max(1, SCORED_ROWS // len(parts))]) for kept, held in parts]
 
 
 def fold_rows(y: NDArray[np.int64], folds: int, random_state: int) -> list[Fold]:

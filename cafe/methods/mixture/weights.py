@@ -1,19 +1,21 @@
-"""How ``auto`` weighs its experts: text by its likelihood on the shots, both experts by stacking on held-out rows.
+"""How ``auto`` weighs its experts: text by its likelihood on the shots, all experts by stacking on held-out rows.
 
 Letters: n rows, c classes, e experts; Z_e their logits, u_e their units, v_e >= 0 the weights in these units.
 
     text     min_s  sum_i -log softmax(s Z_text)_(i, y_i)  +  (log s)^2 / 2
-    unit     1 for the residual, whose scale text gave; 1 / spread(Z) for images
+    unit     1 for the expert on text, whose scale text gave; 1 / spread(Z) for images
     choice   min_v  sum_i -log softmax(sum_e v_e u_e Z_e)_(i, y_i)  +  (lam / 2) |v - v0|^2
              lam = STRENGTH n (k - 1)^-3 + FLOOR          k rows a class on average
 
 Both problems are convex in s and v but for the small terms in log s. The pull to v0 falls with the shots: at two shots
 the experts that are scored learned from half of what the final ones learn from, so their scores mislead, and hardly
-any does at eight.
+any does at eight. Where two encoders look at the images, v0 of each is 1 / sqrt(2) of what it is for one: logits of
+unit spread that err independently then have the spread of one expert together.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 import numpy as np
@@ -68,10 +70,13 @@ def pick_weights(scores: HeldOut, shots: float) -> tuple[Array, dict[str, Any]]:
         Weights of the experts' logits; and what the choice rested on, as JSON.
     """
     y, with_text = scores.labels, scores.text is not None
+    n_images = len(scores.logits) - with_text
     unit = np.ones(len(scores.logits))
-    unit[-1] = 1 / positive(spread(scores.logits[-1], y))
+    for expert in range(-n_images, 0):
+        unit[expert] = 1 / positive(spread(scores.logits[expert], y))
     strength = STRENGTH * len(y) * max(shots - 1, 0.5) ** -3 + FLOOR
-    centre = np.array(CENTRE if with_text else CENTRE_WITHOUT_TEXT)
+    (*of_text, of_images) = CENTRE if with_text else CENTRE_WITHOUT_TEXT
+    centre = np.array([*of_text, *[of_images / math.sqrt(n_images)] * n_images])
     weights = unit * stack(scores.logits * unit[:, None, None], y, centre, strength)
     chosen = np.tensordot(weights, scores.logits, 1)
     evidence = {"held_out": len(y), "accuracy": accuracy(chosen, y), "loss": float(losses(chosen, y).mean())}
@@ -79,13 +84,16 @@ def pick_weights(scores: HeldOut, shots: float) -> tuple[Array, dict[str, Any]]:
         evidence["zero_shot_accuracy"] = accuracy(scores.text, y)
         evidence["zero_shot_loss"] = float(losses(scores.text, y).mean())
     k, kept = scores.rows_of_class, scores.kept_of_class
-    weights[-1] *= k / (k + 1) * (kept + 1) / kept
+    weights[-n_images:] *= k / (k + 1) * (kept + 1) / kept
     return weights, evidence
 
 
-def weight_without_evidence(logits: Array, labels: NDArray[np.int64], with_text: bool) -> float:
-    """Return the weight of the images' model from its logits (n, c) on its own rows, where none can be held out."""
-    return (ONE_SHOT if with_text else CENTRE_WITHOUT_TEXT[0]) / positive(spread(logits, labels))
+def weight_without_evidence(logits: Array, labels: NDArray[np.int64], with_text: bool, n_images: int = 1) -> float:
+    """Return the weight of an encoder's model of images from its logits (n, c) on its own rows, none of them held out.
+
+    ``n_images`` is the number of such models.
+    """
+    return (ONE_SHOT if with_text else CENTRE_WITHOUT_TEXT[0]) / math.sqrt(n_images) / positive(spread(logits, labels))
 
 
 def spread(logits: Array, labels: NDArray[np.int64]) -> float:
