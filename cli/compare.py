@@ -82,6 +82,7 @@ def compare(
     all_seeds = chosen_seeds(seeds, seed, DEFAULT_SEEDS)
     all_values = numbers(values, "--values")
     with Screen(json=json, quiet=quiet) as screen:
+        screen.say(f"comparing {suite}")  # before anything is imported
         from cafe.cache.format.reader import load_features
         from cafe.files import cache_dir as cache_folder
         from cafe.files import check_output_folder
@@ -92,7 +93,6 @@ def compare(
         folder = cache_folder(cache_dir)
         features = [load_features(path) for path in chosen_caches(cache, folder, screen)]
 
-        screen.say(f"comparing {suite}")
         # After the caches: a missing one should not wait for torch.
         from cafe.compare import compare as run_suite
         from cafe.report.files import write_report

@@ -186,10 +186,10 @@ def extract(
     Every image and class name goes through the frozen encoder; the features go to one HDF5 file.
     """
     error_policy, stored = _one_of_two(on_error or "skip", stored_dtype)
-    augmented, draws, processes = _views_of(views, seed), _draws_of(shots, seeds), _workers_of(workers)
-    source = _source_of(data, dataset)
+    processes, source = _workers_of(workers), _source_of(data, dataset)
     with Screen(json=json, quiet=quiet) as screen:
-        screen.say(f"looking at {source}")
+        screen.say(f"looking at {source}")  # before anything is imported
+        augmented, draws = _views_of(views, seed), _draws_of(shots, seeds)
         opened, texts, own = _open(source, root, split, decoder, on_error == "skip", class_names, prompts, templates)
 
         # After the data set: a wrong path should not wait for torch.

@@ -189,6 +189,7 @@ def fit(
     if data is not None and cache is not None:
         raise InputError(f"give {data!r} or --cache {cache!r}, not both")
     with Screen(json=json, quiet=quiet) as screen:
+        # Before anything is imported.
         screen.say("getting ready" if data is None and cache is None else f"looking at {data or cache}")
         from cafe.cache.locate import find_cache
         from cafe.files import cache_dir as cache_folder
@@ -248,6 +249,7 @@ def _answer(classifier: Classifier, screen: Screen, cache_dir: Path | None) -> N
         "report": str(report) if report.is_file() else None,
         "cache": None if classifier.cache is None else str(classifier.cache),
         "extraction": None if extraction is None else extraction.to_json(),
+        "contents": classifier.contents,
         "notes": list(classifier.notes),
         "leaderboard": None if classifier.leaderboard is None else classifier.leaderboard.to_json(),
         "no_promises": None if classifier.promises is not None else classifier.no_promises,

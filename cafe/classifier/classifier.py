@@ -89,6 +89,8 @@ class Classifier:
         The cache that it was fitted on in this process; None elsewhere.
     extraction : ExtractionSummary or None
         Of the extraction, where fitting needed one.
+    contents : dict or None
+        What lies in the folder that it was fitted on: :meth:`cafe.data.contents.Contents.to_json`.
     promises : Promises or None
         What it may promise of new images: thresholds, temperature, sets; None where there are none, and
         ``no_promises`` says why.
@@ -138,6 +140,7 @@ class Classifier:
         self.cache: Path | None = None
         self.cache_dir: Path | None = None
         self.extraction: ExtractionSummary | None = None
+        self.contents: dict[str, Any] | None = None
         self._encoder = encoder
         self._opening = threading.Lock()  # images are read in several threads, the first of which opens the encoder
         self._features: Features | None = None
@@ -270,7 +273,7 @@ class Classifier:
         self.promises, self.no_promises = final.promises, final.no_promises
         self.leaderboard = final.leaderboard
         self.cache, self.extraction = prepared.path, prepared.summary
-        self.notes = fitted.notes
+        self.contents, self.notes = prepared.contents, fitted.notes
         self._features, self._page = fitted.features, fitted.page
 
     @classmethod

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cafe.cache.extract.copies import look_for_copies
 from cafe.cache.format.layout import SUFFIX
 from cafe.cache.format.reader import load_features, open_cache, read_provenance, summarise
 from cafe.cache.locate import cache_path, caches_by_last_use, find_cache
@@ -52,6 +53,10 @@ class Prepared:
         How cafe divided what had no splits, in a sentence; empty elsewhere.
     dataset : Dataset or None
         Where the images can be opened; None where only a cache, or features, were given.
+    contents : dict or None
+        What lies in the data set's source, as :meth:`cafe.data.contents.Contents.to_json` gives it; None likewise.
+    notes : tuple of str
+        What is odd about it: identical images, files that were left out, images that cannot be read.
     """
 
     features: Features
@@ -60,6 +65,8 @@ class Prepared:
     summary: ExtractionSummary | None = None
     division: str = field(default="")
     dataset: Dataset | None = None
+    contents: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def prepare(
@@ -136,11 +143,16 @@ def prepare(
     if division:
         say(division)
     if ready is not None:
-        for note in dataset.notes:
+        contents, copies = look_for_copies(dataset, ready)
+        notes = (*dataset.notes, *copies, *_unreadable_there(ready))
+        for note in notes:
             say(f"note: {note}")
         say(f"its features are there already: {ready}")
         note_use(folder, "caches", ready)
-        return Prepared(load_features(ready, memmap="auto"), ready, division=division, dataset=dataset)
+        return Prepared(
+            load_features(ready, memmap="auto"), ready, division=division, dataset=dataset,
+            contents=contents.to_json(), notes=notes,
+        )  # fmt: skip
     chosen, why = choose_model(model, dataset.name, folder)
     if hint := hint_for_photographs(chosen, dataset, source):
         say(hint)
@@ -164,7 +176,16 @@ def _extract(
     path = cache_path(folder, dataset.name, encoder.id)
     summary = extract(dataset, encoder, path, templates=templates, progress=progress)
     note_use(folder, "caches", summary.path)
-    return Prepared(load_features(summary.path, memmap="auto"), summary.path, encoder, summary, division, dataset)
+    unreadable = [f"image {each['sample_id']!r} was left out: {each['reason']}" for each in summary.unreadable]
+    return Prepared(
+        load_features(summary.path, memmap="auto"), summary.path, encoder, summary, division, dataset,
+        summary.contents, (*unreadable, *summary.notes),
+    )  # fmt: skip
+
+
+def _unreadable_there(path: Path) -> list[str]:
+    """Name the images that could not be read when a cache was made."""
+    return [f"image {each['sample_id']!r} is not in it: {each['reason']}" for each in _provenance(path)["unreadable"]]
 
 
 def names_dataset(source: Path | str, folder: Path) -> bool:

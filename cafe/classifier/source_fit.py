@@ -52,8 +52,8 @@ class SourceFit:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """How images were divided, what was tested and kept, in sentences."""
-        return (*filter(None, [self.prepared.division]), *self.final.notes)
+        """How images were divided, what is odd about them, what was tested and kept, in sentences."""
+        return (*filter(None, [self.prepared.division]), *self.prepared.notes, *self.final.notes)
 
     def encoder(self, device: str) -> Encoder | Callable[[], Encoder]:
         """Return the encoder where it is open, else what opens it and sees that it is the same."""

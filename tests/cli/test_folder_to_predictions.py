@@ -116,6 +116,22 @@ def test_a_text_file_that_is_called_an_image_is_left_out_and_named(cafe, photos)
     assert "'cat/notes.jpg'" in outcome.err and "it is not an image" in outcome.err
 
 
+def test_what_lies_in_a_folder_is_said_again_when_its_features_are_there(cafe, photos):
+    shutil.copy(photos / "cat" / "0.png", photos / "dog" / "copy.png")
+    (photos / "cat" / "notes.txt").write_text("milk, bread")
+    (photos / "cat" / "broken.jpg").write_text("milk, bread")
+    first, again = fitted(cafe, photos, "--method", "zero-shot"), fitted(cafe, photos, "--method", "zero-shot")
+    assert again["extraction"] is None
+    assert first["contents"] == again["contents"] == first["extraction"]["contents"]
+    assert [file["path"] for file in first["contents"]["left_out"]] == ["cat/notes.txt"]
+    (group,) = first["contents"]["identical"]
+    assert {sample["sample_id"] for sample in group} == {"cat/0.png", "dog/copy.png"}
+    for done in (first, again):
+        for word in ("cat/broken.jpg", "cat/0.png", "dog/copy.png"):
+            assert word in done["err"] and any(word in note for note in done["notes"]), word
+    assert fitted(cafe, "--method", "zero-shot")["contents"] is None  # a cache alone
+
+
 def test_class_names_of_any_script(cafe, tmp_path):
     folder = make_folder(tmp_path / "photos", **dict.fromkeys(SCRIPTS, 4))
     fitted(cafe, folder)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -107,3 +109,41 @@ def test_a_ratio_is_a_number_or_a_word():
     assert ratio("auto", "--alpha") == "auto"
     with pytest.raises(InputError, match="--alpha takes a number or one of auto, learned, scalar; got 'automatic'"):
         ratio("automatic", "--alpha")
+
+
+_FIRST_LINE = """
+import os, sys
+import cafe.cli.app, cafe.cli.screen
+
+def show(text, stream, **how):
+    heavy = {"numpy", "scipy", "PIL", "torch", "transformers", "sklearn"} & set(sys.modules)
+    print(text, "before", sorted(heavy), flush=True)
+    os._exit(len(heavy))
+
+cafe.cli.screen.show = show
+cafe.cli.app.call(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["fit", "photos"],
+        ["fit"],
+        ["extract", "photos"],
+        ["predict", "a.jpg", "--out", "a.csv"],
+        ["compare", "baselines"],
+    ],
+    ids=" ".join,
+)
+def test_the_first_line_stands_before_anything_that_takes_time_to_import(command, tmp_path):
+    """So it is on the screen within a second, wherever the libraries lie."""
+    done = subprocess.run(
+        [sys.executable, "-c", _FIRST_LINE, *command],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 0 and " before []" in done.stderr, done.stdout + done.stderr
