@@ -1,9 +1,10 @@
 """A fitted method on disk: numbers in safetensors, the rest in JSON, nothing pickled; and where runs are found.
 
-A run folder holds ``model.safetensors`` (every fitted array), ``run.json`` (method, parameters, fitted
-scalars, class names, encoder, row) and is readable without cafe. Since run version 2 ``run.json`` ends with ``sha256``:
-a checksum of every array (of its dtype, shape and bytes) under ``arrays``, and one over the document with these under
-``document``, so that one flipped bit anywhere is an error and never another prediction.
+A run folder holds ``model.safetensors`` (every fitted array), ``run.json`` (method, parameters, fitted scalars, class
+names, encoder, thresholds, row), ``README.md`` (a model card), ``report.html``, and is readable without cafe. Since run
+version 2 ``run.json`` ends with ``sha256``: a checksum of every array (of its dtype, shape and bytes) under ``arrays``,
+and one over the document with these under ``document``, so that one flipped bit anywhere is an error and never another
+prediction. ``local.json`` says where images and cache are on this machine, and stays there.
 
 Runs and reports that were given no folder of their own stand in ``runs`` below the cache folder, and can be named by
 what stands behind that.
@@ -44,7 +45,9 @@ PROMISES, SCORING_FIT = "promises", "scoring_fit"  # what the fit may promise, a
 NO_PROMISES = "no_promises"  # why it may promise nothing
 RUNS = "runs"  # below the cache folder
 REPORT_FILE = "report.html"
-_OWN_FILES = (RUN_FILE, ARRAY_FILE, REPORT_FILE)  # all that a run consists of
+CARD_FILE = "README.md"  # the model card
+LOCAL_FILE = "local.json"  # where images and cache are on this machine; it does not go with a run that is shared
+_OWN_FILES = (RUN_FILE, ARRAY_FILE, REPORT_FILE, CARD_FILE, LOCAL_FILE)  # all that a run consists of
 CHECKSUMS = "sha256"  # key of run.json
 _SHOWN = 8  # names of runs that a message lists
 _FITTED = re.compile(r"[a-zA-Z]\w*_")  # what may be set on a method that is read back

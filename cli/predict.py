@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cafe.classifier.classifier import Classifier
     from cafe.classifier.evaluation import Evaluation, LabelledFolder
     from cafe.classifier.images import GivenImage
+    from cafe.classifier.onnx_classifier import OnnxClassifier
     from cafe.classifier.prediction import Prediction
 
 _SHOWN_LEFT_OUT = 5
@@ -42,8 +43,9 @@ def predict(
         str | None,
         typer.Option(
             "--run",
-            metavar="DIR|NAME",
-            help="Folder that `cafe fit` saved to, or its name as `cafe runs ls` has it [default: the run last used].",
+            metavar="DIR|NAME|FILE.onnx",
+            help="Folder that `cafe fit` saved to, or its name as `cafe runs ls` has it, or a file of `cafe export` "
+            "[default: the run last used].",
             autocompletion=complete_run,
         ),
     ] = None,
@@ -208,7 +210,17 @@ def _named_images(paths: Sequence[str], left_out: Callable[[str], None]) -> Iter
 def _opened(
     run: str | None, classes: list[str] | None, templates: list[str] | None, model: str | None, device: str,
     dtype: str, cache_dir: Path | None, screen: Screen,
-) -> Classifier:  # fmt: skip
+) -> Classifier | OnnxClassifier:  # fmt: skip
+    if run is not None and run.endswith(".onnx") and not os.path.isdir(run):  # noqa: PTH112
+        for option, given, possible in (("--device", device, "cpu"), ("--dtype", dtype, "float32")):
+            if given not in ("auto", possible):
+                raise InputError(f"a file of `cafe export` runs with {option} {possible}; got {given}")
+        if model is not None:
+            raise InputError("--model names an encoder, and a file of `cafe export` holds its own; leave it out")
+        from cafe.classifier.onnx_classifier import OnnxClassifier
+
+        screen.say(f"opening {run}")
+        return OnnxClassifier(run)
     from cafe.files import cache_dir as cache_folder
     from cafe.runs import find_run
 
@@ -224,7 +236,9 @@ def _opened(
     return Classifier.load(folder, model=model, device=device, dtype=dtype, cache_dir=cache_dir)
 
 
-def _labelled(classifier: Classifier, given: Iterable[GivenImage], paths: Sequence[str]) -> LabelledFolder | None:
+def _labelled(
+    classifier: Classifier | OnnxClassifier, given: Iterable[GivenImage], paths: Sequence[str]
+) -> LabelledFolder | None:
     """Return what evaluates images by their folders; None where these are not called as the classes."""
     from cafe.classifier.evaluation import LabelledFolder
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from cafe.classifier.encoding import check_encoder
 from cafe.classifier.evaluation import Evaluation, LabelledFolder
@@ -22,6 +23,7 @@ from cafe.classifier.prediction import Prediction
 from cafe.classifier.prediction_table import Answer, check_table, writing_table
 from cafe.classifier.reading import ReadImage
 from cafe.classifier.scoring import Array, ImageScores, score_images
+from cafe.classifier.training_images import Source, TrainingImages, spread_over_classes, training_images
 from cafe.data.images.decoding import PILLOW
 from cafe.encoders.base import Encoder
 from cafe.encoders.opening import MINI, open_encoder
@@ -43,12 +45,16 @@ from cafe.runs import (
 )
 from cafe.runs import load as load_run
 from cafe.runs import save as save_run
+from cafe.sharing.model_card import write_card
 
 if TYPE_CHECKING:
     from cafe.cache.extract.progress import ExtractionSummary, ProgressCallback
     from cafe.classifier.source_fit import SourceFit
     from cafe.features import Features
     from cafe.report.leaderboard import Leaderboard
+    from cafe.sharing.onnx_export import ExportSummary
+
+_COMPARED = 16  # images that an exported file is compared with torch on, and half as many digits
 
 
 class Classifier:
@@ -144,6 +150,8 @@ class Classifier:
         self._encoder = encoder
         self._opening = threading.Lock()  # images are read in several threads, the first of which opens the encoder
         self._features: Features | None = None
+        self._source: Source | None = None
+        self._image_fingerprint: str | None = None
         labels = estimator.classes_
         self._all_names = [str(name) for name in (labels if class_names is None else class_names)]
         self._labels = np.arange(len(labels)) if class_names is None else np.asarray(labels, dtype=np.int64)
@@ -261,6 +269,7 @@ class Classifier:
             fitted.final.estimator, fitted.encoder(device), fitted.features.class_names, decoder=fitted.decoder
         )
         classifier._know_fit(fitted)
+        classifier._source = Source.of(data, root, split, fitted.prepared.path)
         classifier.cache_dir = cache_folder(cache_dir)
         if save is not False:
             classifier.save(None if save is True else save, cache_dir=cache_dir)
@@ -275,6 +284,7 @@ class Classifier:
         self.cache, self.extraction = prepared.path, prepared.summary
         self.contents, self.notes = prepared.contents, fitted.notes
         self._features, self._page = fitted.features, fitted.page
+        self._image_fingerprint = fitted.features.provenance.get("image_fingerprint")
 
     @classmethod
     def load(
@@ -336,6 +346,8 @@ class Classifier:
         classifier.run = folder
         classifier.cache_dir = cache_folder(cache_dir)
         classifier.row = saved.get("row")
+        classifier._source = Source.read(folder)
+        classifier._image_fingerprint = saved["provenance"].get("image_fingerprint")
         if SCORING_FIT in saved and PROMISES in saved:
             classifier.promises = Promises.from_saved(saved[PROMISES], saved[SCORING_FIT])
         classifier.no_promises = str(saved.get(NO_PROMISES) or "its run does not say why; it may be of an older cafe")
@@ -453,9 +465,83 @@ class Classifier:
         if self._page is not None:
             with replacing(target / REPORT_FILE) as temporary:
                 temporary.write_text(self._page(), encoding="utf-8")
+        if self._source is not None:
+            self._source.write(target)
+        write_card(target)
         self.run = target
         note_use(caches, "runs", target)
         return target
+
+    def export_onnx(self, out: Path | str) -> ExportSummary:
+        """Write it as one ONNX file: image tower, head and softmax, with what is needed to use it in the metadata.
+
+        Before the file takes its name, ONNX Runtime is compared with torch on real images: training images, where
+        they are on this machine, and handwritten digits. :mod:`cafe.sharing.onnx_export` says what is in it.
+
+        Parameters
+        ----------
+        out : path
+            The file; one that is there is replaced.
+
+        Returns
+        -------
+        ExportSummary
+
+        Raises
+        ------
+        InputError
+            If what the method says of an image depends on others, or images are prepared by more than Pillow.
+        CafeError
+            If a probability differs by more than 1e-4 from torch's.
+        MissingDependencyError
+            If onnx or onnxruntime is not installed.
+        """
+        from cafe.sharing.heads import check_exportable
+        from cafe.sharing.onnx_export import export_onnx, import_onnx
+        from cafe.sharing.onnx_graph import Promised
+
+        check_exportable(self.estimator)
+        import_onnx()
+        encoder = self.encoder
+        if (encoder.device, encoder.dtype) != ("cpu", "float32"):
+            encoder = open_encoder(encoder.id, "cpu", "float32")
+        made = self.promises
+        width = int(self.estimator.n_features_in_)
+        promised = Promised(
+            text_of(self.estimator, width), np.zeros((0, width), np.float32) if made is None else made.means
+        )
+        if made is not None:
+            promised = replace(
+                promised,
+                temperature=made.temperature,
+                unknown_scores=made.unknown_scores,
+                own_scores=made.own_scores["lac"],
+                scoring_fit=made.scoring_fit,
+                thresholds=made.thresholds(),
+            )
+        return export_onnx(
+            Path(out), self.estimator, encoder, self.classes_.tolist(), promised, self._images_to_compare_on(),
+            decoder=self.decoder, row=self.row, all_class_names=self._all_names, set_columns=self._labels.tolist(),
+            revision=encoder.identity()["recorded"].get("revision"),
+        )  # fmt: skip
+
+    def _images_to_compare_on(self) -> list[Image.Image]:
+        """Return real images: some that it was fitted on, where these are at hand, and handwritten digits."""
+        from cafe.data.opening import open_dataset
+
+        own = self.training_images()
+        rows = () if own is None else spread_over_classes(own.labels, _COMPARED)
+        pictures = [] if own is None else [own.picture(row) for row in rows]
+        digits = open_dataset("digits")
+        return [
+            *(picture for picture in pictures if picture is not None),
+            *(digits.image("test", i) for i in range(_COMPARED // 2)),
+        ]
+
+    def training_images(self) -> TrainingImages | None:
+        """Return the images that it was fitted on, with their features; None where they are not on this machine."""
+        unprojected = getattr(self.estimator, "projection", None) is not None
+        return training_images(self._source, self._image_fingerprint, self.fitted_images, unprojected=unprojected)
 
     def report(self) -> str:
         """Return the page that says how good it is, on what, and when not: ``report.html`` of its run.

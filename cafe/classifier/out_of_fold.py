@@ -24,6 +24,7 @@ from cafe.evaluation.conformal import (
     CONFORMAL_SCORES,
     ConformalScore,
     conformal_threshold,
+    fewest_rows,
     own_scores,
     prediction_sets,
 )
@@ -39,6 +40,7 @@ FOLDS, FOLDS_OF_FEW = 3, 5
 FEW_IMAGES_A_CLASS = 20
 PARTS = 20  # the means of 19 of 20 images are nearly those of all
 FALSE_ALARMS = 0.05  # of `--unknown auto`
+USUAL_RATES, USUAL_COVERAGES = (0.01, FALSE_ALARMS, 0.1), (0.9, 0.95, 0.99)  # that a run tells thresholds of
 # Probabilities that are held at once: 4e7 float32 are 160 MB. Of larger data only so many rows are scored.
 _MOST_NUMBERS = 40_000_000
 _MOST_TEMPERED = 2_000_000  # that a temperature, a single number, is fitted on
@@ -345,10 +347,26 @@ class Promises:
         temperature = float(saved.get(_USED_TEMPERATURE, 1.0))
         return cls(temperature, saved["unknown_scores"], saved["means"], scoring_fit, saved["own_scores"])
 
+    def thresholds(self) -> dict[str, dict[str, float]]:
+        """Return the usual thresholds, those that there are images enough for, by their rates.
+
+        Returns
+        -------
+        dict
+            ``unknown``: by rate of false alarms, the score above which an image is called unknown. ``set``: by
+            coverage, the LAC score above which a class is not in the set.
+        """
+        own = self.own_scores["lac"]
+        return {
+            "unknown": {f"{rate:g}": self.threshold(rate) for rate in USUAL_RATES if self.reaches(rate)},
+            "set": {f"{c:g}": conformal_threshold(own, c) for c in USUAL_COVERAGES if len(own) >= fewest_rows(c)},
+        }
+
     def to_save(self) -> dict[str, Any]:
         """Return all but the scoring fit, as numbers and arrays."""
         return {
             _USED_TEMPERATURE: self.temperature,
+            "thresholds": self.thresholds(),  # for readers of run.json; what is read back are the scores
             "unknown_scores": self.unknown_scores,
             "means": self.means,
             "own_scores": dict(self.own_scores),

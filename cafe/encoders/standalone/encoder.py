@@ -176,6 +176,11 @@ class StandaloneCLIP(TorchEncoder):
         self._mean, self._std = self._towers.normalisation
         return super()._normalised(chunk)
 
+    def image_tower(self, *, unprojected: bool = False) -> torch.nn.Module:
+        """Return the library's image tower, a module of named weights, which an exporter can follow; see the base."""
+        tower: torch.nn.Module = self._towers.library.image_tower(unprojected=unprojected)
+        return tower
+
     def projection(self) -> NDArray[np.float32] | None:
         """Return CLIP's projection (w, d), rounded as the tower has it; None for SigLIP."""
         if self._checkpoint.kind != "clip":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -121,6 +122,34 @@ class TorchEncoder(Encoder):
         with torch.inference_mode():
             chunks = (prompts[start : start + self.batch_size] for start in range(0, len(prompts), self.batch_size))
             return np.concatenate([to_numpy(self._text_features(chunk)) for chunk in chunks])
+
+    def image_tower(self, *, unprojected: bool = False) -> torch.nn.Module:
+        """Return the image tower as a module that an exporter can follow; it shares this encoder's weights.
+
+        Parameters
+        ----------
+        unprojected : bool, default=False
+            Whether it returns what goes into the projection, (n, w), in place of the features, (n, d).
+
+        Returns
+        -------
+        torch.nn.Module
+            From crops on the device, (n, height, width, 3) of uint8, rescaled and normalised within.
+        """
+        import torch
+
+        inside = copy.copy(self)
+        inside._pixels = inside._normalised  # type: ignore[method-assign, assignment]  # crops are tensors already
+
+        class ImageTower(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.model = inside._model
+
+            def forward(self, crops: Any) -> torch.Tensor:
+                return inside._encode_unprojected(crops)[1] if unprojected else inside._encode_crops(crops)
+
+        return ImageTower().eval()
 
     def _encode_crops(self, crops: NDArray[np.uint8]) -> torch.Tensor:
         """Encode one batch of crops: (n, d)."""

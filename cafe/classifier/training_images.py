@@ -1,0 +1,202 @@
+"""The images that a run was fitted on, where these and their features are still on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cafe.cache.format.reader import load_features
+from cafe.data.base import Dataset
+from cafe.data.opening import open_dataset
+from cafe.errors import CafeError
+from cafe.files import replacing
+from cafe.methods.inputs.cosines import unit_length
+from cafe.runs import LOCAL_FILE
+
+MOST = 50_000  # images that neighbours are looked for among: 100 MB of float32 at a width of 512
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the images and features of a fit were, on the machine that fitted.
+
+    It stands beside the run in a file of its own, which never leaves the machine with the run.
+
+    Attributes
+    ----------
+    data : str or None
+        A data set: a path, or a name of `cafe datasets`.
+    root : str or None
+        Folder that holds named data sets.
+    split : str or None
+        How cafe was asked to divide it.
+    cache : str or None
+        The cache of its features.
+    """
+
+    data: str | None = None
+    root: str | None = None
+    split: str | None = None
+    cache: str | None = None
+
+    @classmethod
+    def of(cls, data: Any, root: Path | str | None, split: str | None, cache: Path | None) -> Source:
+        """Keep what a fit was asked for, with absolute paths."""
+        named = os.fspath(data) if isinstance(data, str | os.PathLike) else None
+        if named is not None and Path(named).expanduser().exists():
+            named = str(Path(named).expanduser().absolute())
+        return cls(
+            named,
+            None if root is None else str(Path(root).expanduser().absolute()),
+            split,
+            None if cache is None else str(cache.absolute()),
+        )
+
+    def write(self, run: Path) -> None:
+        """Write it beside a run."""
+        with replacing(run / LOCAL_FILE) as temporary:
+            temporary.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, run: Path) -> Source | None:
+        """Read it back; None where it is not there, or is another's."""
+        try:
+            return cls(**json.loads((run / LOCAL_FILE).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """Features of training images, and where their pictures are.
+
+    Attributes
+    ----------
+    features : ndarray of shape (n, d)
+        Of unit length, float32.
+    labels : ndarray of shape (n,), int64
+        Class of each.
+    sample_ids : ndarray of shape (n,), str
+        As the data set names it.
+    source : Source
+    """
+
+    features: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    sample_ids: NDArray[np.str_]
+    source: Source
+
+    @cached_property
+    def _dataset(self) -> Dataset | None:
+        try:
+            root = None if self.source.root is None else Path(self.source.root)
+            if self.source.data is None:
+                return None
+            return open_dataset(self.source.data, root, lenient=True, split=self.source.split)
+        except (CafeError, OSError):
+            return None
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[str, int]]:
+        dataset = self._dataset
+        if dataset is None:
+            return {}
+        return {
+            str(sample): (split, row)
+            for split, images in dataset.splits.items()
+            for row, sample in enumerate(images.sample_ids)
+        }
+
+    def nearest(self, features: NDArray[np.floating[Any]], k: int) -> list[tuple[int, float]]:
+        """Return rows of the k images nearest to features (d,), with their cosines, the nearest first."""
+        cosines = self.features @ unit_length(np.asarray(features, dtype=np.float32))  # (n,)
+        k = min(k, len(cosines))
+        best = np.argpartition(-cosines, k - 1)[:k] if k else np.zeros(0, dtype=np.int64)
+        return [(int(row), float(cosines[row])) for row in best[np.argsort(-cosines[best], kind="stable")]]
+
+    def picture(self, row: int) -> Image.Image | None:
+        """Open an image; None where it is not there any more."""
+        place = self._places.get(str(self.sample_ids[row]))
+        if place is None or self._dataset is None:
+            return None
+        try:
+            return self._dataset.image(*place)
+        except (CafeError, OSError):
+            return None
+
+
+def training_images(
+    source: Source | None, image_fingerprint: str | None, fitted: frozenset[bytes] | None, *, unprojected: bool = False
+) -> TrainingImages | None:
+    """Find the images that a run was fitted on.
+
+    Parameters
+    ----------
+    source : Source or None
+        Where they were.
+    image_fingerprint : str or None
+        Of the image features that the run was fitted on; those of another cache are not taken.
+    fitted : frozenset of bytes or None
+        SHA-256 of the images; None or empty where they are not known: those of split train, then.
+    unprojected : bool, default=False
+        Whether the method reads what goes into the encoder's projection: the cache's features are others then.
+
+    Returns
+    -------
+    TrainingImages or None
+        None where their features are not on this machine.
+    """
+    if source is None or source.cache is None or unprojected:
+        return None
+    try:
+        cache = load_features(Path(source.cache), memmap=True)
+    except (CafeError, OSError):
+        return None
+    if image_fingerprint is None or cache.provenance.get("image_fingerprint") != image_fingerprint:
+        return None
+    rows, labels, ids = [], [], []
+    for name, split in cache.splits.items():
+        if fitted and split.image_sha256 is not None:
+            keys = np.array([row.tobytes() in fitted for row in split.image_sha256], dtype=bool)
+        else:
+            keys = np.full(len(split), name == "train")
+        rows.append(np.asarray(split.image_features)[keys].astype(np.float32))
+        labels.append(split.labels[keys])
+        ids.append(split.sample_ids[keys])
+    features = np.concatenate(rows)
+    if not len(features):
+        return None
+    kept = _some(len(features))
+    return TrainingImages(unit_length(features[kept]), np.concatenate(labels)[kept], np.concatenate(ids)[kept], source)
+
+
+def _some(number: int) -> NDArray[np.int64] | slice:
+    """Return all rows, or so many drawn at random that they can be looked through for every image."""
+    if number <= MOST:
+        return slice(None)
+    return np.sort(np.random.default_rng(0).permutation(number)[:MOST])
+
+
+def spread_over_classes(labels: NDArray[np.int64], number: int) -> Sequence[int]:
+    """Return rows of a few images, of as many classes as there may be.
+
+    Examples
+    --------
+    >>> spread_over_classes(np.array([0, 0, 0, 1, 1]), 3)
+    [0, 3, 1]
+    """
+    turn = np.zeros(len(labels), dtype=np.int64)  # the how-many-th of its class each row is
+    for label in np.unique(labels):
+        own = labels == label
+        turn[own] = np.arange(own.sum())
+    order: list[int] = np.lexsort((np.arange(len(labels)), turn))[:number].tolist()
+    return order

@@ -1,0 +1,254 @@
+"""A classifier as one ONNX file: image tower, head, softmax, and in its metadata what a program needs to use it.
+
+The graph takes crops as bytes, (n, height, width, 3) of uint8, and rescales and normalises them itself, so that whoever
+uses the file resizes and crops with any imaging library and does no more. Its outputs, all float32:
+
+==================  ==========================================================================================
+``probabilities``   (n, c): of ``class_names``
+``unknown_score``   (n,): the higher, the more an image looks like none of the classes
+``zero_shot``       (n, c): what the encoder says by its text alone; only where the fit started from text
+``set_scores``      (n, all): probabilities of ``all_class_names`` by the fit that sets of classes are made with;
+                    only where the run promises sets
+==================  ==========================================================================================
+
+Metadata, each value JSON: :class:`cafe.sharing.onnx_metadata.OnnxMetadata`.
+
+The exporter is torch's older one, which traces: it needs no further package, makes one file, and is the same from
+torch 2.6 on. What traces wrong is found, since every file is compared with torch before it takes its name.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from cafe.encoders.base import Encoder
+from cafe.encoders.towers.pillow_cropper import PillowCropper
+from cafe.encoders.towers.torch_encoder import TorchEncoder
+from cafe.errors import CafeError, InputError, MissingDependencyError
+from cafe.evaluation.calibration import tempered
+from cafe.files import replacing
+from cafe.sharing.heads import check_exportable, method_name
+from cafe.sharing.onnx_graph import ExportedGraph, Promised
+from cafe.sharing.onnx_metadata import CROPS, FORMAT, OPSET, PROBABILITIES, SET_SCORES, OnnxMetadata
+from cafe.version import __version__
+
+TOLERANCE = 1e-4  # of a probability; float32 sums in another order differ by some 1e-6
+MOST_BYTES = 2**31 - 2**20  # what one protobuf message can hold, less the graph itself
+EXTRA = "onnx"
+_BATCHES = (1, 5)  # besides all images at once
+
+
+@dataclass(frozen=True)
+class ExportSummary:
+    """What was written.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    bytes : int
+        Its size.
+    opset : int
+    dtype : str
+    outputs : tuple of str
+        Of the graph.
+    images : int
+        Real images on which ONNX Runtime was compared with torch.
+    largest_difference : float
+        Of a probability, over all of them.
+    """
+
+    path: Path
+    bytes: int
+    opset: int
+    dtype: str
+    outputs: tuple[str, ...]
+    images: int
+    largest_difference: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {**asdict(self), "path": str(self.path), "outputs": list(self.outputs)}
+
+
+def import_onnx() -> tuple[Any, Any]:
+    """Return the libraries onnx and onnxruntime. Raises MissingDependencyError."""
+    try:
+        import onnx
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependencyError(str(error.name), EXTRA, "exporting to ONNX") from error
+    return onnx, onnxruntime
+
+
+def export_onnx(
+    path: Path,
+    estimator: Any,
+    encoder: Encoder,
+    class_names: Sequence[str],
+    promised: Promised,
+    images: Sequence[Image.Image],
+    *,
+    decoder: str,
+    row: Mapping[str, Any] | None = None,
+    all_class_names: Sequence[str] | None = None,
+    set_columns: Sequence[int] = (),
+    revision: str | None = None,
+) -> ExportSummary:
+    """Write a classifier as one ONNX file, which takes its name once it has been compared with torch.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    estimator : fitted classifier
+        With a fixed head.
+    encoder : Encoder
+        On the CPU in float32.
+    class_names : sequence of str
+        Columns of ``predict_proba``.
+    promised : Promised
+        Thresholds.
+    images : sequence of PIL.Image.Image
+        Real ones, RGB, to compare on.
+    decoder : str
+        Of JPEG files.
+    row : mapping, default=None
+        How it did.
+    all_class_names, set_columns : sequence, default=None, ()
+        As of :class:`OnnxMetadata`.
+    revision : str, default=None
+        Of the encoder.
+
+    Returns
+    -------
+    ExportSummary
+
+    Raises
+    ------
+    InputError
+        If the method has no fixed head, images are prepared by more than Pillow, or it is too large for one file.
+    CafeError
+        If a probability differs from torch's by more than 1e-4: nothing is written then.
+    """
+    check_exportable(estimator)
+    onnx, onnxruntime = import_onnx()
+    if not isinstance(encoder, TorchEncoder) or encoder.device != "cpu" or encoder.dtype != "float32":
+        raise InputError(f"encoder {encoder.id!r} is not one of torch on the CPU in float32, so it cannot be exported")
+    specification = encoder.identity()["image"]
+    cropper = _same_cropper(specification["preprocessing"], encoder, images)
+    unprojected = getattr(estimator, "projection", None) is not None
+    all_names = list(map(str, all_class_names or class_names))
+    tower = encoder.image_tower(unprojected=unprojected)
+    module = ExportedGraph(tower, estimator, promised, encoder.logit_scale, len(all_names)).eval()
+    size = sum(value.numel() * value.element_size() for value in [*module.parameters(), *module.buffers()])
+    if size > MOST_BYTES:
+        raise InputError(
+            f"the image tower of {encoder.id} has {size / 1e9:.1f} GB in float32, and one ONNX file holds 2 GB; take a "
+            "smaller encoder"
+        )
+    metadata = OnnxMetadata(
+        FORMAT,
+        __version__,
+        method_name(estimator),
+        list(map(str, class_names)),
+        all_names,
+        [int(column) for column in set_columns] or list(range(len(class_names))),
+        specification["preprocessing"],
+        decoder,
+        {
+            "id": encoder.id,
+            "revision": revision,
+            "weights_sha256": specification.get("weights_sha256"),
+            "logit_scale": encoder.logit_scale,
+        },
+        promised.temperature,
+        promised.thresholds,
+        {
+            name: np.sort(values).tolist()
+            for name, values in (("unknown", promised.unknown_scores), ("set", promised.own_scores))
+            if values is not None
+        },
+        None if row is None else dict(row),
+    )
+    crops = np.stack([cropper(image) for image in images])
+    with replacing(path.absolute()) as temporary:
+        with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+            warnings.simplefilter("ignore")  # of the tracer, which takes sizes for constants: they are
+            torch.onnx.export(
+                module,
+                (torch.from_numpy(crops[:2]),),
+                str(temporary),
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=[CROPS],
+                output_names=list(module.outputs),
+                dynamic_axes={name: {0: "images"} for name in (CROPS, *module.outputs)},
+            )
+        model = onnx.load(str(temporary))
+        for key, value in metadata.to_strings().items():
+            model.metadata_props.add(key=key, value=value)
+        model.producer_name, model.producer_version = "cafe", __version__
+        onnx.checker.check_model(model)
+        onnx.save(model, str(temporary))
+        del model
+        session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
+        difference = _largest_difference(session, estimator, encoder, module, crops, unprojected)
+        if not difference <= TOLERANCE:
+            raise CafeError(
+                f"what ONNX Runtime makes of {len(crops)} images differs from torch by {difference:.2g} of a "
+                f"probability, more than {TOLERANCE:g}; nothing was written"
+            )
+        del session
+    return ExportSummary(path, path.stat().st_size, OPSET, "float32", module.outputs, len(crops), float(difference))
+
+
+def _same_cropper(specification: Mapping[str, Any], encoder: Encoder, images: Sequence[Image.Image]) -> PillowCropper:
+    """Return what crops with Pillow alone, once it has made the same pixels. Raises InputError."""
+    cropper = PillowCropper(specification)
+    probes = [Image.fromarray(_noise(height, width)) for height, width in ((53, 37), (37, 53), (31, 310), (500, 333))]
+    for image in [*images, *probes]:
+        if not np.array_equal(cropper(image), encoder.cropper(image)):
+            raise InputError(
+                f"images of {encoder.id} are prepared by {specification.get('processor')} in a way that Pillow alone "
+                "does not give, so it cannot be exported"
+            )
+    return cropper
+
+
+def _noise(height: int, width: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def _largest_difference(
+    session: Any, estimator: Any, encoder: Any, module: ExportedGraph, crops: NDArray[np.uint8], unprojected: bool
+) -> float:
+    """Return the largest difference of any output from what cafe computes with torch, in batches of several sizes."""
+    features = encoder.encode_images_unprojected(crops)[1] if unprojected else encoder.encode_images(crops)
+    expected = {PROBABILITIES: estimator.predict_proba(features)}
+    if module.promised.temperature != 1.0:
+        expected[PROBABILITIES] = tempered(expected[PROBABILITIES], module.promised.temperature)
+    with torch.inference_mode():
+        rest = dict(zip(module.outputs, module(torch.from_numpy(crops)), strict=True))
+    if module.promised.scoring_fit is not None:
+        expected[SET_SCORES] = module.promised.scoring_fit.predict_proba(features)
+    largest = 0.0
+    for n in {*(size for size in _BATCHES if size < len(crops)), len(crops)}:
+        got = dict(zip(module.outputs, session.run(list(module.outputs), {CROPS: crops[:n]}), strict=True))
+        for name in module.outputs:
+            if name == SET_SCORES:  # columns of classes that the scoring fit has seen
+                got[name] = got[name][:, module.promised.scoring_fit.classes_]
+            reference = expected[name] if name in expected else rest[name].numpy()
+            largest = max(largest, float(np.abs(got[name] - reference[:n]).max()))
+            if not np.isfinite(got[name]).all():
+                return float("inf")
+    return largest
