@@ -75,7 +75,7 @@ class Selection:
     note : str
         Why nothing could be chosen, where that is so.
     rows_a_class : float or None
-        Rows that were chosen by, for each class; None where nothing was chosen.
+        Rows of a class that were chosen by, their median; None where nothing was chosen.
     rule : str
         ``"most accurate"``, or ``"published start: fewer than four rows a class"``; empty where nothing was chosen.
     """
@@ -107,7 +107,7 @@ class Scoring:
     score : callable
         Takes unfitted candidates, returns (accuracy, -NLL) of each.
     rows, rows_a_class : float
-        Rows that candidates are scored on, all and for each class that has any.
+        Rows that candidates are scored on, all, and the median of those of a class that has any.
     """
 
     score: Scorer
@@ -225,7 +225,9 @@ def cross_validation(fit_many: Any, X: Array, y: Array, train: NDArray[np.int64]
 
 
 def _rows_a_class(labels: NDArray[np.int64]) -> float:
-    return len(labels) / len(np.unique(labels))
+    # The median: that a few classes lack a row (images that also stand in the test split are left out, say) is no
+    # reason to choose nothing for all of them.
+    return float(np.median(np.unique(labels, return_counts=True)[1]))
 
 
 def choose(estimator: Any, policy: str, scorer: Scorer | None) -> tuple[Any, Selection]:

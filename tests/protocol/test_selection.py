@@ -1,4 +1,4 @@
-"""Selection: sees training and validation rows only, breaks ties by likelihood, falls back aloud."""
+"""Selection: sees training and validation rows only, ties fall to the milder setting, falls back aloud."""
 
 import inspect
 
@@ -108,6 +108,16 @@ def test_with_fewer_than_four_rows_a_class_the_published_start_stays_and_the_row
         chosen, selection = choose(tip, "few-shot-val", scoring)
         assert (chosen.alpha, selection.chosen_on, selection.rows_a_class) == (alpha, on, rows_a_class)
         assert selection.rule == ("most accurate" if rows_a_class == 4 else PUBLISHED_START)
+
+
+def test_one_class_that_lacks_a_validation_row_does_not_switch_the_search_off():
+    """Flowers at 16 shots has 407 validation rows for 102 classes: one stands in the test split too."""
+    labels = np.repeat(np.arange(5), 4)
+    X = np.eye(5)[labels]
+    for held, rule in ((labels[1:], "most accurate"), (labels[labels < 3][::2], PUBLISHED_START)):
+        scoring = few_shot_val(fit_many, X, labels, np.arange(len(labels)), (np.eye(5)[held], held))
+        _, selection = choose(TipAdapter(alpha="auto"), "few-shot-val", scoring)
+        assert selection.rule == rule
 
 
 def test_search_of_c_bisects_around_the_best():
