@@ -19,7 +19,7 @@ from cafe.names import visible_name
 from cafe.registry import entries, find
 from cafe.report.leaderboard import HEAD
 from cafe.report.rows import counted
-from cafe.report.sentences import against_majority, calibration, mean_of_classes
+from cafe.report.sentences import against_majority, between, calibration, mean_of_classes
 from cafe.report.tables import align, align_left
 
 if TYPE_CHECKING:
@@ -359,14 +359,14 @@ def _balanced(row: dict[str, Any]) -> str:
 
 
 def _weakest(row: dict[str, Any]) -> str:
-    return ", ".join(
+    return between(row).join(
         f"{_short_name(entry['class'])} {100 * entry['recall']:.1f} % of {entry['n_test']:g}"
         for entry in row.get("weakest_classes") or ()
     )
 
 
 def _confused(row: dict[str, Any]) -> str:
-    return ", ".join(
+    return between(row).join(
         f"{_short_name(pair['class'])} taken for {_short_name(pair['predicted'])} "
         f"({pair['count']:.3g} of {pair['n_test']:g})"
         for pair in row.get("confused_pairs") or ()
@@ -379,7 +379,7 @@ def _not_tested(row: dict[str, Any]) -> str:
         return ""
     more = f" and {len(names) - _SHOWN_CLASSES:,} more" if len(names) > _SHOWN_CLASSES else ""
     few = f"{counted(len(names), 'class', 'classes')} without a test image: "
-    return few + ", ".join(map(_short_name, names[:_SHOWN_CLASSES])) + more
+    return few + between(row).join(map(_short_name, names[:_SHOWN_CLASSES])) + more
 
 
 def _short_name(name: str) -> str:

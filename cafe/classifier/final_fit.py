@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from cafe.classifier.out_of_fold import (
     FEW_IMAGES_A_CLASS,
     FOLDS_OF_FEW,
+    MOST_IN_MORE_FOLDS,
     PARTS,
     Calibration,
     OutOfFold,
@@ -228,7 +229,8 @@ def _with_promises(
         return replace(final, no_promises=f"{method} would train with the text tower once more for each fold")
     started = time.perf_counter()
     groups = identical_groups(seen)
-    few = len(seen) < FEW_IMAGES_A_CLASS * len(np.unique(seen.labels))
+    n_classes = len(np.unique(seen.labels))
+    few = len(seen) < FEW_IMAGES_A_CLASS * n_classes and len(seen) * n_classes <= MOST_IN_MORE_FOLDS
     n_folds = FOLDS_OF_FEW if few else PROMISE_FOLDS
     held_out = folds(seen.labels, groups, chosen["seed"], n_folds=n_folds, repeats=1)
     if len(held_out) < 2:

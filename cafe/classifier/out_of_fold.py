@@ -38,6 +38,7 @@ FOLDS, FOLDS_OF_FEW = 3, 5
 # With fewer images a class a fit of two thirds of them is another classifier than that of all: it knows some classes by
 # two images in place of four, is far surer than it may be, and its temperature is too high for the fit that is kept.
 FEW_IMAGES_A_CLASS = 20
+MOST_IN_MORE_FOLDS = 1_000_000  # images times classes; beyond, a fit may take a minute, and two more of them too long
 PARTS = 20  # the means of 19 of 20 images are nearly those of all
 FALSE_ALARMS = 0.05  # of `--unknown auto`
 USUAL_RATES, USUAL_COVERAGES = (0.01, FALSE_ALARMS, 0.1), (0.9, 0.95, 0.99)  # that a run tells thresholds of

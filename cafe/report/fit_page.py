@@ -14,7 +14,7 @@ from cafe.names import visible, visible_name
 from cafe.report.leaderboard import HEAD, Leaderboard
 from cafe.report.page import STYLE, definitions, html_table
 from cafe.report.rows import counted, text_of
-from cafe.report.sentences import against_majority, calibration, mean_of_classes
+from cafe.report.sentences import against_majority, between, calibration, mean_of_classes
 from cafe.report.sentences import percent as _percent
 
 WIDEST_MATRIX = 25  # classes of a confusion matrix that is drawn whole; of more, pairs are listed
@@ -51,6 +51,15 @@ figcaption { min-height: 3.2em; }
 @media print {
   :root { --paper: #fff; --ink: #000; --muted: #444; --line: #bbb; --stripe: #f2f2f2; }
   body { max-width: none; padding: 0; font-size: 11px; }
+  table, figcaption { font-size: 10px; }
+  th, td { padding: .2rem .5rem; }
+  h1 { font-size: 18px; }
+  h2 { font-size: 13px; margin-top: 1.2rem; }
+  .headline { font-size: 28px; }
+  figure, table.matrix { break-inside: avoid; }
+  table.matrix td, table.matrix th { padding: .1rem .15rem; font-size: 8px; }
+  table.matrix td:first-child, table.matrix th:first-child { min-width: 3rem; max-width: 7rem; }
+  svg { max-width: 16rem; }
   .scroll { overflow: visible; }
   h2 { break-after: avoid; }
   tr, .cards li, svg { break-inside: avoid; }
@@ -177,11 +186,11 @@ def _headline(report: FitReport) -> list[str]:
         "always the most frequent class": f"{_percent(row['majority_acc1'])}: {majority}",
         "balanced accuracy": f"{_percent(row['mean_per_class_recall'])}, {mean_of_classes(row)}",
         "zero-shot": "" if row.get("zero_shot_acc1") is None else _percent(row["zero_shot_acc1"]),
-        "weakest classes": ", ".join(
+        "weakest classes": between(row).join(
             f"{_name(entry['class'])} {_percent(entry['recall'])} of {entry['n_test']:g}"
             for entry in row.get("weakest_classes") or ()
         ),
-        "most confused": ", ".join(
+        "most confused": between(row).join(
             f"{_name(pair['class'])} taken for {_name(pair['predicted'])} ({pair['count']:.3g} of {pair['n_test']:g})"
             for pair in row.get("confused_pairs") or ()
         ),
@@ -196,7 +205,7 @@ def _headline(report: FitReport) -> list[str]:
         )
     untested = row.get("untested_classes") or []
     if untested:
-        names = ", ".join(map(_name, untested[:SHOWN_CLASSES]))
+        names = between(row).join(map(_name, untested[:SHOWN_CLASSES]))
         more = f" and {len(untested) - SHOWN_CLASSES:,} more" if len(untested) > SHOWN_CLASSES else ""
         number = counted(len(untested), "class has", "classes have")
         parts.append(f'<p class="warning">{number} no test image, so nothing is known of {names}{more}.</p>')
@@ -369,7 +378,7 @@ def _images(report: FitReport, key: str, title: str, images: Sequence[ShownImage
         picture = ""
         if image.thumbnail is not None:
             data = base64.b64encode(image.thumbnail).decode("ascii")
-            picture = f'<img src="data:image/jpeg;base64,{data}" alt="{_plain_name(image.name)}" loading="lazy">'
+            picture = f'<img src="data:image/jpeg;base64,{data}" alt="{_plain_name(image.name)}">'
         cards.append(f"<li>{picture}<div>{_name(image.says, 300)}</div><small>{_name(image.name, 200)}</small></li>")
     return [f"<h2>{title}</h2>", searched, f'<ul class="cards">{"".join(cards)}</ul>']
 

@@ -19,6 +19,19 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
+def between(row: Mapping[str, Any]) -> str:
+    """Return what parts the classes that a row names: a comma, or a semicolon where a name has a comma itself.
+
+    Examples
+    --------
+    >>> between({"untested_classes": ["kite", "crane"]}), between({"untested_classes": ["kite", "crane, bird"]})
+    (', ', '; ')
+    """
+    named = [*(row.get("weakest_classes") or ()), *(row.get("confused_pairs") or ())]
+    names = [str(entry.get(key, "")) for entry in named for key in ("class", "predicted")]
+    return "; " if any("," in name for name in [*names, *(row.get("untested_classes") or ())]) else ", "
+
+
 def against_majority(row: Mapping[str, Any]) -> str:
     """Say how the accuracy stands to naming every image as the most frequent class; empty where it is surely above.
 

@@ -1,15 +1,11 @@
-"""The page of one fit: every number on it, nothing unescaped, nothing from elsewhere; and in a real browser."""
+"""The page of one fit: every number on it, nothing unescaped, nothing from elsewhere."""
 
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
-import pytest
 from sklearn.metrics import confusion_matrix, recall_score
 
 from cafe.evaluation.by_class import class_results, confused_pairs, untested_classes, weakest_classes
@@ -119,56 +115,3 @@ def test_a_fit_without_a_test_says_so():
     row = {"dataset": "few", "encoder": "cafe:mini", "method": "auto", "acc1": None, "n_test": 0}
     html = fit_page(FitReport(row, ["a", "b"], notes=["no test is possible"], left_out={"mistakes": "No test."}))
     assert "Not tested" in html and "no test is possible" in html and "No test." in html
-
-
-def browser() -> str:
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
-    if found is None:
-        pytest.skip("chromium is not installed")
-    return found
-
-
-def in_browser(page: Path, *options: str) -> str:
-    command = [
-        browser(), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={page.parent / 'profile'}",
-        *options, page.as_uri(),
-    ]  # fmt: skip
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-
-
-@pytest.fixture(scope="module")
-def hostile_page(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("page")
-    shown = tuple(ShownImage(name, name) for name in HOSTILE)
-    (folder / "report.html").write_text(fit_page(made(HOSTILE, mistakes=shown)[0]), encoding="utf-8")
-    return folder / "report.html"
-
-
-def test_no_name_runs_as_a_program_in_a_browser(hostile_page):
-    dom = in_browser(hostile_page, "--dump-dom")
-    assert "<title>owned" not in dom and dom.count("<h2>") == fit_page(made(HOSTILE)[0]).count("<h2>")
-
-
-@pytest.mark.parametrize("width", [390, 1200])
-def test_the_page_is_no_wider_than_the_screen(hostile_page, width, tmp_path):
-    """A frame of that width measures the page in it; wide tables scroll within the page."""
-    inner = hostile_page.read_text(encoding="utf-8").replace("default-src 'none';", "default-src 'unsafe-inline';")
-    measure = (
-        "<script>addEventListener('load', () => parent.postMessage(document.documentElement.scrollWidth, '*'))</script>"
-    )
-    (tmp_path / "inner.html").write_text(inner.replace("</body>", measure + "</body>"), encoding="utf-8")
-    outer = (
-        f"<body><script>addEventListener('message', e => document.title = 'width ' + e.data)</script>"
-        f'<iframe src="inner.html" style="width:{width}px;height:900px;border:0"></iframe></body>'
-    )
-    (tmp_path / "outer.html").write_text(outer, encoding="utf-8")
-    dom = in_browser(
-        tmp_path / "outer.html", "--dump-dom", "--virtual-time-budget=3000", "--allow-file-access-from-files"
-    )
-    measured = re.search(r"<title>width (\d+)</title>", dom)
-    assert measured is not None and int(measured[1]) <= width
-
-
-def test_it_prints(hostile_page, tmp_path):
-    in_browser(hostile_page, f"--print-to-pdf={tmp_path / 'page.pdf'}")
-    assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
