@@ -264,7 +264,10 @@ def _tell_left_out(others: Sequence[str], unreadable: Sequence[Prediction], scre
     if others:
         shown = ", ".join(repr(name) for name in others[:_SHOWN_LEFT_OUT])
         more = f", and {len(others) - _SHOWN_LEFT_OUT:,} more" if len(others) > _SHOWN_LEFT_OUT else ""
-        screen.say(f"{counted(len(others), 'file')} left out that are no images by their names: {shown}{more}")
+        what = (
+            "file was left out: no image by its name" if len(others) == 1 else "files were left out: no images by name"
+        )
+        screen.say(f"{len(others):,} {what}: {shown}{more}")
 
 
 def _answer(document: dict[str, Any], evaluation: Evaluation | None, n_named: int, screen: Screen) -> None:
