@@ -6,7 +6,7 @@
 
 README.md says what the parts are; docs/auto.md has the tables. ``auto`` fits auto on all draws, ``adapter`` auto and
 CLIP-Adapter's default (what `cafe fit --variant image --alpha 0.2` is) on all draws, compared row by row, ``singles``
-every setting of the single methods on the first two. Each appends a row for each cell to results/auto_study.jsonl, and
+every setting of the single methods on the first two, ``confidence`` auto's logits times a few factors. Each appends a row for each cell to results/auto_study.jsonl, and
 ``tables`` reads the newest; ``all`` is the tables of all three parts together, where ImageNet has no singles.
 ``attempts`` changes one constant of the design at a time, on what it was built on. ``seconds`` fits auto on 16,000 rows
 of 1,000 classes, drawn around ImageNet's; wall-clock time wants a quiet machine.
@@ -58,6 +58,7 @@ ATTEMPTS: dict[str, dict[str, Any]] = {
     "one shot: twice the images": {"ONE_SHOT": 1.0},
 }
 SINGLE_DRAWS = 2
+FACTORS = (1.0, 1.1, 1.2, 1.3, 1.4)
 Row = dict[str, Any]
 
 
@@ -131,7 +132,41 @@ def singles(cell: Cell) -> Row:
     return {"fits": means}
 
 
-STEPS: dict[str, Callable[[Cell], Row]] = {"auto": auto, "adapter": adapter, "singles": singles}
+def confidence(cell: Cell) -> Row:
+    """Multiply auto's logits by a few factors: ECE and negative log-likelihood of each, and the ECE of zero-shot."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for task in (task for draw in cell.draws for task in draw):
+        own = {"class_embeddings": task.text, "logit_scale": task.logit_scale}
+        proba = zero_shot(task, **own).predict_proba(task.X_test)
+        found.setdefault("zero-shot", []).append((expected_calibration_error(proba, task.y_test), 0.0))
+        logits = cafe.Auto(random_state=task.seed, **own).fit(task.X, task.y).logits(task.X_test).astype(np.float64)
+        for factor in FACTORS:
+            scaled = factor * (logits - logits.max(axis=1, keepdims=True))
+            log_proba = scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))
+            loss = float(-np.mean(log_proba[np.arange(len(log_proba)), task.y_test]))
+            found.setdefault(f"{factor:g}", []).append(
+                (expected_calibration_error(np.exp(log_proba), task.y_test), loss)
+            )
+    return {"fits": {label: np.mean(values, axis=0).tolist() for label, values in found.items()}}
+
+
+def confidences(cells: dict[tuple[str, int], dict[str, Row]]) -> None:
+    """Print what the rule of README.md looks at, over the cells of two shots and more."""
+    rows = [steps["confidence"]["fits"] for (_, shots), steps in cells.items() if shots > 1 and "confidence" in steps]
+    for factor in FACTORS if rows else ():
+        ece, loss = np.array([row[f"{factor:g}"] for row in rows]).T
+        beyond = int(np.sum(ece > np.array([row["zero-shot"][0] for row in rows]) + 0.01))
+        print(
+            f"logits times {factor:g}: {beyond} of {len(rows)} cells beyond, ECE {ece.mean():.4f}, loss {loss.mean():.4f}"
+        )
+
+
+STEPS: dict[str, Callable[[Cell], Row]] = {
+    "auto": auto,
+    "adapter": adapter,
+    "singles": singles,
+    "confidence": confidence,
+}
 
 
 def read(part: str) -> dict[tuple[str, int], dict[str, Row]]:
@@ -259,7 +294,8 @@ def main() -> None:
     parser.add_argument("--missing", action="store_true", help="cells without a row of the step alone")
     parser.add_argument("--dataset", help="data sets whose names hold this alone")
     given = parse(
-        parser, {"part": "built-on", "steps": "auto,adapter,singles,tables,attempts,seconds", "dataset": "digits"}
+        parser,
+        {"part": "built-on", "steps": "auto,adapter,singles,confidence,tables,attempts,seconds", "dataset": "digits"},
     )
     if is_smoke():
         for name in list(SINGLES)[1:]:
@@ -282,6 +318,8 @@ def main() -> None:
                 report("auto_study", None, [row], quiet=True)
     if "tables" in steps:
         shown(given.part, given.into, lambda: tables(fresh if is_smoke() else read(given.part)))
+    if "confidence" in steps:
+        confidences(fresh if is_smoke() else read(given.part))
     if "attempts" in steps:
         shown("attempts", given.into, lambda: attempts(given.part, given.dataset))
     if "seconds" in steps:
