@@ -1,13 +1,15 @@
 """Unknown images, sets of classes and temperatures on real features: the tables of docs/trust.md.
 
-    CAFE_REAL_DATA=... python benchmarks/studies/trust_study.py [unknown] [promises]
+    CAFE_REAL_DATA=... python benchmarks/studies/trust_study.py [unknown] [promises] [temperature]
 
 - ``unknown``: half the classes of Caltech69, Flowers, DTD and Cars are known. The others of the set ("left out") and
   the three other sets ("other sets") are unknown. AUROC and FPR95 (share of unknown images that pass where 95 % of the
   known ones do) of each score, means over draws of the known classes. The weight of the default score was chosen on
   draw 0, which is not among them.
 - ``promises``: centre crops of Caltech69, Flowers and Cars, split in half again and again; what is promised from one
-  half, measured on the other: coverage of sets (LAC, APS), false alarms, ECE before and after the temperature.
+  half, measured on the other: coverage of sets (LAC, APS), false alarms.
+- ``temperature``: calibration error and likelihood of test images by a method's own probabilities, with the temperature
+  that was fitted out of fold whatever it gains, and by the rule of :class:`cafe.classifier.out_of_fold.Calibration`.
 """
 
 from __future__ import annotations
@@ -101,8 +103,6 @@ def promises() -> list[dict[str, Any]]:
     """Measure coverage, false alarms and calibration on the half that nothing was built from."""
     from cafe.classifier.final_fit import fit_for_use
     from cafe.classifier.out_of_fold import text_of, unknown_scores
-    from cafe.evaluation.calibration import tempered
-    from cafe.evaluation.metrics import expected_calibration_error
     from cafe.features import Features, Split
 
     rows = []
@@ -130,8 +130,6 @@ def promises() -> list[dict[str, Any]]:
                     values[f"{score} {coverage:g} size"] = float(inside.sum(axis=1).mean())
             strange = unknown_scores(test.image_features, text_of(final.estimator, X.shape[1]), final.promises.means)
             values["false alarms"] = float((strange > final.promises.threshold(FALSE_ALARMS)).mean())
-            values["ece"] = expected_calibration_error(p, test.labels)
-            values["ece after"] = expected_calibration_error(tempered(p, final.promises.temperature), test.labels)
             for key, value in values.items():
                 found.setdefault(key, []).append(value)
         rows.append({"section": "promises", "data": name, "splits": len(found["acc1"]),
@@ -139,7 +137,60 @@ def promises() -> list[dict[str, Any]]:
     return rows
 
 
-SECTIONS: dict[str, Callable[[], list[dict[str, Any]]]] = {"unknown": unknown, "promises": promises}
+METHODS = ("gda", "clip-adapter", "auto")
+
+
+def temperature() -> list[dict[str, Any]]:
+    """Measure calibration on test images: own probabilities, a temperature always, a temperature by the rule."""
+    from cafe.classifier.final_fit import fit_for_use
+    from cafe.evaluation.calibration import tempered
+    from cafe.evaluation.metrics import expected_calibration_error, negative_log_likelihood
+    from cafe.features import Features, Split
+    from cafe.fitting import full_probabilities
+
+    rows = []
+    for name in ("caltech69", "flowers102", "stanford-cars"):
+        data = real_features(SETS[name])
+        X, y = unit(data["test_features"]), data["test_labels"].astype(np.int64)
+        text = data["text_features"][None].astype(np.float32) if "text_features" in data else None
+        ids = np.arange(len(y)).astype(str)
+        divided = {}
+        for shots in (4, 16):
+            shown, labels = (
+                unit(data[f"train_{shots}shot_features"]),
+                data[f"train_{shots}shot_labels"].astype(np.int64),
+            )
+            train = Split(shown, labels, np.array([f"train {i}" for i in range(len(labels))]))
+            divided[f"{shots} shots"] = [(train, Split(X, y, ids))]
+        order = [np.random.default_rng(seed).permutation(len(y)) for seed in range(3)]
+        halves = [np.array_split(each, 2) for each in order]
+        divided["half"] = [(Split(X[a], y[a], ids[a]), Split(X[b], y[b], ids[b])) for a, b in halves]
+        for method in METHODS[:1] if is_smoke() else METHODS:
+            for learned, draws in list(divided.items())[:1] if is_smoke() else divided.items():
+                found: dict[str, list[float]] = {}
+                for seed, (train, test) in enumerate(draws):
+                    features = Features({"train": train, "test": test}, tuple(map(str, range(int(y.max()) + 1))), text)
+                    final = fit_for_use(features, method, seed=seed)
+                    assert final.calibration is not None
+                    p = full_probabilities(final.estimator, test.image_features, len(features.class_names))
+                    given = {"own": 1.0, "always": final.calibration.temperature_fitted}
+                    given["rule"] = final.calibration.temperature
+                    for key, value in given.items():
+                        q = tempered(p, value)
+                        found.setdefault(f"ece {key}", []).append(expected_calibration_error(q, test.labels))
+                        found.setdefault(f"nll {key}", []).append(negative_log_likelihood(q, test.labels))
+                    found.setdefault("kept", []).append(float(given["rule"] != 1.0))
+                    found.setdefault("temperature", []).append(given["always"])
+                rows.append({"section": "temperature", "data": name, "learned": learned, "method": method,
+                             "draws": len(draws), **{key: float(np.mean(v)) for key, v in found.items()}})  # fmt: skip
+    return rows
+
+
+SECTIONS: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    "unknown": unknown,
+    "promises": promises,
+    "temperature": temperature,
+}
 
 
 def main() -> None:
