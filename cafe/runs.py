@@ -114,6 +114,9 @@ def save(
         document["class_names"] = list(features.class_names)
         encoder = features.provenance.get("encoder")
         document["encoder"] = absolute_model(encoder) if isinstance(encoder, str) else encoder
+        if joined := features.provenance.get("joined"):
+            document["encoders"] = [absolute_model(str(part.get("encoder", ""))) for part in joined]
+            document["encoder"] = "+".join(document["encoders"])
         document["provenance"] = dict(features.provenance)
     if images := sorted(fitted_images):
         arrays[FITTED_IMAGES] = np.frombuffer(b"".join(images), dtype=np.uint8).reshape(-1, 32)
@@ -262,6 +265,9 @@ def read_run(run_dir: Path | str) -> dict[str, Any]:
         raise InputError(f"{path} is not a run of cafe, or is damaged: it lacks method, params or fitted")
     if isinstance(whole.get("encoder"), str):
         whole["encoder"] = model_beside(whole["encoder"], Path(run_dir))
+    if isinstance(whole.get("encoders"), list):
+        whole["encoders"] = [model_beside(str(name), Path(run_dir)) for name in whole["encoders"]]
+        whole["encoder"] = "+".join(whole["encoders"])
     return whole
 
 

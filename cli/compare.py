@@ -42,7 +42,8 @@ def compare(
         typer.Option(
             "--cache",
             metavar="FILE,...",
-            help="Caches to compare on; a list; shift learns from the first [default: the one last used].",
+            help="Caches to compare on; a list; shift learns from the first; two of one data set by two encoders are "
+            "compared joined as well [default: the one last used].",
         ),
     ] = None,
     shots: Shots = None,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cafe.cli.extract import shown_on, sigterm_as_interrupt, warn_about
-from cafe.cli.options import CacheDir, Device, FitDtype, Json, Quiet, Seed, Selection, ratio
+from cafe.cli.options import CacheDir, Device, FitDtype, Json, Quiet, Seed, Selection, listed, ratio
 from cafe.cli.screen import Screen, duration
 from cafe.errors import InputError
 from cafe.names import visible_name
@@ -59,14 +59,20 @@ def fit(
     ] = None,
     cache: Annotated[
         str | None,
-        typer.Option("--cache", metavar="FILE|NAME", help="Which cache to learn from [default: the one last used]."),
+        typer.Option(
+            "--cache",
+            metavar="FILE|NAME",
+            help="Which cache to learn from; two, A,B, of the same images by two encoders are joined [default: the one "
+            "last used].",
+        ),
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(
             "--model",
             metavar="ID",
-            help="The encoder of a data set, as for `cafe extract` [default: that of its current cache, else "
+            help="The encoder of a data set, as for `cafe extract`; A,B for two at once [default: that of its current "
+            "cache, else "
             "$CAFE_MODEL, else cafe:mini].",
         ),
     ] = None,
@@ -191,7 +197,6 @@ def fit(
     with Screen(json=json, quiet=quiet) as screen:
         # Before anything is imported.
         screen.say("getting ready" if data is None and cache is None else f"looking at {data or cache}")
-        from cafe.cache.locate import find_cache
         from cafe.files import cache_dir as cache_folder
         from cafe.files import check_output_folder
         from cafe.runs import RUN_FILE
@@ -206,7 +211,7 @@ def fit(
             _check_side(variant or "image", alpha, beta)
         if own:
             _check_kinds(own, find("methods", "METHOD", "method", name).load().__init__.__annotations__)
-        source = data if cache is None else find_cache(cache, cache_folder(cache_dir))
+        source = data if cache is None else _caches_of(cache, cache_folder(cache_dir))
         with screen.progress("images") as images, screen.progress("templates") as text, sigterm_as_interrupt():
             classifier = Classifier.fit(
                 source, model=model, method=method, parameters=parameters, shots=shots, seed=seed,
@@ -216,6 +221,16 @@ def fit(
                 check_features=_refuse_zero_shot if name == "zero-shot" else None,
             )  # fmt: skip
         _answer(classifier, screen, cache_dir)
+
+
+def _caches_of(given: str, folder: Path) -> Path | list[Path]:
+    """Return the cache that is meant, or the two. Raises CacheError and InputError."""
+    from cafe.cache.locate import find_cache, find_caches
+
+    names = [given] if Path(given).exists() else listed([given])
+    if len(names) > 2:
+        raise InputError(f"--cache takes one cache, or two of the same images by two encoders; got {len(names)}")
+    return find_caches(names, folder) if len(names) > 1 else find_cache(given, folder)
 
 
 def _refuse_zero_shot(features: Features) -> None:
@@ -239,16 +254,17 @@ def _answer(classifier: Classifier, screen: Screen, cache_dir: Path | None) -> N
     """Print how a fit did, what was kept, and how to go on."""
     from cafe.runs import REPORT_FILE
 
-    row, run, extraction = classifier.row or {}, classifier.run, classifier.extraction
-    if extraction is not None:
-        warn_about(extraction, screen)
+    row, run = classifier.row or {}, classifier.run
+    for summary in classifier.extractions:
+        warn_about(summary, screen)
+    extractions = [summary.to_json() for summary in classifier.extractions]
     report = Path(str(run)) / REPORT_FILE
     document = {
         "run": str(run),
         "rows": [row],
         "report": str(report) if report.is_file() else None,
-        "cache": None if classifier.cache is None else str(classifier.cache),
-        "extraction": None if extraction is None else extraction.to_json(),
+        "cache": ",".join(map(str, classifier.caches)) or None,
+        "extraction": extractions if len(extractions) > 1 else next(iter(extractions), None),
         "contents": classifier.contents,
         "notes": list(classifier.notes),
         "leaderboard": None if classifier.leaderboard is None else classifier.leaderboard.to_json(),

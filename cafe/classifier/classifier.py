@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cafe.classifier.encoding import check_encoder
+from cafe.classifier.encoder_pair import decoder_of, model_names, open_encoders
+from cafe.classifier.encoding import check_encoders
 from cafe.classifier.evaluation import Evaluation, LabelledFolder
 from cafe.classifier.images import GivenImage, ImageLike, given_images
 from cafe.classifier.out_of_fold import FALSE_ALARMS, Promises, text_of, unknown_scores
@@ -93,8 +94,12 @@ class Classifier:
         The folder in whose caches the features of images are looked for before these are encoded; None for nowhere.
     cache : Path or None
         The cache that it was fitted on in this process; None elsewhere.
+    caches : tuple of Path
+        The same; two, where it was fitted on features of two encoders.
     extraction : ExtractionSummary or None
         Of the extraction, where fitting needed one.
+    extractions : tuple of ExtractionSummary
+        The same; two, where images were encoded by two encoders.
     contents : dict or None
         What lies in the folder that it was fitted on: :meth:`cafe.data.contents.Contents.to_json`.
     promises : Promises or None
@@ -145,7 +150,9 @@ class Classifier:
         self.notes: tuple[str, ...] = ()
         self.cache: Path | None = None
         self.cache_dir: Path | None = None
+        self.caches: tuple[Path, ...] = ()
         self.extraction: ExtractionSummary | None = None
+        self.extractions: tuple[ExtractionSummary, ...] = ()
         self.contents: dict[str, Any] | None = None
         self._encoder = encoder
         self._opening = threading.Lock()  # images are read in several threads, the first of which opens the encoder
@@ -162,7 +169,7 @@ class Classifier:
     @classmethod
     def fit(
         cls,
-        data: Features | Path | str | None = None,
+        data: Features | Path | str | Sequence[Features | Path | str] | None = None,
         *,
         model: str | None = None,
         method: str | None = None,
@@ -193,12 +200,13 @@ class Classifier:
 
         Parameters
         ----------
-        data : Features, path, str or None, default=None
+        data : Features, path, str, list of two of them, or None, default=None
             A folder with a folder of images for each class, any other source of ``docs/sources.md``, a name of
-            `cafe datasets`; or a cache, by its file or name; or features in memory. None is the cache last used.
+            `cafe datasets`; or a cache, by its file or name; or features in memory. None is the cache last used. Two
+            caches or features in a list are of the same images by two encoders, and are joined.
         model : str, default=None
-            The encoder; None is that of the cache of this folder that was last used, else ``$CAFE_MODEL``, else
-            ``cafe:mini``.
+            The encoder, or two, ``"A,B"``; None is that of the cache of this folder that was last used, else
+            ``$CAFE_MODEL``, else ``cafe:mini``.
         method : str, default=None
             A name of `cafe methods`; None is ``auto``, and ``clip-adapter`` where parameters of its own are given.
         parameters : mapping, default=None
@@ -283,6 +291,7 @@ class Classifier:
         self.leaderboard = final.leaderboard
         self.cache, self.extraction = prepared.path, prepared.summary
         self.contents, self.notes = prepared.contents, fitted.notes
+        self.caches, self.extractions = prepared.paths, prepared.summaries
         self._features, self._page = fitted.features, fitted.page
         self._image_fingerprint = fitted.features.provenance.get("image_fingerprint")
 
@@ -304,7 +313,8 @@ class Classifier:
             Its folder; or its name below the cache folder's ``runs``, such as ``"demo/fit"``; None for the run last
             used or made.
         model : str, default=None
-            Where the encoder is now, if it has moved: a name, folder or hub id; None for what the run names.
+            Where the encoder is now, if it has moved: a name, folder or hub id; ``"A,B"`` for a run of two encoders;
+            None for what the run names.
         device, dtype : str, default="auto"
             Where and in what images are encoded, as :func:`cafe.encoders.opening.open_encoder` takes them.
         cache_dir : path, default=None
@@ -333,16 +343,15 @@ class Classifier:
         if not saved.get("encoder") or not saved.get("class_names"):
             raise InputError(f"the run {folder} names no encoder and no classes, so it cannot name what is on an image")
         try:
-            encoder = open_encoder(model or str(saved["encoder"]), device, dtype)
+            encoder = open_encoders(_models_of(saved, model, folder), device, dtype)
         except InputError as error:
             if model is not None:
                 raise
             raise InputError(
                 f"the run {folder} needs its encoder: {error}; say where it is now with --model"
             ) from error
-        fitted_on = saved["provenance"]["image"]
-        check_encoder(fitted_on["encoder"], encoder)
-        classifier = cls(estimator, encoder, saved["class_names"], decoder=fitted_on.get("decoder", PILLOW))
+        check_encoders(saved["provenance"], encoder)
+        classifier = cls(estimator, encoder, saved["class_names"], decoder=decoder_of(saved["provenance"]))
         classifier.run = folder
         classifier.cache_dir = cache_folder(cache_dir)
         classifier.row = saved.get("row")
@@ -994,6 +1003,25 @@ class Classifier:
             f"<tr><th>{escape(key)}</th><td>{escape(value)}</td></tr>" for key, value in self._facts().items()
         )
         return f"<table><caption>cafe classifier</caption>{rows}</table>"
+
+
+def _models_of(saved: Mapping[str, Any], model: str | None, folder: Path) -> list[str]:
+    """Return the names of a run's encoders: as it has them, or where a user says they are now.
+
+    Raises
+    ------
+    InputError
+        If the user names another number of them.
+    """
+    names = [str(name) for name in saved.get("encoders") or [saved["encoder"]]]
+    if model is None:
+        return names
+    given = model_names(model) if len(names) > 1 else [model]
+    if len(given) != len(names):
+        raise InputError(
+            f"the run {folder} is of two encoders, {' and '.join(names)}; --model takes both, as A,B; got {model!r}"
+        )
+    return given
 
 
 def _listed(images: ImageLike | Iterable[ImageLike]) -> Iterable[GivenImage]:

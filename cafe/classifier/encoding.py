@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cafe.classifier.encoder_pair import decoder_of, encoders_of, open_encoders, parts_of_provenance
 from cafe.classifier.images import given_images
 from cafe.classifier.reading import read_ahead
-from cafe.data.images.decoding import PILLOW
 from cafe.encoders.base import Encoder
-from cafe.encoders.opening import open_encoder
 from cafe.errors import CafeWarning, InputError
 from cafe.features import Features
 
@@ -54,16 +53,15 @@ def encode_like(
     UserWarning
         For images that cannot be read, which are left out.
     """
-    made: dict[str, Any] = features.provenance.get("image") or {}
-    if not features.provenance.get("encoder") or "encoder" not in made:
-        raise InputError("this cache does not say which encoder made it, so that further images cannot be encoded")
-    images = list(given_images(folder))
-    encoder = open_encoder(str(features.provenance["encoder"]), device, dtype)
-    check_encoder(made["encoder"], encoder)
+    for part in parts_of_provenance(features.provenance):
+        if not part.get("encoder") or "encoder" not in (part.get("image") or {}):
+            raise InputError("this cache does not say which encoder made it, so that further images cannot be encoded")
+    images, decoder = list(given_images(folder)), decoder_of(features.provenance)
+    encoder = open_again(features, device, dtype)
     parts: list[NDArray[np.float32]] = []
     crops: list[NDArray[np.uint8]] = []
     unreadable = []
-    for done, image in enumerate(read_ahead(images, lambda: encoder.cropper, made.get("decoder", PILLOW)), start=1):
+    for done, image in enumerate(read_ahead(images, lambda: encoder.cropper, decoder), start=1):
         if image.unreadable is not None:
             unreadable.append(f"{image.given.name!r}: {image.unreadable.reason}")
         elif image.crop is not None:
@@ -80,6 +78,32 @@ def encode_like(
         warnings.warn(message, CafeWarning, stacklevel=2)
     encoded: NDArray[np.float32] = np.concatenate(parts)  # (m, d)
     return encoded
+
+
+def open_again(features: Features, device: str, dtype: str = "auto") -> Encoder:
+    """Open what made features, one encoder or two.
+
+    Raises
+    ------
+    InputError
+        If it cannot be opened, has changed, or two caches were decoded by different decoders.
+    """
+    parts = parts_of_provenance(features.provenance)
+    encoder = open_encoders([str(part.get("encoder", "")) for part in parts], device, dtype)
+    check_encoders(features.provenance, encoder)
+    return encoder
+
+
+def check_encoders(provenance: Mapping[str, Any], encoder: Encoder) -> None:
+    """Refuse an encoder, or one of a pair, whose image features are not those of the features of this provenance.
+
+    Raises
+    ------
+    InputError
+        Naming the encoder and what differs.
+    """
+    for part, one in zip(parts_of_provenance(provenance), encoders_of(encoder), strict=True):
+        check_encoder((part.get("image") or {}).get("encoder", {}), one)
 
 
 def check_encoder(fitted: Mapping[str, Any], encoder: Encoder) -> None:

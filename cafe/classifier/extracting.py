@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cafe.cache.extract.copies import look_for_copies
 from cafe.cache.format.layout import SUFFIX
 from cafe.cache.format.reader import load_features, open_cache, read_provenance, summarise
-from cafe.cache.locate import cache_path, caches_by_last_use, find_cache
+from cafe.cache.locate import cache_path, caches_by_last_use, find_cache, find_caches
+from cafe.classifier.encoder_pair import MOST_ENCODERS, EncoderPair, decoder_of, pair_of
 from cafe.data.opening import open_dataset
 from cafe.errors import CacheError, InputError
 from cafe.features import Features
@@ -33,6 +34,7 @@ MINI = "cafe:mini"
 FOR_PHOTOGRAPHS = "openai/clip-vit-base-patch32"
 
 Tell = Callable[[str], None]
+Source = Features | Path | str
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,13 @@ class Prepared:
     Attributes
     ----------
     features : Features
-        Of one data set and one encoder.
-    path : Path or None
-        The cache; None for features that were given as they are.
+        Of one data set and one encoder, or two.
+    paths : tuple of Path
+        The cache of each encoder; none for features that were given as they are.
     encoder : Encoder or None
-        Where one had to be opened to make them.
-    summary : ExtractionSummary or None
-        Of the extraction, where one was needed.
+        Where all had to be opened to make them.
+    summaries : tuple of ExtractionSummary
+        Of the extraction of each, where one was needed.
     division : str
         How cafe divided what had no splits, in a sentence; empty elsewhere.
     dataset : Dataset or None
@@ -60,17 +62,27 @@ class Prepared:
     """
 
     features: Features
-    path: Path | None = None
+    paths: tuple[Path, ...] = ()
     encoder: Encoder | None = None
-    summary: ExtractionSummary | None = None
+    summaries: tuple[ExtractionSummary, ...] = ()
     division: str = field(default="")
     dataset: Dataset | None = None
     contents: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def path(self) -> Path | None:
+        """The cache, of two the first."""
+        return next(iter(self.paths), None)
+
+    @property
+    def summary(self) -> ExtractionSummary | None:
+        """Of the extraction, where one was needed; of two the first."""
+        return next(iter(self.summaries), None)
+
 
 def prepare(
-    source: Features | Path | str | None,
+    source: Source | Sequence[Source] | None,
     *,
     model: str | None = None,
     split: str | None = None,
@@ -86,12 +98,12 @@ def prepare(
 
     Parameters
     ----------
-    source : Features, path, str or None
+    source : Features, path, str, list of two of them, or None
         A data set: a name of ``cafe datasets``, a folder or file of images (``./digits`` is always a path). A cache:
         its file, or its name in the cache folder. None is the cache last used or made there. Features are returned as
-        they are.
+        they are. Two caches, or features, are those of the same images by two encoders, and are joined.
     model : str, default=None
-        Encoder of a data set; None as :func:`choose_model` has it.
+        Encoder of a data set, or two, ``"A,B"``; None as :func:`choose_model` has it.
     split : str, default=None
         Shares of train, val and test for a folder without splits, such as ``"70/10/20"``; None is 50/20/30.
     templates : str or sequence of str, default=None
@@ -116,10 +128,13 @@ def prepare(
     Raises
     ------
     InputError
-        If the source is neither data set nor cache, or an option of data sets is given with a cache.
+        If the source is neither data set nor cache, an option of data sets is given with a cache, or features of two
+        encoders cannot be joined.
     """
     folder = cache_folder(cache_dir)
     say: Tell = tell or (lambda _: None)
+    if isinstance(source, Sequence) and not isinstance(source, str):
+        return _prepare_several(source, model=model, split=split, templates=templates, folder=folder, check=check)
     wanted = [templates] if isinstance(templates, str) else templates
     if isinstance(source, Features) or source is None or not names_dataset(source, folder):
         given = {"model": model, "split": split, "templates": wanted}
@@ -134,53 +149,130 @@ def prepare(
             say(f"using the cache last used: {path}")
         check()
         note_use(folder, "caches", path)
-        return Prepared(load_features(path, memmap="auto"), path)
+        return Prepared(load_features(path, memmap="auto"), (path,))
     texts = read_templates(wanted)
     dataset = open_dataset(source, None if root is None else Path(root), split=split)
-    ready = _fitting_cache(dataset, model, texts, folder)
+    names: Sequence[str | None] = [None] if model is None else pair_of(model)
+    ready = [_fitting_cache(dataset, name, texts, folder) for name in names]
     division = described_division(dataset)
     check()
     if division:
         say(division)
-    if ready is not None:
-        contents, copies = look_for_copies(dataset, ready)
-        notes = (*dataset.notes, *copies, *_unreadable_there(ready))
+    if None not in ready:
+        there = [path for path in ready if path is not None]
+        contents, copies = look_for_copies(dataset, there[0])
+        unreadable = [note for path in there for note in _unreadable_there(path)]
+        notes = tuple(dict.fromkeys((*dataset.notes, *copies, *unreadable)))
         for note in notes:
             say(f"note: {note}")
-        say(f"its features are there already: {ready}")
-        note_use(folder, "caches", ready)
-        return Prepared(
-            load_features(ready, memmap="auto"), ready, division=division, dataset=dataset,
-            contents=contents.to_json(), notes=notes,
-        )  # fmt: skip
+        say(f"its features are there already: {' and '.join(map(str, there))}")
+        prepared = _load_or_extract(dataset, names, ready, texts, device, folder, progress, division)
+        return replace(prepared, contents=contents.to_json(), notes=notes)
     chosen, why = choose_model(model, dataset.name, folder)
-    if hint := hint_for_photographs(chosen, dataset, source):
-        say(hint)
-    say(f"opening the encoder {chosen}{why}")
-    return _extract(dataset, chosen, texts, device, folder, progress, division)
+    names = pair_of(chosen)
+    ready = [_fitting_cache(dataset, name, texts, folder) if len(names) > 1 else None for name in names]
+    for name in names:
+        if hint := hint_for_photographs(str(name), dataset, source):
+            say(hint)
+    lacking = [str(name) for name, path in zip(names, ready, strict=True) if path is None]
+    if lacking:
+        say(f"opening the encoder{'s' if len(lacking) > 1 else ''} {' and '.join(lacking)}{why}")
+    return _load_or_extract(dataset, names, ready, texts, device, folder, progress, division)
 
 
-def _extract(
+def _prepare_several(
+    sources: Sequence[Source],
+    *,
+    model: str | None,
+    split: str | None,
+    templates: Sequence[str] | str | None,
+    folder: Path,
+    check: Callable[[], None],
+) -> Prepared:
+    """Join the features of two encoders: caches, or features in memory.
+
+    Raises
+    ------
+    InputError
+        If there are not two, one is named twice, one is no cache, or they cannot be joined.
+    """
+    if len(sources) != MOST_ENCODERS:
+        raise InputError(f"features are joined of two encoders, from two caches; got {len(sources)}")
+    for name, value in {"model": model, "split": split, "templates": templates}.items():
+        if value is not None:
+            raise InputError(f"{name} is of the extraction of a data set, and there is none here: give a folder")
+    named = [source for source in sources if not isinstance(source, Features)]
+    paths = find_caches(named, folder)
+    check()
+    found = iter(paths)
+    parts = []
+    for source in sources:
+        if isinstance(source, Features):
+            parts.append(Prepared(source))
+        else:
+            path = next(found)
+            parts.append(Prepared(load_features(path, memmap="auto"), (path,)))
+    joined = _joined(parts)
+    for path in reversed(joined.paths):
+        note_use(folder, "caches", path)
+    return joined
+
+
+def _joined(parts: Sequence[Prepared]) -> Prepared:
+    """Put the features of two encoders beside each other, the one with text first; one is left as it is."""
+    if len(parts) == 1:
+        return parts[0]
+    first, second = parts
+    if first.features.text_features is None and second.features.text_features is not None:
+        first, second = second, first
+    features = first.features.join(second.features)
+    decoder_of(features.provenance)  # one that cannot be predicted with is refused before it is fitted
+    encoder = None if first.encoder is None or second.encoder is None else EncoderPair(first.encoder, second.encoder)
+    summaries = (*first.summaries, *second.summaries)
+    return Prepared(
+        features, (*first.paths, *second.paths), encoder, summaries, first.division, first.dataset,
+        first.contents or second.contents, tuple(dict.fromkeys((*first.notes, *second.notes))),
+    )  # fmt: skip
+
+
+def _load_or_extract(
     dataset: Dataset,
-    model: str,
+    names: Sequence[str | None],
+    ready: Sequence[Path | None],
     templates: Sequence[str] | None,
     device: str,
     folder: Path,
     progress: ProgressCallback | None,
     division: str,
 ) -> Prepared:
-    from cafe.cache.extract.run import extract
-    from cafe.encoders.opening import open_encoder
+    """Return the features of a data set by one encoder or two, of which some are in a cache already."""
+    lacking = [str(name) for name, path in zip(names, ready, strict=True) if path is None]
+    made: Iterator[tuple[Encoder, ExtractionSummary]] = iter(())
+    if lacking:
+        from cafe.cache.extract.run import extract_many
+        from cafe.encoders.opening import open_encoder
 
-    encoder = open_encoder(model, device)
-    path = cache_path(folder, dataset.name, encoder.id)
-    summary = extract(dataset, encoder, path, templates=templates, progress=progress)
-    note_use(folder, "caches", summary.path)
-    unreadable = [f"image {each['sample_id']!r} was left out: {each['reason']}" for each in summary.unreadable]
-    return Prepared(
-        load_features(summary.path, memmap="auto"), summary.path, encoder, summary, division, dataset,
-        summary.contents, (*unreadable, *summary.notes),
-    )  # fmt: skip
+        encoders = [open_encoder(name, device) for name in lacking]
+        paths = [cache_path(folder, dataset.name, encoder.id) for encoder in encoders]
+        summaries = extract_many(dataset, encoders, paths, templates=templates, progress=progress)
+        made = zip(encoders, summaries, strict=True)
+    parts = []
+    for path in ready:
+        if path is not None:
+            part = Prepared(load_features(path, memmap="auto"), (path,), division=division, dataset=dataset)
+        else:
+            encoder, summary = next(made)
+            features = load_features(summary.path, memmap="auto")
+            unreadable = [f"image {each['sample_id']!r} was left out: {each['reason']}" for each in summary.unreadable]
+            part = Prepared(
+                features, (summary.path,), encoder, (summary,), division, dataset, summary.contents,
+                (*unreadable, *summary.notes),
+            )  # fmt: skip
+        parts.append(part)
+    prepared = _joined(parts)
+    for path in reversed(prepared.paths):  # of two, the first is the current one then
+        note_use(folder, "caches", path)
+    return prepared
 
 
 def _unreadable_there(path: Path) -> list[str]:
@@ -274,7 +366,8 @@ def _fitting_cache(dataset: Dataset, model: str | None, templates: Sequence[str]
         # Without a text part the names of the classes stand with the data set.
         names = text.get("class_names", there.pop("class_names", class_names))
         is_whole = _same(there, identity) and "draws" not in image
-        texts_fit = templates is None or (list(templates) == text.get("templates") and not text.get("prompts"))
+        same_texts = list(templates or ()) == text.get("templates") and not text.get("prompts")
+        texts_fit = templates is None or provenance["text"] is None or same_texts
         if is_whole and texts_fit and names == class_names:
             return path
     return None

@@ -11,6 +11,7 @@ from PIL import Image
 from cafe.cache.extract.known import NOTHING_KNOWN, KnownRows
 from cafe.cache.extract.plan import plan_extraction
 from cafe.cache.extract.sources import find_known_rows
+from cafe.classifier.encoder_pair import EncoderPair, KnownByBoth
 from cafe.classifier.images import GivenImage
 from cafe.data.base import Dataset, ImageSplit
 from cafe.data.images.decoding import read_image
@@ -42,6 +43,8 @@ def known_features(
         Of caches that hold files of the same sizes, or of any where these are not known yet; by which of them an image
         is known is decided by its bytes.
     """
+    if isinstance(encoder, EncoderPair):
+        return KnownByBoth([known_features(images, one, decoder, folder) for one in encoder.encoders])
     files = [image.source for image in images or () if isinstance(image.source, Path)]
     sizes = [path.stat().st_size for path in files if path.is_file()]
     if images is None:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.classifier.encoding import check_encoder, encode_like
+from cafe.classifier.encoder_pair import decoder_of
+from cafe.classifier.encoding import encode_like, open_again
 from cafe.classifier.extracting import Prepared, prepare
-from cafe.data.images.decoding import PILLOW
 from cafe.encoders.base import Encoder
-from cafe.encoders.opening import open_encoder
 from cafe.errors import InputError
 from cafe.features import Features
 
@@ -47,8 +47,7 @@ class SourceFit:
     @property
     def decoder(self) -> str:
         """What decoded JPEG files."""
-        decoder: str = self.features.provenance.get("image", {}).get("decoder", PILLOW)
-        return decoder
+        return decoder_of(self.features.provenance)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -57,13 +56,7 @@ class SourceFit:
 
     def encoder(self, device: str) -> Encoder | Callable[[], Encoder]:
         """Return the encoder where it is open, else what opens it and sees that it is the same."""
-
-        def open_again() -> Encoder:
-            encoder = open_encoder(str(self.features.provenance.get("encoder", "")), device)
-            check_encoder(self.features.provenance.get("image", {}).get("encoder", {}), encoder)
-            return encoder
-
-        return open_again if self.prepared.encoder is None else self.prepared.encoder
+        return partial(open_again, self.features, device) if self.prepared.encoder is None else self.prepared.encoder
 
     def page(self) -> str:
         """Return the page that says how good it is."""
@@ -74,7 +67,7 @@ class SourceFit:
 
 
 def fit_source(
-    data: Features | Path | str | None,
+    data: Features | Path | str | Sequence[Features | Path | str] | None,
     *,
     model: str | None,
     method: str | None,

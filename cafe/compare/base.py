@@ -14,7 +14,7 @@ from cafe.errors import CafeError
 from cafe.features import Features
 from cafe.fitting import FitRequest, Fitted, fit_all
 from cafe.methods import make_method, method_names
-from cafe.protocol.tasks import Task, dataset_name, make_task
+from cafe.protocol.tasks import Task, dataset_name, encoder_name, make_task
 from cafe.registry import find
 from cafe.report.comparison import BY_SHOTS, ReportLayout
 
@@ -137,6 +137,8 @@ class Suite(ABC):
 
     title: str
     layout: ClassVar[ReportLayout] = BY_SHOTS
+    # Whether each cache is an experiment of its own, so that two encoders of a data set are compared joined as well.
+    one_by_one: ClassVar[bool] = True
 
     @abstractmethod
     def series(self, features: Features, experiment: Experiment) -> Sequence[Series]:
@@ -188,7 +190,14 @@ class Suite(ABC):
     def _groups(self, position: int, experiment: Experiment) -> list[tuple[str, list[Series]]]:
         """Return the series that were asked for, by label."""
         groups: dict[str, list[Series]] = {}
-        for series in experiment.kept(self.series(experiment.features[position], experiment)):
+        features = experiment.features[position]
+        for series in experiment.kept(self.series(features, experiment)):
+            if features.second_width and (reason := make_method(series.method).one_encoder):
+                name = f"{series.label} on {dataset_name(features)}, {encoder_name(features)}"
+                note = f"{name} was left out: {series.method} learns from one encoder alone, {reason}"
+                if note not in experiment.notes:
+                    experiment.notes.append(note)
+                continue
             groups.setdefault(series.label, []).append(series)
         return list(groups.items())
 

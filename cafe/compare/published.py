@@ -39,6 +39,8 @@ def backbone(encoder: str) -> str | None:
     >>> backbone("openai/clip-vit-base-patch16"), backbone("open_clip:RN50/openai"), backbone("cafe:mini")
     ('ViT-B/16', 'RN50', None)
     """
+    if "+" in encoder:  # of two encoders, which papers' tables have none of
+        return None
     vit, resnet = _VIT.search(encoder), _RESNET.search(encoder)
     if vit:
         size = (vit["size"] or ("b" if "base" in vit[0].lower() else "l")).upper()

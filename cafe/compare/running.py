@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from cafe.compare.base import Experiment, Outcome, Progress, Suite
 from cafe.compare.published import beside_published
 from cafe.compare.summary import compare_pairs, sum_over_seeds
+from cafe.compare.two_encoders import with_joined
 from cafe.errors import InputError
 from cafe.features import Features
 from cafe.fitting import check_device_and_dtype
@@ -35,7 +36,8 @@ def compare(
     suite : str
         Name of a file in ``cafe/compare/suites``.
     features : sequence of Features
-        One per cache. ``shift`` trains on the first and tests on all.
+        One per cache. ``shift`` trains on the first and tests on all. Two of one data set by two encoders are compared
+        one by one and joined (:mod:`cafe.compare.two_encoders`).
     shots : sequence of int or None
         Training images per class of the draws; None is all of them.
     seeds : sequence of int
@@ -62,9 +64,10 @@ def compare(
     for name in include:
         find("methods", "METHOD", "method", name)
     check_device_and_dtype(device, dtype)
+    every, notes = with_joined(features) if chosen.one_by_one else (features, [])
     experiment = Experiment(
-        tuple(features), tuple(shots), tuple(seeds), None if methods is None else tuple(methods), tuple(include),
-        tuple(values), selection, device, dtype, progress,
+        tuple(every), tuple(shots), tuple(seeds), None if methods is None else tuple(methods), tuple(include),
+        tuple(values), selection, device, dtype, progress, notes,
     )  # fmt: skip
     return sum_up(suite, chosen, chosen.run(experiment), experiment.notes)
 

@@ -31,6 +31,8 @@ class Shift(Suite):
     title = "Distribution shift"
     layout = ReportLayout(axis="part", axis_label="tested on", figure="dots")
 
+    one_by_one = False  # the first cache is learned from, all are tested on
+
     def series(self, features: Features, experiment: Experiment) -> Sequence[Series]:
         """Return the baselines."""
         return Baselines().series(features, experiment)

@@ -1,0 +1,172 @@
+"""Two encoders that look at the same images: for classifiers that were fitted on features of two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cafe.cache.extract.known import KnownKeys, KnownRows
+from cafe.data.images.decoding import PILLOW
+from cafe.encoders.base import Cropper, Encoder
+from cafe.encoders.opening import open_encoder
+from cafe.errors import InputError
+from cafe.features import side_by_side
+
+MOST_ENCODERS = 2
+
+
+def model_names(models: str) -> list[str]:
+    """Read one model or several, ``"A,B"``; a folder is one, whatever its name.
+
+    Examples
+    --------
+    >>> model_names("cafe:mini,facebook/dinov2-base")
+    ['cafe:mini', 'facebook/dinov2-base']
+    """
+    if Path(models).expanduser().exists():
+        return [models]
+    return [name for name in map(str.strip, models.split(",")) if name] or [models]
+
+
+def pair_of(models: str) -> list[str]:
+    """Return the one encoder, or the two, that a fit is to be made with.
+
+    Raises
+    ------
+    InputError
+        If there are more than two, or one is named twice.
+    """
+    names = model_names(models)
+    if len(names) > MOST_ENCODERS:
+        raise InputError(f"a fit takes the features of one encoder or of two; got {len(names)}: {', '.join(names)}")
+    if len(set(names)) < len(names):
+        raise InputError(f"--model names one model twice: {models}; a second encoder is another one")
+    return names
+
+
+def parts_of_provenance(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the provenance of each encoder's features: one, or those that were joined."""
+    return list(provenance.get("joined") or [provenance])
+
+
+def open_encoders(names: Sequence[str], device: str, dtype: str = "auto") -> Encoder:
+    """Open an encoder, or two as one."""
+    encoders = [open_encoder(name, device, dtype) for name in names]
+    return encoders[0] if len(encoders) == 1 else EncoderPair(*encoders)
+
+
+def encoders_of(encoder: Encoder) -> list[Encoder]:
+    """Return the encoders that one is made of: two of a pair, else itself."""
+    return list(encoder.encoders) if isinstance(encoder, EncoderPair) else [encoder]
+
+
+def decoder_of(provenance: Mapping[str, Any]) -> str:
+    """Return what decoded JPEG files for features.
+
+    Raises
+    ------
+    InputError
+        If it was not the same for both encoders: an image that is classified is decoded once.
+    """
+    decoders = [str((part.get("image") or {}).get("decoder", PILLOW)) for part in parts_of_provenance(provenance)]
+    if len(set(decoders)) > 1:
+        raise InputError(
+            f"the caches of both encoders were made with different decoders ({' and '.join(decoders)}), and an image "
+            f"is decoded once; extract both with one --decoder"
+        )
+    return decoders[0]
+
+
+class _PairCropper:
+    """Crops an image for both encoders: the bytes of both crops, one after the other, in one row."""
+
+    def __init__(self, croppers: Sequence[Cropper]) -> None:
+        self._croppers = tuple(croppers)
+
+    def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
+        return np.concatenate([np.ascontiguousarray(cropper(image)).reshape(-1) for cropper in self._croppers])
+
+
+class EncoderPair(Encoder):
+    """Two encoders as one, whose features stand beside each other as :meth:`cafe.features.Features.join` puts them.
+
+    Parameters
+    ----------
+    first, second : Encoder
+        The first is the one with text.
+
+    Attributes
+    ----------
+    encoders : tuple of Encoder
+        Both.
+    """
+
+    def __init__(self, first: Encoder, second: Encoder) -> None:
+        self.encoders = (first, second)
+        self.id = f"{first.id}+{second.id}"
+        self.dim = first.dim + second.dim
+        self.logit_scale = first.logit_scale * np.sqrt(2).item() if first.has_text else first.logit_scale
+        self.logit_bias = first.logit_bias
+        self.device = first.device
+        self.dtype = first.dtype if first.dtype == second.dtype else f"{first.dtype}+{second.dtype}"
+        self.batch_size = min(first.batch_size, second.batch_size)
+        self.cropper = _PairCropper([first.cropper, second.cropper])
+        blank = Image.new("RGB", (32, 32))
+        self._shapes = [encoder.cropper(blank).shape for encoder in self.encoders]  # of every crop
+
+    @property
+    def has_text(self) -> bool:
+        """Whether the first has a text tower."""
+        return self.encoders[0].has_text
+
+    @property
+    def takes_views(self) -> bool:
+        """No: a view is a crop of one encoder."""
+        return False
+
+    def encode_images(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Encode rows of both crops' bytes, (n, bytes), to features (n, d1 + d2), each part of unit length."""
+        parts, start = [], 0
+        for encoder, shape in zip(self.encoders, self._shapes, strict=True):
+            end = start + int(np.prod(shape))
+            parts.append(encoder.encode_images(crops[:, start:end].reshape(len(crops), *shape)))
+            start = end
+        joined: NDArray[np.float32] = side_by_side(*parts)
+        return joined
+
+    def encode_text(self, prompts: Sequence[str]) -> NDArray[np.float32]:
+        """Encode prompts by the first, with zeros in the columns of the second."""
+        text = self.encoders[0].encode_text(prompts)
+        return np.concatenate([text, np.zeros((len(text), self.encoders[1].dim), text.dtype)], axis=1)
+
+    def identity(self) -> dict[str, Any]:
+        """Return both identities, ``first`` and ``second`` in each part."""
+        both = [encoder.identity() for encoder in self.encoders]
+        parts = {key: {"first": both[0][key], "second": both[1][key]} for key in ("image", "recorded")}
+        return {**parts, "text": both[0]["text"]}
+
+
+class KnownByBoth(KnownRows):
+    """Images whose features by both encoders are in caches at hand.
+
+    Parameters
+    ----------
+    known : sequence of KnownRows
+        By each encoder.
+    """
+
+    def __init__(self, known: Sequence[KnownRows]) -> None:
+        super().__init__((), [sentence for one in known for sentence in one.damaged])
+        first, second = (one.keys.images for one in known)
+        self._known = tuple(known)
+        self.keys = KnownKeys(np.intersect1d(first, second))
+
+    def take(self, sha256: bytes, sample_id: str, views: int, *, with_projection: bool) -> NDArray[Any]:
+        """Return the features of an image by both, (1, d1 + d2); without views and projections."""
+        rows = (one.take(sha256, sample_id, 0, with_projection=False) for one in self._known)
+        return side_by_side(*rows)
