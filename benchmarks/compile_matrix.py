@@ -311,7 +311,7 @@ def compile_all(
             card = CARDS[target][1]
             compile_step(target, "fp32", "optimisers", partial(updates, 45))
             for precision in precisions:
-                tiles = possible_tiles(card, PRECISIONS[precision][0].itemsize)
+                tiles = possible_tiles(card, PRECISIONS[precision][0].itemsize, precision == "fp32")
                 for number, (case, shape, sizes) in enumerate(cases(quick)):
                     # Every tile with the default's kernels, and the smallest and largest with their other forms.
                     chosen = tiles[-1:] if quick else tiles if number == 0 else [tiles[0], tiles[-1]]

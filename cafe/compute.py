@@ -26,6 +26,10 @@ LEAST_FOR_BFLOAT16 = 20_000_000
 # much: each waits, spinning, for the other to be scheduled (a demo that took 30 s alone took 200 s beside another
 # program).
 SMALL = 50_000_000
+# Multiply-adds of a whole problem that a CPU has done (at 20 to 50 thousand million a second) in the time in which a
+# GPU's context is made and its kernels are loaded, which is half a second to some seconds. An estimate: no GPU was
+# at hand.
+LEAST_FOR_GPU = 2e10
 
 # ---------------------------------------------------------------------------- device
 
@@ -71,6 +75,59 @@ def choose_device(device: str = "auto") -> str:
     if kind == "mps" and not has_mps:
         raise InputError("device 'mps' is not here; use auto or cpu")
     return kind
+
+
+def choose_device_for(device: str, multiply_adds: float) -> str:
+    """Return where a problem of a known size is computed.
+
+    Parameters
+    ----------
+    device : str
+        As :func:`choose_device` takes it. ``"auto"`` leaves to the CPU what it finishes before a GPU has started.
+    multiply_adds : float
+        Of the whole problem.
+
+    Returns
+    -------
+    str
+        As :func:`choose_device` returns it.
+
+    Raises
+    ------
+    InputError
+        If the device is unknown or not here.
+
+    Examples
+    --------
+    >>> choose_device_for("auto", 1000)
+    'cpu'
+    """
+    return "cpu" if device == "auto" and multiply_adds < LEAST_FOR_GPU else choose_device(device)
+
+
+@contextmanager
+def exact_products(device: str) -> Iterator[None]:
+    """Run the body with float32 products in float32 on CUDA, whatever the process has set; its setting stays.
+
+    PyTorch has one setting for all of a process (``allow_tf32``). A fit neither inherits it, so that it is the same
+    in every program, nor changes it. Elsewhere than on CUDA nothing is done.
+
+    Examples
+    --------
+    >>> with exact_products("cpu"):
+    ...     pass
+    """
+    if not device.startswith("cuda"):
+        yield
+        return
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 # ---------------------------------------------------------------------------- precision

@@ -91,7 +91,7 @@ def card_of(device: str) -> Card:
     return Card(int(shared) or COMMON_SHARED, int(about.multi_processor_count))
 
 
-def possible_tiles(card: Card, width: int) -> list[Tile]:
+def possible_tiles(card: Card, width: int, exact: bool = False) -> list[Tile]:
     """Return every tile that :func:`choose_tile` can take on a card, the largest first.
 
     Parameters
@@ -100,6 +100,9 @@ def possible_tiles(card: Card, width: int) -> list[Tile]:
         Where.
     width : int
         Bytes of a number of the operands.
+    exact : bool, default=False
+        Whether they are float32 and stay so: without matrix units a thread holds rows of both operands, and the largest
+        tile would need more registers than there are.
 
     Examples
     --------
@@ -109,14 +112,14 @@ def possible_tiles(card: Card, width: int) -> list[Tile]:
     [2, 3, 4]
     """
     tiles = []
-    for rows, columns, depth, warps in SIZES:
+    for rows, columns, depth, warps in SIZES[1:] if exact else SIZES:
         stages = (card.shared_memory - RESERVED) // ((rows + columns) * depth * width)
         if stages >= 1:
             tiles.append(Tile(rows, columns, depth, warps, min(MOST_STAGES, stages)))
     return tiles
 
 
-def choose_tile(card: Card, rows: int, columns: int, stack: int, width: int) -> Tile:
+def choose_tile(card: Card, rows: int, columns: int, stack: int, width: int, exact: bool = False) -> Tile:
     """Return the tile for ``stack`` products of ``rows`` times ``columns`` numbers; arguments as above.
 
     Examples
@@ -125,7 +128,7 @@ def choose_tile(card: Card, rows: int, columns: int, stack: int, width: int) -> 
     >>> (one.rows, one.columns), (many.rows, many.columns)
     ((32, 32), (64, 128))
     """
-    tiles = possible_tiles(card, width)
+    tiles = possible_tiles(card, width, exact)
     for tile in tiles:
         if -(-rows // tile.rows) * -(-columns // tile.columns) * stack >= card.multiprocessors:
             return tile

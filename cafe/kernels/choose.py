@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
+import warnings
 
-from cafe.errors import InputError, unknown_name
+from cafe.errors import CafeWarning, InputError, unknown_name
 
+# Turing's; what Triton compiles for since its version 3.
+LEAST_CAPABILITY = (7, 5)
 KERNELS = ("auto", "reference", "cpu", "triton")
 
 
@@ -19,7 +23,8 @@ def choose_kernel(kernel: str, device: str) -> str:
     Parameters
     ----------
     kernel : {"auto", "reference", "cpu", "triton"}
-        ``"auto"`` takes ``"triton"`` on CUDA where Triton is installed, ``"cpu"`` on a CPU, else ``"reference"``.
+        ``"auto"`` takes ``"triton"`` on CUDA where it can run (else it says why not, and takes ``"reference"``),
+        ``"cpu"`` on a CPU, else ``"reference"``.
     device : str
         As :func:`cafe.compute.choose_device` returns it.
 
@@ -37,7 +42,11 @@ def choose_kernel(kernel: str, device: str) -> str:
         raise unknown_name("kernel of clip-adapter", str(kernel), KERNELS)
     if kernel == "auto":
         if device.startswith("cuda"):
-            return "triton" if has_triton() else "reference"
+            why = triton_fault(device)
+            if why:
+                # The caller of `fit`, four calls up.
+                warnings.warn(f"adapters train without Triton's kernels, slower: {why}", CafeWarning, stacklevel=5)
+            return "reference" if why else "triton"
         return "cpu" if device == "cpu" else "reference"
     if kernel == "cpu" and device != "cpu":
         raise InputError(f"kernel 'cpu' cannot run on device {device!r}; use kernel='auto', or device='cpu'")
@@ -48,7 +57,38 @@ def choose_kernel(kernel: str, device: str) -> str:
             f"kernel 'triton' cannot run on device {device!r}; use kernel='auto', "
             "or set TRITON_INTERPRET=1 to run it, very slowly, in Triton's interpreter"
         )
+    if kernel == "triton" and device.startswith("cuda") and (why := triton_fault(device)):
+        raise InputError(f"kernel 'triton' cannot run on {device!r}: {why}; use kernel='auto'")
     return kernel
+
+
+def triton_fault(device: str) -> str:
+    """Return why Triton's kernels cannot run on a CUDA device, as a part of a sentence; "" where they can.
+
+    Asked before a kernel is chosen: a launch that fails would end a fit half-way.
+    """
+    if interpreting():
+        return ""
+    if not has_triton():
+        return "the package triton is not installed"
+    import torch
+
+    from cafe.kernels.cards import card_of, possible_tiles
+
+    capability = torch.cuda.get_device_capability(device)
+    if torch.version.hip is None and capability < LEAST_CAPABILITY:
+        return f"{device} has compute capability {capability[0]}.{capability[1]}, and Triton needs 7.5"
+    shared = card_of(device).shared_memory
+    if not possible_tiles(card_of(device), 4):
+        return f"{device} gives a block {shared} bytes of shared memory, too few for the smallest tile"
+    if not has_compiler():
+        return "Triton builds its launchers with a C compiler, and none is here (set CC, or install gcc or clang)"
+    return ""
+
+
+def has_compiler() -> bool:
+    """Return whether there is the C compiler that Triton would call."""
+    return any(shutil.which(name) for name in (os.environ.get("CC") or "gcc", "clang", "gcc"))
 
 
 def has_triton() -> bool:

@@ -236,9 +236,12 @@ class Launches:
     def __init__(self, card: Card, precision: str, buffers: Buffers) -> None:
         self.card, self.precision, self.buffers = card, precision, buffers
 
+    def _exact(self, like: Tensor) -> bool:
+        return like.element_size() == 4 and self.precision == "ieee"
+
     def _tile(self, rows: int, columns: int, like: Tensor, stack: int) -> tuple[tuple[int, int, int], dict[str, Any]]:
         """Return the grid of a product with so many rows and columns, and the options of its launch."""
-        tile = choose_tile(self.card, rows, columns, stack, like.element_size())
+        tile = choose_tile(self.card, rows, columns, stack, like.element_size(), self._exact(like))
         grid = (triton.cdiv(rows, tile.rows), triton.cdiv(columns, tile.columns), stack)
         return grid, {"PRECISION": self.precision, **tile.options()}
 

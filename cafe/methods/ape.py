@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cafe.arrays import functions, index_like, kernel_name, like, on_device, on_host, segment_sums
 from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits, softmax, unit_length
 from cafe.methods.inputs.parameters import Constraint, Number
 
@@ -58,6 +59,9 @@ class APE(FewShotClassifier):
         Label of each row; None for 0 to c - 1.
     normalize : bool, default=True
         Scale rows to length one on entry.
+    device : str, default="auto"
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``: where to compute, the scores of new rows too; ``"auto"`` takes
+        a GPU where the problem is large enough to gain by it.
     random_state : int, default=None
         Folds of ``"auto"``.
 
@@ -110,6 +114,7 @@ class APE(FewShotClassifier):
         logit_scale: float = 100.0,
         classes: ArrayLike | None = None,
         normalize: bool = True,
+        device: str = "auto",
         random_state: int | None = None,
     ) -> None:
         self.class_embeddings = class_embeddings
@@ -121,6 +126,7 @@ class APE(FewShotClassifier):
         self.logit_scale = logit_scale
         self.classes = classes
         self.normalize = normalize
+        self.device = device
         self.random_state = random_state
 
     @classmethod
@@ -134,14 +140,16 @@ class APE(FewShotClassifier):
             for name, value in priors[key].items():
                 setattr(one, name, value)
             one.weights_ = np.exp(one.gamma_ * one.divergence_)
-            one.kernel_ = "numpy"
+            one.kernel_ = kernel_name(one.device_)
 
     def _prior(self, X: Array, y: NDArray[np.int64], text: Array) -> dict[str, Array]:
         """Return channels, keys, their divergence and their classes; formulas in the class's docstring."""
         channels = chosen_channels(X, y, text, self.share, self.variance_weight)
         order = np.argsort(y, kind="stable")
         keys, labels = unit_length(X[order][:, channels]), y[order]
-        own = softmax(keys @ unit_length(text[:, channels]).T)[np.arange(len(y)), labels]
+        there = on_device(keys, self.device_)
+        affinity = on_host(softmax(there @ like(unit_length(text[:, channels]), there).T))
+        own = affinity[np.arange(len(y)), labels]
         seen, segments = np.unique(labels, return_index=True)
         return {
             "channels_": channels,
@@ -152,10 +160,10 @@ class APE(FewShotClassifier):
         }
 
     def _logits(self, X: Array) -> Array:
-        logits = cosine_logits(X, self._entry_text(X.dtype), self.logit_scale)
-        affinity = unit_length(X[:, self.channels_]) @ self.keys_.astype(X.dtype, copy=False).T  # (queries, keys)
-        votes = np.exp(-self.beta_ * (1 - affinity)) * self.weights_.astype(X.dtype, copy=False)
-        logits[:, self.seen_] += self.alpha_ * np.add.reduceat(votes, self.segments_, axis=1)
+        logits = cosine_logits(X, self._text_like(X), self.logit_scale)
+        affinity = unit_length(X[:, index_like(self.channels_, X)]) @ like(self.keys_, X).T  # (queries, keys)
+        votes = functions(X).exp(-self.beta_ * (1 - affinity)) * like(self.weights_, X)
+        logits[:, index_like(self.seen_, X)] += self.alpha_ * segment_sums(votes, self.segments_)
         return logits
 
 

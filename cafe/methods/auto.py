@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
+from cafe.arrays import kernel_name, like
 from cafe.methods.base import Array, FewShotClassifier, Problem
 from cafe.methods.inputs.cosines import unit_parts
 from cafe.methods.inputs.parameters import Choice, Constraint, Number, Seed, seed_of
@@ -114,13 +115,17 @@ class Auto(FewShotClassifier):
         self.random_state = random_state
         self.second_width = second_width
 
+    def _multiply_adds(self, n: int, d: int, c: int) -> float:
+        # The residual in every fold and in the end, and the shared covariance with its inverse.
+        return float(2 * (self.folds + 1) * self.steps * min(256, n) * d * c + (n + d) * d * d)
+
     def _fit_rows(self, problem: Problem) -> None:
         has_text = self.embedding_source_ == "text"
         rows = Rows.of(problem.X, problem.y, problem.class_embeddings, has_text, self.logit_scale, self.second_width)
         settings: dict[str, Any] = {
             "steps": self.steps,
             "logit_scale": rows.logit_scale,
-            "device": self.device,
+            "device": self.device_,
             "dtype": self.dtype,
             "random_state": seed_of(self) if self.random_state is not None else 0,
         }
@@ -128,9 +133,9 @@ class Auto(FewShotClassifier):
         mixture = mix_experts(rows, rows.encoders, scale, self.folds, settings)
         weights, self.evidence_ = np.concatenate(mixture.weights, axis=1), mixture.evidence
         self.mixture_ = dict(zip(("images", "second_images"), mixture.of_images, strict=False))
-        self.kernel_, self.device_, self.dtype_ = "numpy", "cpu", "float64"
+        self.kernel_, self.dtype_ = kernel_name(self.device_), "float64"
         if rows.text is not None:
-            residual, self.device_ = fit_residual(rows.first, rows.y, rows.text, scale * rows.logit_scale, settings)
+            residual = fit_residual(rows.first, rows.y, rows.text, scale * rows.logit_scale, settings)
             weights[:, : rows.first.shape[1]] += mixture.of_text * residual
             self.mixture_ = {"text_scale": scale, "residual": mixture.of_text, **self.mixture_}
             self.kernel_, self.dtype_ = "torch", str(DTYPES[self.dtype]).removeprefix("torch.")
@@ -147,5 +152,5 @@ class Auto(FewShotClassifier):
     def _logits(self, X: Array) -> Array:
         if self.second_width:
             X = unit_parts(X, self.second_width)
-        logits: Array = X @ self.weights_.astype(X.dtype, copy=False).T + self.intercept_.astype(X.dtype, copy=False)
+        logits: Array = X @ like(self.weights_, X).T + like(self.intercept_, X)
         return logits

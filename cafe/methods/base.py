@@ -20,11 +20,14 @@ from sklearn import get_config
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from cafe.arrays import like, numpy_dtype, on_device, on_host
+from cafe.compute import choose_device, choose_device_for, exact_products
 from cafe.errors import InputError
 from cafe.features import array_summary
 from cafe.methods.inputs.cosines import Array, cosine_logits, softmax, unit_length
-from cafe.methods.inputs.parameters import Constraint, Number, check_parameters
+from cafe.methods.inputs.parameters import Constraint, Number, check_parameters, method_name
 from cafe.methods.inputs.problem import CheckedArrays, Problem, problems_of, widen
+from cafe.methods.inputs.stored_rows import no_room
 from cafe.methods.many import fit_many
 from cafe.protocol.selection import mildest, published_start, resolve_automatic
 
@@ -47,6 +50,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         d.
     kernel_ : str
         The path that really ran.
+    device_ : str
+        Where it learned, and where it scores rows while that device is there.
     """
 
     expected_failed_checks: ClassVar[dict[str, str]] = {}
@@ -57,10 +62,13 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     # What each parameter may be, beside "auto" where it has a grid; base classes' tables hold too.
     constraints: ClassVar[dict[str, Constraint]] = {"logit_scale": Number(0, above=True)}
 
+    _runs_on_mps: ClassVar[bool] = False
+
     class_embeddings: ArrayLike | None
     classes: ArrayLike | None
     normalize: bool
     logit_scale: float
+    device: str
 
     # ------------------------------------------------------------------ learning
 
@@ -90,8 +98,35 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             estimator._check_parameters()
         problems = problems_of(estimators, X, y, rows)
         for estimator, problem in zip(estimators, problems, strict=True):
+            estimator._choose_device(problem)
             estimator._choose(problem)
-        cls._fit_problems(estimators, problems)
+        cls._fit_where_chosen(estimators, problems)
+
+    @classmethod
+    def _fit_where_chosen(cls, estimators: Sequence[Any], problems: Sequence[Problem]) -> None:
+        """Fit each estimator on its problem, its device chosen before."""
+        with exact_products("cuda" if any(one.device_.startswith("cuda") for one in estimators) else "cpu"):
+            cls._fit_problems(estimators, problems)
+
+    def _choose_device(self, problem: Problem) -> None:
+        """Set ``device_``: as asked for, or by the size of the problem. Raises InputError."""
+        n, d = len(problem.rows), problem.base.X.shape[1]
+        work = self._multiply_adds(n, d, len(problem.base.class_embeddings))
+        # A method of one's own may have no choice of it.
+        asked = getattr(self, "device", "cpu")
+        self.device_ = choose_device_for(asked, work)
+        if why := no_room(problem.base.X, self.device_):
+            if asked != "auto":
+                raise InputError(why)
+            self.device_ = "cpu"
+        if self.device_ == "mps" and not self._runs_on_mps:
+            if asked != "auto":
+                raise InputError(f"{method_name(self)} computes in float64, which mps has not; use device='cpu'")
+            self.device_ = "cpu"
+
+    def _multiply_adds(self, n: int, d: int, c: int) -> float:
+        """Return an estimate of what learning from n rows costs; it decides where ``device="auto"`` computes."""
+        return float(n) * d * c
 
     def _check_parameters(self) -> None:
         """Check parameters before anything is read. Raises InputError."""
@@ -235,8 +270,13 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         wide: Array = self.class_embeddings_.astype(np.result_type(self.class_embeddings_, dtype), copy=False)
         return unit_length(wide).astype(dtype, copy=False)
 
+    def _text_like(self, X: Array) -> Array:
+        """Return :meth:`_entry_text` in X's dtype, where X is."""
+        text: Array = like(self._entry_text(numpy_dtype(X)), X)
+        return text
+
     def _logits(self, X: Array) -> Array:
-        """Score checked, normalised rows (n, d): logits (n, c) in X's dtype."""
+        """Score checked, normalised rows (n, d): logits (n, c) in X's dtype, as a tensor where X is one."""
         raise TypeError(f"{type(self).__name__} must say how it scores")
 
     def logits(self, X: ArrayLike) -> Array:
@@ -254,7 +294,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         checked: Array = validate_data(self, widen(X), reset=False, dtype=[np.float32, np.float64])
-        logits = self._logits(unit_length(checked) if self._scales_rows() else checked)
+        device = self._scoring_device()
+        with exact_products(device):
+            rows: Array = on_device(checked, device)
+            logits = on_host(self._logits(unit_length(rows) if self._scales_rows() else rows))
         # A sum that is finite tells in one pass without a copy that all are. Minus infinity is the score of a class
         # that the linear probe has never seen; the best class of a row is always finite.
         if not np.isfinite(logits.sum(dtype=np.float64)) and not np.isfinite(logits.max(axis=1)).all():
@@ -263,6 +306,16 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 f"for {logits.dtype}; scale them, or set normalize=True"
             )
         return logits
+
+    def _scoring_device(self) -> str:
+        """Return the GPU that the method learned on while it is there, else the CPU, which any saved run can use."""
+        device = getattr(self, "device_", "cpu")
+        if not device.startswith("cuda"):
+            return "cpu"
+        try:
+            return choose_device(device)
+        except InputError:
+            return "cpu"
 
     def _scales_rows(self) -> bool:
         """Return whether rows are scaled to length one on entry."""

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from cafe.compute import TRAINING_DTYPES, choose_device, choose_training_dtypes
+from cafe.arrays import functions, like, relu
+from cafe.compute import TRAINING_DTYPES, choose_training_dtypes
 from cafe.kernels.choose import KERNELS, choose_kernel
 from cafe.kernels.optimizers import OPTIMIZERS
 from cafe.kernels.reference import START_LOGIT, START_RATIO, AdapterShape
@@ -260,8 +261,14 @@ class CLIPAdapter(TrainedClassifier):
         right: NDArray[np.bool_] = np.concatenate(best) == problem.base.y[rows]
         return right
 
+    def _multiply_adds(self, n: int, d: int, c: int) -> float:
+        h, b = max(1, d // self.reduction), min(n, self.batch_size)
+        rows = b * STEPS if self.epochs is None else n * self.epochs
+        in_text = c * rows / b if self.variant != "image" else 0
+        return float(3.0 * d * (rows * c + 2 * h * (rows + in_text)))
+
     def _placement(self, problem: Problem) -> Placement:
-        device = choose_device(self.device)
+        device = self.device_
         kernel = choose_kernel(self.kernel, device)
         sizes = AdapterObjective(torch.empty(1, *problem.base.class_embeddings.shape, device="meta"))
         dtype, products = choose_training_dtypes(self.dtype, kernel, sizes.multiply_adds(self._configuration(problem)))
@@ -270,7 +277,7 @@ class CLIPAdapter(TrainedClassifier):
     @classmethod
     def _features(cls, base: CheckedArrays, placement: Placement) -> Tensor:
         """Return the rows that the trainer gets; none where they stay on disk and each step reads its own."""
-        if isinstance(base.X, StoredRows):
+        if stays_on_disk(base, placement):
             return torch.empty((0, base.X.shape[1]), dtype=placement.dtype, device=placement.device)
         return super()._features(base, placement)
 
@@ -283,9 +290,11 @@ class CLIPAdapter(TrainedClassifier):
             placement.kernel,
             run.X.to(products),
             placement.precision,
-            streamed=isinstance(stored, StoredRows),
+            streamed=stays_on_disk(run.base, placement),
         )
-        return Streamed(objective, stored, products) if isinstance(stored, StoredRows) else objective
+        if stays_on_disk(run.base, placement) and isinstance(stored, StoredRows):
+            return Streamed(objective, stored, products)
+        return objective
 
     def _store(self, result: Result) -> None:
         self.parameters_ = result.parameters
@@ -313,14 +322,15 @@ class CLIPAdapter(TrainedClassifier):
         return dict(self.ratio_summary_)
 
     def _logits(self, X: Array) -> Array:
-        return cosine_logits(self.adapt(X), self.text_.astype(X.dtype, copy=False), self.logit_scale)
+        return cosine_logits(self.adapt(X), like(self.text_, X), self.logit_scale)
 
     def ratios(self, X: Array) -> Array:
         """Return alpha of every row of checked, normalised features: (n, 1) where learned, else (1, 1)."""
         if self.alpha_mode_ == "learned":
-            return learned_ratio(self.parameters_, "alpha", X, self._entry_text(X.dtype).mean(axis=0))
+            return learned_ratio(self.parameters_, "alpha", X, self._text_like(X).mean(axis=0))
         value = trained_ratio(self.parameters_, "alpha") if self.alpha_mode_ == "scalar" else self.alpha_
-        return np.full((1, 1), value, dtype=X.dtype)
+        ratio: Array = like(np.full((1, 1), value), X)
+        return ratio
 
     def adapt(self, X: Array) -> Array:
         """Return f* of checked, normalised features, (n, d), before the L2 norm."""
@@ -354,24 +364,29 @@ class CLIPAdapter(TrainedClassifier):
         return {f"{name}_{kind}": float(of(v)) for name, v in values.items() for kind, of in kinds.items()}
 
 
+def stays_on_disk(base: CheckedArrays, placement: Placement) -> bool:
+    """Return whether each step reads its rows: where they are stored, and there is no GPU, on which they lie whole."""
+    return isinstance(base.X, StoredRows) and not placement.device.startswith("cuda")
+
+
 # What a trained adapter computes, in NumPy. Letters as in kernels/reference.py: d width, h bottleneck, q ratio width.
 
 
 def blend(x: Array, parameters: dict[str, Array], side: str, ratio: Array, form: str) -> Array:
     """Return ratio A(x) + (1 - ratio) x in x's dtype; see kernels/reference.py for A."""
-    down, up = (parameters[f"{side}_{part}"].astype(x.dtype, copy=False) for part in ("down", "up"))
-    adapted = np.maximum(x @ down, 0) @ up  # (rows, d)
+    down, up = (like(parameters[f"{side}_{part}"], x) for part in ("down", "up"))
+    adapted = relu(x @ down) @ up  # (rows, d)
     if form == "released":
-        adapted = np.maximum(adapted, 0)
+        adapted = relu(adapted)
     blended: Array = ratio * adapted + (1 - ratio) * x
     return blended
 
 
 def learned_ratio(parameters: dict[str, Array], side: str, own: Array, other_mean: Array) -> Array:
     """Return the hypernetwork's ratio of every row, (rows, 1); formula in kernels/reference.py."""
-    u, v, o = (parameters[f"{side}_{part}"].astype(own.dtype, copy=False) for part in ("own", "other", "out"))
-    hidden = np.tanh(own @ u + other_mean @ v)  # (rows, q)
-    bias = np.asarray(parameters[f"{side}_bias"], dtype=own.dtype)  # one number; a saved run gives it back as a float
+    u, v, o = (like(parameters[f"{side}_{part}"], own) for part in ("own", "other", "out"))
+    hidden = functions(own).tanh(own @ u + other_mean @ v)  # (rows, q)
+    bias = like(parameters[f"{side}_bias"], own)  # one number; a saved run gives it back as a float
     return sigmoid(START_LOGIT + bias + hidden @ o[:, None])
 
 
@@ -382,7 +397,7 @@ def trained_ratio(parameters: dict[str, Array], side: str) -> Array:
 
 def sigmoid(x: Array) -> Array:
     """Return 1 / (1 + exp(-x)), stable for large |x|."""
-    value: Array = 0.5 * (1 + np.tanh(0.5 * x))
+    value: Array = 0.5 * (1 + functions(x).tanh(0.5 * x))
     return value
 
 

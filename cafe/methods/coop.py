@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cafe.arrays import like
 from cafe.encoders.text_towers.base import TextTower
 from cafe.errors import InputError
 from cafe.methods.base import Array, Problem, cosine_logits
@@ -334,7 +335,7 @@ class CoOp(TrainedClassifier):
         return other
 
     def _logits(self, X: Array) -> Array:
-        return cosine_logits(X, self.text_.astype(X.dtype, copy=False), self.logit_scale)
+        return cosine_logits(X, like(self.text_, X), self.logit_scale)
 
 
 def default_epochs(counts: Sequence[int]) -> int:

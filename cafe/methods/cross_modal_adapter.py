@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import numpy as np
 from numpy.typing import ArrayLike
 
+from cafe.arrays import like, relu
 from cafe.methods.base import Array, Problem
 from cafe.methods.cross_modal_linear_probe import CrossModalLinearProbe
 from cafe.methods.inputs.parameters import Constraint, Number
@@ -113,7 +113,7 @@ class CrossModalAdapter(CrossModalLinearProbe):
         return int(max(1, problem.base.X.shape[1] // self.reduction))
 
     def _logits(self, X: Array) -> Array:
-        down, up, head = (self.parameters_[k].astype(X.dtype, copy=False) for k in ("down", "up", "head"))
-        adapted = np.maximum(np.maximum(X @ down, 0) @ up, 0)
+        down, up, head = (like(self.parameters_[k], X) for k in ("down", "up", "head"))
+        adapted = relu(relu(X @ down) @ up)
         logits: Array = self.logit_scale * ((self.alpha * adapted + (1 - self.alpha) * X) @ head.T)
         return logits

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from numpy.typing import ArrayLike
 
+from cafe.arrays import like
 from cafe.methods.base import Array, Problem
 from cafe.methods.inputs.parameters import Constraint, Number, seed_of
 from cafe.methods.objectives.base import Result, Run, TrainedClassifier
@@ -145,5 +146,5 @@ class CrossModalLinearProbe(TrainedClassifier):
     # ------------------------------------------------------------------ inference
 
     def _logits(self, X: Array) -> Array:
-        logits: Array = self.logit_scale * (X @ self.parameters_["head"].astype(X.dtype, copy=False).T)
+        logits: Array = self.logit_scale * (X @ like(self.parameters_["head"], X).T)
         return logits

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
+from cafe.arrays import kernel_name, like, on_device
 from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits
 from cafe.methods.inputs.parameters import Choice, Constraint, Number
 from cafe.methods.inputs.template_weights import TEMPLATE_CONSTRAINTS, embeddings_for
@@ -50,6 +51,9 @@ class GDA(FewShotClassifier):
         Label of each row; None for 0 to c - 1.
     normalize : bool, default=True
         Scale rows to length one on entry, as published.
+    device : str, default="auto"
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``: where to compute, the scores of new rows too; ``"auto"`` takes
+        a GPU where the problem is large enough to gain by it.
     random_state : int, default=None
         Folds of ``"auto"``.
     template_weights : {"uniform", "timo"}, default="uniform"
@@ -109,6 +113,7 @@ class GDA(FewShotClassifier):
         logit_scale: float = 100.0,
         classes: ArrayLike | None = None,
         normalize: bool = True,
+        device: str = "auto",
         random_state: int | None = None,
         shrinkage: float | str = 1.0,
         template_weights: str = "uniform",
@@ -122,12 +127,16 @@ class GDA(FewShotClassifier):
         self.logit_scale = logit_scale
         self.classes = classes
         self.normalize = normalize
+        self.device = device
         self.random_state = random_state
         self.shrinkage = shrinkage
         self.template_weights = template_weights
         self.text_features = text_features
         self.prompt_classes = prompt_classes
         self.template_gamma = template_gamma
+
+    def _multiply_adds(self, n: int, d: int, c: int) -> float:
+        return float(n + 10 * d) * d * d
 
     @classmethod
     def _fit_problems(cls, estimators: Sequence[Any], problems: Sequence[Problem]) -> None:
@@ -136,19 +145,21 @@ class GDA(FewShotClassifier):
         for one, problem in zip(estimators, problems, strict=True):
             if one.template_weights == "timo":
                 one.class_embeddings_ = embeddings_for(one, problem.X, problem.y)
-            key = (problem.base, problem.rows.tobytes(), one.zero_covariance)
+            key = (problem.base, problem.rows.tobytes(), one.zero_covariance, one.device_)
             together.setdefault(key, []).append((one, problem))
         for members in together.values():
             first, problem = members[0]
             values = sorted({float(one.shrinkage_) for one, _ in members})
-            found, source = gaussian_path(problem.X, problem.y, len(first.classes_), values, first.zero_covariance)
+            found, source = gaussian_path(
+                on_device(problem.X, first.device_), problem.y, len(first.classes_), values, first.zero_covariance
+            )
             for one, _ in members:
                 one.alpha_, one.shrinkage_ = float(one.alpha_), float(one.shrinkage_)
                 parts = found[values.index(one.shrinkage_)]
                 one.weights_, one.intercept_ = (np.asarray(one.alpha_ * part, problem.base.X.dtype) for part in parts)
-                one.covariance_, one.kernel_ = source, "numpy"
+                one.covariance_, one.kernel_ = source, kernel_name(one.device_)
 
     def _logits(self, X: Array) -> Array:
-        logits = cosine_logits(X, self._entry_text(X.dtype), self.logit_scale)
-        logits += X @ self.weights_.astype(X.dtype, copy=False).T + self.intercept_.astype(X.dtype, copy=False)
+        logits = cosine_logits(X, self._text_like(X), self.logit_scale)
+        logits += X @ like(self.weights_, X).T + like(self.intercept_, X)
         return logits

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cafe.arrays import functions, kernel_name, like, on_device, on_host
 from cafe.compute import threads_for
 from cafe.methods.base import Array, FewShotClassifier, Problem
 from cafe.methods.inputs.cosines import unit_parts
@@ -50,6 +51,9 @@ class LinearMap(FewShotClassifier):
         Scale rows to length one on entry.
     second_width : int, default=0
         How many columns, the last ones, are a second encoder's features; 0 where there is one encoder.
+    device : str, default="auto"
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``: where to compute, the scores of new rows too; ``"auto"`` takes
+        a GPU where the problem is large enough to gain by it.
 
     Attributes
     ----------
@@ -91,6 +95,7 @@ class LinearMap(FewShotClassifier):
         classes: ArrayLike | None = None,
         normalize: bool = True,
         second_width: int = 0,
+        device: str = "auto",
     ) -> None:
         self.class_embeddings = class_embeddings
         self.penalty = penalty
@@ -98,6 +103,7 @@ class LinearMap(FewShotClassifier):
         self.classes = classes
         self.normalize = normalize
         self.second_width = second_width
+        self.device = device
 
     def _fit_rows(self, problem: Problem) -> None:
         has_text = self.embedding_source_ == "text"
@@ -111,7 +117,7 @@ class LinearMap(FewShotClassifier):
         enough = bool(2 * np.sum(counts > 1) >= np.sum(counts > 0))
         # Rows that can be left out of their class, some thousands where there are more.
         held = rows.scored(0)[counts[y[rows.scored(0)]] > 1] if enough else np.empty(0, np.int64)
-        ridge = _Ridge(X, y, prototypes)
+        ridge = _Ridge(X, y, prototypes, self.device_)
         if self.penalty is not None or not len(held):
             self.penalty_ = PENALTY_WITHOUT_EVIDENCE if self.penalty is None else float(self.penalty)
         else:
@@ -138,7 +144,7 @@ class LinearMap(FewShotClassifier):
         dtype = problem.base.X.dtype
         self.map_, self.weights_ = map_.astype(dtype), weights.astype(dtype)
         self.intercept_ = (-of_images * towards @ ridge.mean).astype(dtype)
-        self.kernel_, self.dtype_ = "numpy", "float64"
+        self.kernel_, self.dtype_ = kernel_name(self.device_), "float64"
 
     def chosen_on(self) -> str:
         """Return that weights are chosen on rows that were left out, where there are any; see the base class."""
@@ -151,7 +157,7 @@ class LinearMap(FewShotClassifier):
     def _logits(self, X: Array) -> Array:
         if self.second_width:
             X = unit_parts(X, self.second_width)
-        logits: Array = X @ self.weights_.astype(X.dtype, copy=False).T + self.intercept_.astype(X.dtype, copy=False)
+        logits: Array = X @ like(self.weights_, X).T + like(self.intercept_, X)
         return logits
 
 
@@ -194,18 +200,20 @@ class _Ridge:
     V^T (X - m)^T (T - u) from sums over classes; so nothing here is as large as X but X.
     """
 
-    def __init__(self, X: Array, y: NDArray[np.int64], prototypes: NDArray[np.float64]) -> None:
+    def __init__(self, X: Array, y: NDArray[np.int64], prototypes: NDArray[np.float64], device: str = "cpu") -> None:
         self._X, self._targets, self._y = X, prototypes, y
         n, counts = len(y), np.bincount(y, minlength=len(prototypes))
         self.mean = X.mean(axis=0, dtype=np.float64)
         self.target_mean = counts @ prototypes / n
         with threads_for(n * X.shape[1] * min(X.shape)):
             if n > X.shape[1]:
-                scatter = sum(rows.T @ rows for rows in map(self._centred, _blocks(n)))
-                squares, self._v = np.linalg.eigh(scatter)
+                blocks = (on_device(self._centred(block), device) for block in _blocks(n))
+                scatter: Any = sum(rows.T @ rows for rows in blocks)
+                squares, self._v = map(on_host, functions(scatter).linalg.eigh(scatter))
                 self._s = np.sqrt(np.maximum(squares, 0))
             else:
-                _, self._s, vt = np.linalg.svd(self._centred(slice(None)), full_matrices=False)
+                whole = on_device(self._centred(slice(None)), device)
+                _, self._s, vt = map(on_host, functions(whole).linalg.svd(whole, full_matrices=False))
                 self._v = vt.T
         kept = self._s > np.finfo(np.float32).eps * self._s.max(initial=0.0)
         self._s, self._v = self._s[kept], self._v[:, kept]

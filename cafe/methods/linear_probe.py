@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cafe.arrays import like
 from cafe.compute import threads_for
 from cafe.errors import InputError
 from cafe.methods.base import Array, FewShotClassifier, Problem
 from cafe.methods.inputs.parameters import Choice, Constraint, Number
 from cafe.methods.inputs.problem import CheckedArrays
-from cafe.methods.inputs.stored_rows import StoredRows
+from cafe.methods.inputs.stored_rows import StoredRows, uploaded
 from cafe.protocol.selection import mildest, steps_from_start
 
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ class LinearProbe(FewShotClassifier):
         Label of each row; None for 0 to c - 1.
     normalize : bool, default=True
         Scale rows to length one on entry. The published code does not.
+    device : str, default="auto"
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``: where to compute, the scores of new rows too; ``"auto"`` takes
+        a GPU where the problem is large enough to gain by it.
     random_state : int, default=None
         Folds of ``"auto"``.
 
@@ -104,6 +108,7 @@ class LinearProbe(FewShotClassifier):
         logit_scale: float = 100.0,
         classes: ArrayLike | None = None,
         normalize: bool = True,
+        device: str = "auto",
         random_state: int | None = None,
     ) -> None:
         self.class_embeddings = class_embeddings
@@ -113,6 +118,7 @@ class LinearProbe(FewShotClassifier):
         self.logit_scale = logit_scale
         self.classes = classes
         self.normalize = normalize
+        self.device = device
         self.random_state = random_state
 
     def defaults(self) -> dict[str, Any]:
@@ -169,20 +175,30 @@ class LinearProbe(FewShotClassifier):
     @classmethod
     def _fit_problems(cls, estimators: Sequence[Any], problems: Sequence[Problem]) -> None:
         """Fit several; those that share checked arrays are one batch of problems and one path of C."""
-        runs: dict[tuple[CheckedArrays, int], list[tuple[Any, Problem]]] = {}
+        runs: dict[tuple[CheckedArrays, int, str], list[tuple[Any, Problem]]] = {}
         for one, problem in zip(estimators, problems, strict=True):
             if one.solver == "scikit-learn":
                 one._fit_with_scikit_learn(problem)
             else:
-                runs.setdefault((problem.base, one.max_iter), []).append((one, problem))
-        for (_, max_iter), members in runs.items():
-            _fit_paths(members, max_iter)
+                runs.setdefault((problem.base, one.max_iter, one.device_), []).append((one, problem))
+        for (_, max_iter, device), members in runs.items():
+            _fit_paths(members, max_iter, device)
 
     def _store(self, coef: Array, intercept: Array, iterations: int, dtype: Any) -> None:
         self.coef_, self.intercept_ = coef.astype(dtype), intercept.astype(dtype)
         self.n_iter_, self.kernel_ = iterations, self.solver
 
+    def _multiply_adds(self, n: int, d: int, c: int) -> float:
+        # About 30 evaluations, of three products each.
+        return 90.0 * n * d * c
+
     def _fit_with_scikit_learn(self, problem: Problem) -> None:
+        if self.device not in ("auto", "cpu"):
+            raise InputError(
+                f"solver 'scikit-learn' runs on the CPU alone, not on {self.device!r}; "
+                "use solver='torch', or leave device at 'auto'"
+            )
+        self.device_ = "cpu"
         from sklearn.linear_model import LogisticRegression
 
         features, labels = problem.X, problem.y
@@ -198,11 +214,11 @@ class LinearProbe(FewShotClassifier):
         self._store(full, offset, int(np.max(model.n_iter_)), features.dtype)
 
     def _logits(self, X: Array) -> Array:
-        logits: Array = X @ self.coef_.astype(X.dtype, copy=False).T + self.intercept_.astype(X.dtype, copy=False)
+        logits: Array = X @ like(self.coef_, X).T + like(self.intercept_, X)
         return logits
 
 
-def _fit_paths(members: Sequence[tuple[LinearProbe, Problem]], max_iter: int) -> None:
+def _fit_paths(members: Sequence[tuple[LinearProbe, Problem]], max_iter: int, device: str) -> None:
     """Fit estimators that share arrays: distinct sets of rows are problems, all their C one path."""
     base = members[0][1].base
     groups: dict[bytes, list[tuple[LinearProbe, Problem]]] = {}
@@ -221,7 +237,8 @@ def _fit_paths(members: Sequence[tuple[LinearProbe, Problem]], max_iter: int) ->
         with threads_for(work * len(batch)):
             # Features on disk pass in blocks, once for each evaluation.
             X = base.X.take(used) if isinstance(base.X, StoredRows) else base.X[used]
-            basis, solver = _path_of(X, base.y[used], n_classes, counts, small, max_iter, batch[0][0][0]._paths)
+            known = batch[0][0][0]._paths
+            basis, solver = _path_of(X, base.y[used], n_classes, counts, small, max_iter, known, device)
             fits = solver.fits(path, 1e-10 if small else 5e-6)
         for place, group in enumerate(batch):
             for one, _ in group:
@@ -238,6 +255,7 @@ def _path_of(
     small: bool,
     max_iter: int,
     known: _Paths | None,
+    device: str,
 ) -> tuple[Array | None, PenaltyPath]:
     """Return the basis of the rows' span and the path of their solutions: the one of this search, where it was met."""
     import torch
@@ -247,12 +265,17 @@ def _path_of(
     key = None
     if known is not None and not isinstance(X, StoredRows):
         digest = blake2b(digest_size=16)
+        digest.update(device.encode())
         for part in (X, y, counts, np.array([n_classes, max_iter])):
             digest.update(np.ascontiguousarray(part).data)
         key = digest.digest()
         if key in known:
             return known[key]
-    rows, basis = _in_their_span(X if isinstance(X, StoredRows) else torch.from_numpy(X))
+    if isinstance(X, StoredRows):
+        # On a GPU rows lie in its memory; on a CPU they pass in blocks.
+        rows, basis = (X if device == "cpu" else uploaded(X, device)), None
+    else:
+        rows, basis = _in_their_span(torch.from_numpy(X).to(device))
     loss = SoftmaxLoss(rows, y, n_classes, counts, torch.float64 if small else torch.float32)
     path = basis, PenaltyPath(loss, max_iter)
     if known is not None and key is not None:
@@ -268,7 +291,7 @@ def _in_their_span(X: Any) -> tuple[Any, Array | None]:
     """
     import torch
 
-    if not isinstance(X, torch.Tensor) or len(X) >= X.shape[1]:
+    if len(X) >= X.shape[1]:
         return X, None
     basis = torch.linalg.qr(X.double().T)[0].T  # (n, d)
-    return X.double() @ basis.T, basis.numpy()
+    return X.double() @ basis.T, basis.cpu().numpy()

@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from cafe.compute import choose_device, threads_for
+from cafe.arrays import like, sums_by_class
+from cafe.compute import threads_for
 from cafe.errors import InputError
 from cafe.methods.base import Array, FewShotClassifier, Problem
 from cafe.methods.inputs.parameters import Choice, Constraint, Number
@@ -112,23 +113,26 @@ class LPPlusPlus(FewShotClassifier):
         self.dtype = dtype
         self.random_state = random_state
 
+    def _multiply_adds(self, n: int, d: int, c: int) -> float:
+        return 2.0 * n * d * c * (self.iterations if isinstance(self.iterations, int) else max(self.grid["iterations"]))
+
     @classmethod
     def _fit_problems(cls, estimators: Sequence[Any], problems: Sequence[Problem]) -> None:
         """Fit several; those that differ in iterations alone are snapshots of one run."""
         runs: dict[tuple[Any, ...], list[tuple[Any, Problem]]] = {}
         for one, problem in zip(estimators, problems, strict=True):
-            key = (problem.base, problem.rows.tobytes(), one.form, one.device, one.dtype)
+            key = (problem.base, problem.rows.tobytes(), one.form, one.device_, one.dtype)
             runs.setdefault(key, []).append((one, problem))
         for members in runs.values():
             first, problem = members[0]
-            snapshots = train(problem, first.form, first.device, first.dtype, {one.iterations_ for one, _ in members})
+            snapshots = train(problem, first.form, first.device_, first.dtype, {one.iterations_ for one, _ in members})
             for one, _ in members:
                 one.weights_, one.alpha_, one.intercept_ = snapshots[one.iterations_]
-                one.kernel_, one.device_ = "torch", choose_device(one.device)
+                one.kernel_ = "torch"
                 one.dtype_ = str(DTYPES[one.dtype]).removeprefix("torch.")
 
     def _logits(self, X: Array) -> Array:
-        logits: Array = X @ self.weights_.astype(X.dtype, copy=False).T + self.intercept_.astype(X.dtype, copy=False)
+        logits: Array = X @ like(self.weights_, X).T + like(self.intercept_, X)
         return logits
 
 
@@ -136,15 +140,15 @@ def train(
     problem: Problem, form: str, device: str, dtype: str, wanted: set[int]
 ) -> dict[int, tuple[Array, Array, Array]]:
     """Return w + alpha t, alpha and b after each wanted number of iterations; formulas in :class:`LPPlusPlus`."""
-    to: dict[str, Any] = {"device": choose_device(device), "dtype": DTYPES[dtype]}
+    to: dict[str, Any] = {"device": device, "dtype": DTYPES[dtype]}
     F, t = (torch.as_tensor(np.ascontiguousarray(v)).to(**to) for v in (problem.X, problem.class_embeddings))
     y = torch.as_tensor(problem.y).to(to["device"])
     (n, d), c = F.shape, len(t)
     snapshots: dict[int, tuple[Array, Array, Array]] = {}
     with threads_for(n * c * d):
         text = F @ t.T  # (n, c)
-        w = torch.zeros(c, d, **to).index_add_(0, y, F)
-        alpha = torch.full((c,), float(ALPHA_START * _mean_over_classes(text, y)), **to)
+        w = _sums(F, problem.y, c)
+        alpha = torch.full((c,), float(ALPHA_START * _mean_over_classes(text, problem.y)), **to)
         b, w_speed, b_speed, alpha_sum = (torch.zeros_like(v) for v in (alpha, w, alpha, alpha))
         # F F^T and F^T F have the same largest eigenvalue; the smaller is factorised.
         gram = F @ F.T if n < d else F.T @ F
@@ -152,9 +156,10 @@ def train(
             raise _unusable(F.dtype)
         w_step = _step(4 * n, torch.linalg.eigvalsh(gram.double())[-1].item(), F.dtype)
         alpha_step = _step(n / 4, text.square().sum(0).max().item(), F.dtype)
+        rows = torch.arange(n, device=F.device)
         for iteration in range(1, max(wanted) + 1):
             residual = torch.softmax(torch.addcmul(torch.addmm(b, F, w.T), text, alpha), dim=1)
-            residual[torch.arange(n, device=F.device), y] -= 1
+            residual[rows, y] -= 1
             residual /= n  # (n, c): dloss/dlogits
             alpha_gradient = torch.einsum("nc,nc->c", residual, text)
             alpha_sum += alpha_gradient
@@ -191,10 +196,18 @@ def _unusable(dtype: torch.dtype) -> InputError:
     return InputError(f"lp++ cannot learn from features of this size in {dtype}; scale them, or set normalize=True")
 
 
-def _mean_over_classes(text: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def _sums(rows: torch.Tensor, y: NDArray[np.int64], n_classes: int) -> torch.Tensor:
+    """Return the sum of the rows of each class, (n_classes, ...), in the same order in every run."""
+    if rows.device.type != "cpu":  # where index_add_ adds in any order
+        sums: torch.Tensor = sums_by_class(rows, y, n_classes)
+        return sums
+    return rows.new_zeros(n_classes, rows.shape[1]).index_add_(0, torch.as_tensor(y), rows)
+
+
+def _mean_over_classes(text: torch.Tensor, y: NDArray[np.int64]) -> torch.Tensor:
     """Return the mean over classes with a row of the mean over their rows of f_i . t_(y_i)."""
-    own = text.gather(1, y[:, None])[:, 0]
-    counts = torch.bincount(y, minlength=text.shape[1])
-    sums = torch.zeros(text.shape[1], dtype=text.dtype, device=text.device).index_add_(0, y, own)
-    seen = counts > 0
-    return (sums[seen] / counts[seen]).mean()
+    own = text.gather(1, torch.as_tensor(y).to(text.device)[:, None])  # (n, 1)
+    counts = np.bincount(y, minlength=text.shape[1])
+    seen = torch.as_tensor(np.flatnonzero(counts)).to(text.device)
+    present = torch.as_tensor(counts[counts > 0]).to(text.device)
+    return (_sums(own, y, text.shape[1])[:, 0][seen] / present).mean()

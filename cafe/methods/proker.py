@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cafe.arrays import double, functions, index_like, is_tensor, kernel_name, like, on_device, on_host
 from cafe.compute import threads_for
 from cafe.errors import InputError
 from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits, unit_length
@@ -55,6 +56,9 @@ class ProKeR(FewShotClassifier):
         Label of each row; None for 0 to c - 1.
     normalize : bool, default=True
         Scale rows to length one on entry; they are compared as cosines either way.
+    device : str, default="auto"
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``: where to compute, the scores of new rows too; ``"auto"`` takes
+        a GPU where the problem is large enough to gain by it.
 
     Attributes
     ----------
@@ -104,6 +108,7 @@ class ProKeR(FewShotClassifier):
         logit_scale: float = 100.0,
         classes: ArrayLike | None = None,
         normalize: bool = True,
+        device: str = "auto",
     ) -> None:
         self.class_embeddings = class_embeddings
         self.beta = beta
@@ -111,6 +116,10 @@ class ProKeR(FewShotClassifier):
         self.logit_scale = logit_scale
         self.classes = classes
         self.normalize = normalize
+        self.device = device
+
+    def _multiply_adds(self, n: int, d: int, c: int) -> float:
+        return float(n) * n * (n + d + c)
 
     def _fit_rows(self, problem: Problem) -> None:
         n = len(problem.rows)
@@ -122,17 +131,17 @@ class ProKeR(FewShotClassifier):
         beta, penalty = published_settings(_shots(problem.y))
         self.beta_ = float(beta if self.beta is None else self.beta)
         self.penalty_ = float(penalty if self.penalty is None else self.penalty)
-        keys = unit_length(problem.X.astype(np.float64))
-        targets = -cosine_logits(keys, self._entry_text(np.float64), 1.0)
-        targets[np.arange(n), problem.y] += 1  # (n, c), Y - cos(S, t)
-        self.keys_ = keys.astype(problem.base.X.dtype)
-        self.dual_weights_ = _solve(keys, targets, self.beta_, self.penalty_).astype(problem.base.X.dtype)
-        self.kernel_ = "numpy"
+        keys = unit_length(double(on_device(problem.X, self.device_)))
+        targets = -cosine_logits(keys, like(self._entry_text(np.float64), keys), 1.0)
+        targets[index_like(np.arange(n), keys), index_like(problem.y, keys)] += 1  # (n, c), Y - cos(S, t)
+        self.keys_ = on_host(keys).astype(problem.base.X.dtype)
+        solved = _solve(keys, targets, self.beta_, self.penalty_)
+        self.dual_weights_ = on_host(solved).astype(problem.base.X.dtype)
+        self.kernel_ = kernel_name(self.device_)
 
     def _logits(self, X: Array) -> Array:
-        logits = cosine_logits(X, self._entry_text(X.dtype), self.logit_scale)
-        keys = self.keys_.astype(X.dtype, copy=False)
-        weights = self.dual_weights_.astype(X.dtype, copy=False)
+        logits = cosine_logits(X, self._text_like(X), self.logit_scale)
+        keys, weights = like(self.keys_, X), like(self.dual_weights_, X)
         for start in range(0, len(X), BLOCK):
             part = slice(start, start + BLOCK)
             # The scale is left to NumPy's own product, so that float32 stays float32.
@@ -165,7 +174,7 @@ def _kernel(a: Array, b: Array, beta: float) -> Array:
     affinity = a @ b.T
     affinity -= 1
     affinity *= beta
-    kernel: Array = np.exp(affinity, out=affinity)
+    kernel: Array = functions(affinity).exp(affinity, out=affinity)
     return kernel
 
 
@@ -174,6 +183,12 @@ def _solve(keys: Array, targets: Array, beta: float, penalty: float) -> NDArray[
     from scipy.linalg import cho_factor, cho_solve
 
     n = len(keys)
+    if is_tensor(keys):
+        gram: Any = _kernel(keys, keys, beta) / penalty
+        gram.diagonal().add_(1)
+        lower = functions(gram).linalg.cholesky(gram)
+        there: NDArray[Any] = functions(gram).cholesky_solve(targets, lower)
+        return there
     with threads_for(n * n * max(n, keys.shape[1])):
         gram = _kernel(keys, keys, beta)
         gram /= penalty

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cafe.arrays import like
 from cafe.errors import InputError
 from cafe.methods.base import Array, Problem, cosine_logits
 from cafe.methods.inputs.parameters import Constraint, Number, seed_of
@@ -153,8 +154,9 @@ class ProLIP(TrainedClassifier):
             problems = _before_projection(problems, estimators, np.asarray(X), rows)
         for one, problem in zip(estimators, problems, strict=True):
             one.n_features_in_ = problem.base.X.shape[1]
+            one._choose_device(problem)
             one._choose(problem)
-        cls._fit_problems(estimators, problems)
+        cls._fit_where_chosen(estimators, problems)
 
     def _choose(self, problem: Problem) -> None:
         super()._choose(problem)
@@ -218,8 +220,8 @@ class ProLIP(TrainedClassifier):
         return self.normalize and self.projection is None
 
     def _logits(self, X: Array) -> Array:
-        W, b = (v.astype(X.dtype, copy=False) for v in (self.projection_, self.bias_))
-        return cosine_logits(X @ W + b, self._entry_text(X.dtype), self.logit_scale)
+        W, b = (like(v, X) for v in (self.projection_, self.bias_))
+        return cosine_logits(X @ W + b, self._text_like(X), self.logit_scale)
 
 
 def _before_projection(

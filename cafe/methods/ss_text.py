@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 from sklearn.utils.validation import check_array, column_or_1d
 
+from cafe.arrays import double, functions, kernel_name, like, on_device, on_host, sums_by_class
 from cafe.errors import InputError
 from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits, unit_length
 from cafe.methods.inputs.parameters import Constraint, Number
@@ -52,6 +53,9 @@ class SSText(FewShotClassifier):
         Label of each row; None for 0 to c - 1.
     normalize : bool, default=True
         Scale rows to length one on entry. The public code does not, and gives text unscaled too (``text_images=None``).
+    device : str, default="auto"
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``: where to compute, the scores of new rows too; ``"auto"`` takes
+        a GPU where the problem is large enough to gain by it.
 
     Attributes
     ----------
@@ -105,6 +109,7 @@ class SSText(FewShotClassifier):
         logit_scale: float = 100.0,
         classes: ArrayLike | None = None,
         normalize: bool = True,
+        device: str = "auto",
     ) -> None:
         self.class_embeddings = class_embeddings
         self.unlabelled = unlabelled
@@ -112,6 +117,7 @@ class SSText(FewShotClassifier):
         self.logit_scale = logit_scale
         self.classes = classes
         self.normalize = normalize
+        self.device = device
 
     @classmethod
     def fit_grid(
@@ -158,22 +164,22 @@ class SSText(FewShotClassifier):
 
     def _fit_rows(self, problem: Problem) -> None:
         text = self._text_with_length(problem.X)
-        sums, counts = np.zeros(text.shape), np.bincount(problem.y, minlength=len(text))
-        np.add.at(sums, problem.y, problem.X.astype(np.float64))
+        X, counts = on_device(problem.X, self.device_), np.bincount(problem.y, minlength=len(text))
+        sums = on_host(sums_by_class(double(X), problem.y, len(text)))
         labelled = text + (self.logit_scale * counts / (2 * counts.sum()))[:, None] * sums  # (c, d)
         aside = getattr(self, "_aside", np.empty((0, text.shape[1])))
         self.n_unlabelled_ = len(aside)
         self.class_shares_ = class_shares(counts)
         weights = labelled
         if len(aside):
-            rows = (unit_length(aside) if self.normalize else aside).astype(np.float64)
-            weights = text
+            rows = on_device((unit_length(aside) if self.normalize else aside).astype(np.float64), self.device_)
+            labelled, weights = like(labelled, rows), like(text, rows)
             for _ in range(TURNS):
                 q = transported_labels(cosine_logits(rows, weights, self.logit_scale), self.class_shares_, SINKHORN)
                 weights = labelled + self.logit_scale / len(rows) * (q.T @ rows)
         # Cosines do not see the length; unit rows keep huge and tiny text within float32.
-        self.weights_ = unit_length(weights).astype(problem.base.X.dtype)
-        self.kernel_ = "numpy"
+        self.weights_ = on_host(unit_length(weights)).astype(problem.base.X.dtype)
+        self.kernel_ = kernel_name(self.device_)
 
     def _text_with_length(self, X: Array) -> Array:
         """Return L (c, d), float64: see the class's notes."""
@@ -192,7 +198,7 @@ class SSText(FewShotClassifier):
         return {"n_unlabelled": self.n_unlabelled_} if self.n_unlabelled_ else {}
 
     def _logits(self, X: Array) -> Array:
-        return cosine_logits(X, self.weights_.astype(X.dtype, copy=False), self.logit_scale)
+        return cosine_logits(X, like(self.weights_, X), self.logit_scale)
 
 
 def class_shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -232,16 +238,18 @@ def transported_labels(logits: Array, shares: NDArray[np.float64], iterations: i
     >>> q.sum(axis=0).round(6).tolist(), q.argmax(axis=1).tolist()
     ([1.0, 1.0], [1, 0])
     """
-    log_q: NDArray[np.float64] = logits.astype(np.float64)
+    log_q: NDArray[np.float64] = double(logits)
+    wanted = like(np.log(len(log_q) * shares), log_q)
     for _ in range(iterations):
-        log_q = log_q + np.log(len(log_q) * shares) - _log_sum(log_q, 0)
+        log_q = log_q + wanted - _log_sum(log_q, 0)
         log_q = log_q - _log_sum(log_q, 1)
-    q: NDArray[np.float64] = np.exp(log_q)
+    q: NDArray[np.float64] = functions(log_q).exp(log_q)
     return q
 
 
 def _log_sum(scores: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
     """Return log sum exp along an axis, which is kept."""
-    top = scores.max(axis=axis, keepdims=True)
-    total: NDArray[np.float64] = top + np.log(np.exp(scores - top).sum(axis=axis, keepdims=True))
+    of = functions(scores)
+    top = of.amax(scores, axis=axis, keepdims=True)
+    total: NDArray[np.float64] = top + of.log(of.exp(scores - top).sum(axis=axis, keepdims=True))
     return total

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
-import numpy as np
 from numpy.typing import ArrayLike
 
+from cafe.arrays import double, is_tensor, kernel_name
 from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits, unit_length
 from cafe.methods.inputs.parameters import Constraint, Number
 from cafe.solvers.anchored_mixture import solve_anchored
@@ -46,6 +46,9 @@ class StatA(FewShotClassifier):
         Label of each row; None for 0 to c - 1.
     normalize : bool, default=True
         Scale rows to length one on entry; they are compared as cosines either way.
+    device : str, default="auto"
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``: where to compute, the scores of new rows too; ``"auto"`` takes
+        a GPU where the problem is large enough to gain by it.
 
     Notes
     -----
@@ -85,6 +88,7 @@ class StatA(FewShotClassifier):
         logit_scale: float = 100.0,
         classes: ArrayLike | None = None,
         normalize: bool = True,
+        device: str = "auto",
     ) -> None:
         self.class_embeddings = class_embeddings
         self.alpha = alpha
@@ -93,6 +97,7 @@ class StatA(FewShotClassifier):
         self.logit_scale = logit_scale
         self.classes = classes
         self.normalize = normalize
+        self.device = device
 
     def learns_from_images(self, has_text: bool) -> bool:
         """Return whether training images change a prediction: only where class means stand in for text."""
@@ -107,21 +112,21 @@ class StatA(FewShotClassifier):
         return {"transductive": True}
 
     def _fit_rows(self, problem: Problem) -> None:
-        self.kernel_ = "numpy, transductive"
+        self.kernel_ = f"{kernel_name(self.device_)}, transductive"
 
     def for_classes(self, class_embeddings: ArrayLike, class_names: Sequence[str] | None = None) -> Self:
         """Return StatA over other classes; see the base class."""
         return self._with_embeddings(class_embeddings)
 
     def _logits(self, X: Array) -> Array:
-        text = self._entry_text(X.dtype)
+        text = self._text_like(X)
         log_z = solve_anchored(
-            unit_length(X.astype(np.float64)),
-            unit_length(text.astype(np.float64)),
-            cosine_logits(X, text, self.logit_scale).astype(np.float64),
+            unit_length(double(X)),
+            unit_length(double(text)),
+            double(cosine_logits(X, text, self.logit_scale)),
             float(self.alpha),
             self.neighbors,
             self.iterations,
         )
-        logits: Array = log_z.astype(X.dtype)
+        logits: Array = log_z.to(X.dtype) if is_tensor(log_z) else log_z.astype(X.dtype)
         return logits

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cafe.arrays import functions, index_like, kernel_name, like, on_device, segment_sums
 from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits, unit_length
 from cafe.methods.inputs.parameters import Constraint, Number
 from cafe.methods.inputs.problem import CheckedArrays, widen
@@ -39,6 +40,9 @@ class TipAdapter(FewShotClassifier):
         Label of each row; None for 0 to c - 1.
     normalize : bool, default=True
         Scale rows to length one on entry; keys and queries are compared as cosines either way.
+    device : str, default="auto"
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``: where to compute, the scores of new rows too; ``"auto"`` takes
+        a GPU where the problem is large enough to gain by it.
     random_state : int, default=None
         Folds of ``"auto"``.
 
@@ -81,6 +85,7 @@ class TipAdapter(FewShotClassifier):
         logit_scale: float = 100.0,
         classes: ArrayLike | None = None,
         normalize: bool = True,
+        device: str = "auto",
         random_state: int | None = None,
     ) -> None:
         self.class_embeddings = class_embeddings
@@ -89,6 +94,7 @@ class TipAdapter(FewShotClassifier):
         self.logit_scale = logit_scale
         self.classes = classes
         self.normalize = normalize
+        self.device = device
         self.random_state = random_state
 
     @classmethod
@@ -103,7 +109,7 @@ class TipAdapter(FewShotClassifier):
                 order = np.argsort(labels, kind="stable")
                 shared[key] = (unit_length(problem.X[order]), *np.unique(labels[order], return_index=True))
             one.keys_, one.seen_, one.segments_ = shared[key]
-            one.kernel_ = "numpy"
+            one.kernel_ = kernel_name(one.device_)
 
     @classmethod
     def score_grid(cls, fits: Sequence[Any], X: Array, rows: NDArray[np.int64]) -> list[tuple[float, float]] | None:
@@ -118,16 +124,16 @@ class TipAdapter(FewShotClassifier):
         from cafe.solvers.tip_search import tip_search
 
         alphas, betas = (sorted({getattr(one, name) for one in fits}) for name in ("alpha_", "beta_"))
+        dtype, device = first.keys_.dtype, first.device_
         queries = unit_length(np.asarray(widen(X)))
         counts = np.diff(np.append(first.segments_, len(first.keys_)))
         order = np.argsort(first.classes_)
-        dtype = first.keys_.dtype
         accuracy, nll = tip_search(
-            queries.astype(dtype, copy=False),
+            on_device(queries.astype(dtype, copy=False), device),
             order[np.searchsorted(first.classes_[order], rows)],
-            torch.from_numpy(first.keys_),
+            torch.from_numpy(first.keys_).to(device),
             np.repeat(first.seen_, counts),
-            torch.from_numpy(unit_length(first._entry_text(dtype))),
+            torch.from_numpy(unit_length(first._entry_text(dtype))).to(device),
             first.logit_scale,
             alphas,
             betas,
@@ -138,8 +144,8 @@ class TipAdapter(FewShotClassifier):
         return [(float(accuracy[place]), -float(nll[place])) for place in places]
 
     def _logits(self, X: Array) -> Array:
-        logits = cosine_logits(X, self._entry_text(X.dtype), self.logit_scale)
-        affinity = unit_length(X) @ self.keys_.astype(X.dtype, copy=False).T  # (queries, keys)
-        votes = np.add.reduceat(np.exp(-self.beta_ * (1 - affinity)), self.segments_, axis=1)  # (queries, seen)
-        logits[:, self.seen_] += self.alpha_ * votes
+        logits = cosine_logits(X, self._text_like(X), self.logit_scale)
+        affinity = unit_length(X) @ like(self.keys_, X).T  # (queries, keys)
+        votes = segment_sums(functions(X).exp(-self.beta_ * (1 - affinity)), self.segments_)  # (queries, seen)
+        logits[:, index_like(self.seen_, X)] += self.alpha_ * votes
         return logits

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
+from cafe.arrays import functions, index_like, like, segment_sums
 from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits, unit_length
 from cafe.methods.inputs.parameters import Constraint, Number, seed_of
 from cafe.methods.objectives.base import Result, Run, TrainedClassifier
@@ -188,8 +189,8 @@ class TipAdapterF(TrainedClassifier):
     # ------------------------------------------------------------------ inference
 
     def _logits(self, X: Array) -> Array:
-        logits = cosine_logits(X, self._entry_text(X.dtype), self.logit_scale)
-        affinity = unit_length(X) @ self.keys_.astype(X.dtype, copy=False).T  # (queries, keys)
-        votes = np.add.reduceat(np.exp(-self.beta_ * (1 - affinity)), self.segments_, axis=1)  # (queries, seen)
-        logits[:, self.seen_] += self.alpha_ * votes
+        logits = cosine_logits(X, self._text_like(X), self.logit_scale)
+        affinity = unit_length(X) @ like(self.keys_, X).T  # (queries, keys)
+        votes = segment_sums(functions(X).exp(-self.beta_ * (1 - affinity)), self.segments_)  # (queries, seen)
+        logits[:, index_like(self.seen_, X)] += self.alpha_ * votes
         return logits

@@ -6,8 +6,9 @@ import warnings
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
+from cafe.arrays import double, is_tensor, kernel_name, like, on_host
 from cafe.errors import CafeWarning
 from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits, unit_length
 from cafe.methods.inputs.parameters import Choice, Constraint, Number
@@ -51,6 +52,9 @@ class TransCLIP(FewShotClassifier):
         Label of each row; None for 0 to c - 1.
     normalize : bool, default=True
         Scale rows to length one on entry; they are compared as cosines either way.
+    device : str, default="auto"
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``: where to compute, the scores of new rows too; ``"auto"`` takes
+        a GPU where the problem is large enough to gain by it.
     random_state : int, default=None
         Folds of ``"auto"``.
 
@@ -105,6 +109,7 @@ class TransCLIP(FewShotClassifier):
         logit_scale: float = 100.0,
         classes: ArrayLike | None = None,
         normalize: bool = True,
+        device: str = "auto",
         random_state: int | None = None,
     ) -> None:
         self.class_embeddings = class_embeddings
@@ -115,6 +120,7 @@ class TransCLIP(FewShotClassifier):
         self.logit_scale = logit_scale
         self.classes = classes
         self.normalize = normalize
+        self.device = device
         self.random_state = random_state
 
     def chosen_on(self) -> str:
@@ -127,33 +133,33 @@ class TransCLIP(FewShotClassifier):
 
     def _fit_rows(self, problem: Problem) -> None:
         self.shots_, self.shot_labels_ = unit_length(problem.X), problem.y
-        self.kernel_ = "numpy, transductive"
+        self.kernel_ = f"{kernel_name(self.device_)}, transductive"
 
     def _logits(self, X: Array) -> Array:
         few_shot = self.setting == "few-shot"
-        text_logits = cosine_logits(X, self._entry_text(X.dtype), self.logit_scale).astype(np.float64)
-        _warn_of_few_classes(text_logits)
+        text_logits = double(cosine_logits(X, self._text_like(X), self.logit_scale))
+        _warn_of_few_classes(on_host(text_logits.argmax(axis=1)), text_logits.shape[1])
+        queries = unit_length(double(X))
         log_z = solve(
-            unit_length(X.astype(np.float64)),
+            queries,
             text_logits,
-            self.shots_.astype(np.float64),
+            like(self.shots_, queries),
             self.shot_labels_,
             float(self.gamma_) if few_shot else 0.0,
             0.5 if few_shot else 1.0,
             self.neighbors,
             self.iterations,
         )
-        return log_z.astype(X.dtype)
+        return log_z.to(X.dtype) if is_tensor(log_z) else log_z.astype(X.dtype)
 
 
-def _warn_of_few_classes(text_logits: Array) -> None:
+def _warn_of_few_classes(best: NDArray[np.int64], n_classes: int) -> None:
     """Warn where the text sees fewer than half of the classes that a balanced batch of that size would have.
 
     Classes that are not in the batch are moved onto rows of others: in batches of 64 rows of one to four classes,
     the paper on StatA (arXiv 2501.03729) has this method at 38.9 where zero-shot has 65.2.
     """
-    n, n_classes = text_logits.shape
-    seen = len(np.unique(text_logits.argmax(axis=1)))
+    n, seen = len(best), len(np.unique(best))
     expected = n_classes * (1 - (1 - 1 / n_classes) ** n)
     if seen < expected / 2:
         warnings.warn(

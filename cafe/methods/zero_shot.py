@@ -7,6 +7,7 @@ from typing import ClassVar, Self
 
 from numpy.typing import ArrayLike
 
+from cafe.arrays import kernel_name
 from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits
 from cafe.methods.inputs.parameters import Constraint
 from cafe.methods.inputs.template_weights import TEMPLATE_CONSTRAINTS, embeddings_for
@@ -42,6 +43,9 @@ class ZeroShot(FewShotClassifier):
         Class row of each prompt.
     template_gamma : float, default=50.0
         Sharpness of the weights; 0 is uniform.
+    device : str, default="auto"
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``: where to compute, the scores of new rows too; ``"auto"`` takes
+        a GPU where the problem is large enough to gain by it.
 
     References
     ----------
@@ -70,6 +74,7 @@ class ZeroShot(FewShotClassifier):
         text_features: ArrayLike | None = None,
         prompt_classes: ArrayLike | None = None,
         template_gamma: float = 50.0,
+        device: str = "auto",
     ) -> None:
         self.class_embeddings = class_embeddings
         self.classes = classes
@@ -79,6 +84,7 @@ class ZeroShot(FewShotClassifier):
         self.text_features = text_features
         self.prompt_classes = prompt_classes
         self.template_gamma = template_gamma
+        self.device = device
 
     def learns_from_images(self, has_text: bool) -> bool:
         """Return whether training images change a prediction: by class means, or by the weights of templates."""
@@ -87,11 +93,11 @@ class ZeroShot(FewShotClassifier):
     def _fit_rows(self, problem: Problem) -> None:
         if self.template_weights == "timo":
             self.class_embeddings_ = embeddings_for(self, problem.X, problem.y)
-        self.kernel_ = "numpy"
+        self.kernel_ = kernel_name(self.device_)
 
     def for_classes(self, class_embeddings: ArrayLike, class_names: Sequence[str] | None = None) -> Self:
         """Return zero-shot over other classes; see the base class."""
         return self._with_embeddings(class_embeddings)
 
     def _logits(self, X: Array) -> Array:
-        return cosine_logits(X, self._entry_text(X.dtype), self.logit_scale)
+        return cosine_logits(X, self._text_like(X), self.logit_scale)

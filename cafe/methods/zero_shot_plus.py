@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
+from cafe.arrays import kernel_name, like
 from cafe.methods.base import Array, FewShotClassifier, Problem
 from cafe.methods.inputs.cosines import unit_parts
 from cafe.methods.inputs.parameters import Constraint, Number, Seed, seed_of
@@ -44,6 +45,9 @@ class ZeroShotPlus(FewShotClassifier):
         Seed of folds.
     second_width : int, default=0
         How many columns, the last ones, are a second encoder's features; 0 where there is one encoder.
+    device : str, default="auto"
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``: where to compute, the scores of new rows too; ``"auto"`` takes
+        a GPU where the problem is large enough to gain by it.
 
     Attributes
     ----------
@@ -88,6 +92,7 @@ class ZeroShotPlus(FewShotClassifier):
         normalize: bool = True,
         random_state: int | None = None,
         second_width: int = 0,
+        device: str = "auto",
     ) -> None:
         self.class_embeddings = class_embeddings
         self.folds = folds
@@ -96,12 +101,13 @@ class ZeroShotPlus(FewShotClassifier):
         self.normalize = normalize
         self.random_state = random_state
         self.second_width = second_width
+        self.device = device
 
     def _fit_rows(self, problem: Problem) -> None:
         has_text = self.embedding_source_ == "text"
         rows = Rows.of(problem.X, problem.y, problem.class_embeddings, has_text, self.logit_scale, self.second_width)
         seed = seed_of(self) if self.random_state is not None else 0
-        settings = {"logit_scale": rows.logit_scale, "random_state": seed}
+        settings = {"logit_scale": rows.logit_scale, "random_state": seed, "device": self.device_}
         scale = rows.text_scale(seed)
         mixture = mix_experts(rows, rows.encoders[-1:], scale, self.folds, settings, residual=False)
         (of_images,), self.evidence_ = mixture.weights, mixture.evidence
@@ -112,7 +118,7 @@ class ZeroShotPlus(FewShotClassifier):
             weights[:, : rows.first.shape[1]] += mixture.of_text * scale * rows.logit_scale * rows.text
             self.mixture_ = {"text_scale": scale, "text": mixture.of_text, **self.mixture_}
         self.weights_, self.intercept_ = (v.astype(problem.base.X.dtype) for v in (weights, mixture.offset))
-        self.kernel_, self.dtype_ = "numpy", "float64"
+        self.kernel_, self.dtype_ = kernel_name(self.device_), "float64"
 
     def chosen_on(self) -> str:
         """Return that weights are chosen on held-out rows of the shots, where there are any; see the base class."""
@@ -125,5 +131,5 @@ class ZeroShotPlus(FewShotClassifier):
     def _logits(self, X: Array) -> Array:
         if self.second_width:
             X = unit_parts(X, self.second_width)
-        logits: Array = X @ self.weights_.astype(X.dtype, copy=False).T + self.intercept_.astype(X.dtype, copy=False)
+        logits: Array = X @ like(self.weights_, X).T + like(self.intercept_, X)
         return logits

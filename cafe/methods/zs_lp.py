@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
+from cafe.arrays import like
 from cafe.methods.base import Array, Problem, cosine_logits, unit_length
 from cafe.methods.inputs.parameters import Constraint, Number, seed_of
 from cafe.methods.inputs.problem import CheckedArrays
@@ -163,7 +164,7 @@ class ZeroShotLinearProbe(TrainedClassifier):
     # ------------------------------------------------------------------ inference
 
     def _logits(self, X: Array) -> Array:
-        return cosine_logits(X, self.weights_.astype(X.dtype, copy=False), self.logit_scale)
+        return cosine_logits(X, like(self.weights_, X), self.logit_scale)
 
 
 def _scaled_text(base: CheckedArrays, text_norm: float | None) -> Array:

@@ -1,6 +1,7 @@
 """StatA's solver: a Gaussian mixture over a batch, whose classes are anchored to their text.
 
-Letters: n rows of the batch, d width, c classes. Iterates are float64 on the CPU.
+Letters: n rows of the batch, d width, c classes. Iterates are float64, NumPy arrays on a CPU and tensors on a
+device.
 
 Minimised by turns, over assignments z (n, c), means mu (c, d) and diagonal variances v (c, d):
 
@@ -28,6 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cafe.arrays import functions, is_tensor
 from cafe.compute import threads_for
 from cafe.solvers.transductive import INNER, TEMPERATURE, neighbour_matrix, normalised_exp
 
@@ -41,8 +43,8 @@ def solve_anchored(
 
     Parameters
     ----------
-    rows : ndarray of shape (n, d), float64
-        The batch, of unit length.
+    rows : ndarray or Tensor of shape (n, d), float64
+        The batch, of unit length; computed where it is.
     text : ndarray of shape (c, d), float64
         Class embeddings, of unit length.
     text_logits : ndarray of shape (n, c)
@@ -65,30 +67,32 @@ def solve_anchored(
     [0, 1]
     """
     n, d = rows.shape
-    log_y = text_logits - text_logits.max(axis=1, keepdims=True)
-    log_y -= np.log(np.exp(log_y).sum(axis=1, keepdims=True))
-    z, squares = np.exp(log_y), np.square(rows)
+    of = functions(rows)
+    log_y = text_logits - of.amax(text_logits, axis=1, keepdims=True)
+    log_y -= of.log(of.exp(log_y).sum(axis=1, keepdims=True))
+    z, squares = of.exp(log_y), of.square(rows)
     # Opposite rows do not push each other away: affinities are at least 0.
-    pull = neighbour_matrix(rows[:0], rows, neighbors)[0].maximum(0)  # type: ignore[attr-defined]
-    about_text = squares.sum(axis=0) - 2 * ((z.T @ rows) * text).sum(axis=0) + z.sum(axis=0) @ np.square(text)
+    among = neighbour_matrix(rows[:0], rows, neighbors)[0]
+    pull = among.clipped() if is_tensor(rows) else among.maximum(0)
+    about_text = squares.sum(axis=0) - 2 * ((z.T @ rows) * text).sum(axis=0) + z.sum(axis=0) @ of.square(text)
     # A batch that lies on its text has no variance; the floor is far below any real one (about 1 / d).
     floor = 1e-8 / d
-    anchor = np.maximum(about_text / n, floor)  # (d,), V
-    mu, variance = text, np.broadcast_to(anchor, text.shape)
+    anchor = (about_text / n).clip(floor)  # (d,), V
+    mu, variance = text, of.broadcast_to(anchor, text.shape)
     log_z: Array = log_y
     with threads_for(n * d * len(text)):
         for iteration in range(iterations + 1):
             likelihood = -0.5 * (
                 squares @ (1 / variance).T
                 - 2 * rows @ (mu / variance).T
-                + (np.square(mu) / variance + np.log(variance)).sum(axis=1)
+                + (of.square(mu) / variance + of.log(variance)).sum(axis=1)
             )
             for _ in range(INNER):
                 log_z = log_y + likelihood / TEMPERATURE + pull @ z
                 z = normalised_exp(log_z)
             if iteration < iterations:
                 mu, variance = _means_and_variances(z, rows, squares, text, anchor, anchor_weight)
-                variance = np.maximum(variance, floor)
+                variance = variance.clip(floor)
     return log_z
 
 
@@ -96,10 +100,16 @@ def _means_and_variances(
     z: Array, rows: Array, squares: Array, text: Array, anchor: Array, anchor_weight: float
 ) -> tuple[Array, Array]:
     """Return mu and v (c, d) for fixed assignments."""
-    counts = np.bincount(z.argmax(axis=1), minlength=len(text))
+    square = functions(z).square
+    if is_tensor(z):
+        best = z.argmax(axis=1)
+        # A histogram without atomic additions, whose length is known.
+        counts = (best[:, None] == functions(z).arange(len(text), device=z.device)).sum(axis=0).to(z.dtype)
+    else:
+        counts = np.bincount(z.argmax(axis=1), minlength=len(text))
     beta = (counts / (counts + anchor_weight))[:, None]
-    weights = z / np.maximum(z.sum(axis=0), np.finfo(np.float64).tiny)  # columns of sum 1
+    weights = z / z.sum(axis=0).clip(np.finfo(np.float64).tiny)  # columns of sum 1
     means, second = weights.T @ rows, weights.T @ squares
     mu = beta * means + (1 - beta) * text
-    spread = second - 2 * mu * means + np.square(mu)
-    return mu, beta * spread + (1 - beta) * (anchor + np.square(mu - text))
+    spread = second - 2 * mu * means + square(mu)
+    return mu, beta * spread + (1 - beta) * (anchor + square(mu - text))

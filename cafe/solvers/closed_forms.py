@@ -27,9 +27,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cafe.arrays import double, functions, index_like, like, on_host, relu, sums_by_class
 from cafe.compute import threads_for
 from cafe.errors import InputError
 
+# A NumPy array, or a tensor on a device.
 Array = NDArray[Any]
 
 
@@ -56,10 +58,10 @@ def shifted_solves(A: Array, shifts: Sequence[float], B: Array) -> list[Array]:
     [0.5, 0.25]
     """
     if len(shifts) == 1:
-        return [np.linalg.solve(A + shifts[0] * np.eye(len(A)), B)]
-    values, vectors = np.linalg.eigh(A)
+        return [functions(A).linalg.solve(A + shifts[0] * like(np.eye(len(A)), A), B)]
+    values, vectors = functions(A).linalg.eigh(A)
     turned = vectors.T @ B
-    return [vectors @ (turned / (np.maximum(values, 0) + r)[:, None]) for r in shifts]
+    return [vectors @ (turned / (relu(values) + r)[:, None]) for r in shifts]
 
 
 def gaussian_path(
@@ -69,8 +71,8 @@ def gaussian_path(
 
     Parameters
     ----------
-    X : ndarray of shape (n, d)
-        Rows; computed in float64.
+    X : ndarray or Tensor of shape (n, d)
+        Rows; computed in float64, where they are.
     y : ndarray of shape (n,), int64
         Class of each row.
     n_classes : int
@@ -98,25 +100,26 @@ def gaussian_path(
     ('within', [True, True])
     """
     _check_positive("shrinkages", shrinkages)
-    X = X.astype(np.float64)
+    X = double(X)
     n, d = X.shape
     counts = np.bincount(y, minlength=n_classes)
     seen = counts > 0
-    mu = np.zeros((n_classes, d))
-    np.add.at(mu, y, X)
-    mu[seen] /= counts[seen, None]
-    centred, source = X - mu[y], "within"
+    mu = sums_by_class(X, y, n_classes) / like(np.maximum(counts, 1)[:, None], X)
+    centred, source = X - mu[index_like(y, X)], "within"
+    square = functions(X).square
     # Rounding of means leaves up to eps^2 of the rows' own squares; float32 rows that are copies are exactly equal.
-    noise = 1e3 * np.finfo(np.float64).eps ** 2 * np.square(X).sum()
-    if np.square(centred).sum() <= noise:
-        if zero_covariance == "zero-shot" or np.square(X - X.mean(axis=0)).sum() <= noise:
+    noise = 1e3 * np.finfo(np.float64).eps ** 2 * square(X).sum()
+    if square(centred).sum() <= noise:
+        if zero_covariance == "zero-shot" or square(X - X.mean(axis=0)).sum() <= noise:
             return [(np.zeros((n_classes, d)), np.zeros(n_classes)) for _ in shrinkages], "none"
         centred, source = X - X.mean(axis=0), "total"
     with threads_for(n * d * d):
         scatter = centred.T @ centred  # (n - 1) S
-        trace = np.trace(scatter) / max(1, n - 1)
-        solved = shifted_solves(scatter, [float(s * trace) for s in shrinkages], mu[seen].T)
-    return [_with_bias(d * one.T, mu, seen) for one in solved], source
+        trace = float(functions(scatter).trace(scatter)) / max(1, n - 1)
+        shifts = [float(s * trace) for s in shrinkages]
+        solved = shifted_solves(scatter, shifts, mu[index_like(np.flatnonzero(seen), mu)].T)
+    means = on_host(mu)
+    return [_with_bias(d * on_host(own).T, means, seen) for own in solved], source
 
 
 def _with_bias(own: Array, mu: Array, seen: NDArray[np.bool_]) -> tuple[Array, Array]:

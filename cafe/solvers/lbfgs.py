@@ -12,6 +12,10 @@ so a pair (s, change of df) serves every r: along a path of penalties neither pa
 Steps start at 1 and are halved until they satisfy Armijo's condition; pairs without curvature are left out. A
 problem is done when half its directional derivative, the decrease a Newton step would bring, is below ``tolerance``
 times its value.
+
+On a GPU a read of one number costs as much as an evaluation. There every turn is one evaluation for all problems, and
+what is decided is decided on the device: a problem whose step is accepted takes a new direction, another keeps its own
+with half the step, one that is done stays. The host asks once in CHECK_EVERY turns whether all are done.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from torch import Tensor
 HISTORY = 10
 ARMIJO = 1e-4
 HALVINGS = 12
+CHECK_EVERY = 8
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,8 @@ def minimise(
     >>> found.point.x.round(decimals=3).tolist()
     [[3.0, 3.0]]
     """
+    if start.x.device.type == "cuda":
+        return _minimise_on_device(function, start, ridge, precondition, tolerance, max_iter, memory)
     point = start
     value, gradient = point.with_ridge(ridge)
     pairs = [_pair(s, change, useful, ridge) for s, change, useful in memory]
@@ -125,6 +132,57 @@ def minimise(
         del memory[:-HISTORY], pairs[:-HISTORY]
         point = moved
         value, gradient = point.with_ridge(ridge)
+
+
+def _minimise_on_device(
+    function: Function,
+    start: Point,
+    ridge: Tensor,
+    precondition: Callable[[Tensor], Tensor],
+    tolerance: float,
+    max_iter: int,
+    memory: Memory,
+) -> Minimum:
+    """Do the same, asking the device once in CHECK_EVERY turns; see the module's docstring."""
+    point = start
+    value, gradient = point.with_ridge(ridge)
+    pairs = [_pair(s, change, useful, ridge) for s, change, useful in memory]
+    done, stuck = (torch.zeros_like(value, dtype=torch.bool) for _ in range(2))  # (g,)
+    fresh = torch.ones_like(done)  # problems that take a new direction
+    step, halvings = torch.ones_like(gradient[:, 0]), torch.zeros_like(gradient[:, 0])
+    direction, turn = torch.zeros_like(gradient), 0
+    while True:
+        newest = _direction(gradient, precondition, pairs)
+        lost = _dot(gradient, newest) >= 0
+        newest = torch.where(lost, -precondition(gradient), newest)
+        direction = torch.where(fresh[:, None], newest, direction)
+        slope = _dot(gradient, direction)[:, 0]
+        done |= fresh & (-slope.to(value.dtype) / 2 <= tolerance * value.abs())
+        if turn == max_iter or (turn % CHECK_EVERY == 0 and bool((done | stuck).all())):
+            return Minimum(point, value, turn, done)
+        turn += 1
+        moved = function(torch.addcmul(point.x, direction, step[:, None]))
+        there = moved.with_ridge(ridge)[0]
+        slack = 4 * torch.finfo(direction.dtype).eps * value.abs()
+        good = (there <= value + ARMIJO * (step * slope).to(value.dtype) + slack) & ~done & ~stuck
+        wide = good[:, None]
+        s = torch.where(wide, moved.x - point.x, 0)
+        change = torch.where(wide, moved.df - point.df, 0)
+        y = change + ridge * s
+        useful = wide & (_dot(s, y) > torch.finfo(s.dtype).eps * _dot(y, y) * 1e-3)
+        memory.append((s, change, useful))
+        pairs.append(_pair(s, change, useful, ridge))
+        del memory[:-HISTORY], pairs[:-HISTORY]
+        point = Point(
+            torch.where(wide, moved.x, point.x),
+            torch.where(good, moved.f, point.f),
+            torch.where(wide, moved.df, point.df),
+        )
+        value, gradient = point.with_ridge(ridge)
+        step = torch.where(good, 1.0, step / 2)
+        halvings = torch.where(good, 0.0, halvings + 1)
+        stuck |= ~done & (halvings > HALVINGS)
+        fresh = good
 
 
 def _pair(s: Tensor, change: Tensor, useful: Tensor, ridge: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -70,7 +70,8 @@ class SoftmaxLoss:
     Parameters
     ----------
     X : array or Tensor of shape (n, d)
-        A tensor is centred once, a copy; anything else stays where it is and is centred block by block.
+        A tensor is centred once, a copy, and everything is computed on its device; anything else stays where it is and
+        is centred block by block.
     y : ndarray of shape (n,), int64
         Class of each row.
     n_classes : int
@@ -85,15 +86,16 @@ class SoftmaxLoss:
         self, X: Rows, y: NDArray[np.int64], n_classes: int, weights: NDArray[np.int64], dtype: torch.dtype
     ) -> None:
         self.g, self.c, (self.n, self.d), self.dtype = len(weights), n_classes, X.shape, dtype
-        self.y = torch.as_tensor(y)
-        self.u = torch.as_tensor(weights).to(dtype)  # (g, n)
+        self.device = X.device if isinstance(X, Tensor) else torch.device("cpu")
+        self.y = torch.as_tensor(y).to(self.device)
+        self.u = torch.as_tensor(weights).to(self.device, dtype)  # (g, n)
         self.total = self.u.sum(1, dtype=torch.float64)  # (g,)
         seen = np.stack([np.bincount(y[w > 0], minlength=n_classes) > 0 for w in weights])
-        self.absent = torch.where(torch.as_tensor(seen), 0.0, -torch.inf).to(dtype)  # (g, c)
-        self.seen = torch.as_tensor(seen)
+        self.seen = torch.as_tensor(seen).to(self.device)
+        self.absent = torch.where(self.seen, 0.0, -torch.inf).to(dtype)  # (g, c)
         total = sum(block.sum(0, dtype=torch.float64) for _, block in row_blocks(X, self.d, dtype))
         self.mean = torch.as_tensor(total / self.n).to(dtype)  # (d,)
-        self.centred, self.basis = isinstance(X, Tensor), torch.empty(0)
+        self.centred, self.basis = isinstance(X, Tensor), torch.empty(0, device=self.device)
         self.X: Rows = X.to(dtype) - self.mean if isinstance(X, Tensor) else X
 
     def turn(self, basis: Tensor) -> None:
@@ -112,7 +114,7 @@ class SoftmaxLoss:
         columns = weights[:, :-1].permute(1, 0, 2).reshape(self.d, -1)  # (d, g c)
         offset = (weights[:, -1] + self.absent).reshape(1, -1)
         slopes, sums = torch.zeros_like(columns), torch.zeros_like(offset)
-        losses = torch.zeros(self.g, dtype=torch.float64)
+        losses = torch.zeros(self.g, dtype=torch.float64, device=self.device)
         share = (1 / self.total).to(self.dtype)
         curvature = CurvatureSums(self.d, columns, pooled) if model else None
         for part, block in row_blocks(self.X, self.g * self.c, self.dtype):
@@ -142,16 +144,16 @@ class SoftmaxLoss:
         if len(self.basis):
             columns = self.basis @ columns
         intercept = weights[-1] - self.mean @ columns
-        return columns.T.contiguous().numpy(), (intercept + self.absent[k]).numpy()
+        return columns.T.contiguous().cpu().numpy(), (intercept + self.absent[k]).cpu().numpy()
 
 
 class CurvatureSums:
     """Sums that make a :class:`Curvature`, block by block."""
 
     def __init__(self, d: int, columns: Tensor, pooled: bool) -> None:
-        self.k = torch.zeros(columns.shape[1], dtype=torch.float64)
+        self.k = columns.new_zeros(columns.shape[1], dtype=torch.float64)
         self.wx = torch.zeros_like(columns)  # (d, g c)
-        self.second = torch.zeros(d, d, dtype=torch.float64) if pooled else None
+        self.second = columns.new_zeros(d, d, dtype=torch.float64) if pooled else None
 
     def add(self, rows: Tensor, p: Tensor, weight: Tensor) -> None:
         """Add rows (b, d) with probabilities (b, g, c) and weights (b, g, 1)."""
@@ -290,7 +292,8 @@ class PenaltyPath:
         self.most_remembered = max(2, REMEMBERED_BYTES // max(size, 1))
 
     def _zero(self) -> Tensor:
-        return torch.zeros(self.loss.g, (self.loss.d + 1) * self.loss.c, dtype=self.loss.dtype)
+        size = self.loss.g, (self.loss.d + 1) * self.loss.c
+        return torch.zeros(size, dtype=self.loss.dtype, device=self.loss.device)
 
     def fits(self, C: Sequence[float], tolerance: float) -> list[list[LogisticFit]]:
         """Return the solutions, [C in the order given][problem]; parameters as in :func:`logistic_path`."""
@@ -300,13 +303,14 @@ class PenaltyPath:
             for value in between:
                 self.solve(value, max(tolerance, ROUGH))
             found = self.solve(last, tolerance)
-            units = last * self.loss.total  # from F to scikit-learn's objective
+            values = (found.value * (last * self.loss.total)).tolist()  # from F to scikit-learn's objective
+            done = found.done.tolist()
             fits[place] = [
                 LogisticFit(
                     *self.loss.solution(found.point.x, k),
-                    float(found.value[k] * units[k]),
+                    values[k],
                     found.iterations,
-                    bool(found.done[k]),
+                    done[k],
                 )
                 for k in range(self.loss.g)
             ]

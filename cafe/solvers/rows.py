@@ -11,6 +11,8 @@ from torch import Tensor
 
 # Bytes of one block: features in the dtype computed in, and the logits of its rows.
 BLOCK_BYTES = 16 * 2**20
+# The same on a GPU: a block is a handful of launches there, and nothing lies in a cache of that size.
+DEVICE_BLOCK_BYTES = 2**30
 
 
 class Rows(Protocol):
@@ -42,7 +44,8 @@ def row_blocks(X: Rows, columns: int, dtype: torch.dtype) -> Iterator[tuple[slic
     [3, 5]
     """
     n, d = X.shape
-    size = max(1, BLOCK_BYTES // (dtype.itemsize * (columns + d)))
+    on_cpu = not isinstance(X, Tensor) or X.device.type == "cpu"
+    size = max(1, (BLOCK_BYTES if on_cpu else DEVICE_BLOCK_BYTES) // (dtype.itemsize * (columns + d)))
     # A last block of a few rows costs almost a whole one.
     size = -(-n // max(1, -(-n // size)))
     for start in range(0, n, size):

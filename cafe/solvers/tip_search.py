@@ -28,6 +28,8 @@ from cafe.solvers.rows import Rows
 
 # Bytes of one block's affinities.
 BLOCK_BYTES = 8 * 2**20
+# The same on a GPU, where a block is a launch and nothing is read from a cache of that size.
+DEVICE_BLOCK_BYTES = 512 * 2**20
 
 
 def tip_search(
@@ -82,12 +84,18 @@ def tip_search(
     """
     n, c = queries.shape[0], len(text)
     at = np.asarray(alphas, dtype=np.float64)
+    on_cpu = keys.device.type == "cpu"
     owner = torch.as_tensor(key_labels, device=keys.device)
-    right = np.zeros((len(betas), len(at)))
-    nll = np.zeros_like(right) if with_likelihood else None
-    size = max(16, min(n, BLOCK_BYTES // (keys.element_size() * max(len(keys), 2 * c))))
+    counts = torch.as_tensor(np.bincount(key_labels, minlength=c), device=keys.device)
+    right = torch.zeros(len(betas), len(at), dtype=torch.float64, device=keys.device)
+    nll = torch.zeros_like(right) if with_likelihood else None
+    scored = torch.as_tensor(at, device=keys.device)
+    size = max(
+        16, min(n, (BLOCK_BYTES if on_cpu else DEVICE_BLOCK_BYTES) // (keys.element_size() * max(len(keys), 2 * c)))
+    )
     for start in range(0, n, size):
-        block = torch.as_tensor(np.asarray(queries[start : start + size])).to(keys).T  # (d, rows)
+        rows = queries[start : start + size]
+        block = (rows if isinstance(rows, Tensor) else torch.as_tensor(np.asarray(rows))).to(keys).T  # (d, rows)
         y = torch.as_tensor(labels[start : start + size], device=keys.device)[None]  # (1, rows)
         base = logit_scale * (text @ block)  # (c, rows)
         ahead = base.gather(0, y) - base
@@ -95,15 +103,19 @@ def tip_search(
         near, votes = torch.empty_like(affinity), torch.empty_like(base)
         for i, beta in enumerate(betas):
             torch.sub(affinity, 1, out=near).mul_(beta).exp_()
-            votes.zero_().index_add_(0, owner, near)
+            if on_cpu:
+                votes.zero_().index_add_(0, owner, near)
+            else:  # where additions are atomic, and so in any order
+                votes = torch.segment_reduce(near, "sum", lengths=counts, axis=0, unsafe=True)
             low, high = _intervals(votes - votes.gather(0, y), ahead)
-            right[i] += _stabbed(low, high, at)
+            right[i] += _stabbed(low, high, at) if on_cpu else _stabbed_on_device(low, high, scored)
             if nll is not None:
                 for j, alpha in enumerate(at):
                     logits = torch.add(base, votes, alpha=float(alpha))
                     losses = torch.logsumexp(logits, 0) - logits.gather(0, y)[0]
-                    nll[i, j] += float(losses.sum(dtype=torch.float64))
-    return right / n, None if nll is None else nll / n
+                    nll[i, j] += losses.sum(dtype=torch.float64)
+    accuracy: NDArray[np.float64] = right.cpu().numpy() / n
+    return accuracy, None if nll is None else nll.cpu().numpy() / n
 
 
 def _intervals(gain: Tensor, ahead: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,9 +127,15 @@ def _intervals(gain: Tensor, ahead: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(never, torch.inf, low), high
 
 
-def _stabbed(low: Tensor, high: Tensor, alphas: NDArray[np.float64]) -> NDArray[np.float64]:
+def _stabbed_on_device(low: Tensor, high: Tensor, alphas: Tensor) -> Tensor:
+    """Count the intervals that hold each alpha, without asking the device how many there are."""
+    inside = (low.double()[:, None] <= alphas) & (alphas <= high.double()[:, None])  # (rows, alphas)
+    return inside.sum(0)
+
+
+def _stabbed(low: Tensor, high: Tensor, alphas: NDArray[np.float64]) -> Tensor:
     """Count the intervals that hold each alpha."""
-    lows, highs = (np.sort(v.double().cpu().numpy()) for v in (low[low <= high], high[low <= high]))
+    lows, highs = (np.sort(v.double().numpy()) for v in (low[low <= high], high[low <= high]))
     started = np.searchsorted(lows, alphas, side="right")
     ended = np.searchsorted(highs, alphas, side="left")
-    return (started - ended).astype(np.float64)
+    return torch.from_numpy((started - ended).astype(np.float64))

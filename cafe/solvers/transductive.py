@@ -1,6 +1,7 @@
 """TransCLIP's solver: assignments of a whole query set by a Gaussian mixture with neighbours and text.
 
-Letters: n queries, s shots, d width, c classes, k neighbours. Iterates are float64 on the CPU.
+Letters: n queries, s shots, d width, c classes, k neighbours. Iterates are float64: NumPy arrays on a CPU, tensors
+on a device.
 
     z_i   ~ y_i^lambda exp( (1/50) ( l_i + (50 / 2k) ( (W^T z)_i + (W z)_i ) ) )      y text prediction, l_i below
     l_ic  = -1/2 sum_d (x_id - mu_cd)^2 / v_d
@@ -18,6 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cafe.arrays import functions, index_like, is_tensor, like, one_hot, relu, sums_by_class
+
 Array = NDArray[Any]
 
 # The released constants: inner iterations, scale of affinities against likelihoods, confident queries per class.
@@ -30,6 +33,8 @@ def neighbours(rows: Array, queries: Array, k: int, skip_self: bool) -> tuple[ND
     """Return the indices (rows, k) and affinities of each row's k nearest queries; block by block."""
     n = len(queries)
     k = min(k, n - 1 if skip_self else n)
+    if is_tensor(rows):
+        return _neighbours_on_device(rows, queries, k, skip_self)
     found = np.zeros((len(rows), k), dtype=np.int64)
     for start in range(0, len(rows), BLOCK):
         affinity = rows[start : start + BLOCK] @ queries.T
@@ -40,8 +45,77 @@ def neighbours(rows: Array, queries: Array, k: int, skip_self: bool) -> tuple[ND
     return found, np.einsum("rkd,rd->rk", queries[found], rows)
 
 
-def neighbour_matrix(shots: Array, queries: Array, k: int) -> tuple[object, object]:
+def _neighbours_on_device(rows: Any, queries: Any, k: int, skip_self: bool) -> tuple[Any, Any]:
+    """Do the same with tensors."""
+    torch = functions(rows)
+    columns, values = [], []
+    for start in range(0, len(rows), BLOCK):
+        affinity = rows[start : start + BLOCK] @ queries.T
+        if skip_self:
+            affinity.diagonal(start).fill_(-torch.inf)
+        nearest = affinity.topk(k, dim=1)
+        columns.append(nearest.indices)
+        values.append(nearest.values)
+    if not columns:
+        return torch.empty(0, k, dtype=torch.int64, device=rows.device), rows.new_empty(0, k)
+    return torch.cat(columns), torch.cat(values)
+
+
+class NeighboursOnDevice:
+    """W of rows that each have k neighbours among n others, and its products; sums always in the same order.
+
+    Parameters
+    ----------
+    columns, values : Tensor of shape (rows, k)
+        Neighbours of each row, and how near they are.
+    n : int
+        How many others there are.
+    """
+
+    # Numbers that a product with the transpose may hold at once.
+    MOST = 2**26
+
+    def __init__(self, columns: Any, values: Any, n: int) -> None:
+        self.columns, self.values = columns, values
+        flat = columns.reshape(-1)
+        order = flat.argsort(stable=True)
+        self.owner, self.weight = order // max(1, columns.shape[1]), values.reshape(-1)[order][:, None]
+        ends = functions(flat).searchsorted(flat[order], functions(flat).arange(n + 1, device=flat.device))
+        self.lengths = ends.diff()
+
+    def clipped(self) -> NeighboursOnDevice:
+        """Return the same with affinities of at least 0."""
+        return NeighboursOnDevice(self.columns, relu(self.values), len(self.lengths))
+
+    def __matmul__(self, z: Any) -> Any:
+        """Return W z, (rows, c)."""
+        total = z.new_zeros(len(self.columns), z.shape[1])
+        for j in range(self.columns.shape[1]):
+            total += self.values[:, j, None] * z[self.columns[:, j]]
+        return total
+
+    def transposed(self, z: Any) -> Any:
+        """Return W^T z, (n, c), of z (rows, c)."""
+        width = max(1, self.MOST // max(1, len(self.owner)))
+        parts = [
+            functions(z).segment_reduce(
+                self.weight * z[:, start : start + width][self.owner], "sum", lengths=self.lengths, axis=0, unsafe=True
+            )
+            for start in range(0, z.shape[1], width)
+        ]
+        return functions(z).cat(parts, 1)
+
+
+def transposed_product(matrix: Any, z: Any) -> Any:
+    """Return W^T z of a sparse matrix or of :class:`NeighboursOnDevice`."""
+    return matrix.transposed(z) if isinstance(matrix, NeighboursOnDevice) else matrix.T @ z
+
+
+def neighbour_matrix(shots: Array, queries: Array, k: int) -> tuple[Any, Any]:
     """Return W among queries (n, n) and from shots to queries (s, n), sparse."""
+    if is_tensor(queries):
+        among, from_shots = (neighbours(rows, queries, k, own) for rows, own in ((queries, True), (shots, False)))
+        return NeighboursOnDevice(*among, len(queries)), NeighboursOnDevice(*from_shots, len(queries))
     from scipy.sparse import csr_array
 
     parts = []
@@ -56,14 +130,18 @@ def neighbour_matrix(shots: Array, queries: Array, k: int) -> tuple[object, obje
 
 def normalised_exp(scores: Array) -> Array:
     """Return softmax along the last axis."""
-    scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+    scores = functions(scores).exp(scores - functions(scores).amax(scores, axis=1, keepdims=True))
     z: Array = scores / scores.sum(axis=1, keepdims=True)
     return z
 
 
 def unit(x: Array) -> Array:
     """Scale rows to length one; rows of zeros stay zeros."""
-    scaled: Array = x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), np.finfo(np.float64).tiny)
+    tiny = np.finfo(np.float64).tiny
+    if is_tensor(x):
+        there: Array = x / x.norm(dim=-1, keepdim=True).clamp_min(tiny)
+        return there
+    scaled: Array = x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), tiny)
     return scaled
 
 
@@ -81,8 +159,8 @@ def solve(
 
     Parameters
     ----------
-    queries, shots : ndarray of shape (n, d) and (s, d), float64
-        Unit length.
+    queries, shots : ndarray or Tensor of shape (n, d) and (s, d), float64
+        Unit length; computed where they are.
     text_logits : ndarray of shape (n, c)
         Zero-shot logits of the queries.
     labels : ndarray of shape (s,), int64
@@ -98,47 +176,53 @@ def solve(
     """
     n, d = queries.shape
     c = text_logits.shape[1]
-    log_y = text_logits - text_logits.max(axis=1, keepdims=True)
-    log_y -= np.log(np.exp(log_y).sum(axis=1, keepdims=True))
+    of = functions(queries)
+    log_y = text_logits - of.amax(text_logits, axis=1, keepdims=True)
+    log_y -= of.log(of.exp(log_y).sum(axis=1, keepdims=True))
     used = len(shots) if gamma > 0 else 0
     shots, labels = shots[:used], labels[:used]
     among, from_shots = neighbour_matrix(shots, queries, k)
-    onehot = np.zeros((used, c))
-    onehot[np.arange(used), labels] = 1
+    onehot = one_hot(labels, c, queries)
     shot_weight = TEMPERATURE * gamma / max(1, used)
-    from_shots_z = from_shots.T @ onehot  # type: ignore[attr-defined]
+    from_shots_z = transposed_product(from_shots, onehot)
 
-    z = np.exp(log_y)
+    z = of.exp(log_y)
     mu = starting_means(z, queries, shots, labels)
-    variance = np.full(d, 1.0 / d)
+    variance = like(np.full(d, 1.0 / d), queries)
     log_z: Array = log_y
     for iteration in range(iterations + 1):
         likelihood = -0.5 * (
-            np.square(queries) @ (1 / variance)[:, None]
+            of.square(queries) @ (1 / variance)[:, None]
             - 2 * queries @ (mu / variance).T
-            + np.square(mu) @ (1 / variance)
+            + of.square(mu) @ (1 / variance)
         )
         for _ in range(INNER):
-            pull = among.T @ z + among @ z + from_shots_z  # type: ignore[attr-defined]
+            pull = transposed_product(among, z) + among @ z + from_shots_z
             log_z = text_weight * log_y + (likelihood + TEMPERATURE / (2 * k) * pull) / TEMPERATURE
             z = normalised_exp(log_z)
         if iteration == iterations:
             break
         per_class = z.sum(axis=0) / n + shot_weight * onehot.sum(axis=0)
         sums = z.T @ queries / n + shot_weight * onehot.T @ shots
-        mu = unit(sums / np.maximum(per_class, np.finfo(np.float64).tiny)[:, None])
-        squares = np.square(queries).sum(axis=0) / n + shot_weight * np.square(shots).sum(axis=0)
-        variance = squares - 2 * (mu * sums).sum(axis=0) + per_class @ np.square(mu)
+        mu = unit(sums / per_class.clip(np.finfo(np.float64).tiny)[:, None])
+        squares = of.square(queries).sum(axis=0) / n + shot_weight * of.square(shots).sum(axis=0)
+        variance = squares - 2 * (mu * sums).sum(axis=0) + per_class @ of.square(mu)
         # Rows of a single point have no variance; the floor is far below any real one (about 1 / d).
-        variance = np.maximum(variance / (1 + shot_weight * used), 1e-8 / d)
+        variance = (variance / (1 + shot_weight * used)).clip(1e-8 / d)
     return log_z
 
 
 def starting_means(z: Array, queries: Array, shots: Array, labels: NDArray[np.int64]) -> Array:
     """Return mu (c, d): means of the shots, or of the most confident queries for classes without one."""
-    mu = np.zeros((z.shape[1], queries.shape[1]))
-    np.add.at(mu, labels, shots)
-    for row in np.setdiff1d(np.arange(z.shape[1]), labels):
+    mu = sums_by_class(shots, labels, z.shape[1])
+    missing = np.setdiff1d(np.arange(z.shape[1]), labels)
+    if is_tensor(z):
+        if len(missing):
+            there = index_like(missing, z)
+            best = z[:, there].topk(min(CONFIDENT, len(z)), dim=0)  # (8, missing)
+            mu[there] = (best.values[..., None] * queries[best.indices]).sum(0)
+        return unit(mu)
+    for row in missing:
         best = np.argsort(-z[:, row], kind="stable")[:CONFIDENT]
         mu[row] = z[best, row] @ queries[best]
     found: Array = unit(mu)

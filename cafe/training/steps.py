@@ -7,14 +7,17 @@ memory on the device, at a counter that the step itself moves on:
     rates  = schedule[done]        the learning rates of every step are a table
     tail  += losses share[done]    share is 1 / (steps of the tail) there, 0 before
 
-so that replaying needs nothing from the host, and the host waits for nothing. The CUDA part has never run on a GPU;
-the rest is tested on a CPU, where recording is running the step once, undoing it, and returning it.
+so that replaying needs nothing from the host, and the host waits for nothing. Stacks of one form are trained by one
+recording (:class:`Recording`). The CUDA part has never run on a GPU; the rest is tested on a CPU, where recorded steps
+are the steps themselves.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -26,8 +29,13 @@ from torch import Tensor
 
 from cafe.kernels.optimizers import make_update
 
-# Runs before capture: the first compiles kernels and makes buffers, the others let libraries choose theirs.
-WARM_UPS = 3
+# Runs before capture: it compiles kernels, makes buffers and lets libraries choose theirs.
+WARM_UPS = 1
+# Steps of one graph: its launch costs some microseconds, and each step then a sixteenth of it.
+GRAPH_STEPS = 16
+# Steps of a fit below which recording (a run, its capture and the graph's instantiation, some milliseconds) costs more
+# than the launches that it saves, about a third of a millisecond a step. An estimate: no GPU was at hand.
+LEAST_FOR_GRAPH = 64
 
 Step = Callable[[dict[str, Tensor], Tensor, bool], tuple[Tensor | None, dict[str, Tensor]]]
 Body = Callable[[], None]
@@ -120,6 +128,31 @@ class Batch:
     feature_mean: Tensor
 
 
+def learning_rates(steps: int, warmup_steps: int, peak: Tensor) -> Tensor:
+    """Return :func:`schedule` of every step at once, (steps, g), for peaks (g,)."""
+    factors = [
+        0.5 * (1 + math.cos(math.pi * ((step - warmup_steps) / max(1, steps - warmup_steps))))
+        for step in range(warmup_steps, steps)
+    ]
+    rates = torch.tensor(factors, dtype=torch.float64).to(peak.dtype)[:, None] * peak
+    return torch.cat([torch.full((min(steps, warmup_steps), len(peak)), 1e-5, dtype=peak.dtype), rates])
+
+
+def drawn_ahead(blocks: Iterable[Tensor], pin: bool) -> Iterator[Tensor]:
+    """Yield blocks of batches, each drawn by another thread while the one before is used; pinned for CUDA's copies."""
+    source = iter(blocks)
+
+    def draw() -> Tensor | None:
+        block = next(source, None)
+        return block.pin_memory() if pin and block is not None else block
+
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(draw)
+        while (block := waiting.result()) is not None:
+            waiting = thread.submit(draw)
+            yield block
+
+
 def one_by_one(
     take: Step,
     first: Configuration,
@@ -147,7 +180,9 @@ def one_by_one(
     factor = schedule(first.steps, first.warmup_steps)
     tail = torch.zeros_like(lr)
     tail_start = first.steps - tail_length(first.steps)
-    batches = (index for block in blocks for index in block.to(lr.device).unbind(1))  # (g, b) each
+    if lr.device.type == "cuda":
+        blocks = drawn_ahead(blocks, True)
+    batches = (index for block in blocks for index in block.to(lr.device, non_blocking=True).unbind(1))  # (g, b) each
     for step, index in enumerate(batches):
         losses, gradients = take(parameters, index, step >= tail_start)
         update(parameters, gradients, factor(step, lr))
@@ -156,21 +191,53 @@ def one_by_one(
     return tail.div_(first.steps - tail_start)
 
 
-def replayed(
-    take: Step,
-    first: Configuration,
-    parameters: dict[str, Tensor],
-    blocks: Iterable[Tensor],
-    lr: Tensor,
-    decay: Tensor,
-) -> Tensor:
-    """Do what :func:`one_by_one` does with steps that are recorded once and replayed; arguments as there."""
-    from cafe.kernels.triton_optimizers import TritonUpdate
+@dataclass
+class Recording:
+    """Steps that were recorded for one stack, and the tensors that they read and write.
 
-    update = TritonUpdate(first.optimizer, parameters, decay, first.steps, first.eps)
-    factor, peak = schedule(first.steps, first.warmup_steps), lr.cpu()
-    rates = torch.stack([factor(step, peak) for step in range(first.steps)]).to(lr.device)
-    return replay_steps(take, update, parameters, blocks, rates, tail_length(first.steps))
+    Another stack of the same form is trained by the same graph: its numbers are copied to these tensors.
+
+    Attributes
+    ----------
+    take : callable
+        The step, made of ``hyper`` and ``feature_mean``.
+    hyper, parameters : dict of str to Tensor
+        As the step has them.
+    feature_mean, decay : Tensor
+        The same.
+    steps : RecordedSteps or None
+        Set when the first stack has been trained.
+    """
+
+    take: Step
+    hyper: dict[str, Tensor]
+    parameters: dict[str, Tensor]
+    feature_mean: Tensor
+    decay: Tensor
+    steps: RecordedSteps | None = None
+
+    def fill(
+        self, hyper: dict[str, Tensor], parameters: dict[str, Tensor], feature_mean: Tensor, decay: Tensor
+    ) -> None:
+        """Put another stack's numbers in the places of those that were recorded with."""
+        for own, new in ((self.hyper, hyper), (self.parameters, parameters)):
+            for name, value in own.items():
+                value.copy_(new[name])
+        self.feature_mean.copy_(feature_mean)
+        self.decay.copy_(decay)
+
+    def train(self, first: Configuration, blocks: Iterable[Tensor], lr: Tensor) -> Tensor:
+        """Train ``parameters`` in place, and return mean losses as :func:`one_by_one` does; ``lr`` is on the CPU."""
+        from cafe.kernels.triton_optimizers import TritonUpdate
+
+        rates = learning_rates(first.steps, first.warmup_steps, lr).to(self.decay.device)
+        if self.steps is None:
+            update = TritonUpdate(first.optimizer, self.parameters, self.decay, first.steps, first.eps)
+            record = record_by_calling if first.steps < LEAST_FOR_GRAPH else None
+            self.steps = RecordedSteps(self.take, update, self.parameters, rates, tail_length(first.steps), record)
+        else:
+            self.steps.restart(rates)
+        return self.steps(blocks)
 
 
 class DeviceUpdate(Protocol):
@@ -183,16 +250,8 @@ class DeviceUpdate(Protocol):
         """Take one step."""
 
 
-def replay_steps(
-    take: Step,
-    update: DeviceUpdate,
-    parameters: dict[str, Tensor],
-    blocks: Iterable[Tensor],
-    rates: Tensor,
-    tail_steps: int,
-    record: Record | None = None,
-) -> Tensor:
-    """Take all steps of a group, and return the mean losses (g,) over the last ``tail_steps`` of them.
+class RecordedSteps:
+    """Steps of a stack that are recorded once, GRAPH_STEPS at a time and one alone, and replayed.
 
     Parameters
     ----------
@@ -202,70 +261,119 @@ def replay_steps(
         The optimiser.
     parameters : dict of str to Tensor of shape (g, ...)
         Trained in place.
-    blocks : iterable of Tensor of shape (g, steps, b), int64
-        Batches of rows, on the CPU, in order; none longer than the first.
     rates : Tensor of shape (steps, g)
         Learning rates, on the device.
     tail_steps : int
         How many steps the returned loss is over.
     record : callable, default=None
-        Makes a replay of a step; None for a CUDA graph on CUDA, else :func:`record_by_calling`.
+        Makes a replay of some steps; None for a CUDA graph on CUDA, else :func:`record_by_calling`.
     """
-    steps, g = rates.shape
-    device = rates.device
-    share = torch.zeros(steps, dtype=rates.dtype, device=device)
-    share[steps - tail_steps :] = 1 / tail_steps
-    at, done = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
-    tail = torch.zeros(g, dtype=rates.dtype, device=device)
-    batches: Tensor = torch.empty(0)
 
-    def body() -> None:
-        losses, gradients = take(parameters, batches.index_select(1, at)[:, 0], True)
-        update(parameters, gradients, rates.index_select(0, done)[0])
+    def __init__(
+        self,
+        take: Step,
+        update: DeviceUpdate,
+        parameters: dict[str, Tensor],
+        rates: Tensor,
+        tail_steps: int,
+        record: Record | None = None,
+    ) -> None:
+        self.take, self.update, self.parameters, self.rates = take, update, parameters, rates
+        (steps, g), self.device = rates.shape, rates.device
+        self.share = torch.zeros(steps, dtype=rates.dtype, device=self.device)
+        self.share[steps - tail_steps :] = 1 / tail_steps
+        self.at, self.done = (torch.zeros(1, dtype=torch.int64, device=self.device) for _ in range(2))
+        self.tail = torch.zeros(g, dtype=rates.dtype, device=self.device)
+        self.batches: Tensor | None = None
+        self.on_cuda = self.device.type == "cuda"
+        self.record = record or (record_on_cuda if self.on_cuda else record_by_calling)
+        self.replays: dict[int, Body] = {}  # by how many steps they take
+
+    def restart(self, rates: Tensor) -> None:
+        """Start from the first step again, with other learning rates and moments of zero."""
+        self.rates.copy_(rates)
+        for value in (*self.update.state(), self.at, self.done, self.tail):
+            value.zero_()
+
+    def _step(self) -> None:
+        """Take one step; what differs between steps is read at ``at`` and ``done``."""
+        assert self.batches is not None
+        losses, gradients = self.take(self.parameters, self.batches.index_select(1, self.at)[:, 0], True)
+        self.update(self.parameters, gradients, self.rates.index_select(0, self.done)[0])
         if losses is not None:
-            tail.add_(losses.to(tail.dtype) * share.index_select(0, done))
-        at.add_(1)
-        done.add_(1)
+            self.tail.add_(losses.to(self.tail.dtype) * self.share.index_select(0, self.done))
+        self.at.add_(1)
+        self.done.add_(1)
 
-    on_cuda = device.type == "cuda"
-    if record is None:
-        record = record_on_cuda if on_cuda else record_by_calling
-    replay: Body | None = None
-    with torch.cuda.device(device) if on_cuda else nullcontext():
-        for block in blocks:
-            if replay is None:
-                batches = torch.zeros_like(block, device=device)
-            # From pinned memory, or the copy would wait.
-            batches[:, : block.shape[1]].copy_(block.pin_memory() if on_cuda else block, non_blocking=True)
-            if replay is None:
-                replay = record(body, [*parameters.values(), *update.state(), at, done, tail])
-            at.zero_()
-            for _ in range(block.shape[1]):
-                replay()
-        if on_cuda:
-            torch.cuda.current_stream().synchronize()  # once, at the end: the graph goes when this returns
-    return tail
+    def _replay(self, steps: int) -> None:
+        """Take so many steps, recorded when they are first wanted."""
+        if steps not in self.replays:
+            state = [*self.parameters.values(), *self.update.state(), self.at, self.done, self.tail]
+
+            def body() -> None:
+                for _ in range(steps):
+                    self._step()
+
+            self.replays[steps] = self.record(body, state)
+        self.replays[steps]()
+
+    def __call__(self, blocks: Iterable[Tensor]) -> Tensor:
+        """Take all steps, and return the mean losses (g,) over the last of them.
+
+        Parameters
+        ----------
+        blocks : iterable of Tensor of shape (g, steps, b), int64
+            Batches of rows, on the CPU, in order; none longer than the first.
+        """
+        with torch.cuda.device(self.device) if self.on_cuda else nullcontext():
+            for block in drawn_ahead(blocks, self.on_cuda):
+                if self.batches is None:
+                    self.batches = torch.zeros_like(block, device=self.device)
+                self.batches[:, : block.shape[1]].copy_(block, non_blocking=True)
+                self.at.zero_()
+                for _ in range(block.shape[1] // GRAPH_STEPS):
+                    self._replay(GRAPH_STEPS)
+                for _ in range(block.shape[1] % GRAPH_STEPS):
+                    self._replay(1)
+            if self.on_cuda:
+                # Once, at the end: pinned blocks may go when this returns.
+                torch.cuda.current_stream().synchronize()
+        return self.tail
 
 
 def record_by_calling(body: Body, state: Sequence[Tensor]) -> Body:
-    """Run the step once, undo it, and return it: what a CUDA graph does, without one."""
-    _undone(body, state)
+    """Return the steps themselves: what a CUDA graph does, without one."""
     return body
 
 
-def record_on_cuda(body: Body, state: Sequence[Tensor]) -> Body:
-    """Warm the step up on a stream of its own, undo that, capture it in a CUDA graph, and return its replay.
+@functools.cache
+def capture_stream(device: int) -> torch.cuda.Stream:
+    """Return the stream that graphs of a device are captured on: one for each, made once.
 
-    Source: PyTorch's notes on CUDA graphs, "whole-network capture": warm up on a side stream, then capture.
+    ``torch.cuda.graph`` has one for all devices, made on the first that was used.
     """
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+def record_on_cuda(body: Body, state: Sequence[Tensor]) -> Body:
+    """Warm the steps up on the current device's capture stream, undo that, capture them, and return their replay.
+
+    Source: PyTorch's notes on CUDA graphs, "whole-network capture". The two calls are what ``torch.cuda.graph`` does
+    without emptying the allocator's cache and collecting garbage, which costs more than a short fit. The mode lets
+    other threads allocate: batches are pinned in one.
+    """
+    side = capture_stream(torch.cuda.current_device())
     side.wait_stream(torch.cuda.current_stream())
+    graph = torch.cuda.CUDAGraph()
     with torch.cuda.stream(side):
         _undone(body, state, WARM_UPS)
+        side.synchronize()
+        graph.capture_begin(capture_error_mode="thread_local")
+        try:
+            body()
+        finally:
+            graph.capture_end()
     torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        body()
     return graph.replay
 
 

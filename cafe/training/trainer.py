@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -24,8 +25,8 @@ from torch import Tensor
 from cafe.compute import SMALL, run_each, threads_for
 from cafe.training.steps import Batch as Batch
 from cafe.training.steps import Configuration as Configuration
+from cafe.training.steps import Recording, one_by_one
 from cafe.training.steps import Step as Step
-from cafe.training.steps import one_by_one, replayed
 
 # Steps whose batches are drawn at once: 12,500 steps of 45 fits would fill a gigabyte.
 DRAWN_STEPS = 256
@@ -107,9 +108,10 @@ def train_many(
     """
     stacks = [stack for alike in _group(configurations) for stack in _cut(objective, X, configurations, alike, memory)]
     results: dict[int, Trained] = {}
+    recordings: dict[Hashable, Recording] = {}
 
     def fit(stack: list[int]) -> None:
-        trained = _fit_stack(objective, X, y, [configurations[i] for i in stack])
+        trained = _fit_stack(objective, X, y, [configurations[i] for i in stack], recordings)
         results.update(zip(stack, trained, strict=True))
 
     work = [sum(objective.multiply_adds(configurations[i]) for i in stack) for stack in stacks]
@@ -154,7 +156,13 @@ def _cut(
     return [alike[start : start + size] for start in range(0, len(alike), size)]
 
 
-def _fit_stack(objective: Objective, X: Tensor, y: Tensor, stack: Sequence[Configuration]) -> list[Trained]:
+def _fit_stack(
+    objective: Objective,
+    X: Tensor,
+    y: Tensor,
+    stack: Sequence[Configuration],
+    recordings: dict[Hashable, Recording],
+) -> list[Trained]:
     """Train configurations of one shape, stacked along the leading axis."""
     first = stack[0]
     initial, blocks = _draw(objective, stack)
@@ -166,11 +174,23 @@ def _fit_stack(objective: Objective, X: Tensor, y: Tensor, stack: Sequence[Confi
     hyper = {k: tensor([float(c.hyper[k]) for c in stack]) for k in first.hyper}
     feature_mean = torch.stack([_feature_mean(objective, X, c) for c in stack])
     lr, decay = tensor([c.lr for c in stack]), tensor([c.weight_decay for c in stack])
-    take = _stepper(objective, first.shape, hyper, X, y, feature_mean)
-    run = replayed if getattr(objective, "on_device", False) else one_by_one
-    tail = run(take, first, parameters, blocks, lr, decay)
+    if getattr(objective, "on_device", False):
+        b = min(first.batch_size, len(first.rows))
+        key = (first.shape, len(stack), first.steps, b, first.optimizer, first.warmup_steps, first.eps)
+        if key in recordings:
+            recordings[key].fill(hyper, parameters, feature_mean, decay)
+        else:
+            take = _stepper(objective, first.shape, hyper, X, y, feature_mean)
+            recordings[key] = Recording(take, hyper, parameters, feature_mean, decay)
+        parameters = recordings[key].parameters
+        tail = recordings[key].train(first, blocks, torch.tensor([c.lr for c in stack], dtype=X.dtype))
+    else:
+        take = _stepper(objective, first.shape, hyper, X, y, feature_mean)
+        with torch.cuda.device(X.device) if X.device.type == "cuda" else nullcontext():
+            tail = one_by_one(take, first, parameters, blocks, lr, decay)
     arrays = {name: value.cpu().numpy() for name, value in parameters.items()}
-    return [Trained({k: v[i].copy() for k, v in arrays.items()}, float(tail[i])) for i in range(len(stack))]
+    losses = tail.tolist()
+    return [Trained({k: v[i].copy() for k, v in arrays.items()}, losses[i]) for i in range(len(stack))]
 
 
 def _feature_mean(objective: Objective, X: Tensor, configuration: Configuration) -> Tensor:
@@ -205,12 +225,19 @@ def _draw(objective: Objective, stack: Sequence[Configuration]) -> tuple[dict[st
     Batches come as blocks (g, steps, b) of up to DRAWN_STEPS steps.
     """
     initial: list[dict[str, Tensor]] = []
-    streams: list[Iterator[Tensor]] = []
+    # Configurations that differ in a ratio alone share their seed and rows, and so their batches: drawn once.
+    streams: dict[Hashable, Iterator[Tensor]] = {}
+    owners: list[int] = []
     for configuration in stack:
         generator = torch.Generator().manual_seed(configuration.random_state)
         initial.append(objective.initial(configuration, generator))
-        streams.append(_batches(configuration, generator))
-    blocks = (torch.stack(blocks) for blocks in zip(*streams, strict=True))
+        key = (generator.get_state().numpy().tobytes(), configuration.rows.tobytes())
+        if key not in streams:
+            streams[key] = _batches(configuration, generator)
+        owners.append(list(streams).index(key))
+    blocks = (
+        torch.stack([drawn[owner] for owner in owners]) for drawn in zip(*streams.values(), strict=True)
+    )  # (g, steps, b) each
     return {k: torch.stack([p[k] for p in initial]) for k in initial[0]}, blocks
 
 

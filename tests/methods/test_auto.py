@@ -19,7 +19,7 @@ from cafe.methods.mixture.gaussians import fit_gaussian, held_out_logits
 from cafe.methods.mixture.weights import losses, pick_weights, spread, stack, text_scale
 
 LONG = "CAFE_LONG_TESTS" in os.environ
-SETTINGS = {"steps": 20, "logit_scale": 30.0, "device": "auto", "dtype": "float64", "random_state": 0}
+SETTINGS = {"steps": 20, "logit_scale": 30.0, "device": "cpu", "dtype": "float64", "random_state": 0}
 
 
 def unit(x):

@@ -1,9 +1,11 @@
 """The learning rate, and recorded steps: the logic around a CUDA graph, with a recorder that runs on a CPU."""
 
+import pytest
 import torch
 
 from cafe.kernels.optimizers import AdamW
-from cafe.training.steps import record_by_calling, replay_steps, schedule
+from cafe.training import steps
+from cafe.training.steps import RecordedSteps, drawn_ahead, learning_rates, schedule
 
 G, B, N, STEPS, BLOCK, TAIL = 2, 3, 11, 10, 4, 3
 
@@ -48,25 +50,35 @@ def plain():
     return parameters["w"], torch.stack(losses[-TAIL:]).mean(0)
 
 
-def test_replayed_steps_are_the_plain_loop():
+def test_replayed_steps_are_the_plain_loop(monkeypatch):
+    monkeypatch.setattr(steps, "GRAPH_STEPS", 3)
     take, index, parameters, lr, decay = problem()
     factor = schedule(STEPS, 2)
     rates = torch.stack([factor(step, lr) for step in range(STEPS)])
     recorded = []
 
     def record(body, state):
-        recorded.append([value.clone() for value in state])
-        replay = record_by_calling(body, state)
-        # Recording leaves nothing behind: neither in parameters nor in moments and counters.
-        assert all(torch.equal(a, b) for a, b in zip(state, recorded[0], strict=True))
-        return replay
+        before = [value.clone() for value in state]
+        steps._undone(body, state)  # a warm-up
+        # It leaves nothing behind: neither in parameters nor in moments and counters.
+        assert all(torch.equal(a, b) for a, b in zip(state, before, strict=True))
+        recorded.append(body)
+        return body
 
     blocks = [index[:, start : start + BLOCK] for start in range(0, STEPS, BLOCK)]  # 4, 4 and 2 steps
-    tail = replay_steps(take, Counted(parameters, decay), parameters, blocks, rates, TAIL, record)
+    start = parameters["w"].clone()
+    whole = RecordedSteps(take, Counted(parameters, decay), parameters, rates, TAIL, record)
+    tail = whole(blocks)
     weights, losses = plain()
-    assert len(recorded) == 1
+    assert len(recorded) == 2  # three steps together, and one alone
     torch.testing.assert_close(parameters["w"], weights, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(tail, losses, rtol=1e-12, atol=1e-12)
+    # Another stack of the same form is trained by the same recordings.
+    parameters["w"].copy_(start)
+    whole.restart(rates.clone())
+    torch.testing.assert_close(whole(blocks), losses, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(parameters["w"], weights, rtol=1e-12, atol=1e-12)
+    assert len(recorded) == 2
 
 
 def test_a_replay_reads_what_the_first_call_read():
@@ -84,8 +96,35 @@ def test_a_replay_reads_what_the_first_call_read():
         return replay
 
     blocks = [index[:, start : start + BLOCK] for start in range(0, STEPS, BLOCK)]
-    replay_steps(take, Counted(parameters, decay), parameters, blocks, rates, TAIL, record)
+    RecordedSteps(take, Counted(parameters, decay), parameters, rates, TAIL, record)(blocks)
     assert seen == [True] * STEPS
+
+
+def test_a_table_of_rates_is_the_schedule():
+    peak = torch.tensor([1e-3, 0.3])
+    for n, warm_up in ((10, 0), (10, 3), (2, 5), (1, 0)):
+        factor = schedule(n, warm_up)
+        assert torch.equal(learning_rates(n, warm_up, peak), torch.stack([factor(step, peak) for step in range(n)]))
+
+
+def test_blocks_are_drawn_ahead_in_order():
+    drawn = []
+
+    def blocks():
+        for number in range(4):
+            drawn.append(number)
+            yield torch.tensor([number])
+
+    for used, block in enumerate(drawn_ahead(blocks(), False)):
+        assert int(block) == used
+        assert len(drawn) <= used + 2  # one more than is used, at most
+
+    def failing():
+        yield torch.tensor([0])
+        raise ValueError("no more rows")
+
+    with pytest.raises(ValueError, match="no more rows"):
+        list(drawn_ahead(failing(), False))
 
 
 def test_warm_up_is_constant_then_cosine():

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cafe.arrays import functions, is_tensor
 from cafe.errors import InputError
 
 Array = NDArray[Any]
@@ -37,6 +38,9 @@ def unit_length(x: Array) -> Array:
     [[0.6000000238418579, 0.800000011920929], [0.6000000238418579, 0.800000011920929]]
     """
     # Squares leave the range of the dtype long before the numbers do. float32 holds all squares of float16.
+    if is_tensor(x):
+        there: Array = _unit_length_on_device(x)
+        return there
     wide = x.astype(np.float32) if x.dtype == np.float16 else x
     limits = np.finfo(wide.dtype)
     with np.errstate(over="ignore", under="ignore"):
@@ -55,6 +59,15 @@ def unit_length(x: Array) -> Array:
     return scaled.astype(x.dtype, copy=False)
 
 
+def _unit_length_on_device(x: Any) -> Any:
+    """Do the same with a tensor; always by the largest entry first, since to ask would be to wait for the device."""
+    wide = x.float() if x.dtype.itemsize < 4 else x
+    largest = wide.abs().amax(-1, keepdim=True)
+    wide = wide / largest.where(largest > 0, 1.0)
+    length = wide.norm(dim=-1, keepdim=True)
+    return (wide / length.where(length > 0, 1.0)).to(x.dtype)
+
+
 def unit_parts(X: Array, second_width: int) -> Array:
     """Scale both parts of rows to length one: of the first encoder, and of the second in the last columns.
 
@@ -70,7 +83,7 @@ def unit_parts(X: Array, second_width: int) -> Array:
     >>> unit_parts(np.array([[3.0, 4.0, 7.0]]), 1).tolist()
     [[0.6, 0.8, 1.0]]
     """
-    parts: Array = np.concatenate(parts_of(X, second_width), axis=-1)
+    parts: Array = functions(X).concatenate(parts_of(X, second_width), axis=-1)
     return parts
 
 
@@ -104,6 +117,9 @@ def softmax(logits: Array) -> Array:
     >>> softmax(np.array([[0.0, 0.0]])).tolist()
     [[0.5, 0.5]]
     """
+    if is_tensor(logits):
+        on_device: Array = logits.softmax(-1)
+        return on_device
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
     probabilities: Array = shifted / shifted.sum(axis=-1, keepdims=True)
     return probabilities

@@ -20,6 +20,8 @@ from cafe.methods.inputs.cosines import Array, unit_length
 LARGE = 2**30
 # Rows that are checked, summed or scored at once: 32 MiB of 1,024 float32.
 BLOCK_ROWS = 8192
+# Of a GPU's free memory that features may have; the rest is for what is made of them.
+SHARE_OF_DEVICE = 0.6
 
 
 class StoredRows:
@@ -101,6 +103,49 @@ def check_stored(estimator: Any, X: Any, y: Any) -> tuple[StoredRows, Array]:
         check_array(rows[part], dtype=[np.float32, np.float64], input_name="X", estimator=estimator)
     validate_data(estimator, rows[:1], dtype=[np.float32, np.float64])  # sets n_features_in_
     return rows, labels
+
+
+def no_room(X: Array | StoredRows, device: str) -> str:
+    """Return why features do not fit on a GPU, as a sentence, or "" where they do.
+
+    Examples
+    --------
+    >>> no_room(np.zeros((2, 2)), "cpu")
+    ''
+    """
+    if not device.startswith("cuda"):
+        return ""
+    import torch
+
+    needed, free = X.size * np.dtype(X.dtype).itemsize, torch.cuda.mem_get_info(device)[0]
+    if needed <= SHARE_OF_DEVICE * free:
+        return ""
+    return (
+        f"the features need {needed / 2**30:.1f} GiB in {X.dtype}, and {device} has {free / 2**30:.1f} GiB free; "
+        "use device='cpu', which reads those on disk a few rows at a time"
+    )
+
+
+def uploaded(rows: StoredRows, device: str, dtype: Any = None) -> Any:
+    """Return the rows as one tensor on a device, widened and scaled there a block at a time.
+
+    Parameters
+    ----------
+    rows : StoredRows of shape (n, d)
+        On disk or in memory.
+    device : str
+        Of a GPU.
+    dtype : torch.dtype, default=None
+        Of the tensor; None for that of the rows.
+
+    """
+    import torch
+
+    kind = torch.from_numpy(np.zeros(0, rows.dtype)).dtype if dtype is None else dtype
+    whole = torch.empty(rows.shape, dtype=kind, device=device)
+    for part in parts(len(rows)):
+        whole[part] = torch.from_numpy(rows[part]).to(device, kind)
+    return whole
 
 
 def parts(n: int) -> Iterator[slice]:

@@ -62,10 +62,8 @@ def distinct_rows(X: Array, y: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.fromiter(first.values(), np.int64, len(first))
 
 
-def fit_residual(
-    X: Array, y: NDArray[np.int64], text: Array, text_scale: float, settings: dict[str, Any]
-) -> tuple[Array, str]:
-    """Train TaskRes for a fixed number of steps; return its class weights (c, d) and the device.
+def fit_residual(X: Array, y: NDArray[np.int64], text: Array, text_scale: float, settings: dict[str, Any]) -> Array:
+    """Train TaskRes for a fixed number of steps; return its class weights (c, d).
 
     Parameters
     ----------
@@ -78,7 +76,7 @@ def fit_residual(
     text_scale : float
         Of the cosines, in training and in the weights that are returned.
     settings : dict
-        ``steps``, ``device``, ``dtype``, ``random_state``.
+        ``steps``, ``device`` (as :func:`cafe.compute.choose_device` returns it), ``dtype``, ``random_state``.
     """
     batch = min(256, len(y))
     if len(y) > (most := batch * settings["steps"]):
@@ -92,7 +90,8 @@ def fit_residual(
         logit_scale=text_scale,
         **{name: settings[name] for name in ("device", "dtype", "random_state")},
     ).fit(X, y)
-    return text_scale * unit_length(np.asarray(model.weights_, np.float64)), model.device_
+    weights: Array = text_scale * unit_length(np.asarray(model.weights_, np.float64))
+    return weights
 
 
 def centred_means(X: Array, y: NDArray[np.int64], n_classes: int) -> tuple[Array, Array]:
@@ -143,13 +142,13 @@ def held_out_scores(
     held_rows = np.concatenate([held for _, held in parts])
     labels, counts = y[held_rows], np.bincount(y)
     kept_counts = np.concatenate([np.bincount(y[kept], minlength=len(counts))[y[held]] for kept, held in parts])
-    logits, of_text = [held_out_logits(model, rows, y, parts) for rows, model in images], None
+    logits, of_text = [held_out_logits(model, rows, y, parts, settings["device"]) for rows, model in images], None
     if text is not None:
         of_text = settings["logit_scale"] * (X[held_rows] @ text.T)
     if text is not None and not residual:
         logits.insert(0, text_scale * (X[held_rows] @ text.T))
     elif text is not None:
-        residuals = [X[held] @ fit_residual(X[kept], y[kept], text, text_scale, settings)[0].T for kept, held in parts]
+        residuals = [X[held] @ fit_residual(X[kept], y[kept], text, text_scale, settings).T for kept, held in parts]
         logits.insert(0, np.concatenate(residuals))
     return HeldOut(np.stack(logits), of_text, labels, float(counts[labels].mean()), float(kept_counts.mean()))
 

@@ -23,6 +23,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cafe.arrays import functions, index_like, like, on_device, on_host
 from cafe.compute import threads_for
 from cafe.methods.inputs.cosines import Array
 
@@ -52,27 +53,33 @@ class SharedGaussian:
     means: Array
 
 
-def fit_gaussian(X: Array, y: NDArray[np.int64], n_classes: int) -> SharedGaussian | None:
+def fit_gaussian(X: Array, y: NDArray[np.int64], n_classes: int, device: str = "cpu") -> SharedGaussian | None:
     """Fit rows X (n, d) of classes y; None where no row differs from its class's mean, up to rounding."""
     (n, d), means, seen = X.shape, class_means(X, y, n_classes), np.bincount(y, minlength=n_classes) > 0
-    scatter, squares = np.zeros((d, d)), 0.0
+    scatter, there = on_device(np.zeros((d, d)), device), on_device(means, device)
+    squares = 0.0
     with threads_for(n * d * d):
         for start in range(0, n, CHUNK):
             part = slice(start, start + CHUNK)
             rows = X[part].astype(np.float64)
             squares += np.square(rows).sum()
-            rows -= means[y[part]]
+            rows = on_device(rows, device)
+            rows -= there[index_like(y[part], there)]
             scatter += rows.T @ rows
-        spread = np.trace(scatter)
+        spread = float(functions(scatter).trace(scatter))
         # Rounding of means leaves up to eps^2 of the rows' own squares, as in cafe.GDA.
         if spread <= 1e3 * np.finfo(np.float64).eps ** 2 * squares:
             return None
-        inverse = np.linalg.inv(scatter + spread / max(1, n - 1) * np.eye(d))
+        inverse = on_host(functions(scatter).linalg.inv(scatter + spread / max(1, n - 1) * like(np.eye(d), scatter)))
         return SharedGaussian(*_model(inverse, means, seen), inverse, means)
 
 
 def held_out_logits(
-    model: SharedGaussian, X: Array, y: NDArray[np.int64], folds: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]
+    model: SharedGaussian,
+    X: Array,
+    y: NDArray[np.int64],
+    folds: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]],
+    device: str = "cpu",
 ) -> Array:
     """Score every held-out row with its fold's class means and a covariance that lacks this one row.
 
@@ -96,16 +103,18 @@ def held_out_logits(
     for kept, held in folds:
         counts = np.bincount(y[kept], minlength=len(model.weights))
         means = class_means(X[kept], y[kept], len(counts))
-        rows = X[held].astype(np.float64)
-        residuals = rows - model.means[y[held]]
-        turned = residuals @ model.inverse  # q_i
-        a = all_counts[y[held]] / (all_counts[y[held]] - 1)
-        f = a / (1 - a * np.einsum("nd,nd->n", turned, residuals))
-        weights, offset = _model(model.inverse, means, counts > 0)
-        towards = X.shape[1] * (turned @ means.T)  # d q_i . mu_c
-        own = np.einsum("nd,nd->n", rows, turned)
+        rows = on_device(X[held].astype(np.float64), device)
+        residuals = rows - like(model.means[y[held]], rows)
+        turned = residuals @ like(model.inverse, rows)  # q_i
+        of = functions(rows)
+        a = like(all_counts[y[held]] / (all_counts[y[held]] - 1), rows)
+        f = a / (1 - a * of.einsum("nd,nd->n", turned, residuals))
+        weights, offset = (like(v, rows) for v in _model(model.inverse, means, counts > 0))
+        towards = X.shape[1] * (turned @ like(means, rows).T)  # d q_i . mu_c
+        own = of.einsum("nd,nd->n", rows, turned)
         scores = rows @ weights.T + offset + (f * own)[:, None] * towards
-        scores -= f[:, None] * np.square(towards) / (2 * X.shape[1])
+        scores -= f[:, None] * of.square(towards) / (2 * X.shape[1])
+        scores = on_host(scores)
         unseen = counts == 0
         scores[:, unseen] = scores[:, ~unseen].mean(axis=1, keepdims=True)
         logits.append(scores)

@@ -138,7 +138,7 @@ def mix_experts(
     y, n_classes, has_text = rows.y, rows.n_classes, rows.text is not None
     counts = np.bincount(y, minlength=n_classes)
     enough = 2 * np.sum(counts > 1) >= np.sum(counts > 0)
-    gaussians = [fit_gaussian(X, y, n_classes) if enough else None for X in encoders]
+    gaussians = [fit_gaussian(X, y, n_classes, settings["device"]) if enough else None for X in encoders]
     usable = [(X, model) for X, model in zip(encoders, gaussians, strict=True) if model is not None]
     if not usable:
         models = [centred_means(X, y, n_classes) for X in encoders]

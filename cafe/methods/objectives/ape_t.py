@@ -5,7 +5,7 @@ Letters: g configurations, b rows of a batch, n keys, d width, c classes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -33,6 +33,18 @@ class ResidualKeysObjective:
     keys: list[Tensor]
     key_labels: list[Tensor]
     channels: Tensor
+    stacked: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = field(default_factory=dict)
+
+    def _of_stack(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return keys (g, n, d), their labels (g, n) and channels (g, 1, d) of a stack; made once for each."""
+        # The same tensor at every step of a stack; to read it each time would be to wait for the device.
+        key = id(index)
+        if self.stacked.get(key, (None,))[0] is not index:
+            indices = index.long().tolist()
+            keys = torch.stack([self.keys[i] for i in indices])
+            labels = torch.stack([self.key_labels[i] for i in indices])
+            self.stacked[key] = (index, keys, labels, torch.stack([self.channels[i] for i in indices])[:, None, :])
+        return self.stacked[key][1:]
 
     def initial(self, configuration: Configuration, generator: torch.Generator) -> dict[str, Tensor]:
         """Start at Tip-Adapter: no residual, values of one; no random number is drawn."""
@@ -42,11 +54,9 @@ class ResidualKeysObjective:
         """Return losses (g,) and gradients."""
         features, labels = batch.features, batch.labels
         leaves = {name: value.detach().requires_grad_() for name, value in batch.parameters.items()}
-        indices = batch.hyper["index"].long().tolist()
-        keys = torch.stack([self.keys[i] for i in indices])  # (g, n, d)
-        key_labels = torch.stack([self.key_labels[i] for i in indices])  # (g, n)
+        keys, key_labels, channels = self._of_stack(batch.hyper["index"])
         alpha, beta, scale = (batch.hyper[k][:, None, None] for k in ("alpha", "beta", "logit_scale"))
-        residual = leaves["residual"] * self.channels[indices][:, None, :]  # (g, c, d)
+        residual = leaves["residual"] * channels  # (g, c, d)
         moved = keys + residual.gather(1, key_labels[:, :, None].expand_as(keys))
         affinity = features @ moved.transpose(1, 2)  # (g, b, n)
         votes = (-beta * (1 - affinity)).exp() * leaves["values"][:, None, :]

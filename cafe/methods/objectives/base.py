@@ -15,10 +15,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from cafe.compute import choose_device
 from cafe.methods.base import FewShotClassifier, unit_length
 from cafe.methods.inputs.parameters import Choice, Constraint, Number, Seed
 from cafe.methods.inputs.problem import CheckedArrays, Problem
+from cafe.methods.inputs.stored_rows import StoredRows, uploaded
 from cafe.training.trainer import Configuration, Objective, steps_for, train_many
 
 DTYPES = {"auto": torch.float32, "float32": torch.float32, "float64": torch.float64}
@@ -135,6 +135,7 @@ class TrainedClassifier(FewShotClassifier):
     }
     # What computes losses and gradients.
     _kernel: ClassVar[str] = "torch"
+    _runs_on_mps: ClassVar[bool] = True
     # Whether rows are scaled to length one whatever `normalize` says, since the logits are cosines.
     _trains_on_cosines: ClassVar[bool] = False
 
@@ -167,7 +168,7 @@ class TrainedClassifier(FewShotClassifier):
             for i in members:
                 one, problem = pairs[i]
                 one.loss_, one.n_steps_ = fit.loss, configurations[i].steps
-                one.kernel_, one.device_ = run.placement.kernel, run.placement.device
+                one.kernel_ = run.placement.kernel
                 one.dtype_ = run.placement.dtype_name
                 one._store(Result(problem, configurations[i], fit.parameters, objective))
 
@@ -179,7 +180,13 @@ class TrainedClassifier(FewShotClassifier):
         InputError
             If the device cannot be had.
         """
-        return Placement(choose_device(self.device), DTYPES[self.dtype], self._kernel, alike=self._alike())
+        return Placement(self.device_, DTYPES[self.dtype], self._kernel, alike=self._alike())
+
+    def _multiply_adds(self, n: int, d: int, c: int) -> float:
+        # Forward and backward of every pass over the rows; None is the default of methods that train longest.
+        epochs: Any = getattr(self, "epochs", None)
+        passes = 300.0 if epochs is None else float(epochs)
+        return 3.0 * n * d * c * passes
 
     def _alike(self) -> Hashable:
         """Return what estimators must share to be trained together, beside arrays, device and precision."""
@@ -188,6 +195,10 @@ class TrainedClassifier(FewShotClassifier):
     @classmethod
     def _features(cls, base: CheckedArrays, placement: Placement) -> Tensor:
         """Return the rows that the trainer gets, (n, d)."""
+        if isinstance(base.X, StoredRows) and placement.device.startswith("cuda"):
+            stored = base.X.normalised() if cls._trains_on_cosines else base.X
+            whole: Tensor = uploaded(stored, placement.device, placement.dtype)
+            return whole
         X: ArrayLike = unit_length(np.asarray(base.X)) if cls._trains_on_cosines else base.X
         return torch.as_tensor(np.ascontiguousarray(X)).to(device=placement.device, dtype=placement.dtype)
 

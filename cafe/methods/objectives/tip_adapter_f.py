@@ -13,7 +13,7 @@ whole rows, and neither the sum over it nor its gradient needs a product with th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -53,21 +53,34 @@ class KeysObjective:
     text: Tensor
     X: Tensor
     y: NDArray[np.int64]
+    known: dict[KeysShape, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def _owners(self, shape: KeysShape, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the class of each key (K,) and the keys of each class (c,), copied to the device once."""
+        if shape not in self.known:
+            owner = np.repeat(np.arange(len(shape.counts)), shape.counts)
+            self.known[shape] = (torch.as_tensor(owner).to(device), torch.tensor(shape.counts).to(device))
+        return self.known[shape]
 
     def initial(self, configuration: Configuration, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the configuration's rows sorted by class, (K, d); nothing is drawn."""
-        return {"keys": self.X[torch.as_tensor(sorted_rows(configuration.rows, self.y), device=self.X.device)].cpu()}
+        rows = torch.as_tensor(sorted_rows(configuration.rows, self.y)).to(self.X.device)
+        return {"keys": self.X[rows].cpu()}
 
     def losses_and_gradients(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return losses (g,) and the gradient in the keys; formulas in the module's docstring."""
         features, labels = batch.features, batch.labels
         g, b, _ = features.shape
         alpha, beta, scale = (batch.hyper[k][:, None, None] for k in ("alpha", "beta", "logit_scale"))
-        counts = torch.tensor(batch.shape.counts, device=features.device)
-        owner = torch.repeat_interleave(torch.arange(len(counts), device=features.device), counts)  # (K,)
+        owner, lengths = self._owners(batch.shape, features.device)
         columns = features.transpose(1, 2)  # (g, d, b)
         affinity = torch.exp(beta * (batch.parameters["keys"] @ columns - 1))  # (g, K, b)
-        logits = (scale * (self.text @ columns)).index_add_(1, owner, alpha * affinity)  # (g, c, b)
+        logits = scale * (self.text @ columns)  # (g, c, b)
+        if features.device.type == "cpu":
+            logits.index_add_(1, owner, alpha * affinity)
+        else:  # where additions are atomic, and so in any order
+            votes = (alpha * affinity).transpose(0, 1).contiguous()  # (K, g, b)
+            logits += torch.segment_reduce(votes, "sum", lengths=lengths, axis=0, unsafe=True).transpose(0, 1)
         log_p = torch.log_softmax(logits, dim=1)
         true = labels[:, None, :]  # (g, 1, b)
         losses = -log_p.gather(1, true).mean(dim=(1, 2))

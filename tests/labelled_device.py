@@ -1,0 +1,226 @@
+"""CPU tensors that are labelled cuda:0, so that code for a GPU runs, and is watched, on a machine without one.
+
+    with LabelledDevice() as device:
+        model = CLIPAdapter(text, device="cuda").fit(X, y)
+    assert device.reads == 0
+
+Tensors are real and on the CPU; which of them stand for tensors on the GPU is written down by their memory. Inside the
+context
+
+- ``torch.cuda`` says that one device is there, and a tensor that is made or moved there is labelled, a copy of its own;
+- an operation on labelled and unlabelled tensors is refused, as CUDA refuses it (numbers of no dimensions are let pass,
+  and copies);
+- NumPy cannot have a labelled tensor;
+- ``reads`` counts what makes the host wait for a device: reading a number, copying to the host, and operations whose
+  result has a size that only the device knows. ``read_at`` says where, as "file:line" of the project's code;
+- ``uploads`` counts copies to the device, which wait too where the memory is not pinned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from collections import Counter
+from contextlib import ExitStack
+from types import SimpleNamespace
+from unittest import mock
+
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+LABEL = torch.device("cuda:0")
+CPU = torch.device("cpu")
+aten = torch.ops.aten
+# Their results' sizes are known to the device alone, so that the host waits.
+WAITS = {
+    aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default, aten._unique2.default,
+    aten.unique_dim.default, aten.bincount.default, aten.equal.default,
+}  # fmt: skip
+COPIES = {aten.copy_.default, aten._to_copy.default}
+MAKING_NUMPY = {"numpy", "__array__"}
+
+
+class LabelledDevice(TorchFunctionMode):
+    """See the module's docstring; arguments are what the card says of itself."""
+
+    def __init__(self, shared_memory: int = 227 * 1024, multiprocessors: int = 132, memory: int = 80 * 2**30) -> None:
+        super().__init__()
+        # By address of the memory; the weak reference keeps the address from being given to another.
+        self.labelled: dict[int, StorageWeakRef] = {}
+        self.read_at: Counter[str] = Counter()
+        self.operations = self.uploads = 0
+        self.properties = SimpleNamespace(
+            name="labelled CPU", major=9, minor=0, total_memory=memory, multi_processor_count=multiprocessors,
+            shared_memory_per_block_optin=shared_memory, shared_memory_per_block=48 * 1024,
+        )  # fmt: skip
+        self.stack = ExitStack()
+
+    @property
+    def reads(self) -> int:
+        """How often the host waited."""
+        return sum(self.read_at.values())
+
+    # ------------------------------------------------------------------ labels
+
+    def is_labelled(self, tensor: torch.Tensor) -> bool:
+        """Return whether a tensor stands for one on the device."""
+        with torch._C.DisableTorchFunction():
+            return tensor.layout == torch.strided and tensor.untyped_storage()._cdata in self.labelled
+
+    def label(self, tree, on_device: bool):
+        """Label every tensor of a tree, or take its label away."""
+        for tensor in tree_leaves(tree):
+            if isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided:
+                with torch._C.DisableTorchFunction():
+                    storage = tensor.untyped_storage()
+                    if on_device:
+                        self.labelled[storage._cdata] = StorageWeakRef(storage)
+                    else:
+                        self.labelled.pop(storage._cdata, None)
+        return tree
+
+    def wait(self) -> None:
+        """Count that the host waits here."""
+        for frame in reversed(traceback.extract_stack()):
+            if "labelled_device" not in frame.filename and "/torch/" not in frame.filename:
+                name = "/".join(frame.filename.split("/")[-2:])
+                self.read_at[f"{name}:{frame.lineno}"] += 1
+                return
+
+    # ------------------------------------------------------------------ functions: devices that are named
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        name = getattr(func, "__name__", "")
+        owner = getattr(func, "__self__", None)
+        first = args[0] if args else None
+        tensor = isinstance(first, torch.Tensor)
+        if name == "__get__" and tensor:
+            own = self.is_labelled(first)
+            attribute = getattr(owner, "__name__", "")
+            if attribute in ("device", "is_cuda", "is_cpu"):
+                return {"device": LABEL if own else CPU, "is_cuda": own, "is_cpu": not own}[attribute]
+            return func(*args, **kwargs)
+        if tensor and self.is_labelled(first):
+            if name in MAKING_NUMPY:
+                raise TypeError("can't convert cuda:0 device type tensor to numpy; copy it to the host first")
+            if name == "tolist":
+                self.wait()
+        if tensor and name in ("to", "cpu", "cuda"):
+            return self.move(first, name, args[1:], kwargs)
+        device = kwargs.get("device")
+        if device is not None and name != "device":
+            there = torch.device(device).type == "cuda"
+            kwargs["device"] = CPU
+            if name in ("as_tensor", "asarray", "tensor"):
+                made = func(*args, **kwargs)
+                if self.is_labelled(made) != there:
+                    made = self.moved(made, there)
+                return made
+            return self.label(func(*args, **kwargs), there)
+        return func(*args, **kwargs)
+
+    def move(self, tensor, name, args, kwargs):
+        """Do ``to``, ``cpu`` and ``cuda``: a copy where the label changes."""
+        own = self.is_labelled(tensor)
+        there, left = {"cpu": False, "cuda": True}.get(name, own), []
+        for value in args:
+            if isinstance(value, torch.Tensor):
+                there = self.is_labelled(value)
+                left.append(value.dtype)
+            elif isinstance(value, (str, torch.device)):
+                there = torch.device(value).type == "cuda"
+            else:
+                left.append(value)
+        if kwargs.pop("device", None) is not None:
+            there = torch.device(kwargs.get("device", "cuda")).type == "cuda"
+        changed = tensor.to(*[v for v in left if isinstance(v, torch.dtype)], **kwargs) if name == "to" else tensor
+        return changed if there == own else self.moved(changed, there)
+
+    def moved(self, tensor, there: bool):
+        """Return a copy on the other side."""
+        if there:
+            self.uploads += 1
+        else:
+            self.wait()
+        with torch._C.DisableTorchFunction():
+            copy = tensor.clone()
+        return self.label(copy, there)
+
+    # ------------------------------------------------------------------ operations: mixtures and waits
+
+    def operation(self, func, args, kwargs):
+        """Run one operation: refuse a mixture, count a wait, label what comes out."""
+        self.operations += 1
+        given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)]
+        sides = {self.is_labelled(value) for value in given if value.ndim or self.is_labelled(value)}
+        if len(sides) > 1 and func not in COPIES:
+            # CUDA takes indices from the host too; that is a copy that waits, and a mistake in a fit.
+            places = [(self.is_labelled(v), tuple(v.shape)) for v in given]
+            raise RuntimeError(f"Expected all tensors to be on the same device: {func} of (on cuda:0, shape) {places}")
+        on_device = True in sides
+        if func is aten.copy_.default:
+            on_device = self.is_labelled(given[0])
+            if not on_device and True in sides:
+                self.wait()
+        elif on_device and (func in WAITS or self._by_mask(func, args)):
+            self.wait()
+        before = {value.untyped_storage()._cdata for value in given if value.layout == torch.strided}
+        out = func(*args, **kwargs)
+        fresh = [
+            value
+            for value in tree_leaves(out)
+            if isinstance(value, torch.Tensor) and value.untyped_storage()._cdata not in before
+        ]
+        self.label(fresh, on_device)
+        if func is aten.lift_fresh.default:
+            self.label(out, False)
+        return out
+
+    @staticmethod
+    def _by_mask(func, args) -> bool:
+        """Return whether an index is a mask, whose count the host has to know."""
+        if func not in (aten.index.Tensor, aten.index_put_.default, aten.index_put.default):
+            return False
+        return any(value is not None and value.dtype == torch.bool for value in args[1])
+
+    # ------------------------------------------------------------------ the context
+
+    def __enter__(self):
+        watcher = self
+
+        class Operations(TorchDispatchMode):
+            def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+                return watcher.operation(func, args, kwargs or {})
+
+        cuda = {
+            "is_available": lambda: True,
+            "device_count": lambda: 1,
+            "current_device": lambda: 0,
+            "get_device_properties": lambda device=None: self.properties,
+            "get_device_name": lambda device=None: self.properties.name,
+            "get_device_capability": lambda device=None: (9, 0),
+            "mem_get_info": lambda device=None: (self.properties.total_memory, self.properties.total_memory),
+            "synchronize": lambda device=None: None,
+            "device": lambda device=None: contextlib.nullcontext(),
+        }
+        from cafe.kernels import choose
+        from cafe.training import steps
+
+        for name, value in cuda.items():
+            self.stack.enter_context(mock.patch.object(torch.cuda, name, value))
+        # No kernel of a GPU runs on a CPU, and no graph is captured; the rest is what a GPU would do.
+        self.stack.enter_context(mock.patch.object(choose, "has_triton", lambda: choose.interpreting()))
+        self.stack.enter_context(mock.patch.object(steps, "record_on_cuda", steps.record_by_calling))
+        # Batches are drawn in a thread of their own, which does not see this context.
+        self.stack.enter_context(mock.patch.object(torch.Tensor, "pin_memory", lambda tensor, device=None: tensor))
+        self.stack.enter_context(Operations())
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        self.stack.close()
+        self.labelled.clear()

@@ -1,0 +1,162 @@
+"""Every method with device="cuda": it runs there, on tensors of the device alone, and does not wait in its loops.
+
+There is no GPU: tensors are on the CPU and labelled, see tests/labelled_device.py.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import cafe.training.steps
+from cafe.errors import InputError
+from cafe.fitting import check_device_and_dtype
+from cafe.methods import fit_many, make_method, method_names
+
+_spec = importlib.util.spec_from_file_location("labelled_device", Path(__file__).parents[1] / "labelled_device.py")
+labelled = importlib.util.module_from_spec(_spec)
+sys.modules["labelled_device"] = labelled
+_spec.loader.exec_module(labelled)
+LabelledDevice = labelled.LabelledDevice
+# Its card has no kernels of Triton's, and a fit says so.
+pytestmark = pytest.mark.filterwarnings("ignore:adapters train without Triton")
+
+METHODS = [name for name in method_names() if name != "coop"]  # which runs a tower of transformers: test_coop.py
+# How each method takes longer.
+LONGER = {"epochs": (2, 8), "steps": (3, 12), "iterations": (5, 20)}
+
+
+def problem(n_classes=4, per_class=6, d=12, seed=0):
+    rng = np.random.default_rng(seed)
+    text = rng.normal(size=(n_classes, d)).astype(np.float32)
+    y = np.arange(n_classes * per_class) % n_classes
+    X = (text[y] + 0.6 * rng.normal(size=(len(y), d))).astype(np.float32)
+    return X, y, text
+
+
+def make(name, text, device, longer=False):
+    model = make_method(name, class_embeddings=text, device=device)
+    known = model.get_params(deep=False)
+    changes = {k: v[longer] for k, v in LONGER.items() if k in known}
+    changes |= {k: v for k, v in {"random_state": 0, "C": 1.0, "batch_size": 8}.items() if k in known}
+    return model.set_params(**changes)
+
+
+@pytest.mark.filterwarnings("ignore:the batch of")
+@pytest.mark.parametrize("name", METHODS)
+def test_runs_on_the_device_and_gives_what_a_cpu_gives(name):
+    X, y, text = problem()
+    with LabelledDevice() as device:
+        model = make(name, text, "cuda").fit(X, y)
+        assert device.operations or name in ("zero-shot", "tip-adapter", "stat-a", "trans-clip")  # which learn nothing
+        fitted, device.operations = device.reads, 0
+        logits = model.logits(X)
+        assert device.operations > 0, "rows were scored somewhere else"
+        # Whether all are finite, and the logits themselves.
+        assert device.reads - fitted <= 2, device.read_at
+    assert model.device_ == "cuda:0"
+    assert not model.kernel_.startswith(("numpy", "cpu"))
+    plain = make(name, text, "cpu").fit(X, y)
+    assert plain.device_ == "cpu"
+    np.testing.assert_allclose(logits, plain.logits(X), atol=3e-4 * np.abs(logits).max())
+    # Without the device it scores on the CPU, as a run that is opened elsewhere does.
+    np.testing.assert_allclose(model.logits(X), plain.logits(X), atol=3e-4 * np.abs(logits).max())
+
+
+@pytest.mark.filterwarnings("ignore:the batch of")
+@pytest.mark.parametrize("name", METHODS)
+def test_does_not_wait_in_its_loop(name):
+    X, y, text = problem()
+    waits = []
+    for longer in (False, True):
+        with LabelledDevice() as device:
+            make(name, text, "cuda", longer).fit(X, y).logits(X)
+        waits.append((device.reads, device.uploads, dict(device.read_at)))
+    assert waits[0][:2] == waits[1][:2], waits
+
+
+def test_tip_adapters_search_runs_on_the_device():
+    X, y, text = problem(per_class=8)
+    chosen = []
+    for device in ("cuda", "cpu"):
+        with LabelledDevice() as watched:
+            model = make_method("tip-adapter", class_embeddings=text, device=device, alpha="auto", beta="auto")
+            model.set_params(random_state=0).fit(X, y)
+        chosen.append((model.alpha_, model.beta_))
+        # Each fold's accuracies and likelihoods, once; not one number for each pair of alpha and beta.
+        assert watched.reads <= (16 if device == "cuda" else 0), watched.read_at
+    assert chosen[0] == chosen[1]
+
+
+def test_the_probes_solver_asks_once_in_eight_turns():
+    from cafe.solvers.logistic import logistic_path
+
+    rng = np.random.default_rng(0)
+    y = np.arange(120) % 5
+    X = rng.normal(size=(120, 20)).astype(np.float32) + 0.5 * np.eye(20, dtype=np.float32)[y]
+    plain = logistic_path(torch.from_numpy(X), y, 5, [0.1, 1.0], tolerance=1e-7)
+    with LabelledDevice() as device:
+        fits = logistic_path(torch.from_numpy(X).to("cuda"), y, 5, [0.1, 1.0], tolerance=1e-7)
+    turns = sum(fit.iterations for (fit,) in fits)
+    at_turns = sum(n for place, n in device.read_at.items() if "lbfgs.py" in place)
+    assert at_turns <= turns / 8 + 8, device.read_at
+    for (own,), (other,) in zip(fits, plain, strict=True):
+        assert own.converged
+        np.testing.assert_allclose(own.objective, other.objective, rtol=1e-5)
+        np.testing.assert_allclose(own.coef, other.coef, atol=5e-3)
+
+
+def test_a_small_problem_stays_on_the_cpu_and_a_large_one_does_not(monkeypatch):
+    X, y, text = problem()
+    with LabelledDevice() as device:
+        assert make("gda", text, "auto").fit(X, y).device_ == "cpu"
+        assert device.operations == 0
+        monkeypatch.setattr("cafe.compute.LEAST_FOR_GPU", 10)
+        assert make("gda", text, "auto").fit(X, y).device_ == "cuda:0"
+
+
+def test_a_device_that_is_not_here_is_refused():
+    X, y, text = problem()
+    for name in METHODS:
+        with pytest.raises(InputError, match="is not here"):
+            make(name, text, "cuda").fit(X, y)
+    with LabelledDevice(), pytest.raises(InputError, match="sees 1 CUDA devices"):
+        make("gda", text, "cuda:1").fit(X, y)
+    with LabelledDevice(), pytest.raises(InputError, match="scikit-learn' runs on the CPU alone"):
+        make("linear-probe", text, "cuda").set_params(solver="scikit-learn").fit(X, y)
+
+
+def test_every_method_has_a_choice_of_device():
+    with LabelledDevice():
+        for name in method_names():
+            check_device_and_dtype("cuda", "auto", name)
+
+
+def test_a_grid_runs_where_single_fits_run():
+    X, y, text = problem()
+    with LabelledDevice():
+        fits = fit_many(X, y, [make(name, text, "cuda") for name in ("gda", "task-res", "tip-adapter-f")])
+    assert [fit.device_ for fit in fits] == ["cuda:0"] * 3
+
+
+def test_products_are_exact_whatever_the_process_has_set_and_it_stays_set(monkeypatch):
+    X, y, text = problem()
+    before, seen = torch.get_float32_matmul_precision(), set()
+    train = cafe.training.steps.one_by_one
+
+    def watched(*arguments):
+        seen.add(torch.get_float32_matmul_precision())
+        return train(*arguments)
+
+    monkeypatch.setattr("cafe.training.trainer.one_by_one", watched)
+    torch.set_float32_matmul_precision("high")
+    try:
+        with LabelledDevice():
+            make("task-res", text, "cuda").fit(X, y).logits(X)
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert seen == {"highest"}
