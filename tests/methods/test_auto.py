@@ -106,7 +106,7 @@ def test_held_out_rows_are_scored_by_experts_that_did_not_see_them():
     rng = np.random.default_rng(0)
     X, text, y = unit(rng.normal(size=(60, 48))), unit(rng.normal(size=(6, 48))), np.arange(60) % 6
     gaussian = fit_gaussian(X, y, 6)
-    scores = held_out_scores(X, y, text, 30.0, gaussian, 4, SETTINGS)
+    scores = held_out_scores(X, y, text, 30.0, [(X, gaussian)], 4, SETTINGS)
     assert scores.logits.shape == (2, 60, 6)
     assert (scores.rows_of_class, scores.kept_of_class) == (10, 7.4)  # folds of 3, 3, 2 and 2
     for expert in scores.logits:
