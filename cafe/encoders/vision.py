@@ -107,7 +107,7 @@ class VisionEncoder(TorchEncoder):
             None,
             1024,
             224,
-            "Apple AMLR (research)",
+            "Apple sample code (ASCL)",
         ),
     }
 
