@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cafe.cli import cache, compare, demo, export, extract, fit, lists, predict, runs
+from cafe.cli import cache, compare, demo, export, extract, fit, lists, predict, runs, serve
 from cafe.cli.problems import run
 from cafe.cli.verbs import Verbs, help_without_verb
 from cafe.version import __version__
@@ -51,6 +51,7 @@ app.command("fit")(fit.fit)
 app.command("compare")(compare.compare)
 app.command("predict")(predict.predict)
 app.command("export")(export.export)
+app.command("serve")(serve.serve)
 app.add_typer(cache.app, name="cache")
 app.add_typer(runs.app, name="runs")
 app.command("datasets")(lists.datasets)

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ from cafe.evaluation.conformal import ConformalScore, conformal_threshold
 from cafe.files import cache_dir as cache_folder
 from cafe.files import replacing
 from cafe.last_used import note_use
+from cafe.methods.inputs.cosines import cosine_logits, softmax
 from cafe.prompts import GENERIC_TEMPLATE, class_embeddings, prompts, read_templates
 from cafe.runs import (
     FITTED_IMAGES,
@@ -56,6 +57,25 @@ if TYPE_CHECKING:
     from cafe.sharing.onnx_export import ExportSummary
 
 _COMPARED = 16  # images that an exported file is compared with torch on, and half as many digits
+
+
+class Scored(NamedTuple):
+    """What is said of n images by :meth:`Classifier.classify`.
+
+    Attributes
+    ----------
+    features : ndarray of shape (n, d)
+        As the method reads them.
+    probabilities : ndarray of shape (n, n_classes)
+    unknown_scores : ndarray of shape (n,)
+    zero_shot : ndarray of shape (n, n_classes) or None
+        Probabilities by text alone; None where the fit started from means of images.
+    """
+
+    features: Array
+    probabilities: Array
+    unknown_scores: NDArray[np.float64]
+    zero_shot: Array | None
 
 
 class Classifier:
@@ -481,6 +501,57 @@ class Classifier:
         note_use(caches, "runs", target)
         return target
 
+    @property
+    def all_class_names(self) -> list[str]:
+        """Names of the labels 0, 1, ... of the data set, those of classes without an image too."""
+        return list(self._all_names)
+
+    def classify(self, crops: NDArray[np.uint8]) -> Scored:
+        """Say what is on images that are cropped already, in one batch: for those who batch themselves, as servers do.
+
+        Parameters
+        ----------
+        crops : ndarray of shape (n, height, width, 3), uint8
+            As ``encoder.cropper`` makes them.
+
+        Returns
+        -------
+        Scored
+        """
+        unprojected = getattr(self.estimator, "projection", None) is not None
+        encode = self.encoder.encode_images_unprojected if unprojected else self.encoder.encode_images
+        features = encode(crops)
+        features = features[1] if isinstance(features, tuple) else features  # (n, d)
+        probabilities = self.estimator.predict_proba(features)
+        if self.promises is not None:
+            probabilities = self.promises.calibrated(probabilities)
+        text = text_of(self.estimator, features.shape[1])
+        zero_shot = None if text is None else softmax(cosine_logits(features, text, self.encoder.logit_scale))
+        return Scored(features, probabilities, self._unknown_scores(features), zero_shot)
+
+    def unknown_threshold(self, unknown: float | Literal["auto"] = "auto") -> float | None:
+        """Return the score above which an image is called unknown; None where ``"auto"`` has none.
+
+        Parameters
+        ----------
+        unknown : float or "auto", default="auto"
+            As of :meth:`predictions`.
+
+        Raises
+        ------
+        InputError
+            If images were too few for a rate that was given.
+        """
+        if isinstance(unknown, float):
+            return self._promised("a threshold of unknown images").threshold(unknown)
+        if self.promises is not None and self.promises.reaches(FALSE_ALARMS):
+            return self.promises.threshold(FALSE_ALARMS)
+        return None
+
+    def set_of(self, features: Array, probabilities: Array, coverage: float) -> tuple[str, ...]:
+        """Return the names in the set of one image of :meth:`classify`, (d,) and (n_classes,); as :meth:`sets` does."""
+        return self._set(features, probabilities, coverage, "lac")
+
     def export_onnx(self, out: Path | str) -> ExportSummary:
         """Write it as one ONNX file: image tower, head and softmax, with what is needed to use it in the metadata.
 
@@ -837,11 +908,7 @@ class Classifier:
         InputError
             If images were too few for the rate or the coverage; before an image is read.
         """
-        threshold = None
-        if isinstance(unknown, float):
-            threshold = self._promised("a threshold of unknown images").threshold(unknown)
-        elif unknown == "auto" and self.promises is not None and self.promises.reaches(FALSE_ALARMS):
-            threshold = self.promises.threshold(FALSE_ALARMS)
+        threshold = None if unknown == "off" else self.unknown_threshold(unknown)
         if coverage is not None:
             conformal_threshold(self._promised("sets of classes").own_scores["lac"], coverage)
         for answer in self._answers(images):

@@ -1,0 +1,1 @@
+"""A classifier behind an address: a page, an HTTP API, the Open Inference Protocol."""

@@ -1,0 +1,214 @@
+"""What the server asks of a classifier, whether it is a run with torch or an exported file with ONNX Runtime."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cafe.classifier.classifier import Classifier
+from cafe.classifier.onnx_classifier import OnnxClassifier, OnnxOutputs
+from cafe.classifier.training_images import TrainingImages
+from cafe.data.images.decoding import decoding_with, read_image
+from cafe.errors import InputError
+
+_THUMBNAIL = 112  # pixels of a side
+_KEPT_THUMBNAILS = 512  # in memory, some 4 kB each
+
+Array = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class ImageAnswer:
+    """What is said of one image.
+
+    Attributes
+    ----------
+    probabilities : ndarray of shape (c,)
+    unknown_score : float or None
+    zero_shot : ndarray of shape (c,) or None
+        What the encoder says by its text alone.
+    detail : object
+        What sets and neighbours are made of; the predictor's own.
+    """
+
+    probabilities: Array
+    unknown_score: float | None
+    zero_shot: Array | None
+    detail: Any
+
+
+class Predictor(Protocol):
+    """What the server needs.
+
+    Attributes
+    ----------
+    name : str
+        Of the model in the API.
+    class_names : list of str
+    platform : str
+        Of the Open Inference Protocol.
+    batch_size : int
+        Images that are classified together at most.
+    row : dict or None
+        How it did when it was tested.
+    decoder : str
+        Of JPEG files.
+    """
+
+    name: str
+    class_names: list[str]
+    platform: str
+    batch_size: int
+    row: dict[str, Any] | None
+    decoder: str
+
+    def crop(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Resize and crop one RGB image."""
+
+    def classify(self, crops: NDArray[np.uint8]) -> list[ImageAnswer]:
+        """Say what is on n images."""
+
+    def threshold(self, rate: float | None) -> float | None:
+        """Return the score above which an image is called unknown; None for the usual rate. Raises InputError."""
+
+    def set_of(self, answer: ImageAnswer, coverage: float) -> list[str]:
+        """Return the names of the classes that an image may be of. Raises InputError."""
+
+    def nearest(self, answer: ImageAnswer, k: int) -> list[dict[str, Any]]:
+        """Return the nearest training images: class, similarity, thumbnail as a data address; none where unknown."""
+
+
+def decode(predictor: Predictor, content: bytes, name: str, most_pixels: int) -> NDArray[np.uint8]:
+    """Turn the bytes of an image into what the predictor takes.
+
+    Raises
+    ------
+    UnreadableImageError
+        If it cannot be decoded.
+    TooManyPixelsError
+        If it has more pixels than the limit; its pixels are not decoded then.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as opened:  # reads the header alone
+            width, height = opened.size
+    except Exception:
+        width = height = 0  # what is wrong is said below
+    if width * height > most_pixels:
+        raise TooManyPixelsError(f"{width} x {height} pixels are more than the limit of {most_pixels:,}")
+    with decoding_with(predictor.decoder):
+        return predictor.crop(read_image(content, name))
+
+
+class TooManyPixelsError(InputError):
+    """An image is larger than the server decodes."""
+
+
+class RunPredictor:
+    """A run, with torch; see :class:`Predictor`."""
+
+    platform = "pytorch"
+
+    def __init__(self, classifier: Classifier, *, with_training_images: bool = True) -> None:
+        if classifier.estimator.chosen_on() == "the batch":
+            raise InputError(
+                f"{type(classifier.estimator).__name__} cannot be served: what it says of an image depends on the "
+                "other images of the batch, which would be those of other people; fit another method, such as auto"
+            )
+        self._classifier = classifier
+        self.name = "classifier" if classifier.run is None else classifier.run.resolve().name
+        self.class_names = [str(name) for name in classifier.classes_]
+        self.batch_size, self.decoder, self.row = classifier.encoder.batch_size, classifier.decoder, classifier.row
+        self._images: TrainingImages | None = classifier.training_images() if with_training_images else None
+        self._thumbnail = lru_cache(maxsize=_KEPT_THUMBNAILS)(self._made_thumbnail)
+
+    def crop(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Resize and crop one RGB image."""
+        return self._classifier.encoder.cropper(image)
+
+    def classify(self, crops: NDArray[np.uint8]) -> list[ImageAnswer]:
+        """Say what is on n images."""
+        scored = self._classifier.classify(crops)
+        zero_shot = [None] * len(crops) if scored.zero_shot is None else list(scored.zero_shot)
+        return [
+            ImageAnswer(probabilities, float(score), of_text, features)
+            for probabilities, score, of_text, features in zip(
+                scored.probabilities, scored.unknown_scores, zero_shot, scored.features, strict=True
+            )
+        ]
+
+    def threshold(self, rate: float | None) -> float | None:
+        """Return the score above which an image is called unknown."""
+        return self._classifier.unknown_threshold("auto" if rate is None else rate)
+
+    def set_of(self, answer: ImageAnswer, coverage: float) -> list[str]:
+        """Return the names of the classes that an image may be of."""
+        return list(self._classifier.set_of(answer.detail, answer.probabilities, coverage))
+
+    def nearest(self, answer: ImageAnswer, k: int) -> list[dict[str, Any]]:
+        """Return the nearest training images."""
+        if self._images is None:
+            return []
+        found = []
+        for row, cosine in self._images.nearest(answer.detail, k):
+            label = int(self._images.labels[row])
+            name = self._classifier.all_class_names[label]
+            found.append({"class": name, "similarity": cosine, "thumbnail": self._thumbnail(row)})
+        return found
+
+    def _made_thumbnail(self, row: int) -> str | None:
+        assert self._images is not None
+        picture = self._images.picture(row)
+        if picture is None:
+            return None
+        picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+        stream = io.BytesIO()
+        picture.convert("RGB").save(stream, "JPEG", quality=80)  # nothing of the file but its pixels
+        return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+class OnnxPredictor:
+    """An exported file, with ONNX Runtime; see :class:`Predictor`."""
+
+    platform = "onnxruntime_onnx"
+
+    def __init__(self, classifier: OnnxClassifier) -> None:
+        self._classifier = classifier
+        self.name = classifier.run.stem
+        self.class_names = [str(name) for name in classifier.classes_]
+        self.batch_size, self.decoder, self.row = classifier.batch_size, classifier.decoder, classifier.row
+
+    def crop(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Resize and crop one RGB image."""
+        return self._classifier.cropper(image)
+
+    def classify(self, crops: NDArray[np.uint8]) -> list[ImageAnswer]:
+        """Say what is on n images."""
+        outputs = self._classifier.classify(crops)
+        return [
+            ImageAnswer(
+                outputs.probabilities[i],
+                None if outputs.unknown_scores is None else float(outputs.unknown_scores[i]),
+                None if outputs.zero_shot is None else outputs.zero_shot[i],
+                OnnxOutputs(*(None if values is None else values[i : i + 1] for values in outputs)),  # type: ignore[arg-type]
+            )
+            for i in range(len(crops))
+        ]
+
+    def threshold(self, rate: float | None) -> float | None:
+        """Return the score above which an image is called unknown."""
+        return self._classifier.threshold("auto" if rate is None else rate)
+
+    def set_of(self, answer: ImageAnswer, coverage: float) -> list[str]:
+        """Return the names of the classes that an image may be of."""
+        return list(self._classifier.sets(answer.detail, coverage)[0])
+
+    def nearest(self, answer: ImageAnswer, k: int) -> list[dict[str, Any]]:
+        """Return nothing: an exported file has no training images."""
+        return []

@@ -1,0 +1,112 @@
+"""``cafe serve``: a classifier behind an address."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from cafe.cli.options import CacheDir, Device, Dtype, Quiet, listed
+from cafe.cli.runs import complete_run
+from cafe.cli.screen import Screen
+from cafe.errors import InputError, MissingDependencyError
+
+
+def serve(
+    run: Annotated[
+        str | None,
+        typer.Option(
+            "--run",
+            metavar="DIR|NAME|FILE.onnx",
+            help="Folder that `cafe fit` saved to, or its name as `cafe runs ls` has it, or a file of `cafe export` "
+            "[default: the run last used].",
+            autocompletion=complete_run,
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option("--host", metavar="ADDRESS", help="Where to listen; 0.0.0.0 for all networks.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", metavar="N", help="Of the address; 0 takes a free one.")] = 8000,
+    cors: Annotated[
+        list[str] | None,
+        typer.Option("--cors", metavar="ORIGIN", help="Origins whose pages may call the API [default: none]; a list."),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-host",
+            metavar="NAME",
+            help="Further names by which it may be called, as behind a proxy; a list. An address other than this "
+            "machine's own takes any.",
+        ),
+    ] = None,
+    training_images: Annotated[
+        bool,
+        typer.Option(
+            "--training-images/--no-training-images",
+            help="Show the nearest training images, where these are on this machine.",
+        ),
+    ] = True,
+    max_megabytes: Annotated[float, typer.Option("--max-megabytes", metavar="N", help="Of a request.")] = 32.0,
+    max_pixels: Annotated[int, typer.Option("--max-pixels", metavar="N", help="Of an image.")] = 50_000_000,
+    max_waiting: Annotated[
+        int, typer.Option("--max-waiting", metavar="N", help="Images held at once; more are answered with 429.")
+    ] = 256,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="ID", help="Where the run's encoder is now, if it has moved."),
+    ] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    cache_dir: CacheDir = None,
+    quiet: Quiet = False,
+) -> None:
+    """Serve a classifier: a page for people, an HTTP API, the Open Inference Protocol.
+
+    The page is at `/`; `POST /predict` takes files, `/v2` what talks to Triton, KServe or Seldon, `/openapi.json` says
+    all of it, `/metrics` counts for Prometheus. Ctrl-C ends it, once what has begun is answered.
+    """
+    if not 0 <= port <= 65535:
+        raise InputError(f"--port takes a number of 0 to 65535; got {port}")
+    for option, value in (
+        ("--max-megabytes", max_megabytes),
+        ("--max-pixels", max_pixels),
+        ("--max-waiting", max_waiting),
+    ):
+        if value <= 0:
+            raise InputError(f"{option} takes a number above 0; got {value:g}")
+    with Screen(quiet=quiet) as screen:
+        try:
+            from cafe.serving.server import address_of, allowed_hosts, bind
+            from cafe.serving.server import serve as run_server
+        except ImportError as error:
+            raise MissingDependencyError(str(error.name), "serve", "serving") from error
+        with bind(host, port) as taken:  # before the encoder: a wrong address should not wait for it
+            from cafe.serving.app import Limits, make_app
+            from cafe.serving.predictor import OnnxPredictor, Predictor, RunPredictor
+
+            predictor: Predictor
+            if run is not None and run.endswith(".onnx") and not os.path.isdir(run):  # noqa: PTH112
+                from cafe.classifier.onnx_classifier import OnnxClassifier
+
+                screen.say(f"opening {run}")
+                predictor = OnnxPredictor(OnnxClassifier(run))
+            else:
+                from cafe.classifier.classifier import Classifier
+                from cafe.files import cache_dir as cache_folder
+                from cafe.runs import find_run
+
+                folder = find_run(run, cache_folder(cache_dir))
+                screen.say(f"using the run last used: {folder}" if run is None else f"opening the run {folder}")
+                classifier = Classifier.load(folder, model=model, device=device, dtype=dtype, cache_dir=cache_dir)
+                predictor = RunPredictor(classifier, with_training_images=training_images)
+            hosts = allowed_hosts(host)
+            app = make_app(
+                predictor,
+                Limits(megabytes=max_megabytes, pixels=max_pixels, waiting=max_waiting),
+                cors=listed(cors),
+                hosts=[*hosts, *listed(allow_host)] if hosts else [],
+            )
+            run_server(app, taken, lambda: screen.say(f"serving at {address_of(taken)}; Ctrl-C ends it"))
+            screen.say("ended")
