@@ -4,8 +4,8 @@
 
 The first encoder is ``cafe:mini``; the second a DINOv2 of two layers with random weights, which hardly sees anything,
 or the 8 x 8 pixels of the digits themselves, which see well and have no text. ``auto`` alone on either is what the
-others are held against: behind the better of both, by mean accuracy over the draws, by no more than two paired standard errors
-at any number of shots. The error is that of ``docs/methods.md``, on draws and test rows both.
+others are held against: behind the better of both, by mean accuracy over the draws, by no more than two paired standard
+errors at any number of shots. The error is that of ``docs/methods.md``, on draws and test rows both.
 """
 
 from __future__ import annotations

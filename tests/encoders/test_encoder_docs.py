@@ -78,6 +78,13 @@ def save_clip_retrieval(folder, rows, labels):
     pyarrow.parquet.write_table(table, folder / "metadata" / "metadata_0.parquet")
 
 
+def with_stand_ins(text):
+    """Name the small models of the desk in place of those that would be downloaded, and their caches."""
+    for name, own in (("openai/clip-vit-base-patch32", "./my-clip"), ("facebook/dinov2-base", "./my-dino")):
+        text = text.replace(name, own).replace(f"photos--{name.replace('/', '-')}", f"photos--{own.removeprefix('./')}")
+    return text
+
+
 def test_the_page_has_commands():
     assert len(COMMANDS) >= 25
     assert all(command.startswith("cafe ") for command in COMMANDS)
@@ -88,9 +95,7 @@ def test_every_command_runs(desk, monkeypatch, capfd, request):
     monkeypatch.setenv("CAFE_CACHE", str(desk / "cache"))
     skipped = []
     for command in COMMANDS:
-        # Models that would be downloaded.
-        command = command.replace("openai/clip-vit-base-patch32", "./my-clip")
-        words = shlex.split(command.replace("facebook/dinov2-base", "./my-dino"))[1:]
+        words = shlex.split(with_stand_ins(command))[1:]
         if any(word.startswith("open_clip:") for word in words):
             try:
                 tiny = request.getfixturevalue("tiny_open_clip")
@@ -104,6 +109,11 @@ def test_every_command_runs(desk, monkeypatch, capfd, request):
     assert len(skipped) <= 2
     assert load_features(desk / "all.h5").provenance["fingerprint"]
     assert (desk / "all.text.parquet").is_file()
+    # And in Python, on the caches that the commands left.
+    (block,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.S)
+    capfd.readouterr()
+    exec(compile(with_stand_ins(block), "docs/encoders.md", "exec"), {})
+    assert capfd.readouterr().out.strip()[2:-2] in CLASSES
 
 
 def test_the_table_of_formats_names_those_that_there_are():
