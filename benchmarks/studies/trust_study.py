@@ -137,7 +137,7 @@ def promises() -> list[dict[str, Any]]:
     return rows
 
 
-METHODS = ("gda", "clip-adapter", "auto")
+METHODS = ("gda", "auto")
 
 
 def temperature() -> list[dict[str, Any]]:
