@@ -159,7 +159,7 @@ def fit(
         bool,
         typer.Option(
             "--promises/--no-promises",
-            help="Fit four to six times more, on parts of the images, for what may be promised of new ones: thresholds "
+            help="Fit four times more, on parts of the images, for what may be promised of new ones: thresholds "
             "of unknown images, sets of classes, calibrated probabilities, labels that look wrong.",
         ),
     ] = True,

@@ -250,7 +250,7 @@ class Classifier:
         device, dtype : str, default="auto"
             Where and in what to train; images are encoded on the same device.
         promises : bool, default=True
-            Whether to fit four to six times more, on parts of the images, for what it may promise of new ones:
+            Whether to fit four times more, on parts of the images, for what it may promise of new ones:
             thresholds of unknown images, sets of classes, a temperature, labels that look wrong.
         compare : bool or sequence of str, default=False
             Whether to test other methods on the same test images (``leaderboard``): True all of `cafe methods` but

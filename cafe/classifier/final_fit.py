@@ -16,10 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cafe.classifier.out_of_fold import FOLDS as PROMISE_FOLDS
 from cafe.classifier.out_of_fold import (
-    FEW_IMAGES_A_CLASS,
-    FOLDS_OF_FEW,
-    MOST_IN_MORE_FOLDS,
     PARTS,
     Calibration,
     OutOfFold,
@@ -28,7 +26,6 @@ from cafe.classifier.out_of_fold import (
     random_parts,
     score_out_of_fold,
 )
-from cafe.classifier.out_of_fold import FOLDS as PROMISE_FOLDS
 from cafe.classifier.tested import TestedImages
 from cafe.compare.leaderboard import Contender, compare_methods
 from cafe.errors import InputError
@@ -229,10 +226,7 @@ def _with_promises(
         return replace(final, no_promises=f"{method} would train with the text tower once more for each fold")
     started = time.perf_counter()
     groups = identical_groups(seen)
-    n_classes = len(np.unique(seen.labels))
-    few = len(seen) < FEW_IMAGES_A_CLASS * n_classes and len(seen) * n_classes <= MOST_IN_MORE_FOLDS
-    n_folds = FOLDS_OF_FEW if few else PROMISE_FOLDS
-    held_out = folds(seen.labels, groups, chosen["seed"], n_folds=n_folds, repeats=1)
+    held_out = folds(seen.labels, groups, chosen["seed"], n_folds=PROMISE_FOLDS, repeats=1)
     if len(held_out) < 2:
         return replace(final, no_promises=why_untestable(seen))
     third, parts = random_parts(groups, chosen["seed"], PROMISE_FOLDS)[0], random_parts(groups, chosen["seed"], PARTS)

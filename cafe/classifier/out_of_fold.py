@@ -34,11 +34,7 @@ from cafe.fitting import FitRequest, fit_all, full_probabilities
 from cafe.methods.inputs.cosines import unit_length
 from cafe.protocol.tasks import Task
 
-FOLDS, FOLDS_OF_FEW = 3, 5
-# With fewer images a class a fit of two thirds of them is another classifier than that of all: it knows some classes by
-# two images in place of four, is far surer than it may be, and its temperature is too high for the fit that is kept.
-FEW_IMAGES_A_CLASS = 20
-MOST_IN_MORE_FOLDS = 1_000_000  # images times classes; beyond, a fit may take a minute, and two more of them too long
+FOLDS = 3
 PARTS = 20  # the means of 19 of 20 images are nearly those of all
 FALSE_ALARMS = 0.05  # of `--unknown auto`
 USUAL_RATES, USUAL_COVERAGES = (0.01, FALSE_ALARMS, 0.1), (0.9, 0.95, 0.99)  # that a run tells thresholds of
@@ -64,6 +60,8 @@ class OutOfFold:
         Its place among the images that were given. Those of which a class has a single one are never scored.
     fold : ndarray of shape (n,), int64
         In which each image is, from 0.
+    learned_share : float
+        Of all images, how many the fit of a fold has seen, on average.
     unknown_scores : ndarray of shape (m,)
         Of images by the means of other thirds.
     scoring_fit : classifier
@@ -76,6 +74,7 @@ class OutOfFold:
     labels: NDArray[np.int64]
     rows: NDArray[np.int64]
     fold: NDArray[np.int64]
+    learned_share: float
     unknown_scores: NDArray[np.float64]
     scoring_fit: Any
     scoring_probabilities: NDArray[Any]
@@ -144,6 +143,7 @@ def score_out_of_fold(
         np.concatenate([task.test.labels for task in tasks[:-1]]),
         np.concatenate(scored[:-1]),
         np.repeat(np.arange(len(held_out)), [len(rows) for rows in scored[:-1]]),
+        float(np.mean([len(train) for train in trained[:-1]])) / len(images),
         np.concatenate(strange),
         fits[-1].estimator,
         probabilities[-1],
@@ -218,16 +218,26 @@ def unknown_scores(
 class Calibration:
     """Whether a temperature makes the probabilities of a fit more honest, judged on images out of fold.
 
+    The fit of a fold has seen fewer images than the fit that is kept, a share s of them. With few images a class it is
+    another classifier: far surer than it may be, or less sure than it could. With images enough, probabilities need no
+    temperature; if what is missing falls as one over their number, then
+
+    ::
+
+        log T(kept fit)  =  s log T(fits of folds)
+
+    which is never stronger than what was measured.
+
     Attributes
     ----------
     temperature : float
-        What the logits of new images are divided by: the one fitted where it is sure to help, else 1.
+        What the logits of new images are divided by: the milder one above where it is sure to help, else 1.
     temperature_fitted : float
         That of highest likelihood on all images out of fold: above 1 where the method is too sure of itself.
     ece_out_of_fold, nll_out_of_fold : float
         Expected calibration error and mean negative log-likelihood of images out of fold.
     ece_tempered, nll_tempered : float
-        The same after a temperature that was fitted on the images of the other folds.
+        The same after a temperature, the milder one, of the images of the other folds.
     confidence, tempered_confidence : ndarray of shape (n,)
         Probability of the predicted class before and after that.
     correct : ndarray of shape (n,), bool
@@ -253,8 +263,10 @@ class Calibration:
         falls as well: elsewhere it would be fitted to chance.
         """
         p, labels = scored.probabilities, scored.labels
+        share = scored.learned_share
         of_others = {
-            fold: _temperature(p[scored.fold != fold], labels[scored.fold != fold]) for fold in scored.fold_numbers
+            fold: _temperature(p[scored.fold != fold], labels[scored.fold != fold]) ** share
+            for fold in scored.fold_numbers
         }
         temperatures = np.array([of_others[fold] for fold in scored.fold.tolist()])  # (n,)
         correct = p.argmax(axis=1) == labels
@@ -266,7 +278,7 @@ class Calibration:
         fitted = _temperature(p, labels)
         helps = float(gain.mean()) > _SURE * error and ece_after < ece
         return cls(
-            fitted if helps else 1.0, fitted, ece, ece_after, float(-np.log(own).mean()),
+            fitted**share if helps else 1.0, fitted, ece, ece_after, float(-np.log(own).mean()),
             float(-np.log(own_after).mean()), confidence, confidence_after, correct,
         )  # fmt: skip
 

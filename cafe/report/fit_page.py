@@ -32,13 +32,16 @@ ul.cards { padding: 0; margin: 0; }
 .cards li { list-style: none; font-size: .85rem; overflow-wrap: anywhere; }
 .cards img { width: 100%; aspect-ratio: 1; object-fit: contain; background: var(--stripe); border-radius: 4px; }
 td, th { max-width: 22rem; overflow-wrap: anywhere; }
-td:first-child, th:first-child { white-space: normal; min-width: 7rem; }
+td:first-child, th:first-child { white-space: normal; min-width: 8.5rem; }
+table.pairs th:nth-child(2), table.pairs td:nth-child(2) { text-align: left; white-space: normal; min-width: 8.5rem; }
 table.matrix td:first-child, table.matrix th:first-child { min-width: 5rem; }
 dd bdi, td bdi, th bdi, li bdi { unicode-bidi: isolate; }
 table.matrix td, table.matrix th { padding: .25rem .4rem; text-align: center; border: 1px solid var(--line); }
 table.matrix th { font-weight: 400; font-size: .8rem; }
 table.matrix thead th span { writing-mode: vertical-rl; max-height: 10rem; overflow: hidden; }
 svg { width: 100%; max-width: 24rem; height: auto; color: var(--ink); }
+circle { fill: #2563eb; fill-opacity: .75; }
+@media screen and (prefers-color-scheme: dark) { circle { fill: #7aa7ff; } }
 .diagrams { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(18rem, 100%), 1fr)); gap: 1.5rem; }
 figure { margin: 0; min-width: 0; }
 figcaption { min-height: 3.2em; }
@@ -47,12 +50,19 @@ figcaption { min-height: 3.2em; }
   body { padding: 1.25rem .9rem 3rem; }
   dl { grid-template-columns: minmax(0, 1fr); gap: 0; }
   dd { margin-bottom: .6rem; }
+  table { font-size: .82rem; }
+  th, td { padding: .3rem .4rem; }
+  thead th { white-space: normal; vertical-align: bottom; }
+  table:not(.matrix) thead th { overflow-wrap: normal; }
+  td:first-child, th:first-child { min-width: 7.5rem; }
+  table.pairs th:nth-child(2), table.pairs td:nth-child(2) { min-width: 7.5rem; }
 }
 @media print {
   :root { --paper: #fff; --ink: #000; --muted: #444; --line: #bbb; --stripe: #f2f2f2; }
   body { max-width: none; padding: 0; font-size: 11px; }
   table, figcaption { font-size: 10px; }
   th, td { padding: .2rem .5rem; }
+  td:first-child, th:first-child { min-width: 6rem; }
   h1 { font-size: 18px; }
   h2 { font-size: 13px; margin-top: 1.2rem; }
   .headline { font-size: 28px; }
@@ -60,6 +70,8 @@ figcaption { min-height: 3.2em; }
   table.matrix td, table.matrix th { padding: .1rem .15rem; font-size: 8px; }
   table.matrix td:first-child, table.matrix th:first-child { min-width: 3rem; max-width: 7rem; }
   svg { max-width: 16rem; }
+  .cards { grid-template-columns: repeat(auto-fill, minmax(6.5rem, 1fr)); gap: .6rem; }
+  .cards li, .cards small { font-size: 9px; }
   .scroll { overflow: visible; }
   h2 { break-after: avoid; }
   tr, .cards li, svg { break-inside: avoid; }
@@ -232,7 +244,7 @@ def _leaderboard(board: Leaderboard | None) -> list[str]:
         _scrolled(html_table(HEAD, [[_short(cell) for cell in line] for line in board.table()]), "Leaderboard"),
         *(f'<p class="note">{escape(visible_name(note))}</p>' for note in board.notes),
         f"<details><summary>Every pair ({len(pairs):,})</summary>",
-        _scrolled(html_table(head, pairs, caption=f"{board.test}, corrected by Holm"), "Pairs of methods"),
+        _scrolled(html_table(head, pairs, caption=f"{board.test}, corrected by Holm", css="pairs"), "Pairs of methods"),
         "</details>",
     ]
 
@@ -282,7 +294,11 @@ def _confusion(report: FitReport) -> list[str]:
         ]  # fmt: skip
         more = len(report.confusions) - len(body)
         note = f'<p class="note">and {more:,} rarer pairs</p>' if more > 0 else ""
-        return ["<h2>What is taken for what</h2>", _scrolled(html_table(head, body), "Confused pairs"), note]
+        return [
+            "<h2>What is taken for what</h2>",
+            _scrolled(html_table(head, body, css="pairs"), "Confused pairs"),
+            note,
+        ]
     counts = {(c.label, c.predicted): c.count for c in report.confusions}
     titles = "".join(f'<th scope="col"><span>{_name(name)}</span></th>' for name in report.class_names)
     lines = []
@@ -337,7 +353,7 @@ def _diagram(bins: Sequence[ReliabilityBin], title: str, said: str) -> str:
     most = max(b.count for b, _, _ in full)
     marks = "".join(
         f'<circle cx="{edge + side * confidence:.1f}" cy="{edge + side * (1 - accuracy):.1f}" '
-        f'r="{3 + 6 * (b.count / most) ** 0.5:.1f}" fill="#2563eb" fill-opacity=".75"><title>{b.count:,} images of '
+        f'r="{3 + 6 * (b.count / most) ** 0.5:.1f}"><title>{b.count:,} images of '
         f"confidence {_percent(confidence)}: {_percent(accuracy)} right</title></circle>"
         for b, confidence, accuracy in full
     )

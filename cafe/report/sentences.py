@@ -77,10 +77,10 @@ def calibration(row: Mapping[str, Any]) -> str:
     if row.get("temperature_fitted") is None:
         return ""
     before, after = percent(row["ece_out_of_fold"]), percent(row["ece_tempered"])
-    fitted = f"{row['temperature_fitted']:.3g}"
+    fitted, used = f"{row['temperature_fitted']:.3g}", f"{row['temperature']:.3g}"
     if row["temperature"] == 1.0:
         return (
             f"the method's own: a temperature ({fitted}) is not sure to help; calibration error {before}, with it "
             f"{after}, out of fold"
         )
-    return f"divided by a temperature of {fitted}: calibration error {before} before and {after} after, out of fold"
+    return f"divided by a temperature of {used}: calibration error {before} before and {after} after, out of fold"
