@@ -6,10 +6,11 @@
 
 README.md says what the parts are; docs/auto.md has the tables. ``auto`` fits auto on all draws, ``adapter`` auto and
 CLIP-Adapter's default (what `cafe fit --variant image --alpha 0.2` is) on all draws, compared row by row, ``singles``
-every setting of the single methods on the first two, ``confidence`` auto's logits times a few factors. Each appends a row for each cell to results/auto_study.jsonl, and
-``tables`` reads the newest; ``all`` is the tables of all three parts together, where ImageNet has no singles.
-``attempts`` changes one constant of the design at a time, on what it was built on. ``seconds`` fits auto on 16,000 rows
-of 1,000 classes, drawn around ImageNet's; wall-clock time wants a quiet machine.
+every setting of the single methods on the first two, and ``confidence`` multiplies auto's logits by a few factors. Each
+appends a row for each cell to results/auto_study.jsonl, and ``tables`` reads the newest; ``all`` is the tables of all
+three parts together, where ImageNet has no singles. ``attempts`` changes one constant of the design at a time, on what
+it was built on. ``seconds`` fits auto on 16,000 rows of 1,000 classes, drawn around ImageNet's; wall-clock time wants a
+quiet machine.
 
 "Oracle" is the method and setting that is best on a cell's test rows, which nobody can know; "fixed" is one setting for
 all cells. Both are compared on the draws that the single methods were fitted on.
@@ -156,9 +157,8 @@ def confidences(cells: dict[tuple[str, int], dict[str, Row]]) -> None:
     for factor in FACTORS if rows else ():
         ece, loss = np.array([row[f"{factor:g}"] for row in rows]).T
         beyond = int(np.sum(ece > np.array([row["zero-shot"][0] for row in rows]) + 0.01))
-        print(
-            f"logits times {factor:g}: {beyond} of {len(rows)} cells beyond, ECE {ece.mean():.4f}, loss {loss.mean():.4f}"
-        )
+        means = f"ECE {ece.mean():.4f}, loss {loss.mean():.4f}"
+        print(f"logits times {factor:g}: {beyond} of {len(rows)} cells beyond, {means}")
 
 
 STEPS: dict[str, Callable[[Cell], Row]] = {
