@@ -179,12 +179,51 @@ def read(part: str) -> dict[tuple[str, int], dict[str, Row]]:
     return cells
 
 
-def tables(cells: dict[tuple[str, int], dict[str, Row]]) -> None:
-    """Print the table of cells, and how it stands with the goals."""
+def by_dataset(cells: dict[tuple[str, int], dict[str, Row]]) -> None:
+    """Print the means of each data set over its numbers of shots."""
+    print(f"| data set | shots | zero-shot | CLIP-Adapter | auto | behind the oracle |\n{'| --- ' * 6}|")
+    for dataset in sorted({name for name, _ in cells}):
+        own = [(shots, steps) for (name, shots), steps in sorted(cells.items()) if name == dataset and "auto" in steps]
+        means = [np.mean([steps["auto"]["fits"][method][0] for _, steps in own]) for method in ("zero-shot", "auto")]
+        shown = [f"{value:.1f}" for value in means]
+        adapters = [steps["adapter"]["fits"]["clip-adapter"][0] for _, steps in own if "adapter" in steps]
+        # The mean of some of the cells would stand beside those of all.
+        shown.insert(1, f"{np.mean(adapters):.1f}" if len(adapters) == len(own) else "")
+        best = [max(v[0] for v in steps["singles"]["fits"].values()) for _, steps in own if "singles" in steps]
+        behind = np.array(best) - [steps["auto"]["on_first_draws"] for _, steps in own if "singles" in steps]
+        shown.append(f"{behind.mean():+.2f}" if len(best) else "")
+        print(f"| {dataset} | {', '.join(str(shots) for shots, _ in own)} | {' | '.join(shown)} |")
+
+
+def by_cell(cells: dict[tuple[str, int], dict[str, Row]]) -> None:
+    """Print the table of cells."""
     head = "cell | zero-shot | auto | gain (error) | on CLIP-Adapter (error) | best single, oracle | behind"
     print(f"| {head} | ECE zero-shot, auto | s |\n{'| --- ' * 9}|")
+    for (dataset, shots), steps in cells.items():
+        if "auto" not in steps:
+            continue
+        row, name = steps["auto"], f"{dataset}, {shots}"
+        (own, own_ece), (plain, plain_ece) = row["fits"]["auto"], row["fits"]["zero-shot"]
+        oracle, gap, lead = "", "", ""
+        if "adapter" in steps:
+            fits, error = steps["adapter"]["fits"], steps["adapter"]["error"]
+            lead = f"{fits['auto'][0] - fits['clip-adapter'][0]:+.2f} ({error:.2f})"
+        if "singles" in steps:
+            means = steps["singles"]["fits"]
+            best = max(means, key=lambda label: means[label][0])
+            oracle, gap = f"{means[best][0]:.1f} {best}", f"{means[best][0] - row['on_first_draws']:+.2f}"
+        print(
+            f"| {name}{'' if row['drawn'] else ' *'} | {plain:.1f} | {own:.1f} "
+            f"| {own - plain:+.2f} ({row['error']:.2f}) | {lead} | {oracle} | {gap} "
+            f"| {plain_ece:.3f}, {own_ece:.3f} | {row['core_seconds']:.1f} |"
+        )
+
+
+def standing(cells: dict[tuple[str, int], dict[str, Row]]) -> None:
+    """Print how it stands with the goals."""
     behind: dict[int, list[float]] = {}
-    below, uncalibrated, beaten, over_adapter = [], [], [], {True: [], False: []}
+    below, uncalibrated, beaten = [], [], []
+    over_adapter: dict[bool, list[float]] = {True: [], False: []}
     fixed: dict[bool, dict[str, list[float]]] = {True: {}, False: {}}
     for (dataset, shots), steps in cells.items():
         if "auto" not in steps:
@@ -195,40 +234,41 @@ def tables(cells: dict[tuple[str, int], dict[str, Row]]) -> None:
             below.append(name)
         if own_ece > plain_ece + 0.01:
             uncalibrated.append(name)
-        oracle, gap, lead = "", "", ""
         if "adapter" in steps:
             fits, error = steps["adapter"]["fits"], steps["adapter"]["error"]
             ahead = fits["auto"][0] - fits["clip-adapter"][0]
             over_adapter[row["text"]].append(ahead)
-            lead = f"{ahead:+.2f} ({error:.2f})"
             if ahead < 0:
-                beaten.append(f"{name}: {lead}{', beyond the bound' if -ahead > max(0.3, 2 * error) else ''}")
+                mark = ", beyond the bound" if -ahead > max(0.3, 2 * error) else ""
+                beaten.append(f"{name}: {ahead:+.2f} ({error:.2f}){mark}")
         if "singles" in steps:
-            means = steps["singles"]["fits"]
-            best = max(means, key=lambda label: means[label][0])
-            behind.setdefault(shots, []).append(means[best][0] - row["on_first_draws"])
-            oracle, gap = f"{means[best][0]:.1f} {best}", f"{behind[shots][-1]:+.2f}"
-            for label, value in {**{k: v[0] for k, v in means.items()}, "auto": row["on_first_draws"]}.items():
+            means = {label: value[0] for label, value in steps["singles"]["fits"].items()}
+            behind.setdefault(shots, []).append(max(means.values()) - row["on_first_draws"])
+            for label, value in {**means, "auto": row["on_first_draws"]}.items():
                 fixed[row["text"]].setdefault(label, []).append(value)
-        print(
-            f"| {name}{'' if row['drawn'] else ' *'} | {plain:.1f} | {own:.1f} "
-            f"| {own - plain:+.2f} ({row['error']:.2f}) | {lead} | {oracle} | {gap} "
-            f"| {plain_ece:.3f}, {own_ece:.3f} | {row['core_seconds']:.1f} |"
-        )
-    print(f"\nbehind zero-shot beyond the bound: {'; '.join(below) or 'nowhere'}")
-    print(f"ECE more than 0.01 above zero-shot's: {'; '.join(uncalibrated) or 'nowhere'}")
+    print(f"\n- behind zero-shot beyond the bound: {'; '.join(below) or 'nowhere'}")
+    print(f"- ECE more than 0.01 above zero-shot's: {'; '.join(uncalibrated) or 'nowhere'}")
     if any(over_adapter.values()):
-        means = [f"{np.mean(v):+.2f} {'with' if text else 'without'} text" for text, v in over_adapter.items() if v]
-        print(f"on CLIP-Adapter's default: {', '.join(means)}; behind it in {'; '.join(beaten) or 'no cell'}")
+        leads = [f"{np.mean(v):+.2f} {'with' if text else 'without'} text" for text, v in over_adapter.items() if v]
+        count = sum(map(len, over_adapter.values()))
+        print(f"- on CLIP-Adapter's default, {count} cells: {', '.join(leads)}; behind in {'; '.join(beaten) or 'none'}")
     if behind:
         few = [gap for k in (1, 2) for gap in behind.get(k, [])]
         every = [gap for gaps in behind.values() for gap in gaps]
         by_shots = ", ".join(f"{np.mean(gaps):+.2f} at {k}" for k, gaps in sorted(behind.items()))
-        print(f"behind the oracle: {np.mean(every):+.2f} ({by_shots}); at one and two shots {np.mean(few):+.2f}")
+        print(f"- behind the oracle: {np.mean(every):+.2f} ({by_shots}); at one and two shots {np.mean(few):+.2f}")
     for with_text, found in fixed.items():
         averages = sorted(((float(np.mean(values)), label) for label, values in found.items()), reverse=True)
         shown = "; ".join(f"{label} {value:.2f}" for value, label in averages[:5])
-        print(f"{'with' if with_text else 'without'} text, means: {shown or 'not measured'}")
+        if found:
+            cells_of = len(found["auto"])
+            print(f"- {'with' if with_text else 'without'} text, means over {cells_of} cells: {shown}")
+
+
+def tables(part: str, cells: dict[tuple[str, int], dict[str, Row]]) -> None:
+    """Print the table of a part, of cells or of data sets, and how it stands with the goals."""
+    (by_dataset if part in ("all", "built-on") else by_cell)(cells)
+    standing(cells)
 
 
 def attempts(part: str, only: str | None) -> None:
@@ -317,7 +357,7 @@ def main() -> None:
                 fresh.setdefault((cell.dataset, cell.shots), {})[step] = row
                 report("auto_study", None, [row], quiet=True)
     if "tables" in steps:
-        shown(given.part, given.into, lambda: tables(fresh if is_smoke() else read(given.part)))
+        shown(given.part, given.into, lambda: tables(given.part, fresh if is_smoke() else read(given.part)))
     if "confidence" in steps:
         confidences(fresh if is_smoke() else read(given.part))
     if "attempts" in steps:
