@@ -18,8 +18,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from cafe import CLIPAdapter
-from cafe.kernels.cpu import direct_multiply_adds, projected_multiply_adds, projected_pays
-from cafe.kernels.reference import AdapterShape
+from cafe.kernels.cpu import direct_multiply_adds, projected_multiply_adds
 
 ALPHA, LR, DECAY, BATCH, SCALE = 0.2, 1e-3, 3.0, 256, 100.0
 # Points of accuracy that the two sides may differ by.
@@ -69,12 +68,10 @@ def fitted(X: np.ndarray, y: np.ndarray, text: np.ndarray, epochs: float, seed: 
     ).fit(X, y)
 
 
-def step_flops(b: int, n: int, d: int, c: int, dtype: str) -> tuple[str, float]:
-    """Return which form of a step ran (cafe/kernels/cpu.py has both) and its products' operations."""
-    shape, width = AdapterShape("image", "paper", d // 4), 2 if dtype == "bfloat16" else 4
-    if projected_pays(shape, b, n, d, c, width):
-        return "projected", 2.0 * projected_multiply_adds(b, d, c, d // 4)
-    return "direct", 2.0 * direct_multiply_adds(b, d, c, d // 4)
+def step_flops(b: int, d: int, c: int, kernel: str) -> float:
+    """Return the operations of the products of a step; the forms are in cafe/kernels/cpu.py."""
+    count = projected_multiply_adds if kernel == "cpu-projected" else direct_multiply_adds
+    return 2.0 * count(b, d, c, d // 4)
 
 
 def measure(name: str, data: tuple[np.ndarray, ...], epochs: float, repeats: int, seeds: int, target: float) -> None:
@@ -92,7 +89,7 @@ def measure(name: str, data: tuple[np.ndarray, ...], epochs: float, repeats: int
     for precision in precisions:
         fits = [fitted(X, y, text, epochs, s, precision) for s in range(1, seeds + 1)]
         ours = [100 * float(fit.score(X_test, y_test)) for fit in fits]
-        form, flops = step_flops(b, *X.shape, c, fits[0].dtype_)
+        flops = step_flops(b, X.shape[1], c, fits[0].kernel_)
         rate = flops * steps / seconds[precision] / 1e9
         top = peak[fits[0].dtype_]
         rows.append(
@@ -115,7 +112,6 @@ def measure(name: str, data: tuple[np.ndarray, ...], epochs: float, repeats: int
                 "gflops": rate,
                 "peak_gflops": top,
                 "fraction_of_peak": rate / top,
-                "form": form,
                 "gigaflop_a_step": flops / 1e9,
                 "peak_ratio_bfloat16": peak["bfloat16"] / peak["float32"],
             }

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 ENCODING_DTYPES = ("float32", "bfloat16", "float16")
 # Of training; what each means is in choose_training_dtypes.
 TRAINING_DTYPES = ("auto", "float32", "float64", "bfloat16", "tf32")
-# Multiply-adds of one step below which bfloat16 products do not pay for their casts: at 160 x 128 with 10 classes
-# (4.5 million) float32 is faster, at 256 x 512 with 102 classes (140 million) bfloat16 is.
-LEAST_FOR_BFLOAT16 = 20_000_000
 # Multiply-adds below which a second thread costs more than it gains; about 2 ms on one core. A step of a few-shot fit
 # is a handful of small products. Two threads gain nothing on them, and on a machine that is busy elsewhere they cost
 # much: each waits, spinning, for the other to be scheduled (a demo that took 30 s alone took 200 s beside another
@@ -167,20 +164,17 @@ def choose_encoding_dtype(dtype: str, device: str) -> str:
     return dtype
 
 
-def choose_training_dtypes(dtype: str, kernel: str, multiply_adds: int) -> tuple[torch.dtype, torch.dtype]:
+def choose_training_dtypes(dtype: str, kernel: str) -> tuple[torch.dtype, torch.dtype]:
     """Return the dtype of parameters and that of products, for training.
 
     Parameters
     ----------
     dtype : {"auto", "float32", "float64", "bfloat16", "tf32"}
-        ``"bfloat16"`` means products; parameters, softmax and norms stay float32. ``"auto"`` is bfloat16 where the
-        processor gains by it and a step is large enough, else float32. It depends on the single fit alone, so that
-        a fit is the same whatever it is stacked with. ``"tf32"`` is float32 in memory, rounded as it enters a
-        product; only the triton kernel has it.
+        ``"bfloat16"`` means products; parameters, softmax and norms stay float32. ``"auto"`` is float32; on a CPU
+        :func:`cafe.kernels.fastest.choose_cpu_step` then takes bfloat16 where it was measured to be faster.
+        ``"tf32"`` is float32 in memory, rounded as it enters a product; only the triton kernel has it.
     kernel : str
         From :func:`cafe.kernels.choose.choose_kernel`.
-    multiply_adds : int
-        Of one step of one configuration.
 
     Returns
     -------
@@ -194,7 +188,7 @@ def choose_training_dtypes(dtype: str, kernel: str, multiply_adds: int) -> tuple
 
     Examples
     --------
-    >>> choose_training_dtypes("float64", "reference", 1000)
+    >>> choose_training_dtypes("float64", "reference")
     (torch.float64, torch.float64)
     """
     import torch
@@ -209,8 +203,7 @@ def choose_training_dtypes(dtype: str, kernel: str, multiply_adds: int) -> tuple
         raise InputError("kernel 'reference' has no bfloat16 products; use dtype='float32', or another kernel")
     if dtype == "float64":
         return torch.float64, torch.float64
-    large = dtype == "auto" and kernel == "cpu" and multiply_adds >= LEAST_FOR_BFLOAT16
-    if dtype == "bfloat16" or (large and has_bfloat16_products()):
+    if dtype == "bfloat16":
         return torch.float32, torch.bfloat16
     return torch.float32, torch.float32
 
@@ -237,19 +230,6 @@ def has_bfloat16_vectors() -> bool:
 
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(supported is not None and supported())
-
-
-def has_bfloat16_products() -> bool:
-    """Whether training's products are faster in bfloat16 than in float32 on this processor.
-
-    Read from its features, AMX or AVX512-BF16, so that a machine always answers the same; docs/performance.md
-    has what was measured.
-    """
-    import torch
-
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return False
-    return has_matrix_units() or has_bfloat16_vectors()
 
 
 # ---------------------------------------------------------------------------- threads

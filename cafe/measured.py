@@ -3,8 +3,9 @@
 Instruction flags do not say which way is faster: bfloat16 products take a sixth of float32's time on one processor
 with AVX512_BF16, and twice it on another. So the ways themselves are timed, in turns, for at most a tenth of a second,
 and the seconds are kept in the cache folder under what was asked, the processor, the library's version and the number
-of threads. A note that is damaged, or of another machine, is measured again; where the folder cannot be written to,
-the process keeps it.
+of threads. The processor time of one thread counts: a machine that is busy elsewhere would otherwise decide by chance,
+and two threads that wait for each other on such a machine take ten times their time. A note that is damaged, or of
+another machine, is measured again; where the folder cannot be written to, the process keeps it.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ Clock = Callable[[], float]
 Ways = Mapping[str, Callable[[], object]]
 
 MEASURED_FILE = "measured.json"
-# Seconds that one question may take. A first round of slow ways is all that is run.
+# Seconds that one question may take. Of slow ways a first round is all that is run, and that may end early.
 BUDGET = 0.1
 # Notes kept; older ones go.
 _KEPT = 1000
 
-_of_this_process: dict[tuple[Path, str], dict[str, float]] = {}
+_of_this_process: dict[str, dict[str, float]] = {}
 _folder: Path | None = None
 
 
@@ -49,7 +50,7 @@ def seconds_of(
     *,
     library: str,
     threads: int,
-    clock: Clock = time.perf_counter,
+    clock: Clock = time.thread_time,
     budget: float = BUDGET,
 ) -> dict[str, float]:
     """Return how long each of several ways takes on this machine: from the note, else measured now and noted.
@@ -59,20 +60,21 @@ def seconds_of(
     question : str
         What is asked, with the class of shapes: ``"adapter step 256 x 512 x 1024"``.
     names : tuple of str
-        Of the ways. A note that has others, or not all of them, is not the answer.
+        Of the ways, the likeliest first. A note that has others is not the answer.
     make : callable
-        Returns the ways, ready to be run, by name; only called where there is no note.
+        Returns the ways, ready to be run on this thread alone, by name; only called where there is no note. It may
+        leave out what is not worth timing.
     library : str
         What runs them, with its version: ``"torch 2.14.1"``.
     threads : int
-        How many threads it uses.
+        How many threads it has when it is used.
     clock, budget
-        As of :func:`time_ways`.
+        As of :func:`time_ways`; making the ways is part of the budget.
 
     Returns
     -------
     dict of str to float
-        Seconds of one run of each way.
+        Seconds of one run of each way that the budget reached, the first at least.
 
     Examples
     --------
@@ -88,45 +90,50 @@ def seconds_of(
     """
     folder = _folder or cache_dir()
     key = f"{question} | {processor()} | {library} | {threads} threads"
-    known = _of_this_process.get((folder, key)) or _notes(folder).get(key)
-    if known is None or set(known) != set(names):
+    known = _of_this_process.get(key) or _notes(folder).get(key)
+    if not known or not set(known) <= set(names):
+        start = clock()
         ways = make()
-        known = time_ways({name: ways[name] for name in names}, clock=clock, budget=budget)
+        ready = {name: ways[name] for name in names if name in ways}
+        known = time_ways(ready, clock=clock, budget=budget - (clock() - start))
         _note(folder, key, known)
-    _of_this_process[folder, key] = known
+    _of_this_process[key] = known
     return dict(known)
 
 
-def time_ways(ways: Ways, *, clock: Clock = time.perf_counter, budget: float = BUDGET) -> dict[str, float]:
+def time_ways(ways: Ways, *, clock: Clock = time.thread_time, budget: float = BUDGET) -> dict[str, float]:
     """Time several ways in turns, and return the shortest seconds of each.
 
-    The shortest, because what else the machine does only ever adds to it. The first round warms up, and counts only
-    where the budget allows no other.
+    The shortest, because what else the machine does only ever adds to it. Each way is run once to warm up first. Ways
+    that are not reached within the budget are left out.
 
     Parameters
     ----------
     ways : mapping of str to callable
-        What to run.
-    clock : callable, default=time.perf_counter
+        What to run, the likeliest first.
+    clock : callable, default=time.thread_time
         Returns seconds.
     budget : float, default=0.1
         Seconds for all of it.
     """
     start = clock()
-    first = _round(ways, clock)
-    rounds: list[dict[str, float]] = []
-    while (clock() - start) + sum((rounds[-1] if rounds else first).values()) <= budget:
-        rounds.append(_round(ways, clock))
-    return {name: min(each[name] for each in rounds or [first]) for name in ways}
-
-
-def _round(ways: Ways, clock: Clock) -> dict[str, float]:
-    seconds = {}
+    best: dict[str, float] = {}
     for name, run in ways.items():
-        start = clock()
+        if best and clock() - start >= budget:
+            break
         run()
-        seconds[name] = max(clock() - start, 1e-9)  # a clock may be coarser than what it times
-    return seconds
+        best[name] = _seconds(run, clock)
+    lasted = sum(best.values())
+    while len(best) == len(ways) and clock() - start + lasted <= budget:
+        again = {name: _seconds(run, clock) for name, run in ways.items()}
+        best, lasted = {name: min(best[name], again[name]) for name in best}, sum(again.values())
+    return best
+
+
+def _seconds(run: Callable[[], object], clock: Clock) -> float:
+    start = clock()
+    run()
+    return max(clock() - start, 1e-9)  # a clock may be coarser than what it times
 
 
 @cache

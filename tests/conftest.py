@@ -82,3 +82,12 @@ def float32_encoders():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cafe.compute.has_matrix_units", lambda: False)
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def measurements_of_the_session(tmp_path_factory):
+    """What is timed here is kept for the session, and leaves nothing in the user's cache folder."""
+    folder = tmp_path_factory.mktemp("measured")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cafe.measured.cache_dir", lambda: folder)
+        yield

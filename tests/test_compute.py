@@ -10,7 +10,6 @@ from cafe.compute import (
     choose_device,
     choose_encoding_dtype,
     choose_training_dtypes,
-    has_bfloat16_products,
     has_matrix_units,
     run_each,
     threads_for,
@@ -62,19 +61,17 @@ def test_encoding_dtypes() -> None:
 
 def test_training_dtypes():
     with pytest.raises(InputError, match="no bfloat16 products"):
-        choose_training_dtypes("bfloat16", "reference", 1)
+        choose_training_dtypes("bfloat16", "reference")
     with pytest.raises(InputError, match="kernel 'cpu' has no tf32 products"):
-        choose_training_dtypes("tf32", "cpu", 1)
+        choose_training_dtypes("tf32", "cpu")
     with pytest.raises(InputError, match="sums in float32"):
-        choose_training_dtypes("float64", "triton", 1)
-    assert choose_training_dtypes("tf32", "triton", 1) == (torch.float32, torch.float32)
-    assert choose_training_dtypes("bfloat16", "cpu", 1) == (torch.float32, torch.bfloat16)
-    assert choose_training_dtypes("auto", "cpu", 1) == (torch.float32, torch.float32)
-    large = torch.bfloat16 if has_bfloat16_products() else torch.float32
-    assert choose_training_dtypes("auto", "cpu", 10**9) == (torch.float32, large)
-    assert choose_training_dtypes("auto", "reference", 10**9) == (torch.float32, torch.float32)
+        choose_training_dtypes("float64", "triton")
+    assert choose_training_dtypes("tf32", "triton") == (torch.float32, torch.float32)
+    assert choose_training_dtypes("bfloat16", "cpu") == (torch.float32, torch.bfloat16)
+    assert choose_training_dtypes("auto", "cpu") == (torch.float32, torch.float32)
+    assert choose_training_dtypes("auto", "reference") == (torch.float32, torch.float32)
     with pytest.raises(InputError, match="unknown dtype of clip-adapter 'half'"):
-        choose_training_dtypes("half", "cpu", 1)
+        choose_training_dtypes("half", "cpu")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Which kernel runs; in which precision is decided in cafe/compute.py.
+"""Which kernel runs; which form of the CPU's, and in which precision, is decided in fastest.py.
 
 ``auto`` takes the fastest that this machine has; a kernel asked for by name is met or refused, never replaced.
 """
@@ -14,7 +14,9 @@ from cafe.errors import CafeWarning, InputError, unknown_name
 
 # Turing's; what Triton compiles for since its version 3.
 LEAST_CAPABILITY = (7, 5)
-KERNELS = ("auto", "reference", "cpu", "triton")
+# Forms of the CPU's step (cpu.py has the formulas).
+CPU_FORMS = ("cpu-direct", "cpu-folded", "cpu-projected")
+KERNELS = ("auto", "reference", "cpu", *CPU_FORMS, "triton")
 
 
 def choose_kernel(kernel: str, device: str) -> str:
@@ -22,9 +24,10 @@ def choose_kernel(kernel: str, device: str) -> str:
 
     Parameters
     ----------
-    kernel : {"auto", "reference", "cpu", "triton"}
+    kernel : {"auto", "reference", "cpu", "cpu-direct", "cpu-folded", "cpu-projected", "triton"}
         ``"auto"`` takes ``"triton"`` on CUDA where it can run (else it says why not, and takes ``"reference"``),
-        ``"cpu"`` on a CPU, else ``"reference"``.
+        ``"cpu"`` on a CPU, else ``"reference"``; ``"cpu"`` leaves the form to
+        :func:`cafe.kernels.fastest.choose_cpu_step`.
     device : str
         As :func:`cafe.compute.choose_device` returns it.
 
@@ -48,8 +51,8 @@ def choose_kernel(kernel: str, device: str) -> str:
                 warnings.warn(f"adapters train without Triton's kernels, slower: {why}", CafeWarning, stacklevel=5)
             return "reference" if why else "triton"
         return "cpu" if device == "cpu" else "reference"
-    if kernel == "cpu" and device != "cpu":
-        raise InputError(f"kernel 'cpu' cannot run on device {device!r}; use kernel='auto', or device='cpu'")
+    if kernel in ("cpu", *CPU_FORMS) and device != "cpu":
+        raise InputError(f"kernel {kernel!r} cannot run on device {device!r}; use kernel='auto', or device='cpu'")
     if kernel == "triton" and not has_triton():
         raise InputError("kernel 'triton' needs the package triton, which is not installed; use kernel='auto'")
     if kernel == "triton" and not device.startswith("cuda") and not interpreting():

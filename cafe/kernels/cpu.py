@@ -14,6 +14,13 @@ for images (q, r of shape (b, d), (b, 1); ratio alpha) and classes (p, t of (c, 
     through the L2 norm:   dq = U - r^2 q (q . U)          dp = t E - t^2 p (p . t E)
         where both dots are sums of D L, so that no row of d numbers is read again for them:
         r^2 (q . U)_i = (r_i^2 / b) sum_j D_ij L_ij        (p . t E)_j = (1 / b) sum_i D_ij L_ij
+
+All that is done to rows beside the products, scales and sums, passes over (b, c) there. With more classes than
+features it is cheaper to do it to (b, d), and softmax is then the only pass over (b, c). With scaled rows
+
+    q' = s r q        L = q' w^T        U' = D w        E' = D^T q' / b
+
+    dq = (s r / b) (U' - q' (q' . U') / s^2)               dp = t (E' - w (w . E'))
     through the blend:     dA = ratio dq                   dratio = dq . (A - x)    (summed over rows that share it)
     through the adapter:   dA = 0 where A = 0 ("released") dW2 = H^T dA
                            dH = dA W2^T, 0 where H = 0     dW1 = x^T dH
@@ -82,14 +89,6 @@ Multiply = Callable[..., Any]
 BLOCK_BYTES = 2**22
 # Products with fewer rows than this waste more than the cache saves.
 LEAST_ROWS = 64
-
-# The projected form is taken where its multiply-adds are at most this share of the direct form's. Its products are
-# more and smaller: in bfloat16 a share of 0.27 took 0.63 of the time, 0.51 took 0.80, and 0.93 took 1.12.
-PROJECTED_SHARE = 0.65
-# Its frozen logits have to be earned back within so many steps of one fit, and to fit in so many bytes.
-EARNED_BACK, FROZEN_BYTES = 100, 512 * 2**20
-# Below this many multiply-adds of a direct step, stacking configurations gains more than any form.
-LEAST_FOR_PROJECTED = 20_000_000
 
 
 class Buffers:
@@ -210,8 +209,12 @@ class Side:
         self.adapted: Tensor | None = None
         q = buffers(f"{name} q", x, *x.shape)
         if ratio.number is not None and form == "paper":
-            # The blend inside the product; A itself is needed by nothing.
-            self.q = torch.addmm(x, self.hidden, up, beta=1 - ratio.number, alpha=ratio.number, out=q)
+            # A itself is needed by nothing. addmm copies x before it adds, which costs more than a blend of its own
+            # but in bfloat16, whose passes are slow.
+            if x.dtype == ratio.values.dtype:
+                self.q = torch.lerp(x, self.multiply(self.hidden, up, out=q), ratio.number, out=q)
+            else:
+                self.q = torch.addmm(x, self.hidden, up, beta=1 - ratio.number, alpha=ratio.number, out=q)
         else:
             self.adapted = self.multiply(self.hidden, up, out=buffers(f"{name} a", x, *x.shape))
             if form == "released":
@@ -220,17 +223,21 @@ class Side:
         self.r, self.wide = reciprocal_length(self.q, self.ratio_values.dtype, buffers)
 
     def unit(self) -> Tensor:
-        """Return q / |q| in the dtype of the products, rounded once."""
+        """Return q / |q| in the dtype of the products, rounded once; ``unit_wide`` has it in the norm's dtype."""
         wide = torch.mul(self.wide, self.r, out=self.buffers(f"{self.name} unit wide", self.wide, *self.wide.shape))
+        self.unit_wide = wide
         if wide.dtype == self.q.dtype:
             return wide
         return self.buffers(f"{self.name} unit", self.q, *self.q.shape).copy_(wide)
 
     def through_norm(self, u: Tensor, along: Tensor) -> Tensor:
         """Return u - q along, in u's place: the gradient of q from that of q/|q| and its part along q."""
-        return u.addcmul_(self.q, along.to(u.dtype), value=-1)
+        # addcmul_ takes six times as long where one factor has one number a row.
+        return u.sub_(torch.mul(self.q, along.to(u.dtype), out=self.buffers("along", u, *u.shape)))
 
-    def gradients(self, dq: Tensor, weighted: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
+    def gradients(
+        self, dq: Tensor, weighted: bool = False, targets: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return dW1, dW2 and, where the ratio is trained, dratio (..., rows, 1).
 
         Parameters
@@ -239,6 +246,8 @@ class Side:
             Gradient of q; overwritten.
         weighted : bool, default=False
             Whether it is already multiplied by the ratio.
+        targets : tuple of two Tensor, default=None
+            Where dW1 and dW2 are written; None for buffers of its own.
         """
         buffers, name, multiply, adapted = self.buffers, self.name, self.multiply, self.adapted
         error = None
@@ -250,9 +259,11 @@ class Side:
         down, up = self.weights
         dh = multiply(da, up.mT, out=buffers(f"{name} dh", dq, *self.hidden.shape))
         zero_where_zero(dh, self.hidden)
-        dup = multiply(self.hidden.mT, da, out=buffers(f"{name} up", dq, *up.shape))
-        ddown = multiply(self.x.mT, dh, out=buffers(f"{name} down", dq, *down.shape))
-        return ddown, dup, error
+        if targets is None:
+            targets = buffers(f"{name} down", dq, *down.shape), buffers(f"{name} up", dq, *up.shape)
+        multiply(self.x.mT, dh, out=targets[0])
+        multiply(self.hidden.mT, da, out=targets[1])
+        return *targets, error
 
 
 def reciprocal_length(q: Tensor, dtype: torch.dtype, buffers: Buffers) -> tuple[Tensor, Tensor]:
@@ -292,6 +303,8 @@ class CpuAdapterStep:
         Class embeddings, in the parameters' dtype.
     feature_mean : Tensor of shape (g, 1, d)
         Mean training feature of each configuration.
+    folded : bool, default=False
+        Whether scales go on features in place of logits.
     block_bytes, least_rows : int
         How much memory a block of rows may need, and how few rows it may have for that.
 
@@ -309,10 +322,12 @@ class CpuAdapterStep:
         labels: Tensor,
         text: Tensor,
         feature_mean: Tensor,
+        folded: bool = False,
         block_bytes: int = BLOCK_BYTES,
         least_rows: int = LEAST_ROWS,
     ) -> None:
         self.shape, self.hyper = shape, hyper
+        self.folded = folded
         self.text, self.feature_mean = text, feature_mean
         self.block_bytes, self.least_rows = block_bytes, least_rows
         self.narrow_text = text.to(features.dtype)  # (1, c, d), in the dtype of the products
@@ -366,7 +381,7 @@ class CpuAdapterStep:
         c, d = self.text.shape[1:]
         bytes_of_one = b * (c + 2 * d) * self.text.element_size()
         # bfloat16 steps are large, and each configuration then goes alone: see the module's last paragraph.
-        stack = 1 if self.narrow_text.dtype != self.text.dtype else max(1, self.block_bytes // bytes_of_one)
+        stack = 1 if self.narrow_text.dtype != self.text.dtype else max(1, min(g, self.block_bytes // bytes_of_one))
         rows = min(b, max(self.least_rows, b * self.block_bytes // bytes_of_one))
         losses = self.text.new_zeros(g) if with_losses else None
         for start in range(0, g, stack):
@@ -403,32 +418,90 @@ class CpuAdapterStep:
             x = self.narrow_text[0] if isinstance(part, int) else self.narrow_text.expand(len(index), -1, -1)
             text = self._forward("text", parameters, narrow, x, part)
             classes = text.unit()  # ([k,] c, d)
-        upstream: Tensor | None = None  # E
-        along: Tensor | None = None  # sum_i D_ij L_ij
+        upstream: Tensor | None = None  # E, or E' b
+        dots: Tensor | None = None  # sum_i D_ij L_ij
+        run_block = self._folded_block if self.folded else self._direct_block
         for first in range(0, b, rows):
             block = index[..., first : first + rows]
             x = self.buffers("x", self.narrow_text, *block.shape, self.text.shape[-1])
             torch.index_select(self.features, 0, block.reshape(-1), out=x.view(-1, x.shape[-1]))
-            image, q = None, x
-            if shape.adapts_image:
-                image = self._forward("image", parameters, narrow, x, part)
-                q = image.q
-            r = self.row_r[block] if image is None else image.r
-            cosines = self._times("cosines", q, classes.mT)
-            error, dl = self.errors(cosines, r, block, part, b, losses)  # G and D L
-            if image is not None:
-                along_q = dl.sum(-1, keepdim=True).mul_(r).mul_(r).mul_(self.weight_over(b)[part])
-                dq = image.through_norm(self._times("u", error, classes), along_q)
-                self.store(parameters, image, image.gradients(dq, self.weighted), part, first == 0)
+            image = self._forward("image", parameters, narrow, x, part) if shape.adapts_image else None
+            error, q, dq, of_block = run_block(image, x, classes, block, part, b, losses)
+            if image is not None and dq is not None:
+                self.store(parameters, image, dq, self.weighted, part, first == 0)
             if text is not None:
-                of_block = text.multiply(error.mT, q, out=self.buffers("e", q, *classes.shape))
-                upstream = of_block if upstream is None and rows >= b else _add(upstream, of_block)
-                of_block = dl.sum(-2)[..., None]  # ([k,] c, 1)
-                along = of_block if along is None else along.add_(of_block)
-        if text is not None and upstream is not None and along is not None:
+                dots = of_block if dots is None or of_block is None else dots.add_(of_block)
+                product = text.multiply(error.mT, q, out=self.buffers("e", q, *classes.shape))
+                upstream = product if upstream is None and rows >= b else _add(upstream, product)
+        if text is not None and upstream is not None:
+            self.store(parameters, text, self._text_gradient(text, upstream, dots, b), False, part, True)
+
+    def _direct_block(
+        self,
+        image: Side | None,
+        x: Tensor,
+        classes: Tensor,
+        block: Tensor,
+        part: int | slice,
+        b: int,
+        losses: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Return G, q, dq (None without an adapter) and the block's sum_i D_ij L_ij (None where text is fixed)."""
+        q, r = (x, self.row_r[block]) if image is None else (image.q, image.r)
+        error, dl = self.errors(self._times("cosines", q, classes.mT), r, block, part, b, losses)
+        dots = dl.sum(-2)[..., None] if self.shape.adapts_text else None  # ([k,] c, 1)
+        if image is None:
+            return error, q, None, dots
+        along = dl.sum(-1, keepdim=True).mul_(r).mul_(r).mul_(self.weight_over(b)[part])
+        return error, q, image.through_norm(self._times("u", error, classes), along), dots
+
+    def _folded_block(
+        self,
+        image: Side | None,
+        x: Tensor,
+        classes: Tensor,
+        block: Tensor,
+        part: int | slice,
+        b: int,
+        losses: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor | None, None]:
+        """Return D, q' and dq (None without an adapter) with scales on the features."""
+        wide, r = (self._wide("x wide", x), self.row_r[block]) if image is None else (image.wide, image.r)
+        scale = self.scale[part]
+        wide = torch.mul(wide, r * scale, out=self.buffers("scaled wide", scale, *x.shape))  # q'
+        q = self._narrow_copy("scaled", wide)
+        product = self._times("cosines", q, classes.mT)
+        _, errors = self._softmax_errors(product, None, block, b, losses)
+        error = product.copy_(errors) if product.dtype != errors.dtype else errors
+        if image is None:
+            return error, q, None, None
+        u = self._wide("u wide", self._times("u", error, classes))
+        along = torch.mul(wide, u, out=self.buffers("along", u, *u.shape))
+        dots = along.sum(-1, keepdim=True).div_(scale * scale)  # ([k,] rows, 1)
+        u.sub_(torch.mul(wide, dots, out=along)).mul_(r * (scale * self.weight_over(b)[part]))
+        return error, q, self._narrow_copy("dq", u), None
+
+    def _text_gradient(self, text: Side, upstream: Tensor, dots: Tensor | None, b: int) -> Tensor:
+        """Return dp, ([k,] c, d), from E and the sums of D L, or from E' b alone where scales are on features."""
+        if dots is not None:
             u = upstream.mul_(text.r).to(self.narrow_text.dtype)
-            dp = text.through_norm(u, along.mul_(text.r).mul_(text.r).div_(b))
-            self.store(parameters, text, text.gradients(dp), part, True)
+            return text.through_norm(u, dots.mul_(text.r).mul_(text.r).div_(b))
+        w, wide = text.unit_wide, self._wide("e wide", upstream)
+        along = torch.mul(w, wide, out=self.buffers("along", w, *w.shape))
+        wide.sub_(torch.mul(w, along.sum(-1, keepdim=True), out=along)).mul_(text.r / b)
+        return self._narrow_copy("dp", wide)
+
+    def _wide(self, name: str, value: Tensor) -> Tensor:
+        """Return the value in the parameters' dtype, in a buffer of that name where that is another."""
+        if value.dtype == self.text.dtype:
+            return value
+        return self.buffers(name, self.text, *value.shape).copy_(value)
+
+    def _narrow_copy(self, name: str, value: Tensor) -> Tensor:
+        """Return the value in the dtype of the products, in a buffer of that name where that is another."""
+        if value.dtype == self.narrow_text.dtype:
+            return value
+        return self.buffers(name, self.narrow_text, *value.shape).copy_(value)
 
     def _forward(self, name: str, parameters: Parameters, narrow: Parameters, x: Tensor, part: int | slice) -> Side:
         """Run one side forward."""
@@ -462,30 +535,37 @@ class CpuAdapterStep:
 
         Adds the block's share to ``losses``, if there is one. Cosines are q w^T, of unit w and q as long as it is.
         """
-        scale = self.scale[part] * r  # ([k,] rows, 1)
+        factor = self.scale[part] * r  # ([k,] rows, 1)
+        logits, error = self._softmax_errors(cosines, factor, block, b, losses)
+        dl = logits.mul_(error)
+        error.mul_(factor.mul_(self.weight_over(b)[part]))
+        return (cosines.copy_(error) if cosines.dtype != error.dtype else error), dl
+
+    def _softmax_errors(
+        self, product: Tensor, factor: Tensor | None, block: Tensor, b: int, losses: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return L and D in the parameters' dtype, both ([k,] rows, c); L is lost where it needs no factor.
+
+        Adds the block's share to ``losses``, if there is one. L is the product, times the factor of each row.
+        """
         # Casts go through buffers of their own: mixed dtypes inside one operation allocate a temporary.
-        mixed = cosines.dtype != scale.dtype
-        logits = self.buffers("logits", scale, *cosines.shape).copy_(cosines) if mixed else cosines
-        logits.mul_(scale)
+        logits = self._wide("logits", product)
+        if factor is not None:
+            logits.mul_(factor)
         labels = self.labels.take(block)[..., None]
         if losses is not None:
             losses += (torch.logsumexp(logits, -1) - logits.gather(-1, labels)[..., 0]).sum(-1) / b
-        error = torch.softmax(logits, -1, out=self.buffers("errors", scale, *logits.shape))
-        error.scatter_add_(-1, labels, self.minus_one.expand(labels.shape))
-        dl = logits.mul_(error)
-        error.mul_(scale.mul_(self.weight_over(b)[part]))
-        return (cosines.copy_(error) if mixed else error), dl
+        out = logits if factor is None else self.buffers("errors", logits, *logits.shape)
+        error = torch.softmax(logits, -1, out=out)
+        return logits, error.scatter_add_(-1, labels, self.minus_one.expand(labels.shape))
 
     def store(
-        self,
-        parameters: Parameters,
-        side: Side,
-        computed: tuple[Tensor, Tensor, Tensor | None],
-        part: int | slice,
-        fresh: bool,
+        self, parameters: Parameters, side: Side, dq: Tensor, weighted: bool, part: int | slice, fresh: bool
     ) -> None:
-        """Write, or from the second block of rows on add, what ``Side.gradients`` returned."""
-        down, up, error = computed
+        """Write, or from the second block of rows on add, the gradients of a side from that of its q."""
+        own = self.gradients[f"{side.name}_down"][part], self.gradients[f"{side.name}_up"][part]
+        direct = fresh and own[0].dtype == dq.dtype
+        down, up, error = side.gradients(dq, weighted, own if direct else None)
         named = {f"{side.name}_down": down, f"{side.name}_up": up}
         span: int | slice = part
         if error is not None:
@@ -494,6 +574,8 @@ class CpuAdapterStep:
             inputs = self._ratio_inputs(side.name, side.x, part)
             named |= ratio_gradients(side.ratio, error, _span(parameters, part), *inputs)
         for key, value in named.items():
+            if direct and (value is down or value is up):
+                continue  # it is there
             target = self.gradients[key][part if value is down or value is up else span]
             if fresh:
                 target.copy_(value)
@@ -532,20 +614,6 @@ def direct_multiply_adds(b: int, d: int, c: int, h: int) -> int:
 def projected_multiply_adds(b: int, d: int, c: int, h: int) -> int:
     """Return the multiply-adds of a step in the projected form."""
     return 4 * b * d * h + 3 * b * h * c + 2 * h * d * c + 2 * h * h * (b + d)
-
-
-def projected_pays(
-    shape: AdapterShape, b: int, n: int, d: int, c: int, width: int, least: int = LEAST_FOR_PROJECTED
-) -> bool:
-    """Return whether the projected form can be used, and costs less, for b rows out of n; numbers have ``width`` bytes.
-
-    ``least`` is how many multiply-adds a direct step must have.
-    """
-    if shape.variant != "image" or shape.form != "paper" or shape.alpha_mode != "fixed":
-        return False
-    direct, own = (count(b, d, c, shape.bottleneck) for count in (direct_multiply_adds, projected_multiply_adds))
-    cheap = direct >= least and own <= PROJECTED_SHARE * direct
-    return cheap and n * c * width <= FROZEN_BYTES and n * d * c <= EARNED_BACK * (direct - own)
 
 
 class FrozenLogits:
@@ -622,8 +690,8 @@ class CpuProjectedStep(CpuAdapterStep):
         inner = torch.mm(hidden.mT, kept, out=buffers("r", w, h, h))
         # Three terms that nearly cancel along q: each is rounded once, and they are added in the parameters' dtype.
         total = self.gradients["image_up"][number].copy_(torch.mm(s, w, out=buffers("sw", w, h, d)))
-        total.sub_(self._wide(torch.mm(inner, up, out=buffers("rw", w, h, d))), alpha=a)
-        total.sub_(self._wide(torch.mm(kept.mT, x, out=buffers("kx", w, h, d))), alpha=1 - a)
+        total.sub_(self._wide("wide gradient", torch.mm(inner, up, out=buffers("rw", w, h, d))), alpha=a)
+        total.sub_(self._wide("wide gradient", torch.mm(kept.mT, x, out=buffers("kx", w, h, d))), alpha=1 - a)
 
     def _reciprocal_lengths(self, hidden: Tensor, y: Tensor, z: Tensor, squares: Tensor, a: float) -> Tensor:
         """Return 1 / |q|, (b, 1), 0 where q is 0; a sum that rounding made negative is one."""
@@ -632,42 +700,3 @@ class CpuProjectedStep(CpuAdapterStep):
         by_y = first.copy_(hidden).mul_(y).sum(-1, keepdim=True)
         by_z = second.copy_(hidden).mul_(z).sum(-1, keepdim=True)
         return invert((a * by_y + (1 - a) * (a * by_z + (1 - a) * squares)).clamp_min_(0).sqrt_())
-
-    def _wide(self, value: Tensor) -> Tensor:
-        """Return the value in the parameters' dtype."""
-        if value.dtype == self.text.dtype:
-            return value
-        return self.buffers("wide gradient", self.text, *value.shape).copy_(value)
-
-
-class CpuCheapestStep:
-    """The CPU kernel in whichever form costs less, known at the first batch; arguments as ``CpuProjectedStep``.
-
-    ``least`` is as in :func:`projected_pays`.
-    """
-
-    def __init__(
-        self,
-        shape: AdapterShape,
-        hyper: dict[str, Tensor],
-        features: Tensor,
-        labels: Tensor,
-        text: Tensor,
-        feature_mean: Tensor,
-        frozen: FrozenLogits,
-        least: int = LEAST_FOR_PROJECTED,
-    ) -> None:
-        self.arguments = (shape, hyper, features, labels, text, feature_mean)
-        self.frozen, self.least = frozen, least
-        self.step: CpuAdapterStep | None = None
-
-    def __call__(
-        self, parameters: Parameters, index: Tensor, with_losses: bool = True
-    ) -> tuple[Tensor | None, Parameters]:
-        """Return losses (g,) and gradients; see :class:`CpuAdapterStep`."""
-        if self.step is None:
-            shape, _, features, _, text, _ = self.arguments
-            (n, d), b, c = features.shape, index.shape[1], text.shape[1]
-            pays = projected_pays(shape, b, n, d, c, features.element_size(), self.least)
-            self.step = CpuProjectedStep(*self.arguments, self.frozen) if pays else CpuAdapterStep(*self.arguments)
-        return self.step(parameters, index, with_losses)

@@ -13,6 +13,7 @@ from torch import Tensor
 from cafe.arrays import functions, like, relu
 from cafe.compute import TRAINING_DTYPES, choose_training_dtypes
 from cafe.kernels.choose import KERNELS, choose_kernel
+from cafe.kernels.fastest import choose_cpu_step
 from cafe.kernels.optimizers import OPTIMIZERS
 from cafe.kernels.reference import START_LOGIT, START_RATIO, AdapterShape
 from cafe.methods.base import Array, Problem, cosine_logits
@@ -94,15 +95,16 @@ class CLIPAdapter(TrainedClassifier):
         Label of each row of class_embeddings; None for 0 to c - 1.
     normalize : bool, default=True
         Scale features and class embeddings to length one on entry; False is the released code's behaviour.
-    kernel : {"auto", "reference", "cpu", "triton"}, default="auto"
+    kernel : {"auto", "reference", "cpu", "cpu-direct", "cpu-folded", "cpu-projected", "triton"}, default="auto"
         What computes loss and gradients: plain torch with autograd, analytic gradients for a CPU, or Triton on CUDA.
-        ``"auto"`` takes the fastest that is here; ``kernel_`` says what ran.
+        ``"auto"`` takes the fastest that is here, ``"cpu"`` the CPU's form that was timed to be fastest on this
+        machine (``cafe/kernels/fastest.py``); ``kernel_`` says what ran.
     device : str, default="auto"
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``: where to train. Inference runs in NumPy.
     dtype : {"auto", "float32", "float64", "bfloat16", "tf32"}, default="auto"
-        Precision of training. ``"bfloat16"`` is that of matrix products alone; ``"auto"`` takes it on processors
-        that gain by it and problems large enough, else float32. ``"tf32"`` rounds products' inputs on CUDA, kernel
-        ``"triton"`` alone. ``dtype_`` says what ran.
+        Precision of training. ``"bfloat16"`` is that of matrix products alone; ``"auto"`` takes it where a step of
+        this size was timed to be faster with it on this machine, else float32. ``"tf32"`` rounds products' inputs on
+        CUDA, kernel ``"triton"`` alone. ``dtype_`` says what ran.
     random_state : int, default=None
         Seed of initial weights and batch order; None draws one.
 
@@ -271,7 +273,12 @@ class CLIPAdapter(TrainedClassifier):
         device = self.device_
         kernel = choose_kernel(self.kernel, device)
         sizes = AdapterObjective(torch.empty(1, *problem.base.class_embeddings.shape, device="meta"))
-        dtype, products = choose_training_dtypes(self.dtype, kernel, sizes.multiply_adds(self._configuration(problem)))
+        dtype, products = choose_training_dtypes(self.dtype, kernel)
+        if kernel.startswith("cpu"):
+            step = sizes.sizes(self._configuration(problem))
+            n, in_memory = len(problem.base.y), not isinstance(problem.base.X, StoredRows)
+            kernel, precision = choose_cpu_step(kernel, self.dtype, step, n, in_memory=in_memory)
+            products = getattr(torch, precision)
         return Placement(device, dtype, kernel, products, "tf32" if self.dtype == "tf32" else "ieee")
 
     @classmethod
@@ -290,7 +297,6 @@ class CLIPAdapter(TrainedClassifier):
             placement.kernel,
             run.X.to(products),
             placement.precision,
-            streamed=stays_on_disk(run.base, placement),
         )
         if stays_on_disk(run.base, placement) and isinstance(stored, StoredRows):
             return Streamed(objective, stored, products)

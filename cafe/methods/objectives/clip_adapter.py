@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cafe.kernels.cpu import FrozenLogits
+from cafe.kernels.fastest import StepSizes
 from cafe.kernels.reference import adapter_losses_and_gradients
 from cafe.training.trainer import Batch, Configuration, Step
 
@@ -29,15 +30,13 @@ class AdapterObjective:
     text : Tensor of shape (1, c, d)
         Class embeddings that every configuration shares.
     kernel : str, default="reference"
-        ``"reference"``, ``"cpu"`` or ``"triton"``.
+        ``"reference"``, ``"cpu-direct"``, ``"cpu-folded"``, ``"cpu-projected"`` or ``"triton"``.
     features : Tensor of shape (n, d), default=None
         The trainer's X in the dtype of matrix products; None for X itself.
     precision : {"ieee", "tf32"}, default="ieee"
         How the triton kernel's float32 operands enter a product.
     frozen : FrozenLogits
         Logits of all rows without an adapter, which the cpu kernel shares among configurations where that pays.
-    streamed : bool, default=False
-        Whether every step brings its own rows (streamed.py), so that nothing is made for all of them.
     """
 
     text: Tensor
@@ -45,7 +44,6 @@ class AdapterObjective:
     features: Tensor | None = None
     precision: str = "ieee"
     frozen: FrozenLogits = field(default_factory=FrozenLogits)
-    streamed: bool = False
 
     def initial(self, configuration: Configuration, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw weights as torch.nn.Linear does, U(-1/sqrt(fan in), 1/sqrt(fan in)), image before text."""
@@ -83,14 +81,14 @@ class AdapterObjective:
     def stepper(self, shape: Any, hyper: dict[str, Tensor], X: Tensor, y: Tensor, feature_mean: Tensor) -> Step | None:
         """Return the step function of the chosen kernel; None for the reference."""
         features = X if self.features is None else self.features
-        if self.kernel == "cpu" and self.streamed:
+        if self.kernel == "cpu-projected":
+            from cafe.kernels.cpu import CpuProjectedStep
+
+            return CpuProjectedStep(shape, hyper, features, y, self.text, feature_mean, self.frozen)
+        if self.kernel in ("cpu-direct", "cpu-folded"):
             from cafe.kernels.cpu import CpuAdapterStep
 
-            return CpuAdapterStep(shape, hyper, features, y, self.text, feature_mean)
-        if self.kernel == "cpu":
-            from cafe.kernels.cpu import CpuCheapestStep
-
-            return CpuCheapestStep(shape, hyper, features, y, self.text, feature_mean, self.frozen)
+            return CpuAdapterStep(shape, hyper, features, y, self.text, feature_mean, self.kernel == "cpu-folded")
         if self.kernel == "triton":
             from cafe.kernels.triton import TritonAdapterStep
 
@@ -111,9 +109,12 @@ class AdapterObjective:
         return int(4 * self.text.element_size() * (b * c + rows * (d + shape.bottleneck)))
 
     def multiply_adds(self, configuration: Configuration) -> int:
-        """Forward once and backward twice: logits, and the two maps of each side that has an adapter."""
+        """Return what a step costs; see :attr:`cafe.kernels.fastest.StepSizes.multiply_adds`."""
+        return self.sizes(configuration).multiply_adds
+
+    def sizes(self, configuration: Configuration) -> StepSizes:
+        """Return the sizes of a step of one configuration."""
         b = min(configuration.batch_size, len(configuration.rows))
         c, d = self.text.shape[1:]
         shape: Any = configuration.shape
-        rows = b * shape.adapts_image + c * shape.adapts_text
-        return int(3 * d * (b * c + 2 * rows * shape.bottleneck))
+        return StepSizes(shape, b, d, c)

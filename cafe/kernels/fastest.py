@@ -1,0 +1,228 @@
+"""Which form of the CPU's adapter step runs, and in which precision its products: whatever is fastest here.
+
+Neither follows from what a processor says of itself: with AVX512_BF16 and no AMX, bfloat16 products ran at 0.6 of
+float32's rate on an Intel and at 4 times it on an AMD; on an Intel with AMX at 6 times. So the steps themselves are
+run on random rows of the sizes in question, in every form and precision, once for each class of shapes
+(``cafe/measured.py`` times and keeps them). A class is sizes rounded to powers of two, so that the answer does not
+depend on which of its members came first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+
+from cafe.compute import threads_for
+from cafe.errors import InputError
+from cafe.kernels.choose import CPU_FORMS
+from cafe.kernels.cpu import CpuAdapterStep, CpuProjectedStep, FrozenLogits
+from cafe.kernels.optimizers import make_update
+from cafe.kernels.reference import AdapterShape
+from cafe.measured import seconds_of, time_ways
+
+PRECISIONS = ("float32", "bfloat16")
+# Multiply-adds of a step (forward and backward) from which it is worth a question: those of the default recipe's 313
+# steps take less than a tenth of a second below it, at 150 thousand million a second, and asking takes as long.
+LEAST_MEASURED = 20_000_000
+# Multiply-adds of the steps that are timed: with larger ones the ways would not all be run in the time there is. The
+# rate of a product no longer depends on its size there.
+MOST_TIMED = 600_000_000
+# How much faster bfloat16 has to be to be taken, since it rounds; and another form than the direct one.
+GAIN_OF_BFLOAT16, GAIN_OF_FORM = 1.1, 1.03
+# A precision that takes so many times longer for one small product is not timed further: without an instruction of
+# its own bfloat16 can be a hundred times slower.
+HOPELESS = 4
+# The projected form's frozen logits have to be earned back within so many steps, and to fit in so many bytes.
+EARNED_BACK, FROZEN_BYTES = 100, 512 * 2**20
+
+
+@dataclass(frozen=True)
+class StepSizes:
+    """What decides how long a step of one configuration takes.
+
+    Attributes
+    ----------
+    shape : AdapterShape
+        Variant, form, bottleneck and kinds of ratio.
+    batch, width, classes : int
+        b, d, c.
+    """
+
+    shape: AdapterShape
+    batch: int
+    width: int
+    classes: int
+
+    @property
+    def multiply_adds(self) -> int:
+        """Forward once and backward twice: logits, and the two maps of each side that has an adapter."""
+        rows = self.batch * self.shape.adapts_image + self.classes * self.shape.adapts_text
+        return 3 * self.width * (self.batch * self.classes + 2 * rows * self.shape.bottleneck)
+
+    def representative(self) -> StepSizes:
+        """Return the sizes that stand for their class: powers of two, not too large to be timed."""
+        width = _power_of_two(self.width)
+        bottleneck = max(1, round(self.shape.bottleneck * width / self.width))
+        shape = AdapterShape(self.shape.variant, self.shape.form, bottleneck)
+        sizes = StepSizes(shape, _power_of_two(self.batch), width, _power_of_two(self.classes))
+        while sizes.multiply_adds > MOST_TIMED and max(sizes.batch, sizes.classes) > 1:
+            larger = "classes" if sizes.classes >= sizes.batch else "batch"
+            sizes = replace(sizes, **{larger: getattr(sizes, larger) // 2})
+        return sizes
+
+    def can_be_projected(self) -> bool:
+        """Whether the projected form exists for such a step."""
+        shape = self.shape
+        return shape.variant == "image" and shape.form == "paper" and shape.alpha_mode == "fixed"
+
+
+def _power_of_two(size: int) -> int:
+    """Return the power of two that is nearest as a factor."""
+    return 1 << round(math.log2(max(1, size)))
+
+
+def choose_cpu_step(kernel: str, dtype: str, sizes: StepSizes, n: int, *, in_memory: bool = True) -> tuple[str, str]:
+    """Return the form of the step that will run, and the precision of its products.
+
+    Parameters
+    ----------
+    kernel : {"auto", "cpu", "cpu-direct", "cpu-folded", "cpu-projected"}
+        A form is met; ``"auto"`` and ``"cpu"`` take the fastest.
+    dtype : {"auto", "float32", "bfloat16", "float64"}
+        A precision is met; ``"auto"`` is the fastest of float32 and bfloat16.
+    sizes : StepSizes
+        Of one configuration's step, whatever it is stacked with.
+    n : int
+        Rows of the features.
+    in_memory : bool, default=True
+        Whether they are all there: the projected form makes logits of all of them.
+
+    Returns
+    -------
+    tuple of str and str
+        One of ``CPU_FORMS``, and the name of a dtype.
+
+    Raises
+    ------
+    InputError
+        If the projected form was asked for, and cannot be had.
+
+    Examples
+    --------
+    >>> small = StepSizes(AdapterShape("image", "paper", 32), 160, 128, 10)
+    >>> choose_cpu_step("auto", "auto", small, 160)
+    ('cpu-direct', 'float32')
+    """
+    given = kernel if kernel in CPU_FORMS else None
+    if given == CPU_FORMS[2] and not (sizes.can_be_projected() and in_memory):
+        raise InputError(
+            f"kernel {given!r} has image adapters of form 'paper' with a given alpha, on features in memory; "
+            "use kernel='cpu' for others"
+        )
+    if dtype == "float64" or (given and dtype != "auto") or sizes.multiply_adds < LEAST_MEASURED:
+        return given or CPU_FORMS[0], "float32" if dtype == "auto" else dtype
+    seconds = measured_steps(sizes)
+    allowed = [form for form in CPU_FORMS if form == given or (given is None and (form != CPU_FORMS[2] or in_memory))]
+    best: dict[str, tuple[str, float]] = {}
+    for precision in PRECISIONS if dtype == "auto" else (dtype,):
+        by_form = {form: seconds[form, precision] for form in allowed if (form, precision) in seconds}
+        if given is None and CPU_FORMS[2] in by_form and not _earned_back(sizes, n, precision, by_form):
+            del by_form[CPU_FORMS[2]]
+        if by_form:
+            best[precision] = _fastest(by_form)
+    if not best:  # the time for measuring did not reach it
+        return given or CPU_FORMS[0], "float32" if dtype == "auto" else dtype
+    if len(best) == 2 and best["bfloat16"][1] * GAIN_OF_BFLOAT16 > best["float32"][1]:
+        del best["bfloat16"]
+    precision = min(best, key=lambda name: best[name][1])
+    return best[precision][0], precision
+
+
+def _fastest(seconds: Mapping[str, float]) -> tuple[str, float]:
+    """Return the fastest form, the direct one unless another is clearly faster."""
+    form = min(seconds, key=lambda name: seconds[name] * (1 if name == CPU_FORMS[0] else GAIN_OF_FORM))
+    return form, seconds[form]
+
+
+def _earned_back(sizes: StepSizes, n: int, precision: str, seconds: Mapping[str, float]) -> bool:
+    """Return whether frozen logits of n rows fit in memory and cost less than the projected form saves."""
+    if n * sizes.classes * (2 if precision == "bfloat16" else 4) > FROZEN_BYTES:
+        return False
+    others = [value for form, value in seconds.items() if form != CPU_FORMS[2]]
+    if not others:
+        return False
+    seconds_each = min(others) / sizes.representative().multiply_adds
+    # Both in multiply-adds of the step itself, which may be larger than the one timed.
+    saved = (1 - seconds[CPU_FORMS[2]] / min(others)) * sizes.multiply_adds * seconds_each
+    return n * sizes.width * sizes.classes * seconds_each <= EARNED_BACK * saved
+
+
+def measured_steps(sizes: StepSizes) -> dict[tuple[str, str], float]:
+    """Return the seconds of a step of that class, update included, by form and precision."""
+    timed = sizes.representative()
+    shape = timed.shape
+    question = (
+        f"adapter step, {shape.variant}, {shape.form}, batch {timed.batch}, width {timed.width}, "
+        f"bottleneck {shape.bottleneck}, {timed.classes} classes"
+    )
+    # Direct and folded differ little, precisions much: what matters most comes first.
+    ways = [(form, precision) for form in CPU_FORMS for precision in PRECISIONS if _exists(form, timed)]
+    names = tuple(" ".join(way) for way in ways)
+    library, threads = f"torch {torch.__version__}", torch.get_num_threads()
+    with threads_for(0):
+        seconds = seconds_of(question, names, partial(_make_steps, timed, ways), library=library, threads=threads)
+    return {way: seconds[name] for way, name in zip(ways, names, strict=True) if name in seconds}
+
+
+def _exists(form: str, sizes: StepSizes) -> bool:
+    return form != CPU_FORMS[2] or sizes.can_be_projected()
+
+
+def _make_steps(sizes: StepSizes, ways: list[tuple[str, str]]) -> dict[str, Callable[[], object]]:
+    """Return steps on random rows, ready to be run, by name."""
+    hopeless = _hopeless_precisions()
+    generator = torch.Generator().manual_seed(0)
+    shape, b, d, c, h = sizes.shape, sizes.batch, sizes.width, sizes.classes, sizes.shape.bottleneck
+
+    def draw(*size: int) -> torch.Tensor:
+        return torch.rand(*size, generator=generator).mul_(2 / math.sqrt(size[-1])).sub_(1 / math.sqrt(size[-1]))
+
+    rows, text = draw(b, d), draw(1, c, d)
+    labels = torch.arange(b) % c
+    hyper = {"alpha": torch.tensor([0.2]), "beta": torch.tensor([0.2]), "logit_scale": torch.tensor([100.0])}
+    sides = [side for side, used in (("image", shape.adapts_image), ("text", shape.adapts_text)) if used]
+    index, rate = torch.arange(b)[None], torch.tensor([1e-3])
+
+    first = {f"{side}_{part}": draw(1, *size) for side in sides for part, size in (("down", (d, h)), ("up", (h, d)))}
+
+    def make(form: str, precision: str) -> Callable[[], object]:
+        arguments = (shape, hyper, rows.to(getattr(torch, precision)), labels, text, rows.mean(0)[None, None])
+        step: CpuAdapterStep = (
+            CpuProjectedStep(*arguments, FrozenLogits())
+            if form == CPU_FORMS[2]
+            else CpuAdapterStep(*arguments, form == CPU_FORMS[1])
+        )
+        parameters = {name: value.clone() for name, value in first.items()}
+        update = make_update("adamw", parameters, torch.zeros(1))
+
+        def run() -> None:
+            update(parameters, step(parameters, index, False)[1], rate)
+
+        return run
+
+    return {" ".join(way): make(*way) for way in ways if way[1] not in hopeless}
+
+
+def _hopeless_precisions() -> list[str]:
+    """Return the precisions whose small product takes so long that no step has to be timed."""
+
+    def multiply(dtype: torch.dtype) -> Callable[[], object]:
+        a = torch.ones(128, 128, dtype=dtype)
+        return lambda: torch.mm(a, a)
+
+    seconds = time_ways({name: multiply(getattr(torch, name)) for name in PRECISIONS}, budget=0.005)
+    return [name for name in PRECISIONS if name in seconds and seconds[name] > HOPELESS * seconds["float32"]]

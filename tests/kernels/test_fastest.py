@@ -1,0 +1,137 @@
+"""Which form and precision runs: what was measured here, whatever the processor says of itself."""
+
+import numpy as np
+import pytest
+
+from cafe import CLIPAdapter
+from cafe.errors import InputError
+from cafe.kernels.choose import CPU_FORMS
+from cafe.kernels.fastest import (
+    LEAST_MEASURED,
+    MOST_TIMED,
+    StepSizes,
+    choose_cpu_step,
+    measured_steps,
+)
+from cafe.kernels.reference import AdapterShape
+from cafe.measured import keep_in
+
+IMAGE = StepSizes(AdapterShape("image", "paper", 128), 256, 512, 1000)
+# Seconds of a step relative to float32's, by processor, as seen: see docs/performance.md.
+AMX, VECTORS_OF_INTEL, VECTORS_OF_AMD = 1 / 3, 1.75, 1 / 3
+
+
+@pytest.fixture
+def rates(monkeypatch):
+    """Let the measurement say what a test says, and count the questions."""
+
+    def set_rates(bfloat16, **forms):
+        seconds = {
+            (f"cpu-{form}", precision): 0.004 * factor * (1 if precision == "float32" else bfloat16)
+            for form, factor in ({"direct": 1.0} | forms).items()
+            for precision in ("float32", "bfloat16")
+        }
+        monkeypatch.setattr("cafe.kernels.fastest.measured_steps", lambda sizes: seconds)
+
+    return set_rates
+
+
+@pytest.mark.parametrize(
+    ("bfloat16", "taken"),
+    [
+        (AMX, "bfloat16"),
+        (VECTORS_OF_AMD, "bfloat16"),
+        (VECTORS_OF_INTEL, "float32"),
+        (0.97, "float32"),  # what gains nothing does not round
+    ],
+)
+def test_the_precision_follows_the_measurement(rates, bfloat16, taken):
+    rates(bfloat16)
+    assert choose_cpu_step("auto", "auto", IMAGE, 16_000) == ("cpu-direct", taken)
+    for dtype in ("float32", "bfloat16", "float64"):
+        assert choose_cpu_step("cpu", dtype, IMAGE, 16_000)[1] == dtype  # said, and met
+
+
+def test_the_form_follows_the_measurement(rates):
+    rates(2.0, folded=0.9, projected=0.95)
+    assert choose_cpu_step("auto", "auto", IMAGE, 16_000) == ("cpu-folded", "float32")
+    rates(2.0, folded=0.99, projected=0.99)
+    assert choose_cpu_step("auto", "auto", IMAGE, 16_000) == ("cpu-direct", "float32")  # no gain to speak of
+    for form in CPU_FORMS:
+        assert choose_cpu_step(form, "float32", IMAGE, 16_000) == (form, "float32")
+        assert choose_cpu_step(form, "auto", IMAGE, 16_000) == (form, "float32")
+
+
+def test_the_projected_form_has_to_earn_its_logits_back(rates):
+    rates(2.0, projected=0.5)
+    assert choose_cpu_step("auto", "auto", IMAGE, 16_000) == ("cpu-projected", "float32")
+    assert choose_cpu_step("auto", "auto", IMAGE, 1_280_000)[0] == "cpu-direct"  # 5 GB of logits
+    assert choose_cpu_step("auto", "auto", IMAGE, 16_000, in_memory=False)[0] == "cpu-direct"
+    rates(2.0, projected=0.9)
+    assert choose_cpu_step("auto", "auto", IMAGE, 130_000)[0] == "cpu-direct"  # saves too little of each step
+
+
+def test_a_projected_step_that_does_not_exist_is_refused():
+    for shape in (AdapterShape("both", "paper", 128), AdapterShape("image", "released", 128)):
+        with pytest.raises(InputError, match="use kernel='cpu'"):
+            choose_cpu_step("cpu-projected", "auto", StepSizes(shape, 256, 512, 1000), 16_000)
+    with pytest.raises(InputError, match="features in memory"):
+        choose_cpu_step("cpu-projected", "auto", IMAGE, 16_000, in_memory=False)
+
+
+def test_small_steps_are_not_asked_about(monkeypatch):
+    monkeypatch.setattr("cafe.kernels.fastest.measured_steps", lambda sizes: pytest.fail("measured"))
+    small = StepSizes(AdapterShape("image", "paper", 32), 160, 128, 10)
+    assert small.multiply_adds < LEAST_MEASURED
+    assert choose_cpu_step("auto", "auto", small, 160) == ("cpu-direct", "float32")
+
+
+def test_members_of_a_class_get_one_answer_and_none_is_too_large_to_time():
+    shape = AdapterShape("both", "released", 256, "learned", "fixed")
+    one, other = (StepSizes(shape, 256, d, c).representative() for d, c in ((1024, 1000), (1024, 800)))
+    assert one == other
+    for c in (2, 102, 1000, 20_000):
+        sizes = StepSizes(AdapterShape("text", "paper", 288), 256, 1152, c).representative()
+        assert sizes.multiply_adds <= MOST_TIMED
+        assert sizes.width == 1024
+
+
+def test_what_is_measured_here_is_kept_and_obeyed(tmp_path, monkeypatch):
+    """The whole way, on a small class: measured once, kept on disk, shown by the fit."""
+    sizes = StepSizes(AdapterShape("image", "paper", 8), 16, 32, 16)
+    monkeypatch.setattr("cafe.measured._of_this_process", {})
+    keep_in(tmp_path)
+    try:
+        seconds = measured_steps(sizes)
+        assert ("cpu-direct", "float32") in seconds
+        assert all(value > 0 for value in seconds.values())
+        assert (tmp_path / "measured.json").is_file()
+        monkeypatch.setattr("cafe.measured._of_this_process", {})
+        monkeypatch.setattr("cafe.kernels.fastest._make_steps", lambda *_: pytest.fail("measured again"))
+        assert measured_steps(sizes) == seconds
+    finally:
+        keep_in(None)
+
+
+@pytest.mark.parametrize("variant", ["image", "text", "both"])
+def test_a_fit_shows_what_ran_and_every_form_gives_one_answer(monkeypatch, rates, variant):
+    rng = np.random.default_rng(0)
+    text = rng.standard_normal((20, 64)).astype(np.float32)
+    y = np.arange(60) % 20
+    X = (text[y] + rng.standard_normal((60, 64))).astype(np.float32)
+    monkeypatch.setattr("cafe.kernels.fastest.LEAST_MEASURED", 1)
+    fits = []
+    for form in CPU_FORMS:
+        if form == "cpu-projected" and variant != "image":
+            continue
+        rates(2.0, **{form.removeprefix("cpu-"): 0.5})
+        fit = CLIPAdapter(text, variant=variant, epochs=20, device="cpu", random_state=0).fit(X, y)
+        assert (fit.kernel_, fit.dtype_) == (form, "float32")
+        fits.append(fit)
+    rates(0.3)
+    low = CLIPAdapter(text, variant=variant, epochs=20, device="cpu", random_state=0).fit(X, y)
+    assert (low.kernel_, low.dtype_) == ("cpu-direct", "bfloat16")
+    for fit in fits[1:]:
+        # Rounding of 20 steps in float32; Adam's first steps have the size of the rate whatever the gradient's.
+        np.testing.assert_allclose(fit.logits(X), fits[0].logits(X), atol=0.05)
+        assert (fit.predict(X) == fits[0].predict(X)).all()
