@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cafe.cache.locate import load_features as load_features
     from cafe.classifier.classifier import Classifier as Classifier
     from cafe.classifier.extracting import prepare as prepare
+    from cafe.classifier.image_features import ImageFeatures as ImageFeatures
     from cafe.errors import CafeError as CafeError
     from cafe.features import Features as Features
     from cafe.methods import fit_many as fit_many
@@ -48,12 +49,13 @@ if TYPE_CHECKING:
 
 
 # Exported functions and classes that are not methods; every class of cafe/methods is exported by itself.
-# `load_features`, `prepare` and `Classifier` live on the floors above and are only named here, never imported by the
-# core.
+# `load_features`, `prepare`, `Classifier` and `ImageFeatures` live on the floors above and are only named here, never
+# imported by the core.
 _EXPORTS = {
     "CafeError": "cafe.errors",
     "Classifier": "cafe.classifier.classifier",
     "Features": "cafe.features",
+    "ImageFeatures": "cafe.classifier.image_features",
     "draw_few_shot": "cafe.protocol.draws",
     "fit_many": "cafe.methods",
     "load": "cafe.runs",

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cafe.cli import cache, compare, demo, export, extract, fit, lists, predict, runs, serve
+from cafe.cli import cache, compare, demo, export, extract, fit, lists, predict, push, runs, serve
 from cafe.cli.problems import run
 from cafe.cli.verbs import Verbs, help_without_verb
 from cafe.version import __version__
@@ -52,6 +52,7 @@ app.command("compare")(compare.compare)
 app.command("predict")(predict.predict)
 app.command("export")(export.export)
 app.command("serve")(serve.serve)
+app.command("push")(push.push)
 app.add_typer(cache.app, name="cache")
 app.add_typer(runs.app, name="runs")
 app.command("datasets")(lists.datasets)

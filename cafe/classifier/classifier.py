@@ -386,6 +386,40 @@ class Classifier:
         return classifier
 
     @classmethod
+    def from_pretrained(
+        cls,
+        repo: str,
+        *,
+        revision: str | None = None,
+        model: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        cache_dir: Path | str | None = None,
+    ) -> Self:
+        """Open a run that was pushed to the Hub by `cafe push`; it is fetched once.
+
+        Parameters
+        ----------
+        repo : str
+            ``"owner/name"``.
+        revision : str, default=None
+            A branch, tag or commit; None is the newest.
+        model, device, dtype, cache_dir
+            As of :meth:`load`.
+
+        Raises
+        ------
+        InputError
+            If there is no such repository, or it holds no run; or as :meth:`load`.
+        CafeError
+            If the Hub cannot be reached.
+        """
+        from cafe.sharing.hub import fetch_run
+
+        folder = fetch_run(repo, revision)
+        return cls.load(folder, model=model, device=device, dtype=dtype, cache_dir=cache_dir)
+
+    @classmethod
     def zero_shot(
         cls,
         classes: Sequence[str],
