@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, Self
 
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from cafe.classifier.images import ImageLike, given_images
+from cafe.classifier.images import given_images
 from cafe.classifier.reading import read_ahead
 from cafe.data.images.decoding import PILLOW, check_decoder
 from cafe.encoders.base import Encoder
@@ -79,7 +78,7 @@ class ImageFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Return True: there is nothing to learn."""
         return True
 
-    def transform(self, X: ImageLike | Iterable[ImageLike]) -> NDArray[np.float32]:
+    def transform(self, X: Any) -> NDArray[np.float32]:
         """Encode images.
 
         Parameters

@@ -132,12 +132,12 @@ def _api() -> Any:
 
 
 def _check_name(repo: str) -> None:
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    import huggingface_hub
 
+    utilities: Any = huggingface_hub.utils  # the library does not list what it has there
     try:
-        validate_repo_id(repo)
-    except HFValidationError:
+        utilities.validate_repo_id(repo)
+    except huggingface_hub.errors.HFValidationError:
         raise InputError(f"a repository is called owner/name, in letters, digits and . _ -; got {repo!r}") from None
 
 
