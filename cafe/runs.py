@@ -42,7 +42,6 @@ ARRAY_FILE = "model.safetensors"
 RUN_VERSION = 2  # 1 had no checksums
 FITTED_IMAGES = "fitted_images"  # SHA-256 of image files, where these are known
 PROMISES, SCORING_FIT = "promises", "scoring_fit"  # what the fit may promise, and another fit that goes with it
-NO_PROMISES = "no_promises"  # why it may promise nothing
 RUNS = "runs"  # below the cache folder
 REPORT_FILE = "report.html"
 CARD_FILE = "README.md"  # the model card
@@ -63,7 +62,6 @@ def save(
     fitted_images: Iterable[bytes] = (),
     promises: Mapping[str, Any] | None = None,
     scoring_fit: Any = None,
-    no_promises: str = "",
 ) -> None:
     """Write a fitted method to a folder.
 
@@ -83,8 +81,6 @@ def save(
         Numbers and arrays that say what the fit may promise of new images; ``run_["promises"]`` of what is loaded.
     scoring_fit : fitted classifier, default=None
         Another fit of the same method that goes with these; ``run_["scoring_fit"]`` of what is loaded.
-    no_promises : str, default=""
-        Why there are no promises; ``run_["no_promises"]`` of what is loaded.
 
     Raises
     ------
@@ -123,8 +119,6 @@ def save(
         document[FITTED_IMAGES] = {"array": FITTED_IMAGES}
     if promises is not None:
         document[PROMISES] = {key: _pack(value, f"{PROMISES}.{key}", arrays) for key, value in promises.items()}
-    if no_promises:
-        document[NO_PROMISES] = no_promises
     if scoring_fit is not None:
         document[SCORING_FIT] = _state(scoring_fit, f"{SCORING_FIT}.", arrays)
         if isinstance(document[SCORING_FIT]["params"].get(_MODEL_PARAMETER), str):

@@ -268,11 +268,9 @@ def _answer(classifier: Classifier, screen: Screen, cache_dir: Path | None) -> N
         "contents": classifier.contents,
         "notes": list(classifier.notes),
         "leaderboard": None if classifier.leaderboard is None else classifier.leaderboard.to_json(),
-        "no_promises": None if classifier.promises is not None else classifier.no_promises,
     }
-    described_fit = described(row, Path(str(run)), "" if classifier.promises is not None else classifier.no_promises)
     board = "" if classifier.leaderboard is None else f"\n\n{described_leaderboard(classifier.leaderboard)}"
-    screen.answer(document, described_fit + board)
+    screen.answer(document, described(row, Path(str(run))) + board)
     if row["selection"].get("note"):
         screen.warn(f"nothing could be chosen, and the default was taken: {row['selection']['note']}")
     if row["oracle"]:
@@ -299,8 +297,8 @@ def _check_side(variant: str, alpha: str | None, beta: str | None) -> None:
             )
 
 
-def described(row: dict[str, Any], run: Path, no_promises: str = "") -> str:
-    """Write one fitted row for people, and what it may promise or why nothing."""
+def described(row: dict[str, Any], run: Path) -> str:
+    """Write one fitted row for people."""
     shots = "all training images" if row["shots"] is None else f"{row['shots']} shot{'s' if row['shots'] > 1 else ''}"
     trained = f"{row['n_train']:,} images ({shots}, seed {row['seed']}) in {duration(row['fit_seconds'])}"
     if row.get("n_unlabelled"):
@@ -321,7 +319,7 @@ def described(row: dict[str, Any], run: Path, no_promises: str = "") -> str:
         ["confused", _confused(row)],
         ["not tested", _not_tested(row)],
         ["probabilities", calibration(row)],
-        ["promises", _promises(row, no_promises)],
+        ["promises", _promises(row)],
         ["chosen", _chosen(row["selection"])],
         ["kept", f"a fit on {row['refitted_on']:,} labelled images" if row.get("refitted_on") else ""],
         ["saved in", str(run)],
@@ -337,9 +335,9 @@ def described_leaderboard(board: Leaderboard) -> str:
     return "\n".join([*lines, f"The comparison took {duration(board.seconds)}."])
 
 
-def _promises(row: dict[str, Any], no_promises: str) -> str:
-    if no_promises:
-        return f"none: {no_promises}"
+def _promises(row: dict[str, Any]) -> str:
+    if row.get("no_promises"):
+        return f"none: {row['no_promises']}"
     if row.get("promises_seconds") is None:
         return ""
     return (

@@ -37,7 +37,6 @@ from cafe.methods.inputs.cosines import cosine_logits, softmax
 from cafe.prompts import GENERIC_TEMPLATE, class_embeddings, prompts, read_templates
 from cafe.runs import (
     FITTED_IMAGES,
-    NO_PROMISES,
     PROMISES,
     REPORT_FILE,
     SCORING_FIT,
@@ -379,7 +378,8 @@ class Classifier:
         classifier._image_fingerprint = saved["provenance"].get("image_fingerprint")
         if SCORING_FIT in saved and PROMISES in saved:
             classifier.promises = Promises.from_saved(saved[PROMISES], saved[SCORING_FIT])
-        classifier.no_promises = str(saved.get(NO_PROMISES) or "its run does not say why; it may be of an older cafe")
+        why = (classifier.row or {}).get("no_promises")
+        classifier.no_promises = str(why or "its run does not say why; it may be of an older cafe")
         known = saved.get(FITTED_IMAGES)
         classifier.fitted_images = None if known is None else frozenset(row.tobytes() for row in known)
         note_use(cache_folder(cache_dir), "runs", folder)
@@ -523,7 +523,6 @@ class Classifier:
             fitted_images=self.fitted_images or (),
             promises=None if made is None else made.to_save(),
             scoring_fit=None if made is None else made.scoring_fit,
-            no_promises=self.no_promises if made is None else "",
         )
         if self._page is not None:
             with replacing(target / REPORT_FILE) as temporary:

@@ -200,6 +200,8 @@ def fit_for_use(
         )  # fmt: skip
     else:
         final = replace(final, no_promises=NOT_ASKED_FOR)
+    if final.promises is None:
+        final = replace(final, row={**final.row, "no_promises": final.no_promises})
     if compare is False or final.tested is None:
         return final
     board = compare_methods(

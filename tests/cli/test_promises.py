@@ -136,14 +136,17 @@ def test_why_there_are_no_promises_stays_with_the_run(fitted, cafe, tmp_path):
     root, _ = fitted
     run = tmp_path / "bare"
     done = cafe("fit", root / "photos", "--no-promises", "--out", run, "--json")
-    assert done.code == 0 and "--no-promises" in done.json["no_promises"] and done.json["leaderboard"] is None
+    assert (
+        done.code == 0 and "--no-promises" in done.json["rows"][0]["no_promises"] and done.json["leaderboard"] is None
+    )
     image = root / "other" / "checks.png"
     cafe("predict", image, "--run", run, "--coverage", 0.9).refused("no sets of classes", "--no-promises")
     cafe("predict", image, "--run", run, "--unknown", 0.1).refused("no threshold", "--no-promises")
     plain = cafe("predict", image, "--run", run)
     assert plain.code == 0 and "no image is called unknown" in plain.err and "--no-promises" in plain.err
     assert "called unknown" not in cafe("predict", image, "--run", run, "--unknown", "off").err
-    assert cafe_package.Classifier.load(run).no_promises == done.json["no_promises"]
+    assert cafe_package.Classifier.load(run).no_promises == done.json["rows"][0]["no_promises"]
+    assert "none: it was fitted with --no-promises" in cafe("runs", "info", run).out
 
 
 def test_lac_of_the_saved_scores_is_the_conformal_score(fitted):
