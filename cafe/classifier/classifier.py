@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cafe.classifier.encoder_pair import decoder_of, model_names, open_encoders
+from cafe.classifier.encoder_pair import decoder_of, encoders_of, model_names, open_encoders
 from cafe.classifier.encoding import check_encoders
 from cafe.classifier.evaluation import Evaluation, LabelledFolder
 from cafe.classifier.images import GivenImage, ImageLike, given_images
@@ -614,8 +614,13 @@ class Classifier:
         from cafe.sharing.onnx_graph import Promised
 
         check_exportable(self.estimator)
-        import_onnx()
         encoder = self.encoder
+        if len(encoders_of(encoder)) > 1:
+            raise InputError(
+                f"an ONNX file holds one image tower, and this classifier has two, {encoder.id}; fit one on the "
+                f"features of a single encoder to export it"
+            )
+        import_onnx()
         if (encoder.device, encoder.dtype) != ("cpu", "float32"):
             encoder = open_encoder(encoder.id, "cpu", "float32")
         made = self.promises

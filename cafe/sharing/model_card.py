@@ -168,12 +168,17 @@ def _use() -> str:
 
 
 def _encoder_name(document: Mapping[str, Any]) -> str:
-    """Return the encoder's name; of a folder its last part, for the rest is nobody's business."""
-    encoder = str(document.get("encoder") or "an unnamed encoder")
-    return Path(encoder).name if Path(encoder).is_absolute() else encoder
+    """Return the encoder's name, of two both; of a folder its last part, for the rest is nobody's business."""
+    names = map(str, document.get("encoders") or [document.get("encoder") or "an unnamed encoder"])
+    return "+".join(Path(name).name if Path(name).is_absolute() else name for name in names)
 
 
 def _encoder(document: Mapping[str, Any]) -> str:
+    if both := document.get("encoders"):
+        parts = (document.get("provenance") or {}).get("joined") or [{}] * len(both)
+        return "\n".join(
+            _encoder({"encoder": name, "provenance": part}) for name, part in zip(both, parts, strict=True)
+        )
     encoder, licence = str(document.get("encoder") or ""), licence_of(str(document.get("encoder") or ""))
     image = ((document.get("provenance") or {}).get("image") or {}).get("encoder") or {}
     lines = [f"- base model: `{_plain(_encoder_name(document))}`, frozen"]

@@ -57,6 +57,9 @@ def test_fit_names_both_and_its_run_predicts(cafe, desk, both, tmp_path):
     assert [cache.rsplit("/", 1)[1] for cache in document["cache"].split(",")] == [f"{n}.h5" for n in both.split(",")]
     assert set(row["auto"]) >= {"text_scale", "residual", "images", "second_images"}
     assert json.loads((tmp_path / "run" / "run.json").read_text())["encoders"] == ["cafe:mini", str(desk / "dino")]
+    if (card := tmp_path / "run" / "README.md").is_file():
+        assert "cafe:mini+dino" in card.read_text(encoding="utf-8")
+        assert str(desk) not in card.read_text(encoding="utf-8")
 
     here = cafe("predict", desk / "new.png", desk / "photos" / "cow", "--run", tmp_path / "run", "--json").json
     assert [image["predictions"][0]["class"] for image in here["images"]] == ["dog"] + ["cow"] * 10
@@ -159,6 +162,7 @@ def test_a_run_of_two_encoders_refuses_one_that_changed(cafe, desk, both, tmp_pa
     fit = ("fit", "--cache", both, "--method", "zero-shot-plus", "--no-promises")
     assert cafe(*fit, "--out", tmp_path / "run").code == 0
     other = save_tiny_dinov2(tmp_path / "other", seed=1)
+    cafe("export", "--run", tmp_path / "run", "--out", tmp_path / "a.onnx").refused("one image tower")
     new, run = desk / "new.png", ("--run", tmp_path / "run")
     cafe("predict", new, *run, "--model", "cafe:mini").refused("is of two encoders", "--model takes both, as A,B")
     cafe("predict", new, *run, "--model", f"cafe:mini,{other}").refused(
