@@ -1,8 +1,8 @@
 """Two encoders in one fit against the better of both alone, on digits: the table of docs/encoders.md.
 
-    python benchmarks/studies/two_encoders.py [--draws 5]
+    python benchmarks/studies/two_encoders.py [--draws 5] [--first pixels --methods auto]
 
-The first encoder is ``cafe:mini``; the second a DINOv2 of two layers with random weights, which hardly sees anything,
+The first encoder is ``cafe:mini``, or, without any text, pixels; the second a DINOv2 of two layers with random weights, which hardly sees anything,
 or the 8 x 8 pixels of the digits themselves, which see well and have no text. ``auto`` alone on either is what the
 others are held against: behind the better of both, by mean accuracy over the draws, by no more than two paired standard
 errors at any number of shots. The error is that of ``docs/methods.md``, on draws and test rows both.
@@ -61,28 +61,32 @@ def right(features: Features, method: str, shots: int, draws: Sequence[int]) -> 
     return np.stack([fit.correct for fit in fits])
 
 
-def measured(draws: Sequence[int], methods: Sequence[str], all_shots: Sequence[int]) -> list[dict[str, Any]]:
+def measured(
+    first: str, draws: Sequence[int], methods: Sequence[str], all_shots: Sequence[int]
+) -> list[dict[str, Any]]:
     """Return a row for each number of shots, second encoder and method."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         alone = digits(Path(folder))
-        mini = alone.pop("cafe:mini")
+        own = alone.pop(first)
+        alone.pop("cafe:mini", None)
         for shots in all_shots:
-            by_mini = right(mini, "auto", shots, draws)
+            by_first = right(own, "auto", shots, draws)
             for name, second in alone.items():
                 by_second = right(second, "auto", shots, draws)
-                better = max(by_mini, by_second, key=np.mean)
-                joined = mini.join(second)
+                better = max(by_first, by_second, key=np.mean)
+                joined = own.join(second)
                 for method in methods:
                     by_both = right(joined, method, shots, draws)
                     differences = by_both.astype(np.float64) - better
                     rows.append(
                         {
                             "shots": shots,
+                            "first": first,
                             "second": name,
                             "method": method,
                             "draws": len(draws),
-                            "first_alone": float(by_mini.mean()),
+                            "first_alone": float(by_first.mean()),
                             "second_alone": float(by_second.mean()),
                             "both": float(by_both.mean()),
                             "difference": float(differences.mean()),
@@ -94,12 +98,13 @@ def measured(draws: Sequence[int], methods: Sequence[str], all_shots: Sequence[i
 
 def table(rows: Sequence[dict[str, Any]]) -> None:
     """Print the table of docs/encoders.md."""
-    print("| second encoder | shots | cafe:mini alone | second alone | " + " | ".join(METHODS) + " |")
-    print("|---|" + "---|" * (3 + len(METHODS)))
-    for first in [row for row in rows if row["method"] == METHODS[0]]:
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    print("| second encoder | shots | first alone | second alone | " + " | ".join(methods) + " |")
+    print("|---|" + "---|" * (3 + len(methods)))
+    for first in [row for row in rows if row["method"] == methods[0]]:
         cells = [first["second"], str(first["shots"])]
         cells += [f"{100 * first[key]:.1f}" for key in ("first_alone", "second_alone")]
-        for method in METHODS:
+        for method in methods:
             for row in rows:
                 if (row["second"], row["shots"], row["method"]) == (first["second"], first["shots"], method):
                     ahead, error = 100 * row["difference"], 100 * row["paired_error"]
@@ -111,10 +116,10 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=5, help="of shots")
-    given = parse(parser, {"draws": 2})
-    rows = measured(
-        range(1, given.draws + 1), METHODS[:1] if is_smoke() else METHODS, SHOTS[1:2] if is_smoke() else SHOTS
-    )
+    parser.add_argument("--first", default="cafe:mini", choices=("cafe:mini", "pixels"), help="encoder")
+    parser.add_argument("--methods", nargs="+", default=METHODS, help="on both encoders")
+    given = parse(parser, {"draws": 2, "methods": METHODS[:1]})
+    rows = measured(given.first, range(1, given.draws + 1), given.methods, SHOTS[1:2] if is_smoke() else SHOTS)
     report("two_encoders", None, rows)
     if not is_smoke():
         table(rows)
