@@ -5,11 +5,15 @@ What is asked for by name is met or refused, never replaced; ``"auto"`` takes th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cafe.errors import InputError, unknown_name
+from cafe.measured import seconds_of
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +22,10 @@ if TYPE_CHECKING:
 ENCODING_DTYPES = ("float32", "bfloat16", "float16")
 # Of training; what each means is in choose_training_dtypes.
 TRAINING_DTYPES = ("auto", "float32", "float64", "bfloat16", "tf32")
+# How much faster bfloat16 must be to be taken for encoding: less would not pay for the digits it costs.
+WORTH_BFLOAT16 = 4 / 3
+# Of the layers that are timed: with the layer back 0.3 GFLOP, 3 ms of a core at 100 GFLOP/s.
+_MEASURED_ROWS, _MEASURED_WEIGHTS = 128, 600_000
 # Multiply-adds below which a second thread costs more than it gains; about 2 ms on one core. A step of a few-shot fit
 # is a handful of small products. Two threads gain nothing on them, and on a machine that is busy elsewhere they cost
 # much: each waits, spinning, for the other to be scheduled (a demo that took 30 s alone took 200 s beside another
@@ -27,6 +35,9 @@ SMALL = 50_000_000
 # GPU's context is made and its kernels are loaded, which is half a second to some seconds. An estimate: no GPU was
 # at hand.
 LEAST_FOR_GPU = 2e10
+
+# Of the drivers of NVIDIA (also under WSL, and on Jetson boards) and AMD.
+_DEVICE_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/nvmap", "/dev/nvhost-gpu", "/dev/kfd")
 
 # ---------------------------------------------------------------------------- device
 
@@ -54,6 +65,8 @@ def choose_device(device: str = "auto") -> str:
     >>> choose_device("cpu")
     'cpu'
     """
+    if device == "cpu" or (device == "auto" and not may_have_accelerator()):
+        return "cpu"
     import torch
 
     has_mps = torch.backends.mps.is_available()
@@ -127,19 +140,35 @@ def exact_products(device: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
+def may_have_accelerator() -> bool:
+    """Whether a device beside the CPU may be here, by what the operating system shows: without the import of torch.
+
+    Only Linux tells: what CUDA and ROCm need are files of the kernel's drivers.
+    """
+    if sys.platform != "linux" or "torch" in sys.modules:
+        return True
+    return any(Path(path).exists() for path in _DEVICE_FILES)
+
+
 # ---------------------------------------------------------------------------- precision
 
 
-def choose_encoding_dtype(dtype: str, device: str) -> str:
+def choose_encoding_dtype(
+    dtype: str, device: str, products: tuple[int, int] | None = None, *, preferred: str | None = None
+) -> str:
     """Turn what was asked for into the name of the dtype that an encoder's towers run in.
 
     Parameters
     ----------
     dtype : str
-        ``"auto"`` is bfloat16 on CUDA and on CPUs with bfloat16 matrix units (AMX), and float32 elsewhere; otherwise
-        one of ``ENCODING_DTYPES``.
+        ``"auto"`` is bfloat16 on CUDA; on a CPU, bfloat16 where products of the tower's shape are measured a third
+        faster in it (:func:`measured_encoding_dtype`); float32 elsewhere. Otherwise one of ``ENCODING_DTYPES``.
     device : str
         As returned by :func:`choose_device`.
+    products : (int, int), default=None
+        Inputs and outputs of the layers that cost most; None are those of a ViT-B.
+    preferred : str, default=None
+        What ``"auto"`` takes in place of all that: the dtype of features that are there.
 
     Returns
     -------
@@ -157,11 +186,68 @@ def choose_encoding_dtype(dtype: str, device: str) -> str:
     ('float32', 'bfloat16')
     """
     if dtype == "auto":
-        fast = device.startswith("cuda") or (device == "cpu" and has_matrix_units())
-        return "bfloat16" if fast else "float32"
+        if preferred in ENCODING_DTYPES:
+            return preferred
+        if device.startswith("cuda"):
+            return "bfloat16"
+        return measured_encoding_dtype(*(products or (768, 3072))) if device == "cpu" else "float32"
     if dtype not in ENCODING_DTYPES:
         raise unknown_name("dtype", dtype, ("auto", *ENCODING_DTYPES))
     return dtype
+
+
+def measured_encoding_dtype(inputs: int, outputs: int) -> str:
+    """Return bfloat16 where layers of these widths are a third faster in it on this processor, else float32.
+
+    It is measured once for the widths, PyTorch's version and the number of threads (:mod:`cafe.measured`).
+
+    Parameters
+    ----------
+    inputs, outputs : int
+        Of a layer; timed is this layer and the one back, as in the two-layer networks that most of a tower is.
+    """
+    import torch
+
+    # Widths of one class of shapes are timed at the same size, which a tenth of a second has room for.
+    while inputs * outputs > _MEASURED_WEIGHTS:
+        inputs, outputs = inputs // 2, outputs // 2
+
+    def work(dtype: torch.dtype) -> Callable[[], object]:
+        there, back = torch.ones(outputs, inputs, dtype=dtype), torch.ones(inputs, outputs, dtype=dtype)
+        rows = torch.ones(_MEASURED_ROWS, inputs, dtype=dtype)
+
+        def layers() -> object:
+            with torch.inference_mode():
+                return torch.nn.functional.linear(torch.nn.functional.linear(rows, there), back)
+
+        return layers
+
+    threads = torch.get_num_threads()
+    # An extraction encodes batches side by side, each on one thread.
+    torch.set_num_threads(1)
+    try:
+        seconds = seconds_of(
+            f"encoding, layers of {inputs} and {outputs}", ("float32", "bfloat16"),
+            lambda: {name: work(getattr(torch, name)) for name in ("float32", "bfloat16")},
+            library=f"torch {torch.__version__}", threads=threads,
+        )  # fmt: skip
+    finally:
+        torch.set_num_threads(threads)
+    return "bfloat16" if seconds["float32"] >= WORTH_BFLOAT16 * seconds["bfloat16"] else "float32"
+
+
+def heaviest_products(shapes: Iterable[Sequence[int]]) -> tuple[int, int] | None:
+    """Return (inputs, outputs) of the layers that cost most, of the shapes of a tower's weights; None without any.
+
+    Examples
+    --------
+    >>> heaviest_products([(64, 64), (64, 64), (256, 64), (256,), (64, 256)])
+    (64, 256)
+    """
+    costs = Counter[tuple[int, int]]()
+    for outputs, inputs in (shape for shape in map(tuple, shapes) if len(shape) == 2):
+        costs[min(inputs, outputs), max(inputs, outputs)] += inputs * outputs
+    return costs.most_common(1)[0][0] if costs else None
 
 
 def choose_training_dtypes(dtype: str, kernel: str) -> tuple[torch.dtype, torch.dtype]:
@@ -222,9 +308,8 @@ def has_matrix_units() -> bool:
 def has_bfloat16_vectors() -> bool:
     """Whether this processor multiplies bfloat16 in vectors (AVX512_BF16), and torch can tell.
 
-    There bfloat16 encoded a ViT-B/32 3.4 times as fast as float32, at a cosine of 0.9999 (docs/extraction.md). It is
-    not what ``"auto"`` takes for encoding, so that features of processors without matrix units stay the same to the
-    last bits; who wants it says so.
+    They do not tell which precision is faster: bfloat16 encoded a ViT-B/32 3.4 times as fast as float32 on one
+    processor that has them, and 0.6 times as fast on another.
     """
     import torch
 

@@ -19,6 +19,7 @@ from cafe.errors import InputError, unknown_name
 from cafe.evaluation.metrics import all_metrics
 from cafe.features import Features, Split
 from cafe.methods import fit_many, make_method, method_names
+from cafe.methods.inference.fitted import full_probabilities
 from cafe.protocol import selection as policies
 from cafe.protocol.oracle import oracle_test
 from cafe.protocol.tasks import Task, dataset_name, encoder_name, make_task, stacked
@@ -413,26 +414,6 @@ def _resolve(estimator: Any, task: Task, selection: str) -> tuple[Any, policies.
         if selection == "cross-validation":
             raise
         return policies.fall_back(estimator, str(error))
-
-
-# Rows of one inference block: 4096 x 1,000 classes in float32 are 16 MB.
-INFERENCE_ROWS = 4096
-
-
-def full_probabilities(estimator: Any, X: NDArray[Any], n_classes: int) -> NDArray[Any]:
-    """Return probabilities over all classes of the data set, (n, n_classes); unseen ones have zero.
-
-    Only methods that started from class means lack columns: those of classes without a training row.
-    """
-    probabilities = None
-    for start in range(0, len(X), INFERENCE_ROWS):
-        block = estimator.predict_proba(X[start : start + INFERENCE_ROWS])
-        if probabilities is None:
-            probabilities = np.zeros((len(X), n_classes), dtype=block.dtype)
-        probabilities[start : start + len(block), estimator.classes_] = block
-    if probabilities is None:
-        raise InputError("there is no row to predict")
-    return probabilities
 
 
 def zero_shot_accuracy(features: Features, test: Split) -> float | None:

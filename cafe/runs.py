@@ -33,6 +33,8 @@ from cafe.features import Features
 from cafe.files import remove_leftovers, replacing_together, write_safetensors
 from cafe.foreign import check_regular, read_json, reading
 from cafe.last_used import by_last_use, used_elsewhere
+from cafe.methods.inference.fitted import FittedMethod
+from cafe.methods.inference.scores import SCORES
 from cafe.names import file_name
 from cafe.registry import entries, find
 from cafe.version import __version__
@@ -154,6 +156,32 @@ def load(run_dir: Path | str) -> Any:
         If the folder is not there or not a run, was written by a newer cafe, or is damaged: the message names the file,
         and the array where it is one.
     """
+    return _load(run_dir, in_numpy=False)
+
+
+def load_to_predict(run_dir: Path | str) -> Any:
+    """Read what is needed to predict: arrays and NumPy, where the method's scores are a few products.
+
+    Parameters
+    ----------
+    run_dir : path
+        Folder that :func:`save` wrote.
+
+    Returns
+    -------
+    FittedMethod or fitted classifier
+        With ``run_`` as of :func:`load`; the classifier where the method needs more to predict, or the run has no
+        checksums (version 1).
+
+    Raises
+    ------
+    InputError
+        As :func:`load`.
+    """
+    return _load(run_dir, in_numpy=True)
+
+
+def _load(run_dir: Path | str, *, in_numpy: bool) -> Any:
     from safetensors.numpy import load_file
 
     document = read_run(run_dir)
@@ -164,7 +192,8 @@ def load(run_dir: Path | str) -> Any:
     if CHECKSUMS in document:
         _check_arrays(path, arrays, document[CHECKSUMS]["arrays"])
     path = Path(run_dir) / RUN_FILE
-    estimator = _restored(document, document, arrays, path)
+    in_numpy = in_numpy and CHECKSUMS in document and document["method"] in SCORES
+    estimator = _restored(document, document, arrays, path, in_numpy=in_numpy)
     tower = getattr(estimator, _MODEL_PARAMETER, None)
     if isinstance(tower, str):
         setattr(estimator, _MODEL_PARAMETER, model_beside(tower, Path(run_dir)))
@@ -175,7 +204,7 @@ def load(run_dir: Path | str) -> Any:
     if SCORING_FIT in document and PROMISES in document:
         with reading(path, "what a run promises"):
             document[PROMISES] = {key: _unpack(value, arrays) for key, value in document[PROMISES].items()}
-        document[SCORING_FIT] = _restored(document, document[SCORING_FIT], arrays, path)
+        document[SCORING_FIT] = _restored(document, document[SCORING_FIT], arrays, path, in_numpy=in_numpy)
     estimator.run_ = document
     return estimator
 
@@ -213,15 +242,27 @@ def state_sha256(estimator: Any) -> str:
     return hashlib.sha256(json.dumps(state, default=_plain).encode()).hexdigest()
 
 
-def _restored(document: dict[str, Any], state: dict[str, Any], arrays: dict[str, NDArray[Any]], path: Path) -> Any:
-    """Make the classifier of a state again."""
-    method = find("methods", "METHOD", "method", str(document["method"])).load()
+def _restored(
+    document: dict[str, Any], state: dict[str, Any], arrays: dict[str, NDArray[Any]], path: Path, *, in_numpy: bool
+) -> Any:
+    """Make the classifier of a state again, or what predicts like it in NumPy alone."""
+    entry = find("methods", "METHOD", "method", str(document["method"]))
     with reading(path, "a run of this method"):
-        estimator = method(**{k: _unpack(v, arrays) for k, v in state["params"].items()})
-        for name, value in state["fitted"].items():
-            if not _FITTED.fullmatch(name):
-                raise InputError(f"{path} is damaged: no method has an attribute {name!r} to be set")
-            setattr(estimator, name, _unpack(value, arrays))
+        parameters = {name: _unpack(value, arrays) for name, value in state["params"].items()}
+        fitted = {name: _unpack(value, arrays) for name, value in state["fitted"].items()}
+        if strange := next((name for name in fitted if not _FITTED.fullmatch(name)), None):
+            raise InputError(f"{path} is damaged: no method has an attribute {strange!r} to be set")
+        if in_numpy:
+
+            def whole() -> Any:
+                estimator = _restored(document, state, arrays, path, in_numpy=False)
+                estimator.run_ = document
+                return estimator
+
+            return FittedMethod(entry.name, entry.class_name, parameters, fitted, whole)
+        estimator = entry.load()(**parameters)
+        for name, value in fitted.items():
+            setattr(estimator, name, value)
     return estimator
 
 

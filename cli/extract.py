@@ -6,7 +6,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "cafe:mini"
 _SHOWN_UNREADABLE = 5
-_WORTH_SAYING = 60.0  # seconds of encoding
 
 
 def _complete_dataset(incomplete: str) -> list[str]:
@@ -220,9 +218,6 @@ def extract(
                 named=out is not None, known_in=list(dict.fromkeys([cache_folder(cache_dir), *_folders(paths)])),
             )  # fmt: skip
         _answer(summaries, screen)
-        for hint in dict.fromkeys(_faster_dtype(*one) for one in zip(encoders, repeat(dtype), summaries, strict=False)):
-            if hint:
-                screen.say(hint)
         _say_old_versions(summaries, screen)
         for summary in summaries:
             note_use(cache_folder(cache_dir), "caches", summary.path)
@@ -443,25 +438,3 @@ def described(summary: ExtractionSummary) -> str:
     pairs.append(["saved in", f"{summary.path} ({size(summary.bytes)})"])
     first, *rest = pairs
     return "\n".join(align_left(first, rest))
-
-
-def _faster_dtype(encoder: Encoder, dtype: str, summary: ExtractionSummary) -> str:
-    """Say which dtype would have been faster on this processor; empty if that of the run was, or it hardly matters.
-
-    Parameters
-    ----------
-    encoder : Encoder
-        That of the run.
-    dtype : str
-        What was asked for.
-    summary : ExtractionSummary
-        How it went.
-    """
-    from cafe.compute import has_bfloat16_vectors
-
-    slow = summary.bottleneck == "encode" and summary.seconds["encode"] > _WORTH_SAYING
-    if not slow or dtype != "auto" or (encoder.device, encoder.dtype) != ("cpu", "float32"):
-        return ""
-    if not has_bfloat16_vectors():
-        return ""
-    return "this processor multiplies bfloat16 about three times as fast: --dtype bfloat16 makes a cache of its own"

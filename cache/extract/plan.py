@@ -190,10 +190,12 @@ def plan_extraction(
     draws: Draws | None = None,
     projection_features: bool = False,
     decoder: str = PILLOW,
+    images_alone: bool = False,
 ) -> Extraction:
     """Check what is wanted against the data set, and compute its identity.
 
-    Parameters are those of :func:`cafe.cache.extract.run.extract`.
+    Parameters are those of :func:`cafe.cache.extract.run.extract`; with ``images_alone`` nothing is asked of the
+    encoder's text side, and nothing recorded, which is enough to look for images that are known.
 
     Raises
     ------
@@ -225,7 +227,9 @@ def plan_extraction(
         raise InputError(
             f"encoder {encoder.id!r} has no final projection that is one matrix; leave out --projection-features"
         )
-    identity = encoder.identity()
+    identity: dict[str, Any] = (
+        {"image": encoder.image_identity(), "text": None, "recorded": {}} if images_alone else encoder.identity()
+    )
     return Extraction(
         dataset=dataset,
         encoder=encoder,
@@ -249,7 +253,7 @@ def plan_extraction(
         else text_part(
             dataset.class_names, identity["text"], templates=templates, prompts=own, stored_dtype=stored_dtype
         ),
-        recorded=_recorded(encoder, identity["recorded"], decoder),
+        recorded={} if images_alone else _recorded(encoder, identity["recorded"], decoder),
         rows=rows_to_extract(dataset, names, draws),
         views=views,
         draws=draws,

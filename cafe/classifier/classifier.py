@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cafe.classifier.encoder_pair import decoder_of, encoders_of, model_names, open_encoders
+from cafe.classifier.encoder_pair import decoder_of, dtypes_of, encoders_of, model_names, open_encoders
 from cafe.classifier.encoding import check_encoders
 from cafe.classifier.evaluation import Evaluation, LabelledFolder
 from cafe.classifier.images import GivenImage, ImageLike, given_images
@@ -25,6 +25,7 @@ from cafe.classifier.prediction_table import Answer, check_table, writing_table
 from cafe.classifier.reading import ReadImage
 from cafe.classifier.scoring import Array, ImageScores, score_images
 from cafe.classifier.training_images import Source, TrainingImages, spread_over_classes, training_images
+from cafe.compute import choose_device
 from cafe.data.images.decoding import PILLOW
 from cafe.encoders.base import Encoder
 from cafe.encoders.opening import MINI, open_encoder
@@ -33,6 +34,7 @@ from cafe.evaluation.conformal import ConformalScore, conformal_threshold
 from cafe.files import cache_dir as cache_folder
 from cafe.files import replacing
 from cafe.last_used import note_use
+from cafe.methods.inference.fitted import FittedMethod
 from cafe.methods.inputs.cosines import cosine_logits, softmax
 from cafe.prompts import GENERIC_TEMPLATE, class_embeddings, prompts, read_templates
 from cafe.runs import (
@@ -41,10 +43,10 @@ from cafe.runs import (
     REPORT_FILE,
     SCORING_FIT,
     find_run,
+    load_to_predict,
     new_run_folder,
     state_sha256,
 )
-from cafe.runs import load as load_run
 from cafe.runs import save as save_run
 from cafe.sharing.model_card import write_card
 
@@ -157,7 +159,7 @@ class Classifier:
         *,
         decoder: str = PILLOW,
     ) -> None:
-        self.estimator = estimator
+        self._fitted = estimator
         self.decoder = decoder
         self.row: dict[str, Any] | None = None
         self.run: Path | None = None
@@ -335,7 +337,8 @@ class Classifier:
             Where the encoder is now, if it has moved: a name, folder or hub id; ``"A,B"`` for a run of two encoders;
             None for what the run names.
         device, dtype : str, default="auto"
-            Where and in what images are encoded, as :func:`cafe.encoders.opening.open_encoder` takes them.
+            Where and in what images are encoded, as :func:`cafe.encoders.opening.open_encoder` takes them; on a CPU
+            ``"auto"`` is the dtype of the features that the run was fitted on, and float32 for a few images.
         cache_dir : path, default=None
             Folder of caches and runs; None for ``$CAFE_CACHE``, else ``$XDG_CACHE_HOME/cafe``.
 
@@ -357,12 +360,13 @@ class Classifier:
             that whether it is the right one cannot be checked.
         """
         folder = find_run(run, cache_folder(cache_dir))
-        estimator = load_run(folder)
+        estimator = load_to_predict(folder)
         saved = estimator.run_
         if not saved.get("encoder") or not saved.get("class_names"):
             raise InputError(f"the run {folder} names no encoder and no classes, so it cannot name what is on an image")
+        made_in = dtypes_of(saved["provenance"]) if choose_device(device) == "cpu" else None
         try:
-            encoder = open_encoders(_models_of(saved, model, folder), device, dtype)
+            encoder = open_encoders(_models_of(saved, model, folder), device, dtype, made_in)
         except InputError as error:
             if model is not None:
                 raise
@@ -480,6 +484,13 @@ class Classifier:
         if self.promises.reaches(FALSE_ALARMS):
             return ""
         return f"there are too few images for a threshold at a rate of false alarms of {FALSE_ALARMS:g}"
+
+    @property
+    def estimator(self) -> Any:
+        """The fitted method; of a run it is made when first asked for, since predicting needs its arrays alone."""
+        if isinstance(self._fitted, FittedMethod):
+            self._fitted = self._fitted.estimator()
+        return self._fitted
 
     @property
     def encoder(self) -> Encoder:
@@ -903,7 +914,7 @@ class Classifier:
 
     def _unknown_scores(self, features: NDArray[Any]) -> NDArray[np.float64]:
         means = np.zeros((0, features.shape[1]), np.float32) if self.promises is None else self.promises.means
-        return unknown_scores(features, text_of(self.estimator, features.shape[1]), means)
+        return unknown_scores(features, text_of(self._fitted, features.shape[1]), means)
 
     def _set(self, features: Array, probabilities: Array, coverage: float, score: ConformalScore) -> tuple[str, ...]:
         """Return the names in the set of one image, the most probable first."""
@@ -988,7 +999,7 @@ class Classifier:
         """
         encoder = self.encoder
         request = {
-            "method": state_sha256(self.estimator),
+            "method": state_sha256(self._fitted),
             "classes": self.classes_.tolist(),
             "encoder": [encoder.identity()["image"], encoder.device, encoder.dtype, encoder.batch_size, self.decoder],
             "options": [k, unknown, coverage, self.temperature],
@@ -1077,7 +1088,7 @@ class Classifier:
             yield answer.image, answer.probabilities
 
     def _answers(self, images: Iterable[GivenImage]) -> Iterator[ImageScores]:
-        for scores in score_images(images, self.encoder, self.estimator, self.decoder, self.cache_dir):
+        for scores in score_images(images, self.encoder, self._fitted, self.decoder, self.cache_dir):
             if scores.image.unreadable is None and self.promises is not None:
                 yield scores._replace(probabilities=self.promises.calibrated(scores.probabilities[None])[0])
             else:
@@ -1086,7 +1097,7 @@ class Classifier:
     def _facts(self) -> dict[str, str]:
         """Return what a reader wants to know at first sight."""
         shown = ", ".join(self.classes_[:6]) + (f", ... ({len(self.classes_)})" if len(self.classes_) > 6 else "")
-        facts = {"method": type(self.estimator).__name__, "classes": shown}
+        facts = {"method": getattr(self._fitted, "class_name", type(self._fitted).__name__), "classes": shown}
         if isinstance(self._encoder, Encoder):
             facts["encoder"] = self._encoder.id
         elif self.row is not None:

@@ -54,15 +54,25 @@ def parts_of_provenance(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]
     return list(provenance.get("joined") or [provenance])
 
 
-def open_encoders(names: Sequence[str], device: str, dtype: str = "auto") -> Encoder:
-    """Open an encoder, or two as one."""
-    encoders = [open_encoder(name, device, dtype) for name in names]
+def open_encoders(
+    names: Sequence[str], device: str, dtype: str = "auto", preferred_dtypes: Sequence[str | None] | None = None
+) -> Encoder:
+    """Open an encoder, or two as one; ``"auto"`` takes the preferred dtype of each, where there is one."""
+    encoders = [
+        open_encoder(name, device, dtype, preferred_dtype=preferred)
+        for name, preferred in zip(names, preferred_dtypes or [None] * len(names), strict=True)
+    ]
     return encoders[0] if len(encoders) == 1 else EncoderPair(*encoders)
 
 
 def encoders_of(encoder: Encoder) -> list[Encoder]:
     """Return the encoders that one is made of: two of a pair, else itself."""
     return list(encoder.encoders) if isinstance(encoder, EncoderPair) else [encoder]
+
+
+def dtypes_of(provenance: Mapping[str, Any]) -> list[str | None]:
+    """Return the dtype of each encoder that features were made in; None where that is not known."""
+    return [(part.get("image") or {}).get("encoder", {}).get("dtype") for part in parts_of_provenance(provenance)]
 
 
 def decoder_of(provenance: Mapping[str, Any]) -> str:

@@ -53,7 +53,12 @@ def known_features(
         return NOTHING_KNOWN
     try:
         wanted = plan_extraction(
-            _Files(sizes), encoder, templates=["{}"], projection_features=unprojected, decoder=decoder
+            _Files(sizes),
+            encoder,
+            templates=["{}"],
+            projection_features=unprojected,
+            decoder=decoder,
+            images_alone=True,
         )
     except InputError:  # an encoder without a projection, of whose features none can be unprojected
         return NOTHING_KNOWN

@@ -30,9 +30,8 @@ from cafe.evaluation.conformal import (
 )
 from cafe.evaluation.unknown import combined_score, unknown_threshold
 from cafe.features import Features, Split
-from cafe.fitting import FitRequest, fit_all, full_probabilities
+from cafe.methods.inference.fitted import full_probabilities
 from cafe.methods.inputs.cosines import unit_length
-from cafe.protocol.tasks import Task
 
 FOLDS = 3
 PARTS = 20  # the means of 19 of 20 images are nearly those of all
@@ -119,6 +118,9 @@ def score_out_of_fold(
     -------
     OutOfFold
     """
+    from cafe.fitting import FitRequest, fit_all
+    from cafe.protocol.tasks import Task
+
     seed = chosen.pop("seed")
     divisions = [*held_out, third]
     most = max(1, _MOST_NUMBERS // (len(features.class_names) * len(divisions)))

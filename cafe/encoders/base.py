@@ -89,6 +89,9 @@ class Encoder(ABC):
     parallel : bool
         Whether images may be encoded by several threads at once; extraction on a CPU then encodes batches side by
         side.
+    reopen : callable or None
+        Where the dtype was left to cafe (``"auto"``): opens the same encoder in the dtype that it is given. None where
+        the dtype was asked for, and stays.
     known_models : mapping of str to KnownModel
         Models of this library that are worth knowing, as ``--model`` takes them; ``cafe models`` lists them.
     """
@@ -102,6 +105,7 @@ class Encoder(ABC):
     batch_size: int
     cropper: Cropper
     parallel: bool = False
+    reopen: Callable[[str], Encoder] | None = None
     known_models: ClassVar[Mapping[str, KnownModel]] = {}
 
     @property

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.compute import choose_device, choose_encoding_dtype
+from cafe.compute import choose_device, choose_encoding_dtype, heaviest_products
 from cafe.encoders.base import KnownModel
 from cafe.encoders.examples import save_tiny_open_clip
 from cafe.encoders.text_towers.base import TextTower
@@ -188,7 +188,9 @@ class OpenCLIP(TorchEncoder):
         chosen = choose_device(device)
         checkpoint = load_open_clip(source)
         with trying(source):
-            encoder = cls(model_id or f"{ENCODER}:{source}", checkpoint, chosen, choose_encoding_dtype(dtype, chosen))
+            products = heaviest_products(own.shape for own in checkpoint.model.visual.parameters())
+            dtype = choose_encoding_dtype(dtype, chosen, products)
+            encoder = cls(model_id or f"{ENCODER}:{source}", checkpoint, chosen, dtype)
         check_scale(source, encoder.logit_scale, encoder.logit_bias)
         return encoder
 

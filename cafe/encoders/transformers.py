@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.compute import choose_device, choose_encoding_dtype
+from cafe.compute import choose_device, choose_encoding_dtype, heaviest_products
 from cafe.encoders.base import KnownModel
 from cafe.encoders.examples import save_tiny_clip
 from cafe.encoders.text_towers.base import TextTower
@@ -43,13 +43,7 @@ _ARCHITECTURE = (
 
 
 class TransformersCLIP(TorchEncoder):
-    """A CLIP of the transformers library, from a local folder or the hub.
-
-    Notes
-    -----
-    ``dtype="auto"`` is float32 on the CPU. bfloat16 would pay there only on processors with bfloat16
-    matrix units, and is there for the asking.
-    """
+    """A CLIP of the transformers library, from a local folder or the hub."""
 
     known_models: ClassVar[Mapping[str, KnownModel]] = {
         "openai/clip-vit-base-patch32": KnownModel(
@@ -176,7 +170,10 @@ class TransformersCLIP(TorchEncoder):
         chosen = choose_device(device)
         checkpoint = load_checkpoint(source)
         with trying(source):
-            encoder = cls(model_id or source, checkpoint, chosen, choose_encoding_dtype(dtype, chosen))
+            state = checkpoint.model.state_dict()
+            products = heaviest_products(own.shape for name, own in state.items() if name.startswith("vision_"))
+            dtype = choose_encoding_dtype(dtype, chosen, products)
+            encoder = cls(model_id or source, checkpoint, chosen, dtype)
         check_scale(source, encoder.logit_scale, encoder.logit_bias)
         return encoder
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.compute import choose_device, choose_encoding_dtype
+from cafe.compute import choose_device, choose_encoding_dtype, heaviest_products
 from cafe.encoders.base import KnownModel
 from cafe.encoders.examples import save_tiny_dinov2
 from cafe.encoders.text_towers.base import TextTower
@@ -158,7 +158,8 @@ class VisionEncoder(TorchEncoder):
         chosen = choose_device(device)
         checkpoint = load_image_checkpoint(source)
         with trying(source):
-            return cls(model_id or source, checkpoint, chosen, choose_encoding_dtype(dtype, chosen))
+            products = heaviest_products(own.shape for own in checkpoint.model.parameters())
+            return cls(model_id or source, checkpoint, chosen, choose_encoding_dtype(dtype, chosen, products))
 
     @classmethod
     def write_example(cls, folder: Path) -> str:

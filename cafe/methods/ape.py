@@ -20,8 +20,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cafe.arrays import functions, index_like, kernel_name, like, on_device, on_host, segment_sums
-from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits, softmax, unit_length
+from cafe.arrays import kernel_name, like, on_device, on_host
+from cafe.methods.base import Array, FewShotClassifier, Problem, softmax, unit_length
+from cafe.methods.inference import scores
 from cafe.methods.inputs.parameters import Constraint, Number
 
 METHOD = "ape"
@@ -160,11 +161,7 @@ class APE(FewShotClassifier):
         }
 
     def _logits(self, X: Array) -> Array:
-        logits = cosine_logits(X, self._text_like(X), self.logit_scale)
-        affinity = unit_length(X[:, index_like(self.channels_, X)]) @ like(self.keys_, X).T  # (queries, keys)
-        votes = functions(X).exp(-self.beta_ * (1 - affinity)) * like(self.weights_, X)
-        logits[:, index_like(self.seen_, X)] += self.alpha_ * segment_sums(votes, self.segments_)
-        return logits
+        return scores.ape(self, X)
 
 
 def similarity_between_classes(X: Array, y: NDArray[np.int64], text: Array) -> Array:

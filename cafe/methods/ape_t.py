@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cafe.arrays import functions, index_like, like, segment_sums
 from cafe.methods.ape import chosen_channels
 from cafe.methods.base import Array, Problem
+from cafe.methods.inference import scores
 from cafe.methods.inputs.parameters import Constraint, Number, seed_of
 from cafe.methods.objectives.ape_t import ResidualKeysObjective
 from cafe.methods.objectives.base import Result, Run, TrainedClassifier
@@ -188,8 +188,4 @@ class APET(TrainedClassifier):
     # ------------------------------------------------------------------ inference
 
     def _logits(self, X: Array) -> Array:
-        text, keys, values = (like(v, X) for v in (self.text_, self.keys_, self.values_))
-        logits: Array = self.logit_scale * (X @ text.T)
-        votes = functions(X).exp(-self.beta_ * (1 - X @ keys.T)) * values
-        logits[:, index_like(self.seen_, X)] += self.alpha_ * segment_sums(votes, self.segments_)
-        return logits
+        return scores.ape_t(self, X)

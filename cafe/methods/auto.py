@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cafe.arrays import kernel_name, like
+from cafe.arrays import kernel_name
 from cafe.methods.base import Array, FewShotClassifier, Problem
-from cafe.methods.inputs.cosines import unit_parts
+from cafe.methods.inference import scores
 from cafe.methods.inputs.parameters import Choice, Constraint, Number, Seed, seed_of
 from cafe.methods.mixture.experts import fit_residual
 from cafe.methods.mixture.mixing import Rows, mix_experts
@@ -150,7 +150,4 @@ class Auto(FewShotClassifier):
         return {"auto": {**self.mixture_, **self.evidence_}}
 
     def _logits(self, X: Array) -> Array:
-        if self.second_width:
-            X = unit_parts(X, self.second_width)
-        logits: Array = X @ like(self.weights_, X).T + like(self.intercept_, X)
-        return logits
+        return scores.linear_of_parts(self, X)

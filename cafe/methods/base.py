@@ -20,10 +20,11 @@ from sklearn import get_config
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from cafe.arrays import like, numpy_dtype, on_device, on_host
+from cafe.arrays import on_device, on_host
 from cafe.compute import choose_device, choose_device_for, exact_products
 from cafe.errors import InputError
 from cafe.features import array_summary
+from cafe.methods.inference.scores import check_finite, entry_text, text_like
 from cafe.methods.inputs.cosines import Array, cosine_logits, softmax, unit_length
 from cafe.methods.inputs.parameters import Constraint, Number, check_parameters, method_name
 from cafe.methods.inputs.problem import CheckedArrays, Problem, problems_of, widen
@@ -263,17 +264,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _entry_text(self, dtype: Any) -> Array:
         """Return the class embeddings as they enter the method, (c, d): of unit length if ``normalize``."""
-        if not self.normalize:
-            text: Array = self.class_embeddings_.astype(dtype, copy=False)
-            return text
-        # Scaled in the wider of both dtypes, since the narrower may not hold what is still to be scaled.
-        wide: Array = self.class_embeddings_.astype(np.result_type(self.class_embeddings_, dtype), copy=False)
-        return unit_length(wide).astype(dtype, copy=False)
+        return entry_text(self, dtype)
 
     def _text_like(self, X: Array) -> Array:
         """Return :meth:`_entry_text` in X's dtype, where X is."""
-        text: Array = like(self._entry_text(numpy_dtype(X)), X)
-        return text
+        return text_like(self, X)
 
     def _logits(self, X: Array) -> Array:
         """Score checked, normalised rows (n, d): logits (n, c) in X's dtype, as a tensor where X is one."""
@@ -298,14 +293,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         with exact_products(device):
             rows: Array = on_device(checked, device)
             logits = on_host(self._logits(unit_length(rows) if self._scales_rows() else rows))
-        # A sum that is finite tells in one pass without a copy that all are. Minus infinity is the score of a class
-        # that the linear probe has never seen; the best class of a row is always finite.
-        if not np.isfinite(logits.sum(dtype=np.float64)) and not np.isfinite(logits.max(axis=1)).all():
-            raise InputError(
-                f"the scores of {type(self).__name__} are not finite: its numbers, or those of the rows, are too large "
-                f"for {logits.dtype}; scale them, or set normalize=True"
-            )
-        return logits
+        return check_finite(type(self).__name__, logits)
 
     def _scoring_device(self) -> str:
         """Return the GPU that the method learned on while it is there, else the CPU, which any saved run can use."""

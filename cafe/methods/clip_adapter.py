@@ -10,13 +10,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from cafe.arrays import functions, like, relu
 from cafe.compute import TRAINING_DTYPES, choose_training_dtypes
 from cafe.kernels.choose import KERNELS, choose_kernel
 from cafe.kernels.fastest import choose_cpu_step
 from cafe.kernels.optimizers import OPTIMIZERS
-from cafe.kernels.reference import START_LOGIT, START_RATIO, AdapterShape
+from cafe.kernels.reference import START_RATIO, AdapterShape
 from cafe.methods.base import Array, Problem, cosine_logits
+from cafe.methods.inference import scores
 from cafe.methods.inputs.parameters import Choice, Constraint, Number, seed_of
 from cafe.methods.inputs.problem import CheckedArrays
 from cafe.methods.inputs.stored_rows import StoredRows, parts
@@ -307,7 +307,7 @@ class CLIPAdapter(TrainedClassifier):
         self.weight_decay_ = result.configuration.weight_decay
         for name in ("alpha", "beta"):
             if getattr(self, f"{name}_mode_") == "scalar" and f"{name}_bias" in self.parameters_:
-                setattr(self, f"{name}_", float(trained_ratio(self.parameters_, name)))
+                setattr(self, f"{name}_", float(scores.trained_ratio(self.parameters_, name)))
         rows, text = result.problem.selected, result.problem.class_embeddings
         # In blocks where features are on disk, up to rounding the same.
         mean = mean_of(rows).astype(rows.dtype) if isinstance(rows, StoredRows) else rows.mean(axis=0)
@@ -328,32 +328,28 @@ class CLIPAdapter(TrainedClassifier):
         return dict(self.ratio_summary_)
 
     def _logits(self, X: Array) -> Array:
-        return cosine_logits(self.adapt(X), like(self.text_, X), self.logit_scale)
+        return scores.clip_adapter(self, X)
 
     def ratios(self, X: Array) -> Array:
         """Return alpha of every row of checked, normalised features: (n, 1) where learned, else (1, 1)."""
-        if self.alpha_mode_ == "learned":
-            return learned_ratio(self.parameters_, "alpha", X, self._text_like(X).mean(axis=0))
-        value = trained_ratio(self.parameters_, "alpha") if self.alpha_mode_ == "scalar" else self.alpha_
-        ratio: Array = like(np.full((1, 1), value), X)
-        return ratio
+        return scores.image_ratios(self, X)
 
     def adapt(self, X: Array) -> Array:
         """Return f* of checked, normalised features, (n, d), before the L2 norm."""
-        if self.variant == "text":
-            return X
-        return blend(X, self.parameters_, "image", self.ratios(X), self.form)
+        return scores.adapted_rows(self, X)
 
     def _adapted_text(self, text: Array) -> Array:
         """Return W* of class embeddings as they enter the method, (c, d), before the L2 norm."""
         if self.variant == "image":
             return text
-        return blend(text, self.parameters_, "text", self._text_ratios(text), self.form)
+        return scores.blend(text, self.parameters_, "text", self._text_ratios(text), self.form)
 
     def _text_ratios(self, text: Array) -> Array:
         """Return beta of every class embedding: (c, 1) where learned, else (1, 1)."""
         if self.beta_mode_ == "learned":
-            return learned_ratio(self.parameters_, "beta", text, self.feature_mean_.astype(text.dtype, copy=False))
+            return scores.learned_ratio(
+                self.parameters_, "beta", text, self.feature_mean_.astype(text.dtype, copy=False)
+            )
         return np.full((1, 1), self.beta_, dtype=text.dtype)
 
     def _ratio_summary(self, rows: Array | StoredRows, text: Array) -> dict[str, float]:
@@ -373,38 +369,6 @@ class CLIPAdapter(TrainedClassifier):
 def stays_on_disk(base: CheckedArrays, placement: Placement) -> bool:
     """Return whether each step reads its rows: where they are stored, and there is no GPU, on which they lie whole."""
     return isinstance(base.X, StoredRows) and not placement.device.startswith("cuda")
-
-
-# What a trained adapter computes, in NumPy. Letters as in kernels/reference.py: d width, h bottleneck, q ratio width.
-
-
-def blend(x: Array, parameters: dict[str, Array], side: str, ratio: Array, form: str) -> Array:
-    """Return ratio A(x) + (1 - ratio) x in x's dtype; see kernels/reference.py for A."""
-    down, up = (like(parameters[f"{side}_{part}"], x) for part in ("down", "up"))
-    adapted = relu(x @ down) @ up  # (rows, d)
-    if form == "released":
-        adapted = relu(adapted)
-    blended: Array = ratio * adapted + (1 - ratio) * x
-    return blended
-
-
-def learned_ratio(parameters: dict[str, Array], side: str, own: Array, other_mean: Array) -> Array:
-    """Return the hypernetwork's ratio of every row, (rows, 1); formula in kernels/reference.py."""
-    u, v, o = (like(parameters[f"{side}_{part}"], own) for part in ("own", "other", "out"))
-    hidden = functions(own).tanh(own @ u + other_mean @ v)  # (rows, q)
-    bias = like(parameters[f"{side}_bias"], own)  # one number; a saved run gives it back as a float
-    return sigmoid(START_LOGIT + bias + hidden @ o[:, None])
-
-
-def trained_ratio(parameters: dict[str, Array], side: str) -> Array:
-    """Return the one number that ``"scalar"`` trained."""
-    return sigmoid(START_LOGIT + parameters[f"{side}_bias"])
-
-
-def sigmoid(x: Array) -> Array:
-    """Return 1 / (1 + exp(-x)), stable for large |x|."""
-    value: Array = 0.5 * (1 + functions(x).tanh(0.5 * x))
-    return value
 
 
 def default_decay(y: NDArray[np.int64], right: NDArray[np.bool_] | None) -> float:

@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cafe.arrays import like
 from cafe.encoders.text_towers.base import TextTower
 from cafe.errors import InputError
-from cafe.methods.base import Array, Problem, cosine_logits
+from cafe.methods.base import Array, Problem
+from cafe.methods.inference import scores
 from cafe.methods.inputs.parameters import Choice, Constraint, Number, seed_of
 from cafe.methods.learned_prompts.prompts import CLASS_TOKENS
 from cafe.methods.learned_prompts.tower import Towers, open_tower
@@ -335,7 +335,7 @@ class CoOp(TrainedClassifier):
         return other
 
     def _logits(self, X: Array) -> Array:
-        return cosine_logits(X, like(self.text_, X), self.logit_scale)
+        return scores.learned_text_cosines(self, X)
 
 
 def default_epochs(counts: Sequence[int]) -> int:

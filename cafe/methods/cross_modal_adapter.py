@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 from numpy.typing import ArrayLike
 
-from cafe.arrays import like, relu
 from cafe.methods.base import Array, Problem
 from cafe.methods.cross_modal_linear_probe import CrossModalLinearProbe
+from cafe.methods.inference import scores
 from cafe.methods.inputs.parameters import Constraint, Number
 
 METHOD = "cross-modal-adapter"
@@ -113,7 +113,4 @@ class CrossModalAdapter(CrossModalLinearProbe):
         return int(max(1, problem.base.X.shape[1] // self.reduction))
 
     def _logits(self, X: Array) -> Array:
-        down, up, head = (like(self.parameters_[k], X) for k in ("down", "up", "head"))
-        adapted = relu(relu(X @ down) @ up)
-        logits: Array = self.logit_scale * ((self.alpha * adapted + (1 - self.alpha) * X) @ head.T)
-        return logits
+        return scores.cross_modal_adapter(self, X)

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from numpy.typing import ArrayLike
 
-from cafe.arrays import like
 from cafe.methods.base import Array, Problem
+from cafe.methods.inference import scores
 from cafe.methods.inputs.parameters import Constraint, Number, seed_of
 from cafe.methods.objectives.base import Result, Run, TrainedClassifier
 from cafe.methods.objectives.cross_modal_linear_probe import CrossModalObjective
@@ -146,5 +146,4 @@ class CrossModalLinearProbe(TrainedClassifier):
     # ------------------------------------------------------------------ inference
 
     def _logits(self, X: Array) -> Array:
-        logits: Array = self.logit_scale * (X @ like(self.parameters_["head"], X).T)
-        return logits
+        return scores.cross_modal_linear_probe(self, X)

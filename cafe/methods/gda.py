@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cafe.arrays import kernel_name, like, on_device
-from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits
+from cafe.arrays import kernel_name, on_device
+from cafe.methods.base import Array, FewShotClassifier, Problem
+from cafe.methods.inference import scores
 from cafe.methods.inputs.parameters import Choice, Constraint, Number
 from cafe.methods.inputs.template_weights import TEMPLATE_CONSTRAINTS, embeddings_for
 from cafe.solvers.closed_forms import gaussian_path
@@ -160,6 +161,4 @@ class GDA(FewShotClassifier):
                 one.covariance_, one.kernel_ = source, kernel_name(one.device_)
 
     def _logits(self, X: Array) -> Array:
-        logits = cosine_logits(X, self._text_like(X), self.logit_scale)
-        logits += X @ like(self.weights_, X).T + like(self.intercept_, X)
-        return logits
+        return scores.gda(self, X)

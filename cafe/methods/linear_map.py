@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cafe.arrays import functions, kernel_name, like, on_device, on_host
+from cafe.arrays import functions, kernel_name, on_device, on_host
 from cafe.compute import threads_for
 from cafe.methods.base import Array, FewShotClassifier, Problem
-from cafe.methods.inputs.cosines import unit_parts
+from cafe.methods.inference import scores
 from cafe.methods.inputs.parameters import Constraint, Number
 from cafe.methods.mixture.experts import HeldOut
 from cafe.methods.mixture.gaussians import CHUNK, class_means
@@ -155,10 +155,7 @@ class LinearMap(FewShotClassifier):
         return {"mixture": {**self.mixture_, "penalty": self.penalty_, **self.evidence_}}
 
     def _logits(self, X: Array) -> Array:
-        if self.second_width:
-            X = unit_parts(X, self.second_width)
-        logits: Array = X @ like(self.weights_, X).T + like(self.intercept_, X)
-        return logits
+        return scores.linear_of_parts(self, X)
 
 
 def _weights(rows: Rows, held: NDArray[np.int64], of_map: Array, scale: float) -> tuple[float, float, dict[str, Any]]:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cafe.arrays import like
 from cafe.compute import threads_for
 from cafe.errors import InputError
 from cafe.methods.base import Array, FewShotClassifier, Problem
+from cafe.methods.inference import scores
 from cafe.methods.inputs.parameters import Choice, Constraint, Number
 from cafe.methods.inputs.problem import CheckedArrays
 from cafe.methods.inputs.stored_rows import StoredRows, uploaded
@@ -214,8 +214,7 @@ class LinearProbe(FewShotClassifier):
         self._store(full, offset, int(np.max(model.n_iter_)), features.dtype)
 
     def _logits(self, X: Array) -> Array:
-        logits: Array = X @ like(self.coef_, X).T + like(self.intercept_, X)
-        return logits
+        return scores.linear_probe(self, X)
 
 
 def _fit_paths(members: Sequence[tuple[LinearProbe, Problem]], max_iter: int, device: str) -> None:

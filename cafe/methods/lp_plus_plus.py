@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from cafe.arrays import like, sums_by_class
+from cafe.arrays import sums_by_class
 from cafe.compute import threads_for
 from cafe.errors import InputError
 from cafe.methods.base import Array, FewShotClassifier, Problem
+from cafe.methods.inference import scores
 from cafe.methods.inputs.parameters import Choice, Constraint, Number
 from cafe.methods.objectives.base import DTYPES
 
@@ -132,8 +133,7 @@ class LPPlusPlus(FewShotClassifier):
                 one.dtype_ = str(DTYPES[one.dtype]).removeprefix("torch.")
 
     def _logits(self, X: Array) -> Array:
-        logits: Array = X @ like(self.weights_, X).T + like(self.intercept_, X)
-        return logits
+        return scores.linear(self, X)
 
 
 def train(

@@ -11,6 +11,7 @@ from cafe.arrays import double, functions, index_like, is_tensor, kernel_name, l
 from cafe.compute import threads_for
 from cafe.errors import InputError
 from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits, unit_length
+from cafe.methods.inference import scores
 from cafe.methods.inputs.parameters import Constraint, Number
 
 METHOD = "proker"
@@ -25,8 +26,6 @@ PUBLISHED: dict[int, tuple[float, float]] = {
 }
 # The kernel of all pairs of shots is held in float64: 3.2 GB at this many rows.
 MOST_ROWS = 20_000
-# Queries whose kernel is held at once: 1024 x 20,000 in float32 are 82 MB.
-BLOCK = 1024
 
 
 class ProKeR(FewShotClassifier):
@@ -140,13 +139,7 @@ class ProKeR(FewShotClassifier):
         self.kernel_ = kernel_name(self.device_)
 
     def _logits(self, X: Array) -> Array:
-        logits = cosine_logits(X, self._text_like(X), self.logit_scale)
-        keys, weights = like(self.keys_, X), like(self.dual_weights_, X)
-        for start in range(0, len(X), BLOCK):
-            part = slice(start, start + BLOCK)
-            # The scale is left to NumPy's own product, so that float32 stays float32.
-            logits[part] += self.logit_scale * (_kernel(unit_length(X[part]), keys, self.beta_) @ weights)
-        return logits
+        return scores.proker(self, X)
 
 
 def published_settings(shots: float) -> tuple[float, float]:
@@ -169,28 +162,19 @@ def _shots(y: NDArray[np.int64]) -> float:
     return float(counts[counts > 0].mean())
 
 
-def _kernel(a: Array, b: Array, beta: float) -> Array:
-    """Return K(a, b) of unit-length rows."""
-    affinity = a @ b.T
-    affinity -= 1
-    affinity *= beta
-    kernel: Array = functions(affinity).exp(affinity, out=affinity)
-    return kernel
-
-
 def _solve(keys: Array, targets: Array, beta: float, penalty: float) -> NDArray[Any]:
     """Return A; the matrix is symmetric and its eigenvalues are at least 1."""
     from scipy.linalg import cho_factor, cho_solve
 
     n = len(keys)
     if is_tensor(keys):
-        gram: Any = _kernel(keys, keys, beta) / penalty
+        gram: Any = scores.kernel(keys, keys, beta) / penalty
         gram.diagonal().add_(1)
         lower = functions(gram).linalg.cholesky(gram)
         there: NDArray[Any] = functions(gram).cholesky_solve(targets, lower)
         return there
     with threads_for(n * n * max(n, keys.shape[1])):
-        gram = _kernel(keys, keys, beta)
+        gram = scores.kernel(keys, keys, beta)
         gram /= penalty
         gram[np.diag_indices(n)] += 1
         solved: NDArray[Any] = cho_solve(cho_factor(gram, lower=True, overwrite_a=True), targets, overwrite_b=True)

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cafe.arrays import like
 from cafe.errors import InputError
-from cafe.methods.base import Array, Problem, cosine_logits
+from cafe.methods.base import Array, Problem
+from cafe.methods.inference import scores
 from cafe.methods.inputs.parameters import Constraint, Number, seed_of
 from cafe.methods.inputs.problem import CheckedArrays, problems_of
 from cafe.methods.objectives.base import Result, Run, TrainedClassifier
@@ -220,8 +220,7 @@ class ProLIP(TrainedClassifier):
         return self.normalize and self.projection is None
 
     def _logits(self, X: Array) -> Array:
-        W, b = (like(v, X) for v in (self.projection_, self.bias_))
-        return cosine_logits(X @ W + b, self._text_like(X), self.logit_scale)
+        return scores.prolip(self, X)
 
 
 def _before_projection(

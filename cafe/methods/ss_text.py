@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_array, column_or_1d
 from cafe.arrays import double, functions, kernel_name, like, on_device, on_host, sums_by_class
 from cafe.errors import InputError
 from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits, unit_length
+from cafe.methods.inference import scores
 from cafe.methods.inputs.parameters import Constraint, Number
 from cafe.methods.inputs.problem import widen
 
@@ -198,7 +199,7 @@ class SSText(FewShotClassifier):
         return {"n_unlabelled": self.n_unlabelled_} if self.n_unlabelled_ else {}
 
     def _logits(self, X: Array) -> Array:
-        return cosine_logits(X, like(self.weights_, X), self.logit_scale)
+        return scores.weight_cosines(self, X)
 
 
 def class_shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:

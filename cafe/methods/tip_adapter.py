@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cafe.arrays import functions, index_like, kernel_name, like, on_device, segment_sums
-from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits, unit_length
+from cafe.arrays import kernel_name, on_device
+from cafe.methods.base import Array, FewShotClassifier, Problem, unit_length
+from cafe.methods.inference import scores
 from cafe.methods.inputs.parameters import Constraint, Number
 from cafe.methods.inputs.problem import CheckedArrays, widen
 
@@ -144,8 +145,4 @@ class TipAdapter(FewShotClassifier):
         return [(float(accuracy[place]), -float(nll[place])) for place in places]
 
     def _logits(self, X: Array) -> Array:
-        logits = cosine_logits(X, self._text_like(X), self.logit_scale)
-        affinity = unit_length(X) @ like(self.keys_, X).T  # (queries, keys)
-        votes = segment_sums(functions(X).exp(-self.beta_ * (1 - affinity)), self.segments_)  # (queries, seen)
-        logits[:, index_like(self.seen_, X)] += self.alpha_ * votes
-        return logits
+        return scores.tip_adapter(self, X)

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cafe.arrays import functions, index_like, like, segment_sums
-from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits, unit_length
+from cafe.methods.base import Array, FewShotClassifier, Problem, unit_length
+from cafe.methods.inference import scores
 from cafe.methods.inputs.parameters import Constraint, Number, seed_of
 from cafe.methods.objectives.base import Result, Run, TrainedClassifier
 from cafe.methods.objectives.tip_adapter_f import KeysObjective, KeysShape
@@ -189,8 +189,4 @@ class TipAdapterF(TrainedClassifier):
     # ------------------------------------------------------------------ inference
 
     def _logits(self, X: Array) -> Array:
-        logits = cosine_logits(X, self._text_like(X), self.logit_scale)
-        affinity = unit_length(X) @ like(self.keys_, X).T  # (queries, keys)
-        votes = segment_sums(functions(X).exp(-self.beta_ * (1 - affinity)), self.segments_)  # (queries, seen)
-        logits[:, index_like(self.seen_, X)] += self.alpha_ * votes
-        return logits
+        return scores.tip_adapter(self, X)

@@ -8,7 +8,8 @@ from typing import ClassVar, Self
 from numpy.typing import ArrayLike
 
 from cafe.arrays import kernel_name
-from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits
+from cafe.methods.base import Array, FewShotClassifier, Problem
+from cafe.methods.inference import scores
 from cafe.methods.inputs.parameters import Constraint
 from cafe.methods.inputs.template_weights import TEMPLATE_CONSTRAINTS, embeddings_for
 
@@ -100,4 +101,4 @@ class ZeroShot(FewShotClassifier):
         return self._with_embeddings(class_embeddings)
 
     def _logits(self, X: Array) -> Array:
-        return cosine_logits(X, self._text_like(X), self.logit_scale)
+        return scores.text_cosines(self, X)

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cafe.arrays import like
-from cafe.methods.base import Array, Problem, cosine_logits, unit_length
+from cafe.methods.base import Array, Problem, unit_length
+from cafe.methods.inference import scores
 from cafe.methods.inputs.parameters import Constraint, Number, seed_of
 from cafe.methods.inputs.problem import CheckedArrays
 from cafe.methods.objectives.base import Result, Run, TrainedClassifier, steps_with_warmup
@@ -164,7 +164,7 @@ class ZeroShotLinearProbe(TrainedClassifier):
     # ------------------------------------------------------------------ inference
 
     def _logits(self, X: Array) -> Array:
-        return cosine_logits(X, like(self.weights_, X), self.logit_scale)
+        return scores.weight_cosines(self, X)
 
 
 def _scaled_text(base: CheckedArrays, text_norm: float | None) -> Array:

@@ -126,8 +126,9 @@ def test_batches_have_the_encoders_size(desk: Desk, classifier: cafe.Classifier,
     expected = classifier.predict_proba(desk.files)
     monkeypatch.setattr(classifier.encoder, "batch_size", 4)
     sizes: list[int] = []
-    encode = classifier.encoder.encode_images
-    monkeypatch.setattr(classifier.encoder, "encode_images", lambda crops: (sizes.append(len(crops)), encode(crops))[1])
+    encode = classifier.encoder.encode_for_prediction
+    counted = lambda crops, **options: (sizes.append(len(crops)), encode(crops, **options))[1]  # noqa: E731
+    monkeypatch.setattr(classifier.encoder, "encode_for_prediction", counted)
     found = classifier.predict_proba(desk.files)
     assert sizes == [4, 2]
     np.testing.assert_allclose(found, expected, rtol=0, atol=OTHER_BATCH)

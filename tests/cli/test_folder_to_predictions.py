@@ -360,13 +360,13 @@ def test_a_fit_that_was_cut_off_carries_on(cafe, cache_dir, monkeypatch):
 
 def test_predict_that_was_cut_off_carries_on_with_its_evaluation_and_its_json(cafe, tmp_path, monkeypatch):
     """As the verb does it: labels, probabilities for the evaluation, all predictions of the document."""
-    from cafe.encoders.transformers import TransformersCLIP
+    from cafe.encoders.standalone.encoder import StandaloneCLIP
 
     photos = make_folder(tmp_path / "photos", cat=40, dog=40)
     command = ["predict", "--classes", "cat,dog", photos, "--json", "--out"]
     fresh = cafe(*command, tmp_path / "fresh.csv")
     assert fresh.code == 0, fresh.err
-    encode, calls = TransformersCLIP.encode_images, []
+    encode, calls = StandaloneCLIP.encode_images, []
 
     def cut(self, crops):
         calls.append(len(crops))
@@ -374,7 +374,7 @@ def test_predict_that_was_cut_off_carries_on_with_its_evaluation_and_its_json(ca
             raise KeyboardInterrupt
         return encode(self, crops)
 
-    monkeypatch.setattr(TransformersCLIP, "encode_images", cut)
+    monkeypatch.setattr(StandaloneCLIP, "encode_images", cut)
     killed = cafe(*command, tmp_path / "table.csv")
     assert killed.code == 130 and f"rows of {calls[0]} images are kept" in killed.err
     done = cafe(*command, tmp_path / "table.csv")
@@ -388,7 +388,7 @@ def test_predict_that_was_cut_off_carries_on_with_its_evaluation_and_its_json(ca
 
 
 def test_a_list_on_stdin_takes_features_of_a_cache(cafe, classified, monkeypatch):
-    from cafe.encoders.transformers import TransformersCLIP
+    from cafe.encoders.standalone.encoder import StandaloneCLIP
 
     files = sorted(classified.rglob("*.png"))
     expected = cafe("predict", *files, "--json").json["images"]
@@ -396,7 +396,7 @@ def test_a_list_on_stdin_takes_features_of_a_cache(cafe, classified, monkeypatch
     def refuse(self, crops):
         raise AssertionError("an image that is in a cache is encoded again")
 
-    monkeypatch.setattr(TransformersCLIP, "encode_images", refuse)
+    monkeypatch.setattr(StandaloneCLIP, "encode_images", refuse)
     monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{path}\n" for path in files)))
     outcome = cafe("predict", "-", "--json")
     assert outcome.code == 0, outcome.err

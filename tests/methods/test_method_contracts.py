@@ -14,8 +14,10 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import cafe
 from cafe.errors import InputError
 from cafe.methods import expected_failed_checks, fit_many, make_method, method_names
+from cafe.methods.inference.fitted import FittedMethod
+from cafe.methods.inference.scores import SCORES
 from cafe.registry import entries
-from cafe.runs import load, save
+from cafe.runs import load, load_to_predict, save
 
 METHODS = method_names()
 
@@ -88,34 +90,16 @@ def test_classes_without_a_training_row_keep_their_column(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_inference_keeps_the_float_dtype(name, dtype):
-    X, y, text = problem()
-    probabilities = make(name, text).fit(X, y).predict_proba(X.astype(dtype))
-    assert probabilities.dtype == (np.float32 if dtype == np.float16 else dtype)
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_same_result_from_float16_float32_and_memmap(name, tmp_path):
-    X, y, text = problem()
-    X = X.astype(np.float16)
-    stored = np.memmap(tmp_path / "x", dtype=np.float16, mode="w+", shape=X.shape)
-    stored[:] = X
-    results = [make(name, text).fit(x, y).logits(X) for x in (X, X.astype(np.float32), stored)]
-    np.testing.assert_array_equal(results[0], results[1])
-    np.testing.assert_array_equal(results[0], results[2])
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_saved_without_pickle_predicts_the_same(name, tmp_path):
+def test_a_run_predicts_the_same_from_its_arrays_alone(name, tmp_path):
     X, y, text = problem()
     names = np.array(["zebra", "ant", "mule", "cat"])
-    model = make(name, text, classes=names).fit(X, names[y])
-    save(model, tmp_path / "run")
-    again = load(tmp_path / "run")
-    np.testing.assert_array_equal(again.logits(X), model.logits(X))
-    np.testing.assert_array_equal(again.predict(X), model.predict(X))
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["model.safetensors", "run.json"]
+    save(make(name, text, classes=names).fit(X, names[y]), tmp_path / "run")
+    light, whole = load_to_predict(tmp_path / "run"), load(tmp_path / "run")
+    assert isinstance(light, FittedMethod) == (name in SCORES)
+    for queries in (X.astype(np.float16), X, X.astype(np.float64)):
+        np.testing.assert_array_equal(light.predict_proba(queries), whole.predict_proba(queries))
+    np.testing.assert_array_equal(light.predict(X), whole.predict(X))
+    assert light.run_["method"] == name
 
 
 @pytest.mark.parametrize("name", METHODS)

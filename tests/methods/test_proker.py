@@ -6,6 +6,7 @@ import pytest
 from cafe import ProKeR, ZeroShot
 from cafe.errors import InputError
 from cafe.methods import proker
+from cafe.methods.inference import scores
 
 
 def unit(x):
@@ -38,7 +39,7 @@ def derived(X, y, text, queries, beta, penalty, scale):
 
 @pytest.mark.parametrize("block", [2, 1024])
 def test_is_its_equation(problem, block, monkeypatch):
-    monkeypatch.setattr(proker, "BLOCK", block)
+    monkeypatch.setattr(scores, "BLOCK", block)
     X, y, text, queries = problem
     model = ProKeR(text, beta=2.0, penalty=0.3, logit_scale=30.0).fit(X, y)
     np.testing.assert_allclose(model.logits(queries), derived(X, y, text, queries, 2.0, 0.3, 30.0), rtol=1e-10)

@@ -11,7 +11,8 @@ from cafe.compare.suites.baselines import Baselines, coop_series
 from cafe.errors import InputError
 from cafe.evaluation.metrics import METRIC_FIELDS, all_metrics
 from cafe.features import Features
-from cafe.fitting import Fitted, full_probabilities, zero_shot_accuracy
+from cafe.fitting import Fitted, zero_shot_accuracy
+from cafe.methods.inference.fitted import full_probabilities
 from cafe.protocol.base_to_new import harmonic_mean, split_classes
 from cafe.report.comparison import ReportLayout
 

@@ -13,7 +13,8 @@ from cafe.compare.suites.baselines import Baselines
 from cafe.errors import InputError
 from cafe.evaluation.metrics import all_metrics
 from cafe.features import Features
-from cafe.fitting import Fitted, full_probabilities, zero_shot_accuracy
+from cafe.fitting import Fitted, zero_shot_accuracy
+from cafe.methods.inference.fitted import full_probabilities
 from cafe.protocol.overlap import check_overlap
 from cafe.protocol.shift import class_mapping, restricted
 from cafe.protocol.tasks import dataset_name, encoder_name

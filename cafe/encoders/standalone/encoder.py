@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,10 +151,6 @@ class StandaloneCLIP(TorchEncoder):
         self._factor = cropper.factor
         self._towers = _Towers(checkpoint, cropper, device, dtype, model_id)
 
-    def with_dtype(self, dtype: str) -> Self:
-        """Return an encoder of the same files whose towers run in another dtype."""
-        return type(self)(self.id, self._checkpoint, self.cropper, self.device, dtype).with_batch_size(self.batch_size)
-
     # ------------------------------------------------------------------ images
 
     def encode_for_prediction(self, crops: NDArray[np.uint8], *, unprojected: bool = False) -> NDArray[np.float32]:
@@ -248,14 +244,16 @@ class StandaloneCLIP(TorchEncoder):
         }
 
 
-def open_standalone(source: str, device: str, dtype: str, model_id: str) -> Encoder | None:
+def open_standalone(
+    source: str, device: str, dtype: str, model_id: str, *, preferred_dtype: str | None = None
+) -> Encoder | None:
     """Open a model from its files alone.
 
     Parameters
     ----------
     source : str
         A folder in the hub's layout, or a hub id, which is looked for in the local hub cache.
-    device, dtype : str
+    device, dtype, preferred_dtype : str
         As for :func:`cafe.encoders.open_encoder`.
     model_id : str
         What the encoder calls itself.
@@ -277,9 +275,9 @@ def open_standalone(source: str, device: str, dtype: str, model_id: str) -> Enco
     if cut_to != (side, side) or not (cropper.flags[0] or cropper.flags[1]):
         return None  # images of another size than the tower takes
     chosen = choose_device(device)
-    return StandaloneCLIP(
-        model_id, checkpoint, cropper, chosen, choose_encoding_dtype(dtype, chosen), exact=dtype != "auto"
-    )
+    products = checkpoint.vision.width, checkpoint.vision.mlp_width
+    taken = choose_encoding_dtype(dtype, chosen, products, preferred=preferred_dtype)
+    return StandaloneCLIP(model_id, checkpoint, cropper, chosen, taken, exact=dtype != "auto")
 
 
 def _version(library: str) -> str:
