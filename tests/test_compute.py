@@ -1,5 +1,6 @@
 """Device, precision and threads: what is asked for by name is met or refused."""
 
+import json
 import threading
 
 import pytest
@@ -10,17 +11,22 @@ from cafe.compute import (
     choose_device,
     choose_encoding_dtype,
     choose_training_dtypes,
-    has_matrix_units,
+    may_have_accelerator,
+    measured_encoding_dtype,
     run_each,
     threads_for,
 )
 from cafe.errors import InputError
+from cafe.measured import MEASURED_FILE, keep_in
 
 
 @pytest.fixture(autouse=True)
-def this_processor(monkeypatch):
+def this_processor(monkeypatch, tmp_path):
     """The suite encodes in float32 everywhere (tests/conftest.py); here the processor is asked."""
-    monkeypatch.setattr("cafe.compute.has_matrix_units", has_matrix_units)
+    monkeypatch.setattr("cafe.compute.measured_encoding_dtype", measured_encoding_dtype)
+    keep_in(tmp_path)
+    yield
+    keep_in(None)
 
 
 def test_automatic_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,11 +58,61 @@ def test_devices() -> None:
 
 
 def test_encoding_dtypes() -> None:
-    assert choose_encoding_dtype("auto", "cpu") == ("bfloat16" if has_matrix_units() else "float32")
     assert choose_encoding_dtype("auto", "cuda:1") == "bfloat16"
     assert choose_encoding_dtype("float16", "cpu") == "float16"
     with pytest.raises(InputError, match="unknown dtype 'fp16'"):
         choose_encoding_dtype("fp16", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("bfloat16", "taken"), [(1.0, "float32"), (0.76, "float32"), (0.75, "bfloat16"), (0.2, "bfloat16")]
+)
+def test_bfloat16_is_taken_where_it_is_a_third_faster(bfloat16, taken, monkeypatch, tmp_path):
+    import torch
+
+    asked: list[str] = []
+
+    def seconds(question, names, make, *, library, threads):
+        assert set(names) == set(make())
+        assert all(way().shape == (128, 64) for way in make().values())
+        assert torch.get_num_threads() == 1
+        asked.append(f"{question}, {library}, {threads}")
+        return {"float32": 1.0, "bfloat16": bfloat16}
+
+    monkeypatch.setattr("cafe.compute.seconds_of", seconds)
+    before = torch.get_num_threads()
+    assert choose_encoding_dtype("auto", "cpu", (64, 96)) == taken
+    assert torch.get_num_threads() == before
+    assert asked == [f"encoding, layers of 64 and 96, torch {torch.__version__}, {before}"]
+    assert choose_encoding_dtype("auto", "cpu", (64, 96), preferred="float16") == "float16"
+    assert choose_encoding_dtype("auto", "cuda:0", preferred="float32") == "float32"
+    assert choose_encoding_dtype("auto", "mps") == "float32"
+    assert len(asked) == 1
+
+
+def test_the_measurement_is_kept(tmp_path, monkeypatch):
+    first = choose_encoding_dtype("auto", "cpu", (32, 48))
+    assert first in ("float32", "bfloat16")
+    note = tmp_path / MEASURED_FILE
+    (key,) = json.loads(note.read_text())["seconds"]
+    assert "layers of 32 and 48" in key
+    monkeypatch.setattr("cafe.measured.time_ways", lambda *a, **k: pytest.fail("measured again"))
+    assert choose_encoding_dtype("auto", "cpu", (32, 48)) == first
+
+
+def test_an_accelerator_is_looked_for_where_one_may_be(monkeypatch, tmp_path):
+    import sys
+
+    monkeypatch.setattr("cafe.compute._DEVICE_FILES", (str(tmp_path / "nothing"), str(tmp_path)))
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.delitem(sys.modules, "torch")
+    assert may_have_accelerator()
+    monkeypatch.setattr("cafe.compute._DEVICE_FILES", (str(tmp_path / "nothing"),))
+    assert not may_have_accelerator()
+    assert choose_device() == choose_device("cpu") == "cpu"
+    assert "torch" not in sys.modules
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert may_have_accelerator()
 
 
 def test_training_dtypes():

@@ -195,7 +195,7 @@ def plan_extraction(
     """Check what is wanted against the data set, and compute its identity.
 
     Parameters are those of :func:`cafe.cache.extract.run.extract`; with ``images_alone`` nothing is asked of the
-    encoder's text side, and nothing recorded, which is enough to look for images that are known.
+    encoder's text side, nor of its library's versions, which is enough to look for images that are known.
 
     Raises
     ------
@@ -253,7 +253,7 @@ def plan_extraction(
         else text_part(
             dataset.class_names, identity["text"], templates=templates, prompts=own, stored_dtype=stored_dtype
         ),
-        recorded={} if images_alone else _recorded(encoder, identity["recorded"], decoder),
+        recorded=_recorded(encoder, identity["recorded"], decoder),
         rows=rows_to_extract(dataset, names, draws),
         views=views,
         draws=draws,

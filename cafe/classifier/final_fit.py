@@ -37,10 +37,10 @@ from cafe.fitting import (
     fit_all,
     fit_method,
     fit_untested,
-    full_probabilities,
     make_row,
     zero_shot_accuracy,
 )
+from cafe.methods.inference.fitted import full_probabilities
 from cafe.protocol.partition import shares_of
 from cafe.protocol.tasks import Task
 from cafe.registry import entries, find

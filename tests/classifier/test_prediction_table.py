@@ -38,18 +38,18 @@ class Cutter:
     def __init__(self, after: int = 10**9, how: type[BaseException] | None = KeyboardInterrupt) -> None:
         self.after, self.how, self.encoded = after, how, 0
         self.encoder = mini()
-        encode = type(self.encoder).encode_images
+        encode = type(self.encoder).encode_for_prediction
 
-        def encode_images(crops: Any) -> Any:
+        def encode_for_prediction(crops: Any, **options: Any) -> Any:
             if self.encoded >= self.after * BATCH:
                 if self.how is None:
                     os.kill(os.getpid(), signal.SIGKILL)
                 else:
                     raise self.how
             self.encoded += len(crops)
-            return encode(self.encoder, crops)
+            return encode(self.encoder, crops, **options)
 
-        self.encoder.encode_images = encode_images
+        self.encoder.encode_for_prediction = encode_for_prediction
 
     def classifier(self, scale: float = 10.0) -> cafe.Classifier:
         from cafe.methods.zero_shot import ZeroShot
