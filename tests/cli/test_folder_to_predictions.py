@@ -366,15 +366,15 @@ def test_predict_that_was_cut_off_carries_on_with_its_evaluation_and_its_json(ca
     command = ["predict", "--classes", "cat,dog", photos, "--json", "--out"]
     fresh = cafe(*command, tmp_path / "fresh.csv")
     assert fresh.code == 0, fresh.err
-    encode, calls = StandaloneCLIP.encode_images, []
+    encode, calls = StandaloneCLIP.encode_for_prediction, []
 
-    def cut(self, crops):
+    def cut(self, crops, **options):
         calls.append(len(crops))
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return encode(self, crops)
+        return encode(self, crops, **options)
 
-    monkeypatch.setattr(StandaloneCLIP, "encode_images", cut)
+    monkeypatch.setattr(StandaloneCLIP, "encode_for_prediction", cut)
     killed = cafe(*command, tmp_path / "table.csv")
     assert killed.code == 130 and f"rows of {calls[0]} images are kept" in killed.err
     done = cafe(*command, tmp_path / "table.csv")
@@ -393,10 +393,10 @@ def test_a_list_on_stdin_takes_features_of_a_cache(cafe, classified, monkeypatch
     files = sorted(classified.rglob("*.png"))
     expected = cafe("predict", *files, "--json").json["images"]
 
-    def refuse(self, crops):
+    def refuse(self, crops, **options):
         raise AssertionError("an image that is in a cache is encoded again")
 
-    monkeypatch.setattr(StandaloneCLIP, "encode_images", refuse)
+    monkeypatch.setattr(StandaloneCLIP, "encode_for_prediction", refuse)
     monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{path}\n" for path in files)))
     outcome = cafe("predict", "-", "--json")
     assert outcome.code == 0, outcome.err
