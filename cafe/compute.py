@@ -294,29 +294,6 @@ def choose_training_dtypes(dtype: str, kernel: str) -> tuple[torch.dtype, torch.
     return torch.float32, torch.float32
 
 
-def has_matrix_units() -> bool:
-    """Whether this processor multiplies bfloat16 matrices in units of their own (AMX), and torch can use them.
-
-    Vector instructions for bfloat16 alone do not count: see :func:`has_bfloat16_vectors`.
-    """
-    import torch
-
-    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(supported is not None and supported())
-
-
-def has_bfloat16_vectors() -> bool:
-    """Whether this processor multiplies bfloat16 in vectors (AVX512_BF16), and torch can tell.
-
-    They do not tell which precision is faster: bfloat16 encoded a ViT-B/32 3.4 times as fast as float32 on one
-    processor that has them, and 0.6 times as fast on another.
-    """
-    import torch
-
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(supported is not None and supported())
-
-
 # ---------------------------------------------------------------------------- threads
 
 
