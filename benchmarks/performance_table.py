@@ -171,6 +171,46 @@ def scaling(folder: Path, figure: Path) -> str:
     return "\n".join([*(picture if figure.is_file() else []), *lines])
 
 
+def steps(folder: Path) -> str:
+    """Return the table of the adapter's step against its floor, and what the grid of fits showed, as Markdown."""
+    rows = _last_run(rows_of(folder, "steps"))
+    if not rows:
+        return f"Steps: {NOT_MEASURED}."
+    lines = [
+        "| step of | runs as | peak, products: GFLOP/s | floor | measured | fraction (wanted) "
+        "| fit against the straight loop | set-up | commit |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        short = row["wanted_fraction"] is not None and row["fraction"] < row["wanted_fraction"]
+        wanted = f"{row['fraction']:.2f} ({row['wanted_fraction']}){': missed' if short else ''}"
+        lines.append(
+            f"| {row['shape'].removeprefix('step ').replace('x', ' x ')} | {row['dtype']}, {row['kernel']} | "
+            f"{row['peak_gflops']:.0f}, {row['products_gflops']:.0f} | {row['floor_ms']:.2f} ms "
+            f"| {row['step_ms']:.2f} ms | {wanted} | {row['ratio']:.2f}x ({row['ratio_low']:.2f} to {row['ratio_high']:.2f}) | "
+            f"{row['set_up_ms']:.0f} ms | {row['commit']} |"
+        )
+    lines += ["", f"Measured on {_machine(rows[0])}."]
+    fits = _last_run(rows_of(folder, "step_grid"))
+    if fits:
+        slower = [row for row in fits if row["ratio_high"] < 1]
+        ratios = sorted(row["ratio"] for row in fits)
+        lines += [
+            "",
+            f"Fits of {len(fits)} shapes ({fits[0]['steps']} steps each, commit {fits[0]['commit']}): "
+            f"the straight loop takes {ratios[0]:.2f} to {ratios[-1]:.2f} times as long, {ratios[len(ratios) // 2]:.2f} in the middle; "
+            f"slower than it, by the upper 95 % bound: {len(slower)}"
+            + "".join(f"; {row['shape'].removeprefix('fit ')} ({row['ratio']:.2f}x)" for row in slower)
+            + ".",
+        ]
+    return "\n".join(lines)
+
+
+def _last_run(rows: list[Row]) -> list[Row]:
+    last = max((str(row["time"]) for row in rows), default="")
+    return [row for row in rows if str(row["time"]) == last]
+
+
 def put_between(text: str, name: str, content: str) -> str:
     """Put content between the markers ``<!-- name -->`` and ``<!-- /name -->``.
 

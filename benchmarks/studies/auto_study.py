@@ -251,7 +251,9 @@ def standing(cells: dict[tuple[str, int], dict[str, Row]]) -> None:
     if any(over_adapter.values()):
         leads = [f"{np.mean(v):+.2f} {'with' if text else 'without'} text" for text, v in over_adapter.items() if v]
         count = sum(map(len, over_adapter.values()))
-        print(f"- on CLIP-Adapter's default, {count} cells: {', '.join(leads)}; behind in {'; '.join(beaten) or 'none'}")
+        print(
+            f"- on CLIP-Adapter's default, {count} cells: {', '.join(leads)}; behind in {'; '.join(beaten) or 'none'}"
+        )
     if behind:
         few = [gap for k in (1, 2) for gap in behind.get(k, [])]
         every = [gap for gaps in behind.values() for gap in gaps]

@@ -106,3 +106,24 @@ def test_the_readme_of_the_benchmarks_names_every_file():
     text = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
     unnamed = [path.name for path in BENCHMARKS.glob("*.py") if path.name not in text]
     assert not unnamed
+
+
+def test_steps_say_what_was_measured_and_which_fits_are_slower(made, tmp_path):
+    assert made.steps(tmp_path) == "Steps: not measured."
+    old = row("2026-01-01", 9.0, "step 16000x512x1000")
+    step = {
+        "dtype": "bfloat16", "kernel": "cpu-direct", "peak_gflops": 985.0, "products_gflops": 800.0, "floor_ms": 0.8,
+        "step_ms": 1.0, "fraction": 0.8, "wanted_fraction": 0.85, "ratio_low": 1.9, "ratio_high": 2.1, "set_up_ms": 9.0,
+    }  # fmt: skip
+    write(tmp_path, "steps", old | step, row("2026-01-02", 2.0, "step 16000x512x1000") | step)
+    table = made.steps(tmp_path)
+    assert table.splitlines()[2] == (
+        "| 16000 x 512 x 1000 | bfloat16, cpu-direct | 985, 800 | 0.80 ms | 1.00 ms | 0.80 (0.85): missed "
+        "| 2.00x (1.90 to 2.10) | 9 ms | abc |"
+    )
+    fits = [{"ratio_high": 1.02, "steps": 313}, {"ratio_high": 0.97, "steps": 313}, {"ratio_high": 3.2, "steps": 313}]
+    pairs = zip((0.98, 0.9, 3.0), fits, strict=True)
+    write(tmp_path, "step_grid", *(row("2026-01-02", ratio, f"fit {ratio}") | fit for ratio, fit in pairs))
+    said = made.steps(tmp_path).splitlines()[-1]
+    assert "takes 0.90 to 3.00 times as long, 0.98 in the middle" in said
+    assert said.endswith("by the upper 95 % bound: 1; 0.9 (0.90x).")
