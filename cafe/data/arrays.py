@@ -95,30 +95,30 @@ def from_arrays(
     >>> data.image("test", 0).size
     (8, 8)
     """
-    label_row = np.asarray(labels)
-    if label_row.ndim != 1 or not np.issubdtype(label_row.dtype, np.integer) or len(label_row) != len(images):
+    row_labels = np.asarray(labels)
+    if row_labels.ndim != 1 or not np.issubdtype(row_labels.dtype, np.integer) or len(row_labels) != len(images):
         raise InputError(
-            f"{len(images)} images need one integer label each, got labels {label_row.dtype} {label_row.shape}"
+            f"{len(images)} images need one integer label each, got labels {row_labels.dtype} {row_labels.shape}"
         )
-    if len(label_row) and not 0 <= label_row.min() <= label_row.max() < len(class_names):
+    if len(row_labels) and not 0 <= row_labels.min() <= row_labels.max() < len(class_names):
         raise InputError(
             f"labels must be 0 to {len(class_names) - 1}, rows of class_names; got "
-            f"{label_row.min()} to {label_row.max()}"
+            f"{row_labels.min()} to {row_labels.max()}"
         )
-    parts = [""] * len(images) if splits is None else [split_name(str(split)) or str(split) for split in splits]
-    unknown = sorted(set(parts) - {"", "train", "val", "test"}) if splits is not None else []
-    if unknown or len(parts) != len(images):
+    row_splits = [""] * len(images) if splits is None else [split_name(str(split)) or str(split) for split in splits]
+    unknown = sorted(set(row_splits) - {"", "train", "val", "test"}) if splits is not None else []
+    if unknown or len(row_splits) != len(images):
         raise InputError(
-            f"splits must be train, val or test for each of {len(images)} images; got {unknown or len(parts)}"
+            f"splits must be train, val or test for each of {len(images)} images; got {unknown or len(row_splits)}"
         )
-    dataset = ArrayImages(list(images), label_row.tolist(), list(class_names), parts, name)
+    dataset = ArrayImages(list(images), row_labels.tolist(), list(class_names), row_splits, name)
     dataset.templates = tuple(templates)
     return dataset
 
 
 def _digest(image: Any, row: int) -> str:
     pixels = np.asarray(image)
-    if not _is_pil(image) and (pixels.dtype != np.uint8 or not _is_shaped(pixels.shape)):
+    if not _is_pil(image) and (pixels.dtype != np.uint8 or not _has_image_shape(pixels.shape)):
         raise InputError(
             f"image {row} is {pixels.dtype} of shape {pixels.shape}; give uint8 (height, width) or (height, width, "
             f"1, 3 or 4) with 0 for black and 255 for white"
@@ -127,7 +127,7 @@ def _digest(image: Any, row: int) -> str:
     return hashlib.sha256(head + np.ascontiguousarray(pixels).tobytes()).hexdigest()
 
 
-def _is_shaped(shape: tuple[int, ...]) -> bool:
+def _has_image_shape(shape: tuple[int, ...]) -> bool:
     return len(shape) in (2, 3) and min(shape) > 0 and (len(shape) == 2 or shape[2] in (1, 3, 4))
 
 

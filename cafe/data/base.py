@@ -1,7 +1,7 @@
-"""What a data set is: named splits of samples, class names, templates, and a way to see an image.
+"""Base classes of data sets: named splits of samples, class names, templates, and the images.
 
-A named data set is one file here with ``DATASET = "name"``; a reader for something on disk that users
-bring is one file with ``SOURCE = "name"`` whose class says what it ``accepts``.
+A named data set is one file in this folder with ``DATASET = "name"``. A reader for something that users bring is one
+file with ``SOURCE = "name"``, whose class says which paths it ``accepts``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class ImageSplit:
     labels : ndarray of shape (n,), int64
         Row of ``class_names``.
     sizes : ndarray of shape (n,), int64
-        Bytes of each encoded image; part of the data set's identity, so that a replaced file is noticed.
+        Bytes of each encoded image. They are part of the data set's identity, so that a replaced file is noticed.
     """
 
     sample_ids: Sequence[str]
@@ -68,9 +68,9 @@ class Dataset(ABC):
     split_origin : str
         ``"published"``, ``"folders"``, or what made the split, such as ``"hash, stratified, 50/20/30"``.
     notes : list of str
-        Warnings for the user: counts that differ from the published ones, say.
+        Warnings for the user, such as counts that differ from the published ones.
     contents : Contents or None
-        What lies in the source, files left out included, where the reader looks for that.
+        All files of the source, those left out included; None where the reader does not collect them.
     """
 
     templates: tuple[str, ...] = (GENERIC_TEMPLATE,)
@@ -88,7 +88,7 @@ class Dataset(ABC):
     def image(self, split: str, index: int) -> Image.Image:
         """Return one image as RGB.
 
-        It is called from several threads and processes at once, in any order.
+        It is called by several threads and processes at once, in any order.
 
         Raises
         ------
@@ -99,8 +99,8 @@ class Dataset(ABC):
     def content(self, split: str, index: int) -> bytes | None:
         """Return the bytes of one encoded image as they stand in its file, archive or table.
 
-        Extraction recognises an image by them, and decodes them by :mod:`cafe.data.images.decoding`; where there are
-        none, the default, it asks for :meth:`image` instead. It is called as :meth:`image` is.
+        Extraction recognises an image by its bytes, and decodes them with :mod:`cafe.data.images.decoding`. Where they
+        are None, which is the default, extraction calls :meth:`image` instead. Calls come as those of :meth:`image`.
 
         Returns
         -------
@@ -114,7 +114,7 @@ class Dataset(ABC):
         return None
 
     def identity(self) -> dict[str, Any]:
-        """Return what makes this data set this one: name, classes and a hash of every split's samples.
+        """Return what identifies the data set: its name, classes and a hash of every split's samples.
 
         Two copies of a data set on two machines have the same identity; a renamed, replaced or relabelled
         image gives another. Times and absolute paths are left out on purpose.
@@ -135,11 +135,40 @@ class Dataset(ABC):
         }
 
 
+class EncodedImages(Dataset):
+    """A data set that has the encoded bytes of every image, from which it makes the pixels."""
+
+    def image(self, split: str, index: int) -> Image.Image:
+        """Return one image as RGB; see :mod:`cafe.data.images.decoding`."""
+        from cafe.data.images.decoding import read_image  # imports Pillow, which a list of data sets does not need
+
+        return read_image(self.content(split, index), self.splits[split].sample_ids[index])
+
+    @abstractmethod
+    def content(self, split: str, index: int) -> bytes:
+        """Return the bytes of one encoded image; see :meth:`Dataset.content`."""
+
+
+class ImageFiles(EncodedImages):
+    """A data set whose images are files: each sample id is a path relative to the folder ``_image_root``."""
+
+    _image_root: Path
+
+    def content(self, split: str, index: int) -> bytes:
+        """Return the bytes of one image's file."""
+        from cafe.data.images.decoding import read_content  # imports Pillow
+
+        sample_id = self.splits[split].sample_ids[index]
+        return read_content(self._image_root / sample_id, sample_id)
+
+
 class NamedDataset(Dataset):
     """A data set that people ask for by name; the file that defines one sets ``DATASET``."""
 
+    def __init__(self, root: Path, *, lenient: bool = False) -> None:
+        """Read the data set below ``root``, after :meth:`missing` has found it complete."""
+
     @classmethod
-    @abstractmethod
     def open(cls, root: Path | None, *, lenient: bool = False) -> Dataset:
         """Open it.
 
@@ -154,8 +183,13 @@ class NamedDataset(Dataset):
         Raises
         ------
         InputError
-            If it is not there; the message says which file is expected where.
+            If the root is not given, or a file, a folder or (unless ``lenient``) an image is missing; the message says
+            which file is expected where.
         """
+        why = cls.missing(root)
+        if root is None or why is not None:
+            raise InputError(why or "")
+        return cls(root, lenient=lenient)
 
     @classmethod
     def write_example(cls, root: Path) -> None:
@@ -173,19 +207,13 @@ class NamedDataset(Dataset):
     @classmethod
     def needs_root(cls) -> str:
         """Say that a root is needed, and what is expected below it."""
-        where = " and ".join(f"DIR/{path}" for path in cls.expected())
-        return f"{cls.name} needs the folder that holds it: give --root DIR or set CAFE_DATA, where {where} exist"
+        expected = " and ".join(f"DIR/{path}" for path in cls.expected())
+        return f"{cls.name} needs the folder that holds it: give --root DIR or set CAFE_DATA, where {expected} exist"
 
     @classmethod
+    @abstractmethod
     def missing(cls, root: Path | None) -> str | None:
-        """Say in one sentence why it cannot be opened from this root; None if it can."""
-        from cafe.errors import CafeError
-
-        try:
-            cls.open(root)
-        except CafeError as error:
-            return str(error)
-        return None
+        """Say in one sentence why the data set cannot be opened from this root; None if it can."""
 
 
 class Source(Dataset):
@@ -194,7 +222,7 @@ class Source(Dataset):
     Attributes
     ----------
     general : bool, default False
-        Whether it takes anything of a kind, such as any folder; such readers are asked last.
+        Whether it accepts a whole kind of path, such as any folder; such readers are asked after all others.
     """
 
     general: ClassVar[bool] = False
@@ -202,9 +230,9 @@ class Source(Dataset):
     @classmethod
     @abstractmethod
     def accepts(cls, path: Path) -> bool:
-        """Whether this reader is the one for that path (cheap: no listing of big folders).
+        """Return whether this reader opens that path; it is asked often, so it lists no large folder.
 
-        A reader of something that is no path, such as ``hf:NAME``, accepts it by its text.
+        A reader of something that is not a path, such as ``hf:NAME``, decides by the text.
         """
 
     @classmethod
@@ -236,7 +264,7 @@ class Source(Dataset):
 
 
 def without_options(path: Path) -> Path:
-    """Return what stands before ``?``, unless a file of the whole name exists.
+    """Return the path before ``?``; the whole path if a file of that name exists.
 
     Examples
     --------
@@ -248,7 +276,7 @@ def without_options(path: Path) -> Path:
 
 
 def read_options(path: Path, known: Iterable[str]) -> dict[str, str]:
-    """Return what stands after ``?``.
+    """Return the options after ``?`` in a path, by name.
 
     Raises
     ------
@@ -292,5 +320,5 @@ def count_note(dataset: Dataset, published: Mapping[str, int]) -> list[str]:
     counts = {"classes": len(dataset.class_names), **{name: len(split) for name, split in dataset.splits.items()}}
     if counts == dict(published):
         return []
-    here, there = (", ".join(f"{n} {name}" for name, n in c.items()) for c in (counts, published))
-    return [f"this is not the full {dataset.name}: {here}; published are {there}"]
+    present, expected = (", ".join(f"{n} {name}" for name, n in numbers.items()) for numbers in (counts, published))
+    return [f"this is not the full {dataset.name}: {present}; published are {expected}"]

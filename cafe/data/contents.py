@@ -1,4 +1,4 @@
-"""What lies in a source of images, and what became of it: files left out, nested folders, identical images."""
+"""The contents of a source of images: files left out, nested folders, identical images."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-_SHOWN = 3  # names that a sentence has
+_SHOWN = 3  # names that a sentence lists
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A file that is in no split.
+    """A file of the source that is in no split.
 
     Attributes
     ----------
     path : str
         Relative to the source, with forward slashes.
     why : str
-        What it is, and what would read it; or that it stands in no class folder.
+        The reason: the kind of the file and what would read it, or that it lies in no class folder.
     """
 
     path: str
@@ -43,20 +43,20 @@ class Sample:
 
 @dataclass(frozen=True)
 class Contents:
-    """What lies in a source of images; ``dataset.contents``, and ``contents`` in the answer of ``cafe extract --json``.
+    """The contents of a source of images: ``dataset.contents``, and ``contents`` in ``cafe extract --json``.
 
     Attributes
     ----------
     images : int
-        That are in a split.
+        Number of images in the splits.
     left_out : tuple of LeftOut
         The other files, hidden ones apart.
     nested : mapping of str to str
         For each folder within a class folder that holds images, the class to which these count.
     inside : str
-        The only folder of the source, where that holds the class folders; empty elsewhere.
+        The only folder of the source, if that holds the class folders; else empty.
     identical : tuple of tuple of Sample, or None
-        Groups of images with the same bytes; None where that is not known before they are read.
+        Groups of images with the same bytes; None if the images have to be read to find them.
     divided : bool
         Whether cafe made the splits, so that identical images are on one side.
 
@@ -75,26 +75,26 @@ class Contents:
     divided: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values, with how many files were left out for each reason."""
+        """Return the contents as JSON values, with the number of files left out for each reason."""
         counts: dict[str, int] = defaultdict(int)
         for file in self.left_out:
             counts[file.why] += 1
         return {**asdict(self), "nested": dict(self.nested or {}), "left_out_counts": dict(counts)}
 
     def sentences(self) -> list[str]:
-        """Say in sentences what a user should know; empty if nothing is odd."""
-        said = []
+        """Return one sentence for everything that a user should know; empty if nothing is unusual."""
+        sentences = []
         if self.inside:
-            said.append(f"the classes are the folders in {self.inside}, the only folder there is")
+            sentences.append(f"the classes are the folders in {self.inside}, the only folder there is")
         if self.left_out:
-            said.append(_about_left_out(self.left_out))
+            sentences.append(_left_out_sentence(self.left_out))
         if self.nested:
-            said.append(_about_nested(self.nested))
-        return said + about_identical(self.identical or (), divided=self.divided)
+            sentences.append(_nested_sentence(self.nested))
+        return sentences + about_identical(self.identical or (), divided=self.divided)
 
 
 def groups_of_identical(samples: Iterable[tuple[Any, Sample]]) -> tuple[tuple[Sample, ...], ...]:
-    """Group samples of equal keys; those that are alone are left away.
+    """Group samples by key; groups of a single sample are left out.
 
     Parameters
     ----------
@@ -103,8 +103,8 @@ def groups_of_identical(samples: Iterable[tuple[Any, Sample]]) -> tuple[tuple[Sa
 
     Examples
     --------
-    >>> one, two = Sample("a/1.png", "a", "train"), Sample("b/7.png", "b", "train")
-    >>> [[sample.sample_id for sample in group] for group in groups_of_identical([("x", one), ("y", two), ("x", two)])]
+    >>> cat, dog = Sample("a/1.png", "a", "train"), Sample("b/7.png", "b", "train")
+    >>> [[sample.sample_id for sample in group] for group in groups_of_identical([("x", cat), ("y", dog), ("x", dog)])]
     [['a/1.png', 'b/7.png']]
     """
     groups: dict[Any, list[Sample]] = defaultdict(list)
@@ -114,12 +114,12 @@ def groups_of_identical(samples: Iterable[tuple[Any, Sample]]) -> tuple[tuple[Sa
 
 
 def about_identical(groups: Sequence[Sequence[Sample]], *, divided: bool) -> list[str]:
-    """Say what is odd about identical images: other labels, other splits, many copies.
+    """Describe groups of identical images: those with different labels, in different splits, and copies.
 
     Parameters
     ----------
     groups : sequence of sequence of Sample
-        Each of images with the same bytes.
+        The samples of each group have the same bytes.
     divided : bool
         Whether cafe made the splits.
 
@@ -128,58 +128,60 @@ def about_identical(groups: Sequence[Sequence[Sample]], *, divided: bool) -> lis
     list of str
         Sentences.
     """
-    said = []
-    other_labels = [pair for group in groups for pair in [_pair(group, "class_name")] if pair]
-    if other_labels:
+    sentences = []
+    differing_labels = [pair for group in groups for pair in [_first_difference(group, "class_name")] if pair]
+    if differing_labels:
         named = "; ".join(
-            f"{one.sample_id} ({one.class_name}) and {other.sample_id} ({other.class_name})"
-            for one, other in other_labels[:_SHOWN]
+            f"{first.sample_id} ({first.class_name}) and {second.sample_id} ({second.class_name})"
+            for first, second in differing_labels[:_SHOWN]
         )
-        said.append(f"identical images have different labels: {named}{_more(len(other_labels))}")
+        sentences.append(f"identical images have different labels: {named}{_and_more(len(differing_labels))}")
     if not divided:
-        other_splits = [pair for group in groups for pair in [_pair(group, "split")] if pair]
-        if other_splits:
+        differing_splits = [pair for group in groups for pair in [_first_difference(group, "split")] if pair]
+        if differing_splits:
             named = "; ".join(
-                f"{one.sample_id} ({one.split}) and {other.sample_id} ({other.split})"
-                for one, other in other_splits[:_SHOWN]
+                f"{first.sample_id} ({first.split}) and {second.sample_id} ({second.split})"
+                for first, second in differing_splits[:_SHOWN]
             )
-            said.append(f"identical images stand in different splits: {named}{_more(len(other_splits))}")
-    copies = [group for group in groups if _pair(group, "class_name") is None]
+            sentences.append(f"identical images stand in different splits: {named}{_and_more(len(differing_splits))}")
+    copies = [group for group in groups if _first_difference(group, "class_name") is None]
     if copies:
         n = sum(len(group) - 1 for group in copies)
         first, second, *_ = copies[0]
         which = "1 image is a copy" if n == 1 else f"{n:,} images are copies"
         kept = ", and copies are kept on one side of the split" if divided else ""
-        said.append(f"{which} of another of the same class, such as {first.sample_id} and {second.sample_id}{kept}")
-    return said
+        sentences.append(
+            f"{which} of another of the same class, such as {first.sample_id} and {second.sample_id}{kept}"
+        )
+    return sentences
 
 
-def _pair(group: Sequence[Sample], attribute: str) -> tuple[Sample, Sample] | None:
-    """Return the first sample of a group, and the first that differs from it in an attribute; None if none does."""
+def _first_difference(group: Sequence[Sample], attribute: str) -> tuple[Sample, Sample] | None:
+    """Return the first sample of a group and the first that differs from it in an attribute; None if all are equal."""
     value = getattr(group[0], attribute)
     other = next((sample for sample in group if getattr(sample, attribute) != value), None)
     return None if other is None else (group[0], other)
 
 
-def _about_left_out(files: Sequence[LeftOut]) -> str:
+def _left_out_sentence(files: Sequence[LeftOut]) -> str:
     by_reason: dict[str, list[str]] = defaultdict(list)
     for file in files:
         by_reason[file.why].append(file.path)
     clauses = []
     for why, paths in by_reason.items():
         count = f"{len(paths):,} " if len(by_reason) > 1 else ""
-        clauses.append(f"{count}{why}: {', '.join(paths[:_SHOWN])}{_more(len(paths))}")
+        clauses.append(f"{count}{why}: {', '.join(paths[:_SHOWN])}{_and_more(len(paths))}")
     return f"{'1 file was' if len(files) == 1 else f'{len(files):,} files were'} left out: {'; '.join(clauses)}"
 
 
-def _about_nested(nested: Mapping[str, str]) -> str:
+def _nested_sentence(nested: Mapping[str, str]) -> str:
     named = "; ".join(f"{folder} to {name!r}" for folder, name in list(nested.items())[:_SHOWN])
     which = "a nested folder count" if len(nested) == 1 else f"{len(nested):,} nested folders count"
     return (
-        f"the images of {which} to the class of the folder above: {named}{_more(len(nested))}; a folder that is to be "
-        f"a class of its own has to stand beside the others"
+        f"the images of {which} to the class of the folder above: {named}{_and_more(len(nested))}; a folder that is to "
+        f"be a class of its own has to stand beside the others"
     )
 
 
-def _more(n: int) -> str:
+def _and_more(n: int) -> str:
     return f", and {n - _SHOWN:,} more" if n > _SHOWN else ""

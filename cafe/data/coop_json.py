@@ -4,33 +4,28 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from cafe.data.base import Dataset, Source, read_options, without_options
-from cafe.data.images.decoding import read_content, read_image
+from cafe.data.base import Dataset, ImageFiles, Source, read_options, without_options
 from cafe.data.images.examples import write_pictures
 from cafe.data.images.files import check_inside, subfolders
-from cafe.data.layouts.coop import SPLITS, Rows, class_names_of, image_splits, read_split_file
+from cafe.data.layouts.coop import SPLITS, SplitRows, class_names_of, image_splits, read_split_file
 from cafe.errors import InputError
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 SOURCE = "coop-json"
 
 
-class CoopJson(Source):
+class CoopJson(ImageFiles, Source):
     """A CoOp split file (.json), with the images in its folder or in a folder beside it.
 
     ``split_zhou_Mine.json?images=DIR`` says where the images are if they are elsewhere.
     """
 
-    def __init__(self, path: Path, images: Path, rows: Rows, lenient: bool) -> None:
+    def __init__(self, path: Path, images: Path, rows: SplitRows, lenient: bool) -> None:
         """Take the rows of the file, and the folder to which their paths are relative."""
-        self._images = images.absolute()
+        self._image_root = images.absolute()
         self.name = path.stem.removeprefix("split_zhou_").removeprefix("split_") or path.stem
         self.class_names = class_names_of(path, rows)
-        self.splits = image_splits(self._images, path, rows, lenient=lenient)
+        self.splits = image_splits(self._image_root, path, rows, lenient=lenient)
         self.notes = [f"the {split} split is empty" for split in rows if split not in self.splits]
 
     @classmethod
@@ -66,18 +61,8 @@ class CoopJson(Source):
         (folder / "split_zhou_Mine.json").write_text(json.dumps(rows), encoding="utf-8")
         return folder / "split_zhou_Mine.json"
 
-    def image(self, split: str, index: int) -> Image.Image:
-        """Return one image as RGB; see :mod:`cafe.data.images.decoding`."""
-        sample_id = self.splits[split].sample_ids[index]
-        return read_image(self._images / sample_id, sample_id)
 
-    def content(self, split: str, index: int) -> bytes:
-        """Return the bytes of one image's file."""
-        sample_id = self.splits[split].sample_ids[index]
-        return read_content(self._images / sample_id, sample_id)
-
-
-def _image_folder(path: Path, rows: Rows) -> Path:
+def _image_folder(path: Path, rows: SplitRows) -> Path:
     """Return the first folder, the file's own or one in it, that has one of the first images named."""
     named = [row[0] for part in rows.values() for row in part[:10]]
     check_inside(named, path.parent, path)

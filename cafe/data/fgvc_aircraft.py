@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cafe.data.base import Dataset, ImageSplit, NamedDataset, count_note
+from cafe.data.base import ImageFiles, ImageSplit, NamedDataset, count_note
 from cafe.data.images.examples import write_pictures
 from cafe.data.images.files import find_sizes
 from cafe.errors import InputError
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 DATASET = "fgvc-aircraft"
 
@@ -21,7 +17,7 @@ _FOLDER = "fgvc_aircraft"
 _SPLITS = ("train", "val", "test")
 
 
-class FGVCAircraft(NamedDataset):
+class FGVCAircraft(ImageFiles, NamedDataset):
     """FGVC-Aircraft: 10,000 photographs of 100 variants of aircraft.
 
     Classes stand in the order of ``variants.txt``. Expected below the root: ``fgvc_aircraft/variants.txt``,
@@ -36,7 +32,7 @@ class FGVCAircraft(NamedDataset):
     def __init__(self, root: Path, *, lenient: bool = False) -> None:
         """Read the lists and find the size of every image that they name."""
         folder = root / _FOLDER
-        self._images = (folder / "images").absolute()
+        self._image_root = (folder / "images").absolute()
         self.class_names = tuple(_lines(folder / "variants.txt"))
         label_of = {name: label for label, name in enumerate(self.class_names)}
         if len(label_of) != len(self.class_names) or len(label_of) < 2:
@@ -45,24 +41,10 @@ class FGVCAircraft(NamedDataset):
         for split in _SPLITS:
             listed = folder / f"images_variant_{split}.txt"
             ids, labels = _read_list(listed, label_of)
-            sizes = find_sizes(self._images, ids, listed, lenient=lenient)
-            size_row = np.array([sizes[one] for one in ids], dtype=np.int64)
-            self.splits[split] = ImageSplit(ids, np.array(labels, dtype=np.int64), size_row)
+            sizes = find_sizes(self._image_root, ids, listed, lenient=lenient)
+            row_sizes = np.array([sizes[sample_id] for sample_id in ids], dtype=np.int64)
+            self.splits[split] = ImageSplit(ids, np.array(labels, dtype=np.int64), row_sizes)
         self.notes = count_note(self, self.published)
-
-    @classmethod
-    def open(cls, root: Path | None, *, lenient: bool = False) -> Dataset:
-        """Open it below ``root``.
-
-        Raises
-        ------
-        InputError
-            If the root is not given, or a list or (unless ``lenient``) an image is not there.
-        """
-        why = cls.missing(root)
-        if root is None or why is not None:
-            raise InputError(why or "")
-        return cls(root, lenient=lenient)
 
     @classmethod
     def write_example(cls, root: Path) -> None:
@@ -94,20 +76,6 @@ class FGVCAircraft(NamedDataset):
             images = root / _FOLDER / "images"
             return f"{cls.name}: the images are expected in {images}; they are published at {cls.homepage}"
         return None
-
-    def image(self, split: str, index: int) -> Image.Image:
-        """Return one image as RGB; see :mod:`cafe.data.images.decoding`."""
-        from cafe.data.images.decoding import read_image  # Pillow, which a list of data sets does without
-
-        sample_id = self.splits[split].sample_ids[index]
-        return read_image(self._images / sample_id, sample_id)
-
-    def content(self, split: str, index: int) -> bytes:
-        """Return the bytes of one image's file."""
-        from cafe.data.images.decoding import read_content  # Pillow, which a list of data sets does without
-
-        sample_id = self.splits[split].sample_ids[index]
-        return read_content(self._images / sample_id, sample_id)
 
 
 def _lines(path: Path) -> list[str]:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from cafe.data.base import Dataset, Source, read_options, without_options
+from cafe.data.base import Dataset, EncodedImages, Source, read_options, without_options
 from cafe.data.images.content_keys import content_keys
-from cafe.data.images.decoding import read_image
 from cafe.data.images.examples import example_picture
 from cafe.data.layouts.arrow import ArrowImages, first_line, is_saved, load_library, load_local, parquet_files
 from cafe.data.layouts.labelling import label_rows, read_class_list, split_name
 from cafe.errors import InputError, UnreadableImageError
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 SOURCE = "hugging-face"
 
@@ -25,7 +21,7 @@ _COLUMNS = ("image", "label")
 _HUB_OPTIONS = (*_COLUMNS, "config", "revision")
 
 
-class HuggingFace(Source):
+class HuggingFace(EncodedImages, Source):
     """A Hugging Face data set: 'hf:NAME' of the hub, a folder of save_to_disk, or parquet files.
 
     Columns are found by their type (an image, a class label) or usual name; ``?image=COLUMN&label=COLUMN`` names
@@ -50,10 +46,10 @@ class HuggingFace(Source):
         if not kept:
             raise InputError(f"{origin} has no split with labels: {'; '.join(self.notes)}")
         self._parts = [part for _, part, _ in kept]
-        where = [(number, row) for number, (_, part, _) in enumerate(kept) for row in range(len(part))]
-        ids = [f"{self._parts[number].split}/{row:07d}" for number, row in where]
+        places = [(number, row) for number, (_, part, _) in enumerate(kept) for row in range(len(part))]
+        ids = [f"{self._parts[number].split}/{row:07d}" for number, row in places]
         sizes = np.concatenate([part.sizes() for part in self._parts])
-        self._where = dict(zip(ids, where, strict=True))
+        self._where = dict(zip(ids, places, strict=True))
         labelled = label_rows(
             origin,
             [label for _, _, labels in kept for label in labels],
@@ -88,16 +84,16 @@ class HuggingFace(Source):
         if text.startswith(_HUB) and not path.exists():
             options = read_options(path, _HUB_OPTIONS)
             name = text.removeprefix(_HUB).partition("?")[0]
-            found = _from_hub(name, options)
-            plain, class_list, origin = name.rpartition("/")[2], None, f"{_HUB}{name}"
+            rows_of_split = _from_hub(name, options)
+            short_name, class_list, origin = name.rpartition("/")[2], None, f"{_HUB}{name}"
         else:
             options = read_options(path, _COLUMNS)
             path = without_options(path)
-            found = load_local(path)
+            rows_of_split = load_local(path)
             folder = path if path.is_dir() else path.parent
-            plain, class_list, origin = path.absolute().with_suffix("").name, read_class_list(folder), str(path)
-        parts = [ArrowImages(origin, split, rows, options) for split, rows in found.items()]
-        return cls(origin, plain, parts, class_list)
+            short_name, class_list, origin = path.absolute().with_suffix("").name, read_class_list(folder), str(path)
+        parts = [ArrowImages(origin, split, rows, options) for split, rows in rows_of_split.items()]
+        return cls(origin, short_name, parts, class_list)
 
     @classmethod
     def write_example(cls, folder: Path) -> Path:
@@ -109,10 +105,6 @@ class HuggingFace(Source):
             rows = library.Dataset.from_dict({"image": images, "label": [0, 1, 0, 1]}, features=features)
             rows.to_parquet(str(folder / "data" / f"{split}-00000-of-00001.parquet"))
         return folder
-
-    def image(self, split: str, index: int) -> Image.Image:
-        """Return one image as RGB; see :mod:`cafe.data.images.decoding`."""
-        return read_image(self.content(split, index), self.splits[split].sample_ids[index])
 
     def content(self, split: str, index: int) -> bytes:
         """Return the bytes of one image, from its row or from the file to which that points."""

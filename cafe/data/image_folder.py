@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cafe.data.base import Dataset, ImageSplit, Source
+from cafe.data.base import Dataset, ImageFiles, ImageSplit, Source
 from cafe.data.contents import Contents, LeftOut, Sample, groups_of_identical
 from cafe.data.images.content_keys import content_keys
-from cafe.data.images.decoding import read_content, read_image
 from cafe.data.images.examples import write_pictures
 from cafe.data.images.files import Listing, list_images, natural_order, subfolders
 from cafe.data.images.other_formats import kind_by_name
 from cafe.errors import InputError
 from cafe.protocol.partition import chosen_origin, split_by_hash
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 SOURCE = "image-folder"
 
@@ -27,7 +22,7 @@ _SPLIT_OF = {"train": "train", "val": "val", "valid": "val", "validation": "val"
 _LAYOUT = "one folder of images per class, or train and test folders that hold such folders"
 
 
-class ImageFolder(Source):
+class ImageFolder(ImageFiles, Source):
     """A folder with one folder of images per class, with or without train, val and test folders.
 
     Classes are sorted by folder name, numbers as numbers; in class names ``_`` becomes a space. Split folders are
@@ -39,10 +34,10 @@ class ImageFolder(Source):
 
     general = True
 
-    def __init__(self, root: Path, listings: dict[str, dict[str, Listing]], beside: list[LeftOut]) -> None:
+    def __init__(self, root: Path, listings: dict[str, dict[str, Listing]], files_outside: list[LeftOut]) -> None:
         """Take the listings by split and class folder, where ``""`` is still to be divided, and files in no class."""
-        self._root = root.absolute()
-        self.name = self._root.name or "images"
+        self._image_root = root.absolute()
+        self.name = self._image_root.name or "images"
         folders = _class_folders(root, listings)
         self.class_names = tuple(folder.replace("_", " ") for folder in folders)
         _refuse_equal_names(root, folders, self.class_names)
@@ -56,13 +51,13 @@ class ImageFolder(Source):
                 self.splits[split] = _image_split(rows)
             else:
                 self.split_origin = chosen_origin()
-                keys = content_keys(self._root, [(path, size) for _, path, size in rows])
-                self.splits.update(_divided(rows, keys))
+                keys = content_keys(self._image_root, [(path, size) for _, path, size in rows])
+                self.splits.update(_split_by_hash(rows, keys))
                 identical = self._identical(dict(zip((path for _, path, _ in rows), keys, strict=True)))
         self.contents = Contents(
             images=sum(map(len, self.splits.values())),
-            left_out=(*beside, *_no_images(listings)),
-            nested=_nested(listings),
+            left_out=(*files_outside, *_other_files(listings)),
+            nested=_nested_folders(listings),
             identical=identical,
             divided=identical is not None,
         )
@@ -86,40 +81,30 @@ class ImageFolder(Source):
         if not path.is_dir():
             what = "is a file" if path.exists() else "does not exist"
             raise InputError(f"{path} {what}; a data set is {_LAYOUT}")
-        inner = _only_folder(path)
+        inner = _inner_folder(path)
         if inner is not None:
             dataset = cls.open(inner, lenient=lenient)
             assert isinstance(dataset, ImageFolder)
             dataset._say_where(path, inner)
             return dataset
         names = subfolders(path)
-        beside = _files_beside(path)
+        files_outside = _files_outside_classes(path)
         split_of = {name: _SPLIT_OF.get(name.lower()) for name in names}
         if not names or any(split is None for split in split_of.values()):
-            return cls(path, {"": _list_classes(path, "", names)}, beside)
+            return cls(path, {"": _list_classes(path, "", names)}, files_outside)
         listings = {}
         for split, name in _split_folders(path, split_of).items():
-            beside += _files_beside(path, name)
+            files_outside += _files_outside_classes(path, name)
             listings[split] = _list_classes(path, name, subfolders(path / name))
         if list(listings) == ["train"]:
             listings = {"": listings["train"]}
-        return cls(path, listings, beside)
+        return cls(path, listings, files_outside)
 
     @classmethod
     def write_example(cls, folder: Path) -> Path:
         """Write two folders of five images; see the base class."""
         write_pictures(folder, [f"{name}/{n}.png" for name in ("cat", "dog") for n in range(5)])
         return folder
-
-    def image(self, split: str, index: int) -> Image.Image:
-        """Return one image as RGB; see :mod:`cafe.data.images.decoding`."""
-        sample_id = self.splits[split].sample_ids[index]
-        return read_image(self._root / sample_id, sample_id)
-
-    def content(self, split: str, index: int) -> bytes:
-        """Return the bytes of one image's file."""
-        sample_id = self.splits[split].sample_ids[index]
-        return read_content(self._root / sample_id, sample_id)
 
     def _identical(self, key_of: dict[str, str]) -> tuple[tuple[Sample, ...], ...]:
         """Group the images of equal keys; files that cannot be read have keys of their own."""
@@ -134,13 +119,13 @@ class ImageFolder(Source):
         """Take the name of the folder that was given, and say which folder within it holds the classes."""
         assert self.contents is not None
         inside = inner.relative_to(outer).as_posix()
-        own = len(self.contents.sentences())
+        n_of_inner = len(self.contents.sentences())
         self.contents = replace(self.contents, inside=inside)
         self.name = outer.absolute().name or self.name
-        self.notes = [*self.contents.sentences(), *self.notes[own:]]
+        self.notes = [*self.contents.sentences(), *self.notes[n_of_inner:]]
 
 
-def _divided(rows: list[tuple[int, str, int]], keys: list[str]) -> dict[str, ImageSplit]:
+def _split_by_hash(rows: list[tuple[int, str, int]], keys: list[str]) -> dict[str, ImageSplit]:
     parts = split_by_hash([label for label, _, _ in rows], keys).tolist()
     divided = {}
     for split in ("train", "val", "test"):
@@ -150,7 +135,7 @@ def _divided(rows: list[tuple[int, str, int]], keys: list[str]) -> dict[str, Ima
     return divided
 
 
-def _only_folder(path: Path) -> Path | None:
+def _inner_folder(path: Path) -> Path | None:
     """Return the folder that holds the class or split folders, where folders alone lead to it, one in the other.
 
     None where these are in the folder that was given, or there are none. A folder called ``train`` is a split, and one
@@ -190,9 +175,9 @@ def _list_classes(root: Path, below: str, names: list[str]) -> dict[str, Listing
         folder = f"{below}/{name}" if below else name
         listings[name] = list_images(root, folder)
         if not listings[name].files:
-            others = [LeftOut(path, kind_by_name(path)) for path in listings[name].others]
-            but = f" ({'; '.join(Contents(0, tuple(others)).sentences())})" if others else ""
-            raise InputError(f"the class folder {root / folder} holds no images{but}; fill it or remove it")
+            other_files = [LeftOut(path, kind_by_name(path)) for path in listings[name].others]
+            found_instead = f" ({'; '.join(Contents(0, tuple(other_files)).sentences())})" if other_files else ""
+            raise InputError(f"the class folder {root / folder} holds no images{found_instead}; fill it or remove it")
     return listings
 
 
@@ -224,14 +209,14 @@ def _image_split(rows: list[tuple[int, str, int]]) -> ImageSplit:
     return ImageSplit(list(paths), np.array(labels, dtype=np.int64), np.array(sizes, dtype=np.int64))
 
 
-def _files_beside(root: Path, below: str = "") -> list[LeftOut]:
+def _files_outside_classes(root: Path, below: str = "") -> list[LeftOut]:
     """List visible files that stand beside folders and belong to no class."""
-    beside = list_images(root, below, recursive=False)
-    images = [LeftOut(path, "images in no class folder") for path, _ in beside.files]
-    return [*images, *(LeftOut(path, kind_by_name(path)) for path in beside.others)]
+    listing = list_images(root, below, recursive=False)
+    images = [LeftOut(path, "images in no class folder") for path, _ in listing.files]
+    return [*images, *(LeftOut(path, kind_by_name(path)) for path in listing.others)]
 
 
-def _no_images(listings: dict[str, dict[str, Listing]]) -> list[LeftOut]:
+def _other_files(listings: dict[str, dict[str, Listing]]) -> list[LeftOut]:
     """List the files in class folders that are no images."""
     return [
         LeftOut(path, kind_by_name(path))
@@ -241,7 +226,7 @@ def _no_images(listings: dict[str, dict[str, Listing]]) -> list[LeftOut]:
     ]
 
 
-def _nested(listings: dict[str, dict[str, Listing]]) -> dict[str, str]:
+def _nested_folders(listings: dict[str, dict[str, Listing]]) -> dict[str, str]:
     """Return the folders within class folders that hold images, and the class of each."""
     nested = {}
     for by_class in listings.values():

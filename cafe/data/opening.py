@@ -65,11 +65,11 @@ def open_dataset(
         raise InputError(f"{name_or_path!r} is an address; cafe reads files and downloads nothing: fetch it first")
     path = Path(name_or_path).expanduser()
     # An empty string would be the current folder.
-    source, there = _source_for(path) if name_or_path else (None, False)
+    source, exists = _source_for(path) if name_or_path else (None, False)
     if source is not None:
         opened: Dataset = source.open(path, lenient=lenient)
         return opened
-    if there:
+    if exists:
         raise InputError(f"{path} cannot be read as a data set; give {_path_help()}")
     if _looks_like_path(name_or_path):
         raise InputError(
@@ -153,10 +153,10 @@ def _source_for(path: Path) -> tuple[Any, bool]:
 
 def _path_help() -> str:
     sources = entries("data", "SOURCE")
-    anything = [entry.summary.rstrip(".") for entry in sources.values() if entry.load().general]
-    others = [name for name, entry in sources.items() if not entry.load().general]
-    folders = "; or ".join(re.sub("^An? ", lambda article: article[0].lower(), summary) for summary in anything)
-    return f"{folders}; or one of the other sources of docs/sources.md ({', '.join(others)})"
+    general = [entry.summary.rstrip(".") for entry in sources.values() if entry.load().general]
+    specific = [name for name, entry in sources.items() if not entry.load().general]
+    folders = "; or ".join(re.sub("^An? ", lambda article: article[0].lower(), summary) for summary in general)
+    return f"{folders}; or one of the other sources of docs/sources.md ({', '.join(specific)})"
 
 
 def _looks_like_path(text: str) -> bool:

@@ -9,11 +9,11 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cafe.data.base import Dataset, Source
+from cafe.data.base import Dataset, EncodedImages, Source
 from cafe.data.images.content_keys import content_keys
-from cafe.data.images.decoding import MAX_FILE_BYTES, read_image
+from cafe.data.images.decoding import MAX_FILE_BYTES
 from cafe.data.images.examples import example_picture, write_tar
 from cafe.data.images.files import IMAGE_EXTENSIONS, natural_order
 from cafe.data.images.other_formats import HEIC_EXTENSIONS
@@ -21,9 +21,6 @@ from cafe.data.layouts.labelling import label_rows, read_class_list, split_name
 from cafe.errors import CafeError, InputError, UnreadableImageError
 from cafe.foreign import check_regular, parse_json, read_text, reason_of
 from cafe.prompts import GENERIC_TEMPLATE
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 SOURCE = "webdataset"
 
@@ -34,7 +31,7 @@ MAX_SHARDS = 100_000  # that a pattern names
 _TEMPLATES = "zeroshot_classification_templates.txt"  # as CLIP_benchmark writes it
 
 
-class WebDataset(Source):
+class WebDataset(EncodedImages, Source):
     """Webdataset shards: a folder of tars, one tar, or a pattern such as 'train-{000..009}.tar'.
 
     A sample is an image with a ``.cls`` or ``.json`` of the same name. Splits are the folders that hold the tars
@@ -64,7 +61,9 @@ class WebDataset(Source):
             folder,
             labels,
             splits,
-            lambda: content_keys(folder, list(size_of.items()), lambda one: self._read(one, size_of[one])),
+            lambda: content_keys(
+                folder, list(size_of.items()), lambda sample_id: self._read(sample_id, size_of[sample_id])
+            ),
             read_class_list(folder),
         )
         self.class_names, self.split_origin = labelled.class_names, labelled.split_origin
@@ -93,8 +92,8 @@ class WebDataset(Source):
         if missing:
             raise InputError(f"{path} names {len(missing)} shards that are not there, the first: {missing[0]}")
         name = path.absolute().name if path.is_dir() else re.split(r"[-_.{*?\[]", path.name)[0]
-        plain = name if name and not split_name(name) else folder.absolute().name
-        return cls(folder, plain or "webdataset", shards)
+        dataset_name = name if name and not split_name(name) else folder.absolute().name
+        return cls(folder, dataset_name or "webdataset", shards)
 
     @classmethod
     def write_example(cls, folder: Path) -> Path:
@@ -107,10 +106,6 @@ class WebDataset(Source):
             write_tar(folder / split / "0.tar", members)
         (folder / "classnames.txt").write_text("cat\nhot dog\n", encoding="utf-8")
         return folder
-
-    def image(self, split: str, index: int) -> Image.Image:
-        """Return one image as RGB; see :mod:`cafe.data.images.decoding`."""
-        return read_image(self.content(split, index), self.splits[split].sample_ids[index])
 
     def content(self, split: str, index: int) -> bytes:
         """Return the bytes of one image, from where they lie in their tar."""
@@ -144,20 +139,20 @@ def _shards_of(path: Path) -> tuple[Path, list[Path]]:
     if path.is_file():
         return path.parent, [path]
     shards = []
-    for one in _expand(os.fspath(path)):
-        # A name without * stays even if it is not there, so that it is missed by name.
-        shards += [Path(name) for name in sorted(glob.glob(one))] if "*" in one else [Path(one)]  # noqa: PTH207
+    for name in _expand_pattern(os.fspath(path)):
+        # A name without * stays in the list even if no file has it, so that the error names it.
+        shards += [Path(match) for match in sorted(glob.glob(name))] if "*" in name else [Path(name)]  # noqa: PTH207
     if shards in ([], [path]):
         return path.parent, []
     return Path(os.path.commonpath([shard.parent for shard in shards])), shards
 
 
-def _expand(pattern: str) -> list[str]:
+def _expand_pattern(pattern: str) -> list[str]:
     """Expand ``{000..009}`` and ``{a,b}`` as a shell would."""
     match = re.search(r"\{([^{}]*)\}", pattern)
     if not match:
         return [pattern]
-    if _n_expanded(pattern) > MAX_SHARDS:
+    if _count_names(pattern) > MAX_SHARDS:
         raise InputError(f"the pattern {pattern[:80]!r} names more than {MAX_SHARDS:,} shards")
     span = re.fullmatch(r"(\d+)\.\.(\d+)", match[1])
     if span:
@@ -165,15 +160,17 @@ def _expand(pattern: str) -> list[str]:
         middle = [str(number).zfill(width) for number in range(int(span[1]), int(span[2]) + 1)]
     else:
         middle = match[1].split(",")
-    return [one for text in middle for one in _expand(pattern[: match.start()] + text + pattern[match.end() :])]
+    return [
+        name for text in middle for name in _expand_pattern(pattern[: match.start()] + text + pattern[match.end() :])
+    ]
 
 
-def _n_expanded(pattern: str) -> int:
+def _count_names(pattern: str) -> int:
     count = 1
     for braces in re.findall(r"\{([^{}]*)\}", pattern):
         span = re.fullmatch(r"(\d{1,12})\.\.(\d{1,12})", braces)
         if span is None and re.fullmatch(r"\d+\.\.\d+", braces):
-            return MAX_SHARDS + 1  # of a number that long
+            return MAX_SHARDS + 1  # a number of so many digits is above any limit
         count *= max(0, int(span[2]) - int(span[1]) + 1) if span else braces.count(",") + 1
     return count
 
@@ -192,7 +189,7 @@ def _templates(folder: Path) -> tuple[str, ...]:
 
 
 @dataclass
-class Sample:
+class ShardSample:
     """One sample of a shard: the members with one name up to the first dot.
 
     Attributes
@@ -211,7 +208,7 @@ class Sample:
     label: str = ""
 
 
-def index_shard(path: Path) -> list[Sample]:
+def index_shard(path: Path) -> list[ShardSample]:
     """Read the headers of one tar; pixels are not read.
 
     Raises
@@ -219,12 +216,12 @@ def index_shard(path: Path) -> list[Sample]:
     InputError
         If it is compressed, damaged or no tar, or a sample has no image, two, or no label; the message names it.
     """
-    samples: dict[str, Sample] = {}
+    samples: dict[str, ShardSample] = {}
     length = check_regular(path, "tar")
     try:
         with tarfile.open(path, "r:") as tar:
             for member, key, kind in _members(tar):
-                sample = samples.setdefault(key, Sample(key))
+                sample = samples.setdefault(key, ShardSample(key))
                 if f".{kind.rpartition('.')[2]}" in IMAGE_EXTENSIONS | HEIC_EXTENSIONS:
                     if sample.offset >= 0:
                         raise InputError(f"{path}: sample {key!r} has two images; one is needed")
@@ -279,5 +276,5 @@ def _label(path: Path, key: str, kind: str, content: bytes) -> str:
     except ValueError as error:
         raise InputError(f"{path}: the .{kind} of sample {key!r} cannot be read: {error}") from error
     record: Any = parse_json(text, f"{path}: the .{kind} of sample {key!r}")
-    found = [record[name] for name in _JSON_KEYS if name in record] if isinstance(record, dict) else []
-    return str(found[0]).strip() if found and isinstance(found[0], (str, int)) else ""
+    values = [record[name] for name in _JSON_KEYS if name in record] if isinstance(record, dict) else []
+    return str(values[0]).strip() if values and isinstance(values[0], (str, int)) else ""

@@ -22,7 +22,7 @@ CONTEXT_LENGTH = 32
 START, END = "<|startoftext|>", "<|endoftext|>"
 _MERGES = 500
 # The same pieces that CLIP's tokenizer cuts text into.
-_PIECES = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 def build_tokenizer(seed: int) -> CLIPTokenizer:
@@ -43,7 +43,7 @@ def build_tokenizer(seed: int) -> CLIPTokenizer:
     learner.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     learner.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_PIECES), behavior="removed", invert=True),
+            pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
@@ -52,9 +52,9 @@ def build_tokenizer(seed: int) -> CLIPTokenizer:
     learned = Tokenizer.from_str(learner.to_str())
     merges = _merges_of(learned)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    pieces = alphabet + [letter + "</w>" for letter in alphabet]
-    pieces += [left + right for left, right in merges]
-    vocabulary = {piece: code for code, piece in enumerate(dict.fromkeys(pieces))}
+    tokens = alphabet + [letter + "</w>" for letter in alphabet]
+    tokens += [left + right for left, right in merges]
+    vocabulary = {token: code for code, token in enumerate(dict.fromkeys(tokens))}
     vocabulary[START] = len(vocabulary)
     vocabulary[END] = len(vocabulary)
     # CLIPTokenizer's annotation says list of str, its backend wants pairs.

@@ -99,8 +99,8 @@ def reframe(masks: torch.Tensor, tight: torch.Tensor) -> torch.Tensor:
     tight_scale = half / fill
     tight_shift = middle + nudge * tight_scale
     loose_scale = uniform((n, 1), 0.8, 1.5, masks) * uniform((n, 2), 0.9, 1.1, masks)
-    room = (loose_scale - 1).abs() + 0.1
-    loose_shift = room * uniform((n, 2), -0.8, 0.8, masks)
+    margin = (loose_scale - 1).abs() + 0.1
+    loose_shift = margin * uniform((n, 2), -0.8, 0.8, masks)
     chosen = tight[:, None]
     scale = torch.where(chosen, tight_scale, loose_scale)
     shift = torch.where(chosen, tight_shift, loose_shift)

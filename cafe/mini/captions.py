@@ -141,8 +141,8 @@ def matches(pictures: torch.Tensor, stated: torch.Tensor) -> torch.Tensor:
     torch.Tensor
         Booleans of shape (n, m).
     """
-    wanted = stated[None]
-    return ((wanted < 0) | (wanted == pictures[:, None])).all(dim=-1)
+    stated_codes = stated[None]
+    return ((stated_codes < 0) | (stated_codes == pictures[:, None])).all(dim=-1)
 
 
 def corpus(count: int, seed: int) -> list[str]:

@@ -111,11 +111,11 @@ def font_files(held_out: bool = False) -> list[tuple[pathlib.Path, bool]]:
     list of (pathlib.Path, bool)
         Each file, and whether it looks handwritten, in a fixed order.
     """
-    found: list[tuple[pathlib.Path, bool]] = []
+    fonts: list[tuple[pathlib.Path, bool]] = []
     for package in PACKAGES:
         folder = require(package.module, package.requirement) / package.folder
         if package.held_out == held_out:
             handwritten = package.module in HANDWRITTEN_MODULES
             files = sorted(folder.glob(package.pattern))
-            found.extend((file, handwritten) for file in files)
-    return found
+            fonts.extend((file, handwritten) for file in files)
+    return fonts

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from cafe.mini.vocabulary import SIGNS
 
 MASK_SIZE = 48
-_EM = 72
+_FONT_SIZE = 72
 _CANVAS = 160
 
 Mask = npt.NDArray[np.uint8]
@@ -68,7 +68,7 @@ def draw_glyph(file: pathlib.Path, character: str) -> Mask:
     ndarray of uint8, shape (48, 48)
         The glyph as a mask, 255 where the ink is.
     """
-    font = ImageFont.truetype(str(file), _EM)
+    font = ImageFont.truetype(str(file), _FONT_SIZE)
     image = Image.new("L", (_CANVAS, _CANVAS))
     ImageDraw.Draw(image).text((40, 30), character, fill=255, font=font)
     return fit_mask(image)

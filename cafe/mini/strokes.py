@@ -182,7 +182,7 @@ def hershey_strokes(character: str, held_out: bool = False) -> list[list[Points]
     """
     require(HERSHEY_MODULE, "Hershey-Fonts")
     library = importlib.import_module(HERSHEY_MODULE).HersheyFonts()
-    found = []
+    faces = []
     for face in _HERSHEY_HELD_OUT if held_out else _HERSHEY_FACES:
         library.load_default_font(face)
         library.normalize_rendering(1.0)
@@ -190,8 +190,8 @@ def hershey_strokes(character: str, held_out: bool = False) -> list[list[Points]
             np.array(line, dtype=np.float64) for line in library.strokes_for_text(character) if len(list(line)) > 1
         ]
         if lines:
-            every = np.concatenate(lines)
-            low, size = every.min(axis=0), np.ptp(every, axis=0).max()
+            points = np.concatenate(lines)
+            low, size = points.min(axis=0), np.ptp(points, axis=0).max()
             boxed = [(line - low) / size for line in lines]
-            found.append([np.stack([b[:, 0], 1 - b[:, 1]], axis=1) for b in boxed])
-    return found
+            faces.append([np.stack([b[:, 0], 1 - b[:, 1]], axis=1) for b in boxed])
+    return faces

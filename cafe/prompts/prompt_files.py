@@ -40,24 +40,24 @@ def read_prompts(path: Path | str, class_names: Sequence[str]) -> tuple[tuple[st
     classification".
     """
     path = Path(path)
-    given = parse_json(read_text(path, "--prompts"), path)
-    if not isinstance(given, dict):
-        raise InputError(f'{path} must hold {{"class name": ["prompt", ...], ...}}, not a {type(given).__name__}')
-    alike: dict[str, list[str]] = {}
-    for key in given:
-        alike.setdefault(_plain(key), []).append(key)
-    found: dict[str, tuple[str, ...]] = {}
+    document = parse_json(read_text(path, "--prompts"), path)
+    if not isinstance(document, dict):
+        raise InputError(f'{path} must hold {{"class name": ["prompt", ...], ...}}, not a {type(document).__name__}')
+    keys_by_plain_name: dict[str, list[str]] = {}
+    for key in document:
+        keys_by_plain_name.setdefault(_plain_name(key), []).append(key)
+    prompts: dict[str, tuple[str, ...]] = {}
     missing = []
     for name in class_names:
-        key = _match(path, name, given, alike)
+        key = _matching_key(path, name, document, keys_by_plain_name)
         if key is None:
             missing.append(name)
         else:
-            found[name] = _texts(path, key, given[key])
+            prompts[name] = _prompts_of(path, key, document[key])
     if missing:
         shown = ", ".join(map(repr, missing[:5])) + (", ..." if len(missing) > 5 else "")
         raise InputError(f"{path} has no prompts for {len(missing)} of {len(class_names)} classes: {shown}")
-    return tuple(found[name] for name in class_names)
+    return tuple(prompts[name] for name in class_names)
 
 
 def with_templates(
@@ -71,25 +71,27 @@ def with_templates(
     (('a cat', 'Cats purr.'), ('a dog', 'Dogs bark.'))
     """
     return tuple(
-        (*(fill(template, name) for template in templates), *own)
-        for name, own in zip(class_names, per_class, strict=True)
+        (*(fill(template, name) for template in templates), *prompts)
+        for name, prompts in zip(class_names, per_class, strict=True)
     )
 
 
-def _match(path: Path, name: str, given: Mapping[str, Any], alike: Mapping[str, list[str]]) -> str | None:
-    if name in given:
+def _matching_key(
+    path: Path, name: str, document: Mapping[str, Any], keys_by_plain_name: Mapping[str, list[str]]
+) -> str | None:
+    if name in document:
         return name
-    keys = alike.get(_plain(name), [])
+    keys = keys_by_plain_name.get(_plain_name(name), [])
     if len(keys) > 1:
         raise InputError(f"{path}: class {name!r} could be any of {', '.join(map(repr, keys))}; name one exactly so")
     return keys[0] if keys else None
 
 
-def _plain(name: str) -> str:
+def _plain_name(name: str) -> str:
     return " ".join(name.replace("_", " ").replace("-", " ").casefold().split())
 
 
-def _texts(path: Path, key: str, value: Any) -> tuple[str, ...]:
+def _prompts_of(path: Path, key: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not value or not all(isinstance(text, str) and text.strip() for text in value):
         raise InputError(f"{path}: the prompts of {key!r} must be a list of at least one text")
     return tuple(text.strip() for text in value)

@@ -35,12 +35,12 @@ def known_template_sets() -> list[dict[str, Any]]:
     general = [
         {"name": name, "summary": summary, "templates": list(templates)} for name, (templates, summary) in _SETS.items()
     ]
-    own = [
-        {"name": name, "summary": f"of the data set {name}", "templates": list(_of_dataset(name))}
-        for name in _datasets()
+    of_datasets = [
+        {"name": name, "summary": f"of the data set {name}", "templates": list(_templates_of_dataset(name))}
+        for name in _dataset_names()
         if name not in _SETS
     ]
-    return [*general, *own]
+    return [*general, *of_datasets]
 
 
 def read_templates(given: Sequence[str] | None) -> list[str] | None:
@@ -69,26 +69,26 @@ def read_templates(given: Sequence[str] | None) -> list[str] | None:
     """
     if not given:
         return None
-    return [template for text in given for template in _one(str(text))]
+    return [template for text in given for template in _templates_of(str(text))]
 
 
-def _one(text: str) -> Sequence[str]:
+def _templates_of(text: str) -> Sequence[str]:
     if text in _SETS:
         return _SETS[text][0]
     if has_slot(text):
         return [text]
-    if text in _datasets():
-        return _of_dataset(text)
+    if text in _dataset_names():
+        return _templates_of_dataset(text)
     if Path(text).is_file():
-        return _file(Path(text))
-    message = unknown_name("template set", text, [*_SETS, *_datasets()])
+        return _templates_in_file(Path(text))
+    message = unknown_name("template set", text, [*_SETS, *_dataset_names()])
     raise InputError(
         f"{message}; --templates also takes a text with {{}} where the class name goes, such as 'a photo of a {{}}.', "
         f"or a file of such texts"
     )
 
 
-def _file(path: Path) -> list[str]:
+def _templates_in_file(path: Path) -> list[str]:
     text = read_text(path, "--templates")
     lines = parse_json(text, path) if path.suffix.lower() == ".json" else text.splitlines()
     if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
@@ -96,20 +96,20 @@ def _file(path: Path) -> list[str]:
     for number, line in enumerate(lines, start=1):
         if line.strip() and not has_slot(line):
             raise InputError(f"{path}, line {number}: template {line!r} has no slot {{}} for the class name")
-    found = [line.strip() for line in lines if line.strip()]
-    if not found:
+    templates = [line.strip() for line in lines if line.strip()]
+    if not templates:
         raise InputError(f"template file {path} is empty")
-    return found
+    return templates
 
 
-def _datasets() -> list[str]:
+def _dataset_names() -> list[str]:
     # Within the function: data sets name their templates with this room's constants.
     from cafe.registry import entries
 
     return list(entries("data", "DATASET"))
 
 
-def _of_dataset(name: str) -> tuple[str, ...]:
+def _templates_of_dataset(name: str) -> tuple[str, ...]:
     from cafe.registry import entries
 
     templates: tuple[str, ...] = entries("data", "DATASET")[name].load().templates

@@ -213,8 +213,8 @@ def test_bad_folders_get_one_clear_sentence(tmp_path: Path, make, words: str) ->
 
 
 def test_files_of_different_size_are_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keys_module, "_ends", lambda path: pytest.fail(f"{path} was opened"))
-    monkeypatch.setattr(keys_module, "_digest", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr(keys_module, "_digest_of_ends", lambda path: pytest.fail(f"{path} was opened"))
+    monkeypatch.setattr(keys_module, "_digest_of_file", lambda path: pytest.fail(f"{path} was read"))
     keys = content_keys(tmp_path, [(f"a/{n}.png", 100 + n) for n in range(50)])
     assert len(set(keys)) == 50
 

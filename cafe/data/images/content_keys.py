@@ -45,16 +45,16 @@ def content_keys(
         # Empty files and links that lead nowhere are no images, so they are no copies of each other.
         if size == 0 or len(group) == 1:
             continue
-        alike = [group] if read else _regroup(group, lambda path: _ends(root / path))
-        digest = functools.partial(_digest_of, read) if read else lambda path: _digest(root / path)
-        for paths in alike:
-            for copies in _regroup(paths, digest):
+        candidates = [group] if read else _groups_of_equal(group, lambda path: _digest_of_ends(root / path))
+        digest = functools.partial(_digest_of_content, read) if read else lambda path: _digest_of_file(root / path)
+        for paths in candidates:
+            for copies in _groups_of_equal(paths, digest):
                 first = min(copies)
                 first_copy.update(dict.fromkeys(copies, first))
     return [_hash_text(first_copy.get(path, path)) for path, _ in files]
 
 
-def _regroup(paths: Iterable[str], key: Callable[[str], bytes | None]) -> list[list[str]]:
+def _groups_of_equal(paths: Iterable[str], key: Callable[[str], bytes | None]) -> list[list[str]]:
     """Group paths by key and keep groups of at least two; a key of None is like no other."""
     groups: dict[bytes, list[str]] = defaultdict(list)
     for path in paths:
@@ -64,7 +64,7 @@ def _regroup(paths: Iterable[str], key: Callable[[str], bytes | None]) -> list[l
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _ends(path: Path) -> bytes | None:
+def _digest_of_ends(path: Path) -> bytes | None:
     try:
         with path.open("rb") as file:
             head = file.read(_END)
@@ -74,7 +74,7 @@ def _ends(path: Path) -> bytes | None:
         return None  # reported by name when its pixels are asked for
 
 
-def _digest(path: Path) -> bytes | None:
+def _digest_of_file(path: Path) -> bytes | None:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
@@ -82,7 +82,7 @@ def _digest(path: Path) -> bytes | None:
         return None
 
 
-def _digest_of(read: Callable[[str], bytes | None], path: str) -> bytes | None:
+def _digest_of_content(read: Callable[[str], bytes | None], path: str) -> bytes | None:
     content = read(path)
     return None if content is None else hashlib.sha256(content).digest()
 

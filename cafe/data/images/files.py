@@ -17,7 +17,7 @@ IMAGE_EXTENSIONS = frozenset(
     | {".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2"}
 )
 # Left behind by archives, network disks and file managers.
-_NOT_OURS = frozenset({"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini"})
+_SYSTEM_FILES = frozenset({"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini"})
 
 
 @dataclass
@@ -44,7 +44,7 @@ def subfolders(folder: Path) -> list[str]:
     """Name the visible folders in a folder, in natural order (``class2`` before ``class10``)."""
     try:
         with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if not _hidden(entry.name) and entry.is_dir()]
+            names = [entry.name for entry in entries if not _is_hidden(entry.name) and entry.is_dir()]
     except OSError as error:
         raise InputError(f"the folder {folder} cannot be listed: {error.strerror}") from error
     for name in names:
@@ -120,19 +120,19 @@ def list_images(root: Path, below: str = "", recursive: bool = True) -> Listing:
     """
     listing = Listing(below=below)
     extensions = IMAGE_EXTENSIONS | HEIC_EXTENSIONS if reads_heic() else IMAGE_EXTENSIONS
-    waiting = [below]
-    while waiting:
-        folder = waiting.pop()
+    folders_to_list = [below]
+    while folders_to_list:
+        folder = folders_to_list.pop()
         try:
             with os.scandir(root / folder) as entries:
                 for entry in entries:
-                    if _hidden(entry.name):
+                    if _is_hidden(entry.name):
                         continue
                     check_name(entry.name, root / folder)
                     relative = f"{folder}/{entry.name}" if folder else entry.name
                     if entry.is_dir():
                         if recursive and not entry.is_symlink():
-                            waiting.append(relative)
+                            folders_to_list.append(relative)
                     elif os.path.splitext(entry.name)[1].lower() in extensions:  # noqa: PTH122 (100,000 Paths are slow)
                         listing.files.append((relative, _size(entry)))
                     else:
@@ -168,19 +168,19 @@ def find_sizes(folder: Path, paths: Iterable[str], named_by: Path, *, lenient: b
     InputError
         If a file is missing; the message counts them and names the first.
     """
-    wanted: dict[str, set[str]] = defaultdict(set)
+    names_in: dict[str, set[str]] = defaultdict(set)
     paths = list(paths)
     check_inside(paths, folder, named_by)
     for path in paths:
         parent, _, name = path.rpartition("/")
-        wanted[parent].add(name)
+        names_in[parent].add(name)
     sizes: dict[str, int] = {}
     missing: list[str] = []
-    for parent, names in wanted.items():
+    for parent, names in names_in.items():
         prefix = f"{parent}/" if parent else ""
-        found = _sizes_in(folder / parent, names)
-        sizes.update({prefix + name: size for name, size in found.items()})
-        missing.extend(prefix + name for name in names - found.keys())
+        present = _sizes_in(folder / parent, names)
+        sizes.update({prefix + name: size for name, size in present.items()})
+        missing.extend(prefix + name for name in names - present.keys())
     if missing and not lenient:
         what = "1 image that is" if len(missing) == 1 else f"{len(missing)} images that are"
         raise InputError(
@@ -199,13 +199,13 @@ def natural_order(name: str) -> tuple[list[tuple[int, int, str]], str]:
     >>> sorted(["class10", "class2", "Class2"], key=natural_order)
     ['Class2', 'class2', 'class10']
     """
-    pieces = [(piece, piece.lstrip("0")) for piece in re.findall(r"[0-9]+|[^0-9]+", name)]
+    parts = [(part, part.lstrip("0")) for part in re.findall(r"[0-9]+|[^0-9]+", name)]
     # The longer number is the larger one, and of equally long ones the text decides: no number is too long for it.
-    return [(0, len(n), n) if piece[0] in "0123456789" else (1, 0, piece) for piece, n in pieces], name
+    return [(0, len(digits), digits) if part[0] in "0123456789" else (1, 0, part) for part, digits in parts], name
 
 
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name in _NOT_OURS
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in _SYSTEM_FILES
 
 
 def _size(entry: os.DirEntry[str]) -> int:
@@ -217,14 +217,14 @@ def _size(entry: os.DirEntry[str]) -> int:
 
 
 def _sizes_in(folder: Path, names: set[str]) -> dict[str, int]:
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name in names and entry.is_file():  # not a link that leads nowhere
-                    found[entry.name] = entry.stat().st_size
+                    sizes[entry.name] = entry.stat().st_size
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
         raise InputError(f"the folder {folder} cannot be listed: {error.strerror}") from error
-    return found
+    return sizes

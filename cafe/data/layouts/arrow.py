@@ -38,8 +38,8 @@ class ArrowImages:
 
         self._origin, self.split = origin, split
         # What the hub's library downloads lies in its own cache, with the bytes in the rows.
-        given = Path(str(origin)).absolute()
-        self._root = (given if given.is_dir() else given.parent) if given.exists() else None
+        source = Path(str(origin)).absolute()
+        self._root = (source if source.is_dir() else source.parent) if source.exists() else None
         # Rows of the table must be rows of the data set.
         rows = rows if rows._indices is None else rows.flatten_indices()
         self._image = _column(origin, rows, chosen, "image", _is_image, IMAGE_COLUMNS)
@@ -87,8 +87,8 @@ class ArrowImages:
         """Return the file name stored with every image, None where there is none."""
         import pyarrow.compute as pc
 
-        found: list[str | None] = pc.struct_field(self._rows.data.column(self._image), "path").to_pylist()
-        return found
+        paths: list[str | None] = pc.struct_field(self._rows.data.column(self._image), "path").to_pylist()
+        return paths
 
     def read(self, row: int) -> bytes | None:
         """Return the encoded image of a row, None if it is nowhere."""
@@ -134,14 +134,14 @@ def load_local(path: Path, only: Collection[str] | None = None) -> dict[str, Any
     library = load_library()
     if not path.exists():
         raise InputError(f"{path} does not exist; give a folder of save_to_disk, parquet files, or hf:NAME")
-    files = {split: some for split, some in parquet_files(path).items() if only is None or split in only}
+    files = {split: paths for split, paths in parquet_files(path).items() if only is None or split in only}
     try:
         if is_saved(path):
             loaded = library.load_from_disk(os.fspath(path))
         elif files:
             loaded = library.load_dataset(
                 "parquet",
-                data_files={split: [os.fspath(one) for one in some] for split, some in files.items()},
+                data_files={split: [os.fspath(file) for file in paths] for split, paths in files.items()},
                 trust_remote_code=False,
             )
         else:
@@ -159,11 +159,11 @@ def parquet_files(path: Path) -> dict[str, list[Path]]:
         files = [path] if path.suffix.lower() == ".parquet" else []
     else:
         files = sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet"))
-    found: dict[str, list[Path]] = {}
+    by_split: dict[str, list[Path]] = {}
     for file in files:
         word = re.split(r"[-_.\d]", file.name)[0]
-        found.setdefault(word if split_name(word) else "train", []).append(file)
-    return found
+        by_split.setdefault(word if split_name(word) else "train", []).append(file)
+    return by_split
 
 
 def is_saved(path: Path) -> bool:
@@ -188,21 +188,21 @@ def first_line(error: Exception) -> str:
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
-def _column(origin: object, rows: Any, chosen: Mapping[str, str], what: str, fits: Any, usual: tuple[str, ...]) -> str:
-    there = list(rows.features)
-    if what in chosen:
-        if chosen[what] not in there:
-            raise InputError(f"{origin} has no column {chosen[what]!r}; it has: {', '.join(there)}")
-        return str(chosen[what])
-    fitting = [name for name in there if fits(rows.features[name])]
-    named = [name for name in there if name.lower() in usual]
-    candidates = fitting or named
+def _column(origin: object, rows: Any, chosen: Mapping[str, str], role: str, fits: Any, usual: tuple[str, ...]) -> str:
+    columns = list(rows.features)
+    if role in chosen:
+        if chosen[role] not in columns:
+            raise InputError(f"{origin} has no column {chosen[role]!r}; it has: {', '.join(columns)}")
+        return str(chosen[role])
+    of_type = [name for name in columns if fits(rows.features[name])]
+    of_name = [name for name in columns if name.lower() in usual]
+    candidates = of_type or of_name
     if len(candidates) > 1:
         candidates = [name for name in usual if name in candidates][:1] or candidates
     if len(candidates) != 1:
-        which = f"has {', '.join(candidates)}" if candidates else f"has none of the usual ones ({', '.join(there)})"
+        problem = f"has {', '.join(candidates)}" if candidates else f"has none of the usual ones ({', '.join(columns)})"
         raise InputError(
-            f"{origin} {which} for the {what} column; say which it is with --dataset '{origin}?{what}=COLUMN'"
+            f"{origin} {problem} for the {role} column; say which it is with --dataset '{origin}?{role}=COLUMN'"
         )
     return str(candidates[0])
 

@@ -10,25 +10,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from cafe.data.base import Dataset, ImageSplit, NamedDataset, count_note
+from cafe.data.base import ImageFiles, ImageSplit, NamedDataset, count_note
 from cafe.data.images.examples import write_pictures
 from cafe.data.images.files import find_sizes
 from cafe.errors import InputError
 from cafe.foreign import read_json
 
-if TYPE_CHECKING:
-    from PIL import Image
-
 SPLITS = ("train", "val", "test")
-Rows = dict[str, list[tuple[str, int, str]]]
+SplitRows = dict[str, list[tuple[str, int, str]]]
 SPLITS_PUBLISHED_AT = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"
 
 
-class CoopLayout(NamedDataset):
+class CoopLayout(ImageFiles, NamedDataset):
     """Base of the data sets in CoOp's layout.
 
     Attributes
@@ -50,27 +47,12 @@ class CoopLayout(NamedDataset):
 
     def __init__(self, root: Path, *, lenient: bool = False) -> None:
         """Read the split file and find the size of every image that it names."""
-        self._images = (root / self.folder / self.image_folder).absolute()
+        self._image_root = (root / self.folder / self.image_folder).absolute()
         split_path = root / self.folder / self.split_file
         rows = read_split_file(split_path)
         self.class_names = class_names_of(split_path, rows)
-        self.splits = image_splits(self._images, split_path, rows, lenient=lenient)
+        self.splits = image_splits(self._image_root, split_path, rows, lenient=lenient)
         self.notes = count_note(self, self.published)
-
-    @classmethod
-    def open(cls, root: Path | None, *, lenient: bool = False) -> Dataset:
-        """Open it below ``root``.
-
-        Raises
-        ------
-        InputError
-            If the root is not given, or the split file, the image folder or (unless ``lenient``) an image is not
-            there.
-        """
-        why = cls.missing(root)
-        if root is None or why is not None:
-            raise InputError(why or "")
-        return cls(root, lenient=lenient)
 
     @classmethod
     def write_example(cls, root: Path) -> None:
@@ -102,22 +84,8 @@ class CoopLayout(NamedDataset):
             why.append(f"the images are expected in {images}; they are published at {cls.homepage}")
         return f"{cls.name}: {'; and '.join(why)}" if why else None
 
-    def image(self, split: str, index: int) -> Image.Image:
-        """Return one image as RGB; see :mod:`cafe.data.images.decoding`."""
-        from cafe.data.images.decoding import read_image  # Pillow, which a list of data sets does without
 
-        sample_id = self.splits[split].sample_ids[index]
-        return read_image(self._images / sample_id, sample_id)
-
-    def content(self, split: str, index: int) -> bytes:
-        """Return the bytes of one image's file."""
-        from cafe.data.images.decoding import read_content  # Pillow, which a list of data sets does without
-
-        sample_id = self.splits[split].sample_ids[index]
-        return read_content(self._images / sample_id, sample_id)
-
-
-def read_split_file(path: Path) -> Rows:
+def read_split_file(path: Path) -> SplitRows:
     """Read the rows of every split, in the file's order.
 
     Raises
@@ -135,7 +103,7 @@ def read_split_file(path: Path) -> Rows:
         ) from error
 
 
-def class_names_of(path: Path, rows: Rows) -> tuple[str, ...]:
+def class_names_of(path: Path, rows: SplitRows) -> tuple[str, ...]:
     """Return the class names in label order, with spaces for ``_``.
 
     Raises
@@ -153,7 +121,7 @@ def class_names_of(path: Path, rows: Rows) -> tuple[str, ...]:
     return tuple(names[label].replace("_", " ") for label in range(len(names)))
 
 
-def image_splits(images: Path, path: Path, rows: Rows, *, lenient: bool) -> dict[str, ImageSplit]:
+def image_splits(images: Path, path: Path, rows: SplitRows, *, lenient: bool) -> dict[str, ImageSplit]:
     """Find the images of every split that has rows.
 
     Raises
@@ -164,13 +132,13 @@ def image_splits(images: Path, path: Path, rows: Rows, *, lenient: bool) -> dict
     paths = [row[0] for split in SPLITS for row in rows[split]]
     if len(set(paths)) < len(paths):
         seen: set[str] = set()
-        twice = next(one for one in paths if one in seen or seen.add(one))  # type: ignore[func-returns-value]
+        twice = next(path_seen for path_seen in paths if path_seen in seen or seen.add(path_seen))  # type: ignore[func-returns-value]
         raise InputError(f"{path} names {twice!r} twice; an image belongs to one split, once")
     sizes = find_sizes(images, paths, path, lenient=lenient)
     splits = {}
     for split in SPLITS:
         if rows[split]:
             ids, labels, _ = zip(*rows[split], strict=True)
-            size_row = np.array([sizes[one] for one in ids], dtype=np.int64)
-            splits[split] = ImageSplit(list(ids), np.array(labels, dtype=np.int64), size_row)
+            row_sizes = np.array([sizes[path_seen] for path_seen in ids], dtype=np.int64)
+            splits[split] = ImageSplit(list(ids), np.array(labels, dtype=np.int64), row_sizes)
     return splits

@@ -1,4 +1,4 @@
-"""ImageNet and its shifted relatives: a folder for each class, and ``classnames.txt``.
+"""ImageNet and its variants: a folder for each class, and ``classnames.txt``.
 
 Such a data set is a file with ``DATASET`` and a subclass of :class:`ImageNetLayout`; see imagenet_a.py.
 """
@@ -6,25 +6,22 @@ Such a data set is a file with ``DATASET`` and a subclass of :class:`ImageNetLay
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from cafe.data.base import Dataset, ImageSplit, NamedDataset, count_note
+from cafe.data.base import ImageFiles, ImageSplit, NamedDataset, count_note
 from cafe.data.images.examples import write_pictures
 from cafe.data.images.files import list_images, subfolders
 from cafe.data.layouts.coop import SPLITS_PUBLISHED_AT
 from cafe.errors import InputError
 from cafe.prompts.imagenet import IMAGENET_7_TEMPLATES
 
-if TYPE_CHECKING:
-    from PIL import Image
-
 CLASS_FILE = "classnames.txt"
 
 
-class ImageNetLayout(NamedDataset):
-    """Base of ImageNet and its relatives.
+class ImageNetLayout(ImageFiles, NamedDataset):
+    """Base class of ImageNet and its variants.
 
     Labels follow the sorted folder names, over the classes that are on the disk; images of a class are sorted by
     file name. (CoOp's code takes images in whatever order the file system lists them, so its draws of ImageNet
@@ -48,37 +45,25 @@ class ImageNetLayout(NamedDataset):
     published: ClassVar[dict[str, int]]
     example_folders: ClassVar[tuple[str, ...]] = ("n01440764", "n01443537")
 
-    def __init__(self, root: Path) -> None:
-        """List the class folders of every split that is there."""
-        self._root = (root / self.folder).absolute()
+    def __init__(self, root: Path, *, lenient: bool = False) -> None:
+        """List the class folders of every split; ``lenient`` changes nothing, since no list names images."""
+        self._image_root = (root / self.folder).absolute()
         names = read_class_names(_class_file(root, self.folder))
-        found = {split: self._classes(self._root / below, names) for split, below in self._present(root).items()}
-        known = next(iter(found.values()))
-        for split, classes in found.items():
+        classes_of = {
+            split: self._classes(self._image_root / below, names) for split, below in self._present(root).items()
+        }
+        trained = next(iter(classes_of.values()))
+        for split, classes in classes_of.items():
             for wnid in classes:
-                if wnid not in known:
-                    where = self._root / self.split_folders[split]
-                    raise InputError(f"{where} holds class {wnid}, which the train folder has not")
-        if len(known) < 2:
-            raise InputError(f"{self._root} holds images of {len(known)} class; at least two are needed")
-        self.class_ids = tuple(sorted(known))
+                if wnid not in trained:
+                    folder = self._image_root / self.split_folders[split]
+                    raise InputError(f"{folder} holds class {wnid}, which the train folder has not")
+        if len(trained) < 2:
+            raise InputError(f"{self._image_root} holds images of {len(trained)} class; at least two are needed")
+        self.class_ids = tuple(sorted(trained))
         self.class_names = tuple(names[wnid] for wnid in self.class_ids)
-        self.splits = {split: self._split(split, classes) for split, classes in found.items()}
+        self.splits = {split: self._split(split, classes) for split, classes in classes_of.items()}
         self.notes = count_note(self, self.published)
-
-    @classmethod
-    def open(cls, root: Path | None, *, lenient: bool = False) -> Dataset:
-        """Open it below ``root``; ``lenient`` changes nothing, since no list names images.
-
-        Raises
-        ------
-        InputError
-            If the root is not given, something is not there, or a folder is no class of ``classnames.txt``.
-        """
-        why = cls.missing(root)
-        if root is None or why is not None:
-            raise InputError(why or "")
-        return cls(root)
 
     @classmethod
     def write_example(cls, root: Path) -> None:
@@ -96,29 +81,15 @@ class ImageNetLayout(NamedDataset):
 
     @classmethod
     def missing(cls, root: Path | None) -> str | None:
-        """Say which file is expected where; None if the class names and a folder of images are there."""
+        """Return a sentence with the file or folder that is missing; None if class names and images exist."""
         if root is None:
             return f"{cls.needs_root()}; images: {cls.homepage}, class names: {SPLITS_PUBLISHED_AT}"
         if not cls._present(root):
-            where = " and ".join(str(root / path) for path in cls.expected()[:-1])
-            return f"{cls.name}: the images are expected in {where}; they are published at {cls.homepage}"
+            expected = " and ".join(str(root / path) for path in cls.expected()[:-1])
+            return f"{cls.name}: the images are expected in {expected}; they are published at {cls.homepage}"
         if not _class_file(root, cls.folder).is_file():
             return cls._class_names_missing(root)
         return None
-
-    def image(self, split: str, index: int) -> Image.Image:
-        """Return one image as RGB; see :mod:`cafe.data.images.decoding`."""
-        from cafe.data.images.decoding import read_image  # Pillow, which a list of data sets does without
-
-        sample_id = self.splits[split].sample_ids[index]
-        return read_image(self._root / sample_id, sample_id)
-
-    def content(self, split: str, index: int) -> bytes:
-        """Return the bytes of one image's file."""
-        from cafe.data.images.decoding import read_content  # Pillow, which a list of data sets does without
-
-        sample_id = self.splits[split].sample_ids[index]
-        return read_content(self._root / sample_id, sample_id)
 
     @staticmethod
     def wnid_of(folder: str, wnids: tuple[str, ...]) -> str | None:
@@ -127,8 +98,8 @@ class ImageNetLayout(NamedDataset):
 
     @classmethod
     def _class_names_missing(cls, root: Path) -> str:
-        where = root / cls.folder / CLASS_FILE
-        return f"{cls.name}: the class names are expected in {where}; it is published at {SPLITS_PUBLISHED_AT}"
+        expected = root / cls.folder / CLASS_FILE
+        return f"{cls.name}: the class names are expected in {expected}; it is published at {SPLITS_PUBLISHED_AT}"
 
     @classmethod
     def _present(cls, root: Path) -> dict[str, str]:
@@ -155,7 +126,9 @@ class ImageNetLayout(NamedDataset):
         sizes: list[int] = []
         for label, wnid in enumerate(self.class_ids):
             if wnid in classes:
-                files = list_images(self._root, f"{self.split_folders[split]}/{classes[wnid]}", recursive=False).files
+                files = list_images(
+                    self._image_root, f"{self.split_folders[split]}/{classes[wnid]}", recursive=False
+                ).files
                 ids.extend(path for path, _ in files)
                 sizes.extend(size for _, size in files)
                 labels.extend([label] * len(files))
@@ -186,6 +159,6 @@ def read_class_names(path: Path) -> dict[str, str]:
 
 
 def _class_file(root: Path, folder: str) -> Path:
-    # CoOp's guide copies ImageNet's file into every relative; the one of ImageNet does as well.
+    # CoOp's guide copies ImageNet's file into the folder of every variant; ImageNet's own file serves as well.
     own, shared = root / folder / CLASS_FILE, root / "imagenet" / CLASS_FILE
     return shared if shared.is_file() and not own.is_file() else own

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cafe.data.base import Dataset, ImageSplit, count_note
-from cafe.data.images.decoding import read_image
+from cafe.data.base import EncodedImages, ImageSplit, count_note
 from cafe.data.layouts.arrow import ArrowImages, load_local
 from cafe.errors import InputError, UnreadableImageError
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 _SPLITS = {"train": ("train", "images/train"), "validation": ("test", "images/val")}
 
 
-class ImageNetParquet(Dataset):
+class ImageNetParquet(EncodedImages):
     """ImageNet from ``train-*.parquet`` and ``validation-*.parquet``.
 
     The hub appends the class to each file's name (``n01440764_10026_n01440764.JPEG``). Without it, rows sorted by
@@ -38,17 +33,13 @@ class ImageNetParquet(Dataset):
             split, below = _SPLITS[word]
             part = ArrowImages(folder, word, rows, {})
             self._parts[split] = part
-            self.splits[split], self._rows[split] = _sorted(folder, part, below, wnids)
+            self.splits[split], self._rows[split] = _sorted_split(folder, part, below, wnids)
         self.splits = {split: self.splits[split] for split in ("train", "test") if split in self.splits}
         if not self.splits:
             raise InputError(f"{folder} holds neither train-*.parquet nor validation-*.parquet")
         self._drop_absent_classes(wnids)
         self.class_names = tuple(names[wnid] for wnid in self.class_ids)
         self.notes += count_note(self, published)
-
-    def image(self, split: str, index: int) -> Image.Image:
-        """Return one image as RGB; see :mod:`cafe.data.images.decoding`."""
-        return read_image(self.content(split, index), self.splits[split].sample_ids[index])
 
     def content(self, split: str, index: int) -> bytes:
         """Return the bytes of one image, from its row."""
@@ -60,15 +51,15 @@ class ImageNetParquet(Dataset):
 
     def _drop_absent_classes(self, wnids: list[str]) -> None:
         """Keep the classes that have images, as the folders do."""
-        there = np.unique(np.concatenate([split.labels for split in self.splits.values()]))
-        self.class_ids = tuple(wnids[label] for label in there)
+        present = np.unique(np.concatenate([split.labels for split in self.splits.values()]))
+        self.class_ids = tuple(wnids[label] for label in present)
         self.splits = {
-            name: ImageSplit(split.sample_ids, np.searchsorted(there, split.labels).astype(np.int64), split.sizes)
+            name: ImageSplit(split.sample_ids, np.searchsorted(present, split.labels).astype(np.int64), split.sizes)
             for name, split in self.splits.items()
         }
 
 
-def _sorted(folder: Path, part: ArrowImages, below: str, wnids: list[str]) -> tuple[ImageSplit, list[int]]:
+def _sorted_split(folder: Path, part: ArrowImages, below: str, wnids: list[str]) -> tuple[ImageSplit, list[int]]:
     labels = part.labels()
     if labels is None or not all(0 <= int(label) < len(wnids) for label in labels):
         raise InputError(

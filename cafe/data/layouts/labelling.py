@@ -49,9 +49,9 @@ class Labelled:
 
     def image_splits(self, ids: Sequence[str], sizes: Sequence[int] | NDArray[np.int64]) -> dict[str, ImageSplit]:
         """Gather ids and sizes, given in the order of the rows, into splits."""
-        size_row = np.asarray(sizes, dtype=np.int64)
+        row_sizes = np.asarray(sizes, dtype=np.int64)
         return {
-            split: ImageSplit([ids[row] for row in rows], self.labels[rows], size_row[rows])
+            split: ImageSplit([ids[row] for row in rows], self.labels[rows], row_sizes[rows])
             for split, rows in self.rows.items()
         }
 
@@ -120,26 +120,28 @@ def label_rows(
         kinds = sorted(set(map(str, labels)), key=natural_order)
         class_names = tuple(kind.replace("_", " ") for kind in kinds)
         label_of = {kind: label for label, kind in enumerate(kinds)}
-        label_row = np.array([label_of[str(label)] for label in labels], dtype=np.int64)
+        row_labels = np.array([label_of[str(label)] for label in labels], dtype=np.int64)
     else:
         class_names = tuple(class_list)
         _check_names(origin, class_names)
-        label_row = _look_up(origin, class_names, labels)
+        row_labels = _labels_in_list(origin, class_names, labels)
     _check_names(origin, class_names)
-    given = set(splits)
-    if given <= {"", "train"}:
-        parts = split_by_hash(label_row, keys())
+    given_splits = set(splits)
+    if given_splits <= {"", "train"}:
+        row_splits = split_by_hash(row_labels, keys())
         split_origin = chosen_origin()
     else:
-        parts = np.asarray(splits)
+        row_splits = np.asarray(splits)
         split_origin = "published"
-    rows = {split: np.flatnonzero(parts == split) for split in ("train", "val", "test") if np.any(parts == split)}
+    rows = {
+        split: np.flatnonzero(row_splits == split) for split in ("train", "val", "test") if np.any(row_splits == split)
+    }
     if class_list is None and "train" in rows:
-        _refuse_untrained(origin, class_names, label_row, rows)
-    return Labelled(class_names, label_row, rows, split_origin, _notes(class_names, rows))
+        _refuse_untrained(origin, class_names, row_labels, rows)
+    return Labelled(class_names, row_labels, rows, split_origin, _notes(class_names, rows))
 
 
-def _look_up(origin: object, class_names: tuple[str, ...], labels: Sequence[str | int]) -> NDArray[np.int64]:
+def _labels_in_list(origin: object, class_names: tuple[str, ...], labels: Sequence[str | int]) -> NDArray[np.int64]:
     """Find labels in the list: by place if all are numbers, else by name."""
     kinds: set[str | int] = set(labels)
     if all(isinstance(kind, int) or (kind.isascii() and kind.isdecimal()) for kind in kinds):

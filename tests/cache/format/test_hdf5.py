@@ -172,10 +172,9 @@ def test_features_in_another_file_are_not_read(full_cache, tmp_path):
         summarise(full_cache)
 
 
-def test_memory_and_time_have_a_limit(full_cache, monkeypatch):
-    monkeypatch.setattr(hdf5, "METADATA_LIMIT", 2000)
-    with pytest.raises(CacheError, match="which no cache needs"):
-        summarise(full_cache)
+def test_memory_and_time_have_a_limit(full_cache):
+    with full_cache.open("rb") as stream, pytest.raises(DamagedFileError, match="which no cache needs"):
+        StoredFile(stream.fileno(), metadata_limit=2000)
 
 
 def test_a_file_that_loses_its_end_while_it_is_read(full_cache):
