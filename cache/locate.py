@@ -18,7 +18,7 @@ from cafe.features import Features
 from cafe.files import cache_dir as cache_folder
 from cafe.last_used import by_last_use, used_elsewhere
 
-_SHORT = 8  # hexadecimal digits of a fingerprint within a file name
+_FINGERPRINT_DIGITS = 8  # hexadecimal digits of a fingerprint within a file name
 
 
 def cache_path(folder: Path, dataset: str, encoder: str) -> Path:
@@ -52,7 +52,7 @@ def distinct_path(path: Path, image_fingerprint: str) -> Path:
     >>> distinct_path(Path("digits--mini.h5"), "44136fa355b3678a").name
     'digits--mini--44136fa3.h5'
     """
-    return path.with_name(f"{path.stem}--{image_fingerprint[:_SHORT]}{path.suffix or SUFFIX}")
+    return path.with_name(f"{path.stem}--{image_fingerprint[:_FINGERPRINT_DIGITS]}{path.suffix or SUFFIX}")
 
 
 def list_caches(folder: Path | str) -> list[CacheSummary]:
@@ -160,7 +160,7 @@ def find_cache(name_or_path: Path | str | None, folder: Path) -> Path:
         If there is none, or the one of this file name is damaged; the message says what there is, or how to make one.
     """
     if name_or_path is not None and _is_path(name_or_path, folder):
-        return _existing(Path(name_or_path).expanduser())
+        return _require_existing(Path(name_or_path).expanduser())
     if name_or_path is None:
         current = current_cache(folder)
         if current is not None:
@@ -184,7 +184,7 @@ def find_cache(name_or_path: Path | str | None, folder: Path) -> Path:
     for summary in listed:
         if summary.damaged is not None and name in (summary.path.stem, summary.path.name):
             raise CacheError(summary.damaged)
-    return _existing(folder / name, [summary.path.stem for summary in sound], len(listed) - len(sound))
+    return _require_existing(folder / name, [summary.path.stem for summary in sound], len(listed) - len(sound))
 
 
 def find_caches(names: Sequence[Path | str], folder: Path) -> list[Path]:
@@ -306,7 +306,7 @@ def _is_sound(path: Path) -> bool:
     return True
 
 
-def _existing(path: Path, known: list[str] | None = None, damaged: int = 0) -> Path:
+def _require_existing(path: Path, known: list[str] | None = None, damaged: int = 0) -> Path:
     if path.exists():
         return path
     if known is None:

@@ -1,12 +1,13 @@
-"""Claims: who is at work on what, so that a dead process holds nothing and the living never do the same twice.
+"""Claims: at most one process holds a claim at a time, and a dead process holds none.
 
-On one machine a claim is a lock of the kernel on a small file, which ends with the process, however that ends. Between
-machines, where such locks may not reach, it is a lease as well: the holder stamps its file every few seconds, and a
-file that was not stamped for a minute counts as abandoned. Stamps are compared by the clock of the file system alone.
+On one machine a claim is a kernel lock on a small file, which ends with the process. Between machines, where kernel
+locks may not work, it is a lease as well: the holder updates the time of its file every few seconds (a stamp), and a
+file without a stamp for a minute counts as abandoned. Stamps are compared only with the clock of the file system.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import secrets
 import threading
@@ -18,35 +19,36 @@ from typing import Literal, Self
 
 from cafe.files import create_file, host_name, open_lock_file, process_is_alive
 
-LEASE = 60.0  # seconds after which a claim of another machine counts as abandoned if it was not stamped
-_STAMP_EVERY = 10.0  # seconds
-_PAUSE = 0.05  # seconds between two tries
+LEASE = 60.0  # seconds without a stamp after which a claim of another machine counts as abandoned
+STAMP_INTERVAL = 10.0  # seconds between two stamps
+_SECONDS_BETWEEN_TRIES = 0.05  # seconds between two tries
 
 
 class Claim:
-    """A claim that is held; a context manager, or :meth:`release` it.
+    """A claim that this process holds: a context manager, or :meth:`release` it.
 
-    It is got by :func:`try_claim` or :func:`wait_for_claim`. It may be released by another thread.
+    :func:`try_claim` and :func:`wait_for_claim` make claims. Any thread may release one.
     """
 
-    def __init__(self, path: Path, descriptor: int) -> None:
+    def __init__(self, path: Path, descriptor: int, stamper: _Stamper) -> None:
         self.path = path
         self._descriptor: int | None = descriptor
-        _HEART.add(self)
+        self._stamper = stamper
+        stamper.add(self)
 
     def stamp(self) -> None:
-        """Say that the holder lives."""
+        """Update the time of the file, which shows that the holder is alive."""
         descriptor = self._descriptor
         if descriptor is not None:
             with suppress(OSError):
                 os.utime(descriptor if os.utime in os.supports_fd else self.path)
 
     def release(self) -> None:
-        """Give it up; the file goes."""
-        _HEART.discard(self)
+        """Release the claim and remove its file."""
+        self._stamper.discard(self)
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
-            # While the lock is still held: whoever opened this file meanwhile finds it gone, and opens another.
+            # Before the lock ends: a process that has opened this file then sees that it is gone, and opens a new one.
             with suppress(OSError):
                 self.path.unlink()
             os.close(descriptor)
@@ -60,25 +62,27 @@ class Claim:
         self.release()
 
 
-def try_claim(path: Path) -> Claim | None:
-    """Claim what this file stands for, if nobody living does.
+def try_claim(path: Path, *, stamp_interval: float = STAMP_INTERVAL) -> Claim | None:
+    """Claim a file unless a living process holds it.
 
     Parameters
     ----------
     path : Path
-        A small file made for this; its folder must exist.
+        A small file made for this purpose; its folder must exist.
+    stamp_interval : float, default=STAMP_INTERVAL
+        Seconds between two stamps.
 
     Returns
     -------
     Claim or None
-        None if somebody else holds it, in this process, on this machine or on another.
+        None if the claim is held already, in this process, on this machine or on another.
 
     Raises
     ------
     FileNotFoundError
-        If the folder is not there (any more).
+        If the folder does not exist.
     CafeError
-        If a link, or no file, has that name.
+        If the name is a link, or not a file.
     """
     while True:
         descriptor = open_lock_file(path)
@@ -87,10 +91,10 @@ def try_claim(path: Path) -> Claim | None:
             if lock == "held":
                 os.close(descriptor)
                 return None
-            if not _is_still(path, descriptor):  # its last holder has removed it since it was opened
+            if not _is_same_file(path, descriptor):  # its last holder has removed it since it was opened
                 os.close(descriptor)
                 continue
-            if _leased(path, descriptor, lock):
+            if _is_leased(path, descriptor, lock):
                 os.close(descriptor)
                 return None
             os.ftruncate(descriptor, 0)
@@ -99,18 +103,18 @@ def try_claim(path: Path) -> Claim | None:
             with suppress(OSError):
                 os.close(descriptor)
             raise
-        return Claim(path, descriptor)
+        return Claim(path, descriptor, _stamper(stamp_interval))
 
 
 def wait_for_claim(path: Path) -> Claim:
-    """Claim, waiting for the present holder. Raises FileNotFoundError like :func:`try_claim`."""
+    """Claim a file, after waiting for its holder. Raises FileNotFoundError like :func:`try_claim`."""
     while (claim := try_claim(path)) is None:
-        time.sleep(_PAUSE)
+        time.sleep(_SECONDS_BETWEEN_TRIES)
     return claim
 
 
 def _lock(descriptor: int) -> Literal["taken", "held", "none"]:
-    """Take the kernel's lock; ``"none"`` where the system has none, and the lease alone must do."""
+    """Take the kernel lock; ``"none"`` if the system has none, so that only the lease protects the claim."""
     if os.name != "posix":
         return "none"
     import errno
@@ -127,7 +131,8 @@ def _lock(descriptor: int) -> Literal["taken", "held", "none"]:
     return "taken"
 
 
-def _is_still(path: Path, descriptor: int) -> bool:
+def _is_same_file(path: Path, descriptor: int) -> bool:
+    """Return whether the path still names the open file."""
     try:
         named, opened = path.lstat(), os.fstat(descriptor)
     except FileNotFoundError:
@@ -135,19 +140,19 @@ def _is_still(path: Path, descriptor: int) -> bool:
     return (named.st_ino, named.st_dev) == (opened.st_ino, opened.st_dev)
 
 
-def _leased(path: Path, descriptor: int, lock: str) -> bool:
-    """Whether a holder that no kernel's lock shows is still alive, as far as its file tells."""
-    words = os.pread(descriptor, 200, 0).decode("ascii", "replace").split()
-    if len(words) < 2 or not words[1].isdecimal():
+def _is_leased(path: Path, descriptor: int, lock: str) -> bool:
+    """Return whether the file names a holder that may be alive although no kernel lock shows it."""
+    fields = os.pread(descriptor, 200, 0).decode("ascii", "replace").split()
+    if len(fields) < 2 or not fields[1].isdecimal():
         return False
-    # Where the kernel has given the lock, a holder on this machine is gone.
-    if words[0] == host_name() and (lock == "taken" or not process_is_alive(int(words[1]))):
+    # If the kernel gave the lock, no process of this machine holds the claim any more.
+    if fields[0] == host_name() and (lock == "taken" or not process_is_alive(int(fields[1]))):
         return False
     return _seconds_since(path, os.fstat(descriptor).st_mtime) < LEASE
 
 
 def _seconds_since(path: Path, stamp: float) -> float:
-    """Age of a stamp by the clock that made it, the file system's, which may be another machine's."""
+    """Return the age of a stamp by the clock of the file system, which may run on another machine."""
     probe = path.with_name(f".{path.name}.{secrets.token_hex(4)}.probe")
     try:
         create_file(probe).close()
@@ -156,10 +161,11 @@ def _seconds_since(path: Path, stamp: float) -> float:
         probe.unlink(missing_ok=True)
 
 
-class _Heart:
-    """One thread that stamps all claims of this process, while there are any."""
+class _Stamper:
+    """One thread that stamps all claims of this process, as long as it holds any."""
 
-    def __init__(self) -> None:
+    def __init__(self, interval: float) -> None:
+        self._interval = interval
         self._claims: set[Claim] = set()
         self._guard = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -170,16 +176,16 @@ class _Heart:
             self._claims.add(claim)
             if self._thread is None:
                 self._wake.clear()
-                self._thread = threading.Thread(target=self._beat, name="claims", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="claims", daemon=True)
                 self._thread.start()
 
     def discard(self, claim: Claim) -> None:
         with self._guard:
             self._claims.discard(claim)
 
-    def _beat(self) -> None:
+    def _run(self) -> None:
         while True:
-            self._wake.wait(_STAMP_EVERY)
+            self._wake.wait(self._interval)
             with self._guard:
                 claims = list(self._claims)
                 if not claims:
@@ -189,4 +195,6 @@ class _Heart:
                 claim.stamp()
 
 
-_HEART = _Heart()
+@functools.cache
+def _stamper(interval: float) -> _Stamper:
+    return _Stamper(interval)

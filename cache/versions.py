@@ -17,7 +17,7 @@ from cafe.cache.format.hdf5 import StoredFile
 from cafe.cache.format.reader import open_cache, read_provenance
 from cafe.errors import CacheError
 
-_SAMPLE = 256  # images that are looked for in the other cache
+_N_COMPARED = 256  # images that are looked for in the other cache
 
 
 @dataclass(frozen=True)
@@ -94,19 +94,19 @@ def _replaces(newer: _Version, older: _Version) -> bool:
     smaller, larger = sorted((_images(newer.path), _images(older.path)), key=len)
     if not len(smaller):
         return False
-    sample = smaller[np.linspace(0, len(smaller) - 1, min(_SAMPLE, len(smaller))).astype(int)]
+    sample = smaller[np.linspace(0, len(smaller) - 1, min(_N_COMPARED, len(smaller))).astype(int)]
     return bool(np.isin(sample, larger).mean() >= 0.5)
 
 
 def _images(path: Path) -> NDArray[Any]:
     """Return what tells the images of a cache: the beginning of their SHA-256, or their ids where it has none."""
     with open_cache(path) as file:
-        found = [_images_of(file, f"{layout.SPLITS}/{name}") for name in file.attrs[layout.SPLITS]]
-    same_kind = len({part.dtype.kind for part in found}) == 1
-    return np.concatenate(found) if same_kind else np.empty(0, dtype="<u8")
+        parts = [_split_images(file, f"{layout.SPLITS}/{name}") for name in file.attrs[layout.SPLITS]]
+    same_kind = len({part.dtype.kind for part in parts}) == 1
+    return np.concatenate(parts) if same_kind else np.empty(0, dtype="<u8")
 
 
-def _images_of(file: StoredFile, folder: str) -> NDArray[Any]:
+def _split_images(file: StoredFile, folder: str) -> NDArray[Any]:
     if f"{folder}/{layout.IMAGE_SHA256}" in file.arrays:
         hashes = file.arrays[f"{folder}/{layout.IMAGE_SHA256}"][()]  # (n, 32)
         return np.ascontiguousarray(hashes[:, :8]).view("<u8").reshape(-1)

@@ -1,6 +1,6 @@
-"""Files that are there completely or not at all: temporary name, sync, rename, sync of the folder.
+"""Writes files that exist completely or not at all: temporary name, sync, rename, sync of the folder.
 
-Caches, runs and reports are written through here, and nothing is written through a link; and here is said which folder
+All caches, runs and reports are written by this module, which never writes through a link. It also tells which folder
 holds the caches.
 """
 
@@ -56,7 +56,7 @@ def cache_dir(given: Path | str | None = None, environment: Mapping[str, str] | 
     return Path.home() / ".cache" / "cafe"
 
 
-# Where the system has these flags, a name that is a link is refused, and a pipe does not wait for a reader.
+# On systems with these flags, a name that is a link is refused, and opening a pipe does not wait for a reader.
 _NO_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -66,10 +66,10 @@ def create_file(path: Path, size: int = 0) -> FileIO:
     Parameters
     ----------
     path : Path
-        Nothing may be there, not even a link.
+        No file, folder or link may have this name.
     size : int, default 0
-        Bytes that the disk is to reserve, so that it is full now or not at all. Where the file system cannot, an error
-        comes when bytes are written instead.
+        Bytes to reserve on the disk, so that a full disk is an error now. On a file system that cannot reserve, the
+        error comes when bytes are written.
 
     Returns
     -------
@@ -79,7 +79,7 @@ def create_file(path: Path, size: int = 0) -> FileIO:
     Raises
     ------
     OSError
-        If something is there, or the disk has too little space or allows no file of this size; nothing is left then.
+        If the name is taken, or the disk has too little space or allows no file of this size. No file is left.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINKS, 0o666)
     try:
@@ -117,7 +117,7 @@ def open_lock_file(path: Path) -> int:
 
 
 def _reserve(descriptor: int, size: int) -> None:
-    """Let the disk set so many bytes aside, where the system and the file system can."""
+    """Reserve bytes on the disk, if the system and the file system can."""
     if size <= 0 or not hasattr(os, "posix_fallocate"):
         return
     try:
@@ -129,16 +129,16 @@ def _reserve(descriptor: int, size: int) -> None:
 
 @contextmanager
 def writing(path: Path, size: int = 0, *, prepare: bool = True) -> Iterator[FileIO]:
-    """Give a new file to write to; on leaving, it takes the place of ``path`` in one step, as by :func:`replacing`.
+    """Yield a new file to write to, which replaces ``path`` in one step when the block ends; see :func:`replacing`.
 
     Parameters
     ----------
     path : Path
         The file to make or replace. Its folder is made if needed.
     size : int, default 0
-        Bytes that the disk is to reserve first, as of :func:`create_file`; what was not written of them is cut off.
+        Bytes to reserve first, as in :func:`create_file`; the file is cut to what was written.
     prepare : bool, default True
-        As of :func:`replacing`.
+        As in :func:`replacing`.
 
     Yields
     ------
@@ -159,15 +159,13 @@ def writing(path: Path, size: int = 0, *, prepare: bool = True) -> Iterator[File
         try:
             yield stream
             stream.truncate(stream.tell())
-            sync(temporary)
-            temporary.replace(path)
-            _sync_folder(path.parent)
+            _put_in_place(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
 
 
 def write_all(stream: FileIO, data: bytes | memoryview) -> None:
-    """Write every byte to a file without a buffer, which may take fewer at a time."""
+    """Write all bytes to an unbuffered file, which may take only some of them at a time."""
     view = memoryview(data).cast("B")
     while view:
         view = view[stream.write(view) :]
@@ -175,7 +173,7 @@ def write_all(stream: FileIO, data: bytes | memoryview) -> None:
 
 @contextmanager
 def replacing(path: Path, *, prepare: bool = True) -> Iterator[Path]:
-    """Give a temporary path in the same folder; on leaving, it takes the place of ``path`` in one step.
+    """Yield a temporary path in the same folder, whose file replaces ``path`` in one step when the block ends.
 
     If the block fails or is interrupted, the temporary file is removed and ``path`` is as it was. If the
     process is killed, ``path`` is as it was and the leftover is removed by a later call in this folder.
@@ -190,8 +188,8 @@ def replacing(path: Path, *, prepare: bool = True) -> Iterator[Path]:
     Yields
     ------
     Path
-        Where to write; unique to this call, and an empty file already, so that no link can take its place. For
-        libraries that want a name; :func:`writing` gives the open file.
+        Where to write: an empty file of a name unique to this call, so that no link can take its place. It is for
+        libraries that need a name; :func:`writing` yields an open file.
 
     Raises
     ------
@@ -204,22 +202,27 @@ def replacing(path: Path, *, prepare: bool = True) -> Iterator[Path]:
     create_file(temporary).close()
     try:
         yield temporary
-        sync(temporary)
-        temporary.replace(path)
-        _sync_folder(path.parent)
+        _put_in_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _put_in_place(temporary: Path, path: Path) -> None:
+    """Rename a finished file, once its bytes are on the disk."""
+    sync(temporary)
+    temporary.replace(path)
+    _sync_folder(path.parent)
 
 
 def write_safetensors(
     path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write arrays as safetensors, to a temporary path that one of the functions here gave.
+    """Write arrays as safetensors to a temporary path of :func:`replacing` or :func:`replacing_together`.
 
     Raises
     ------
     CafeError
-        If the disk has too little space or fails, for which the library has an exception of its own.
+        If the disk has too little space or fails.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
@@ -232,10 +235,10 @@ def write_safetensors(
 
 @contextmanager
 def replacing_together(folder: Path, names: Iterable[str], *, mark: str) -> Iterator[dict[str, Path]]:
-    """Give temporary paths for files that belong together; on leaving, they take their places.
+    """Yield temporary paths for files that belong together, which replace the old ones when the block ends.
 
-    One of them is the mark of the folder: it is removed first and comes last. So a folder with this file is whole,
-    and a kill at any instant never leaves files of two writings beside it.
+    One file is the mark of the folder: the old mark is removed first, and the new one comes last. So a folder with its
+    mark is complete, and a kill at any instant never leaves a mark beside files of two writings.
 
     If the block fails or is interrupted, the folder is as it was. If the process is killed, the folder is as it was,
     or has no mark; a leftover whose name begins with a dot and the mark's name tells what it was to be.
@@ -272,9 +275,8 @@ def replacing_together(folder: Path, names: Iterable[str], *, mark: str) -> Iter
     temporaries = {name: temporary_beside(folder / name) for name in names}
     _make_folder(folder)
     try:
-        create_file(
-            temporaries[mark]
-        ).close()  # before older leftovers go: there is always one that tells what this folder is
+        # The new mark comes before older leftovers go, so that some file always tells what the folder holds.
+        create_file(temporaries[mark]).close()
         remove_leftovers(folder)
         yield temporaries
         for temporary in temporaries.values():
@@ -315,7 +317,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder with all its files, in one step as others see it; a kill leaves what a later call removes."""
+    """Remove a folder and its files. Other processes see one step; a later call removes what a kill leaves over."""
     doomed = temporary_beside(folder)
     try:
         folder.rename(doomed)
@@ -325,7 +327,7 @@ def remove_folder(folder: Path) -> None:
 
 
 def check_free_space(folder: Path, needed: int) -> None:
-    """Refuse to begin what the disk cannot hold.
+    """Raise an error if the disk has too little space for a file.
 
     Parameters
     ----------
@@ -349,21 +351,21 @@ def check_free_space(folder: Path, needed: int) -> None:
 
 
 def check_output_folder(folder: Path, mark: str, what: str) -> None:
-    """Refuse a folder, named by the user, that is no place for a run or report: before the work, not after it.
+    """Raise an error, before any work, if a folder that the user named cannot take a run or report.
 
     Parameters
     ----------
     folder : Path
         It need not exist.
     mark : str
-        The file by which an older run or report is known, which may be replaced: ``"run.json"``, ``"results.jsonl"``.
+        The file that marks an older run or report, which may be replaced: ``"run.json"``, ``"results.jsonl"``.
     what : str
         What will be written, for the message.
 
     Raises
     ------
     InputError
-        If it is a file, lies below one, or holds files that are none of ours.
+        If it is a file, lies below a file, or holds files that cafe did not write.
     """
     existing = next((path for path in (folder, *folder.parents) if path.exists()), Path())
     if not existing.is_dir():
@@ -380,7 +382,7 @@ def check_output_folder(folder: Path, mark: str, what: str) -> None:
         )
 
 
-# Names of temporary files tell whose they are, so that what a dead process left can be removed.
+# Names of temporary files hold the machine and process, so that the files of a dead process can be removed.
 _TEMPORARY = re.compile(r"^\..+\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.tmp$")
 
 
@@ -396,7 +398,7 @@ def temporary_beside(path: Path) -> Path:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files whose process on this machine is dead; those of other machines are left alone."""
+    """Remove temporary files of dead processes of this machine; those of other machines stay."""
     for path in folder.glob(".*.tmp"):
         match = _TEMPORARY.match(path.name)
         if match and match["host"] == host_name() and not process_is_alive(int(match["pid"])):
@@ -410,7 +412,7 @@ def host_name() -> str:
 
 
 def process_is_alive(pid: int) -> bool:
-    """Whether a process of this machine lives; True where that cannot be asked."""
+    """Return whether a process of this machine is alive; True if the system cannot tell."""
     if os.name != "posix":
         return True  # os.kill would end the process there; a leftover that stays harms nobody
     try:

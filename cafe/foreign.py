@@ -100,17 +100,17 @@ def check_regular(path: Path | str, what: str = "file", *, at_most: int | None =
     InputError
         If it is not there, is a folder, pipe, socket or device, or is larger than ``at_most``.
     """
-    given = os.fspath(path)
+    text = os.fspath(path)
     try:
-        status = os.stat(given)  # noqa: PTH116 (a Path of 100,000 rows is slow)
+        status = os.stat(text)  # noqa: PTH116 (a Path of 100,000 rows is slow)
     except FileNotFoundError:
-        raise InputError(f"there is no {what} {given}") from None
+        raise InputError(f"there is no {what} {text}") from None
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL
-        raise InputError(f"the {what} {given!r} cannot be read: {reason_of(error)}") from error
+        raise InputError(f"the {what} {text!r} cannot be read: {reason_of(error)}") from error
     if not stat.S_ISREG(status.st_mode):
-        raise InputError(f"{given} is {_kind_of(status.st_mode)}; a {what} that lies on the disk is needed")
+        raise InputError(f"{text} is {_kind_of(status.st_mode)}; a {what} that lies on the disk is needed")
     if at_most is not None and status.st_size > at_most:
-        raise InputError(f"{given} has {status.st_size:,} bytes; at most {at_most:,} are read of such a {what}")
+        raise InputError(f"{text} has {status.st_size:,} bytes; at most {at_most:,} are read of such a {what}")
     return status.st_size
 
 

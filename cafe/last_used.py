@@ -19,7 +19,7 @@ from cafe.files import replacing
 Kind = Literal["caches", "runs"]
 
 USE_FILE = "last_used.json"
-_KEPT = 1000  # notes of each kind; older ones go
+_MAX_NOTES = 1000  # notes of each kind; older ones go
 
 
 def note_use(cache_dir: Path, kind: Kind, path: Path) -> None:
@@ -47,9 +47,9 @@ def note_use(cache_dir: Path, kind: Kind, path: Path) -> None:
     ['old.h5', 'new.h5']
     """
     notes = _notes(cache_dir)
-    own = {key: moment for key, moment in notes.get(kind, {}).items() if Path(key).exists()}
-    own[_key(path)] = time.time_ns()
-    newest = sorted(own.items(), key=lambda item: item[1], reverse=True)[:_KEPT]
+    moments = {key: moment for key, moment in notes.get(kind, {}).items() if Path(key).exists()}
+    moments[_key(path)] = time.time_ns()
+    newest = sorted(moments.items(), key=lambda item: item[1], reverse=True)[:_MAX_NOTES]
     with suppress(OSError, InputError), replacing(cache_dir / USE_FILE, prepare=False) as temporary:
         temporary.write_text(json.dumps({**notes, kind: dict(newest)}, indent=1) + "\n", encoding="utf-8")
 
@@ -75,7 +75,7 @@ def by_last_use(cache_dir: Path, kind: Kind, paths: Iterable[Path]) -> list[Path
     moments = {}
     for path in paths:
         with suppress(OSError):
-            moments[path] = max(_made(path), noted.get(_key(path), 0))
+            moments[path] = max(_time_made(path), noted.get(_key(path), 0))
     return sorted(moments, key=lambda path: moments[path], reverse=True)
 
 
@@ -85,7 +85,7 @@ def used_elsewhere(cache_dir: Path, kind: Kind) -> list[Path]:
     return [path for key in _notes(cache_dir).get(kind, {}) if inside not in (path := Path(key)).parents]
 
 
-def _made(path: Path) -> int:
+def _time_made(path: Path) -> int:
     files = [path, *path.iterdir()] if path.is_dir() else [path]
     return max(file.stat().st_mtime_ns for file in files)
 
@@ -96,11 +96,11 @@ def _key(path: Path) -> str:
 
 def _notes(cache_dir: Path) -> dict[str, dict[str, int]]:
     try:
-        found = json.loads((cache_dir / USE_FILE).read_text(encoding="utf-8"))
+        document = json.loads((cache_dir / USE_FILE).read_text(encoding="utf-8"))
         return {
-            kind: {str(key): int(moment) for key, moment in found[kind].items()}
+            kind: {str(key): int(moment) for key, moment in document[kind].items()}
             for kind in ("caches", "runs")
-            if kind in found
+            if kind in document
         }
     except (OSError, ValueError, TypeError, AttributeError, KeyError):
         return {}

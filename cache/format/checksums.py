@@ -17,7 +17,7 @@ from cafe.cache.format.hdf5 import StoredArray
 if TYPE_CHECKING:
     import h5py
 
-_PIECE = 1 << 24  # bytes read at a time, so that big arrays are checked in little memory
+_BYTES_AT_ONCE = 1 << 24  # bytes read at a time, so that big arrays are checked in little memory
 
 
 def array_sha256(array: h5py.Dataset | StoredArray) -> str:
@@ -26,7 +26,7 @@ def array_sha256(array: h5py.Dataset | StoredArray) -> str:
     if array.shape == ():
         digest.update(array[()].tobytes())
     elif array.nbytes:
-        rows = max(1, _PIECE // max(1, array.nbytes // array.shape[0]))
+        rows = max(1, _BYTES_AT_ONCE // max(1, array.nbytes // array.shape[0]))
         for start in range(0, array.shape[0], rows):
             digest.update(array[start : start + rows].tobytes())
     return digest.hexdigest()
@@ -59,7 +59,7 @@ class RowsSha256:
         self._digest = hashlib.sha256()
         self._bytes: int | None = 0  # seen so far; None once a part did not begin where the last one had ended
 
-    def update(self, where: Any, values: NDArray[Any]) -> None:
+    def update(self, index: Any, values: NDArray[Any]) -> None:
         """Take a part.
 
         Parameters
@@ -69,7 +69,7 @@ class RowsSha256:
         values : ndarray
             What stands there.
         """
-        if self._bytes is None or self._bytes != self._offset(where):
+        if self._bytes is None or self._bytes != self._offset(index):
             self._bytes = None
             return
         data = bytes_of(np.asarray(values, dtype=self._dtype))
@@ -80,12 +80,12 @@ class RowsSha256:
         """Return it in hexadecimal; None if the parts were not all bytes in order, so that it is not known."""
         return self._digest.hexdigest() if self._bytes == math.prod(self._shape) * self._dtype.itemsize else None
 
-    def _offset(self, where: Any) -> int | None:
+    def _offset(self, index: Any) -> int | None:
         """Return the byte at which a part begins; None for an index whose bytes do not stand together."""
-        outer, rows = where if isinstance(where, tuple) and len(where) == 2 and len(self._shape) == 3 else (0, where)
+        outer, rows = index if isinstance(index, tuple) and len(index) == 2 and len(self._shape) == 3 else (0, index)
         if not isinstance(outer, int) or not isinstance(rows, slice) or rows.step not in (None, 1):
             return None
-        row_axis = 0 if rows is where else 1
+        row_axis = 0 if rows is index else 1
         row_bytes = math.prod(self._shape[row_axis + 1 :]) * self._dtype.itemsize
         return (outer * self._shape[row_axis] + (rows.start or 0)) * row_bytes
 

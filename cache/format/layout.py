@@ -87,8 +87,8 @@ def arrays_to_store(
         check_labels(name, split, len(features.class_names))
         if split.projection_features is not None and projection is None:
             raise InputError(f"split {name!r} has projection features, but the projection itself was not given")
-        given = None if sizes is None else sizes.get(name)
-        for key, array in _split_arrays(split, dtype, given, name).items():
+        split_sizes = None if sizes is None else sizes.get(name)
+        for key, array in _split_arrays(split, dtype, split_sizes, name).items():
             arrays[f"{SPLITS}/{name}/{key}"] = array
     return arrays
 

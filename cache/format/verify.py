@@ -18,7 +18,7 @@ from cafe.cache.format.hdf5 import StoredArray, StoredFile
 from cafe.cache.format.provenance import Provenance
 from cafe.cache.format.reader import load_features, open_cache, split_names
 
-_PIECE = 1 << 24  # bytes of features looked at together
+_BYTES_AT_ONCE = 1 << 24  # bytes of features looked at together
 _SHOWN = 3  # examples in a finding
 
 
@@ -71,7 +71,7 @@ def verify_cache(path: Path | str) -> VerifyReport:
             *_storage_findings(file),
             *_attribute_findings(file),
             *_checksum_findings(file, sums),
-            *_missing(file),
+            *_missing_findings(file),
             *_type_findings(file),
             *_shape_findings(file),
         ]
@@ -143,7 +143,7 @@ def _checksum_findings(file: StoredFile, sums: Mapping[str, str]) -> Iterator[st
             yield f"the content as a whole differs from its checksum ({layout.CONTENT_SHA256})"
 
 
-def _missing(file: StoredFile) -> Iterator[str]:
+def _missing_findings(file: StoredFile) -> Iterator[str]:
     """Find what is missing: arrays, splits, and arrays that may only be there together."""
     names = split_names(file)
     needed = [layout.CLASS_NAMES, layout.TEMPLATES, layout.PROVENANCE]
@@ -187,7 +187,7 @@ _TYPES = {
     layout.IMAGE_SHA256: ("uint8", "uint8"),
     layout.PROJECTION_FEATURES: _FEATURES,
 }
-_OF_SPLITS = (
+_SPLIT_ARRAYS = (
     *_SAMPLE_KEYS,
     layout.VIEW_FEATURES,
     layout.FULL_LABELS,
@@ -200,10 +200,10 @@ _OF_SPLITS = (
 def _known_arrays(file: StoredFile) -> Iterator[tuple[str, StoredArray]]:
     """Return every readable array that FORMAT.md describes, with the last part of its path."""
     for key in _TYPES:
-        if key not in _OF_SPLITS and key in file.arrays and file.arrays[key].problem is None:
+        if key not in _SPLIT_ARRAYS and key in file.arrays and file.arrays[key].problem is None:
             yield key, file.arrays[key]
     for name in split_names(file):
-        for key in _OF_SPLITS:
+        for key in _SPLIT_ARRAYS:
             array = file.arrays.get(f"{layout.SPLITS}/{name}/{key}")
             if array is not None and array.problem is None:
                 yield key, array
@@ -211,15 +211,15 @@ def _known_arrays(file: StoredFile) -> Iterator[tuple[str, StoredArray]]:
 
 def _type_findings(file: StoredFile) -> Iterator[str]:
     for key, array in _known_arrays(file):
-        what, *allowed = _TYPES[key]
-        if array.dtype.kind != "S" if what == "text" else array.dtype.name not in allowed:
-            yield f"array {array.path} holds {array.dtype.name}, not {what}"
+        expected, *allowed = _TYPES[key]
+        if array.dtype.kind != "S" if expected == "text" else array.dtype.name not in allowed:
+            yield f"array {array.path} holds {array.dtype.name}, not {expected}"
 
 
 def _shape_findings(file: StoredFile) -> list[str]:
     """Compare every shape with the class names, the templates and the image features beside it."""
     arrays = {path: array for path, array in file.arrays.items() if array.problem is None}
-    c, m = (arrays[name].shape[0] if name in arrays and arrays[name].shape else None for name in _LISTS)
+    c, m = (arrays[name].shape[0] if name in arrays and arrays[name].shape else None for name in _TEXT_LISTS)
     text = arrays.get(layout.TEXT_FEATURES)
     expected: dict[str, tuple[int | None, ...]] = {}  # None stands for any length
     width = text.shape[-1] if text is not None and text.shape else None
@@ -252,7 +252,7 @@ def _shape_findings(file: StoredFile) -> list[str]:
     return findings
 
 
-_LISTS = (layout.CLASS_NAMES, layout.TEMPLATES)
+_TEXT_LISTS = (layout.CLASS_NAMES, layout.TEMPLATES)
 
 
 def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
@@ -281,9 +281,11 @@ def _value_findings(file: StoredFile) -> Iterator[str]:
         if array.dtype.kind == "f" and not _is_finite(array):
             yield f"array {array.path} has values that are not finite"
         if key in (layout.LABELS, layout.FULL_LABELS, layout.PROMPT_CLASSES):
-            yield from _outside(array.path, array[()], 0, n_classes - 1, "the rows of class_names")
+            yield from _range_findings(array.path, array[()], 0, n_classes - 1, "the rows of class_names")
         if key == layout.SIZES:
-            yield from _outside(array.path, array[()], layout.UNKNOWN_SIZE, np.iinfo(np.int64).max, "sizes in bytes")
+            yield from _range_findings(
+                array.path, array[()], layout.UNKNOWN_SIZE, np.iinfo(np.int64).max, "sizes in bytes"
+            )
         if key == layout.SAMPLE_IDS:
             ids.update(array[()].tolist())
         if array.dtype.kind == "S":
@@ -307,7 +309,7 @@ def _row_findings(file: StoredFile, folder: str) -> Iterator[str]:
         return
     rows, full = file[f"{folder}/{layout.FULL_ROWS}"][()], file[f"{folder}/{layout.FULL_LABELS}"][()]
     outside = list(
-        _outside(f"{folder}/{layout.FULL_ROWS}", rows, 0, len(full) - 1, f"the rows of {layout.FULL_LABELS}")
+        _range_findings(f"{folder}/{layout.FULL_ROWS}", rows, 0, len(full) - 1, f"the rows of {layout.FULL_LABELS}")
     )
     yield from outside
     if (np.diff(rows) <= 0).any():
@@ -316,7 +318,7 @@ def _row_findings(file: StoredFile, folder: str) -> Iterator[str]:
         yield f"array {folder}/{layout.LABELS} is not what {layout.FULL_LABELS} has in {layout.FULL_ROWS}"
 
 
-def _outside(path: str, values: NDArray[Any], low: int, high: int, what: str) -> Iterator[str]:
+def _range_findings(path: str, values: NDArray[Any], low: int, high: int, what: str) -> Iterator[str]:
     if values.size and not low <= int(values.min()) <= int(values.max()) <= high:
         yield f"array {path} has values from {values.min()} to {values.max()}, outside {low} to {high}, {what}"
 
@@ -334,5 +336,5 @@ def _text_findings(key: str, array: StoredArray) -> Iterator[str]:
 
 
 def _is_finite(array: StoredArray) -> bool:
-    rows = max(1, _PIECE // max(1, array.nbytes // max(1, array.shape[0])))
+    rows = max(1, _BYTES_AT_ONCE // max(1, array.nbytes // max(1, array.shape[0])))
     return all(np.isfinite(array[start : start + rows]).all() for start in range(0, array.shape[0], rows))

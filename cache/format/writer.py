@@ -144,7 +144,7 @@ def write_arrays(
     check_free_space(path.parent, size)
     try:
         with writing(path, size) as stream:
-            disk = _Disk(stream)
+            disk = _UnfailingDisk(stream)
             try:
                 _write(disk, arrays, attributes, parts)
             finally:
@@ -156,7 +156,7 @@ def write_arrays(
         raise CafeError(f"cache {path} could not be written ({size / 1e6:,.1f} MB): {reason}") from error
 
 
-class _Disk:
+class _UnfailingDisk:
     """The file as HDF5 writes it, which never fails: HDF5 crashes when it cannot write what it has begun.
 
     The first failure is kept; nothing is written from then on, and it is raised once HDF5 has closed.
@@ -207,7 +207,7 @@ class _Disk:
 
 
 def _write(
-    disk: _Disk,
+    disk: _UnfailingDisk,
     arrays: Mapping[str, NDArray[Any] | StreamedArray],
     attributes: Mapping[str, Any],
     parts: Iterable[Part],
@@ -229,11 +229,11 @@ def _write(
             if array.dtype.kind == "S":  # the type alone says that these bytes are UTF-8; `astype` would drop that
                 array = array.view(h5py.string_dtype("utf-8", array.dtype.itemsize))
             file.create_dataset(name, data=array, **options)
-        for name, where, values in parts:
+        for name, index, values in parts:
             if disk.failure is not None:
                 break
-            file[name][where] = values
-            streamed[name].update(where, values)
+            file[name][index] = values
+            streamed[name].update(index, values)
         for name, digest in streamed.items():
             sums[name] = digest.hexdigest() or array_sha256(file[name])
         for name in sorted(sums):
@@ -247,7 +247,7 @@ def _write(
             _set_attribute(file, name, value)
 
 
-def _new_file(disk: _Disk) -> h5py.File:
+def _new_file(disk: _UnfailingDisk) -> h5py.File:
     """Begin a file whose attributes all stand in the headers of their objects, which HDF5 checks."""
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
     # Version 2 object headers: HDF5 then checks attributes and shapes with checksums of its own.
@@ -256,13 +256,13 @@ def _new_file(disk: _Disk) -> h5py.File:
     access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
     access.set_fileobj_driver(h5py.h5fd.fileobj_driver, disk)
     creation = h5py.h5p.create(h5py.h5p.FILE_CREATE)
-    creation.set_attr_phase_change(_MOST_ATTRIBUTES, 0)
+    creation.set_attr_phase_change(_MAX_ATTRIBUTES, 0)
     creation.set_obj_track_times(False)
     return h5py.File(h5py.h5f.create(b"cache", h5py.h5f.ACC_TRUNC, fcpl=creation, fapl=access))
 
 
-_MOST_ATTRIBUTES = 256  # within a header; FORMAT.md knows 19
-_LONGEST_ATTRIBUTE = 60_000  # bytes; a message of a header ends at 65,535
+_MAX_ATTRIBUTES = 256  # within a header; FORMAT.md knows 19
+_MAX_ATTRIBUTE_BYTES = 60_000  # bytes; a message of a header ends at 65,535
 
 
 def _set_attribute(item: h5py.File | h5py.Dataset, name: str, value: Any) -> None:
@@ -279,7 +279,7 @@ def _set_attribute(item: h5py.File | h5py.Dataset, name: str, value: Any) -> Non
     if any("\0" in text for text in ([value] if isinstance(value, str) else value)):
         raise InputError(f"{name} {value!r} has a NUL character in it, which a cache cannot hold")
     stored = text_array([value] if isinstance(value, str) else value)
-    if stored.nbytes > _LONGEST_ATTRIBUTE:
-        raise InputError(f"{name} takes {stored.nbytes:,} bytes; a cache holds up to {_LONGEST_ATTRIBUTE:,}")
+    if stored.nbytes > _MAX_ATTRIBUTE_BYTES:
+        raise InputError(f"{name} takes {stored.nbytes:,} bytes; a cache holds up to {_MAX_ATTRIBUTE_BYTES:,}")
     kind = h5py.string_dtype("utf-8", stored.dtype.itemsize)
     item.attrs.create(name, stored[0] if isinstance(value, str) else stored, dtype=kind)

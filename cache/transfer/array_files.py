@@ -1,4 +1,4 @@
-"""Reads arrays from NumPy, PyTorch and safetensors files; nothing in them is ever run."""
+"""Reads arrays from NumPy, PyTorch and safetensors files, and never runs code in them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SUFFIXES = (".npz", ".npy", ".pt", ".pth", ".safetensors")
 
 
 def arrays_of_file(path: Path) -> Arrays:
-    """List the arrays of one file by name; a file of one nameless array gives it the file's own stem.
+    """List the arrays of one file by name. A single array without a name gets the stem of the file.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def as_array(tensor: Any, where: Path | str) -> NDArray[Any]:
     Parameters
     ----------
     tensor : tensor
-        What a file holds in the place of one; it may be anything.
+        An object from a file, of any type.
     where : path or str
         The file, or the array's name and the file, for messages.
 

@@ -1,4 +1,4 @@
-"""Writes a cache in forms that other tools read: npz, safetensors, parquet."""
+"""Writes features to files that other tools read: npz, safetensors, parquet."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def export_features(
     out : path
         The file to make.
     layout : str or None
-        One of ``FORMATS``; None goes by the suffix of ``out``.
+        One of ``FORMATS``; None takes the suffix of ``out``.
     force : bool, default False
-        Replace what is there.
+        Replace an existing file.
 
     Returns
     -------
@@ -113,7 +113,7 @@ def _safetensors(features: Features, out: Path) -> None:
 
 
 def _parquet(features: Features, paths: list[Path]) -> None:
-    """One row per image, and in the second file one per template and class."""
+    """Write one row per image; and, to the second file, one row per template and class."""
     try:
         import pyarrow as pa
         import pyarrow.parquet
@@ -145,7 +145,7 @@ def _parquet(features: Features, paths: list[Path]) -> None:
             "text_features": _rows(pa, features.text_features.reshape(m * c, d)),
         }
         tables.append(pa.table(text))
-    # The text of one export never stands beside the images of another.
+    # Together, so that the text of one export never lies beside the images of another.
     with replacing_together(paths[0].parent, [path.name for path in paths], mark=paths[0].name) as temporaries:
         for path, content in zip(paths, tables, strict=True):
             pyarrow.parquet.write_table(content, temporaries[path.name])

@@ -1,8 +1,7 @@
 """Makes a cache of features that another tool extracted.
 
-An importer reads the foreign files. What follows is the same for all of them: labels become rows of class names, text
-features get their shape, near copies of training rows are dropped if asked for, and what is known of the origin is
-recorded.
+An importer reads the foreign files. The rest is the same for all importers: labels become rows of class names, text
+features get their shape, near copies of training rows are dropped on request, and the origin is recorded.
 """
 
 from __future__ import annotations
@@ -31,16 +30,16 @@ from cafe.registry import entries, find
 
 _FOLDER, _CONSTANT = "cache.transfer.importers", "IMPORTER"
 # A unit vector in bfloat16 is off by at most half a unit in the eighth bit.
-_UNIT = 2.0**-8
-# Labels may count this many classes whatever the number of rows: all of ImageNet-21k, with room.
-_CLASSES_WITHOUT_NAMES = 100_000
-_WHOLE_FLOATS = 2.0**53  # above it not every whole number is a float
-_ROWS = 4096  # compared at once: 4096 x 16,000 cosines in float32 are 260 MB
+_UNIT_TOLERANCE = 2.0**-8
+# Labels without class names may always count this many classes, which includes ImageNet-21k.
+_MAX_UNNAMED_CLASSES = 100_000
+_MAX_EXACT_FLOAT = 2.0**53  # above this, some whole numbers are no floats
+_ROWS_AT_ONCE = 4096  # 4096 x 16,000 cosines in float32 are 260 MB
 
 
 @dataclass(frozen=True)
 class ImportSummary:
-    """What an import made.
+    """The cache that an import made.
 
     Attributes
     ----------
@@ -49,9 +48,9 @@ class ImportSummary:
     layout : str
         Name of the importer that read it.
     features : Features
-        What the cache holds.
+        The features in the cache.
     notes : tuple of str
-        What was decided unasked, for the user.
+        Decisions that the user did not ask for.
     """
 
     path: Path
@@ -97,7 +96,7 @@ def import_features(
     similar: float | None = None,
     force: bool = False,
 ) -> ImportSummary:
-    """Read foreign features and write their cache, in the precision that they have.
+    """Read foreign features and write a cache of them in their own precision.
 
     Parameters
     ----------
@@ -110,7 +109,7 @@ def import_features(
     encoder : str, default "imported"
         Name of the encoder, as the user knows it; it cannot be checked.
     options : ImportOptions or None
-        Which arrays make up which split, where that is not told by their names.
+        Which arrays make up which split, where their names do not tell.
     class_names, text_features : path or None
         Files with what the source lacks; text is (c, d) or (m, c, d).
     logit_scale : float, default 100.0
@@ -118,7 +117,7 @@ def import_features(
     similar : float or None
         Drop val and test rows whose cosine with a training row is at least this.
     force : bool, default False
-        Replace what stands at ``out``.
+        Replace an existing file ``out``.
 
     Returns
     -------
@@ -143,7 +142,7 @@ def import_features(
     notes += label_notes
     text = shaped_text(foreign, text_features, len(names))
     splits = {
-        key: Split(split.image_features, labels[key], _ids(split.sample_ids, key, len(labels[key])))
+        key: Split(split.image_features, labels[key], _sample_ids(split.sample_ids, key, len(labels[key])))
         for key, split in foreign.splits.items()
     }
     if similar is not None:
@@ -152,7 +151,7 @@ def import_features(
     origin = _origin(name, foreign, text_features, similar)
     stored = _stored_dtype([split.image_features for split in splits.values()], text)
     provenance = _provenance(dataset or path.stem, encoder, splits, names, text is not None, origin, stored)
-    _refuse_other(target, provenance, force)
+    _refuse_other_features(target, provenance, force)
     features = Features(splits, names, text, logit_scale=logit_scale)
     write_cache(target, features, provenance, stored_dtype=stored, normalised=_all_unit(splits))
     return ImportSummary(target, name, load_features(target), tuple(notes))
@@ -168,12 +167,14 @@ def _chosen_layout(path: Path, layout: str) -> tuple[str, list[str]]:
         raise InputError(
             f"{path} is of no layout that can be imported; known are {', '.join(layouts())}; see docs/encoders.md"
         )
-    first, *others = (name for name in fitting if not known[name].load().accepts_anything or name == fitting[0])
-    return first, [f"read as {first}; it could be {', '.join(others)} too (choose with --format)"] if others else []
+    first, *other_layouts = (name for name in fitting if not known[name].load().accepts_anything or name == fitting[0])
+    return first, [
+        f"read as {first}; it could be {', '.join(other_layouts)} too (choose with --format)"
+    ] if other_layouts else []
 
 
-def _ids(given: NDArray[Any] | None, split: str, n: int) -> NDArray[np.str_]:
-    """Take the ids of the file if they tell samples apart; else number the rows."""
+def _sample_ids(given: NDArray[Any] | None, split: str, n: int) -> NDArray[np.str_]:
+    """Return the ids of the file if they are unique; else numbers of the rows."""
     if given is not None and len(set(given.tolist())) == n == len(given):
         return given
     return np.array([f"{split}/{row}" for row in range(n)], dtype=np.str_)
@@ -208,16 +209,16 @@ def resolve_classes(
     if len(set(widths.values())) > 1:
         shown = ", ".join(f"{name} ({foreign.splits[name].source}) {width}" for name, width in widths.items())
         raise InputError(f"the splits have features of different widths, so of different encoders: {shown}")
-    given = {name: _decoded(split.labels, name) for name, split in foreign.splits.items()}
+    labels_of = {name: _plain_labels(split.labels, name) for name, split in foreign.splits.items()}
     notes: list[str] = []
-    if any(labels.dtype.kind in "US" for labels in given.values()):
-        names = foreign.class_names or tuple(sorted({str(label) for labels in given.values() for label in labels}))
-        rows = {name: _rows_of_names(labels, names, name) for name, labels in given.items()}
+    if any(labels.dtype.kind in "US" for labels in labels_of.values()):
+        names = foreign.class_names or tuple(sorted({str(label) for labels in labels_of.values() for label in labels}))
+        rows = {name: _rows_of_names(labels, names, name) for name, labels in labels_of.items()}
     else:
-        rows = {name: _whole(labels, name) for name, labels in given.items()}
+        rows = {name: _whole_numbers(labels, name) for name, labels in labels_of.items()}
         if foreign.class_names is None:
             _refuse_far_labels(rows, foreign)
-        names = foreign.class_names or tuple(str(i) for i in range(_count(rows, foreign)))
+        names = foreign.class_names or tuple(str(i) for i in range(_n_classes(rows, foreign)))
         if foreign.class_names is None and names_file is None:
             notes.append(
                 f"no class names were found; the {len(names)} classes are called by number (--class-names FILE)"
@@ -235,27 +236,27 @@ def resolve_classes(
 
 
 def _check_split(name: str, split: ForeignSplit) -> None:
-    """Refuse features and labels that are none, or do not belong together."""
-    where, features, labels = f"split {name!r} ({split.source})", split.image_features, split.labels
+    """Raise an error for features or labels of a wrong type, or of different lengths."""
+    place, features, labels = f"split {name!r} ({split.source})", split.image_features, split.labels
     if features.ndim != 2 or labels.ndim != 1 or len(labels) != len(features):
         raise InputError(
-            f"{where} needs features (n, d) and one label for each, got {features.shape} and {labels.shape}"
+            f"{place} needs features (n, d) and one label for each, got {features.shape} and {labels.shape}"
         )
     if features.dtype.kind not in "fiu":
-        raise InputError(f"{where}: features must be numbers, but are {features.dtype}")
+        raise InputError(f"{place}: features must be numbers, but are {features.dtype}")
     if not features.shape[0] or not features.shape[1]:
-        raise InputError(f"{where} is empty: its features are {features.shape}")
-    for start in range(0, len(features), _ROWS):
+        raise InputError(f"{place} is empty: its features are {features.shape}")
+    for start in range(0, len(features), _ROWS_AT_ONCE):
         with np.errstate(over="ignore"):
-            rows = np.asarray(features[start : start + _ROWS]).astype(np.float32)
+            rows = np.asarray(features[start : start + _ROWS_AT_ONCE]).astype(np.float32)
         if not (usable := np.isfinite(rows).all(axis=1)).all():
             raise InputError(
-                f"{where}: row {start + int(usable.argmin())} of the features holds NaN, infinity, or numbers that "
+                f"{place}: row {start + int(usable.argmin())} of the features holds NaN, infinity, or numbers that "
                 f"float32 cannot hold"
             )
 
 
-def _decoded(labels: NDArray[Any], split: str) -> NDArray[Any]:
+def _plain_labels(labels: NDArray[Any], split: str) -> NDArray[Any]:
     """Return labels as texts or numbers: bytes are UTF-8, objects must all be texts."""
     if labels.dtype.kind == "S":
         labels = labels.astype(object)
@@ -269,25 +270,27 @@ def _decoded(labels: NDArray[Any], split: str) -> NDArray[Any]:
 
 
 def _refuse_far_labels(rows: Mapping[str, NDArray[np.int64]], foreign: ForeignFeatures) -> None:
-    """Refuse a highest label far beyond the rows, before that many classes are named."""
+    """Raise an error, before classes are named, if the highest label is far above the number of rows."""
     highest = max(int(labels.max()) for labels in rows.values())
     text = foreign.text_features
     known = text.shape[-2] if text is not None and text.ndim >= 2 else 0
     n = sum(len(labels) for labels in rows.values())
-    if highest >= max(_CLASSES_WITHOUT_NAMES, 2 * n, known):
+    if highest >= max(_MAX_UNNAMED_CLASSES, 2 * n, known):
         raise InputError(
             f"the highest label is {highest:,}, but there are {n:,} rows; labels without class names count the classes "
             f"from 0, so this would be {highest + 1:,} classes: number the labels anew, or give texts"
         )
 
 
-def _count(rows: Mapping[str, NDArray[np.int64]], foreign: ForeignFeatures) -> int:
+def _n_classes(rows: Mapping[str, NDArray[np.int64]], foreign: ForeignFeatures) -> int:
+    """Return the number of classes that labels without names count, or that text features have."""
     highest = max(int(labels.max()) for labels in rows.values() if len(labels))
     text = foreign.text_features
     return max(highest + 1, text.shape[-2] if text is not None and text.ndim >= 2 else 0)
 
 
 def _rows_of_names(labels: NDArray[Any], names: tuple[str, ...], split: str) -> NDArray[np.int64]:
+    """Return the position of each label among the class names."""
     if len(set(names)) < len(names):
         raise InputError(f"class names must differ, but {next(n for n in names if names.count(n) > 1)!r} stands twice")
     row = {name: i for i, name in enumerate(names)}
@@ -297,10 +300,11 @@ def _rows_of_names(labels: NDArray[Any], names: tuple[str, ...], split: str) -> 
     return np.array([row[str(label)] for label in labels], dtype=np.int64)
 
 
-def _whole(labels: NDArray[Any], split: str) -> NDArray[np.int64]:
+def _whole_numbers(labels: NDArray[Any], split: str) -> NDArray[np.int64]:
+    """Return labels as int64, after checking that each is a whole number."""
     with np.errstate(invalid="ignore"):
         whole = labels.astype(np.int64)
-    if not np.array_equal(whole, labels) or (labels.dtype.kind == "f" and np.abs(labels).max() > _WHOLE_FLOATS):
+    if not np.array_equal(whole, labels) or (labels.dtype.kind == "f" and np.abs(labels).max() > _MAX_EXACT_FLOAT):
         raise InputError(f"labels of split {split!r} must be whole numbers or class names")
     return whole
 
@@ -311,7 +315,7 @@ def _whole(labels: NDArray[Any], split: str) -> NDArray[np.int64]:
 def shaped_text(foreign: ForeignFeatures, text_file: Path | None, n_classes: int) -> NDArray[Any] | None:
     """Return text features as (m, c, d), those of ``text_file`` if it is given.
 
-    A matrix is (c, d), one row per class; where only (d, c) fits, as of Tip-Adapter's ``clip_weights``, it is turned.
+    A matrix is (c, d), one row per class. It is transposed if only (d, c) fits, as for Tip-Adapter's ``clip_weights``.
 
     Raises
     ------
@@ -325,20 +329,21 @@ def shaped_text(foreign: ForeignFeatures, text_file: Path | None, n_classes: int
     with np.errstate(over="ignore"):
         if text.dtype.kind not in "fiu" or not np.isfinite(text.astype(np.float32)).all():
             raise InputError(f"text features must be finite numbers that float32 can hold; got {text.dtype}")
-    given = text.shape
-    if text.ndim == 2 and given != (n_classes, width) and given == (width, n_classes):
+    given_shape = text.shape
+    if text.ndim == 2 and given_shape != (n_classes, width) and given_shape == (width, n_classes):
         text = np.ascontiguousarray(text.T)  # (c, d)
     if text.ndim == 2:
         text = text[None]  # (1, c, d)
     if text.ndim != 3 or text.shape[1:] != (n_classes, width):
         raise InputError(
             f"text features must be ({n_classes} classes, {width} wide), or (templates, {n_classes}, {width}); "
-            f"got {given}"
+            f"got {given_shape}"
         )
     return text
 
 
 def _text_of_file(path: Path) -> NDArray[Any]:
+    """Read the one array of text features of a file."""
     if not path.is_file():
         raise InputError(f"--text-features takes a file; there is none at {str(path)!r}")
     arrays = arrays_of_file(path)
@@ -364,7 +369,7 @@ def drop_similar(splits: Mapping[str, Split], least: float) -> tuple[dict[str, S
     Returns
     -------
     dict of str to Split, dict of str to int
-        What stays, and how many rows each split lost.
+        The remaining rows, and the number of rows that each split lost.
 
     Raises
     ------
@@ -377,10 +382,12 @@ def drop_similar(splits: Mapping[str, Split], least: float) -> tuple[dict[str, S
         raise InputError(
             f"dropping rows that resemble training rows needs a train split; there are {', '.join(splits)}"
         )
-    train = _unit(splits["train"])
+    train = _unit_rows(splits["train"])
     kept, dropped = {}, {}
     for name, split in splits.items():
-        keep = np.arange(len(split)) if name == "train" else np.flatnonzero(_best_cosine(_unit(split), train) < least)
+        keep = (
+            np.arange(len(split)) if name == "train" else np.flatnonzero(_best_cosine(_unit_rows(split), train) < least)
+        )
         if len(keep) == 0 < len(split):
             raise InputError(f"every row of split {name!r} has a cosine of at least {least} with a training row")
         kept[name] = split.take(keep)
@@ -390,20 +397,23 @@ def drop_similar(splits: Mapping[str, Split], least: float) -> tuple[dict[str, S
 
 
 def _best_cosine(rows: NDArray[np.float32], train: NDArray[np.float32]) -> NDArray[np.float32]:
-    best = [(rows[start : start + _ROWS] @ train.T).max(axis=1) for start in range(0, len(rows), _ROWS)]
+    """Return the largest cosine of each row with any training row."""
+    best = [(rows[start : start + _ROWS_AT_ONCE] @ train.T).max(axis=1) for start in range(0, len(rows), _ROWS_AT_ONCE)]
     return np.concatenate(best) if best else np.empty(0, dtype=np.float32)
 
 
-def _unit(split: Split) -> NDArray[np.float32]:
+def _unit_rows(split: Split) -> NDArray[np.float32]:
+    """Return the image features with unit length, in float32."""
     rows = np.asarray(split.image_features, dtype=np.float32)
     unit: NDArray[np.float32] = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     return unit
 
 
-# What is recorded of the origin
+# Record of the origin
 
 
 def _origin(layout: str, foreign: ForeignFeatures, text_file: Path | None, similar: float | None) -> dict[str, Any]:
+    """Describe the files that the features came from."""
     paths = dict.fromkeys((*foreign.files, *([] if text_file is None else [text_file])))
     files = [{"name": path.name, "sha256": _sha256(path)} for path in paths]
     sources = {name: split.source for name, split in foreign.splits.items()}
@@ -419,10 +429,14 @@ def _provenance(
     origin: Mapping[str, Any],
     stored: StoredDtype,
 ) -> Provenance:
-    # The weights behind foreign features are not known: the name is all there is, and it says who gave it.
+    # The weights behind foreign features are not known: only the name is recorded, and that the user gave it.
     unknown = {"named_by_user": encoder, "weights_sha256": None}
     image = {
-        "dataset": {"name": dataset, "split_origin": "imported", "splits": {k: _hashed(v) for k, v in splits.items()}},
+        "dataset": {
+            "name": dataset,
+            "split_origin": "imported",
+            "splits": {k: _sample_hash(v) for k, v in splits.items()},
+        },
         "encoder": unknown,
         "imported": dict(origin),
         "splits": list(splits),
@@ -440,7 +454,8 @@ def _provenance(
     return Provenance(dataset, encoder, image, text if has_text else None, recorded={"image": {}, "text": {}})
 
 
-def _hashed(split: Split) -> dict[str, Any]:
+def _sample_hash(split: Split) -> dict[str, Any]:
+    """Return number and hash of the samples, as ``Dataset.identity`` does."""
     digest = hashlib.sha256()
     for sample_id, label in zip(split.sample_ids, split.labels, strict=True):
         digest.update(f"{sample_id}\0{label}\0{UNKNOWN_SIZE}\n".encode("utf-8", "surrogateescape"))
@@ -459,11 +474,13 @@ def _stored_dtype(images: Sequence[NDArray[Any]], text: NDArray[Any] | None) -> 
 
 
 def _all_unit(splits: Mapping[str, Split]) -> bool:
+    """Return whether all image features have unit length."""
     lengths = (np.linalg.norm(np.asarray(split.image_features, dtype=np.float32), axis=1) for split in splits.values())
-    return all(bool(np.all(np.abs(length - 1) < _UNIT)) for length in lengths)
+    return all(bool(np.all(np.abs(length - 1) < _UNIT_TOLERANCE)) for length in lengths)
 
 
-def _refuse_other(target: Path, provenance: Provenance, force: bool) -> None:
+def _refuse_other_features(target: Path, provenance: Provenance, force: bool) -> None:
+    """Raise an error if the target holds a cache of other features."""
     if force or not target.exists():
         return
     with open_cache(target) as file:

@@ -1,4 +1,4 @@
-"""Joins caches that hold different splits of one data set, seen by one encoder."""
+"""Merges caches that hold different splits of one data set, encoded by one encoder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ORDER = ("train", "val", "test")
 
 
 def merge_caches(paths: Sequence[Path | str], out: Path | str) -> Path:
-    """Write one cache with the splits of several, every array as it is.
+    """Write one cache with the splits of several; every array is copied unchanged.
 
     Parts of one data set extracted one after another become the cache that extracting them together would have made:
     it has the same fingerprint.
@@ -26,7 +26,7 @@ def merge_caches(paths: Sequence[Path | str], out: Path | str) -> Path:
     Parameters
     ----------
     paths : sequence of path
-        Caches with different splits. Text may be in some of them only.
+        Caches with different splits. Only some of them need text features.
     out : path
         The cache to make.
 
@@ -50,8 +50,8 @@ def merge_caches(paths: Sequence[Path | str], out: Path | str) -> Path:
     loaded = [(Path(path), load_features(path, memmap="auto")) for path in paths]
     first_path, first = loaded[0]
     for path, features in loaded[1:]:
-        _require_parts_of_one(first_path, first, path, features)
-    owners = _owners(loaded)
+        _require_same_origin(first_path, first, path, features)
+    owners = _cache_of_split(loaded)
     with_text = next((features for _, features in loaded if features.text_features is not None), first)
     splits = {name: features.splits[name] for name, (_, features) in owners.items()}
     sizes = {name: load_sizes(path)[name] for name, (path, _) in owners.items()}
@@ -67,8 +67,8 @@ def merge_caches(paths: Sequence[Path | str], out: Path | str) -> Path:
     )
 
 
-def _owners(loaded: Sequence[tuple[Path, Features]]) -> dict[str, tuple[Path, Features]]:
-    """Find out which cache each split comes from, in the usual order."""
+def _cache_of_split(loaded: Sequence[tuple[Path, Features]]) -> dict[str, tuple[Path, Features]]:
+    """Return the cache of each split, in the order train, val, test."""
     owners: dict[str, tuple[Path, Features]] = {}
     samples: dict[str, Path] = {}
     for path, features in loaded:
@@ -84,8 +84,8 @@ def _owners(loaded: Sequence[tuple[Path, Features]]) -> dict[str, tuple[Path, Fe
     return dict(sorted(owners.items(), key=lambda item: _ORDER.index(item[0]) if item[0] in _ORDER else len(_ORDER)))
 
 
-def _require_parts_of_one(first_path: Path, first: Features, path: Path, features: Features) -> None:
-    clauses = differing_fields(_common(first), _common(features), ending=f"stands in {path}")
+def _require_same_origin(first_path: Path, first: Features, path: Path, features: Features) -> None:
+    clauses = differing_fields(_shared_fields(first), _shared_fields(features), ending=f"stands in {path}")
     if first.text_features is not None and features.text_features is not None:
         clauses += differing_fields(
             first.provenance["text"], features.provenance["text"], "text", ending=f"stands in {path}"
@@ -94,8 +94,8 @@ def _require_parts_of_one(first_path: Path, first: Features, path: Path, feature
         raise CacheError(f"{first_path} and {path} are no parts of one cache: in {first_path}, {'; '.join(clauses)}")
 
 
-def _common(features: Features) -> dict[str, Any]:
-    """Return everything that two parts of one cache share."""
+def _shared_fields(features: Features) -> dict[str, Any]:
+    """Return all fields in which two parts of one cache must agree."""
     provenance = features.provenance
     image = {key: value for key, value in provenance["image"].items() if key not in ("splits", "imported")}
     image["dataset"] = {key: value for key, value in image.get("dataset", {}).items() if key != "splits"}
@@ -122,11 +122,11 @@ def _provenance(parts: Sequence[Features], order: Sequence[str], with_text: Feat
     }
     imports = [image["imported"] for image in images if image.get("imported")]
     if imports:
-        image["imported"] = _joined_imports(imports)
+        image["imported"] = _merged_imports(imports)
     recorded = dict(with_text.provenance["recorded"])
-    others = [part.provenance["recorded"].get("image") for part in parts]
-    if any(other != others[0] for other in others):
-        recorded["image_of_parts"] = others
+    recorded_images = [part.provenance["recorded"].get("image") for part in parts]
+    if any(recorded_image != recorded_images[0] for recorded_image in recorded_images):
+        recorded["image_of_parts"] = recorded_images
     return replace(
         Provenance.of(with_text.provenance),
         image=image,
@@ -136,7 +136,7 @@ def _provenance(parts: Sequence[Features], order: Sequence[str], with_text: Feat
     )
 
 
-def _joined_imports(imports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _merged_imports(imports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     files = {file["sha256"]: file for origin in imports for file in origin["files"]}
     splits = {name: source for origin in imports for name, source in origin["splits"].items()}
     return {

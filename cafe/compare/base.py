@@ -102,8 +102,8 @@ class Experiment:
             return list(series)
         for name in self.methods:
             find("methods", "METHOD", "method", name)
-        kept = [one for one in series if one.method in self.methods]
-        missing = set(self.methods) - {one.method for one in kept}
+        kept = [member for member in series if member.method in self.methods]
+        missing = set(self.methods) - {member.method for member in kept}
         # A method that the suite does not name is compared with its own defaults.
         return kept + [Series(name, name) for name in method_names() if name in missing]
 

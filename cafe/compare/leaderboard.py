@@ -1,9 +1,9 @@
-"""Other methods beside one that was fitted, on the same rows: paired tests of every two, and how each stands.
+"""Compares one fitted method with others on the same images, by paired tests of every two methods.
 
-One test split has one answer of each method for each image, so two methods differ where one alone is right: McNemar's
-exact test asks whether those images fall to either side like a fair coin. A cross-validation that deals its folds anew
-several times has several answers for each image: there it is the paired test over images and deals of
-:mod:`cafe.protocol.paired`. Holm's correction is over all pairs, so that the best may be picked out after the fact.
+On one test split, each method has one answer for each image, and two methods differ where only one of them is right:
+McNemar's exact test asks whether these images are divided between the two as by a fair coin. A cross-validation that
+deals its folds several times has several answers for each image; it takes the paired test over images and deals of
+:mod:`cafe.protocol.paired`. Holm's correction covers all pairs, so that the best method may be picked afterwards.
 """
 
 from __future__ import annotations
@@ -23,30 +23,31 @@ from cafe.compare.summary import SIGNIFICANT
 from cafe.errors import CafeError
 from cafe.evaluation.calibration import calibration_error, reliability_bins
 from cafe.evaluation.metrics import majority_accuracy, mean_per_class_recall, wilson_interval
+from cafe.features import Features
 from cafe.fitting import FitRequest, fit_all
 from cafe.protocol.paired import holm, paired_test
 from cafe.protocol.tasks import Task
 from cafe.report.leaderboard import BELOW, BEST, LEVEL, Leaderboard, LeaderboardEntry
 
-# The search for CLIP-Adapter's ratio takes longer than all other methods together; here it has the published one.
+# A search for CLIP-Adapter's ratio takes longer than all other methods together, so the published ratio is used.
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {"clip-adapter": {}}
-# They see all test images at once, and have no answer for a single one.
+# These methods see all test images at once, and cannot classify a single one.
 TRANSDUCTIVE = ("trans-clip", "stat-a")
 MCNEMAR, OVER_DEALS = "McNemar's exact test", "paired test over images and deals of the folds"
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A method that was fitted and tested already.
+    """A method that has been fitted and tested.
 
     Attributes
     ----------
     method : str
         Its name.
     parameters : mapping
-        Those that it was given.
+        Parameters that the user gave.
     row : mapping
-        Of the fit.
+        Result row of the fit.
     predicted : ndarray of shape (n,), int64
         Class row predicted for each test image, task after task.
     confidence : ndarray of shape (n,)
@@ -71,21 +72,21 @@ def compare_methods(
     dtype: str = "auto",
     tell: Callable[[str], None] | None = None,
 ) -> Leaderboard:
-    """Fit other methods on tasks that one was tested on, and test every two on the same images.
+    """Fit other methods on the tasks of a fitted one, and test every two methods on the same images.
 
     Parameters
     ----------
     tasks : sequence of Task
-        One, or the folds of a cross-validation, one deal after the other.
+        One task, or the folds of a cross-validation, one deal after the other.
     fitted : Contender
-        What was fitted on them; it is not fitted again.
+        The method that was fitted on the tasks; it is not fitted again.
     images : ndarray of shape (n,), int64, default=None
-        Which image each test row is, task after task: in a cross-validation each stands there once in each deal. None
-        where each stands there once.
+        Number of the image of each test row, task after task. In a cross-validation each image occurs once in every
+        deal; None if each image occurs once.
     methods : sequence of str, default=None
         Which methods to compare with; None for all of the suite ``methods``.
     selection, device, dtype : str, default="auto"
-        As in :func:`cafe.fitting.fit_method`. ``"oracle-test"`` would choose on the test images: it is not handed on.
+        As in :func:`cafe.fitting.fit_method`. ``"oracle-test"``, which chooses on test images, is replaced by "auto".
     tell : callable, default=None
         Called with a sentence before each method.
 
@@ -95,55 +96,37 @@ def compare_methods(
     """
     started = time.perf_counter()
     features = tasks[0].features
-    labels = np.concatenate([task.test.labels for task in tasks])
+    labels = np.concatenate([task.test.labels for task in tasks])  # (n,)
     images = np.arange(len(labels)) if images is None else images
     repeats = len(images) // len(np.unique(images))
     order = np.argsort(images.reshape(repeats, -1), axis=1, kind="stable")  # (repeats, n images)
-    experiment = Experiment((features,), methods=None if methods is None else tuple(methods))
-    entries: list[LeaderboardEntry] = []
-    correct: list[NDArray[np.bool_]] = []
-
-    def enter(label: str, row: Mapping[str, Any], predicted: NDArray[np.int64], confidence: NDArray[Any]) -> None:
-        right = predicted == labels
-        acc1 = float(right.mean())
-        shown = {
-            "method": row["method"], "params": row["params"], "chosen_on": row["chosen_on"],
-            "n_test": order.shape[1], "acc1": acc1, "acc1_interval": wilson_interval(acc1, order.shape[1]),
-            "mean_per_class_recall": mean_per_class_recall(predicted, labels),
-            "ece": calibration_error(reliability_bins(confidence, right)), "fit_seconds": row["fit_seconds"],
-        }  # fmt: skip
-        entries.append(LeaderboardEntry(label, shown, BEST, None, None, kept=not entries))
-        correct.append(np.take_along_axis(right.reshape(repeats, -1), order, axis=1))
-
-    own = _label(fitted.method, fitted.parameters)
-    enter(own, fitted.row, fitted.predicted, fitted.confidence)
-    tasks = [replace(task, unlabelled=None) for task in tasks]  # of which other methods know nothing
-    suite = [
-        replace(each, parameters=PUBLISHED.get(each.method, each.parameters))
-        for each in Methods().series(features, experiment)
-    ]
-    series = [each for each in experiment.kept(suite) if not _same(each, fitted)]
+    tasks = [replace(task, unlabelled=None) for task in tasks]  # the other methods know nothing of unlabelled images
+    series = _other_series(features, fitted, methods)
     notes = [
         f"{name} was left out for its cost; `cafe compare methods --include {name}` runs it"
         for name in COSTLY
         if methods is None and name != fitted.method
     ]
-    for number, each in enumerate(series, start=1):
-        label = _label(each.method, each.parameters if each.method == fitted.method else _told_apart_by(each))
+    contenders = {_label(fitted.method, fitted.parameters): fitted}
+    for number, member in enumerate(series, start=1):
+        same_method = member.method == fitted.method
+        label = _label(member.method, member.parameters if same_method else _distinguishing_parameters(member))
         if tell is not None:
             tell(f"comparing with {label} ({number} of {len(series)})")
-        requests = [FitRequest(each.method, each.parameters, position) for position in range(len(tasks))]
         try:
-            fits = fit_all(tasks, requests, "auto" if selection == "oracle-test" else selection, device, dtype)
+            policy = "auto" if selection == "oracle-test" else selection
+            contenders[label] = _fit_on_all(member, tasks, policy, device, dtype)
         except CafeError as error:
             notes.append(f"{label} was left out: {error}")
-            continue
-        row = {**fits[0].row, "fit_seconds": sum(fit.row["fit_seconds"] for fit in fits)}
-        enter(
-            label, row, np.concatenate([fit.predicted for fit in fits]),
-            np.concatenate([fit.confidence for fit in fits]),
-        )  # fmt: skip
-    standing, pairs = _ranked(entries, correct)
+    n_images = order.shape[1]
+    entries = [
+        _entry(label, contender, labels, n_images, kept=contender is fitted) for label, contender in contenders.items()
+    ]
+    correct = [
+        np.take_along_axis((contender.predicted == labels).reshape(repeats, -1), order, axis=1)
+        for contender in contenders.values()
+    ]
+    standing, pairs = _rank(entries, correct)
     return Leaderboard(
         standing, pairs, MCNEMAR if repeats == 1 else OVER_DEALS, "test split" if repeats == 1 else "cross-validation",
         str(features.class_names[int(np.bincount(labels).argmax())]), majority_accuracy(labels),
@@ -151,27 +134,66 @@ def compare_methods(
     )  # fmt: skip
 
 
+def _other_series(features: Features, fitted: Contender, methods: Sequence[str] | None) -> list[Series]:
+    """Return the series of the suite ``methods`` that were asked for, without the one that was fitted already."""
+    experiment = Experiment((features,), methods=None if methods is None else tuple(methods))
+    suite = [
+        replace(series, parameters=PUBLISHED.get(series.method, series.parameters))
+        for series in Methods().series(features, experiment)
+    ]
+    return [series for series in experiment.kept(suite) if not _is_fitted(series, fitted)]
+
+
+def _fit_on_all(series: Series, tasks: Sequence[Task], selection: str, device: str, dtype: str) -> Contender:
+    """Fit a method on every task, and join its predictions."""
+    requests = [FitRequest(series.method, series.parameters, position) for position in range(len(tasks))]
+    fits = fit_all(tasks, requests, selection, device, dtype)
+    return Contender(
+        series.method,
+        series.parameters,
+        {**fits[0].row, "fit_seconds": sum(fit.row["fit_seconds"] for fit in fits)},
+        np.concatenate([fit.predicted for fit in fits]),
+        np.concatenate([fit.confidence for fit in fits]),
+    )
+
+
+def _entry(
+    label: str, contender: Contender, labels: NDArray[np.int64], n_images: int, *, kept: bool
+) -> LeaderboardEntry:
+    """Measure the predictions of a method; its standing is set by :func:`_rank`."""
+    row = contender.row
+    right = contender.predicted == labels
+    acc1 = float(right.mean())
+    shown = {
+        "method": row["method"], "params": row["params"], "chosen_on": row["chosen_on"], "n_test": n_images,
+        "acc1": acc1, "acc1_interval": wilson_interval(acc1, n_images),
+        "mean_per_class_recall": mean_per_class_recall(contender.predicted, labels),
+        "ece": calibration_error(reliability_bins(contender.confidence, right)), "fit_seconds": row["fit_seconds"],
+    }  # fmt: skip
+    return LeaderboardEntry(label, shown, BEST, None, None, kept=kept)
+
+
 def _label(method: str, parameters: Mapping[str, Any]) -> str:
     """Return the name of a method with the parameters that it was given."""
-    given = [f"{name} {value}" for name, value in parameters.items()]
-    given += ["transductive"] if method in TRANSDUCTIVE else []
-    return f"{method} ({', '.join(given)})" if given else method
+    descriptions = [f"{name} {value}" for name, value in parameters.items()]
+    descriptions += ["transductive"] if method in TRANSDUCTIVE else []
+    return f"{method} ({', '.join(descriptions)})" if descriptions else method
 
 
-def _told_apart_by(series: Series) -> dict[str, Any]:
+def _distinguishing_parameters(series: Series) -> dict[str, Any]:
     """Return the parameters by which series of one method differ in the suite."""
     return {name: value for name, value in series.parameters.items() if name == "template_weights"}
 
 
-def _same(series: Series, fitted: Contender) -> bool:
-    """Whether a series is the fit itself."""
+def _is_fitted(series: Series, fitted: Contender) -> bool:
+    """Return whether a series is the method that was fitted already."""
     return series.method == fitted.method and dict(series.parameters) == dict(fitted.parameters)
 
 
-def _ranked(
+def _rank(
     entries: Sequence[LeaderboardEntry], correct: Sequence[NDArray[np.bool_]]
 ) -> tuple[list[LeaderboardEntry], list[dict[str, Any]]]:
-    """Test every two methods, and say how each stands to the most accurate; ``correct`` are (repeats, n images)."""
+    """Test every two methods, and compare each with the most accurate; ``correct`` are (repeats, n images)."""
     one_split = len(correct[0]) == 1
     pairs: list[dict[str, Any]] = []
     for a, b in combinations(range(len(entries)), 2):
@@ -189,11 +211,13 @@ def _ranked(
     best = max(entries, key=lambda entry: entry.row["acc1"]).label
     against = {frozenset({pair["a"], pair["b"]}): pair for pair in pairs}
     standing = []
-    for entry in sorted(entries, key=lambda entry: -entry.row["acc1"]):  # of equal ones the fit itself comes first
+    for entry in sorted(
+        entries, key=lambda entry: -entry.row["acc1"]
+    ):  # among equal methods, the fitted one comes first
         if entry.label == best:
             standing.append(entry)
             continue
         pair = against[frozenset({best, entry.label})]
-        told = BELOW if pair["p_holm"] < SIGNIFICANT else LEVEL
-        standing.append(replace(entry, standing=told, p_value=pair["p_value"], p_holm=pair["p_holm"]))
+        verdict = BELOW if pair["p_holm"] < SIGNIFICANT else LEVEL
+        standing.append(replace(entry, standing=verdict, p_value=pair["p_value"], p_holm=pair["p_holm"]))
     return standing, pairs

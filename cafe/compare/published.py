@@ -66,15 +66,19 @@ def beside_published(summary: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         minus published; None where backbones differ), backbone, backbone_here, protocol, chosen_on_test (of the
         published figure) and chosen_on (of the one here).
     """
-    found = []
+    rows = []
     for entry in summary:
         # A curve over a parameter has no published cell; oracle rows are no result.
         if entry["x"] is not None or entry["acc1_mean"] is None or entry["oracle"]:
             continue
-        here = backbone(str(entry["encoder"]))
+        backbone_here = backbone(str(entry["encoder"]))
         for name, table in published_tables().items():
-            found += [_beside(entry, here, name, table, row) for row in table["rows"] if _same_cell(entry, table, row)]
-    return found
+            rows += [
+                _beside(entry, backbone_here, name, table, row)
+                for row in table["rows"]
+                if _same_cell(entry, table, row)
+            ]
+    return rows
 
 
 def _same_cell(entry: dict[str, Any], table: dict[str, Any], row: dict[str, Any]) -> bool:
@@ -88,15 +92,15 @@ def _same_cell(entry: dict[str, Any], table: dict[str, Any], row: dict[str, Any]
 
 
 def _beside(
-    entry: dict[str, Any], here: str | None, name: str, table: dict[str, Any], row: dict[str, Any]
+    entry: dict[str, Any], backbone_here: str | None, name: str, table: dict[str, Any], row: dict[str, Any]
 ) -> dict[str, Any]:
     tested = entry["part"] if table.get("kind") == "shift" else entry["dataset"]
-    theirs, own = row["acc1"][tested], 100 * entry["acc1_mean"]
+    published, measured = row["acc1"][tested], 100 * entry["acc1_mean"]
     published_with = row.get("backbone", table["backbone"])
     return {
         **{key: entry[key] for key in ("dataset", "series", "method", "shots", "part")},
-        "table": name, "source": table["source"], "label": row["label"], "published": theirs, "here": own,
-        "difference": own - theirs if here == published_with else None,
-        "backbone": published_with, "backbone_here": here,
+        "table": name, "source": table["source"], "label": row["label"], "published": published, "here": measured,
+        "difference": measured - published if backbone_here == published_with else None,
+        "backbone": published_with, "backbone_here": backbone_here,
         "protocol": table["protocol"], "chosen_on_test": table["chosen_on_test"], "chosen_on": entry.get("chosen_on"),
     }  # fmt: skip

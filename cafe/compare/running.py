@@ -64,9 +64,9 @@ def compare(
     for name in include:
         find("methods", "METHOD", "method", name)
     check_device_and_dtype(device, dtype)
-    every, notes = with_joined(features) if chosen.one_by_one else (features, [])
+    all_features, notes = with_joined(features) if chosen.one_by_one else (features, [])
     experiment = Experiment(
-        tuple(every), tuple(shots), tuple(seeds), None if methods is None else tuple(methods), tuple(include),
+        tuple(all_features), tuple(shots), tuple(seeds), None if methods is None else tuple(methods), tuple(include),
         tuple(values), selection, device, dtype, progress, notes,
     )  # fmt: skip
     return sum_up(suite, chosen, chosen.run(experiment), experiment.notes)

@@ -146,16 +146,16 @@ def compare_pairs(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
 
 def _column(key: dict[str, Any], cells: dict[Cell, dict[int | None, NDArray[np.bool_]]]) -> list[dict[str, Any]]:
     results = []
-    for (a, own), (b, other) in combinations(cells.items(), 2):
-        seeds = _shared_seeds(own, other)
+    for (a, results_a), (b, results_b) in combinations(cells.items(), 2):
+        seeds = _shared_seeds(results_a, results_b)
         if not seeds:
             continue
-        test = paired_test(_stack(own, seeds), _stack(other, seeds))
+        test = paired_test(_stack(results_a, seeds), _stack(results_b, seeds))
         results.append(
             {
                 **key, "a": a[0], "a_x": a[1], "b": b[0], "b_x": b[1],
                 "difference": test.difference, "ci95": list(test.ci95), "p_value": test.p_value,
-                "n_seeds": test.n_seeds, "n_test": len(next(iter(own.values()))),
+                "n_seeds": test.n_seeds, "n_test": len(next(iter(results_a.values()))),
                 "mcnemar": [
                     {"seed": seed, "a_only": only_a, "b_only": only_b, "p_value": p}
                     for seed, (only_a, only_b, p) in zip(seeds, test.mcnemar, strict=True)
@@ -167,13 +167,13 @@ def _column(key: dict[str, Any], cells: dict[Cell, dict[int | None, NDArray[np.b
     return results
 
 
-def _shared_seeds(own: dict[int | None, Any], other: dict[int | None, Any]) -> list[int | None]:
+def _shared_seeds(results_a: dict[int | None, Any], results_b: dict[int | None, Any]) -> list[int | None]:
     """Return the seeds that both have; a series without seeds (key None) goes with any."""
-    if None in own:
-        return list(other)
-    if None in other:
-        return list(own)
-    return [seed for seed in own if seed in other]
+    if None in results_a:
+        return list(results_b)
+    if None in results_b:
+        return list(results_a)
+    return [seed for seed in results_a if seed in results_b]
 
 
 def _stack(by_seed: dict[int | None, NDArray[np.bool_]], seeds: Sequence[int | None]) -> NDArray[np.bool_]:

@@ -75,11 +75,9 @@ def test_another_machine_holds_it_while_it_is_stamped(tmp_path):
         assert not path.read_text().startswith("ffffffff")
 
 
-def test_a_holder_stamps_its_claim(tmp_path, monkeypatch):
-    monkeypatch.setattr(locks, "_STAMP_EVERY", 0.05)
-    monkeypatch.setattr(locks, "_HEART", locks._Heart())
+def test_a_holder_stamps_its_claim(tmp_path):
     path = tmp_path / "a.claim"
-    with try_claim(path):
+    with try_claim(path, stamp_interval=0.05):
         os.utime(path, (1, 1))
         deadline = time.monotonic() + 10
         while path.stat().st_mtime < 100 and time.monotonic() < deadline:

@@ -26,14 +26,14 @@ _FEATURES = {
 }  # fmt: skip
 _LABELS = {"labels", "label", "targets", "target", "y", "l"}
 _IDS = {"ids", "id", "paths", "path", "filenames", "filename", "files"}
-_NOISE = {"list", "image", "images", "img", "sample", "array", "data", "all"}
+_IGNORED = {"list", "image", "images", "img", "sample", "array", "data", "all"}
 _SPLITS = {
     "train": "train", "training": "train",
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test", "eval": "test",
 }  # fmt: skip
 _SHOTS = re.compile(r"(\d+)_?shots?")
-_MANY = 1 << 30
+_ALL_SHOTS = 1 << 30
 
 
 class PlainArrays(Importer):
@@ -71,17 +71,17 @@ def array_files(path: Path) -> list[Path]:
 
 
 def read_arrays(path: Path, files: list[Path], options: ImportOptions) -> ForeignFeatures:
-    """Put the arrays of some files together by their names."""
+    """Read the arrays of some files, and join them to splits by their names."""
     arrays: Arrays = {}
     owner: dict[str, Path] = {}
     for file in files:
         for name, read in arrays_of_file(file).items():
-            # Files of a folder that use the same names (train.npz, test.npz) are told apart by their own.
+            # Files of a folder that use the same names of arrays (train.npz, test.npz) are distinguished by file name.
             full = name if len(files) == 1 or name == file.stem else f"{file.stem}_{name}"
             arrays[full], owner[full] = read, file
     roles = roles_of(arrays)
     chosen, notes = choose_pairs(roles, options.arrays, path)
-    splits = {split: _joined(pairs, arrays) for split, pairs in chosen.items()}
+    splits = {split: _joined_split(pairs, arrays) for split, pairs in chosen.items()}
     used = [name for pairs in chosen.values() for p in pairs for name in (p.features, p.labels, p.ids) if name]
     used += [name for name in (roles.text, roles.class_names) if name]
     return ForeignFeatures(
@@ -93,7 +93,7 @@ def read_arrays(path: Path, files: list[Path], options: ImportOptions) -> Foreig
     )
 
 
-def _joined(pairs: list[Pair], arrays: Arrays) -> ForeignSplit:
+def _joined_split(pairs: list[Pair], arrays: Arrays) -> ForeignSplit:
     ids = [arrays[pair.ids]() for pair in pairs if pair.ids is not None]
     return ForeignSplit(
         image_features=_stacked([(pair.features, arrays[pair.features]()) for pair in pairs]),
@@ -142,7 +142,7 @@ def _class_names(roles: Roles, arrays: Arrays) -> tuple[str, ...] | None:
 
 @dataclass(frozen=True)
 class Pair:
-    """Features and what belongs to them.
+    """The names of an array of features and of the arrays that belong to it.
 
     Attributes
     ----------
@@ -151,9 +151,9 @@ class Pair:
     ids : str or None
         Name of the array of sample ids.
     split : str or None
-        As its name says; None if it does not.
+        Split that the names contain; None if they contain none.
     shots : int or None
-        As its name says.
+        Number of shots that the names contain.
     """
 
     features: str
@@ -165,7 +165,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Roles:
-    """What each array is: the pairs, and the names of text features and class names."""
+    """The role of each array: pairs of features and labels, and the names of text features and class names."""
 
     pairs: tuple[Pair, ...]
     text: str | None
@@ -173,7 +173,7 @@ class Roles:
 
 
 def roles_of(names: Iterable[str]) -> Roles:
-    """Read the roles from the names.
+    """Tell the role of each array from its name.
 
     Examples
     --------
@@ -184,20 +184,20 @@ def roles_of(names: Iterable[str]) -> Roles:
     text = class_names = None
     groups: dict[tuple[str, ...], dict[str, str]] = {}
     for name in names:
-        words = _words(name)
-        if {"class", "names"} <= set(words) or {"classnames", "classes"} & set(words):
+        parts = _name_parts(name)
+        if {"class", "names"} <= set(parts) or {"classnames", "classes"} & set(parts):
             class_names = class_names or name
-        elif "text" in words:
+        elif "text" in parts:
             text = text or name
         else:
-            role, rest = _role(words)
+            role, remaining = _role_of_name(parts)
             if role:
-                groups.setdefault(rest, {}).setdefault(role, name)
+                groups.setdefault(remaining, {}).setdefault(role, name)
     pairs = []
-    for rest, group in groups.items():
+    for remaining, group in groups.items():
         if "features" in group and "labels" in group:
-            shots = _SHOTS.search("_".join(rest))
-            split = next((_SPLITS[word] for word in rest if word in _SPLITS), None)
+            shots = _SHOTS.search("_".join(remaining))
+            split = next((_SPLITS[word] for word in remaining if word in _SPLITS), None)
             pairs.append(
                 Pair(group["features"], group["labels"], group.get("ids"), split, int(shots[1]) if shots else None)
             )
@@ -205,12 +205,12 @@ def roles_of(names: Iterable[str]) -> Roles:
 
 
 def choose_pairs(
-    roles: Roles, asked: Mapping[str, tuple[str, ...]], where: object
+    roles: Roles, requested: Mapping[str, tuple[str, ...]], source: object
 ) -> tuple[dict[str, list[Pair]], list[str]]:
     """Decide which pairs make up which split.
 
-    What the user named comes first. Else a split takes the pair that its name says; of several numbers of shots the
-    largest. A pair without a split in its name is training data, if there is no other.
+    A choice of the user comes first. Else a split takes the pair with its name; among several numbers of shots, the
+    largest. A pair without a split in its names is training data if no other is.
 
     Returns
     -------
@@ -224,10 +224,10 @@ def choose_pairs(
     """
     if not roles.pairs:
         raise InputError(
-            f"no features with labels were found in {where}; names such as train_features and train_labels, X_test and "
-            f"y_test, or feature_list and label_list are understood"
+            f"no features with labels were found in {source}; names such as train_features and train_labels, X_test "
+            f"and y_test, or feature_list and label_list are understood"
         )
-    chosen = {split: [_named(key, split, roles, where) for key in keys] for split, keys in asked.items() if keys}
+    chosen = {split: [_named(key, split, roles, source) for key in keys] for split, keys in requested.items() if keys}
     used = {pair for pairs in chosen.values() for pair in pairs}
     notes = []
     for split in ("train", "val", "test"):
@@ -237,11 +237,11 @@ def choose_pairs(
         if split == "train" and not fitting:
             fitting = [pair for pair in roles.pairs if pair.split is None and pair not in used]
         if fitting:
-            best = max(fitting, key=lambda pair: _MANY if pair.shots is None else pair.shots)
+            best = max(fitting, key=lambda pair: _ALL_SHOTS if pair.shots is None else pair.shots)
             chosen[split] = [best]
             if len(fitting) > 1:
-                others = ", ".join(pair.features for pair in fitting if pair != best)
-                notes.append(f"{split} is {best.features}; also there: {others} (choose with --{split})")
+                other_names = ", ".join(pair.features for pair in fitting if pair != best)
+                notes.append(f"{split} is {best.features}; also there: {other_names} (choose with --{split})")
     if "test" not in chosen:
         names = ", ".join(pair.features for pair in roles.pairs)
         notes.append(f"there is no test split, which every method needs; name one with --test; there are: {names}")
@@ -249,28 +249,29 @@ def choose_pairs(
     return dict(sorted(chosen.items(), key=lambda item: order.get(item[0], 3))), notes
 
 
-def _named(key: str, split: str, roles: Roles, where: object) -> Pair:
+def _named(key: str, split: str, roles: Roles, source: object) -> Pair:
     for pair in roles.pairs:
-        if key == pair.features or _words(key) == list(_role(_words(pair.features))[1]):
+        if key == pair.features or _name_parts(key) == list(_role_of_name(_name_parts(pair.features))[1]):
             return pair
     names = [pair.features for pair in roles.pairs]
-    raise InputError(f"--{split}: {unknown_name(f'features of {where}', key, names)}")
+    raise InputError(f"--{split}: {unknown_name(f'features of {source}', key, names)}")
 
 
-def _role(words: list[str]) -> tuple[str | None, tuple[str, ...]]:
-    role, rest = None, []
-    for word in words:
-        for name, meant in (("features", _FEATURES), ("labels", _LABELS), ("ids", _IDS)):
-            if word in meant and role is None:
+def _role_of_name(parts: list[str]) -> tuple[str | None, tuple[str, ...]]:
+    """Return the role among the parts of a name, and the parts that are neither a role nor ignored."""
+    role, remaining = None, []
+    for part in parts:
+        for name, meanings in (("features", _FEATURES), ("labels", _LABELS), ("ids", _IDS)):
+            if part in meanings and role is None:
                 role = name
                 break
         else:
-            if word not in _NOISE:
-                rest.append(word)
-    return role, tuple(rest)
+            if part not in _IGNORED:
+                remaining.append(part)
+    return role, tuple(remaining)
 
 
-def _words(name: str) -> list[str]:
-    """Split a name at everything that is no letter or digit, and where capitals begin: ``trainFeatures``."""
+def _name_parts(name: str) -> list[str]:
+    """Split a name at characters that are no letter or digit, and before capitals, as in ``trainFeatures``."""
     parts = re.findall(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])", name)
     return [part.lower() for part in parts]

@@ -1,4 +1,4 @@
-"""What an importer is, and what it gives."""
+"""Base class of importers, and the features that they return."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ExampleSplits = Mapping[str, tuple[NDArray[np.float32], NDArray[np.int64]]]
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What the user said about where things are.
+    """What the user said about the place of features and labels.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class ForeignSplit:
     labels : ndarray of shape (n,)
         Integers, or texts: class names.
     sample_ids : ndarray of shape (n,), or None
-        Where the file has any.
+        None if the file has none.
     source : str
         Names of the arrays it came from.
     """
@@ -69,9 +69,9 @@ class ForeignFeatures:
     class_names : tuple of str or None
         In label order.
     text_features : ndarray of shape (c, d) or (m, c, d), or None
-        Where the file has any.
+        None if the files have none.
     notes : tuple of str
-        What was decided without being asked, for the user.
+        Decisions that the user did not ask for.
     """
 
     splits: dict[str, ForeignSplit]
@@ -90,7 +90,7 @@ class Importer(ABC):
     Attributes
     ----------
     accepts_anything : bool, default False
-        Whether it accepts nearly every file, so that ``auto`` asks it after all others.
+        Whether the importer accepts nearly every file, so that ``auto`` asks it last.
     """
 
     accepts_anything: ClassVar[bool] = False
@@ -103,7 +103,7 @@ class Importer(ABC):
     @classmethod
     @abstractmethod
     def read(cls, path: Path, options: ImportOptions) -> ForeignFeatures:
-        """Read it.
+        """Read features and labels.
 
         Raises
         ------

@@ -30,7 +30,7 @@ class CLIPRetrieval(Importer):
 
     @classmethod
     def read(cls, path: Path, options: ImportOptions) -> ForeignFeatures:
-        """Read it.
+        """Read the embeddings and labels of every split.
 
         Labels are a column of the metadata (``label``, ``class_name``, ``class``, ``cls`` or ``target``, or the one
         that was named); without any, the name of each image's folder.
@@ -105,36 +105,36 @@ def _split(folder: Path, label_column: str | None) -> tuple[ForeignSplit, list[P
         ids += next((columns[name] for name in _PATH_COLUMNS if name in columns), [])
         files += [array, table]
         notes += note
-    given = np.array(ids, dtype=np.str_) if len(ids) == len(labels) else None
+    sample_ids = np.array(ids, dtype=np.str_) if len(ids) == len(labels) else None
     joined: NDArray[Any] = np.concatenate(features)
-    return ForeignSplit(joined, np.array(labels), given, f"{folder.name}/img_emb"), files, notes
+    return ForeignSplit(joined, np.array(labels), sample_ids, f"{folder.name}/img_emb"), files, notes
 
 
 def _columns(table: Path, label_column: str | None) -> dict[str, list[Any]]:
-    """Read the columns of labels and paths; the others are only named, since they may be of any kind and size."""
+    """Read the columns of labels and paths. Other columns stay unread, since they may have any type and size."""
     _, parquet = _pyarrow("reading parquet")
     check_regular(table)
     with reading(table, "a parquet file"):
         file = parquet.ParquetFile(table)
         names = list(file.schema_arrow.names)
-        wanted = [name for name in names if name == label_column or name in (*_LABEL_COLUMNS, *_PATH_COLUMNS)]
-        # A file states how large it becomes: texts that repeat pack well, but not to a ten thousandth.
+        needed = [name for name in names if name == label_column or name in (*_LABEL_COLUMNS, *_PATH_COLUMNS)]
+        # The file states its unpacked size. Repeated texts pack well, but not to less than a ten thousandth.
         groups = range(file.metadata.num_row_groups)
         unpacked = sum(file.metadata.row_group(group).total_byte_size for group in groups)
         if unpacked > SMALL_BYTES and unpacked > 10_000 * table.stat().st_size:
             raise InputError(f"{table} states that it would grow to {unpacked:,} bytes, so it is not unpacked")
-        columns: dict[str, list[Any]] = file.read(columns=wanted).to_pydict()
+        columns: dict[str, list[Any]] = file.read(columns=needed).to_pydict()
     if label_column is not None and label_column not in names:
         raise unknown_name(f"column of {table}", label_column, names)
-    if not wanted:
+    if not needed:
         raise InputError(f"{table} has no labels; name their column with --label-column: {', '.join(names)}")
     return columns
 
 
-def _labels(columns: dict[str, list[Any]], asked: str | None, table: Path) -> tuple[list[Any], list[str]]:
-    if asked is not None and asked not in columns:
-        raise unknown_name(f"column of {table}", asked, columns)
-    name = asked or next((name for name in _LABEL_COLUMNS if name in columns), None)
+def _labels(columns: dict[str, list[Any]], label_column: str | None, table: Path) -> tuple[list[Any], list[str]]:
+    if label_column is not None and label_column not in columns:
+        raise unknown_name(f"column of {table}", label_column, columns)
+    name = label_column or next((name for name in _LABEL_COLUMNS if name in columns), None)
     if name is not None:
         if any(value is None for value in columns[name]):
             raise InputError(f"column {name!r} of {table} has rows without a label")

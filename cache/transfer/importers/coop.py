@@ -50,4 +50,4 @@ def _members(file: Path) -> set[str]:
     try:
         return set(zipfile.ZipFile(file).namelist()) if file.is_file() else set()
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
-        return set()  # whoever reads it says what is wrong with it
+        return set()  # the reader will say what is wrong with the file

@@ -34,8 +34,8 @@ class TipAdapterCache(Importer):
         if named := options.arrays.get("train"):
             shots = _named_shots(named, known)
         elif len(known) > 1:
-            others = ", ".join(f"keys_{k}shots" for k in known if k != shots)
-            notes.append(f"train is keys_{shots}shots; also there: {others} (choose with --train)")
+            other_keys = ", ".join(f"keys_{k}shots" for k in known if k != shots)
+            notes.append(f"train is keys_{shots}shots; also there: {other_keys} (choose with --train)")
         files = [path / f"keys_{shots}shots.pt", path / f"values_{shots}shots.pt"]
         splits = {"train": _train(*files)}
         for split in ("val", "test"):

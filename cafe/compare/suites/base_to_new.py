@@ -38,8 +38,8 @@ class BaseToNew(Suite):
         """Fit on base classes; score base, then new."""
         outcomes: list[Outcome] = []
         halves = [split_classes(features) for features in experiment.features]
-        own = replace(experiment, features=tuple(base for base, _ in halves))
-        for position, series, fit in self.fits(own):
+        base_experiment = replace(experiment, features=tuple(base for base, _ in halves))
+        for position, series, fit in self.fits(base_experiment):
             base = Outcome(named_row(series, fit.row, part=BASE), fit.correct)
             new = _tested(fit, series, halves[position][1])
             outcomes += [base, new, _mean(base, new)]

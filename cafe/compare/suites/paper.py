@@ -35,8 +35,8 @@ class Paper(Suite):
 
     def run(self, experiment: Experiment) -> list[Outcome]:
         """Run what is at hand, and name the data sets that are not."""
-        here = {dataset_name(features) for features in experiment.features}
-        missing = [name for name in PAPER_DATASETS if name not in here]
+        present = {dataset_name(features) for features in experiment.features}
+        missing = [name for name in PAPER_DATASETS if name not in present]
         if missing:
             of = len(PAPER_DATASETS)
             experiment.notes.append(

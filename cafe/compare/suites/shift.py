@@ -40,19 +40,21 @@ class Shift(Suite):
 
     def run(self, experiment: Experiment) -> list[Outcome]:
         """Fit on the first cache, score on all."""
-        source, *others = experiment.features
-        if not others:
+        source, *targets = experiment.features
+        if not targets:
             raise InputError("suite 'shift' needs at least two caches: the first is learned from, all are tested on")
-        columns = [_columns(source, target) for target in others]
-        for target in others:
+        columns = [_columns(source, target) for target in targets]
+        for target in targets:
             for task in experiment.tasks(0):
                 check_overlap(task.train, target.split("test"))
-        zero_shot = [_zero_shot(source, target, own) for target, own in zip(others, columns, strict=True)]
+        zero_shot = [
+            _zero_shot(source, target, target_columns) for target, target_columns in zip(targets, columns, strict=True)
+        ]
         outcomes: list[Outcome] = []
         for _, series, fit in self.fits(experiment, [0]):
             outcomes.append(Outcome(named_row(series, fit.row, part=dataset_name(source)), fit.correct))
-            for target, own, frozen in zip(others, columns, zero_shot, strict=True):
-                outcome = _tested(fit, series, target, own)
+            for target, target_columns, frozen in zip(targets, columns, zero_shot, strict=True):
+                outcome = _tested(fit, series, target, target_columns)
                 outcome.row["zero_shot_acc1"] = frozen
                 outcomes.append(outcome)
         return outcomes
