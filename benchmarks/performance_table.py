@@ -187,8 +187,9 @@ def steps(folder: Path) -> str:
         lines.append(
             f"| {row['shape'].removeprefix('step ').replace('x', ' x ')} | {row['dtype']}, {row['kernel']} | "
             f"{row['peak_gflops']:.0f}, {row['products_gflops']:.0f} | {row['floor_ms']:.2f} ms "
-            f"| {row['step_ms']:.2f} ms | {wanted} | {row['ratio']:.2f}x ({row['ratio_low']:.2f} to {row['ratio_high']:.2f}) | "
-            f"{row['set_up_ms']:.0f} ms | {row['commit']} |"
+            f"| {row['step_ms']:.2f} ms | {wanted} "
+            f"| {row['ratio']:.2f}x ({row['ratio_low']:.2f} to {row['ratio_high']:.2f}) "
+            f"| {row['set_up_ms']:.0f} ms | {row['commit']} |"
         )
     lines += ["", f"Measured on {_machine(rows[0])}."]
     fits = _last_run(rows_of(folder, "step_grid"))
@@ -198,7 +199,8 @@ def steps(folder: Path) -> str:
         lines += [
             "",
             f"Fits of {len(fits)} shapes ({fits[0]['steps']} steps each, commit {fits[0]['commit']}): "
-            f"the straight loop takes {ratios[0]:.2f} to {ratios[-1]:.2f} times as long, {ratios[len(ratios) // 2]:.2f} in the middle; "
+            f"the straight loop takes {ratios[0]:.2f} to {ratios[-1]:.2f} times as long, "
+            f"{ratios[len(ratios) // 2]:.2f} in the middle; "
             f"slower than it, by the upper 95 % bound: {len(slower)}"
             + "".join(f"; {row['shape'].removeprefix('fit ')} ({row['ratio']:.2f}x)" for row in slower)
             + ".",

@@ -43,7 +43,8 @@ class Objective(Protocol):
     An objective may also have ``stepper(shape, hyper, X, y, feature_mean)``, which is called once per stack
     and returns None or a function ``(parameters, index, with_losses) -> (losses or None, gradients)``. The
     function takes the place of ``losses_and_gradients`` for that stack, and may keep what is constant and reuse its
-    buffers: the gradients are read before the next call. One whose ``on_device`` is true has a stepper that never
+    buffers: the gradients are read before the next call. One with ``uses_feature_mean(shape)`` gets zeros for means
+    where that is false: they cost a pass over all rows. One whose ``on_device`` is true has a stepper that never
     waits for its device; its steps are recorded and replayed (training/steps.py), with Triton's optimisers.
     """
 
@@ -194,7 +195,10 @@ def _fit_stack(
 
 
 def _feature_mean(objective: Objective, X: Tensor, configuration: Configuration) -> Tensor:
-    """Return the mean training feature, (1, d): the objective's own, where its features are not in X."""
+    """Return the mean training feature, (1, d): the objective's own, where its features are not in X; zeros unused."""
+    uses = getattr(objective, "uses_feature_mean", None)
+    if uses is not None and not uses(configuration.shape):
+        return X.new_zeros(1, X.shape[1])
     own = getattr(objective, "feature_mean", None)
     if own is None:
         return X[torch.as_tensor(configuration.rows, device=X.device)].mean(0, keepdim=True)

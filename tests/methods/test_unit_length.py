@@ -82,3 +82,13 @@ def test_what_is_not_finite_is_never_taken_for_a_direction(bad: float) -> None:
     got = unit_length(np.array([[1.0, bad], [3.0, 4.0]]))
     assert np.isnan(got[0]).any()
     assert got[1].tolist() == [0.6, 0.8]
+
+
+def test_many_rows_are_scaled_as_each_alone(monkeypatch):
+    """Rows are scaled in blocks; neither their number nor their place changes a bit."""
+    monkeypatch.setattr("cafe.methods.inputs.cosines._BLOCK", 3 * 24)
+    X = np.random.default_rng(0).standard_normal((10, 24)).astype(np.float32)
+    together = unit_length(X)
+    assert together.dtype == X.dtype
+    for row, alone in zip(together, X, strict=True):
+        np.testing.assert_array_equal(row, unit_length(alone[None])[0])

@@ -15,6 +15,9 @@ from cafe.errors import InputError
 
 Array = NDArray[Any]
 
+# Numbers that are scaled at once: intermediate results of all rows would be written to memory and read again.
+_BLOCK = 2**18
+
 
 def unit_length(x: Array) -> Array:
     """Scale rows to length one, whatever finite numbers they hold.
@@ -41,6 +44,16 @@ def unit_length(x: Array) -> Array:
     if is_tensor(x):
         there: Array = _unit_length_on_device(x)
         return there
+    if x.ndim != 2 or x.size <= _BLOCK:
+        return _unit_rows(x)
+    scaled, rows = np.empty_like(x), max(1, _BLOCK // x.shape[1])
+    for first in range(0, len(x), rows):
+        scaled[first : first + rows] = _unit_rows(x[first : first + rows])
+    return scaled
+
+
+def _unit_rows(x: Array) -> Array:
+    """Do it with all rows at once."""
     wide = x.astype(np.float32) if x.dtype == np.float16 else x
     limits = np.finfo(wide.dtype)
     with np.errstate(over="ignore", under="ignore"):

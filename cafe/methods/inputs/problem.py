@@ -62,8 +62,10 @@ class Problem:
 
     @property
     def selected(self) -> Array | StoredRows:
-        """Features of the rows, (n_train, d), without gathering them where they are stored."""
-        return self.base.X.take(self.rows) if isinstance(self.base.X, StoredRows) else self.X
+        """Features of the rows, (n_train, d), to be read alone: not gathered where they are stored, or are all rows."""
+        if isinstance(self.base.X, StoredRows):
+            return self.base.X.take(self.rows)
+        return self.base.X if np.array_equal(self.rows, np.arange(len(self.base.y))) else self.X
 
     @property
     def y(self) -> NDArray[np.int64]:

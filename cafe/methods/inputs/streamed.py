@@ -56,6 +56,10 @@ class Streamed:
         """Estimate of the multiply-adds of one configuration's step."""
         return int(self.objective.multiply_adds(configuration))
 
+    def uses_feature_mean(self, shape: Any) -> bool:
+        """Whether configurations of that shape use the mean training feature."""
+        return bool(self.objective.uses_feature_mean(shape))
+
     def feature_mean(self, rows: NDArray[np.int64]) -> Tensor:
         """Return the mean of these rows, (1, d), in float64."""
         return torch.from_numpy(mean_of(self.stored.take(rows)))[None]

@@ -95,6 +95,10 @@ class AdapterObjective:
             return TritonAdapterStep(shape, hyper, features, y, self.text, feature_mean, precision=self.precision)
         return None
 
+    def uses_feature_mean(self, shape: Any) -> bool:
+        """Whether configurations of that shape use the mean training feature: learned ratios of the text side do."""
+        return bool(shape.adapts_text and shape.beta_mode == "learned")
+
     @property
     def on_device(self) -> bool:
         """Whether a step never waits for its device, so that the trainer may record it."""
