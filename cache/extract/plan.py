@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import platform
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -13,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.cache.extract.known import NOTHING_KNOWN, KnownRows
-from cafe.cache.extract.unfinished import UnfinishedCache
+from cafe.cache.extract.unfinished import SUFFIX as PARTIAL
+from cafe.cache.extract.unfinished import UnfinishedCache, begun_with
 from cafe.cache.extract.views import Views
 from cafe.cache.format.arrays import STORED_DTYPES, StoredDtype
 from cafe.cache.format.fingerprint import differing_fields, image_part, text_part
@@ -388,6 +391,42 @@ def choose_file(extraction: Extraction, out: Path, *, force: bool, named: bool =
     if images_from is None or force:
         return replace(extraction, path=path, missing="all")
     return _with_differences(replace(extraction, path=path, missing="text", images_from=images_from[0]), images_from[1])
+
+
+def dtype_of_what_is_there(encoder: Encoder, out: Path, *, force: bool) -> str | None:
+    """Return the dtype in which the same encoder has made features under a name, or has begun to.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        Its weights and preprocessing count.
+    out : Path
+        A cache, unfinished ones and those beside it included.
+    force : bool
+        Whether caches are to be made anew, so that only unfinished ones count.
+
+    Returns
+    -------
+    str or None
+        None where there is nothing of this encoder.
+    """
+    own = {key: value for key, value in encoder.image_identity().items() if key != "dtype"}
+    parts = [begun_with(path) for path in [out, *_unfinished_beside(out)]]
+    for path in [] if force else _out_and_beside(out):
+        with suppress(CacheError), open_cache(path) as file:
+            parts.append(read_provenance(file)["image"])
+    for image in parts:
+        made_by = dict((image or {}).get("encoder") or {})
+        dtype = made_by.pop("dtype", None)
+        if made_by == own and isinstance(dtype, str):
+            return dtype
+    return None
+
+
+def _unfinished_beside(out: Path) -> list[Path]:
+    """Return the caches with a short fingerprint behind this name that are unfinished."""
+    folders = sorted(out.parent.glob(f"{glob.escape(out.stem)}--*{PARTIAL}")) if out.parent.is_dir() else []
+    return [folder.with_name(folder.name.removesuffix(PARTIAL)) for folder in folders]
 
 
 def _first_usable(names: Sequence[Path], force: bool) -> Path:

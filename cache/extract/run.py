@@ -16,7 +16,7 @@ from cafe.cache.extract.copies import look_for_copies
 from cafe.cache.extract.decode import ImageDecoder
 from cafe.cache.extract.finish import finish
 from cafe.cache.extract.local_engine import Workers, encode_locally
-from cafe.cache.extract.plan import Draws, Extraction, choose_file, plan_extraction
+from cafe.cache.extract.plan import Draws, Extraction, choose_file, dtype_of_what_is_there, plan_extraction
 from cafe.cache.extract.progress import (
     Action,
     ExtractionInterrupted,
@@ -230,9 +230,13 @@ def extract_many(
         raise InputError(f"the batch size must be at least 1, got {batch_size}")
     check_engine(engine, ray_address)
     reporter = Reporter(progress)
-    extractions = []
-    for encoder, out in zip(encoders, outs, strict=True):
-        planned = plan_extraction(
+
+    def planned(encoder: Encoder, out: Path) -> Extraction:
+        if encoder.reopen is not None:  # its dtype was left to cafe: that of what is there is taken
+            there = dtype_of_what_is_there(encoder, out, force=force)
+            if there not in (None, encoder.dtype):
+                encoder = encoder.reopen(there).with_batch_size(encoder.batch_size)
+        extraction = plan_extraction(
             dataset,
             encoder if batch_size is None else encoder.with_batch_size(batch_size),
             splits=splits,
@@ -244,10 +248,21 @@ def extract_many(
             projection_features=projection_features,
             decoder=decoder,
         )
-        folders = (Path(out).parent,) if known_in is None else tuple(map(Path, known_in))
-        planned = replace(planned, known_in=() if force else folders)
-        extractions.append(choose_file(planned, Path(out), force=force, named=named))
-    extractions = [_open(extraction, batch_size, force, on_error) for extraction in extractions]
+        folders = (out.parent,) if known_in is None else tuple(map(Path, known_in))
+        extraction = replace(extraction, known_in=() if force else folders)
+        return choose_file(extraction, out, force=force, named=named)
+
+    pairs = list(zip(encoders, map(Path, outs), strict=True))
+    extractions = [planned(encoder, out) for encoder, out in pairs]
+    for i, (encoder, out) in enumerate(pairs):
+        try:
+            extractions[i] = _open(extractions[i], batch_size, force, on_error)
+        except CacheError:
+            # Another process may have begun it in another dtype in the same moment: the first writer decides.
+            taken = extractions[i].encoder.dtype
+            if encoder.reopen is None or dtype_of_what_is_there(encoder, out, force=force) in (None, taken):
+                raise
+            extractions[i] = _open(planned(encoder, out), batch_size, force, on_error)
     for group in _sharing_images(extractions):
         with _saying_what_is_kept([extractions[i] for i in group]):
             checked = [_check_what_is_kept(extractions[i], on_error) for i in group]

@@ -177,6 +177,16 @@ def open_unfinished(
     return UnfinishedCache(path, shards, wanted, existing["recorded"], before)
 
 
+def begun_with(path: Path) -> Mapping[str, Any] | None:
+    """Return the image part that the unfinished extraction of a cache was begun with; None where there is none."""
+    try:
+        manifest = _read_manifest(partial_folder(path))
+    except CacheError:  # whoever opens it says what is wrong
+        return None
+    image: Mapping[str, Any] | None = None if manifest is None else manifest["identity"]["image"]
+    return image
+
+
 def _join(folder: Path, existing: dict[str, Any] | None, wanted: Mapping[str, Any]) -> dict[str, Any]:
     """Begin the folder, or see that what is there is what is wanted; return its manifest. The lock must be held."""
     if existing is not None:

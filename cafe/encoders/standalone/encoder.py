@@ -41,6 +41,10 @@ class _Towers:
         self._checkpoint, self._cropper, self._device, self._dtype = checkpoint, cropper, device, dtype
         self._model_id, self._lock = model_id, threading.RLock()
 
+    def __reduce__(self) -> Any:
+        """Travel to another process with the weights, and load there what is needed there."""
+        return _Towers, (self._checkpoint, self._cropper, self._device, self._dtype, self._model_id)
+
     @cached_property
     def few(self) -> NumpyImageTower:
         return NumpyImageTower(self._checkpoint)
