@@ -1,0 +1,83 @@
+"""What each verb may import: start-up is most of what a short command costs.
+
+Each line is one process, so that nothing is in memory that the verb itself did not ask for.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import cafe
+from cafe.cache import extract
+from cafe.data import open_dataset
+from cafe.encoders import open_encoder
+
+HEAVY = (
+    "torch",
+    "transformers",
+    "sklearn",
+    "scipy",
+    "pandas",
+    "matplotlib",
+    "h5py",
+    "datasets",
+    "pyarrow",
+    "tokenizers",
+)
+PROGRAM = (
+    "import resource, sys; from cafe.cli.app import call; code = call(sys.argv[1:]);"
+    f"heavy = [name for name in {HEAVY} if name in sys.modules];"
+    "used = resource.getrusage(resource.RUSAGE_SELF);"
+    "print(__import__('json').dumps([code, heavy, used.ru_utime + used.ru_stime]), file=sys.stderr)"
+)
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory):
+    """A cache of digits, a run on it, and an image."""
+    folder = tmp_path_factory.mktemp("desk")
+    digits = open_dataset("digits")
+    extract(digits, open_encoder("cafe:mini", "cpu", "float32"), folder / "digits--cafe-mini.h5")
+    features = cafe.load_features(folder / "digits--cafe-mini.h5")
+    cafe.Classifier.fit(features, method="tip-adapter", refit=False, save=folder / "run", cache_dir=folder)
+    digits.image("test", 3).save(folder / "image.png")
+    return folder
+
+
+def run(folder, *arguments):
+    environment = {**os.environ, "CAFE_CACHE": str(folder), "PYTHONHASHSEED": "0"}
+    command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    code, heavy, seconds = json.loads(done.stderr.splitlines()[-1])
+    assert code == 0, done.stderr
+    return done.stdout, set(heavy), seconds
+
+
+def test_a_prediction_needs_neither_torch_nor_scikit_learn(desk):
+    out, heavy, seconds = run(desk, "predict", desk / "image.png", "--run", desk / "run", "--json")
+    assert heavy == set()
+    (image,) = json.loads(out)["images"]
+    # The processor time is 1 s at most on a quiet machine; busy ones have taken up to twice as much.
+    assert seconds < 3
+    whole = cafe.Classifier.load(desk / "run", device="cpu")
+    assert type(whole.estimator).__name__ == "TipAdapter"  # which brings scikit-learn, here
+    encoder = whole.encoder
+    crops = encoder.cropper(open_dataset("digits").image("test", 3))[None]
+    expected = np.sort(whole.estimator.predict_proba(encoder.encode_images(crops))[0])[::-1][:3]
+    found = [guess["probability"] for guess in image["predictions"]]
+    if whole.promises is None:
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
+def test_an_extraction_needs_torch_alone_to_encode(desk, tmp_path):
+    _, heavy, _ = run(tmp_path, "extract", "digits", "--json")
+    assert heavy <= {"torch", "h5py", "tokenizers"}
+
+
+def test_a_fit_needs_no_transformers(desk):
+    _, heavy, _ = run(desk, "fit", desk / "digits--cafe-mini.h5", "--no-promises", "--json", "--out", desk / "again")
+    assert heavy <= {"torch", "sklearn", "scipy", "pandas", "pyarrow", "matplotlib"}
