@@ -19,7 +19,7 @@ from cafe.names import visible_name
 from cafe.registry import entries, find
 from cafe.report.leaderboard import HEAD
 from cafe.report.rows import counted
-from cafe.report.sentences import against_majority, between, calibration, mean_of_classes
+from cafe.report.sentences import against_majority, between, calibration, mean_of_classes, percent_below
 from cafe.report.tables import align, align_left
 
 if TYPE_CHECKING:
@@ -338,11 +338,12 @@ def described_leaderboard(board: Leaderboard) -> str:
 def _promises(row: dict[str, Any]) -> str:
     if row.get("no_promises"):
         return f"none: {row['no_promises']}"
-    if row.get("promises_seconds") is None:
+    if row.get("coverage_at_most") is None:
         return ""
     return (
-        f"unknown images and sets of classes (predict --unknown, --coverage), from {row['promises_fits']} further fits "
-        f"in {duration(row['promises_seconds'])}"
+        f"sets of classes up to a coverage of {percent_below(row['coverage_at_most'])}, unknown images down to "
+        f"{100 * row['false_alarms_at_least']:.2g} % false alarms, from {row['promises_fits']} further fits in "
+        f"{duration(row['promises_seconds'])}"
     )
 
 

@@ -116,9 +116,12 @@ class FinalFit:
         if row["tested_by"] is None:
             return (f"no test is possible: {self.untested}. It was fitted all the same, on {n_fitted} images",)
         if row["tested_by"] == "cross-validation":
+            why = "a test split of so few images would say little"
+            if "test" not in self.features.splits:
+                why = "there is no test split"
             return (
-                f"a test split of so few images would say little, so each of {row['n_test']:,} images was tested by "
-                f"cross-validation, on fits of the others; kept is a fit on {n_fitted} images",
+                f"{why}, so each of {row['n_test']:,} images was tested by cross-validation, on fits of the others; "
+                f"kept is a fit on {n_fitted} images",
             )
         if row["refitted_on"] is not None:
             return (
@@ -244,8 +247,9 @@ def _with_promises(
     X = seen.image_features if getattr(final.estimator, "projection", None) is None else seen.projection_features
     calibration = Calibration.of(scored)
     promises = Promises.of(scored, means_of_classes(np.asarray(X), seen.labels), calibration.temperature)
+    reach = {"coverage_at_most": promises.highest_coverage, "false_alarms_at_least": promises.lowest_false_alarms}
     cost = {"promises_fits": n_fits, "promises_seconds": time.perf_counter() - started}
-    row = {**final.row, **calibration.fields(), **cost}
+    row = {**final.row, **calibration.fields(), **reach, **cost}
     return replace(final, row=row, promises=promises, scored=scored, calibration=calibration)
 
 
@@ -278,12 +282,9 @@ def _tested_and_kept(
     if refit is None:
         refit = own and shots is None and method is None and not parameters and unlabelled is None
     n_test, n_images = len(features.splits.get("test", ())), sum(map(len, features.splits.values()))
-    if (
-        own
-        and shots is None
-        and unlabelled is None
-        and (not n_test or (n_test < FEW_TEST_IMAGES and n_images <= FEW_IMAGES))
-    ):
+    few = own and n_test < FEW_TEST_IMAGES and n_images <= FEW_IMAGES
+    untested = not n_test and (own or _brings_no_test_split(features))
+    if shots is None and unlabelled is None and (few or untested):
         return _fit_few(features, name, parameters, keep_all=refit, **chosen)
     fitted = fit_method(
         features, name, parameters, shots=shots, unlabelled=unlabelled, unlabelled_name=unlabelled_name, **chosen
@@ -306,6 +307,19 @@ def _tested_and_kept(
     if fitted.task.val is not None and row["selection"]["policy"] == "few-shot-val":
         seen = joined([seen, fitted.task.val])
     return FinalFit(fitted.estimator, row, features, seen, tested=tested, tasks=(fitted.task,))
+
+
+def _brings_no_test_split(features: Features) -> bool:
+    """Whether these are all images of a folder with a train split of its own and no test split.
+
+    A data set known by name has one, which was not extracted; and so may a cache that was made elsewhere.
+    """
+    identity = features.provenance.get("image", {}).get("dataset")
+    if not isinstance(identity, Mapping) or identity.get("name") in entries("data", "DATASET"):
+        return False
+    splits = features.splits.values()
+    whole = all(split.full_labels is None for split in splits)
+    return whole and "train" in features.splits and "test" not in (identity.get("splits") or {"test": None})
 
 
 def all_labelled(features: Features) -> Split:
@@ -353,7 +367,7 @@ def _cross_validated(
 ) -> tuple[dict[str, Any] | None, TestedImages | None, tuple[Task, ...]]:
     """Test images on fits that have not seen them, several times over; None, None, () where none can be tested."""
     groups = identical_groups(labelled)
-    held_out = folds(labelled.labels, groups, seed)
+    held_out = folds(labelled.labels, groups, seed, repeats=REPEATS if len(labelled) <= FEW_IMAGES else 1)
     if not held_out:
         return None, None, ()
     tasks = []

@@ -387,6 +387,17 @@ class Promises:
             "own_scores": dict(self.own_scores),
         }
 
+    @property
+    def highest_coverage(self) -> float:
+        """The highest coverage that there are images enough for: n / (n + 1)."""
+        n = len(self.own_scores["lac"])
+        return n / (n + 1)
+
+    @property
+    def lowest_false_alarms(self) -> float:
+        """The lowest rate of false alarms that there are images enough for: 1 / (n + 1)."""
+        return 1 / (len(self.unknown_scores) + 1)
+
     def reaches(self, false_alarms: float) -> bool:
         """Return whether there are images enough for a threshold at this rate."""
         return math.ceil((len(self.unknown_scores) + 1) * (1 - false_alarms) - 1e-9) <= len(self.unknown_scores)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,17 @@ def percent(share: float, digits: int = 1) -> str:
     ('12.3 %', '12.34 %')
     """
     return f"{100 * share:.{digits}f} %"
+
+
+def percent_below(share: float) -> str:
+    """Write a share in per cent, rounded down: of what can be promised at most.
+
+    Examples
+    --------
+    >>> percent_below(0.9999), percent_below(2 / 3)
+    ('99.9 %', '66.6 %')
+    """
+    return f"{math.floor(1000 * share) / 10:.1f} %"
 
 
 def between(row: Mapping[str, Any]) -> str:

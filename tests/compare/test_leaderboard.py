@@ -95,15 +95,24 @@ def test_few_images_are_compared_by_the_same_cross_validation():
     assert board.entries[0].row["n_test"] == n
 
 
-def few(**more):
-    """Fit on a folder's features that cafe divided: 14 images of three classes."""
+def test_a_folder_without_a_test_split_is_tested_by_cross_validation():
+    final = few(names=("train", "val", "val"), origin="folders", compare=["proker"], promises=False)
+    assert (final.row["tested_by"], final.row["n_test"], len(final.seen)) == ("cross-validation", 14, 8)
+    assert "there is no test split" in final.notes[0] and final.leaderboard.tested_by == "cross-validation"
+
+
+def few(names=("train", "val", "test"), origin="hash, stratified, 50/20/30", **more):
+    """Fit on a folder's features: 14 images of three classes."""
     rng = np.random.default_rng(3)
     labels = np.repeat(np.arange(3), [6, 5, 3])
     X = (2.0 * np.eye(3, 8)[labels] + rng.standard_normal((14, 8))).astype(np.float32)
     ids = np.array([f"{i:02}.png" for i in range(14)])
     where = np.arange(14) % 7
-    splits = {"train": where < 4, "val": where == 4, "test": where > 4}
-    provenance = {"image": {"dataset": {"name": "mine", "split_origin": "hash, stratified, 50/20/30"}}}
+    splits = {}
+    for name, own in zip(names, (where < 4, where == 4, where > 4), strict=True):
+        splits[name] = splits.get(name, False) | own
+    identity = {"name": "mine", "split_origin": origin, "splits": dict.fromkeys(splits)}
+    provenance = {"image": {"dataset": identity}}
     features = Features(
         {name: Split(X[own], labels[own], ids[own]) for name, own in splits.items()},
         tuple("abc"),
