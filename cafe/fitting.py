@@ -27,6 +27,7 @@ from cafe.protocol.unlabelled import UNLABELLED, Unlabelled, unlabelled_rows
 from cafe.version import __version__
 
 DEFAULT_METHOD = "auto"
+MADE_FOR_TWO = ("auto", "zero-shot-plus", "linear-map")  # that tell the features of two encoders apart
 # Where only parameters of its own are given.
 ADAPTER = "clip-adapter"
 _OF_THE_ADAPTER = frozenset({"variant", "alpha", "beta", "reduction"})
@@ -238,10 +239,10 @@ def check_learns_from_two(method: str) -> None:
         Saying why, and naming the methods that can.
     """
     if reason := make_method(method).one_encoder:
-        those = [name for name in method_names() if not make_method(name).one_encoder]
+        others = sum(not make_method(name).one_encoder for name in method_names()) - len(MADE_FOR_TWO)
         raise InputError(
             f"{method} learns from one encoder alone: {reason}; give one cache, or take another method: "
-            f"{', '.join(those)}"
+            f"{', '.join(MADE_FOR_TWO)} or one of {others} more"
         )
 
 
