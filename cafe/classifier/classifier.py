@@ -625,15 +625,10 @@ class Classifier:
         from cafe.sharing.onnx_graph import Promised
 
         check_exportable(self.estimator)
-        encoder = self.encoder
-        if len(encoders_of(encoder)) > 1:
-            raise InputError(
-                f"an ONNX file holds one image tower, and this classifier has two, {encoder.id}; fit one on the "
-                f"features of a single encoder to export it"
-            )
         import_onnx()
-        if (encoder.device, encoder.dtype) != ("cpu", "float32"):
-            encoder = open_encoder(encoder.id, "cpu", "float32")
+        encoder = self.encoder
+        if any((each.device, each.dtype) != ("cpu", "float32") for each in encoders_of(encoder)):
+            encoder = open_encoders([each.id for each in encoders_of(encoder)], "cpu", "float32")
         made = self.promises
         width = int(self.estimator.n_features_in_)
         promised = Promised(
@@ -651,7 +646,6 @@ class Classifier:
         return export_onnx(
             Path(out), self.estimator, encoder, self.classes_.tolist(), promised, self._images_to_compare_on(),
             decoder=self.decoder, row=self.row, all_class_names=self._all_names, set_columns=self._labels.tolist(),
-            revision=encoder.identity()["recorded"].get("revision"),
         )  # fmt: skip
 
     def _images_to_compare_on(self) -> list[Image.Image]:

@@ -17,7 +17,7 @@ from cafe.classifier.images import GivenImage, ImageLike, given_images
 from cafe.classifier.prediction import Prediction
 from cafe.classifier.prediction_table import Answer, writing_table
 from cafe.classifier.reading import ReadImage, read_ahead
-from cafe.encoders.towers.pillow_cropper import PillowCropper
+from cafe.encoders.towers.pillow_cropper import cropper_of
 from cafe.errors import InputError, MissingDependencyError
 from cafe.evaluation.conformal import conformal_threshold, prediction_sets
 from cafe.evaluation.unknown import unknown_threshold
@@ -116,7 +116,7 @@ class OnnxClassifier:
         if inputs != [CROPS] or PROBABILITIES not in self._outputs:
             raise InputError(f"{self.run} takes {', '.join(inputs)}, and a file of `cafe export` takes {CROPS}")
         self.classes_: NDArray[np.str_] = np.array(self.metadata.class_names)
-        self.cropper = PillowCropper(self.metadata.preprocessing)
+        self.cropper = cropper_of(self.metadata.preprocessing)
         self.decoder = self.metadata.decoder
         self.row = self.metadata.row
         self.batch_size = BATCH_SIZE

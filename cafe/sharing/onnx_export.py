@@ -31,13 +31,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cafe.encoders.base import Encoder
-from cafe.encoders.towers.pillow_cropper import PillowCropper
+from cafe.encoders.towers.pillow_cropper import PairPillowCropper, PillowCropper, cropper_of
 from cafe.encoders.towers.torch_encoder import TorchEncoder
 from cafe.errors import CafeError, InputError, MissingDependencyError
 from cafe.evaluation.calibration import tempered
 from cafe.files import replacing
 from cafe.sharing.heads import check_exportable, method_name
-from cafe.sharing.onnx_graph import ExportedGraph, Promised
+from cafe.sharing.onnx_graph import ExportedGraph, PairTower, Promised
 from cafe.sharing.onnx_metadata import CROPS, FORMAT, OPSET, PROBABILITIES, SET_SCORES, OnnxMetadata
 from cafe.version import __version__
 
@@ -102,7 +102,6 @@ def export_onnx(
     row: Mapping[str, Any] | None = None,
     all_class_names: Sequence[str] | None = None,
     set_columns: Sequence[int] = (),
-    revision: str | None = None,
 ) -> ExportSummary:
     """Write a classifier as one ONNX file, which takes its name once it has been compared with torch.
 
@@ -113,7 +112,7 @@ def export_onnx(
     estimator : fitted classifier
         With a fixed head.
     encoder : Encoder
-        On the CPU in float32.
+        On the CPU in float32; or two, in its ``encoders``.
     class_names : sequence of str
         Columns of ``predict_proba``.
     promised : Promised
@@ -126,8 +125,6 @@ def export_onnx(
         How it did.
     all_class_names, set_columns : sequence, default=None, ()
         As of :class:`OnnxMetadata`.
-    revision : str, default=None
-        Of the encoder.
 
     Returns
     -------
@@ -142,13 +139,20 @@ def export_onnx(
     """
     check_exportable(estimator)
     onnx, onnxruntime = import_onnx()
-    if not isinstance(encoder, TorchEncoder) or encoder.device != "cpu" or encoder.dtype != "float32":
+    each = list(getattr(encoder, "encoders", [encoder]))  # two, where it was fitted on the features of two
+    if any(not isinstance(one, TorchEncoder) or (one.device, one.dtype) != ("cpu", "float32") for one in each):
         raise InputError(f"encoder {encoder.id!r} is not one of torch on the CPU in float32, so it cannot be exported")
-    specification = encoder.identity()["image"]
-    cropper = _same_cropper(specification["preprocessing"], encoder, images)
+    identities = [one.identity() for one in each]
+    parts = [identity["image"] for identity in identities]
+    preprocessing = parts[0]["preprocessing"]
+    if len(parts) == 2:
+        preprocessing = {"first": preprocessing, "second": parts[1]["preprocessing"]}
+    cropper = _same_cropper(preprocessing, encoder, images)
     unprojected = getattr(estimator, "projection", None) is not None
     all_names = list(map(str, all_class_names or class_names))
-    tower = encoder.image_tower(unprojected=unprojected)
+    towers = [one.image_tower(unprojected=unprojected) for one in each]
+    blank = Image.new("RGB", (32, 32))
+    tower = towers[0] if len(each) == 1 else PairTower(towers, [one.cropper(blank).shape for one in each])
     module = ExportedGraph(tower, estimator, promised, encoder.logit_scale, len(all_names)).eval()
     size = sum(value.numel() * value.element_size() for value in [*module.parameters(), *module.buffers()])
     if size > MOST_BYTES:
@@ -163,12 +167,12 @@ def export_onnx(
         list(map(str, class_names)),
         all_names,
         [int(column) for column in set_columns] or list(range(len(class_names))),
-        specification["preprocessing"],
+        preprocessing,
         decoder,
         {
             "id": encoder.id,
-            "revision": revision,
-            "weights_sha256": specification.get("weights_sha256"),
+            "revision": "+".join(str(identity["recorded"].get("revision") or "none") for identity in identities),
+            "weights_sha256": "+".join(str(part.get("weights_sha256")) for part in parts),
             "logit_scale": encoder.logit_scale,
         },
         promised.temperature,
@@ -212,9 +216,11 @@ def export_onnx(
     return ExportSummary(path, path.stat().st_size, OPSET, "float32", module.outputs, len(crops), float(difference))
 
 
-def _same_cropper(specification: Mapping[str, Any], encoder: Encoder, images: Sequence[Image.Image]) -> PillowCropper:
+def _same_cropper(
+    specification: Mapping[str, Any], encoder: Encoder, images: Sequence[Image.Image]
+) -> PillowCropper | PairPillowCropper:
     """Return what crops with Pillow alone, once it has made the same pixels. Raises InputError."""
-    cropper = PillowCropper(specification)
+    cropper = cropper_of(specification)
     probes = [Image.fromarray(_noise(height, width)) for height, width in ((53, 37), (37, 53), (31, 310), (500, 333))]
     for image in [*images, *probes]:
         if not np.array_equal(cropper(image), encoder.cropper(image)):

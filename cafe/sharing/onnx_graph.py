@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +43,31 @@ class Promised:
     own_scores: NDArray[np.float64] | None = None
     scoring_fit: Any = None
     thresholds: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+class PairTower(nn.Module):
+    """The image towers of two encoders: the bytes of both crops in one row to both features beside each other.
+
+    Parameters
+    ----------
+    towers : sequence of nn.Module
+        Of each.
+    shapes : sequence of tuple of int
+        Of the crops that each takes.
+    """
+
+    def __init__(self, towers: Sequence[nn.Module], shapes: Sequence[tuple[int, ...]]) -> None:
+        super().__init__()
+        self.towers, self.shapes = nn.ModuleList(towers), [tuple(map(int, shape)) for shape in shapes]
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """Encode rows (n, bytes) to features (n, d1 + d2), each part of unit length."""
+        parts, start = [], 0
+        for tower, shape in zip(self.towers, self.shapes, strict=True):
+            end = start + int(np.prod(shape))
+            parts.append(unit(tower(crops[:, start:end].reshape(-1, *shape)).float()))
+            start = end
+        return torch.cat(parts, dim=1)
 
 
 class ExportedGraph(nn.Module):

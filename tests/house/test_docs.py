@@ -3,7 +3,9 @@
 import os
 import re
 import shlex
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +51,19 @@ def at_the_desk(desk, monkeypatch):
     monkeypatch.delenv("CAFE_MODEL", raising=False)
 
 
+def serve_until_ready(words, folder):
+    """Run a server as a reader does, and end it once it answers."""
+    command = [sys.executable, "-m", "cafe.cli", *words, "--port", "0"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    with subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if "serving at http://127.0.0.1:" in line:
+                process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0 and any("serving at" in line for line in said), said
+
+
 # Pages of which every command and all Python runs, in the order in which it stands there.
 PAGES = ["README.md", "docs/using.md"]
 
@@ -68,7 +83,10 @@ def test_commands_of_the_page_run_as_typed(page, desk, at_the_desk, capfd):
         (desk / "preds.csv").unlink(missing_ok=True)
         if words[0] == "predict" and not run_names(desk / "cache"):
             assert call(["fit", "my_photos"]) == 0
-        assert call(words) == 0, f"{command}: {capfd.readouterr().err}"
+        if words[0] == "serve":  # until it is told to end
+            serve_until_ready(words, desk)
+        else:
+            assert call(words) == 0, f"{command}: {capfd.readouterr().err}"
         ran += 1
     assert ran >= 3
 

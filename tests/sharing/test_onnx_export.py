@@ -79,6 +79,15 @@ def test_real_photographs_and_other_towers(model, method, photographs, make_tiny
     check_same_answers(tmp_path / "run", tmp_path / "a.onnx", photographs, tmp_path / "none", coverage=0.8)
 
 
+def test_two_encoders_go_into_one_file(photographs, make_tiny_clip, tmp_path):
+    other = make_tiny_clip(tmp_path / "tower", seed=1)
+    caches = tmp_path / "caches"
+    fitted = cafe.Classifier.fit(photographs, model=f"cafe:mini,{other}", cache_dir=caches, save=tmp_path / "run")
+    fitted = cafe.Classifier.load(tmp_path / "run", device="cpu", dtype="float32", cache_dir=caches)
+    fitted.export_onnx(tmp_path / "a.onnx")
+    check_same_answers(tmp_path / "run", tmp_path / "a.onnx", photographs, tmp_path / "none")
+
+
 def test_a_method_that_trains_the_projection(photographs, make_tiny_clip, tmp_path):
     """The head is tested in test_heads.py, the tower here."""
     from cafe.encoders.opening import open_encoder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -89,6 +89,30 @@ class PillowCropper:
             height, width = int(plain["crop_size"]["height"]), int(plain["crop_size"]["width"])
             pixels = _centre(pixels, height, width, rounded=plain.get("processor") == _OPEN_CLIP)
         return np.ascontiguousarray(pixels)
+
+
+class PairPillowCropper:
+    """Crops an image for two encoders: the bytes of both crops, one after the other, in one row.
+
+    Parameters
+    ----------
+    specifications : sequence of mapping
+        Of each, as of :class:`PillowCropper`.
+    """
+
+    def __init__(self, specifications: Sequence[Mapping[str, Any]]) -> None:
+        self._croppers = tuple(map(PillowCropper, specifications))
+
+    def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Resize and crop one RGB image: (bytes,), uint8."""
+        return np.concatenate([cropper(image).reshape(-1) for cropper in self._croppers])
+
+
+def cropper_of(specification: Mapping[str, Any]) -> PillowCropper | PairPillowCropper:
+    """Make the cropper of one encoder, or of two, whose specifications then stand under ``first`` and ``second``."""
+    if "second" in specification:
+        return PairPillowCropper([specification["first"], specification["second"]])
+    return PillowCropper(specification)
 
 
 def _centre(pixels: NDArray[np.uint8], height: int, width: int, *, rounded: bool) -> NDArray[np.uint8]:
