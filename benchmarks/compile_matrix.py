@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import subprocess
@@ -76,8 +77,10 @@ class Compiled:
         As ``"64x128x32"``; empty for kernels without.
     warps, stages, shared, registers, spilled : int
         Of a block; registers and spilled bytes are those of a thread.
-    matrix, multiply_adds, local : int
-        How many instructions of matrix units, of single multiply-adds and of spilling there are in the code.
+    blocks : int
+        Of the launch.
+    instructions, matrix, multiply_adds, local : int
+        How many instructions there are in the code, and of these of matrix units, single multiply-adds and spilling.
     seconds : float
         To compile, or to find in Triton's cache.
     error : str
@@ -94,6 +97,8 @@ class Compiled:
     shared: int = 0
     registers: int = 0
     spilled: int = 0
+    blocks: int = 0
+    instructions: int = 0
     matrix: int = 0
     multiply_adds: int = 0
     local: int = 0
@@ -192,8 +197,13 @@ class OtherCard:
 
 
 @contextmanager
-def compiling(found: dict[Any, Compiled], target: str, case: str, precision: str) -> Iterator[None]:
-    """Compile what the body launches for a card; ``found`` is by Triton's own key of what was compiled."""
+def compiling(
+    found: dict[Any, Compiled], target: str, case: str, precision: str, launched: list[Compiled] | None = None
+) -> Iterator[None]:
+    """Compile what the body launches for a card; ``found`` is by Triton's own key of what was compiled.
+
+    ``launched`` gets a row for every launch, also of kernels that are known.
+    """
     from triton.runtime import driver
     from triton.runtime.jit import JITFunction
 
@@ -202,7 +212,8 @@ def compiling(found: dict[Any, Compiled], target: str, case: str, precision: str
     def compile_instead(function: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> None:
         start = time.perf_counter()
         size = "x".join(str(options[name]) for name in ("BM", "BN", "BK") if name in options)
-        row = Compiled(function.__name__, case, precision, target, size, options.get("num_warps", 4))
+        warps, blocks = options.get("num_warps", 4), math.prod(grid)
+        row = Compiled(function.__name__, case, precision, target, size, warps, blocks=blocks)
         try:
             kernel = run(function, *arguments, grid=grid, warmup=True, **options)
         except Exception as error:  # a compiler has errors of many kinds, and each is an answer
@@ -210,11 +221,15 @@ def compiling(found: dict[Any, Compiled], target: str, case: str, precision: str
                 row, error=f"{type(error).__name__}: {error}"
             )
             return
-        if (target, kernel.hash) not in found:
+        key = (target, kernel.hash)
+        if key not in found:
             about = read_code(kernel.asm)
             stages, shared = kernel.metadata.num_stages, kernel.metadata.shared
             seconds = time.perf_counter() - start
-            found[target, kernel.hash] = replace(row, stages=stages, shared=shared, seconds=seconds, **about)
+            found[key] = replace(row, stages=stages, shared=shared, seconds=seconds, **about)
+
+        if launched is not None:
+            launched.append(replace(found[key], blocks=row.blocks))
 
     driver.set_active(OtherCard(target))
     with mock.patch.object(JITFunction, "run", compile_instead):
@@ -237,6 +252,7 @@ def read_code(asm: Any) -> dict[str, int]:
     return {
         "registers": registers,
         "spilled": stack,
+        "instructions": len(re.findall(r"^\s*/\*[0-9a-f]{4,}\*/\s+\S", code, re.MULTILINE)),
         "matrix": count("HMMA", "HGMMA", "UTCHMMA", "UTCQMMA"),
         "multiply_adds": count("FFMA", "FFMA2"),
         "local": count("LDL", "STL"),

@@ -5,9 +5,11 @@ What is asked for by name is met or refused, never replaced; ``"auto"`` takes th
 
 from __future__ import annotations
 
+import functools
+import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,7 +50,8 @@ def choose_device(device: str = "auto") -> str:
     Parameters
     ----------
     device : str, default "auto"
-        ``"auto"`` takes CUDA, else MPS, else the CPU; otherwise ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
+        ``"auto"`` takes CUDA (the device of this process's rank, where a launcher has started several), else MPS, else
+        the CPU; otherwise ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
 
     Returns
     -------
@@ -72,7 +75,7 @@ def choose_device(device: str = "auto") -> str:
     has_mps = torch.backends.mps.is_available()
     if device == "auto":
         if torch.cuda.is_available():
-            return "cuda:0"
+            return f"cuda:{local_rank(os.environ) % max(1, torch.cuda.device_count())}"
         return "mps" if has_mps else "cpu"
     kind, _, index = device.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (kind != "cuda" and index) or (":" in device and not index.isdecimal()):
@@ -85,6 +88,33 @@ def choose_device(device: str = "auto") -> str:
     if kind == "mps" and not has_mps:
         raise InputError("device 'mps' is not here; use auto or cpu")
     return kind
+
+
+def local_rank(environment: Mapping[str, str]) -> int:
+    """Return which of this machine's processes a launcher has made this one; 0 without a launcher.
+
+    Processes that torchrun, SLURM or MPI start side by side take a GPU each.
+
+    Examples
+    --------
+    >>> local_rank({"LOCAL_RANK": "3"}), local_rank({})
+    (3, 0)
+    """
+    for name in ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK"):
+        if environment.get(name, "").isdecimal():
+            return int(environment[name])
+    return 0
+
+
+@functools.cache
+def capture_stream(device: int) -> torch.cuda.Stream:
+    """Return the stream that CUDA graphs of a device are captured on: one for each, made once.
+
+    ``torch.cuda.graph`` has one for all devices, made on the first that was used.
+    """
+    import torch
+
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def choose_device_for(device: str, multiply_adds: float) -> str:

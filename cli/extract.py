@@ -132,8 +132,8 @@ def extract(
         str,
         typer.Option(
             "--decoder",
-            metavar="pillow|simplejpeg",
-            help="What decodes JPEG files; simplejpeg is an extra, and makes a cache of its own.",
+            metavar="pillow|simplejpeg|nvjpeg",
+            help="What decodes JPEG files; simplejpeg and nvjpeg are extras, and make caches of their own.",
         ),
     ] = "pillow",
     engine: Annotated[

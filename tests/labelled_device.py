@@ -135,8 +135,8 @@ class LabelledDevice(TorchFunctionMode):
                 there = torch.device(value).type == "cuda"
             else:
                 left.append(value)
-        if kwargs.pop("device", None) is not None:
-            there = torch.device(kwargs.get("device", "cuda")).type == "cuda"
+        if (device := kwargs.pop("device", None)) is not None:
+            there = torch.device(device).type == "cuda"
         changed = tensor.to(*[v for v in left if isinstance(v, torch.dtype)], **kwargs) if name == "to" else tensor
         return changed if there == own else self.moved(changed, there)
 
@@ -206,19 +206,38 @@ class LabelledDevice(TorchFunctionMode):
             "mem_get_info": lambda device=None: (self.properties.total_memory, self.properties.total_memory),
             "synchronize": lambda device=None: None,
             "device": lambda device=None: contextlib.nullcontext(),
+            "is_current_stream_capturing": lambda: False,
         }
         from cafe.kernels import choose
         from cafe.training import steps
 
         for name, value in cuda.items():
             self.stack.enter_context(mock.patch.object(torch.cuda, name, value))
+        if hasattr(torch, "accelerator"):
+            for name, value in {"current_device_index": lambda: 0, "is_available": lambda: False}.items():
+                self.stack.enter_context(mock.patch.object(torch.accelerator, name, value))
         # No kernel of a GPU runs on a CPU, and no graph is captured; the rest is what a GPU would do.
         self.stack.enter_context(mock.patch.object(choose, "has_triton", lambda: choose.interpreting()))
         self.stack.enter_context(mock.patch.object(steps, "record_on_cuda", steps.record_by_calling))
         # Batches are drawn in a thread of their own, which does not see this context.
         self.stack.enter_context(mock.patch.object(torch.Tensor, "pin_memory", lambda tensor, device=None: tensor))
+        if choose.interpreting():
+            self._let_kernels_pass()
         self.stack.enter_context(Operations())
         return super().__enter__()
+
+    def _let_kernels_pass(self) -> None:
+        """Run Triton's interpreter on the tensors' memory, as a GPU does, past all labels."""
+        from torch.utils._python_dispatch import _disable_current_modes
+        from triton.runtime.interpreter import GridExecutor
+
+        launch = GridExecutor.__call__
+
+        def launched(executor, *arguments, **options):
+            with torch._C.DisableTorchFunction(), _disable_current_modes():
+                return launch(executor, *arguments, **options)
+
+        self.stack.enter_context(mock.patch.object(GridExecutor, "__call__", launched))
 
     def __exit__(self, *error):
         super().__exit__(*error)

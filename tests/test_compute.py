@@ -48,6 +48,15 @@ def test_automatic_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_device("cuda:1") == "cuda:1"
 
 
+def test_ranks_take_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert (choose_device("auto"), choose_device("cuda")) == ("cuda:1", "cuda:0")
+    monkeypatch.setenv("LOCAL_RANK", "2")  # more processes than devices share them
+    assert choose_device("auto") == "cuda:0"
+
+
 def test_devices() -> None:
     assert choose_device("cpu") == "cpu"
     for bad in ("gpu", "cpu:0", "cuda:", "cuda:x", "cuda:-1", "mps:1", ""):

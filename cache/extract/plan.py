@@ -25,7 +25,7 @@ from cafe.cache.format.provenance import Provenance, library_versions
 from cafe.cache.format.reader import REMEDY, open_cache, read_provenance
 from cafe.cache.locate import distinct_path
 from cafe.data.base import Dataset
-from cafe.data.images.decoding import PILLOW, check_decoder
+from cafe.data.images.decoding import NVJPEG, PILLOW, check_decoder
 from cafe.encoders.base import Encoder
 from cafe.errors import CacheError, InputError, unknown_name
 from cafe.protocol.draws import draw_few_shot
@@ -295,6 +295,11 @@ def _checked_prompts(prompts: Sequence[Sequence[str]], dataset: Dataset) -> tupl
     return tuple(tuple(own) for own in prompts)
 
 
+def _packages_of(decoder: str) -> tuple[str, ...]:
+    """Return the packages whose versions are recorded for a decoder, beside those that are always."""
+    return {PILLOW: (), NVJPEG: ("torchvision",)}.get(decoder, (decoder,))
+
+
 def _recorded(encoder: Encoder, recorded: Mapping[str, Any], decoder: str) -> dict[str, Any]:
     return {
         **recorded,
@@ -302,7 +307,7 @@ def _recorded(encoder: Encoder, recorded: Mapping[str, Any], decoder: str) -> di
         "dtype": encoder.dtype,
         "batch_size": encoder.batch_size,
         "platform": f"{platform.system()} {platform.machine()}",
-        "libraries": library_versions(*(() if decoder == PILLOW else (decoder,))),
+        "libraries": library_versions(*_packages_of(decoder)),
     }
 
 

@@ -14,7 +14,6 @@ are the steps themselves.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cafe.compute import capture_stream
 from cafe.kernels.optimizers import make_update
 
 # Runs before capture: it compiles kernels, makes buffers and lets libraries choose theirs.
@@ -337,22 +337,13 @@ class RecordedSteps:
                     self._replay(1)
             if self.on_cuda:
                 # Once, at the end: pinned blocks may go when this returns.
-                torch.cuda.current_stream().synchronize()
+                torch.cuda.synchronize(self.device)
         return self.tail
 
 
 def record_by_calling(body: Body, state: Sequence[Tensor]) -> Body:
     """Return the steps themselves: what a CUDA graph does, without one."""
     return body
-
-
-@functools.cache
-def capture_stream(device: int) -> torch.cuda.Stream:
-    """Return the stream that graphs of a device are captured on: one for each, made once.
-
-    ``torch.cuda.graph`` has one for all devices, made on the first that was used.
-    """
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def record_on_cuda(body: Body, state: Sequence[Tensor]) -> Body:

@@ -22,10 +22,10 @@ Refused means :class:`cafe.errors.UnreadableImageError`, with the sample's id an
 
 The pixels of RGB and grey JPEG files come from a decoder that is chosen by name, with :func:`decoding_with`. ``pillow``
 is the default, and what every figure of the docs was made with. ``simplejpeg`` (extra ``cafe-clip[simplejpeg]``) calls
-libjpeg-turbo itself. Each brings its own build of that library: their speed and, by a few levels, their pixels can
-differ where the builds do, so the decoder stands in the fingerprint of a cache, and nothing chooses it but its name.
-Everything else comes from Pillow in any case: other formats, MPO, CMYK, images that are open already, and files that
-simplejpeg finds fault with. The table holds for both.
+libjpeg-turbo itself, ``nvjpeg`` (extra ``cafe-clip[nvjpeg]``) NVIDIA's decoder on a GPU, through torchvision. Their
+speed and, by a few levels, their pixels can differ, so the decoder stands in the fingerprint of a cache, and nothing
+chooses it but its name. Everything else comes from Pillow in any case: other formats, MPO, CMYK, images that are open
+already, and files that the decoder finds fault with. The table holds for all.
 """
 
 from __future__ import annotations
@@ -40,15 +40,17 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cafe.data.images.other_formats import kind_by_content, reads_heic
-from cafe.errors import MissingDependencyError, UnreadableImageError, unknown_name
+from cafe.errors import InputError, MissingDependencyError, UnreadableImageError, unknown_name
 from cafe.foreign import reason_of
 
 PILLOW = "pillow"
 SIMPLEJPEG = "simplejpeg"
-DECODERS = (PILLOW, SIMPLEJPEG)
+NVJPEG = "nvjpeg"
+DECODERS = (PILLOW, SIMPLEJPEG, NVJPEG)
 
 # Of this thread's call alone: data sets are asked for images from many threads, by an interface without decoders.
 _chosen: ContextVar[str] = ContextVar("decoder", default=PILLOW)
@@ -172,7 +174,7 @@ def _decode(image: Image.Image, content: bytes | None = None) -> Image.Image:
     # Asked before any pixel is decoded, and whatever limit the program around us has set in Pillow.
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"{image.width} x {image.height} pixels are more than the limit of {MAX_PIXELS}")
-    if content is not None and chosen_decoder() == SIMPLEJPEG:
+    if content is not None and chosen_decoder() != PILLOW:
         decoded = decode_jpeg(image, content)
         if decoded is not None:
             return _to_rgb(_upright(decoded))
@@ -220,6 +222,13 @@ def check_decoder(name: str) -> None:
         raise unknown_name("decoder", name, DECODERS)
     if name == SIMPLEJPEG and find_spec("simplejpeg") is None:
         raise MissingDependencyError("simplejpeg", "simplejpeg", "decoding with --decoder simplejpeg")
+    if name == NVJPEG:
+        if find_spec("torchvision") is None:
+            raise MissingDependencyError("torchvision", "nvjpeg", "decoding with --decoder nvjpeg")
+        import torch
+
+        if not torch.cuda.is_available():
+            raise InputError("decoder 'nvjpeg' runs on a CUDA device, and PyTorch sees none here; use pillow")
 
 
 @contextmanager
@@ -251,7 +260,7 @@ def chosen_decoder() -> str:
 
 
 def decode_jpeg(image: Image.Image, content: bytes) -> Image.Image | None:
-    """Decode an RGB or grey JPEG file with simplejpeg.
+    """Decode an RGB or grey JPEG file with the decoder of this thread's block.
 
     Parameters
     ----------
@@ -264,16 +273,38 @@ def decode_jpeg(image: Image.Image, content: bytes) -> Image.Image | None:
     -------
     PIL.Image.Image or None
         Mode RGB or L, with the header's ``info`` (EXIF stands there), not turned upright. None if it is no such file,
-        or one that simplejpeg finds fault with: Pillow then decides, by the content of the file alone.
+        or one that the decoder finds fault with: Pillow then decides, by the content of the file alone.
     """
     if image.format != "JPEG" or image.mode not in _COLOURS:
         return None
-    import simplejpeg
-
     try:
-        pixels = simplejpeg.decode_jpeg(content, colorspace=_COLOURS[image.mode])
-    except ValueError:
+        if chosen_decoder() == NVJPEG:
+            pixels = _by_nvjpeg(content, image.mode)
+        else:
+            import simplejpeg
+
+            pixels = simplejpeg.decode_jpeg(content, colorspace=_COLOURS[image.mode])
+    except (ValueError, RuntimeError):
         return None
     decoded = Image.fromarray(pixels[:, :, 0] if image.mode == "L" else pixels)
     decoded.info = dict(image.info)
     return decoded
+
+
+def _by_nvjpeg(content: bytes, mode: str) -> NDArray[np.uint8]:
+    """Decode on this process's GPU, (height, width, 3) or (height, width, 1). Raises RuntimeError.
+
+    The pixels come back to the host, where they are cropped and resized as those of any other decoder. Never run on a
+    GPU so far.
+    """
+    import torch
+    from torchvision.io import ImageReadMode
+    from torchvision.io import decode_jpeg as decode
+
+    from cafe.compute import choose_device
+
+    given = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    wanted = ImageReadMode.GRAY if mode == "L" else ImageReadMode.RGB
+    planes = decode(given, wanted, device=choose_device("auto"))  # (channels, height, width)
+    pixels: NDArray[np.uint8] = planes.permute(1, 2, 0).contiguous().cpu().numpy()
+    return pixels

@@ -55,6 +55,26 @@ def test_simplejpeg_really_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fast.getpixel((30, 20)) == (9, 9, 9) != pillow.getpixel((30, 20))
 
 
+def test_nvjpeg_needs_a_gpu() -> None:
+    pytest.importorskip("torchvision", reason="the extra [nvjpeg] is not installed")
+    with pytest.raises(InputError, match="runs on a CUDA device"), decoding_with("nvjpeg"):
+        pass
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_nvjpeg_asks_torchvision(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    """There is no GPU: torchvision's own decoder for CPUs stands for it, behind the same call."""
+    pytest.importorskip("torchvision", reason="the extra [nvjpeg] is not installed")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("cafe.compute.choose_device", lambda device: "cpu")
+    content = jpeg(photo(mode))
+    with decoding_with("nvjpeg"):
+        decoded = read_image(content, "x")
+    pillow = read_image_by_pillow(content)
+    assert decoded.mode == pillow.mode == "RGB"
+    assert np.abs(np.asarray(decoded).astype(int) - np.asarray(pillow).astype(int)).max() <= FAR
+
+
 def test_grey_becomes_rgb() -> None:
     fast, pillow = both(jpeg(photo("L")))
     assert fast.mode == pillow.mode == "RGB"
