@@ -2,10 +2,11 @@
 
     python benchmarks/studies/two_encoders.py [--draws 5] [--first pixels --methods auto]
 
-The first encoder is ``cafe:mini``, or, without any text, pixels; the second a DINOv2 of two layers with random weights, which hardly sees anything,
-or the 8 x 8 pixels of the digits themselves, which see well and have no text. ``auto`` alone on either is what the
-others are held against: behind the better of both, by mean accuracy over the draws, by no more than two paired standard
-errors at any number of shots. The error is that of ``docs/methods.md``, on draws and test rows both.
+The first encoder is ``cafe:mini``, or, without any text, pixels; the second a DINOv2 of two layers with random weights,
+which hardly sees anything, or the 8 x 8 pixels of the digits themselves, which see well and have no text. ``auto``
+alone on either is what the others are held against: behind the better of both, by mean accuracy over the draws, by no
+more than two paired standard errors at any number of shots. The error is that of ``benchmarks/studies/README.md``, on
+draws and test rows both.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from sklearn.linear_model import Ridge
 from cafe import Auto, LinearMap, ZeroShot, ZeroShotPlus
 from cafe.errors import InputError
 from cafe.features import Features, Split, side_by_side
-from cafe.fitting import FitRequest, fit_all, fit_method
+from cafe.fitting import MADE_FOR_TWO, FitRequest, fit_all, fit_method
 from cafe.methods import make_method, method_names
 from cafe.methods.linear_map import _Ridge
 from cafe.protocol.paired import paired_test
@@ -133,9 +133,12 @@ def joined_problem(n_train=6, has_text=True):
     return first, features(slice(12, None), "dino", None)
 
 
-@pytest.mark.parametrize("has_text", [True, False])
-@pytest.mark.parametrize("method", LEARN_FROM_TWO)
+@pytest.mark.parametrize(
+    ("method", "has_text"),
+    [*((method, True) for method in LEARN_FROM_TWO), *((method, False) for method in (*MADE_FOR_TWO, "gda"))],
+)
 def test_every_other_method_learns_from_rows_beside_each_other(method, has_text):
+    """Without text those alone whose way of learning changes: the rest sees class means, of both parts."""
     first, second = joined_problem(has_text=has_text)
     row = fit_method(first.join(second), method, seed=1).row
     assert row["encoder"] == "clip+dino"
