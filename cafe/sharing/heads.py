@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from cafe.errors import InputError
 from cafe.kernels.reference import START_LOGIT
+from cafe.methods.inference.fitted import FittedMethod
 from cafe.methods.inputs.cosines import unit_length
 
 # Scores of these are found for a batch of images together.
@@ -307,8 +308,14 @@ class Head(nn.Module):
         return scores
 
 
+def whole(fitted: Any) -> Any:
+    """Return the classifier of a fitted method, of which a run may have read no more than predictions need."""
+    return fitted.estimator() if isinstance(fitted, FittedMethod) else fitted
+
+
 def method_name(estimator: Any) -> str:
     """Return the name of a fitted method, as `cafe methods` has it."""
+    estimator = whole(estimator)
     return str(getattr(sys.modules[type(estimator).__module__], "METHOD", type(estimator).__name__))
 
 
@@ -320,6 +327,7 @@ def check_exportable(estimator: Any) -> None:
     InputError
         With the reason.
     """
+    estimator = whole(estimator)
     name = method_name(estimator)
     if name in _OF_A_BATCH or estimator.chosen_on() == "the batch":
         raise InputError(
@@ -358,5 +366,6 @@ def head_of(estimator: Any) -> Head:
     >>> head_of(fitted)(torch.tensor([[3.0, 4.0]]))
     tensor([[0.6000, 0.8000]])
     """
+    estimator = whole(estimator)
     check_exportable(estimator)
     return Head(HEADS[method_name(estimator)](estimator), scaled=estimator._scales_rows()).eval()
