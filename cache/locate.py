@@ -1,4 +1,4 @@
-"""What caches are called, which there are in a folder, and which of them is meant."""
+"""Names of caches: the file of a new cache, the caches in a folder, and the cache that a name means."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def distinct_path(path: Path, image_fingerprint: str) -> Path:
 
 
 def list_caches(folder: Path | str) -> list[CacheSummary]:
-    """List the caches of a folder, newest first; damaged files last, each saying what is wrong.
+    """List the caches of a folder, newest first; damaged files come last, each with its fault.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def list_caches(folder: Path | str) -> list[CacheSummary]:
         try:
             summaries.append(summarise(path))
         except CacheError as error:
-            # A file that was removed meanwhile is not damaged, it is gone.
+            # A file that another process has just removed is not damaged.
             if path.is_file():
                 summaries.append(CacheSummary(path, path.stat().st_size, damaged=str(error)))
     return sorted(summaries, key=lambda summary: summary.created, reverse=True)
@@ -123,7 +123,7 @@ def current_cache(folder: Path) -> Path | None:
 
 
 def caches_by_last_use(folder: Path, summaries: Sequence[CacheSummary] | None = None) -> list[Path]:
-    """Return the caches that can be read, the one last used or made first; those used from elsewhere among them.
+    """Return the readable caches, the one last used or made first, with those of other folders that were used.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ def caches_by_last_use(folder: Path, summaries: Sequence[CacheSummary] | None = 
 
 
 def find_cache(name_or_path: Path | str | None, folder: Path) -> Path:
-    """Find the cache that is meant.
+    """Find the cache that a name or path means.
 
     Parameters
     ----------
@@ -188,7 +188,7 @@ def find_cache(name_or_path: Path | str | None, folder: Path) -> Path:
 
 
 def find_caches(names: Sequence[Path | str], folder: Path) -> list[Path]:
-    """Find several caches, of which each is meant once.
+    """Find several caches, all of them different.
 
     Parameters
     ----------
@@ -218,7 +218,7 @@ def find_caches(names: Sequence[Path | str], folder: Path) -> list[Path]:
 
 
 def find_single_cache(name: str, folder: Path) -> Path:
-    """Find the one cache that is meant where a mistake could not be undone: damaged ones too, and no choice of several.
+    """Find the only cache of a name, for commands that cannot be undone; it may be damaged.
 
     Parameters
     ----------
@@ -243,10 +243,10 @@ def find_single_cache(name: str, folder: Path) -> Path:
 
 
 def check_removable(path: Path, folder: Path, *, damaged: bool = False) -> None:
-    """Refuse to remove what is no cache.
+    """Raise an error for a file that is not a cache, before it is removed.
 
-    A file that cannot be read as a cache may be a damaged one: it is taken for one if it ends in ``.h5``, begins as an
-    HDF5 file and stands in the folder of caches.
+    A file that cannot be read may be a damaged cache. It counts as one if it ends in ``.h5``, begins as an HDF5 file
+    and lies in the folder of caches.
 
     Parameters
     ----------
@@ -255,7 +255,7 @@ def check_removable(path: Path, folder: Path, *, damaged: bool = False) -> None:
     folder : Path
         The folder of all caches.
     damaged : bool, default False
-        Whether any file that ends in ``.h5`` and is not a sound file of something else may go.
+        Whether any file that ends in ``.h5`` may be removed, unless it is a sound HDF5 file of another kind.
 
     Raises
     ------
@@ -285,20 +285,23 @@ def check_removable(path: Path, folder: Path, *, damaged: bool = False) -> None:
 
 
 def _is_path(name_or_path: Path | str, folder: Path) -> bool:
+    """Return whether the user means a file rather than a name in the folder of caches."""
     if isinstance(name_or_path, Path):
         return True
     if any(separator in name_or_path for separator in (os.sep, os.altsep) if separator):
         return True
-    # A bare file name is looked for here first, and then among the caches.
+    # A file name without a folder means a file in the current folder first, and then one among the caches.
     path = Path(name_or_path)
     return path.suffix == SUFFIX and (path.is_file() or not (folder / path).is_file())
 
 
 def _fits(summary: CacheSummary, name: str) -> bool:
+    """Return whether a name means this cache."""
     return name in (summary.dataset, summary.path.stem, summary.path.name)
 
 
 def _is_sound(path: Path) -> bool:
+    """Return whether a cache can be read."""
     try:
         summarise(path)
     except CacheError:
@@ -307,6 +310,7 @@ def _is_sound(path: Path) -> bool:
 
 
 def _require_existing(path: Path, known: list[str] | None = None, damaged: int = 0) -> Path:
+    """Return a path that exists; else raise an error that lists the known caches."""
     if path.exists():
         return path
     if known is None:

@@ -1,4 +1,4 @@
-"""Which caches are old versions: of the same folder, made with the same options, before its images changed."""
+"""Finds old versions of caches: of the same data set and options, made before its images changed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from cafe.cache.format.hdf5 import StoredFile
 from cafe.cache.format.reader import open_cache, read_provenance
 from cafe.errors import CacheError
 
-_N_COMPARED = 256  # images that are looked for in the other cache
+_N_COMPARED = 256  # images of the smaller cache that are looked up in the larger one
 
 
 @dataclass(frozen=True)
 class _Version:
+    """Data set, options and time of one cache."""
+
     path: Path
     options: bytes
     created: str
@@ -40,7 +42,7 @@ def old_versions(paths: Iterable[Path]) -> dict[Path, Path]:
     Parameters
     ----------
     paths : iterable of Path
-        Caches; those that cannot be read are left away.
+        Caches; unreadable ones are left out.
 
     Returns
     -------
@@ -66,7 +68,7 @@ def old_versions(paths: Iterable[Path]) -> dict[Path, Path]:
 
 
 def _version(path: Path) -> _Version | None:
-    """Read what a cache was made of, and with which options; None if cafe did not extract it."""
+    """Read data set, options and time of a cache; None if cafe did not extract it."""
     with open_cache(path) as file:
         provenance = read_provenance(file)
     image, text = provenance["image"], provenance["text"]
@@ -89,6 +91,7 @@ def _version(path: Path) -> _Version | None:
 
 
 def _replaces(newer: _Version, older: _Version) -> bool:
+    """Return whether a newer cache holds at least half of the images of an older one, and all of its splits."""
     if newer.image_fingerprint == older.image_fingerprint or not older.splits <= newer.splits:
         return False
     smaller, larger = sorted((_images(newer.path), _images(older.path)), key=len)
@@ -99,7 +102,7 @@ def _replaces(newer: _Version, older: _Version) -> bool:
 
 
 def _images(path: Path) -> NDArray[Any]:
-    """Return what tells the images of a cache: the beginning of their SHA-256, or their ids where it has none."""
+    """Return a key for each image of a cache: the beginning of its SHA-256, or its id in a cache without hashes."""
     with open_cache(path) as file:
         parts = [_split_images(file, f"{layout.SPLITS}/{name}") for name in file.attrs[layout.SPLITS]]
     same_kind = len({part.dtype.kind for part in parts}) == 1
@@ -107,6 +110,7 @@ def _images(path: Path) -> NDArray[Any]:
 
 
 def _split_images(file: StoredFile, folder: str) -> NDArray[Any]:
+    """Return the keys of the images of one split."""
     if f"{folder}/{layout.IMAGE_SHA256}" in file.arrays:
         hashes = file.arrays[f"{folder}/{layout.IMAGE_SHA256}"][()]  # (n, 32)
         return np.ascontiguousarray(hashes[:, :8]).view("<u8").reshape(-1)

@@ -1,9 +1,9 @@
-"""Files from strangers: the one place where whatever a library raises about foreign bytes becomes one sentence.
+"""Reads files from strangers: any error that a library raises about foreign bytes becomes one sentence.
 
 A file that a user brings may be damaged, or made to do harm. Nobody knows every exception that NumPy, pyarrow, PyTorch
 or the standard library raise for it, so none is listed: within :func:`reading` any of them becomes an
-:class:`~cafe.errors.InputError` that names the file. Nothing here trusts a size that a file states about itself, and
-nothing waits for what is no file: a pipe, a device.
+:class:`~cafe.errors.InputError` that names the file. This module trusts no size that a file states, and never
+waits for a pipe or a device.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_RATIO = 100
 
 @contextmanager
 def reading(path: Path | str, kind: str = "a file of its kind") -> Iterator[None]:
-    """Turn whatever a library raises about a foreign file into one sentence.
+    """Turn any error of a library about a foreign file into one sentence.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def reading(path: Path | str, kind: str = "a file of its kind") -> Iterator[None
 
 
 def reason_of(error: BaseException) -> str:
-    r"""Return the first line of what a library says, or the kind of error if it says nothing.
+    r"""Return the first line of an error's message, or the type of an error without one.
 
     Examples
     --------
@@ -79,7 +79,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def check_regular(path: Path | str, what: str = "file", *, at_most: int | None = None) -> int:
-    """Refuse what is no regular file, before it is opened: reading a pipe or a device may never end.
+    """Raise an error, before opening it, for a path that is not a regular file: reading a pipe may never end.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ def check_regular(path: Path | str, what: str = "file", *, at_most: int | None =
     Raises
     ------
     InputError
-        If it is not there, is a folder, pipe, socket or device, or is larger than ``at_most``.
+        If it does not exist, is a folder, pipe, socket or device, or is larger than ``at_most``.
     """
     text = os.fspath(path)
     try:
@@ -115,6 +115,7 @@ def check_regular(path: Path | str, what: str = "file", *, at_most: int | None =
 
 
 def _kind_of(mode: int) -> str:
+    """Name the kind of a file by its mode."""
     kinds = {
         stat.S_IFDIR: "a folder",
         stat.S_IFIFO: "a pipe",
@@ -168,12 +169,12 @@ def parse_json(text: str | bytes, where: Path | str) -> Any:
 
 
 def read_json(path: Path | str) -> Any:
-    """Read a JSON file; see :func:`read_text` and :func:`parse_json` for what is refused."""
+    """Read a JSON file; :func:`read_text` and :func:`parse_json` say which files are refused."""
     return parse_json(read_text(path, "JSON"), path)
 
 
 def check_expansion(path: Path | str, name: str, packed: int, unpacked: int) -> None:
-    """Refuse a compressed member that states a size out of all proportion: a bomb.
+    """Raise an error for a compressed member with an absurd unpacked size: a decompression bomb.
 
     Parameters
     ----------
@@ -201,6 +202,7 @@ def check_expansion(path: Path | str, name: str, packed: int, unpacked: int) -> 
 
 
 def _finite(text: str) -> float:
+    """Parse a number, and raise an error if no float holds it."""
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"no float holds the number {text[:20]}")

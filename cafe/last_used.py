@@ -1,7 +1,7 @@
-"""When each cache and run was last used, so that the one last used or made is taken where none is named.
+"""Records when each cache and run was last used, so that commands can take the last one if none is named.
 
-The note is one small JSON file in the cache folder. It may be lost or out of date without harm: what is newer than its
-note counts from its own time, and what is gone is left out.
+The record is one small JSON file in the cache folder, and may be lost or out of date without harm: the time of a newer
+file counts instead, and files that no longer exist are left out.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from cafe.files import replacing
 Kind = Literal["caches", "runs"]
 
 USE_FILE = "last_used.json"
-_MAX_NOTES = 1000  # notes of each kind; older ones go
+_MAX_NOTES = 1000  # records of each kind; the oldest are dropped
 
 
 def note_use(cache_dir: Path, kind: Kind, path: Path) -> None:
-    """Note that a cache or run is used now, which makes it the current one of this cache folder.
+    """Record that a cache or run is used now, which makes it the default of this cache folder.
 
     Parameters
     ----------
     cache_dir : Path
         The cache folder, as of :func:`cafe.files.cache_dir`.
     kind : {"caches", "runs"}
-        What it is.
+        Whether it is a cache or a run.
     path : Path
-        The file of the cache, or the folder of the run, within the cache folder or anywhere else. A folder that may
-        not be written to keeps no note: that costs nothing but the choice of a default.
+        The file of the cache, or the folder of the run, within the cache folder or anywhere else. In a folder that may
+        not be written to, nothing is recorded; only the choice of a default suffers.
 
     Examples
     --------
@@ -62,14 +62,14 @@ def by_last_use(cache_dir: Path, kind: Kind, paths: Iterable[Path]) -> list[Path
     cache_dir : Path
         The cache folder.
     kind : {"caches", "runs"}
-        What they are.
+        Whether they are caches or runs.
     paths : iterable of Path
         Files or folders; of a folder, the time of its newest file counts.
 
     Returns
     -------
     list of Path
-        Those that are there.
+        Those that exist.
     """
     noted = _notes(cache_dir).get(kind, {})
     moments = {}
@@ -86,15 +86,18 @@ def used_elsewhere(cache_dir: Path, kind: Kind) -> list[Path]:
 
 
 def _time_made(path: Path) -> int:
+    """Return when a file, or the newest file of a folder, was made, in nanoseconds."""
     files = [path, *path.iterdir()] if path.is_dir() else [path]
     return max(file.stat().st_mtime_ns for file in files)
 
 
 def _key(path: Path) -> str:
+    """Return the key of a path in the record."""
     return str(path.absolute())
 
 
 def _notes(cache_dir: Path) -> dict[str, dict[str, int]]:
+    """Read the record, empty if it is missing or damaged."""
     try:
         document = json.loads((cache_dir / USE_FILE).read_text(encoding="utf-8"))
         return {

@@ -1,6 +1,6 @@
-r"""Names on their way out: what strangers call things, as it may stand on a terminal, in a table, in a file's name.
+r"""Makes names from strangers safe to show on a terminal, in a table or in a file's name.
 
-A class, a data set, a file may be called anything. A terminal obeys escape sequences, a spreadsheet computes cells that
+A class, a data set or a file may have any name. A terminal obeys escape sequences, a spreadsheet computes cells that
 begin with ``=``, a page or terminal is read backwards after a right-to-left override, and a file system takes no ``/``.
 """
 
@@ -54,7 +54,7 @@ def visible_name(name: str) -> str:
 def visible_json(document: str) -> str:
     r"""Return a JSON document with the characters that :func:`visible` escapes as JSON's own ``\u`` escapes.
 
-    It means the same: such characters stand within strings alone.
+    Its meaning stays the same, since such characters occur only in strings.
 
     Examples
     --------
@@ -100,6 +100,7 @@ def file_name(text: str) -> str:
 
 
 def _escape(match: re.Match[str]) -> str:
+    """Return the escape of one character."""
     code = ord(match[0])
     if 0xDC80 <= code <= 0xDCFF:  # a byte that was no UTF-8
         return f"\\x{code - 0xDC00:02x}"

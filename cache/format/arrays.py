@@ -1,4 +1,4 @@
-"""Turns arrays and text into the form in which they are stored."""
+"""Converts arrays and texts to the form in which a cache stores them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STORED_DTYPES: Final[tuple[StoredDtype, ...]] = ("float16", "float32")
 
 
 def as_stored(values: NDArray[Any], dtype: StoredDtype, what: str) -> NDArray[Any]:
-    """Cast features to the stored dtype, and refuse what it cannot hold.
+    """Cast features to the stored dtype, and raise an error for values that it cannot hold.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def text_array(texts: Sequence[str] | NDArray[np.str_]) -> NDArray[np.bytes_]:
     for text in encoded:
         if text.endswith(b"\0"):
             raise InputError(f"text {text!r} ends in a NUL character, which a cache cannot hold")
-    # HDF5 has no text of length 0.
+    # HDF5 has no fixed-length text of length 0.
     width = max([1, *map(len, encoded)])
     return np.array(encoded, dtype=f"S{width}")
 

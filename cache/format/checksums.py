@@ -44,7 +44,7 @@ def memory_sha256(array: NDArray[Any]) -> str:
 
 
 class RowsSha256:
-    """The SHA-256 of an array that arrives in parts, for as long as these arrive in the order of its bytes.
+    """The SHA-256 of an array that arrives in parts; it is known only if these arrive in the order of its bytes.
 
     Parameters
     ----------
@@ -57,17 +57,17 @@ class RowsSha256:
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self._shape, self._dtype = shape, dtype
         self._digest = hashlib.sha256()
-        self._bytes: int | None = 0  # seen so far; None once a part did not begin where the last one had ended
+        self._bytes: int | None = 0  # so far; None after a part that did not begin where the part before it ended
 
     def update(self, index: Any, values: NDArray[Any]) -> None:
-        """Take a part.
+        """Add a part.
 
         Parameters
         ----------
-        where : index
-            Into the whole: rows ``a:b``, or for an array of three axes rows ``i, a:b`` of its i-th matrix.
+        index : index
+            Place in the array: rows ``a:b``, or for an array of three axes rows ``i, a:b`` of its i-th matrix.
         values : ndarray
-            What stands there.
+            The part.
         """
         if self._bytes is None or self._bytes != self._offset(index):
             self._bytes = None
@@ -77,11 +77,11 @@ class RowsSha256:
         self._digest.update(data)
 
     def hexdigest(self) -> str | None:
-        """Return it in hexadecimal; None if the parts were not all bytes in order, so that it is not known."""
+        """Return the SHA-256 in hexadecimal; None if the parts were not all bytes in order."""
         return self._digest.hexdigest() if self._bytes == math.prod(self._shape) * self._dtype.itemsize else None
 
     def _offset(self, index: Any) -> int | None:
-        """Return the byte at which a part begins; None for an index whose bytes do not stand together."""
+        """Return the byte at which a part begins; None for an index whose bytes are not contiguous."""
         outer, rows = index if isinstance(index, tuple) and len(index) == 2 and len(self._shape) == 3 else (0, index)
         if not isinstance(outer, int) or not isinstance(rows, slice) or rows.step not in (None, 1):
             return None
@@ -91,19 +91,19 @@ class RowsSha256:
 
 
 def bytes_of(array: NDArray[Any]) -> memoryview | bytes:
-    """Return an array's bytes in C order; a copy is made only where they are not so in memory."""
+    """Return an array's bytes in C order, copied only if they are in another order in memory."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data if array.size else b""
 
 
 def content_sha256(
     arrays: Mapping[str, h5py.Dataset | StoredArray], attributes: Mapping[str, Any], sums: Mapping[str, str]
 ) -> str:
-    """Return the SHA-256 over all arrays and over the root attributes that tell no time.
+    """Return the SHA-256 over all arrays and over all root attributes that are not times.
 
     Parameters
     ----------
     arrays : mapping of str to array
-        Every array of the file, by path; only dtypes and shapes are looked at.
+        Every array of the file, by path; only dtypes and shapes are used.
     attributes : mapping of str to object
         Of the root.
     sums : mapping of str to str
@@ -120,11 +120,12 @@ def content_sha256(
 
 
 def attributes_sha256(attributes: Mapping[str, Any]) -> str:
-    """Return the SHA-256 over all root attributes but the one in which it stands; times are among them."""
+    """Return the SHA-256 over all root attributes, times included, but the attribute that stores it."""
     return hashlib.sha256("".join(_attribute_lines(attributes, {layout.ATTRIBUTES_SHA256})).encode()).hexdigest()
 
 
 def _attribute_lines(attributes: Mapping[str, Any], left_out: Collection[str]) -> list[str]:
+    """Return a line for each attribute that is not left out, sorted by name."""
     lines = []
     for name in sorted(set(attributes) - set(left_out)):
         value = attributes[name]

@@ -16,7 +16,7 @@ _HASH = re.compile("[0-9a-f]{64}")
 
 
 def canonical_json(value: Any) -> bytes:
-    """Write JSON in the one way that fingerprints are taken over: sorted keys, no spaces, ASCII.
+    """Write JSON in the form that is hashed for fingerprints: sorted keys, no spaces, ASCII.
 
     Examples
     --------
@@ -62,15 +62,15 @@ def image_part(
     stored_dtype : str
         ``"float16"`` or ``"float32"``.
     views : mapping or None
-        What augmented views are made with.
+        Parameters of augmented views.
     draws : mapping or None
-        Few-shot draws, where only the rows that they need are extracted; the key stands only then.
+        Few-shot draws, if only the rows that they need are extracted; the key exists only then.
     projection_features : bool
-        Whether features before the projection are there as well; the key stands only then.
+        Whether features before the projection are extracted too; the key exists only then.
     decoder : str
-        What decodes JPEG files; the key stands only if that is not Pillow.
+        Decoder of JPEG files; the key exists only if that is not Pillow.
     with_class_names : bool
-        Keep the class names within ``dataset``: where there is no text part, they stand nowhere else.
+        Keep the class names in ``dataset``, which a cache without a text part has in no other place.
 
     Returns
     -------
@@ -135,11 +135,11 @@ def differing_fields(recorded: Any, wanted: Any, prefix: str = "", *, ending: st
     Parameters
     ----------
     recorded, wanted : JSON values
-        What the cache was made with, and what is asked for.
+        Fields of the cache, and those that were asked for.
     prefix : str
         Path of the two values, such as ``"image"``.
     ending : str, default "was asked for"
-        What is said of the wanted value.
+        How the clause ends, after the wanted value.
 
     Returns
     -------
@@ -170,6 +170,7 @@ _ABSENT = _Absent()
 
 
 def _shown(value: Any) -> str:
+    """Return a value as an error message shows it, shortened if it is long."""
     if value is _ABSENT:
         return "nothing"
     if isinstance(value, str) and _HASH.fullmatch(value):

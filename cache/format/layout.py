@@ -1,4 +1,4 @@
-"""Where everything stands in a cache: the names and constants of FORMAT.md, and features laid out under them."""
+"""The layout of a cache: the names and constants of FORMAT.md, and the arrays and attributes stored under them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FORMAT_VERSION: Final = 2
 SUFFIX: Final = ".h5"
 HDF5_SIGNATURE: Final = SIGNATURE
 
-# Big arrays start on a page, so that a memory map of them is aligned.
+# Large arrays start on a page, so that their memory maps are aligned.
 ALIGNMENT: Final = 4096
 
 CLASS_NAMES: Final = "class_names"
@@ -47,7 +47,7 @@ UNKNOWN_SIZE: Final = -1
 ARRAY_SHA256: Final = "sha256"
 CONTENT_SHA256: Final = "content_sha256"
 ATTRIBUTES_SHA256: Final = "attributes_sha256"
-# Root attributes that tell times; they alone may differ between two files of the same content.
+# Root attributes that are times: the only ones that may differ between two files of the same content.
 TIMES: Final = frozenset({"created", "seconds_read", "seconds_encode"})
 
 
@@ -63,7 +63,7 @@ def arrays_to_store(
     Raises
     ------
     InputError
-        If something cannot be stored, or does not fit the rest.
+        If an array cannot be stored, or does not fit the other arrays.
     """
     if features.second_width:
         raise InputError("a cache is of one encoder; features that were joined stay in memory, and both caches")
@@ -96,6 +96,7 @@ def arrays_to_store(
 def _split_arrays(
     split: Split, dtype: StoredDtype, sizes: NDArray[np.int64] | None, name: str
 ) -> dict[str, NDArray[Any]]:
+    """Return every array of one split by its name."""
     n = len(split)
     arrays = {
         IMAGE_FEATURES: as_stored(split.image_features, dtype, f"image_features of split {name!r}"),
@@ -127,7 +128,7 @@ def sample_arrays(
     full_labels: NDArray[np.int64] | None = None,
     full_rows: NDArray[np.int64] | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """Return the arrays of a split that say which samples it holds; ``sizes=None`` stores "not known".
+    """Return the arrays that identify the samples of a split; ``sizes=None`` stores "not known".
 
     Raises
     ------
@@ -152,7 +153,7 @@ def sample_arrays(
 
 
 def check_labels(name: str, split: Split, n_classes: int) -> None:
-    """Refuse labels that are no rows of ``class_names``."""
+    """Raise an error for labels that are no rows of ``class_names``."""
     if len(split) and not 0 <= int(split.labels.min()) <= int(split.labels.max()) < n_classes:
         raise InputError(f"split {name!r} has labels outside 0 to {n_classes - 1}, the rows of class_names")
 

@@ -1,4 +1,4 @@
-"""Where features came from: what is in the fingerprints, and what is only recorded."""
+"""The origin of features: the fields of the fingerprints, and fields that are only recorded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LIBRARIES = ("torch", "transformers", "open_clip_torch", "pillow", "numpy", "h5
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a cache records about its making; FORMAT.md describes every key.
+    """The record of how a cache was made; FORMAT.md describes every key.
 
     Attributes
     ----------
@@ -28,7 +28,7 @@ class Provenance:
     image, text : mapping, mapping or None
         Every input that changes an image feature, or a text feature; see :mod:`cafe.cache.format.fingerprint`.
     recorded : mapping
-        What changes no identity: revisions, device, library versions.
+        Fields that are no part of the identity: revisions, device, library versions.
     seeds : sequence of int
         Seeds that were used.
     unreadable : sequence of mapping
@@ -59,7 +59,7 @@ class Provenance:
         return fingerprint({"image": self.image, "text": self.text})
 
     def to_json(self) -> bytes:
-        """Return what stands in the array ``provenance``; the two names are root attributes."""
+        """Return the content of the array ``provenance``, which leaves out the two names."""
         return canonical_json(
             {
                 "image": self.image,
@@ -77,12 +77,12 @@ class Provenance:
 
     @classmethod
     def of(cls, provenance: Mapping[str, Any]) -> Provenance:
-        """Take it from the ``provenance`` of loaded Features.
+        """Make the record from the ``provenance`` of loaded Features.
 
         Raises
         ------
         InputError
-            If something that a cache must hold is not in it.
+            If a field is missing that every cache needs.
         """
         missing = [key for key in ("dataset", "encoder", "image") if key not in provenance]
         if missing:
@@ -103,12 +103,12 @@ class Provenance:
 
 
 def library_versions(*also: str) -> dict[str, str]:
-    """Return the versions of what may change a feature's last bits, read without importing anything.
+    """Return the versions of libraries that may change a feature's last bits, without importing them.
 
     Parameters
     ----------
     *also : str
-        Optional packages that took part this time.
+        Optional packages that were used this time.
     """
     versions = {"python": platform.python_version()}
     for name in (*_LIBRARIES, *also):

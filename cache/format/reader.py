@@ -1,7 +1,7 @@
-"""Reads a cache: opens it, loads its features, and tells what it says about itself.
+"""Reads a cache: opens it, loads its features, and summarises it.
 
-Here, and nowhere else, the bytes of a cache become arrays. Whatever is wrong with a file becomes one clear sentence in
-a CacheError.
+This is the only module that makes arrays of the bytes of a cache. Any fault of a file becomes one sentence in a
+CacheError.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MAP_ABOVE = 1 << 31  # bytes; memmap="auto" maps files that are larger
 
 
 class OtherFileError(CacheError):
-    """A sound HDF5 file that is something else than a cache."""
+    """The file is a sound HDF5 file, but not a cache."""
 
 
 @contextmanager
@@ -51,8 +51,8 @@ def open_cache(path: Path | str) -> Iterator[StoredFile]:
     Raises
     ------
     CacheError
-        If the file is missing, truncated, damaged, not HDF5, not a cache, or of a newer version; also if what the
-        block reads from it turns out to be damaged.
+        If the file is missing, truncated, damaged, not HDF5, not a cache, or of a newer version; or if an array that
+        the block reads is damaged.
     """
     path = Path(path)
     descriptor = _open(path)
@@ -64,7 +64,7 @@ def open_cache(path: Path | str) -> Iterator[StoredFile]:
         raise
     except TruncatedFileError as error:
         raise CacheError(f"cache {path} is truncated: {error}. {REMEDY}") from error
-    # Arrays, text and JSON report damage with whatever type the place of the damage suggests.
+    # Damage raises many types of errors, depending on the array, text or JSON in which it is.
     except Exception as error:
         raise CacheError(f"cache {path} is damaged: {reason_of(error)}. {REMEDY}") from error
     finally:
@@ -74,7 +74,7 @@ def open_cache(path: Path | str) -> Iterator[StoredFile]:
 def _open(path: Path) -> int:
     """Open a regular file that begins as HDF5 does, and return its descriptor."""
     try:
-        # A pipe of that name would wait for its writer.
+        # Without O_NONBLOCK, opening a pipe would wait for its writer.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
         raise CacheError(
@@ -99,7 +99,7 @@ def _open(path: Path) -> int:
 
 
 def _check_root(path: Path, file: StoredFile) -> None:
-    """Refuse what is no cache, is of a newer version, or has other root attributes than it was written with."""
+    """Raise an error for a file that is no cache, is of a newer version, or has altered root attributes."""
     if file.attrs.get("format") != layout.FORMAT:
         raise OtherFileError(
             f"{path} is an HDF5 file, but not a cache of cafe: it has no attribute format = {layout.FORMAT!r}"
@@ -125,8 +125,8 @@ def load_features(path: Path | str, *, memmap: bool | Literal["auto"] = False) -
     path : path
         The file.
     memmap : bool or "auto", default False
-        Whether image features stay on disk as read-only memory maps, from which rows are gathered as they are used,
-        without a look at their checksums; ``"auto"`` maps files above 2 GiB.
+        Whether image features stay on disk as read-only memory maps, from which rows are read as they are used, and
+        whose checksums are not compared; ``"auto"`` maps files above 2 GiB.
 
     Returns
     -------
@@ -161,10 +161,10 @@ def load_features(path: Path | str, *, memmap: bool | Literal["auto"] = False) -
 
 
 def _check_root_of_version_1(file: StoredFile) -> None:
-    """Compare the root attributes of an old file with the one checksum that they are part of.
+    """Compare the root attributes of an old file with the checksum of the whole content.
 
-    Their text stands where HDF5 has no checksum. The checksum of the whole is taken over those of the arrays, and these
-    are compared with the arrays themselves as they are read.
+    HDF5 has no checksum over their text. The checksum of the whole is computed from the recorded checksums of the
+    arrays, each of which is compared with its array when that is read.
 
     Raises
     ------
@@ -172,7 +172,9 @@ def _check_root_of_version_1(file: StoredFile) -> None:
         If it differs.
     """
     sums = {name: str(array.attrs.get(layout.ARRAY_SHA256)) for name, array in file.arrays.items()}
-    sound = all(array.problem is None for array in file.arrays.values())  # one that is not is told when it is read
+    sound = all(
+        array.problem is None for array in file.arrays.values()
+    )  # an unreadable array raises its own error when it is read
     if (
         sound
         and file.attrs["format_version"] == 1
@@ -194,7 +196,7 @@ def load_projection(path: Path | str) -> NDArray[np.float32] | None:
 
 
 def read_provenance(file: StoredFile) -> dict[str, Any]:
-    """Return all provenance of an open cache: the array of that name, and the root attributes."""
+    """Return all provenance of an open cache, from the array of that name and the root attributes."""
     attributes = {name: _text(file.attrs[name], name) for name in _TEXT_ATTRIBUTES}
     (text,) = read_array(file[layout.PROVENANCE]).tolist()
     stored = Provenance.from_json(attributes["dataset"], attributes["encoder"], text)
@@ -247,22 +249,26 @@ def read_array(array: StoredArray) -> NDArray[Any]:
 
 
 def _optional(file: StoredFile, path: str) -> NDArray[Any] | None:
+    """Read an array; None if the file does not have it."""
     return read_array(file[path]) if path in file else None
 
 
 def _texts(array: StoredArray) -> list[str]:
+    """Read an array of texts."""
     if array.problem is None and (array.dtype.kind != "S" or len(array.shape) != 1):
         raise ValueError(f"array {array.path} is no list of texts")
     return texts_of(read_array(array))
 
 
 def _text(value: Any, name: str) -> str:
+    """Return an attribute after checking that it is text."""
     if not isinstance(value, str):
         raise ValueError(f"attribute {name} is no text")
     return value
 
 
 def _load_split(path: Path, file: StoredFile, name: str, mapped: bool) -> Split:
+    """Load one split, with its features in memory or mapped."""
     folder = f"{layout.SPLITS}/{name}"
 
     def features(key: str) -> NDArray[Any]:
@@ -286,6 +292,7 @@ def _load_split(path: Path, file: StoredFile, name: str, mapped: bool) -> Split:
 
 
 def _mapped(path: Path, array: StoredArray) -> NDArray[Any]:
+    """Return a memory map of an array."""
     if array.problem is not None or not array.nbytes:  # nothing is stored for an array without elements
         return read_array(array)
     return np.memmap(os.fspath(path), dtype=array.dtype, mode="r", offset=array.offset, shape=array.shape)
@@ -293,7 +300,7 @@ def _mapped(path: Path, array: StoredArray) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class CacheSummary:
-    """One line of ``cafe cache ls``.
+    """The summary of a cache: one line of ``cafe cache ls``.
 
     Attributes
     ----------
@@ -302,7 +309,7 @@ class CacheSummary:
     bytes : int
         Its size on disk.
     damaged : str or None
-        What is wrong with it; then everything below is empty.
+        The fault of a damaged cache, whose other fields are empty.
     dataset, encoder, fingerprint, created, stored_dtype : str
         As recorded; ``created`` is UTC, ISO 8601.
     splits : dict of str to int
@@ -330,7 +337,7 @@ class CacheSummary:
 
 
 def summarise(path: Path | str) -> CacheSummary:
-    """Read what a cache says about itself, without its arrays.
+    """Read the summary of a cache, without its arrays.
 
     Raises
     ------
@@ -362,6 +369,7 @@ def summarise(path: Path | str) -> CacheSummary:
 
 
 def _require_axes(array: StoredArray, n: int) -> None:
+    """Raise an error if an array cannot be read or has another number of axes."""
     if array.problem is not None:
         raise ValueError(f"array {array.path} {array.problem}")
     if len(array.shape) != n:

@@ -1,4 +1,4 @@
-"""Checks a whole cache: everything that FORMAT.md demands, from storage and checksums to what the numbers mean."""
+"""Checks a whole cache against FORMAT.md: storage, checksums, types, shapes and values."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from cafe.cache.format.hdf5 import StoredArray, StoredFile
 from cafe.cache.format.provenance import Provenance
 from cafe.cache.format.reader import load_features, open_cache, split_names
 
-_BYTES_AT_ONCE = 1 << 24  # bytes of features looked at together
+_BYTES_AT_ONCE = 1 << 24  # bytes of features checked at once
 _SHOWN = 3  # examples in a finding
 
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What was checked, and what is wrong.
+    """The result of checking a cache.
 
     Attributes
     ----------
@@ -42,12 +42,12 @@ class VerifyReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether the cache is sound."""
         return not self.findings
 
 
 def verify_cache(path: Path | str) -> VerifyReport:
-    """Read a cache to the last byte and compare it with all that FORMAT.md demands.
+    """Read every byte of a cache and compare it with all demands of FORMAT.md.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def verify_cache(path: Path | str) -> VerifyReport:
     Returns
     -------
     VerifyReport
-        With one finding for everything that is wrong.
+        With one finding for each fault.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def verify_cache(path: Path | str) -> VerifyReport:
         if not findings:
             findings += [*_fingerprint_findings(file), *_value_findings(file)]
     if not findings:
-        load_features(path, memmap=True)  # raises CacheError if the pieces, each sound, do not make a whole
+        load_features(path, memmap=True)  # raises CacheError if sound arrays do not fit together
     return VerifyReport(path, len(sums), tuple(findings))
 
 
@@ -114,6 +114,7 @@ _ATTRIBUTE_TYPES: dict[str, type | tuple[type, ...]] = {
 
 
 def _attribute_findings(file: StoredFile) -> Iterator[str]:
+    """Find attributes that are missing, unreadable, of a wrong type or of an impossible value."""
     owners = [file.attrs, *file.groups.values(), *(array.attrs for array in file.arrays.values())]
     for owner in owners:
         yield from owner.problems.values()
@@ -131,6 +132,7 @@ def _attribute_findings(file: StoredFile) -> Iterator[str]:
 
 
 def _checksum_findings(file: StoredFile, sums: Mapping[str, str]) -> Iterator[str]:
+    """Find arrays, and a whole, that differ from their checksums."""
     for name in sums:
         recorded = file.arrays[name].attrs.get(layout.ARRAY_SHA256)
         if recorded is None:
@@ -144,7 +146,7 @@ def _checksum_findings(file: StoredFile, sums: Mapping[str, str]) -> Iterator[st
 
 
 def _missing_findings(file: StoredFile) -> Iterator[str]:
-    """Find what is missing: arrays, splits, and arrays that may only be there together."""
+    """Find missing arrays, missing splits, and arrays that lack the array to which they belong."""
     names = split_names(file)
     needed = [layout.CLASS_NAMES, layout.TEMPLATES, layout.PROVENANCE]
     together = [(layout.PROMPT_FEATURES, layout.PROMPT_CLASSES)]
@@ -210,6 +212,7 @@ def _known_arrays(file: StoredFile) -> Iterator[tuple[str, StoredArray]]:
 
 
 def _type_findings(file: StoredFile) -> Iterator[str]:
+    """Find arrays of a wrong type."""
     for key, array in _known_arrays(file):
         expected, *allowed = _TYPES[key]
         if array.dtype.kind != "S" if expected == "text" else array.dtype.name not in allowed:
@@ -256,14 +259,17 @@ _TEXT_LISTS = (layout.CLASS_NAMES, layout.TEMPLATES)
 
 
 def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    """Return whether a shape is as expected, where None stands for any length."""
     return len(shape) == len(expected) and all(want in (None, have) for have, want in zip(shape, expected, strict=True))
 
 
 def _shown(shape: tuple[int | None, ...]) -> str:
+    """Return an expected shape as text."""
     return str(shape).replace("None", "any")
 
 
 def _fingerprint_findings(file: StoredFile) -> Iterator[str]:
+    """Find fingerprints that are not those of the recorded provenance."""
     (text,) = file[layout.PROVENANCE][()].tolist()
     stored = Provenance.from_json(str(file.attrs["dataset"]), str(file.attrs["encoder"]), text)
     for name in ("fingerprint", "image_fingerprint", "text_fingerprint"):
@@ -274,7 +280,7 @@ def _fingerprint_findings(file: StoredFile) -> Iterator[str]:
 
 
 def _value_findings(file: StoredFile) -> Iterator[str]:
-    """Look at every number: finite features, labels and rows within range, ids that are unique."""
+    """Check every value: finite features, labels and rows within range, unique ids."""
     n_classes = len(file[layout.CLASS_NAMES])
     ids: Counter[bytes] = Counter()
     for key, array in _known_arrays(file):
@@ -319,12 +325,13 @@ def _row_findings(file: StoredFile, folder: str) -> Iterator[str]:
 
 
 def _range_findings(path: str, values: NDArray[Any], low: int, high: int, what: str) -> Iterator[str]:
+    """Find values outside a range."""
     if values.size and not low <= int(values.min()) <= int(values.max()) <= high:
         yield f"array {path} has values from {values.min()} to {values.max()}, outside {low} to {high}, {what}"
 
 
 def _text_findings(key: str, array: StoredArray) -> Iterator[str]:
-    """Find text that is not UTF-8; ids alone may be names of files that are not."""
+    """Find text that is not UTF-8; only sample ids may be such text, since file names may."""
     if key == layout.SAMPLE_IDS:
         return
     for text in array[()].tolist():
@@ -336,5 +343,6 @@ def _text_findings(key: str, array: StoredArray) -> Iterator[str]:
 
 
 def _is_finite(array: StoredArray) -> bool:
+    """Return whether all values are finite, a part of the array at a time."""
     rows = max(1, _BYTES_AT_ONCE // max(1, array.nbytes // max(1, array.shape[0])))
     return all(np.isfinite(array[start : start + rows]).all() for start in range(0, array.shape[0], rows))

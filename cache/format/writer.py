@@ -1,4 +1,4 @@
-"""Writes a cache, in one step: it is there completely, or what was there before is."""
+"""Writes a cache in one step: the file is complete, or the old one is unchanged."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class StreamedArray:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-# Path of a streamed array within the file, an index into it, and the values that stand there.
+# Path of a streamed array in the file, an index into it, and the values at that place.
 Part = tuple[str, Any, NDArray[Any]]
 
 
@@ -68,16 +68,16 @@ def write_cache(
     seconds: Mapping[str, float] | None = None,
     created: datetime | None = None,
 ) -> Path:
-    """Write a cache in one step: it is there completely, or what was there before is.
+    """Write a cache in one step: the file is complete, or the old one is unchanged.
 
     Parameters
     ----------
     path : path
         The file to make or replace; its folder is made if needed.
     features : Features
-        What to store.
+        The features to store.
     provenance : Provenance or None
-        Where it came from; None takes it from ``features.provenance``, as loaded from another cache.
+        Origin of the features; None takes ``features.provenance``, as loaded from another cache.
     stored_dtype : str, default "float16"
         Or ``"float32"``.
     sizes : mapping of str to ndarray of shape (n,), int64, or None
@@ -129,9 +129,9 @@ def write_arrays(
     attributes : mapping
         Of the root, without the checksum.
     parts : iterable of (str, index, ndarray)
-        What fills the streamed arrays, in any order and read once. An array whose parts arrive in the order of its
-        bytes (rows ``a:b``, or rows ``i, a:b`` of an array of three axes) is hashed as they pass; any other is read
-        again for its checksum.
+        Parts of the streamed arrays, in any order; the iterable is read once. An array whose parts arrive in the order
+        of its bytes (rows ``a:b``, or rows ``i, a:b`` of an array of three axes) is hashed as it is written; any other
+        is read again for its checksum.
 
     Raises
     ------
@@ -148,7 +148,7 @@ def write_arrays(
             try:
                 _write(disk, arrays, attributes, parts)
             finally:
-                if disk.failure is not None:  # whatever HDF5 made of it
+                if disk.failure is not None:  # in place of the error that HDF5 raises for it
                     raise disk.failure
             stream.seek(disk.end)
     except OSError as error:
@@ -157,36 +157,40 @@ def write_arrays(
 
 
 class _UnfailingDisk:
-    """The file as HDF5 writes it, which never fails: HDF5 crashes when it cannot write what it has begun.
+    """A file that never fails towards HDF5, which crashes if it cannot finish writing.
 
-    The first failure is kept; nothing is written from then on, and it is raised once HDF5 has closed.
+    It keeps the first failure and writes nothing more; the caller raises the failure after HDF5 has closed.
     """
 
     def __init__(self, stream: FileIO) -> None:
-        self.end = 0  # bytes that HDF5 knows of; behind them lies what is reserved
+        self.end = 0  # bytes that HDF5 has written; after them are only reserved bytes
         self.failure: BaseException | None = None
         self._stream, self._position = stream, 0
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to a byte, and return its number."""
         self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.end}[whence]
         return self._position
 
     def tell(self) -> int:
+        """Return the current byte."""
         return self._position
 
     def write(self, data: memoryview) -> int:
+        """Write bytes, and return their number even after a failure."""
         length = len(memoryview(data).cast("B"))
         if self.failure is None:
             try:
                 self._stream.seek(self._position)
                 write_all(self._stream, data)
-            except BaseException as error:  # an interrupt as well: HDF5 would be left in the midst of it
+            except BaseException as error:  # interrupts too, which would stop HDF5 halfway
                 self.failure = error
         self._position += length
         self.end = max(self.end, self._position)
         return length
 
     def readinto(self, target: memoryview) -> int:
+        """Fill a buffer with the bytes at the current place, zeros after a failure."""
         view = memoryview(target).cast("B")
         view[:] = bytes(len(view))
         if self.failure is None:
@@ -199,11 +203,12 @@ class _UnfailingDisk:
         return len(view)
 
     def truncate(self, size: int) -> int:
+        """Set the end of the file."""
         self.end = size
         return size
 
     def flush(self) -> None:
-        """There is no buffer."""
+        """Do nothing, since the file has no buffer."""
 
 
 def _write(
@@ -212,6 +217,7 @@ def _write(
     attributes: Mapping[str, Any],
     parts: Iterable[Part],
 ) -> None:
+    """Write all arrays, their checksums and the root attributes."""
     with _new_file(disk) as file:
         file.create_group(layout.SPLITS)
         sums: dict[str, str] = {}
@@ -219,7 +225,7 @@ def _write(
         early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         for name, array in arrays.items():
-            # Places are taken in this order, so that the file is laid out alike wherever its arrays come from.
+            # Space is allocated in this order, so that the layout of the file does not depend on the arrays' origin.
             options = {"track_times": False, "dcpl": early}
             if isinstance(array, StreamedArray):
                 file.create_dataset(name, shape=array.shape, dtype=array.dtype, **options)
@@ -248,9 +254,9 @@ def _write(
 
 
 def _new_file(disk: _UnfailingDisk) -> h5py.File:
-    """Begin a file whose attributes all stand in the headers of their objects, which HDF5 checks."""
+    """Make a file that keeps all attributes in object headers, over which HDF5 has checksums."""
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
-    # Version 2 object headers: HDF5 then checks attributes and shapes with checksums of its own.
+    # HDF5 has checksums over object headers of version 2, with attributes and shapes.
     access.set_libver_bounds(h5py.h5f.LIBVER_V18, h5py.h5f.LIBVER_V18)
     access.set_alignment(layout.ALIGNMENT, layout.ALIGNMENT)
     access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
@@ -266,7 +272,7 @@ _MAX_ATTRIBUTE_BYTES = 60_000  # bytes; a message of a header ends at 65,535
 
 
 def _set_attribute(item: h5py.File | h5py.Dataset, name: str, value: Any) -> None:
-    """Set an attribute; text has a fixed length, since text of variable length would lie under no checksum.
+    """Set an attribute; text has a fixed length, since HDF5 has no checksum over text of variable length.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What a suite is: a title, a list of series (each a method with its parameters), and a way to run an experiment."""
+"""Base classes of comparisons: a suite lists series (methods with their parameters) and runs an experiment."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a figure, one row of a table; or one point of a line, where ``x`` is given.
+    """A method with its parameters: one line of a figure, one row of a table, or one point of a line if ``x`` is given.
 
     Attributes
     ----------
     label : str
-        As it stands in the legend. Series of one label are one grid, and are fitted in one run.
+        Name in the legend. Series of the same label are one grid, and are fitted in one run.
     method : str
         Name of the method.
     parameters : mapping
@@ -36,7 +36,7 @@ class Series:
     x : float, default=None
         Value of the parameter that the suite varies.
     optional : bool, default=False
-        Whether it may be left out, with a note, where it cannot run (a text tower that is not at hand).
+        Whether it is left out, with a note, if it cannot run (for example without its text tower).
     """
 
     label: str
@@ -48,7 +48,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What was asked of a suite.
+    """The inputs of a suite.
 
     Attributes
     ----------
@@ -59,7 +59,7 @@ class Experiment:
     methods : tuple of str or None
         Keep only these; None for all.
     include : tuple of str
-        Methods that a suite leaves out unless they are named here, for what they cost (``"coop"``).
+        Costly methods (``"coop"``), which a suite runs only if they are named here.
     values : tuple of float
         Values of the parameter that a suite varies; empty for the suite's own.
     selection, device, dtype : str
@@ -67,7 +67,7 @@ class Experiment:
     progress : callable or None
         Called as progress(done, of, label).
     notes : list of str
-        What a suite had to leave out, and why; filled while it runs.
+        Series that were left out, and why; filled while the suite runs.
     """
 
     features: tuple[Features, ...]
@@ -81,7 +81,7 @@ class Experiment:
     dtype: str = "auto"
     progress: Progress | None = None
     notes: list[str] = field(default_factory=list)
-    # By position of the data set. Not an argument: a copy with other data sets must draw its own.
+    # By position of the data set. It is no argument, since a copy with other data sets must make its own draws.
     _tasks: dict[int, list[Task]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def tasks(self, dataset: int) -> list[Task]:
@@ -92,7 +92,7 @@ class Experiment:
         return self._tasks[dataset]
 
     def report(self, done: int, of: int, label: str) -> None:
-        """Tell the caller how far it is."""
+        """Report progress to the caller."""
         if self.progress is not None:
             self.progress(done, of, label)
 
@@ -110,7 +110,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A row, and what paired tests need.
+    """A result row, and the data for paired tests.
 
     Attributes
     ----------
@@ -125,14 +125,14 @@ class Outcome:
 
 
 class Suite(ABC):
-    """A question asked of every method alike; the file that defines one sets ``SUITE``.
+    """A comparison of methods under the same conditions; the file that defines one sets ``SUITE``.
 
     Attributes
     ----------
     title : str
         Of the table and the figure.
     layout : ReportLayout
-        What stands across, and what is drawn; shots and lines unless a suite says otherwise.
+        Columns of the table and kind of the figure; by default a line over the shots.
     """
 
     title: str
@@ -142,10 +142,10 @@ class Suite(ABC):
 
     @abstractmethod
     def series(self, features: Features, experiment: Experiment) -> Sequence[Series]:
-        """Return what is compared on this data set."""
+        """Return the series that are compared on this data set."""
 
     def run(self, experiment: Experiment) -> list[Outcome]:
-        """Fit every series on every data set, number of shots and seed. Suites with a way of their own override it."""
+        """Fit every series on every data set, number of shots and seed; a suite may override it."""
         return [self.outcome(series, fit) for _, series, fit in self.fits(experiment)]
 
     def outcome(self, series: Series, fit: Fitted) -> Outcome:
@@ -155,7 +155,7 @@ class Suite(ABC):
     def fits(
         self, experiment: Experiment, datasets: Sequence[int] | None = None
     ) -> Iterator[tuple[int, Series, Fitted]]:
-        """Fit grid after grid.
+        """Fit the series, one grid after another.
 
         Parameters
         ----------
@@ -167,7 +167,7 @@ class Suite(ABC):
         Yields
         ------
         tuple of int, Series and Fitted
-            Position of the data set, what was fitted, and the fit.
+            Position of the data set, the series, and its fit.
         """
         positions = range(len(experiment.features)) if datasets is None else datasets
         work = [
@@ -188,7 +188,7 @@ class Suite(ABC):
         experiment.report(len(work), len(work), "done")
 
     def _groups(self, position: int, experiment: Experiment) -> list[tuple[str, list[Series]]]:
-        """Return the series that were asked for, by label."""
+        """Return the series that were asked for, grouped by label."""
         groups: dict[str, list[Series]] = {}
         features = experiment.features[position]
         for series in experiment.kept(self.series(features, experiment)):
@@ -203,7 +203,7 @@ class Suite(ABC):
 
 
 def _fit_group(group: Sequence[Series], tasks: Sequence[Task], experiment: Experiment) -> list[tuple[Series, Fitted]]:
-    """Fit a grid of series on all tasks in one run; of a method that learns from no shot one fit stands for all."""
+    """Fit a grid of series on all tasks in one run; a method that learns from no image is fitted once for all tasks."""
     members, requests = [], []
     has_text = tasks[0].features.text_features is not None
     for series in group:
@@ -216,17 +216,17 @@ def _fit_group(group: Sequence[Series], tasks: Sequence[Task], experiment: Exper
 
 
 def named_row(series: Series, row: Mapping[str, Any], part: str | None = None, note: str = "") -> dict[str, Any]:
-    """Put the suite's own fields before a row.
+    """Add the suite's fields to a result row.
 
     Parameters
     ----------
     series : Series
         That it belongs to.
     row : mapping
-        Of one fit.
+        Result row of one fit.
     part : str, default=None
         Part of the test, where a suite has several.
     note : str, default=""
-        What a reader has to know of this row.
+        Remark for readers of this row.
     """
     return {"series": series.label, "x": series.x, "part": part, **row, "note": note}

@@ -1,4 +1,4 @@
-"""Published figures, as data with their sources, beside what was measured here.
+"""Published accuracies with their sources, for comparison with measured ones.
 
 ``tables/*.json`` hold one published table each: source, backbone, protocol, whether anything was chosen on test data
 (true, false, or null where its rows differ or that is not known), and rows with accuracies in per cent.
@@ -39,7 +39,7 @@ def backbone(encoder: str) -> str | None:
     >>> backbone("openai/clip-vit-base-patch16"), backbone("open_clip:RN50/openai"), backbone("cafe:mini")
     ('ViT-B/16', 'RN50', None)
     """
-    if "+" in encoder:  # of two encoders, which papers' tables have none of
+    if "+" in encoder:  # two encoders, which no published table has
         return None
     vit, resnet = _VIT.search(encoder), _RESNET.search(encoder)
     if vit:
@@ -51,8 +51,8 @@ def backbone(encoder: str) -> str | None:
 def beside_published(summary: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Put published accuracies beside those of a summary.
 
-    A published figure is taken where data set, method and shots are the same; with another backbone it is listed, and
-    there is no difference to speak of.
+    A published figure is listed if data set, method and shots are the same; the difference is computed only if the
+    backbone is the same too.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def beside_published(summary: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     rows = []
     for entry in summary:
-        # A curve over a parameter has no published cell; oracle rows are no result.
+        # Papers publish no curve over a parameter; rows chosen on test data are not compared.
         if entry["x"] is not None or entry["acc1_mean"] is None or entry["oracle"]:
             continue
         backbone_here = backbone(str(entry["encoder"]))
@@ -82,6 +82,7 @@ def beside_published(summary: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _same_cell(entry: dict[str, Any], table: dict[str, Any], row: dict[str, Any]) -> bool:
+    """Return whether a published row is of the same data set, method and shots as a summary row."""
     shift = table.get("kind") == "shift"
     if (entry["part"] is not None) is not shift or (shift and entry["dataset"] != "imagenet"):
         return False
@@ -94,6 +95,7 @@ def _same_cell(entry: dict[str, Any], table: dict[str, Any], row: dict[str, Any]
 def _beside(
     entry: dict[str, Any], backbone_here: str | None, name: str, table: dict[str, Any], row: dict[str, Any]
 ) -> dict[str, Any]:
+    """Return a published accuracy beside the measured one."""
     tested = entry["part"] if table.get("kind") == "shift" else entry["dataset"]
     published, measured = row["acc1"][tested], 100 * entry["acc1_mean"]
     published_with = row.get("backbone", table["backbone"])

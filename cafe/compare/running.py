@@ -1,4 +1,4 @@
-"""Run a suite, and sum up over seeds."""
+"""Runs a suite and summarises its rows over seeds."""
 
 from __future__ import annotations
 
@@ -80,11 +80,11 @@ def sum_up(suite: str, chosen: Suite, outcomes: Sequence[Outcome], notes: Sequen
     suite : str
         Its name.
     chosen : Suite
-        The suite itself.
+        The suite.
     outcomes : sequence of Outcome
-        Of one run, or of several that belong together.
+        Outcomes of one run, or of several runs of the same suite.
     notes : sequence of str, default=()
-        What was left out.
+        Remarks about series that were left out.
     """
     rows = [outcome.row for outcome in outcomes]
     pairs = compare_pairs(outcomes)

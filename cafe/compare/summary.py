@@ -1,6 +1,6 @@
-"""Sums rows up over seeds, tests every two series in pairs, and says how each stands to the best of its column.
+"""Averages rows over seeds, tests every two series, and compares each with the best of its column.
 
-A column here is one data set, encoder, number of shots and part of the test: what was measured under one condition.
+A column is one condition: a data set, encoder, number of shots and part of the test.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def sum_over_seeds(
     pairs : sequence of dict, default=()
         Paired tests, from :func:`compare_pairs`.
     metrics : sequence of str, default=()
-        What the suite measures beside the usual.
+        Further metrics of the suite.
 
     Returns
     -------
@@ -75,6 +75,7 @@ def sum_over_seeds(
 
 
 def _sum_up(entry: dict[str, Any], metric: str, values: Sequence[float]) -> None:
+    """Add mean, standard deviation and interval of one metric to a summary row."""
     entry[f"{metric}_mean"] = float(np.mean(values)) if values else None
     entry[f"{metric}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
     interval = interval95(values)
@@ -84,9 +85,8 @@ def _sum_up(entry: dict[str, Any], metric: str, values: Sequence[float]) -> None
 def _rank(summary: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]) -> None:
     """Set ``standing`` in every cell of a tested column.
 
-    Zero-shot takes part in the columns of all shots, and has one cell; ``standing_by_shots`` says how it stands there.
-    It has a ``standing`` of its own only where its cell stands in the same column as the others: in a part of the test,
-    with one number of shots.
+    Zero-shot has one cell, which is compared in the columns of all shots; ``standing_by_shots`` has the results. It has
+    a ``standing`` only if there is a single column: in a part of the test, with one number of shots.
     """
     p_values: dict[tuple[Any, ...], dict[frozenset[Any], float]] = {}
     for pair in pairs:
@@ -145,6 +145,7 @@ def compare_pairs(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
 
 
 def _column(key: dict[str, Any], cells: dict[Cell, dict[int | None, NDArray[np.bool_]]]) -> list[dict[str, Any]]:
+    """Test every two series of one column, and correct the p-values."""
     results = []
     for (a, results_a), (b, results_b) in combinations(cells.items(), 2):
         seeds = _shared_seeds(results_a, results_b)
@@ -168,7 +169,7 @@ def _column(key: dict[str, Any], cells: dict[Cell, dict[int | None, NDArray[np.b
 
 
 def _shared_seeds(results_a: dict[int | None, Any], results_b: dict[int | None, Any]) -> list[int | None]:
-    """Return the seeds that both have; a series without seeds (key None) goes with any."""
+    """Return the seeds of both series; a series without seeds (key None) matches all seeds of the other."""
     if None in results_a:
         return list(results_b)
     if None in results_b:
@@ -177,4 +178,5 @@ def _shared_seeds(results_a: dict[int | None, Any], results_b: dict[int | None, 
 
 
 def _stack(by_seed: dict[int | None, NDArray[np.bool_]], seeds: Sequence[int | None]) -> NDArray[np.bool_]:
+    """Return the answers of a series for these seeds, (seeds, n images)."""
     return np.stack([by_seed[None] if None in by_seed else by_seed[seed] for seed in seeds])

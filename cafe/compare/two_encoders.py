@@ -1,4 +1,4 @@
-"""Caches of the same images by two encoders are also compared joined: does the second encoder help?"""
+"""Joins the caches of two encoders of the same images, so that a comparison shows whether the second one helps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cafe.protocol.tasks import dataset_name, encoder_name
 
 
 def with_joined(features: Sequence[Features]) -> tuple[list[Features], list[str]]:
-    """Add the joined features of each data set that is there by exactly two encoders.
+    """Add the joined features of each data set that was encoded by exactly two encoders.
 
     Parameters
     ----------
@@ -20,7 +20,7 @@ def with_joined(features: Sequence[Features]) -> tuple[list[Features], list[str]
     Returns
     -------
     list of Features, list of str
-        Those given, and the joined ones behind them; and a sentence for each two that cannot be joined.
+        The given features followed by the joined ones; and a sentence for every two that cannot be joined.
 
     Examples
     --------

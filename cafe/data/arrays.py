@@ -29,7 +29,7 @@ class ArrayImages(Dataset):
         digests = [_digest(image, row) for row, image in enumerate(images)]
         labelled = label_rows(name, labels, splits, lambda: digests, class_names)
         self.class_names, self.split_origin = labelled.class_names, labelled.split_origin
-        # The content stands in the id, since the size of an array says nothing about a replaced one.
+        # The id contains the content's hash, since a replaced array may have the same size.
         ids = [f"{row:07d}-{digest[:16]}" for row, digest in enumerate(digests)]
         self.splits = labelled.image_splits(ids, [_n_bytes(image) for image in images])
         self.notes = labelled.notes
@@ -64,7 +64,7 @@ def from_arrays(
     ----------
     images : array of shape (n, height, width[, channels]), or sequence of n arrays or PIL images
         uint8, 0 is black and 255 white; grey, RGB, or RGBA, which is composited on white. PIL images of any mode
-        that :mod:`cafe.data.images.decoding` takes. They are kept, not copied.
+        that :mod:`cafe.data.images.decoding` takes. They are not copied.
     labels : array-like of shape (n,), int
         Row of ``class_names``.
     class_names : sequence of str
@@ -72,7 +72,7 @@ def from_arrays(
     splits : sequence of str, length n, or None
         ``"train"``, ``"val"`` or ``"test"`` of each image; None divides them by hash.
     name : str, default "arrays"
-        As it will stand in tables and file names.
+        The name in tables and file names.
     templates : sequence of str, default ("a photo of a {}.",)
         For the prompts.
 
@@ -117,6 +117,7 @@ def from_arrays(
 
 
 def _digest(image: Any, row: int) -> str:
+    """Return the SHA-256 of an image's type, shape and pixels, after checking them."""
     pixels = np.asarray(image)
     if not _is_pil(image) and (pixels.dtype != np.uint8 or not _has_image_shape(pixels.shape)):
         raise InputError(

@@ -30,7 +30,7 @@ class CoopJson(ImageFiles, Source):
 
     @classmethod
     def accepts(cls, path: Path) -> bool:
-        """Whether it is a JSON file."""
+        """Return whether it is a JSON file."""
         path = without_options(path)
         return path.suffix.lower() == ".json" and path.is_file()
 

@@ -30,7 +30,7 @@ class HuggingFace(EncodedImages, Source):
     """
 
     def __init__(self, origin: object, name: str, parts: list[ArrowImages], class_list: list[str] | None) -> None:
-        """Take the splits as they are called in the source."""
+        """Take the splits under their names in the source."""
         self.name = name
         self.notes = []
         kept = []
@@ -63,7 +63,7 @@ class HuggingFace(EncodedImages, Source):
 
     @classmethod
     def accepts(cls, path: Path) -> bool:
-        """Whether it is ``hf:NAME``, a folder of ``save_to_disk``, or parquet."""
+        """Return whether it is ``hf:NAME``, a folder of ``save_to_disk``, or parquet."""
         if path.as_posix().startswith(_HUB) and not path.exists():
             return True
         path = without_options(path)
@@ -71,7 +71,7 @@ class HuggingFace(EncodedImages, Source):
 
     @classmethod
     def open(cls, path: Path, *, lenient: bool = False) -> Dataset:
-        """Open it; ``lenient`` changes nothing, since images that are not there are unreadable only later.
+        """Open it; ``lenient`` changes nothing, since missing images are only noticed when they are read.
 
         Raises
         ------
@@ -107,7 +107,7 @@ class HuggingFace(EncodedImages, Source):
         return folder
 
     def content(self, split: str, index: int) -> bytes:
-        """Return the bytes of one image, from its row or from the file to which that points."""
+        """Return the bytes of one image, from its row or from the file that the row names."""
         sample_id = self.splits[split].sample_ids[index]
         content = self._read(sample_id)
         if content is None:
@@ -115,11 +115,13 @@ class HuggingFace(EncodedImages, Source):
         return content
 
     def _read(self, sample_id: str) -> bytes | None:
+        """Return the bytes of an image by its sample id, None if they cannot be found."""
         number, row = self._where[sample_id]
         return self._parts[number].read(row)
 
 
 def _from_hub(name: str, options: dict[str, str]) -> dict[str, Any]:
+    """Load a data set of the hub, by split."""
     library = load_library()
     try:
         # Version 3 of the library would ask whether a data set's script may run; version 4 knows no scripts.

@@ -26,16 +26,16 @@ class ImageFolder(ImageFiles, Source):
     """A folder with one folder of images per class, with or without train, val and test folders.
 
     Classes are sorted by folder name, numbers as numbers; in class names ``_`` becomes a space. Split folders are
-    ``train``, ``val`` (or ``valid``, ``validation``) and ``test``; they count as such if nothing else stands
-    beside them. ``train`` alone, or no split folders, is split by hash (see :mod:`cafe.protocol.partition` and
-    :mod:`cafe.data.images.content_keys`). Folders within a class folder count to that class. Where a folder holds a
-    single folder and nothing else, that one is looked into. Hidden files are not looked at.
+    ``train``, ``val`` (or ``valid``, ``validation``) and ``test``; they count as such if no other folder stands beside
+    them. ``train`` alone, or a folder without split folders, is split by hash (see :mod:`cafe.protocol.partition` and
+    :mod:`cafe.data.images.content_keys`). Folders within a class folder count to that class. If a folder holds a single
+    folder and nothing else, that folder is read instead. Hidden files are ignored.
     """
 
     general = True
 
     def __init__(self, root: Path, listings: dict[str, dict[str, Listing]], files_outside: list[LeftOut]) -> None:
-        """Take the listings by split and class folder, where ``""`` is still to be divided, and files in no class."""
+        """Take the listings by split and class folder (split ``""`` is still to be divided), and files in no class."""
         self._image_root = root.absolute()
         self.name = self._image_root.name or "images"
         folders = _class_folders(root, listings)
@@ -65,12 +65,12 @@ class ImageFolder(ImageFiles, Source):
 
     @classmethod
     def accepts(cls, path: Path) -> bool:
-        """Whether the path is a folder."""
+        """Return whether the path is a folder."""
         return path.is_dir()
 
     @classmethod
     def open(cls, path: Path, *, lenient: bool = False) -> Dataset:
-        """List the folder; ``lenient`` changes nothing, since nothing is named that is not there.
+        """List the folder; ``lenient`` changes nothing, since no list names images.
 
         Raises
         ------
@@ -85,7 +85,7 @@ class ImageFolder(ImageFiles, Source):
         if inner is not None:
             dataset = cls.open(inner, lenient=lenient)
             assert isinstance(dataset, ImageFolder)
-            dataset._say_where(path, inner)
+            dataset._take_outer_folder(path, inner)
             return dataset
         names = subfolders(path)
         files_outside = _files_outside_classes(path)
@@ -107,7 +107,7 @@ class ImageFolder(ImageFiles, Source):
         return folder
 
     def _identical(self, key_of: dict[str, str]) -> tuple[tuple[Sample, ...], ...]:
-        """Group the images of equal keys; files that cannot be read have keys of their own."""
+        """Group images by key; each file that cannot be read has a key of its own."""
         samples = (
             (key_of[sample_id], Sample(sample_id, self.class_names[label], name))
             for name, split in self.splits.items()
@@ -115,17 +115,18 @@ class ImageFolder(ImageFiles, Source):
         )
         return groups_of_identical(samples)
 
-    def _say_where(self, outer: Path, inner: Path) -> None:
-        """Take the name of the folder that was given, and say which folder within it holds the classes."""
+    def _take_outer_folder(self, outer: Path, inner: Path) -> None:
+        """Take the name of the outer folder, and note that the inner one holds the classes."""
         assert self.contents is not None
         inside = inner.relative_to(outer).as_posix()
-        n_of_inner = len(self.contents.sentences())
+        n_sentences = len(self.contents.sentences())
         self.contents = replace(self.contents, inside=inside)
         self.name = outer.absolute().name or self.name
-        self.notes = [*self.contents.sentences(), *self.notes[n_of_inner:]]
+        self.notes = [*self.contents.sentences(), *self.notes[n_sentences:]]
 
 
 def _split_by_hash(rows: list[tuple[int, str, int]], keys: list[str]) -> dict[str, ImageSplit]:
+    """Divide rows of (label, path, size) into splits by the hash of their keys."""
     parts = split_by_hash([label for label, _, _ in rows], keys).tolist()
     divided = {}
     for split in ("train", "val", "test"):
@@ -136,10 +137,10 @@ def _split_by_hash(rows: list[tuple[int, str, int]], keys: list[str]) -> dict[st
 
 
 def _inner_folder(path: Path) -> Path | None:
-    """Return the folder that holds the class or split folders, where folders alone lead to it, one in the other.
+    """Follow folders that hold a single folder and nothing else; return the one that holds class or split folders.
 
-    None where these are in the folder that was given, or there are none. A folder called ``train`` is a split, and one
-    that holds images is a class.
+    None if the given folder holds them itself, or if no such folder exists. A folder called ``train`` is a split, and a
+    folder with images is a class.
     """
     inner = path
     while not list_images(inner, recursive=False).files:
@@ -182,7 +183,7 @@ def _list_classes(root: Path, below: str, names: list[str]) -> dict[str, Listing
 
 
 def _class_folders(root: Path, listings: dict[str, dict[str, Listing]]) -> list[str]:
-    """Return the class folders in label order, after checking that training knows them all."""
+    """Return the class folders in label order, after checking that the train folder has all of them."""
     known = next(iter(listings.values()))
     for split, by_class in listings.items():
         unknown = sorted(set(by_class) - set(known), key=natural_order)
@@ -197,6 +198,7 @@ def _class_folders(root: Path, listings: dict[str, dict[str, Listing]]) -> list[
 
 
 def _refuse_equal_names(root: Path, folders: list[str], class_names: tuple[str, ...]) -> None:
+    """Raise an error if two class folders have the same class name."""
     folder_of: dict[str, str] = {}
     for folder, name in zip(folders, class_names, strict=True):
         if name in folder_of:
@@ -205,19 +207,20 @@ def _refuse_equal_names(root: Path, folders: list[str], class_names: tuple[str, 
 
 
 def _image_split(rows: list[tuple[int, str, int]]) -> ImageSplit:
+    """Make a split of rows of (label, path, size)."""
     labels, paths, sizes = zip(*rows, strict=True)
     return ImageSplit(list(paths), np.array(labels, dtype=np.int64), np.array(sizes, dtype=np.int64))
 
 
 def _files_outside_classes(root: Path, below: str = "") -> list[LeftOut]:
-    """List visible files that stand beside folders and belong to no class."""
+    """List the visible files that lie in no class folder."""
     listing = list_images(root, below, recursive=False)
     images = [LeftOut(path, "images in no class folder") for path, _ in listing.files]
     return [*images, *(LeftOut(path, kind_by_name(path)) for path in listing.others)]
 
 
 def _other_files(listings: dict[str, dict[str, Listing]]) -> list[LeftOut]:
-    """List the files in class folders that are no images."""
+    """List the files in class folders that are not images."""
     return [
         LeftOut(path, kind_by_name(path))
         for by_class in listings.values()
@@ -227,7 +230,7 @@ def _other_files(listings: dict[str, dict[str, Listing]]) -> list[LeftOut]:
 
 
 def _nested_folders(listings: dict[str, dict[str, Listing]]) -> dict[str, str]:
-    """Return the folders within class folders that hold images, and the class of each."""
+    """Return the class of each folder that holds images within a class folder."""
     nested = {}
     for by_class in listings.values():
         for name, listing in by_class.items():
@@ -239,6 +242,7 @@ def _nested_folders(listings: dict[str, dict[str, Listing]]) -> dict[str, str]:
 
 
 def _notes(splits: dict[str, ImageSplit], contents: Contents) -> list[str]:
+    """Say why there is no test split."""
     if "test" in splits:
         return []
     # One image of a class, its copies not counted, leaves nothing for a test.

@@ -1,4 +1,4 @@
-"""Opens a data set by name or path, and lists what there is."""
+"""Opens a data set by name or path, and lists known data sets and sources."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def known_datasets(root: Path | None = None) -> list[dict[str, Any]]:
 
 
 def _source_for(path: Path) -> tuple[Any, bool]:
-    """Return the first source that accepts the path, and whether there is anything."""
+    """Return the first source that accepts the path (None if none does), and whether the path exists."""
     sources = [entry.load() for entry in entries("data", "SOURCE").values()]
     try:
         for source in sorted(sources, key=lambda source: source.general):  # stable: by name otherwise
@@ -152,6 +152,7 @@ def _source_for(path: Path) -> tuple[Any, bool]:
 
 
 def _path_help() -> str:
+    """Say which kinds of paths can be opened."""
     sources = entries("data", "SOURCE")
     general = [entry.summary.rstrip(".") for entry in sources.values() if entry.load().general]
     specific = [name for name, entry in sources.items() if not entry.load().general]

@@ -37,7 +37,7 @@ class WebDataset(EncodedImages, Source):
     A sample is an image with a ``.cls`` or ``.json`` of the same name. Splits are the folders that hold the tars
     (``train/0.tar``, as CLIP_benchmark has them) or begin their names (``train-000.tar``); tars without either are
     divided by hash. ``classnames.txt`` beside them names numbered classes. Nothing is unpacked: an image is read
-    where it lies in its tar.
+    from its place in the tar.
     """
 
     def __init__(self, folder: Path, name: str, shards: list[Path]) -> None:
@@ -72,7 +72,7 @@ class WebDataset(EncodedImages, Source):
 
     @classmethod
     def accepts(cls, path: Path) -> bool:
-        """Whether it is a tar, a pattern of tars, or a folder that holds tars or split folders with tars."""
+        """Return whether it is a tar, a pattern of tars, or a folder with tars or with split folders of tars."""
         return bool(_shards_of(path)[1])
 
     @classmethod
@@ -108,7 +108,7 @@ class WebDataset(EncodedImages, Source):
         return folder
 
     def content(self, split: str, index: int) -> bytes:
-        """Return the bytes of one image, from where they lie in their tar."""
+        """Return the bytes of one image, read from its place in the tar."""
         part = self.splits[split]
         sample_id = part.sample_ids[index]
         content = self._read(sample_id, int(part.sizes[index]))
@@ -166,6 +166,7 @@ def _expand_pattern(pattern: str) -> list[str]:
 
 
 def _count_names(pattern: str) -> int:
+    """Return how many names a pattern expands to, without expanding it."""
     count = 1
     for braces in re.findall(r"\{([^{}]*)\}", pattern):
         span = re.fullmatch(r"(\d{1,12})\.\.(\d{1,12})", braces)
@@ -176,11 +177,13 @@ def _count_names(pattern: str) -> int:
 
 
 def _split_of(shard: Path, folder: Path) -> str:
+    """Return the split that a shard's folder or name says, or an empty text."""
     parent = shard.parent.name if shard.parent != folder else ""
     return split_name(parent) or split_name(re.split(r"[-_.\d]", shard.name)[0]) or ""
 
 
 def _templates(folder: Path) -> tuple[str, ...]:
+    """Return the templates that CLIP_benchmark wrote beside the shards, else the generic one."""
     path = folder / _TEMPLATES
     if not path.is_file():
         return (GENERIC_TEMPLATE,)
@@ -197,9 +200,9 @@ class ShardSample:
     key : str
         That name, with its folder within the tar.
     offset, size : int
-        Where the bytes of the image lie in the tar; -1 and 0 before it is found.
+        Place and number of the image's bytes in the tar; -1 and 0 until the image is found.
     label : str
-        Class name or number; ``""`` before it is found.
+        Class name or number; ``""`` until it is found.
     """
 
     key: str
@@ -260,6 +263,7 @@ def index_shard(path: Path) -> list[ShardSample]:
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, str, str]]:
+    """Return each file in a tar, with the key of its sample and its extension."""
     for member in tar:
         tar.members = []  # type: ignore[attr-defined]  # otherwise every header stays in memory
         folder, _, name = member.name.rpartition("/")
@@ -269,6 +273,7 @@ def _members(tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, str, str]]
 
 
 def _label(path: Path, key: str, kind: str, content: bytes) -> str:
+    """Read the label in a .cls or .json file."""
     try:
         text = content.decode("utf-8").strip()
         if kind == "cls":

@@ -49,6 +49,7 @@ def read_class_names(path: Path | str, present_names: Sequence[str]) -> tuple[st
 
 
 def _renamed(path: Path, new_names: dict[str, Any], present_names: Sequence[str]) -> list[Any]:
+    """Return the names after the renamings of a JSON object."""
     for name in new_names:
         if name not in present_names:
             raise InputError(f"{path}: {unknown_name('class', name, present_names)}")

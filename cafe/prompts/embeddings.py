@@ -72,6 +72,7 @@ def mean_of_prompts(
 
 
 def _unit(text: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scale every row to unit length."""
     length = np.linalg.norm(text, axis=-1, keepdims=True)
     if not np.all(np.isfinite(length)) or np.any(length == 0):
         raise InputError("text features must be finite and not zero; extract them again")

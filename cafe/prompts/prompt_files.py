@@ -79,6 +79,7 @@ def with_templates(
 def _matching_key(
     path: Path, name: str, document: Mapping[str, Any], keys_by_plain_name: Mapping[str, list[str]]
 ) -> str | None:
+    """Return the file's name for a class: the same, else the only one that is alike; None if there is none."""
     if name in document:
         return name
     keys = keys_by_plain_name.get(_plain_name(name), [])
@@ -88,10 +89,12 @@ def _matching_key(
 
 
 def _plain_name(name: str) -> str:
+    """Return a name without case, underscores and hyphens, for comparison."""
     return " ".join(name.replace("_", " ").replace("-", " ").casefold().split())
 
 
 def _prompts_of(path: Path, key: str, value: Any) -> tuple[str, ...]:
+    """Check and return the prompts of one class."""
     if not isinstance(value, list) or not value or not all(isinstance(text, str) and text.strip() for text in value):
         raise InputError(f"{path}: the prompts of {key!r} must be a list of at least one text")
     return tuple(text.strip() for text in value)

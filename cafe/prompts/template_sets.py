@@ -1,4 +1,4 @@
-"""Template sets by name: those published for ImageNet, and every data set's own."""
+"""Template sets by name: the general ones, and one of every data set."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def known_template_sets() -> list[dict[str, Any]]:
 
     Examples
     --------
-    >>> [len(one["templates"]) for one in known_template_sets()[:3]]
+    >>> [len(row["templates"]) for row in known_template_sets()[:3]]
     [1, 7, 80]
     """
     general = [
@@ -73,6 +73,7 @@ def read_templates(given: Sequence[str] | None) -> list[str] | None:
 
 
 def _templates_of(text: str) -> Sequence[str]:
+    """Return the templates of a set, a text with a slot, or a file."""
     if text in _SETS:
         return _SETS[text][0]
     if has_slot(text):
@@ -89,6 +90,7 @@ def _templates_of(text: str) -> Sequence[str]:
 
 
 def _templates_in_file(path: Path) -> list[str]:
+    """Read a file with one template on each line, or a JSON list of templates."""
     text = read_text(path, "--templates")
     lines = parse_json(text, path) if path.suffix.lower() == ".json" else text.splitlines()
     if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
@@ -103,13 +105,15 @@ def _templates_in_file(path: Path) -> list[str]:
 
 
 def _dataset_names() -> list[str]:
-    # Within the function: data sets name their templates with this room's constants.
+    """Return the names of all known data sets."""
+    # Imported here, since the data sets import this package's constants.
     from cafe.registry import entries
 
     return list(entries("data", "DATASET"))
 
 
 def _templates_of_dataset(name: str) -> tuple[str, ...]:
+    """Return the templates of a data set."""
     from cafe.registry import entries
 
     templates: tuple[str, ...] = entries("data", "DATASET")[name].load().templates

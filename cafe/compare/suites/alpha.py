@@ -1,4 +1,4 @@
-"""How much of the adapted feature to mix in: the residual ratio from 0 to 1."""
+"""The residual ratio of CLIP-Adapter, the share of the adapted feature, from 0 to 1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trained on half of the classes, tested on both halves: does it still know what it was not shown?"""
+"""Training on half of the classes and testing on both halves: generalisation to new classes."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class Baselines(Suite):
     title = "Baselines"
 
     def series(self, features: Features, experiment: Experiment) -> Sequence[Series]:
-        """Return the four, and CoOp where it was included."""
+        """Return the four baselines, and CoOp if it was included."""
         return (
             first_series(features),
             Series("linear-probe", "linear-probe", {"C": "auto"}),

@@ -1,4 +1,4 @@
-"""How wide the adapter has to be: bottlenecks of d to d / 32."""
+"""The width of CLIP-Adapter's bottleneck, from d to d / 32."""
 
 from __future__ import annotations
 

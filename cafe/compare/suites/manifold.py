@@ -1,4 +1,4 @@
-"""What adapters do to the features themselves: question 5 of the CLIP-Adapter paper, measured."""
+"""Image features before and after the adapter: question 5 of the CLIP-Adapter paper, measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every method of the room, side by side."""
+"""All methods, compared under one protocol."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cafe.methods import method_names
 
 SUITE = "methods"
 
-# What each paper chooses on validation images is chosen by the selection policy; everything else is the default.
+# Parameters that a paper chooses on validation images are chosen by the selection policy; others have their defaults.
 CHOSEN: Final[Mapping[str, Mapping[str, Any]]] = {
     "linear-probe": {"C": "auto"},
     "clip-adapter": {"alpha": "auto"},
@@ -25,15 +25,15 @@ CHOSEN: Final[Mapping[str, Mapping[str, Any]]] = {
     "ape": {"alpha": "auto", "beta": "auto", "gamma": "auto"},
     "trans-clip": {"gamma": "auto"},
 }
-# Names that say in the table what a reader has to know.
+# Labels with remarks for readers of the table.
 LABELS: Final[Mapping[str, str]] = {
     "trans-clip": "trans-clip (transductive)",
     "stat-a": "stat-a (transductive)",
     "prolip": "prolip (linear adapter: image features, not those before the projection)",
 }
-# Methods that can weigh templates by the shots; worth a line where a class has several.
+# Methods that can weigh templates by the shots, which are listed twice if a class has several templates.
 WEIGH_TEMPLATES: Final = ("zero-shot", "gda")
-# Left out unless named with --include, for what they cost.
+# Costly methods, which run only if --include names them.
 COSTLY: Final = ("coop",)
 
 
@@ -56,7 +56,7 @@ class Methods(Suite):
             if name in COSTLY and name not in experiment.include:
                 experiment.notes.append(f"{name} was left out for its cost; --include {name} runs it")
                 continue
-            # A newcomer without an entry above runs with its own defaults.
+            # A method without an entry above runs with its own defaults.
             series.append(Series(LABELS.get(name, name), name, CHOSEN.get(name, {}), optional=True))
         if features.text_features is not None and (
             len(features.text_features) > 1 or features.prompt_classes is not None

@@ -25,7 +25,7 @@ class Paper(Suite):
     layout = ReportLayout(table="datasets")
 
     def series(self, features: Features, experiment: Experiment) -> Sequence[Series]:
-        """Return the three, and CoOp where it was included."""
+        """Return the three methods of the paper, and CoOp if it was included."""
         return (
             first_series(features),
             Series("linear-probe", "linear-probe", {"C": "auto"}),
@@ -34,7 +34,7 @@ class Paper(Suite):
         )
 
     def run(self, experiment: Experiment) -> list[Outcome]:
-        """Run what is at hand, and name the data sets that are not."""
+        """Run on the given caches, and name the data sets of the paper without a cache."""
         present = {dataset_name(features) for features in experiment.features}
         missing = [name for name in PAPER_DATASETS if name not in present]
         if missing:

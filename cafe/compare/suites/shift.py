@@ -1,4 +1,4 @@
-"""Trained on one data set, tested on others: ImageNet to V2, Sketch, A and R."""
+"""Training on one data set and testing on others, such as ImageNet and its variants."""
 
 from __future__ import annotations
 
@@ -61,6 +61,7 @@ class Shift(Suite):
 
 
 def _columns(source: Features, target: Features) -> NDArray[np.int64]:
+    """Return the columns of the source's classes that the target's classes are, after checking the encoders."""
     if encoder_name(source) != encoder_name(target):
         raise InputError(
             f"{dataset_name(target)} was encoded by {encoder_name(target)} and {dataset_name(source)} by "
@@ -70,6 +71,7 @@ def _columns(source: Features, target: Features) -> NDArray[np.int64]:
 
 
 def _zero_shot(source: Features, target: Features, columns: NDArray[np.int64]) -> float | None:
+    """Return the zero-shot accuracy on the target with the source's text, None without text."""
     if source.text_features is None:
         return None
     text = source.text_features[:, columns]

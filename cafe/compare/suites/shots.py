@@ -1,4 +1,4 @@
-"""How many images it takes."""
+"""Accuracy by the number of training images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Shots(Suite):
     title = "CLIP-Adapter by shots"
 
     def series(self, features: Features, experiment: Experiment) -> Sequence[Series]:
-        """Return the five."""
+        """Return zero-shot, the linear probe and three adapters."""
         return (
             first_series(features),
             Series("linear-probe", "linear-probe", {"C": "auto"}),

@@ -1,4 +1,4 @@
-"""Which side to adapt, and how to set the ratio: questions 1 and 2 of the CLIP-Adapter paper."""
+"""Variants of CLIP-Adapter: the side that is adapted, and the ratio (questions 1 and 2 of the paper)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Variants(Suite):
     layout = ReportLayout(figure="dots")
 
     def series(self, features: Features, experiment: Experiment) -> Sequence[Series]:
-        """Return zero-shot and the twelve."""
+        """Return zero-shot and the twelve combinations of variant and ratio."""
         adapters = [
             Series(f"{variant}, {name}", "clip-adapter", {"variant": variant, **_ratios(variant, ratio)})
             for variant in ("image", "text", "both")
@@ -30,5 +30,6 @@ class Variants(Suite):
 
 
 def _ratios(variant: str, ratio: float | str) -> dict[str, float | str]:
+    """Return the ratio parameters that a variant uses."""
     used = {"image": ("alpha",), "text": ("beta",)}.get(variant, ("alpha", "beta"))
     return dict.fromkeys(used, ratio)

@@ -1,4 +1,4 @@
-"""Content keys: equal for identical files, found without reading every file."""
+"""Content keys: the same for identical files, and made without reading every file."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-_END = 4096  # bytes read at each end of a file before all of it is
+_END = 4096  # bytes compared at each end of a file before the whole file is read
 
 
 def content_keys(
     root: Path, files: list[tuple[str, int]], read: Callable[[str], bytes | None] | None = None
 ) -> list[str]:
-    """Make the keys by which images without split folders are split.
+    """Make the keys that decide the split of images without split folders.
 
     A file's key is the SHA-256 of its relative path; files with identical bytes share the key of the one whose
     path sorts first. So the split of a file does not change when the folder moves or when other images come,
-    and copies stay on one side. Only files of equal size can be identical: of those both ends are read, and of
-    those whose ends agree everything.
+    and copies get the same split. Only files of equal size can be identical: both ends of these are read, and
+    whole files only where the ends agree.
 
     Parameters
     ----------
     root : Path
-        The data set's root; does not enter the keys.
+        The data set's root; it is not part of the keys.
     files : list of (str, int)
         Path relative to the root with forward slashes, and size in bytes.
     read : callable or None
-        Returns the content of one of them, None if it cannot be read; None reads the files. For images that are no
-        files of their own, such as those within an archive.
+        Returns the content of an image by its path, None if that cannot be read; needed for images that are not files,
+        such as those within an archive. None reads the files.
 
     Returns
     -------
@@ -42,7 +42,7 @@ def content_keys(
     for path, size in files:
         by_size[size].append(path)
     for size, group in by_size.items():
-        # Empty files and links that lead nowhere are no images, so they are no copies of each other.
+        # Empty files and broken links are no images, so they are not copies of each other.
         if size == 0 or len(group) == 1:
             continue
         candidates = [group] if read else _groups_of_equal(group, lambda path: _digest_of_ends(root / path))
@@ -55,7 +55,7 @@ def content_keys(
 
 
 def _groups_of_equal(paths: Iterable[str], key: Callable[[str], bytes | None]) -> list[list[str]]:
-    """Group paths by key and keep groups of at least two; a key of None is like no other."""
+    """Group paths by key, and return groups of at least two; a key of None equals no other key."""
     groups: dict[bytes, list[str]] = defaultdict(list)
     for path in paths:
         value = key(path)

@@ -1,6 +1,6 @@
-"""The one place where bytes become an RGB image.
+"""Decodes images: the only module that turns bytes into RGB pixels.
 
-What comes in, and what comes out:
+Kinds of images and how they are decoded:
 
 =========================================  ===================================================================
 EXIF orientation                           applied; an EXIF block that cannot be read is ignored
@@ -23,9 +23,9 @@ Refused means :class:`cafe.errors.UnreadableImageError`, with the sample's id an
 The pixels of RGB and grey JPEG files come from a decoder that is chosen by name, with :func:`decoding_with`. ``pillow``
 is the default, and what every figure of the docs was made with. ``simplejpeg`` (extra ``cafe-clip[simplejpeg]``) calls
 libjpeg-turbo itself, ``nvjpeg`` (extra ``cafe-clip[nvjpeg]``) NVIDIA's decoder on a GPU, through torchvision. Their
-speed and, by a few levels, their pixels can differ, so the decoder stands in the fingerprint of a cache, and nothing
-chooses it but its name. Everything else comes from Pillow in any case: other formats, MPO, CMYK, images that are open
-already, and files that the decoder finds fault with. The table holds for all.
+speed and, by a few levels, their pixels can differ. Therefore the decoder is part of a cache's fingerprint, and is
+chosen by name only. Pillow always decodes the rest: other formats, MPO, CMYK, images that are already open, and files
+that the decoder rejects. The table is true of all decoders.
 """
 
 from __future__ import annotations
@@ -52,25 +52,25 @@ SIMPLEJPEG = "simplejpeg"
 NVJPEG = "nvjpeg"
 DECODERS = (PILLOW, SIMPLEJPEG, NVJPEG)
 
-# Of this thread's call alone: data sets are asked for images from many threads, by an interface without decoders.
+# A context variable, since many threads ask data sets for images by a method that has no parameter for the decoder.
 _chosen: ContextVar[str] = ContextVar("decoder", default=PILLOW)
 
-# Pillow's mode, and what simplejpeg is asked for. CMYK is left to Pillow, whose conversion is the documented one.
+# Pillow's mode, and simplejpeg's name for it. Pillow decodes CMYK, since the table documents its conversion.
 _COLOURS = {"RGB": "RGB", "L": "GRAY"}
 
 MAX_PIXELS = 178_956_970
 MAX_FILE_BYTES = 2**30  # a picture of so many pixels, 16 bits each of three channels and not compressed, is 1.07 GB
-# Pillow warns from half of that on, of photographs that are sound; above it they are refused here.
+# Pillow warns of sound photographs from half of that number on; this module refuses images above it.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-# Named, since Pillow also reads formats that start other programs (EPS) or are no pictures of a scene.
+# A list, since Pillow also reads formats that start other programs (EPS) or show no scene.
 _FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF")
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 _ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 
 
 def read_image(source: Path | bytes, sample_id: str) -> Image.Image:
-    """Decode one image as RGB; the module's table says what becomes of every kind.
+    """Decode one image as RGB, by the rules of the module's table.
 
     Parameters
     ----------
@@ -124,8 +124,7 @@ def read_content(path: Path, sample_id: str) -> bytes:
     Raises
     ------
     UnreadableImageError
-        If it cannot be read: it is gone, say; or it is no regular file, or larger than 1 GiB. Whoever opens a pipe or a
-        device waits for ever, or reads without end.
+        If it cannot be read, is larger than 1 GiB, or is not a regular file: reading a pipe or a device may never end.
     """
     try:
         status = path.stat()
@@ -141,7 +140,7 @@ def read_content(path: Path, sample_id: str) -> bytes:
 
 
 def as_rgb(image: Image.Image, sample_id: str) -> Image.Image:
-    """Make an image that is already open RGB, by the same rules; the image itself stays as it is.
+    """Return an open image as RGB, by the same rules; the image itself is not changed.
 
     Parameters
     ----------
@@ -162,6 +161,7 @@ def as_rgb(image: Image.Image, sample_id: str) -> Image.Image:
 
 
 def _formats() -> list[str]:
+    """Return the formats that Pillow may open here."""
     Image.init()
     if "HEIF" not in Image.OPEN and reads_heic():
         import pillow_heif
@@ -171,7 +171,8 @@ def _formats() -> list[str]:
 
 
 def _decode(image: Image.Image, content: bytes | None = None) -> Image.Image:
-    # Asked before any pixel is decoded, and whatever limit the program around us has set in Pillow.
+    """Decode an image that Pillow has opened; ``content`` is its file, which another decoder may need."""
+    # Checked before any pixel is decoded, whatever limit the calling program has set in Pillow.
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"{image.width} x {image.height} pixels are more than the limit of {MAX_PIXELS}")
     if content is not None and chosen_decoder() != PILLOW:
@@ -183,6 +184,7 @@ def _decode(image: Image.Image, content: bytes | None = None) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    """Turn an image as its EXIF orientation says."""
     try:
         return ImageOps.exif_transpose(image)
     # Cameras and editors write broken EXIF (ImageNet has such files); the pixels are sound.
@@ -191,6 +193,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image of any mode to RGB."""
     # Pillow opens a 16-bit PNG as 32-bit integers in some versions.
     if image.mode in _SIXTEEN_BIT or (image.mode == "I" and image.format in ("PNG", "PPM")):
         values = np.asarray(image).astype(np.float32)
@@ -205,7 +208,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def check_decoder(name: str) -> None:
-    """Refuse a decoder that is not known, or not installed.
+    """Raise an error for a decoder that is unknown or not installed.
 
     Raises
     ------
@@ -255,7 +258,7 @@ def decoding_with(name: str) -> Iterator[None]:
 
 
 def chosen_decoder() -> str:
-    """Return the decoder of this thread's block; ``"pillow"`` outside of any."""
+    """Return the decoder that :func:`decoding_with` chose for this thread; ``"pillow"`` outside of it."""
     return _chosen.get()
 
 
@@ -272,8 +275,8 @@ def decode_jpeg(image: Image.Image, content: bytes) -> Image.Image | None:
     Returns
     -------
     PIL.Image.Image or None
-        Mode RGB or L, with the header's ``info`` (EXIF stands there), not turned upright. None if it is no such file,
-        or one that the decoder finds fault with: Pillow then decides, by the content of the file alone.
+        Mode RGB or L, with the header's ``info`` (which has the EXIF block), not turned upright. None for any other
+        file, and for one that the decoder rejects, which Pillow then decodes.
     """
     if image.format != "JPEG" or image.mode not in _COLOURS:
         return None

@@ -1,4 +1,4 @@
-"""Finds image files: names and sizes by listing folders, nothing opened."""
+"""Finds the names and sizes of image files by listing folders, without opening a file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IMAGE_EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
     | {".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2"}
 )
-# Left behind by archives, network disks and file managers.
+# Files and folders that archives, network disks and file managers leave behind.
 _SYSTEM_FILES = frozenset({"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini"})
 
 
@@ -53,7 +53,7 @@ def subfolders(folder: Path) -> list[str]:
 
 
 def check_name(name: str, folder: Path | str) -> None:
-    """Refuse a name that is no UTF-8: it could stand in no table, page or prompt.
+    """Raise an error for a name that is not UTF-8, which no table, page or prompt could show.
 
     Raises
     ------
@@ -67,10 +67,10 @@ def check_name(name: str, folder: Path | str) -> None:
 
 
 def check_inside(named: Iterable[str], folder: Path, named_by: Path | str) -> None:
-    """Refuse paths of a list that lead out of the folder of its images.
+    """Raise an error for paths in a list that lead out of the folder of its images.
 
-    A list from a stranger could otherwise make a report of any picture of this machine. Links within the folder are
-    followed: they were put there by who owns the folder, not by who wrote the list, and large data sets are kept so.
+    A list from a stranger could otherwise put any picture of this machine into a report. Links within the folder are
+    followed: the owner of the folder made them, not the author of the list, and large data sets need them.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ def list_images(root: Path, below: str = "", recursive: bool = True) -> Listing:
 
 
 def find_sizes(folder: Path, paths: Iterable[str], named_by: Path, *, lenient: bool = False) -> dict[str, int]:
-    """Find the size of every file that a list names; each folder is listed once instead of asking for each file.
+    """Find the size of every file that a list names, by listing each folder once.
 
     Parameters
     ----------
@@ -200,28 +200,31 @@ def natural_order(name: str) -> tuple[list[tuple[int, int, str]], str]:
     ['Class2', 'class2', 'class10']
     """
     parts = [(part, part.lstrip("0")) for part in re.findall(r"[0-9]+|[^0-9]+", name)]
-    # The longer number is the larger one, and of equally long ones the text decides: no number is too long for it.
+    # A number with more digits is larger; numbers of equal length are compared as text, so none is too long.
     return [(0, len(digits), digits) if part[0] in "0123456789" else (1, 0, part) for part, digits in parts], name
 
 
 def _is_hidden(name: str) -> bool:
+    """Return whether a file or folder is ignored for its name."""
     return name.startswith(".") or name in _SYSTEM_FILES
 
 
 def _size(entry: os.DirEntry[str]) -> int:
+    """Return the size of a file, 0 for a broken link."""
     try:
         return entry.stat().st_size
     except OSError:
-        # A link that leads nowhere stays in the list, so that it is reported as unreadable rather than lost.
+        # A broken link stays in the list, so that it is reported as unreadable.
         return 0
 
 
 def _sizes_in(folder: Path, names: set[str]) -> dict[str, int]:
+    """Return the sizes of those files of a folder that have one of the names."""
     sizes: dict[str, int] = {}
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name in names and entry.is_file():  # not a link that leads nowhere
+                if entry.name in names and entry.is_file():  # false for a broken link
                     sizes[entry.name] = entry.stat().st_size
     except (FileNotFoundError, NotADirectoryError):
         return {}

@@ -1,4 +1,4 @@
-"""Files that are no images here: what they are, and what would read them."""
+"""Kinds of files that cafe does not read as images, and what would read them."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b
 
 
 def reads_heic() -> bool:
-    """Return whether HEIC files are read: whether the extra ``heic`` is installed."""
+    """Return whether HEIC files can be read, which takes the extra ``heic``."""
     return find_spec("pillow_heif") is not None
 
 
 def kind_by_name(name: str) -> str:
-    """Return what a file is that is no image by its name, and what would read it.
+    """Return the kind of a file that its name shows not to be an image, and what would read it.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def kind_by_name(name: str) -> str:
 
 
 def kind_by_content(content: bytes) -> str | None:
-    """Return what a file is by its first bytes, and what would read it; None if that is not known.
+    """Return the kind of a file by its first bytes, and what would read it; None for an unknown kind.
 
     Parameters
     ----------

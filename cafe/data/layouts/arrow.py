@@ -19,7 +19,7 @@ LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target")
 
 
 class ArrowImages:
-    """Rows of one split with an image column; bytes are handed over as they are stored.
+    """The rows of one split of a table with an image column, whose bytes are returned as they are stored.
 
     Parameters
     ----------
@@ -37,14 +37,14 @@ class ArrowImages:
         import datasets
 
         self._origin, self.split = origin, split
-        # What the hub's library downloads lies in its own cache, with the bytes in the rows.
+        # A download of the hub's library has the bytes in its rows, so that no folder is needed.
         source = Path(str(origin)).absolute()
         self._root = (source if source.is_dir() else source.parent) if source.exists() else None
         # Rows of the table must be rows of the data set.
         rows = rows if rows._indices is None else rows.flatten_indices()
         self._image = _column(origin, rows, chosen, "image", _is_image, IMAGE_COLUMNS)
         self._label = _column(origin, rows, chosen, "label", _is_label, LABEL_COLUMNS)
-        # Without the other columns, which may hold images too: a row is read as a whole.
+        # Other columns are dropped, since a row is read as a whole and they may hold images too.
         rows = rows.select_columns(list(dict.fromkeys((self._image, self._label))))
         self._rows = rows.cast_column(self._image, datasets.Image(decode=False))
 
@@ -73,7 +73,7 @@ class ArrowImages:
         return [str(name) for name in feature.names] if hasattr(feature, "names") else None
 
     def sizes(self) -> NDArray[np.int64]:
-        """Return the bytes of every image, from offsets alone where the bytes are stored."""
+        """Return the size of every image in bytes, read from offsets where the table stores the bytes."""
         import pyarrow.compute as pc
 
         column = self._rows.data.column(self._image)
@@ -84,14 +84,14 @@ class ArrowImages:
         return sizes
 
     def paths(self) -> list[str | None]:
-        """Return the file name stored with every image, None where there is none."""
+        """Return the file name stored with every image, None for an image without one."""
         import pyarrow.compute as pc
 
         paths: list[str | None] = pc.struct_field(self._rows.data.column(self._image), "path").to_pylist()
         return paths
 
     def read(self, row: int) -> bytes | None:
-        """Return the encoded image of a row, None if it is nowhere."""
+        """Return the encoded image of a row, None if neither the row nor a file has it."""
         cell = self._rows[row][self._image]
         if cell is None:
             return None
@@ -105,6 +105,7 @@ class ArrowImages:
             return None
 
     def _size_on_disk(self, row: int) -> int:
+        """Return the size of the file that a row names, 0 if there is no such file."""
         cell = self._rows[row][self._image]
         path = None if cell is None else self._inside(cell["path"])
         try:
@@ -113,7 +114,7 @@ class ArrowImages:
             return 0
 
     def _inside(self, path: str | None) -> Path | None:
-        """Return where a row's picture lies if it is a file in the data set's folder; a row may name any path."""
+        """Return the file that a row names, if it lies in the data set's folder; None for any other path."""
         if not path or "\0" in path or self._root is None:
             return None
         place = self._root / path
@@ -154,7 +155,7 @@ def load_local(path: Path, only: Collection[str] | None = None) -> dict[str, Any
 
 
 def parquet_files(path: Path) -> dict[str, list[Path]]:
-    """Find parquet files by split: the word that a file's name begins with, as on the hub, else train."""
+    """Find parquet files by split: the first word of the file name, as on the hub, or else train."""
     if path.is_file():
         files = [path] if path.suffix.lower() == ".parquet" else []
     else:
@@ -167,7 +168,7 @@ def parquet_files(path: Path) -> dict[str, list[Path]]:
 
 
 def is_saved(path: Path) -> bool:
-    """Whether it is a folder of ``save_to_disk``."""
+    """Return whether a path is a folder of ``save_to_disk``."""
     names = ("dataset_dict.json", "state.json")
     return path.is_dir() and any((path / name).is_file() for name in names)
 
@@ -183,12 +184,13 @@ def load_library() -> Any:
 
 
 def first_line(error: Exception) -> str:
-    """Return what an error of the library says first, without its full stop."""
+    """Return the first line of an error of the library, without its full stop."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def _column(origin: object, rows: Any, chosen: Mapping[str, str], role: str, fits: Any, usual: tuple[str, ...]) -> str:
+    """Return the column for a role: the user's choice, else the one of the right type, else the one of a usual name."""
     columns = list(rows.features)
     if role in chosen:
         if chosen[role] not in columns:

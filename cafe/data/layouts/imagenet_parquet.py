@@ -50,7 +50,7 @@ class ImageNetParquet(EncodedImages):
         return content
 
     def _drop_absent_classes(self, wnids: list[str]) -> None:
-        """Keep the classes that have images, as the folders do."""
+        """Drop classes without images, as the data set of folders does."""
         present = np.unique(np.concatenate([split.labels for split in self.splits.values()]))
         self.class_ids = tuple(wnids[label] for label in present)
         self.splits = {
@@ -60,6 +60,7 @@ class ImageNetParquet(EncodedImages):
 
 
 def _sorted_split(folder: Path, part: ArrowImages, below: str, wnids: list[str]) -> tuple[ImageSplit, list[int]]:
+    """Return a split sorted by class and file name, and the row in the table of each of its images."""
     labels = part.labels()
     if labels is None or not all(0 <= int(label) < len(wnids) for label in labels):
         raise InputError(

@@ -1,4 +1,4 @@
-"""From rows with a label and perhaps a split, as users bring them, to classes and splits."""
+"""Makes classes and splits of rows with a label and perhaps a split."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Labelled:
     notes: list[str]
 
     def image_splits(self, ids: Sequence[str], sizes: Sequence[int] | NDArray[np.int64]) -> dict[str, ImageSplit]:
-        """Gather ids and sizes, given in the order of the rows, into splits."""
+        """Return the splits, from the ids and sizes of all rows."""
         row_sizes = np.asarray(sizes, dtype=np.int64)
         return {
             split: ImageSplit([ids[row] for row in rows], self.labels[rows], row_sizes[rows])
@@ -88,7 +88,7 @@ def label_rows(
     keys: Callable[[], list[str]],
     class_list: Sequence[str] | None = None,
 ) -> Labelled:
-    """Number the classes, and divide by hash what has no splits.
+    """Number the classes, and divide rows without splits by hash.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def label_rows(
     splits : sequence of str, length n
         ``"train"``, ``"val"`` or ``"test"`` of each row, or ``""`` for all of them.
     keys : callable
-        Makes the content keys of all rows; called only if they have to be divided.
+        Returns the content keys of all rows; called only if rows have to be divided.
     class_list : sequence of str or None
         Class names in label order; None sorts the labels, numbers within them as numbers, and makes ``_`` a space.
 
@@ -142,10 +142,10 @@ def label_rows(
 
 
 def _labels_in_list(origin: object, class_names: tuple[str, ...], labels: Sequence[str | int]) -> NDArray[np.int64]:
-    """Find labels in the list: by place if all are numbers, else by name."""
+    """Return the position of each label in the list of classes, by number if all are numbers, else by name."""
     kinds: set[str | int] = set(labels)
     if all(isinstance(kind, int) or (kind.isascii() and kind.isdecimal()) for kind in kinds):
-        # A number of ten digits is no line of the list, and one of thousands is longer than Python reads.
+        # No list has lines numbered with ten digits, and Python converts no number with thousands of digits.
         short = [kind for kind in kinds if isinstance(kind, int) or len(kind.lstrip("0")) < 10]
         label_of = {kind: int(kind) for kind in short if 0 <= int(kind) < len(class_names)}
     else:
@@ -158,6 +158,7 @@ def _labels_in_list(origin: object, class_names: tuple[str, ...], labels: Sequen
 
 
 def _check_names(origin: object, class_names: tuple[str, ...]) -> None:
+    """Raise an error for fewer than two classes, or two of the same name."""
     if len(class_names) < 2:
         raise InputError(f"{origin} has {len(class_names)} class; a classifier needs at least two")
     if len(set(class_names)) < len(class_names):
@@ -168,6 +169,7 @@ def _check_names(origin: object, class_names: tuple[str, ...]) -> None:
 def _refuse_untrained(
     origin: object, class_names: tuple[str, ...], labels: NDArray[np.int64], rows: dict[str, NDArray[np.int64]]
 ) -> None:
+    """Raise an error if a class of another split has no training image."""
     trained = set(labels[rows["train"]].tolist())
     for split, chosen in rows.items():
         unknown = sorted(set(labels[chosen].tolist()) - trained)
@@ -177,6 +179,7 @@ def _refuse_untrained(
 
 
 def _notes(class_names: tuple[str, ...], rows: dict[str, NDArray[np.int64]]) -> list[str]:
+    """Return warnings about missing splits, and about classes named by numbers."""
     notes = []
     if "train" not in rows:
         notes.append("there is no train split, so nothing can be fitted here")
