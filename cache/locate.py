@@ -322,5 +322,5 @@ def _require_existing(path: Path, known: list[str] | None = None, damaged: int =
 
 
 def _slug(name: str) -> str:
-    """Keep letters, digits, dot, underscore and dash; everything else, slashes included, becomes one dash."""
+    """Return a name for use in a file name: all but letters, digits, dot, underscore and dash becomes a dash."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "unnamed"

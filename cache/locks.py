@@ -172,6 +172,7 @@ class _Stamper:
         self._wake = threading.Event()
 
     def add(self, claim: Claim) -> None:
+        """Stamp a claim from now on, in a thread that is started if needed."""
         with self._guard:
             self._claims.add(claim)
             if self._thread is None:
@@ -180,10 +181,12 @@ class _Stamper:
                 self._thread.start()
 
     def discard(self, claim: Claim) -> None:
+        """Stop stamping a claim."""
         with self._guard:
             self._claims.discard(claim)
 
     def _run(self) -> None:
+        """Stamp all claims at every interval, until none is left."""
         while True:
             self._wake.wait(self._interval)
             with self._guard:
@@ -197,4 +200,5 @@ class _Stamper:
 
 @functools.cache
 def _stamper(interval: float) -> _Stamper:
+    """Return the one stamper of this process for an interval."""
     return _Stamper(interval)

@@ -91,7 +91,7 @@ def _version(path: Path) -> _Version | None:
 
 
 def _replaces(newer: _Version, older: _Version) -> bool:
-    """Return whether a newer cache holds at least half of the images of an older one, and all of its splits."""
+    """Return whether a newer cache has all splits of an older one, and half of the smaller one is in the larger."""
     if newer.image_fingerprint == older.image_fingerprint or not older.splits <= newer.splits:
         return False
     smaller, larger = sorted((_images(newer.path), _images(older.path)), key=len)

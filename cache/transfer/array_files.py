@@ -90,6 +90,8 @@ def as_array(tensor: Any, where: Path | str) -> NDArray[Any]:
 
 
 def _npy(path: Path) -> Arrays:
+    """List the one array of an .npy file."""
+
     def read() -> NDArray[Any]:
         with reading(path):
             return _numbers_or_texts(np.load(path, mmap_mode="r", allow_pickle=False), path)
@@ -98,12 +100,14 @@ def _npy(path: Path) -> Arrays:
 
 
 def _check_members(path: Path) -> None:
+    """Raise an error if a member of a zip file would unpack to an absurd size."""
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             check_expansion(path, member.filename, member.compress_size, member.file_size)
 
 
 def _npz(path: Path) -> Arrays:
+    """List the arrays of an .npz file."""
     _check_members(path)
     with np.load(path, allow_pickle=False) as file:
         names = list(file.files)
@@ -116,6 +120,7 @@ def _npz(path: Path) -> Arrays:
 
 
 def _torch(path: Path) -> Arrays:
+    """List the tensors of a PyTorch file."""
     import torch
 
     content = load_tensor_file(path)
@@ -129,11 +134,13 @@ def _torch(path: Path) -> Arrays:
 
 
 def _tensor(tensor: Any, name: str, path: Path) -> NDArray[Any]:
+    """Return a tensor of a PyTorch file as an array."""
     with reading(f"{name!r} of {path}", "an array"):
         return as_array(tensor, f"{name!r} of {path}")
 
 
 def _safetensors(path: Path) -> Arrays:
+    """List the tensors of a safetensors file, and the texts in its metadata."""
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
@@ -151,6 +158,7 @@ def _safetensors(path: Path) -> Arrays:
 
 
 def _texts(text: str, name: str, path: Path) -> NDArray[Any]:
+    """Read a JSON list of texts."""
     values = parse_json(text, f"{name!r} of {path}")
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise InputError(f"{name!r} of {path} must be a list of texts")
@@ -158,6 +166,7 @@ def _texts(text: str, name: str, path: Path) -> NDArray[Any]:
 
 
 def _numbers_or_texts(array: NDArray[Any], path: Path) -> NDArray[Any]:
+    """Return an array, after checking that it holds numbers or texts."""
     if array.dtype.kind not in "fiubUS":
         raise InputError(f"{path} holds an array of {array.dtype}; numbers or texts are needed")
     return array

@@ -75,6 +75,7 @@ def export_features(
 
 
 def _arrays(features: Features) -> dict[str, NDArray[Any]]:
+    """Return all numeric arrays by their exported names."""
     arrays: dict[str, NDArray[Any]] = {}
     for name, split in features.splits.items():
         arrays[f"{name}_features"] = np.ascontiguousarray(split.image_features)
@@ -89,6 +90,7 @@ def _arrays(features: Features) -> dict[str, NDArray[Any]]:
 
 
 def _texts(features: Features) -> dict[str, NDArray[np.str_]]:
+    """Return all arrays of texts by their exported names."""
     texts = {f"{name}_sample_ids": split.sample_ids for name, split in features.splits.items()}
     return {
         **texts,
@@ -98,6 +100,7 @@ def _texts(features: Features) -> dict[str, NDArray[np.str_]]:
 
 
 def _metadata(features: Features) -> dict[str, Any]:
+    """Return logit scale, bias and provenance."""
     return {
         "logit_scale": features.logit_scale,
         "logit_bias": features.logit_bias,
@@ -106,6 +109,7 @@ def _metadata(features: Features) -> dict[str, Any]:
 
 
 def _safetensors(features: Features, out: Path) -> None:
+    """Write one safetensors file, with the texts in its metadata."""
     texts = {name: json.dumps(texts.tolist()) for name, texts in _texts(features).items()}
     metadata = {name: json.dumps(value) for name, value in _metadata(features).items()}
     with replacing(out) as temporary:
@@ -152,6 +156,7 @@ def _parquet(features: Features, paths: list[Path]) -> None:
 
 
 def _rows(pa: Any, features: NDArray[Any]) -> Any:
+    """Return the rows of a matrix as a column of lists."""
     # float32, since few readers of parquet know half floats; no value changes.
     flat = np.ascontiguousarray(features, dtype=np.float32).reshape(-1)
     return pa.FixedSizeListArray.from_arrays(pa.array(flat), features.shape[1])

@@ -85,6 +85,7 @@ def _cache_of_split(loaded: Sequence[tuple[Path, Features]]) -> dict[str, tuple[
 
 
 def _require_same_origin(first_path: Path, first: Features, path: Path, features: Features) -> None:
+    """Raise an error if two caches differ in data set, encoder or another shared field."""
     clauses = differing_fields(_shared_fields(first), _shared_fields(features), ending=f"stands in {path}")
     if first.text_features is not None and features.text_features is not None:
         clauses += differing_fields(
@@ -111,6 +112,7 @@ def _shared_fields(features: Features) -> dict[str, Any]:
 
 
 def _provenance(parts: Sequence[Features], order: Sequence[str], with_text: Features) -> Provenance:
+    """Merge the provenance of all parts."""
     images = [part.provenance["image"] for part in parts]
     hashes: dict[str, Any] = {}
     for image in images:
@@ -137,6 +139,7 @@ def _provenance(parts: Sequence[Features], order: Sequence[str], with_text: Feat
 
 
 def _merged_imports(imports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Merge the records of imported files."""
     files = {file["sha256"]: file for origin in imports for file in origin["files"]}
     splits = {name: source for origin in imports for name, source in origin["splits"].items()}
     return {

@@ -170,7 +170,7 @@ class NamedDataset(Dataset):
 
     @classmethod
     def open(cls, root: Path | None, *, lenient: bool = False) -> Dataset:
-        """Open it.
+        """Open the data set below a root folder.
 
         Parameters
         ----------
@@ -238,7 +238,7 @@ class Source(Dataset):
     @classmethod
     @abstractmethod
     def open(cls, path: Path, *, lenient: bool = False) -> Dataset:
-        """Open it.
+        """Open the data set that a path names.
 
         Parameters
         ----------

@@ -79,6 +79,7 @@ class FGVCAircraft(ImageFiles, NamedDataset):
 
 
 def _lines(path: Path) -> list[str]:
+    """Read the lines of a list that are not empty."""
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
@@ -86,6 +87,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _read_list(path: Path, label_of: dict[str, int]) -> tuple[list[str], list[int]]:
+    """Read a list of images: their ids, and their labels."""
     ids, labels = [], []
     for number, line in enumerate(_lines(path), start=1):
         image, _, variant = line.partition(" ")

@@ -121,6 +121,7 @@ def _tables_in(folder: Path) -> list[tuple[str, Path]]:
 
 
 def _tables_named(folder: Path, stem: str) -> list[Path]:
+    """Return the tables of a folder with this name, one for each extension."""
     paths = (folder / f"{stem}{extension}" for extension in EXTENSIONS)
     return [path for path in paths if path.is_file()]
 
@@ -145,6 +146,7 @@ def _relative_ids(folder: Path, rows: Sequence[TableRow], images: Path | None) -
 
 
 def _refuse_repeated(ids: Sequence[str], rows: Sequence[TableRow]) -> None:
+    """Raise an error if two rows name the same image."""
     first_row: dict[str, int] = {}
     for row, sample_id in enumerate(ids):
         if first_row.setdefault(sample_id, row) != row:
@@ -198,6 +200,7 @@ def read_table(path: Path, chosen: Mapping[str, str]) -> list[tuple[int, str, st
 
 
 def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Read a table row by row: the line number, and the values by column."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         if path.suffix.lower() in (".jsonl", ".ndjson"):
             for number, line in enumerate(file, start=1):
@@ -217,6 +220,7 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _find_columns(path: Path, header: list[str], chosen: Mapping[str, str]) -> dict[str, str]:
+    """Return the columns of path, label and split: the user's choice, else the usual names."""
     columns = {}
     by_lower = {name.lower(): name for name in header}
     for role, usual_names in COLUMNS.items():
@@ -237,6 +241,7 @@ def _find_columns(path: Path, header: list[str], chosen: Mapping[str, str]) -> d
 
 
 def _text_cell(path: Path, number: int, row: Mapping[str, Any], column: str) -> str:
+    """Return one value as text, after checking that it is a text or a number."""
     value = row.get(column)
     if isinstance(value, (str, int)) and not isinstance(value, bool) and str(value).strip():
         return str(value).strip()

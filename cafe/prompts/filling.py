@@ -14,7 +14,7 @@ _SLOTS = ("{}", "{c}")
 
 
 def has_slot(template: str) -> bool:
-    """Say whether a text has a slot for the class name.
+    """Return whether a text has a slot for the class name.
 
     Examples
     --------

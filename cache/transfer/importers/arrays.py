@@ -43,7 +43,7 @@ class PlainArrays(Importer):
 
     @classmethod
     def accepts(cls, path: Path) -> bool:
-        """Say whether there is any file of arrays."""
+        """Return whether there is any file of arrays."""
         return bool(array_files(path))
 
     @classmethod
@@ -94,6 +94,7 @@ def read_arrays(path: Path, files: list[Path], options: ImportOptions) -> Foreig
 
 
 def _joined_split(pairs: list[Pair], arrays: Arrays) -> ForeignSplit:
+    """Join the arrays of several pairs to one split."""
     ids = [arrays[pair.ids]() for pair in pairs if pair.ids is not None]
     return ForeignSplit(
         image_features=_stacked([(pair.features, arrays[pair.features]()) for pair in pairs]),
@@ -104,6 +105,7 @@ def _joined_split(pairs: list[Pair], arrays: Arrays) -> ForeignSplit:
 
 
 def _joined_labels(parts: list[tuple[str, NDArray[Any]]]) -> NDArray[Any]:
+    """Join arrays of labels, after checking their shapes."""
     for name, labels in parts:
         if labels.ndim != 1 and labels.shape[1:] != (1,):
             one_hot = "; one-hot rows are no labels, argmax(axis=1) makes them" if labels.ndim == 2 else ""
@@ -114,6 +116,7 @@ def _joined_labels(parts: list[tuple[str, NDArray[Any]]]) -> NDArray[Any]:
 
 
 def _texts_of(ids: NDArray[Any]) -> NDArray[np.str_]:
+    """Return ids as a flat array of texts."""
     return (
         ids.reshape(-1).astype(np.str_)
         if ids.dtype.kind != "S"
@@ -122,6 +125,7 @@ def _texts_of(ids: NDArray[Any]) -> NDArray[np.str_]:
 
 
 def _stacked(parts: list[tuple[str, NDArray[Any]]]) -> NDArray[Any]:
+    """Join arrays of features, after checking their types and widths."""
     for name, array in parts:
         if array.dtype.kind not in "fiu":
             raise InputError(f"features {name!r} must be numbers, got an array of {array.dtype}")
@@ -133,6 +137,7 @@ def _stacked(parts: list[tuple[str, NDArray[Any]]]) -> NDArray[Any]:
 
 
 def _class_names(roles: Roles, arrays: Arrays) -> tuple[str, ...] | None:
+    """Read the class names; None without an array of them."""
     if roles.class_names is None:
         return None
     names = np.atleast_1d(np.asarray(arrays[roles.class_names]())).reshape(-1)
@@ -250,6 +255,7 @@ def choose_pairs(
 
 
 def _named(key: str, split: str, roles: Roles, source: object) -> Pair:
+    """Return the pair that the user named."""
     for pair in roles.pairs:
         if key == pair.features or _name_parts(key) == list(_role_of_name(_name_parts(pair.features))[1]):
             return pair

@@ -98,7 +98,7 @@ class Importer(ABC):
     @classmethod
     @abstractmethod
     def accepts(cls, path: Path) -> bool:
-        """Say whether this looks like the layout, from names alone."""
+        """Return whether a path looks like this layout, by the names of its files."""
 
     @classmethod
     @abstractmethod

@@ -17,7 +17,7 @@ class CLIPBenchmark(Importer):
 
     @classmethod
     def accepts(cls, path: Path) -> bool:
-        """Say whether the folder has features and targets of the same splits."""
+        """Return whether the folder has features and targets of the same splits."""
         return bool(_files(path))
 
     @classmethod

@@ -25,7 +25,7 @@ class CLIPRetrieval(Importer):
 
     @classmethod
     def accepts(cls, path: Path) -> bool:
-        """Say whether there are embeddings here, or in folders named after splits."""
+        """Return whether there are embeddings here, or in folders named after splits."""
         return bool(_folders(path, "train"))
 
     @classmethod
@@ -67,6 +67,7 @@ class CLIPRetrieval(Importer):
 
 
 def _pyarrow(what: str) -> tuple[Any, Any]:
+    """Import pyarrow; MissingDependencyError says how to install it."""
     try:
         import pyarrow
         import pyarrow.parquet
@@ -76,6 +77,7 @@ def _pyarrow(what: str) -> tuple[Any, Any]:
 
 
 def _folders(path: Path, alone: str) -> dict[str, Path]:
+    """Return the folder of each split; ``alone`` names the split of a folder without split folders."""
     if any(path.glob("img_emb/img_emb_*.npy")):
         return {alone: path}
     return {
@@ -84,6 +86,7 @@ def _folders(path: Path, alone: str) -> dict[str, Path]:
 
 
 def _split(folder: Path, label_column: str | None) -> tuple[ForeignSplit, list[Path], list[str]]:
+    """Read all parts of one split: the split, its files, and notes."""
     features: list[NDArray[Any]] = []
     labels: list[Any] = []
     ids: list[Any] = []
@@ -132,6 +135,7 @@ def _columns(table: Path, label_column: str | None) -> dict[str, list[Any]]:
 
 
 def _labels(columns: dict[str, list[Any]], label_column: str | None, table: Path) -> tuple[list[Any], list[str]]:
+    """Return the label of each row, from a column or from the folders of the images, and a note about the latter."""
     if label_column is not None and label_column not in columns:
         raise unknown_name(f"column of {table}", label_column, columns)
     name = label_column or next((name for name in _LABEL_COLUMNS if name in columns), None)
@@ -154,5 +158,6 @@ def _labels(columns: dict[str, list[Any]], label_column: str | None, table: Path
 
 
 def _number(path: Path) -> int:
+    """Return the number at the end of a file's name."""
     digits = re.search(r"(\d+)$", path.stem)
     return int(digits[1]) if digits else -1

@@ -22,7 +22,7 @@ class CoOpFeatures(Importer):
 
     @classmethod
     def accepts(cls, path: Path) -> bool:
-        """Say whether a file of a split holds the two lists."""
+        """Return whether a file of a split holds the two lists."""
         return bool(_files(path))
 
     @classmethod

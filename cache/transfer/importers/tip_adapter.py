@@ -21,7 +21,7 @@ class TipAdapterCache(Importer):
 
     @classmethod
     def accepts(cls, path: Path) -> bool:
-        """Say whether there are keys with their values."""
+        """Return whether the folder holds a file of keys and the file of their values."""
         return bool(_shots(path))
 
     @classmethod
@@ -64,6 +64,7 @@ class TipAdapterCache(Importer):
 
 
 def _train(keys_file: Path, values_file: Path) -> ForeignSplit:
+    """Read keys and values as features and labels."""
     keys, values = (as_array(load_tensor_file(file), file) for file in (keys_file, values_file))
     # Keys (d, n) stand in columns; values (n, c) are one-hot.
     if keys.ndim != 2 or values.ndim != 2 or keys.shape[1] != len(values):
@@ -76,6 +77,7 @@ def _train(keys_file: Path, values_file: Path) -> ForeignSplit:
 
 
 def _shots(path: Path) -> list[int]:
+    """Return the numbers of shots for which keys and values exist."""
     if not path.is_dir():
         return []
     numbers = [int(match[1]) for file in path.iterdir() if (match := _KEYS.search(file.name))]
@@ -83,6 +85,7 @@ def _shots(path: Path) -> list[int]:
 
 
 def _named_shots(named: tuple[str, ...], known: list[int]) -> int:
+    """Return the number of shots that the user named."""
     number = re.search(r"(\d+)", named[0])
     if len(named) != 1 or number is None or int(number[1]) not in known:
         raise InputError(f"--train: there are keys of {', '.join(map(str, known))} shots here; got {', '.join(named)}")

@@ -65,6 +65,7 @@ def _groups_of_equal(paths: Iterable[str], key: Callable[[str], bytes | None]) -
 
 
 def _digest_of_ends(path: Path) -> bytes | None:
+    """Return the SHA-256 of both ends of a file, None if it cannot be read."""
     try:
         with path.open("rb") as file:
             head = file.read(_END)
@@ -75,6 +76,7 @@ def _digest_of_ends(path: Path) -> bytes | None:
 
 
 def _digest_of_file(path: Path) -> bytes | None:
+    """Return the SHA-256 of a file, None if it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
@@ -83,6 +85,7 @@ def _digest_of_file(path: Path) -> bytes | None:
 
 
 def _digest_of_content(read: Callable[[str], bytes | None], path: str) -> bytes | None:
+    """Return the SHA-256 of the content that ``read`` returns, None if it cannot be read."""
     content = read(path)
     return None if content is None else hashlib.sha256(content).digest()
 

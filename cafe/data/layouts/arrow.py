@@ -210,8 +210,10 @@ def _column(origin: object, rows: Any, chosen: Mapping[str, str], role: str, fit
 
 
 def _is_image(feature: Any) -> bool:
+    """Return whether a column has the type of images."""
     return type(feature).__name__ == "Image"
 
 
 def _is_label(feature: Any) -> bool:
+    """Return whether a column has the type of class labels."""
     return type(feature).__name__ == "ClassLabel"
