@@ -11,8 +11,9 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cafe.errors import InputError, unknown_name
 from cafe.measured import seconds_of
@@ -263,7 +264,9 @@ def measured_encoding_dtype(inputs: int, outputs: int) -> str:
         )  # fmt: skip
     finally:
         torch.set_num_threads(threads)
-    return "bfloat16" if seconds["float32"] >= WORTH_BFLOAT16 * seconds["bfloat16"] else "float32"
+    # Where the tenth of a second did not reach it, float32 stays.
+    other = seconds.get("bfloat16")
+    return "bfloat16" if other is not None and seconds["float32"] >= WORTH_BFLOAT16 * other else "float32"
 
 
 def heaviest_products(shapes: Iterable[Sequence[int]]) -> tuple[int, int] | None:
@@ -345,15 +348,22 @@ def threads_for(multiply_adds: float) -> Iterator[None]:
         yield
         return
     import torch
-    from threadpoolctl import threadpool_limits
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with threadpool_limits(1):
+        with _thread_pools(len(sys.modules)).limit(limits=1):
             yield
     finally:
         torch.set_num_threads(before)
+
+
+@lru_cache(maxsize=1)
+def _thread_pools(n_modules: int) -> Any:
+    """Find the libraries that have threads of their own: 5 ms, and again only where a module was imported since."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def run_each(jobs: Sequence[Callable[[], None]]) -> None:

@@ -142,6 +142,8 @@ def _cut(
     objective: Objective, X: Tensor, configurations: Sequence[Configuration], alike: list[int], memory: int
 ) -> list[list[int]]:
     """Cut a group into stacks: each fits in memory, on a CPU in cache, and threads end together."""
+    if len(alike) == 1:
+        return [alike]
     first = configurations[alike[0]]
     size = max(1, memory // max(1, objective.activation_bytes(first)))
     if X.device.type == "cpu":
