@@ -227,3 +227,15 @@ def test_copies_share_what_is_loaded(folders):
     second = first.with_batch_size(4)
     assert (second.batch_size, first.batch_size) == (4, 32)
     assert second._towers.image is first._towers.image
+
+
+@pytest.mark.parametrize("unprojected", [False, True])
+def test_the_tower_as_a_module(folders, unprojected):
+    import torch
+
+    own = open_encoder(str(folders["clip"]), "cpu", "float32")
+    crops = np.stack([own.cropper(picture) for picture in pictures(16)])
+    with torch.inference_mode():
+        features = own.image_tower(unprojected=unprojected)(torch.from_numpy(crops)).numpy()
+    expected = own.encode_images_unprojected(crops)[int(unprojected)]
+    np.testing.assert_allclose(features, expected, rtol=0, atol=20 * EPS * np.abs(expected).max())
