@@ -192,11 +192,6 @@ class StandaloneCLIP(TorchEncoder):
             stored = torch.from_numpy(stored).to(getattr(torch, self.dtype)).float().numpy()
         return stored.T  # (w, d)
 
-    def image_tower(self, *, unprojected: bool = False) -> torch.nn.Module:
-        """Return the image tower as a module, which the library loads; see the base class."""
-        tower: torch.nn.Module = self._towers.library.image_tower(unprojected=unprojected)
-        return tower
-
     # ------------------------------------------------------------------ text
 
     def _text_features(self, prompts: Sequence[str]) -> torch.Tensor:
