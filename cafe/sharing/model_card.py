@@ -200,7 +200,8 @@ def _revision(document: Mapping[str, Any]) -> str | None:
 
 def _protocol(row: Mapping[str, Any], provenance: Mapping[str, Any], dataset: str) -> str:
     lines = [f"- data set: {_plain(dataset)}"]
-    origin = ((provenance.get("image") or {}).get("dataset") or {}).get("split_origin")
+    made_of = (provenance.get("image") or {}).get("dataset")
+    origin = made_of.get("split_origin") if isinstance(made_of, Mapping) else None
     if origin:
         lines.append(f"- its split: {_plain(str(origin))}")
     if row:
