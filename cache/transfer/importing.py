@@ -22,6 +22,7 @@ from cafe.cache.format.reader import load_features, open_cache, read_provenance
 from cafe.cache.format.writer import write_cache
 from cafe.cache.transfer.array_files import arrays_of_file
 from cafe.cache.transfer.importers.base import ForeignFeatures, ForeignSplit, Importer, ImportOptions
+from cafe.data.base import sample_identity
 from cafe.errors import CacheError, InputError
 from cafe.features import Features, Split
 from cafe.foreign import check_regular, reading
@@ -431,11 +432,15 @@ def _provenance(
 ) -> Provenance:
     # The weights behind foreign features are not known: only the name is recorded, and that the user gave it.
     unknown = {"named_by_user": encoder, "weights_sha256": None}
+    identities = {
+        name: sample_identity(split.sample_ids.tolist(), split.labels, np.full(len(split), UNKNOWN_SIZE))
+        for name, split in splits.items()
+    }
     image = {
         "dataset": {
             "name": dataset,
             "split_origin": "imported",
-            "splits": {k: _sample_hash(v) for k, v in splits.items()},
+            "splits": identities,
         },
         "encoder": unknown,
         "imported": dict(origin),
@@ -452,14 +457,6 @@ def _provenance(
         "stored_dtype": stored,
     }
     return Provenance(dataset, encoder, image, text if has_text else None, recorded={"image": {}, "text": {}})
-
-
-def _sample_hash(split: Split) -> dict[str, Any]:
-    """Return number and hash of the samples, as ``Dataset.identity`` does."""
-    digest = hashlib.sha256()
-    for sample_id, label in zip(split.sample_ids, split.labels, strict=True):
-        digest.update(f"{sample_id}\0{label}\0{UNKNOWN_SIZE}\n".encode("utf-8", "surrogateescape"))
-    return {"n": len(split), "sha256": digest.hexdigest()}
 
 
 def _sha256(path: Path) -> str:

@@ -119,20 +119,25 @@ class Dataset(ABC):
         Two copies of a data set on two machines have the same identity; a renamed, replaced or relabelled
         image gives another. Times and absolute paths are left out on purpose.
         """
-        hashes = {}
-        for name, split in self.splits.items():
-            digest = hashlib.sha256()
-            for sample_id, label, size in zip(split.sample_ids, split.labels, split.sizes, strict=True):
-                digest.update(f"{sample_id}\0{label}\0{size}\n".encode("utf-8", "surrogateescape"))
-            hashes[name] = digest.hexdigest()
         ids = {"class_ids": list(self.class_ids)} if self.class_ids else {}
         return {
             "name": self.name,
             "class_names": list(self.class_names),
             **ids,
             "split_origin": self.split_origin,
-            "splits": {name: {"n": len(split), "sha256": hashes[name]} for name, split in self.splits.items()},
+            "splits": {
+                name: sample_identity(split.sample_ids, split.labels, split.sizes)
+                for name, split in self.splits.items()
+            },
         }
+
+
+def sample_identity(ids: Sequence[str], labels: NDArray[np.int64], sizes: NDArray[np.int64]) -> dict[str, Any]:
+    """Return the number of samples of a split, and a hash of their ids, labels and sizes in bytes."""
+    digest = hashlib.sha256()
+    for sample_id, label, size in zip(ids, labels, sizes, strict=True):
+        digest.update(f"{sample_id}\0{label}\0{size}\n".encode("utf-8", "surrogateescape"))
+    return {"n": len(ids), "sha256": digest.hexdigest()}
 
 
 class EncodedImages(Dataset):
