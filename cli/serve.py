@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cafe.cli.options import CacheDir, Device, Dtype, Quiet, listed
+from cafe.cli.options import CacheDir, Device, Dtype, Json, Quiet, listed
 from cafe.cli.runs import complete_run
 from cafe.cli.screen import Screen
 from cafe.errors import InputError, MissingDependencyError
@@ -60,12 +60,14 @@ def serve(
     device: Device = "auto",
     dtype: Dtype = "auto",
     cache_dir: CacheDir = None,
+    json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Serve a classifier: a page for people, an HTTP API, the Open Inference Protocol.
 
     The page is at `/`; `POST /predict` takes files, `/v2` what talks to Triton, KServe or Seldon, `/openapi.json` says
-    all of it, `/metrics` counts for Prometheus. Ctrl-C ends it, once what has begun is answered.
+    all of it, `/metrics` counts for Prometheus. Ctrl-C ends it, once what has begun is answered. With --json its
+    address is printed as soon as it answers.
     """
     if not 0 <= port <= 65535:
         raise InputError(f"--port takes a number of 0 to 65535; got {port}")
@@ -76,7 +78,7 @@ def serve(
     ):
         if value <= 0:
             raise InputError(f"{option} takes a number above 0; got {value:g}")
-    with Screen(quiet=quiet) as screen:
+    with Screen(json=json, quiet=quiet) as screen:
         try:
             from cafe.serving.server import address_of, allowed_hosts, bind
             from cafe.serving.server import serve as run_server
@@ -91,6 +93,7 @@ def serve(
                 from cafe.classifier.onnx_classifier import OnnxClassifier
 
                 screen.say(f"opening {run}")
+                opened = run
                 predictor = OnnxPredictor(OnnxClassifier(run))
             else:
                 from cafe.classifier.classifier import Classifier
@@ -98,6 +101,7 @@ def serve(
                 from cafe.runs import find_run
 
                 folder = find_run(run, cache_folder(cache_dir))
+                opened = str(folder)
                 screen.say(f"using the run last used: {folder}" if run is None else f"opening the run {folder}")
                 classifier = Classifier.load(folder, model=model, device=device, dtype=dtype, cache_dir=cache_dir)
                 predictor = RunPredictor(classifier, with_training_images=training_images)
@@ -108,5 +112,13 @@ def serve(
                 cors=listed(cors),
                 hosts=[*hosts, *listed(allow_host)] if hosts else [],
             )
-            run_server(app, taken, lambda: screen.say(f"serving at {address_of(taken)}; Ctrl-C ends it"))
+
+            def tell_address() -> None:
+                url = address_of(taken)
+                if json:
+                    screen.answer({"run": opened, "url": url}, url)
+                else:
+                    screen.say(f"serving at {url}; Ctrl-C ends it")
+
+            run_server(app, taken, tell_address)
             screen.say("ended")

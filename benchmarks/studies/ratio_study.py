@@ -26,7 +26,7 @@ from sklearn.model_selection import StratifiedKFold
 from cafe import CLIPAdapter, fit_many
 from cafe.kernels import reference
 from cafe.kernels.reference import START_LOGIT
-from cafe.methods import clip_adapter
+from cafe.methods.inference import scores
 
 
 @contextmanager
@@ -44,16 +44,16 @@ def gain_of(gain: float) -> Iterator[None]:
         return PLAIN["learned_ratio"](stretched(parameters, side), side, own, other)
 
     def trained_ratio(parameters: Any, side: str) -> Any:
-        return clip_adapter.sigmoid(START_LOGIT + gain * parameters[f"{side}_bias"])
+        return scores.sigmoid(START_LOGIT + gain * parameters[f"{side}_bias"])
 
     inference = {"learned_ratio": learned_ratio, "trained_ratio": trained_ratio}
-    with patch.object(reference, "ratio_values", ratio_values), patch.multiple(clip_adapter, **inference):
+    with patch.object(reference, "ratio_values", ratio_values), patch.multiple(scores, **inference):
         yield
 
 
 PLAIN: dict[str, Any] = {
     "ratio_values": reference.ratio_values,
-    "learned_ratio": clip_adapter.learned_ratio,
+    "learned_ratio": scores.learned_ratio,
 }
 
 

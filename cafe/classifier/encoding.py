@@ -102,8 +102,8 @@ def check_encoders(provenance: Mapping[str, Any], encoder: Encoder) -> None:
     InputError
         Naming the encoder and what differs.
     """
-    for part, one in zip(parts_of_provenance(provenance), encoders_of(encoder), strict=True):
-        check_encoder((part.get("image") or {}).get("encoder", {}), one)
+    for part, part_encoder in zip(parts_of_provenance(provenance), encoders_of(encoder), strict=True):
+        check_encoder((part.get("image") or {}).get("encoder", {}), part_encoder)
 
 
 def check_encoder(fitted: Mapping[str, Any], encoder: Encoder) -> None:
@@ -114,7 +114,7 @@ def check_encoder(fitted: Mapping[str, Any], encoder: Encoder) -> None:
             f"this run was fitted on imported features, said to be of {fitted['named_by_user']!r}; whether "
             f"{encoder.id!r} makes the same ones cannot be checked",
             CafeWarning,
-            stacklevel=3,
+            stacklevel=4,  # whoever called Classifier.load
         )
         return
     differing = sorted(key for key in {*fitted, *here} - {"dtype"} if fitted.get(key) != here.get(key))

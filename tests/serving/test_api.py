@@ -374,13 +374,16 @@ def test_the_command_serves_and_ends_what_it_has_begun(predictor, tmp_path):
     import sys
 
     command = [sys.executable, "-m", "cafe.cli", "serve", "--run", str(predictor._classifier.run), "--port", "0"]
-    with subprocess.Popen([*command, "--dtype", "float32"], stderr=subprocess.PIPE, text=True) as process:
+    command += ["--dtype", "float32", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         lines = []
-        for line in process.stderr:
+        for line in process.stdout:
             lines.append(line)
-            if "serving at" in line:
+            if line.startswith("}"):
                 break
-        address = re.search(r"http://127.0.0.1:\d+", lines[-1])[0]
+        document = json.loads("".join(lines))
+        assert document["run"] == str(predictor._classifier.run)
+        address = document["url"]
         file = as_bytes(digit(1))
         body = (
             b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + file + b"\r\n--x--\r\n"

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 
 from breaking.command import Answer
@@ -154,6 +155,8 @@ def limit_files(size: int) -> Callable[[], None]:
 def without_rights() -> None:
     """Give up the rights of root, for whom no folder is read-only."""
     if os.geteuid() == 0:
+        # The interpreter may lie where root alone may read, so what is imported late must be imported before.
+        metadata.version("torch")
         os.setgroups([])
         os.setgid(_NOBODY)
         os.setuid(_NOBODY)
