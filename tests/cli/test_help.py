@@ -24,7 +24,7 @@ COMMON = {"--json", "--quiet", "--cache-dir"}  # of every verb without exception
 COMPUTING = {"--device", "--dtype"}
 SEEDED = {"--seed"}
 # Which verbs run something on a device, and which draw random numbers; a new verb has to be entered if it does.
-COMPUTING_VERBS = {"demo", "extract", "fit", "compare", "predict"}
+COMPUTING_VERBS = {"demo", "extract", "fit", "compare", "predict", "serve"}
 SEEDED_VERBS = {"demo", "extract", "fit", "compare"}
 # Word for word from the contract (DESIGN section 3), as far as this release has it.
 CONTRACT = {
