@@ -51,7 +51,7 @@ def demo(
         run = folder / RUNS / "demo"
         summary = _extract(screen, folder, device, dtype)
         features = load_features(summary.path)
-        row = _fit(screen, features, run / "fit", seed, device, dtype)
+        row = _fit(screen, summary.path, run / "fit", seed, device, dtype, folder)
         comparison = _compare(screen, features, device, dtype)
         files = write_report(run, comparison)
         document = {
@@ -84,15 +84,18 @@ def _extract(screen: Screen, folder: Path, device: str, dtype: str) -> Extractio
     return summary
 
 
-def _fit(screen: Screen, features: Features, run: Path, seed: int, device: str, dtype: str) -> dict[str, Any]:
-    from cafe.fitting import DEFAULT_METHOD, fit_method
-    from cafe.runs import save
+def _fit(screen: Screen, cache: Path, run: Path, seed: int, device: str, dtype: str, folder: Path) -> dict[str, Any]:
+    """Fit and save as `cafe fit --shots` does, so that the run can say what is unknown, and has its page."""
+    from cafe.classifier.classifier import Classifier
+    from cafe.fitting import DEFAULT_METHOD
 
     _headline(screen, f"2 of 3: {DEFAULT_METHOD} on {FIT_SHOTS} images of each class, from the cache")
-    fitted = fit_method(features, DEFAULT_METHOD, {}, shots=FIT_SHOTS, seed=seed, device=device, dtype=dtype)
-    save(fitted.estimator, run, row=fitted.row, features=features)
-    screen.say(described_fit(fitted.row, run))
-    return fitted.row
+    classifier = Classifier.fit(
+        cache, shots=FIT_SHOTS, seed=seed, device=device, dtype=dtype, cache_dir=folder, save=run
+    )
+    row = classifier.row or {}
+    screen.say(described_fit(row, run))
+    return row
 
 
 def _compare(screen: Screen, features: Features, device: str, dtype: str) -> Comparison:

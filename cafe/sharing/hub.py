@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -132,12 +133,12 @@ def _api() -> Any:
 
 
 def _check_name(repo: str) -> None:
-    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError
 
-    utilities: Any = huggingface_hub.utils  # the library does not list what it has there
+    utilities: Any = import_module("huggingface_hub.utils")  # the library does not list what it has there
     try:
         utilities.validate_repo_id(repo)
-    except huggingface_hub.errors.HFValidationError:
+    except HFValidationError:
         raise InputError(f"a repository is called owner/name, in letters, digits and . _ -; got {repo!r}") from None
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -191,3 +194,14 @@ def test_a_hub_that_is_away_is_a_sentence(digit_run, monkeypatch, tmp_path):
 
     with pytest.raises(CafeError, match="HF_HUB_OFFLINE is set"):
         push_run(digit_run, "me/digits")
+
+
+def test_in_a_process_that_has_imported_nothing_else(digit_run, tmp_path):
+    """What of huggingface_hub is used must be imported here: other parts of cafe had loaded it in all other tests."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CAFE_CACHE": str(tmp_path)}
+    command = [sys.executable, "-m", "cafe.cli", "push", "owner/name", "--run", str(digit_run)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 1 and "HF_HUB_OFFLINE is set" in done.stderr, done.stderr
+    fetch = "import cafe; cafe.Classifier.from_pretrained('not a name')"
+    done = subprocess.run([sys.executable, "-c", fetch], capture_output=True, text=True, env=environment)
+    assert "InputError: a repository is called owner/name" in done.stderr, done.stderr

@@ -13,6 +13,7 @@ import random
 import re
 import shutil
 import tarfile
+from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -200,9 +201,9 @@ class Foreign(Campaign):
         self.examples: list[tuple[str, Path, str]] = []  # what reads it, the folder, what is given below that
         self.write_examples(folder)
 
+    @abstractmethod
     def write_examples(self, folder: Path) -> None:
         """Fill ``self.examples``."""
-        raise NotImplementedError
 
     def copy_and_mutate(self, rng: random.Random, folder: Path) -> tuple[str, Path, str, str, Path, Path]:
         """Copy an example and mutate one of its files.
