@@ -3,18 +3,19 @@
     python benchmarks/compile_matrix.py                                  # every kernel and tile, six cards
     python benchmarks/compile_matrix.py --targets 90 --precisions tf32   # one card, one precision
     python benchmarks/compile_matrix.py --quick                          # the default recipe's kernels, smallest tile
-    python benchmarks/compile_matrix.py --jsonl rows.jsonl               # also rows to read by a program
+    python benchmarks/compile_matrix.py --jsonl rows.jsonl               # also a row for each kernel
 
-The host code of a step and of the optimisers runs on tensors without numbers (torch's meta device), so that dtypes,
-strides and what Triton specialises for are those of a real fit; each launch is compiled for the wanted card in place of
-being run. Tiles are those that kernels/cards.py can choose there. Registers, stack and instructions are read from the
-machine code, by the tools that come with Triton.
+The host code of each family of kernel_launches.py runs on tensors without numbers (torch's meta device), so that
+dtypes, strides and what Triton specialises for are those of a real fit; each launch is compiled for the wanted card in
+place of being run. Registers, stack and instructions are read from the machine code, by the tools that come with
+Triton. A whole run takes half an hour on an idle core, and appends a row for each card to results/compile_matrix.jsonl,
+from which docs/performance.md has its table.
 
 Triton comes with PyTorch for CUDA, and by `pip install triton` (the extra "triton") beside any other. Two releases
 of it are not installed side by side; another goes in a folder of its own, which is looked at first:
 
     pip install --target OLD triton==3.6.0
-    PYTHONPATH=OLD:. python benchmarks/compile_matrix.py
+    PYTHONPATH=OLD:. TRITON_CACHE_DIR=FOLDER python benchmarks/compile_matrix.py
 
 Exit code 1 where a kernel does not compile, needs more shared memory than the card gives a block, spills more than
 MOST_SPILLED bytes a thread, or multiplies tf32 or bfloat16 without matrix units.
@@ -34,15 +35,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
+from harness import parse, report
+from kernel_launches import FAMILIES, PRECISIONS, WITHOUT_PRODUCTS
 
-from cafe.kernels.cards import Card, possible_tiles
-from cafe.kernels.reference import AdapterShape
+from cafe.kernels.cards import Card
 
 # Shared memory of a block and multiprocessors (CUDA C++ programming guide, technical specifications per compute
 # capability, less 1 KiB that the system keeps; AMD CDNA 3 instruction set, local data share).
@@ -54,15 +55,8 @@ CARDS = {
     "100": ("B200", Card(227 * 1024, 148)),
     "gfx942": ("MI300X", Card(64 * 1024, 304)),
 }
-PRECISIONS = {
-    "fp32": (torch.float32, "ieee"),
-    "tf32": (torch.float32, "tf32"),
-    "bf16": (torch.bfloat16, "ieee"),
-}
 # Bytes a thread; a handful of spilled registers costs nothing that can be measured.
 MOST_SPILLED = 64
-# Kernels that multiply no matrices.
-ELEMENTWISE = ("_reciprocal", "_errors", "_adamw", "_sgd")
 
 
 @dataclass(frozen=True)
@@ -115,61 +109,9 @@ class Compiled:
             found.append(f"needs {self.shared} bytes of shared memory, {name} gives {card.shared_memory}")
         if self.spilled > MOST_SPILLED:
             found.append(f"spills {self.spilled} bytes a thread")
-        if self.precision != "fp32" and self.kernel not in ELEMENTWISE and not self.matrix:
+        if self.precision != "fp32" and self.kernel not in WITHOUT_PRODUCTS and not self.matrix:
             found.append("uses no matrix units")
         return found
-
-
-# ---------------------------------------------------------------------------- what a fit launches
-
-
-def adapter_step(
-    shape: AdapterShape, precision: str, card: Card, g: int, b: int, d: int, c: int, n: int = 4096
-) -> None:
-    """Take one step of a stack on tensors without numbers."""
-    from cafe.kernels.triton import TritonAdapterStep
-
-    dtype, how = PRECISIONS[precision]
-
-    def empty(*size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        return torch.empty(size, dtype=dtype, device="meta")
-
-    hyper = {name: empty(g) for name in ("alpha", "beta", "logit_scale")}
-    step = TritonAdapterStep(
-        shape, hyper, empty(n, d, dtype=dtype), empty(n, dtype=torch.int64), empty(1, c, d), empty(g, 1, d),
-        precision=how, card=card,
-    )  # fmt: skip
-    h, parameters = shape.bottleneck, {}
-    for side, used in (("image", shape.adapts_image), ("text", shape.adapts_text)):
-        if used:
-            parameters |= {f"{side}_down": empty(g, d, h), f"{side}_up": empty(g, h, d)}
-    if shape.alpha_mode == "scalar":
-        parameters["alpha_bias"] = empty(g)
-    step(parameters, empty(g, b, dtype=torch.int64))
-
-
-def updates(g: int) -> None:
-    """Take one step of each optimiser."""
-    from cafe.kernels.optimizers import OPTIMIZERS
-    from cafe.kernels.triton_optimizers import TritonUpdate
-
-    parameters = {"down": torch.empty(g, 512, 128, device="meta"), "bias": torch.empty(g, device="meta")}
-    for name in OPTIMIZERS:
-        update = TritonUpdate(name, parameters, torch.empty(g, device="meta"), 10)
-        update(parameters, parameters, torch.empty(g, device="meta"))
-
-
-def cases(quick: bool) -> Iterator[tuple[str, AdapterShape, dict[str, int]]]:
-    """Yield name, shape and sizes of the steps that launch every kernel in every form."""
-    sizes = {"g": 1, "b": 256, "d": 512, "c": 1000}
-    yield "image", AdapterShape("image", "paper", 128), sizes
-    if quick:
-        return
-    yield "image, odd sizes", AdapterShape("image", "paper", 18), {"g": 2, "b": 33, "d": 35, "c": 66}
-    yield "image, released", AdapterShape("image", "released", 256), {"g": 45, "b": 256, "d": 1024, "c": 102}
-    yield "image, ratio trained", AdapterShape("image", "paper", 128, "scalar"), sizes
-    yield "text", AdapterShape("text", "paper", 128), sizes
-    yield "both, released", AdapterShape("both", "released", 1024), {"g": 3, "b": 256, "d": 1024, "c": 20_000}
 
 
 # ---------------------------------------------------------------------------- compiling in place of launching
@@ -312,39 +254,57 @@ def compile_all(
 
     found: dict[Any, Compiled] = {}
     told = 0
-
-    def compile_step(target: str, precision: str, case: str, step: Callable[[], None]) -> None:
-        nonlocal told
-        with compiling(found, target, case, precision):
-            step()
-        for row in list(found.values())[told:]:
-            tell(row)
-        told = len(found)
-
     before = driver._active
     try:
         for target in targets:
             card = CARDS[target][1]
-            compile_step(target, "fp32", "optimisers", partial(updates, 45))
-            for precision in precisions:
-                tiles = possible_tiles(card, PRECISIONS[precision][0].itemsize, precision == "fp32")
-                for number, (case, shape, sizes) in enumerate(cases(quick)):
-                    # Every tile with the default's kernels, and the smallest and largest with their other forms.
-                    chosen = tiles[-1:] if quick else tiles if number == 0 else [tiles[0], tiles[-1]]
-                    for tile in chosen:
-                        with mock.patch("cafe.kernels.triton.choose_tile", lambda *_, tile=tile: tile):
-                            compile_step(
-                                target, precision, case, partial(adapter_step, shape, precision, card, **sizes)
-                            )
+            for family in FAMILIES:
+                # A family whose code is the same in all precisions is compiled once.
+                own = [name for name in precisions if name in family.precisions] or family.precisions[:1]
+                for precision in own:
+                    for case, launch in family.launches(precision, card, quick):
+                        with compiling(found, target, case, precision):
+                            launch()
+                        for row in list(found.values())[told:]:
+                            tell(row)
+                        told = len(found)
     finally:
         driver._active = before
     return list(found.values())
 
 
+def summary(rows: Sequence[Compiled]) -> list[dict[str, Any]]:
+    """Return what docs/performance.md says of each card: how many kernels, the worst of each need, and faults."""
+    found = []
+    for target in dict.fromkeys(row.target for row in rows):
+        own = [row for row in rows if row.target == target]
+        name, card = CARDS[target]
+        spilling = max(own, key=lambda row: row.spilled)
+        largest = max(own, key=lambda row: row.shared)
+        found.append(
+            {
+                "target": target,
+                "card": name,
+                "kernels": len({row.kernel for row in own}),
+                "compiled": len(own),
+                "tiles": sorted({row.tile for row in own if row.tile}),
+                "most_registers": max(row.registers for row in own),
+                "most_spilled": spilling.spilled,
+                "spilled_by": f"{spilling.kernel} {spilling.precision} {spilling.tile}" if spilling.spilled else "",
+                "most_shared": largest.shared,
+                "shared_limit": card.shared_memory,
+                "faults": [
+                    f"{row.kernel} {row.precision} {row.tile}: {'; '.join(row.faults())}"[:300]
+                    for row in own
+                    if row.faults()
+                ],
+            }
+        )
+    return found
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Print the matrix; return 1 where something would fail on a card."""
-    from harness import parse
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--targets", default=",".join(CARDS), help=f"of {', '.join(CARDS)}")
     parser.add_argument("--precisions", default=",".join(PRECISIONS), help=f"of {', '.join(PRECISIONS)}")
@@ -360,6 +320,9 @@ def main(words: Sequence[str] | None = None) -> int:
     )
 
     def tell(row: Compiled) -> None:
+        if given.jsonl is not None:
+            with given.jsonl.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"triton": triton.__version__, **asdict(row)}) + "\n")
         name, card = CARDS[row.target]
         shared = f"{row.shared / 1024:.0f}/{card.shared_memory // 1024}"
         print(
@@ -370,10 +333,11 @@ def main(words: Sequence[str] | None = None) -> int:
         for fault in row.faults():
             print(f"        {fault[:300]}", flush=True)
 
-    rows = compile_all(given.targets.split(","), given.precisions.split(","), given.quick, tell)
-    if given.jsonl is not None:
-        with given.jsonl.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps({"triton": triton.__version__, **asdict(row)}) + "\n" for row in rows)
+    targets, precisions = given.targets.split(","), given.precisions.split(",")
+    rows = compile_all(targets, precisions, given.quick, tell)
+    if not given.quick and set(precisions) == set(PRECISIONS):
+        about = {"triton": triton.__version__, "precisions": precisions}
+        report("compile_matrix", None, [about | row for row in summary(rows)], quiet=True)
     bad = [row for row in rows if row.faults()]
     print(f"{len(rows)} kernels compiled, {len(bad)} would fail")
     return int(bool(bad))

@@ -20,8 +20,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from compile_matrix import CARDS, PRECISIONS, Compiled, adapter_step, compiling
+from compile_matrix import CARDS, Compiled, compiling
 from harness import parse
+from kernel_launches import DEPTHS, PRECISIONS, adapter_step
 
 # Boost clock of an H100 SXM (NVIDIA's data sheet), instructions that a multiprocessor issues a cycle, and a kernel's
 # shortest time within a graph, in microseconds (1.5 to 2.5 in published measurements of CUDA graphs).
@@ -32,7 +33,7 @@ BESIDE = 9
 
 def turns(kernel: str, sizes: dict[str, int], tile: str) -> int:
     """Return how often the kernel's loop is passed."""
-    depth = {"_hidden": "d", "_blend": "h", "_logits": "d", "_rows": "c", "_through": "d", "_weights": "b"}.get(kernel)
+    depth = DEPTHS.get(kernel)
     if depth is None:
         return 1
     return -(-sizes[depth] // int(tile.rpartition("x")[2]))

@@ -3,6 +3,7 @@
 The whole matrix of cards, tiles and precisions is benchmarks/compile_matrix.py; this is each kernel once for two cards.
 """
 
+import ast
 import importlib.util
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ from cafe.kernels.cards import SIZES, Card, choose_tile, possible_tiles
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed: nothing to compile with"
 )
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+ROOT = Path(__file__).parents[2]
+BENCHMARKS = ROOT / "benchmarks"
 
 
 @pytest.fixture(scope="module")
@@ -24,21 +26,71 @@ def matrix():
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
+    yield module
     sys.path.remove(str(BENCHMARKS))
-    return module
+    for name in ("compile_matrix", "kernel_launches", "harness"):
+        sys.modules.pop(name, None)
+
+
+def launched_kernels(path):
+    """Names of a module's Triton functions that no other of its Triton functions calls."""
+    functions = [
+        node
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and any("jit" in ast.unparse(one) for one in node.decorator_list)
+    ]
+    called = {
+        node.func.id
+        for function in functions
+        for node in ast.walk(function)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    return {function.name for function in functions} - called
+
+
+def kernel_modules():
+    folder = ROOT / "cafe" / "kernels"
+    found = {f"cafe.kernels.{path.stem}": launched_kernels(path) for path in folder.rglob("*.py")}
+    return {name: kernels for name, kernels in found.items() if kernels}
 
 
 @needs_triton
 @pytest.mark.parametrize(("target", "precision"), [("80", "tf32"), ("90", "bf16")])
 def test_compile_every_kernel(matrix, target, precision):
     rows = matrix.compile_all([target], [precision], quick=True)
-    kernels = {row.kernel for row in rows}
-    assert kernels == {
-        "_adamw", "_sgd", "_hidden", "_blend", "_reciprocal", "_logits", "_errors", "_rows", "_through", "_weights",
-    }  # fmt: skip
+    assert {row.kernel for row in rows} == set().union(*kernel_modules().values())
     assert not [(row, row.faults()) for row in rows if row.faults()]
     assert all(0 < row.registers <= 255 for row in rows)
-    assert all(row.multiply_adds < 64 for row in rows if row.kernel not in matrix.ELEMENTWISE)
+    assert all(row.multiply_adds < 64 for row in rows if row.kernel not in matrix.WITHOUT_PRODUCTS)
+
+
+def test_every_module_of_kernels_is_in_the_list_that_is_compiled(matrix):
+    assert {family.module for family in matrix.FAMILIES} == set(kernel_modules())
+
+
+@needs_triton
+def test_what_does_not_compile_is_a_row_with_the_reason(matrix, monkeypatch):
+    def launches(precision, card, quick):
+        yield "broken", lambda: launch_broken(matrix)
+
+    family = matrix.replace(matrix.FAMILIES[1], launches=launches)
+    monkeypatch.setattr(matrix, "FAMILIES", (family,))
+    (row,) = matrix.compile_all(["90"], ["fp32"], quick=True)
+    (fault,) = row.faults()
+    assert row.kernel == "broken" and fault.startswith("does not compile: CompilationError")
+    (said,) = matrix.summary([row])
+    assert said["card"] == "H100" and said["faults"] == [f"broken fp32 : {fault}"]
+
+
+def launch_broken(matrix):
+    import triton
+    import triton.language as tl
+
+    @triton.jit
+    def broken(p, BLOCK: tl.constexpr):
+        tl.store(p + tl.arange(0, 3), 0.0)  # three is no power of two
+
+    broken[(1,)](matrix.torch.empty(4, device="meta"), BLOCK=4)
 
 
 def test_a_row_tells_what_would_go_wrong(matrix):
