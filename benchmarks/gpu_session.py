@@ -247,15 +247,14 @@ def _timed_steps(sizes: Sizes, of: dict[str, Any], kind: str, precision: str, re
     """Return seconds a step of training, updates included, as the trainer takes them."""
     import torch
 
-    from cafe.kernels.triton_optimizers import TritonUpdate
     from cafe.training import steps as training
 
     g, n = len(of["index"]), sizes.steps
-    step, decay = step_of(kind, precision, of), torch.zeros(g).to(DEVICE)
     parameters = {k: v.clone() for k, v in of["parameters"].items()}
-    rates = torch.full((n, g), 1e-3).to(DEVICE)
+    decay, rates = torch.zeros(g).to(DEVICE), torch.full((n, g), 1e-3).to(DEVICE)
     record = None if recorded else training.record_by_calling
-    whole = training.RecordedSteps(step, TritonUpdate("adamw", parameters, decay, n), parameters, rates, 1, record)
+    step = training.whole_step(step_of(kind, precision, of), "adamw", parameters, decay, n, 1e-8)
+    whole = training.RecordedSteps(step, parameters, rates, 1, record)
     generator = torch.Generator().manual_seed(0)
     block = torch.randint(0, len(of["y"]), (g, n, of["index"].shape[1]), generator=generator)
     whole([block[:, : training.GRAPH_STEPS]])  # compiles and records

@@ -7,9 +7,9 @@ memory on the device, at a counter that the step itself moves on:
     rates  = schedule[done]        the learning rates of every step are a table
     tail  += losses share[done]    share is 1 / (steps of the tail) there, 0 before
 
-so that replaying needs nothing from the host, and the host waits for nothing. Stacks of one form are trained by one
-recording (:class:`Recording`). The CUDA part has never run on a GPU; the rest is tested on a CPU, where recorded steps
-are the steps themselves.
+so that replaying needs nothing from the host, and the host waits for nothing (:class:`Tables`). Stacks of one form are
+trained by one recording (:class:`Recording`). The CUDA part has never run on a GPU; the rest is tested on a CPU, where
+recorded steps are the steps themselves.
 """
 
 from __future__ import annotations
@@ -228,13 +228,11 @@ class Recording:
 
     def train(self, first: Configuration, blocks: Iterable[Tensor], lr: Tensor) -> Tensor:
         """Train ``parameters`` in place, and return mean losses as :func:`one_by_one` does; ``lr`` is on the CPU."""
-        from cafe.kernels.triton_optimizers import TritonUpdate
-
         rates = learning_rates(first.steps, first.warmup_steps, lr).to(self.decay.device)
         if self.steps is None:
-            update = TritonUpdate(first.optimizer, self.parameters, self.decay, first.steps, first.eps)
+            step = whole_step(self.take, first.optimizer, self.parameters, self.decay, first.steps, first.eps)
             record = record_by_calling if first.steps < LEAST_FOR_GRAPH else None
-            self.steps = RecordedSteps(self.take, update, self.parameters, rates, tail_length(first.steps), record)
+            self.steps = RecordedSteps(step, self.parameters, rates, tail_length(first.steps), record)
         else:
             self.steps.restart(rates)
         return self.steps(blocks)
@@ -250,8 +248,44 @@ class DeviceUpdate(Protocol):
         """Take one step."""
 
 
-class RecordedSteps:
-    """Steps of a stack that are recorded once, GRAPH_STEPS at a time and one alone, and replayed.
+@dataclass(frozen=True)
+class Tables:
+    """What differs between the steps of a recording, on the device: a step reads its own at the counters.
+
+    Attributes
+    ----------
+    batches : Tensor of shape (g, some steps, b), int64
+        Rows of the batches of a block of steps.
+    rates : Tensor of shape (steps, g)
+        Learning rates of all steps.
+    share : Tensor of shape (steps,)
+        Weight of each step's losses in ``tail``.
+    at, done : Tensor of shape (1,), int64
+        The next batch of the block, and how many steps were taken.
+    tail : Tensor of shape (g,)
+        Sum of the weighted losses.
+    """
+
+    batches: Tensor
+    rates: Tensor
+    share: Tensor
+    at: Tensor
+    done: Tensor
+    tail: Tensor
+
+
+class WholeStep(Protocol):
+    """A step from the batch's rows to updated parameters, which never waits for its device."""
+
+    def state(self) -> list[Tensor]:
+        """Return every tensor that a step changes, beside parameters and tables."""
+
+    def __call__(self, tables: Tables) -> None:
+        """Take the step that the counters say, add its weighted losses to ``tail``, and move the counters on."""
+
+
+class LossThenUpdate:
+    """A whole step of two: losses and gradients, then an optimiser.
 
     Parameters
     ----------
@@ -261,6 +295,47 @@ class RecordedSteps:
         The optimiser.
     parameters : dict of str to Tensor of shape (g, ...)
         Trained in place.
+    """
+
+    def __init__(self, take: Step, update: DeviceUpdate, parameters: dict[str, Tensor]) -> None:
+        self.take, self.update, self.parameters = take, update, parameters
+
+    def state(self) -> list[Tensor]:
+        """Return the optimiser's."""
+        return self.update.state()
+
+    def __call__(self, tables: Tables) -> None:
+        """Take one step."""
+        losses, gradients = self.take(self.parameters, tables.batches.index_select(1, tables.at)[:, 0], True)
+        self.update(self.parameters, gradients, tables.rates.index_select(0, tables.done)[0])
+        if losses is not None:
+            tables.tail.add_(losses.to(tables.tail.dtype) * tables.share.index_select(0, tables.done))
+        tables.at.add_(1)
+        tables.done.add_(1)
+
+
+def whole_step(
+    take: Any, optimizer: str, parameters: dict[str, Tensor], decay: Tensor, steps: int, eps: float
+) -> WholeStep:
+    """Return the whole step of an objective's step: its own (a method of this name), or with Triton's optimiser."""
+    own = getattr(take, "whole_step", None)
+    if own is not None:
+        step: WholeStep = own(optimizer, parameters, decay, steps, eps)
+        return step
+    from cafe.kernels.triton_optimizers import TritonUpdate
+
+    return LossThenUpdate(take, TritonUpdate(optimizer, parameters, decay, steps, eps), parameters)
+
+
+class RecordedSteps:
+    """Steps of a stack that are recorded once, GRAPH_STEPS at a time and one alone, and replayed.
+
+    Parameters
+    ----------
+    step : WholeStep
+        Always given the same tensors.
+    parameters : dict of str to Tensor of shape (g, ...)
+        What it trains in place.
     rates : Tensor of shape (steps, g)
         Learning rates, on the device.
     tail_steps : int
@@ -271,20 +346,19 @@ class RecordedSteps:
 
     def __init__(
         self,
-        take: Step,
-        update: DeviceUpdate,
+        step: WholeStep,
         parameters: dict[str, Tensor],
         rates: Tensor,
         tail_steps: int,
         record: Record | None = None,
     ) -> None:
-        self.take, self.update, self.parameters, self.rates = take, update, parameters, rates
+        self.step, self.parameters, self.rates = step, parameters, rates
         (steps, g), self.device = rates.shape, rates.device
         self.share = torch.zeros(steps, dtype=rates.dtype, device=self.device)
         self.share[steps - tail_steps :] = 1 / tail_steps
         self.at, self.done = (torch.zeros(1, dtype=torch.int64, device=self.device) for _ in range(2))
         self.tail = torch.zeros(g, dtype=rates.dtype, device=self.device)
-        self.batches: Tensor | None = None
+        self.tables: Tables | None = None  # with the first block of batches
         self.on_cuda = self.device.type == "cuda"
         self.record = record or (record_on_cuda if self.on_cuda else record_by_calling)
         self.replays: dict[int, Body] = {}  # by how many steps they take
@@ -292,27 +366,17 @@ class RecordedSteps:
     def restart(self, rates: Tensor) -> None:
         """Start from the first step again, with other learning rates and moments of zero."""
         self.rates.copy_(rates)
-        for value in (*self.update.state(), self.at, self.done, self.tail):
+        for value in (*self.step.state(), self.at, self.done, self.tail):
             value.zero_()
 
-    def _step(self) -> None:
-        """Take one step; what differs between steps is read at ``at`` and ``done``."""
-        assert self.batches is not None
-        losses, gradients = self.take(self.parameters, self.batches.index_select(1, self.at)[:, 0], True)
-        self.update(self.parameters, gradients, self.rates.index_select(0, self.done)[0])
-        if losses is not None:
-            self.tail.add_(losses.to(self.tail.dtype) * self.share.index_select(0, self.done))
-        self.at.add_(1)
-        self.done.add_(1)
-
-    def _replay(self, steps: int) -> None:
+    def _replay(self, steps: int, tables: Tables) -> None:
         """Take so many steps, recorded when they are first wanted."""
         if steps not in self.replays:
-            state = [*self.parameters.values(), *self.update.state(), self.at, self.done, self.tail]
+            state = [*self.parameters.values(), *self.step.state(), self.at, self.done, self.tail]
 
             def body() -> None:
                 for _ in range(steps):
-                    self._step()
+                    self.step(tables)
 
             self.replays[steps] = self.record(body, state)
         self.replays[steps]()
@@ -327,14 +391,15 @@ class RecordedSteps:
         """
         with torch.cuda.device(self.device) if self.on_cuda else nullcontext():
             for block in drawn_ahead(blocks, self.on_cuda):
-                if self.batches is None:
-                    self.batches = torch.zeros_like(block, device=self.device)
-                self.batches[:, : block.shape[1]].copy_(block, non_blocking=True)
+                if self.tables is None:
+                    batches = torch.zeros_like(block, device=self.device)
+                    self.tables = Tables(batches, self.rates, self.share, self.at, self.done, self.tail)
+                self.tables.batches[:, : block.shape[1]].copy_(block, non_blocking=True)
                 self.at.zero_()
                 for _ in range(block.shape[1] // GRAPH_STEPS):
-                    self._replay(GRAPH_STEPS)
+                    self._replay(GRAPH_STEPS, self.tables)
                 for _ in range(block.shape[1] % GRAPH_STEPS):
-                    self._replay(1)
+                    self._replay(1, self.tables)
             if self.on_cuda:
                 # Once, at the end: pinned blocks may go when this returns.
                 torch.cuda.synchronize(self.device)

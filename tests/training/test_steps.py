@@ -5,7 +5,7 @@ import torch
 
 from cafe.kernels.optimizers import AdamW
 from cafe.training import steps
-from cafe.training.steps import RecordedSteps, drawn_ahead, learning_rates, schedule
+from cafe.training.steps import LossThenUpdate, RecordedSteps, drawn_ahead, learning_rates, schedule
 
 G, B, N, STEPS, BLOCK, TAIL = 2, 3, 11, 10, 4, 3
 
@@ -67,7 +67,8 @@ def test_replayed_steps_are_the_plain_loop(monkeypatch):
 
     blocks = [index[:, start : start + BLOCK] for start in range(0, STEPS, BLOCK)]  # 4, 4 and 2 steps
     start = parameters["w"].clone()
-    whole = RecordedSteps(take, Counted(parameters, decay), parameters, rates, TAIL, record)
+    whole_step = LossThenUpdate(take, Counted(parameters, decay), parameters)
+    whole = RecordedSteps(whole_step, parameters, rates, TAIL, record)
     tail = whole(blocks)
     weights, losses = plain()
     assert len(recorded) == 2  # three steps together, and one alone
@@ -96,7 +97,8 @@ def test_a_replay_reads_what_the_first_call_read():
         return replay
 
     blocks = [index[:, start : start + BLOCK] for start in range(0, STEPS, BLOCK)]
-    RecordedSteps(take, Counted(parameters, decay), parameters, rates, TAIL, record)(blocks)
+    whole_step = LossThenUpdate(take, Counted(parameters, decay), parameters)
+    RecordedSteps(whole_step, parameters, rates, TAIL, record)(blocks)
     assert seen == [True] * STEPS
 
 
