@@ -76,28 +76,34 @@ def test_a_folder_is_encoded_and_what_is_tested_on_is_left_out(digits, tmp_path)
 
 def test_new_methods_name_new_photographs(digits, tmp_path):
     Image.fromarray(np.uint8(load_digits().images[0] * 15)).save(tmp_path / "new.png")
-    for method, *settings in (("proker",), ("stat-a",), ("zero-shot", "--set", "template_weights=timo")):
-        run = digits("fit", "--method", method, *settings, "--shots", 2, "--json").json["run"]
+    for method in ("proker", "stat-a"):
+        run = digits("fit", "--method", method, "--shots", 2, "--json").json["run"]
         outcome = digits("predict", tmp_path / "new.png", "--run", run, "--json")
         assert outcome.code == 0, outcome.err
         assert len(outcome.json["images"][0]["predictions"]) == 3
 
 
 def test_what_learned_from_no_image_names_no_shots(digits):
-    rows = {
-        (method, *settings): digits("fit", "--method", method, *settings, "--shots", 2, "--json").json["rows"][0]
-        for method, *settings in (
-            ("zero-shot",),
-            ("zero-shot", "--set", "template_weights=timo"),
-            ("stat-a",),
-        )
-    }
-    said = {key: (row["shots"], row["n_train"], row["chosen_on"]) for key, row in rows.items()}
-    assert list(said.values()) == [(0, 0, "nothing"), (2, 20, "nothing"), (0, 0, "the batch")]
-    assert rows["stat-a",]["transductive"] is True
-    weighted = rows["zero-shot", "--set", "template_weights=timo"]
-    assert weighted["params"]["template_weights"] == "timo" and weighted["seed"] == 1
-    assert "text_features" not in weighted["params"]
+    rows = [digits("fit", "--method", m, "--shots", 2, "--json").json["rows"][0] for m in ("zero-shot", "stat-a")]
+    said = [(row["shots"], row["n_train"], row["chosen_on"]) for row in rows]
+    assert said == [(0, 0, "nothing"), (0, 0, "the batch")]
+    assert rows[1]["transductive"] is True
+
+
+def test_weighted_templates_learn_from_the_shots_and_need_several(digits, tmp_path):
+    """A row once said that it had learned from every image where there was nothing to weigh."""
+    weighted = ("fit", "--method", "zero-shot", "--set", "template_weights=timo")
+    for shots in ((), ("--shots", 2)):
+        digits(*weighted, *shots).refused("every class has one; extract with several", "--templates imagenet-7")
+    assert digits("extract", "--dataset", "digits", "--templates", "imagenet-7", "--quiet").code == 0
+    outcome = digits(*weighted, "--shots", 2, "--json")
+    assert outcome.code == 0, outcome.err
+    (row,) = outcome.json["rows"]
+    assert (row["shots"], row["seed"], row["n_train"], row["chosen_on"]) == (2, 1, 20, "nothing")
+    assert row["params"]["template_weights"] == "timo" and "text_features" not in row["params"]
+    Image.fromarray(np.uint8(load_digits().images[0] * 15)).save(tmp_path / "new.png")
+    predicted = digits("predict", tmp_path / "new.png", "--run", outcome.json["run"], "--json")
+    assert predicted.code == 0 and len(predicted.json["images"][0]["predictions"]) == 3
 
 
 def test_what_cannot_be_is_refused(digits, tmp_path):

@@ -94,6 +94,8 @@ def test_bad_templates_are_told_in_a_sentence(problem, method):
         ({"text_features": templates[0]}, "give prompt_classes too"),
         ({"text_features": templates[0], "prompt_classes": [0, 1, 2, 2]}, "name each of the 4 classes"),
         ({"text_features": templates[0], "prompt_classes": [0, 1]}, r"\(prompts, 9\)"),
+        ({"text_features": templates[:1]}, "every class has one; extract with several"),
+        ({"text_features": templates[0], "prompt_classes": [0, 1, 2, 3]}, "every class has one; extract with several"),
         ({"text_features": 0 * templates}, "finite and not zero"),
         ({"text_features": templates, "template_gamma": -1}, "template_gamma"),
     ]

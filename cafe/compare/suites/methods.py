@@ -58,9 +58,8 @@ class Methods(Suite):
                 continue
             # A method without an entry above runs with its own defaults.
             series.append(Series(LABELS.get(name, name), name, CHOSEN.get(name, {}), optional=True))
-        if features.text_features is not None and (
-            len(features.text_features) > 1 or features.prompt_classes is not None
-        ):
+        text, owners = features.text_features, features.prompt_classes
+        if text is not None and (len(text) > 1 if owners is None else len(owners) > len(features.class_names)):
             weights = {"template_weights": "timo"}
             series += [
                 Series(f"{name} (templates weighted by the shots)", name, {**CHOSEN.get(name, {}), **weights})

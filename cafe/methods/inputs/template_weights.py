@@ -36,7 +36,8 @@ def flat_prompts(
     Raises
     ------
     InputError
-        If there is no prompt, or shapes do not fit each other, or a class has none.
+        If there is no prompt, or shapes do not fit each other, or a class has none, or none has more than one, so that
+        there is nothing to weigh.
 
     Examples
     --------
@@ -67,6 +68,11 @@ def flat_prompts(
             )
         if not np.array_equal(np.unique(owners), np.arange(n_classes)):
             raise InputError(f"prompt_classes must name each of the {n_classes} classes, as 0 to {n_classes - 1}")
+    if len(text) == n_classes:
+        raise InputError(
+            "template_weights='timo' weighs the templates of each class against each other, and here every class has "
+            "one; extract with several (cafe extract --templates imagenet-7), or leave template_weights at 'uniform'"
+        )
     length = np.linalg.norm(text, axis=1)
     if not np.isfinite(length).all() or not length.all():
         raise InputError("text_features must be finite and not zero; extract them again")
