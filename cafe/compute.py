@@ -10,9 +10,10 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from cafe.errors import InputError, unknown_name
@@ -146,29 +147,71 @@ def choose_device_for(device: str, multiply_adds: float) -> str:
     return "cpu" if device == "auto" and multiply_adds < LEAST_FOR_GPU else choose_device(device)
 
 
+class _ExactProducts:
+    """Holds PyTorch's setting for float32 products on CUDA at float32 while at least one fit or scoring runs.
+
+    The setting belongs to the process, so the first to enter changes it and the last to leave puts it back: threads
+    that fit side by side would otherwise restore it under each other, and the last would restore another's change.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._before = Lock(), 0, ""
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = _product_precision()
+                if self._before not in EXACT:
+                    _product_precision(EXACT[0])
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            # Who changed it meanwhile in another thread has the last word.
+            if self._inside == 0 and self._before not in EXACT and _product_precision() in EXACT:
+                _product_precision(self._before)
+
+
+_exact_products = _ExactProducts()
+# How PyTorch says float32: as such, or nothing said.
+EXACT = ("ieee", "none")
+
+
+def _product_precision(change: str | None = None) -> str:
+    """Return, or change, what cuBLAS asks before a float32 product; ``"tf32"`` is its other value.
+
+    PyTorch 2.9 keeps it apart from the older ``allow_tf32`` and ``set_float32_matmul_precision``, and raises where the
+    older are read after the newer was set; in this order both read as before when it is put back.
+    """
+    import torch
+
+    settings: Any = torch.backends.cuda.matmul
+    if not hasattr(settings, "fp32_precision"):  # before 2.9
+        if change is not None:
+            settings.allow_tf32 = change not in EXACT
+        return "tf32" if settings.allow_tf32 else EXACT[0]
+    if change is not None:
+        settings.fp32_precision = change
+    return str(settings.fp32_precision)
+
+
 @contextmanager
 def exact_products(device: str) -> Iterator[None]:
-    """Run the body with float32 products in float32 on CUDA, whatever the process has set; its setting stays.
+    """Run the body with float32 products in float32 on CUDA, whatever the process has set; its setting comes back.
 
-    PyTorch has one setting for all of a process (``allow_tf32``). A fit neither inherits it, so that it is the same
-    in every program, nor changes it. Elsewhere than on CUDA nothing is done.
+    cuBLAS reads one setting for all of a process (``allow_tf32``, ``fp32_precision``); PyTorch has a guard for one
+    thread (``NoTF32Guard``), in C++ alone. A fit does not inherit the setting, so that it is the same in every program.
+    Where products are exact already nothing is changed; where they are not, they are exact in all threads while the
+    body runs, which costs the others time and no accuracy. Elsewhere than on CUDA nothing is done.
 
     Examples
     --------
     >>> with exact_products("cpu"):
     ...     pass
     """
-    if not device.startswith("cuda"):
+    with _exact_products if device.startswith("cuda") else nullcontext():
         yield
-        return
-    import torch
-
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def may_have_accelerator() -> bool:

@@ -4,6 +4,8 @@ There is no GPU: tensors are on the CPU and labelled, see tests/labelled_device.
 """
 
 import importlib.util
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-import cafe.training.steps
+import cafe.compute
+import cafe.methods.base
+import cafe.training.trainer
 from cafe.errors import InputError
 from cafe.fitting import check_device_and_dtype
 from cafe.methods import fit_many, make_method, method_names
@@ -141,21 +145,103 @@ def test_a_grid_runs_where_single_fits_run():
     assert [fit.device_ for fit in fits] == ["cuda:0"] * 3
 
 
-def test_products_are_exact_whatever_the_process_has_set_and_it_stays_set(monkeypatch):
+SETTINGS = {
+    "nothing": "",
+    "allow_tf32": "torch.backends.cuda.matmul.allow_tf32 = True",
+    "high": "torch.set_float32_matmul_precision('high')",
+    "medium": "torch.set_float32_matmul_precision('medium')",
+    "of the product": "torch.backends.cuda.matmul.fp32_precision = 'tf32'",
+    "of everything": "torch.backends.fp32_precision = 'tf32'",
+}
+# In a process of its own: one that used PyTorch's newer settings cannot go back to where nobody had.
+WATCHED_SETTING = """
+import sys
+from threading import Barrier, Thread
+import torch
+from cafe.compute import exact_products
+
+def settings():
+    readers = (
+        lambda: torch.backends.cuda.matmul.allow_tf32, torch.get_float32_matmul_precision,
+        lambda: torch.backends.cuda.matmul.fp32_precision, lambda: torch.backends.mkldnn.matmul.fp32_precision,
+    )
+    found = []
+    for read in readers:
+        try:
+            found.append(read())
+        except (AttributeError, RuntimeError) as error:  # an older PyTorch; a reader that refuses
+            found.append(type(error).__name__)
+    return found
+
+def exact():
+    matmul = torch.backends.cuda.matmul
+    return matmul.fp32_precision in ("ieee", "none") if hasattr(matmul, "fp32_precision") else not matmul.allow_tf32
+
+for words in sys.argv[1].split(";;"):
+    exec(words)
+before = settings()
+with exact_products("cpu"):
+    assert settings() == before
+in_first, second_is_in, first_is_out = Barrier(2), Barrier(2), Barrier(2)
+seen = []
+
+def first():
+    with exact_products("cuda:0"):
+        in_first.wait()
+        second_is_in.wait()
+    first_is_out.wait()
+
+def second():
+    in_first.wait()
+    with exact_products("cuda:0"):
+        second_is_in.wait()
+        first_is_out.wait()
+        seen.append(exact())  # the other, which came earlier, has left
+
+threads = [Thread(target=run) for run in (first, second)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert seen == [True]
+assert settings() == before, (before, settings())
+try:
+    with exact_products("cuda:0"):
+        assert exact()
+        raise KeyError
+except KeyError:
+    pass
+assert settings() == before, (before, settings())
+"""
+
+
+# The others with CAFE_LONG_TESTS=1: each is a process.
+@pytest.mark.parametrize("setting", SETTINGS if "CAFE_LONG_TESTS" in os.environ else ["medium", "of the product"])
+def test_products_are_exact_in_every_thread_and_the_setting_comes_back(setting):
+    if setting.startswith("of ") and not hasattr(torch.backends, "fp32_precision"):
+        pytest.skip("this PyTorch has no such setting")
+    command = [sys.executable, "-c", WATCHED_SETTING, SETTINGS[setting] or "pass"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_fit_and_its_scores_have_exact_products(monkeypatch):
     X, y, text = problem()
-    before, seen = torch.get_float32_matmul_precision(), set()
-    train = cafe.training.steps.one_by_one
+    seen = []
+    for place, name in ((cafe.training.trainer, "one_by_one"), (cafe.methods.base, "on_device")):
+        plain = getattr(place, name)
 
-    def watched(*arguments):
-        seen.add(torch.get_float32_matmul_precision())
-        return train(*arguments)
+        def watched(*arguments, plain=plain):
+            seen.append(cafe.compute._product_precision())
+            return plain(*arguments)
 
-    monkeypatch.setattr("cafe.training.trainer.one_by_one", watched)
-    torch.set_float32_matmul_precision("high")
+        monkeypatch.setattr(place, name, watched)
+    before = cafe.compute._product_precision()
+    cafe.compute._product_precision("tf32")
     try:
         with LabelledDevice():
             make("task-res", text, "cuda").fit(X, y).logits(X)
-        assert torch.get_float32_matmul_precision() == "high"
+        assert cafe.compute._product_precision() == "tf32"
     finally:
-        torch.set_float32_matmul_precision(before)
-    assert seen == {"highest"}
+        cafe.compute._product_precision(before)
+    assert len(seen) == 2 and set(seen) <= {"ieee", "none"}
