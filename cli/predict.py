@@ -21,7 +21,7 @@ from cafe.report.rows import counted
 if TYPE_CHECKING:
     from cafe.classifier.classifier import Classifier
     from cafe.classifier.evaluation import Evaluation, LabelledFolder
-    from cafe.classifier.images import GivenImage
+    from cafe.classifier.images import ImageInput
     from cafe.classifier.onnx_classifier import OnnxClassifier
     from cafe.classifier.prediction import Prediction
 
@@ -194,7 +194,7 @@ def _false_alarms(unknown: str) -> float | Literal["auto", "off"]:
     return rate
 
 
-def _named_images(paths: Sequence[str], left_out: Callable[[str], None]) -> Iterator[GivenImage]:
+def _named_images(paths: Sequence[str], left_out: Callable[[str], None]) -> Iterator[ImageInput]:
     """Go through the images that were named, each once; ``-`` stands for the lines of standard input."""
     from cafe.classifier.images import files_of
 
@@ -237,7 +237,7 @@ def _opened(
 
 
 def _labelled(
-    classifier: Classifier | OnnxClassifier, given: Iterable[GivenImage], paths: Sequence[str]
+    classifier: Classifier | OnnxClassifier, given: Iterable[ImageInput], paths: Sequence[str]
 ) -> LabelledFolder | None:
     """Return what evaluates images by their folders; None where these are not called as the classes."""
     from cafe.classifier.evaluation import LabelledFolder

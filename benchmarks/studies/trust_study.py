@@ -102,7 +102,7 @@ def unknown() -> list[dict[str, Any]]:
 def promises() -> list[dict[str, Any]]:
     """Measure coverage, false alarms and calibration on the half that nothing was built from."""
     from cafe.classifier.final_fit import fit_for_use
-    from cafe.classifier.out_of_fold import text_of, unknown_scores
+    from cafe.classifier.out_of_fold import class_text, unknown_scores
     from cafe.features import Features, Split
 
     rows = []
@@ -128,7 +128,7 @@ def promises() -> list[dict[str, Any]]:
                     inside = final.promises.sets(test.image_features, best, p.shape[1], coverage, score)
                     values[f"{score} {coverage:g}"] = float(inside[rows_of, test.labels].mean())
                     values[f"{score} {coverage:g} size"] = float(inside.sum(axis=1).mean())
-            strange = unknown_scores(test.image_features, text_of(final.estimator, X.shape[1]), final.promises.means)
+            strange = unknown_scores(test.image_features, class_text(final.estimator, X.shape[1]), final.promises.means)
             values["false alarms"] = float((strange > final.promises.threshold(FALSE_ALARMS)).mean())
             for key, value in values.items():
                 found.setdefault(key, []).append(value)

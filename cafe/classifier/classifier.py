@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -17,20 +16,19 @@ from PIL import Image
 
 from cafe.classifier.encoder_pair import decoder_of, dtypes_of, encoders_of, model_names, open_encoders
 from cafe.classifier.encoding import check_encoders
-from cafe.classifier.evaluation import Evaluation, LabelledFolder
-from cafe.classifier.images import GivenImage, ImageLike, given_images
-from cafe.classifier.out_of_fold import FALSE_ALARMS, Promises, text_of, unknown_scores
-from cafe.classifier.prediction import Prediction
-from cafe.classifier.prediction_table import Answer, check_table, writing_table
-from cafe.classifier.reading import ReadImage
-from cafe.classifier.scoring import Array, ImageScores, score_images
-from cafe.classifier.training_images import Source, TrainingImages, spread_over_classes, training_images
+from cafe.classifier.image_classifier import ImageClassifier, ImageScores
+from cafe.classifier.images import ImageInput
+from cafe.classifier.out_of_fold import Promises, class_text, unknown_scores
+from cafe.classifier.prediction import Array
+from cafe.classifier.scoring import score_images
+from cafe.classifier.training_images import FitSource, TrainingImages, spread_over_classes, training_images
 from cafe.compute import choose_device
 from cafe.data.images.decoding import PILLOW
 from cafe.encoders.base import Encoder
 from cafe.encoders.opening import MINI, open_encoder
-from cafe.errors import InputError, unknown_name
+from cafe.errors import InputError
 from cafe.evaluation.conformal import ConformalScore, conformal_threshold
+from cafe.evaluation.unknown import FALSE_ALARMS
 from cafe.files import cache_dir as cache_folder
 from cafe.files import replacing
 from cafe.last_used import note_use
@@ -61,7 +59,7 @@ _COMPARED = 16  # images that an exported file is compared with torch on, and ha
 
 
 class Scored(NamedTuple):
-    """What is said of n images by :meth:`Classifier.classify`.
+    """Scores of n images, by :meth:`Classifier.classify`.
 
     Attributes
     ----------
@@ -79,7 +77,7 @@ class Scored(NamedTuple):
     zero_shot: Array | None
 
 
-class Classifier:
+class Classifier(ImageClassifier):
     """Names what is on images.
 
     It cuts every image as the encoder's checkpoint says, encodes it, and asks the fitted method; what it needs of
@@ -178,7 +176,7 @@ class Classifier:
         self._encoder = encoder
         self._opening = threading.Lock()  # images are read in several threads, the first of which opens the encoder
         self._features: Features | None = None
-        self._source: Source | None = None
+        self._source: FitSource | None = None
         self._image_fingerprint: str | None = None
         labels = estimator.classes_
         self._all_names = [str(name) for name in (labels if class_names is None else class_names)]
@@ -298,7 +296,7 @@ class Classifier:
             fitted.final.estimator, fitted.encoder(device), fitted.features.class_names, decoder=fitted.decoder
         )
         classifier._know_fit(fitted)
-        classifier._source = Source.of(data, root, split, fitted.prepared.path)
+        classifier._source = FitSource.of(data, root, split, fitted.prepared.path)
         classifier.cache_dir = cache_folder(cache_dir)
         if save is not False:
             classifier.save(None if save is True else save, cache_dir=cache_dir)
@@ -378,7 +376,7 @@ class Classifier:
         classifier.run = folder
         classifier.cache_dir = cache_folder(cache_dir)
         classifier.row = saved.get("row")
-        classifier._source = Source.read(folder)
+        classifier._source = FitSource.read(folder)
         classifier._image_fingerprint = saved["provenance"].get("image_fingerprint")
         if SCORING_FIT in saved and PROMISES in saved:
             classifier.promises = Promises.from_saved(saved[PROMISES], saved[SCORING_FIT])
@@ -551,7 +549,7 @@ class Classifier:
         return list(self._all_names)
 
     def classify(self, crops: NDArray[np.uint8]) -> Scored:
-        """Say what is on images that are cropped already, in one batch: for those who batch themselves, as servers do.
+        """Score images that are cropped already as one batch; a server that makes its own batches calls it.
 
         Parameters
         ----------
@@ -569,7 +567,7 @@ class Classifier:
         probabilities = self.estimator.predict_proba(features)
         if self.promises is not None:
             probabilities = self.promises.calibrated(probabilities)
-        text = text_of(self.estimator, features.shape[1])
+        text = class_text(self.estimator, features.shape[1])
         zero_shot = None if text is None else softmax(cosine_logits(features, text, self.encoder.logit_scale))
         return Scored(features, probabilities, self._unknown_scores(features), zero_shot)
 
@@ -587,14 +585,10 @@ class Classifier:
             If images were too few for a rate that was given.
         """
         if isinstance(unknown, float):
-            return self._promised("a threshold of unknown images").threshold(unknown)
+            return self._require_promises("threshold of unknown images").threshold(unknown)
         if self.promises is not None and self.promises.reaches(FALSE_ALARMS):
             return self.promises.threshold(FALSE_ALARMS)
         return None
-
-    def set_of(self, features: Array, probabilities: Array, coverage: float) -> tuple[str, ...]:
-        """Return the names in the set of one image of :meth:`classify`, (d,) and (n_classes,); as :meth:`sets` does."""
-        return self._set(features, probabilities, coverage, "lac")
 
     def export_onnx(self, out: Path | str) -> ExportSummary:
         """Write it as one ONNX file: image tower, head and softmax, with what is needed to use it in the metadata.
@@ -632,7 +626,7 @@ class Classifier:
         made = self.promises
         width = int(self.estimator.n_features_in_)
         promised = Promised(
-            text_of(self.estimator, width), np.zeros((0, width), np.float32) if made is None else made.means
+            class_text(self.estimator, width), np.zeros((0, width), np.float32) if made is None else made.means
         )
         if made is not None:
             promised = replace(
@@ -685,408 +679,51 @@ class Classifier:
             raise InputError("there is no report of this classifier; `cafe fit` writes one beside the run")
         return (self.run / REPORT_FILE).read_text(encoding="utf-8")
 
-    def predict(self, images: ImageLike | Iterable[ImageLike]) -> NDArray[np.str_]:
-        """Return the most probable name of each image.
-
-        Parameters
-        ----------
-        images : image, or iterable of images
-            Each the path of a file or of a folder, a pattern of paths such as ``"photos/*.jpg"``, an open
-            ``PIL.Image.Image``, or uint8 pixels of shape (height, width), (height, width, 3) or (height, width, 4). A
-            folder stands for all images in it, at any depth, sorted by path; an array of shape (n, height, width, 3)
-            is n images.
-
-        Returns
-        -------
-        ndarray of shape (n,), str
-
-        Raises
-        ------
-        InputError
-            If no image was given, a path leads nowhere or is an address, a folder has no image, or an array is of
-            another kind.
-        UnreadableImageError
-            If an image cannot be decoded; :meth:`top` can leave such images out.
-        """
-        names: NDArray[np.str_] = self.classes_[self.predict_proba(images).argmax(axis=1)]
-        return names
-
-    def predict_proba(self, images: ImageLike | Iterable[ImageLike]) -> Array:
-        """Return the probability of each class on each image, after the temperature where there is one.
-
-        Parameters
-        ----------
-        images : image, or iterable of images
-            As in :meth:`predict`.
-
-        Returns
-        -------
-        ndarray of shape (n, n_classes)
-            Columns in the order of ``classes_``; rows sum to 1.
-
-        Raises
-        ------
-        InputError, UnreadableImageError
-            As :meth:`predict`.
-        """
-        rows = []
-        for image, probabilities in self.probabilities(_listed(images)):
-            if image.unreadable is not None:
-                raise image.unreadable
-            rows.append(probabilities)
-        return np.stack(rows)  # (n, n_classes)
-
-    def top(
-        self,
-        images: ImageLike | Iterable[ImageLike],
-        k: int = 3,
-        *,
-        unknown: float | Literal["auto", "off"] = "auto",
-        coverage: float | None = None,
-        on_error: Literal["fail", "skip"] = "fail",
-        progress: Callable[[int, int], None] | None = None,
-    ) -> list[Prediction]:
-        """Return the most probable classes of each image, with their probabilities.
-
-        Parameters
-        ----------
-        images : image, or iterable of images
-            As in :meth:`predict`.
-        k : int, default=3
-            Classes of each image, at least 1; all where there are fewer.
-        unknown, coverage
-            As of :meth:`predictions`: what is called unknown, and whether there are sets.
-        on_error : {"fail", "skip"}, default="fail"
-            What an image that cannot be decoded does: it ends the call, or its prediction says why.
-        progress : callable, default=None
-            Called with the images done and their number after each.
-
-        Returns
-        -------
-        list of Prediction
-            One for each image, in their order.
-
-        Raises
-        ------
-        InputError
-            As :meth:`predict`; or if ``k`` is less than 1, or ``on_error`` is unknown.
-        UnreadableImageError
-            If an image cannot be decoded under ``"fail"``.
-        """
-        if k < 1:
-            raise InputError(f"k, the number of classes to name, must be at least 1; got {k}")
-        if on_error not in ("fail", "skip"):
-            raise unknown_name("on_error", on_error, ("fail", "skip"))
-        given = list(given_images(images))
-        predictions = []
-        for image, _, prediction in self.predictions(given, k, unknown=unknown, coverage=coverage):
-            if image.unreadable is not None and on_error == "fail":
-                raise image.unreadable
-            predictions.append(prediction)
-            if progress is not None:
-                progress(len(predictions), len(given))
-        return predictions
-
-    def evaluate(self, folder: Path | str, *, progress: Callable[[int, int], None] | None = None) -> Evaluation:
-        """Test it on a folder with a folder of images for each class, named as the classes are.
-
-        Parameters
-        ----------
-        folder : path
-            Its class folders may stand in folders named train, val and test. Images that the classifier was fitted
-            on are left out, whatever they are called now, and so are those of classes that it does not know; both
-            are counted.
-        progress : callable, default=None
-            Called with the images done and their number after each.
-
-        Returns
-        -------
-        Evaluation
-
-        Raises
-        ------
-        InputError
-            If it is no folder, none of its folders is called as a class, or no image is left to be tested on.
-        """
-        if not Path(folder).expanduser().is_dir():
-            raise InputError(f"{os.fspath(folder)!r} is no folder; give one with a folder of images for each class")
-        given = list(given_images(folder))
-        labelled = LabelledFolder(self.classes_, self.fitted_images)
-        if not labelled.fits(given):
-            raise InputError(
-                f"no folder in {os.fspath(folder)!r} is called as a class of this classifier; its classes are: "
-                f"{', '.join(self.classes_[:8])}{', ...' if len(self.classes_) > 8 else ''}"
-            )
-        for done, (image, probabilities) in enumerate(self.probabilities(given), start=1):
-            labelled.add(image, probabilities)
-            if progress is not None:
-                progress(done, len(given))
-        return labelled.evaluation()
-
-    def unknown(self, images: ImageLike | Iterable[ImageLike], false_alarms: float = FALSE_ALARMS) -> NDArray[np.bool_]:
-        """Return which images look like none of the classes.
-
-        Parameters
-        ----------
-        images : image, or iterable of images
-            As in :meth:`predict`.
-        false_alarms : float, default=0.05
-            How many images of the classes may be called unknown, as a share: the threshold is that of images that no
-            fit had seen.
-
-        Returns
-        -------
-        ndarray of shape (n,), bool
-
-        Raises
-        ------
-        InputError, UnreadableImageError
-            As :meth:`predict`; or if images were too few for a threshold at this rate.
-        """
-        threshold = self._promised("a threshold of unknown images").threshold(false_alarms)
-        called: NDArray[np.bool_] = self.unknown_scores(images) > threshold
-        return called
-
-    def unknown_scores(self, images: ImageLike | Iterable[ImageLike]) -> NDArray[np.float64]:
-        """Return how much each image looks like none of the classes, (n,): higher is stranger.
-
-        Source and formula: :func:`cafe.evaluation.unknown.combined_score`.
-
-        Parameters
-        ----------
-        images : image, or iterable of images
-            As in :meth:`predict`.
-
-        Raises
-        ------
-        InputError, UnreadableImageError
-            As :meth:`predict`.
-        """
-        scores = [self._unknown_scores(answer.features[None])[0] for answer in self._readable(images)]
-        return np.array(scores, dtype=np.float64)
-
-    def sets(
-        self, images: ImageLike | Iterable[ImageLike], coverage: float = 0.95, score: ConformalScore = "lac"
-    ) -> list[tuple[str, ...]]:
-        """Return for each image the classes that it may be of.
-
-        Of new images like those it was fitted on, at least a share of ``coverage`` has its class in its set, on average
-        over fits and images: split-conformal prediction, :mod:`cafe.evaluation.conformal`.
-
-        Parameters
-        ----------
-        images : image, or iterable of images
-            As in :meth:`predict`.
-        coverage : float, default=0.95
-            Between 0 and 1.
-        score : {"lac", "aps"}, default="lac"
-            LAC gives the smallest sets on average; those of APS vary more with how hard an image is.
-
-        Returns
-        -------
-        list of tuple of str
-            The most probable class first; never empty.
-
-        Raises
-        ------
-        InputError, UnreadableImageError
-            As :meth:`predict`; or if images were too few for this coverage.
-        """
-        conformal_threshold(self._promised("sets of classes").own_scores[score], coverage)  # before images are read
-        return [self._set(answer.features, answer.probabilities, coverage, score) for answer in self._readable(images)]
-
-    def _promised(self, what: str) -> Promises:
-        if self.promises is None:
-            raise InputError(f"this classifier has no {what.removeprefix('a ')}: {self.no_promises}")
-        return self.promises
-
-    def _readable(self, images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageScores]:
-        for answer in self._answers(given_images(images)):
-            if answer.image.unreadable is not None:
-                raise answer.image.unreadable
-            yield answer
-
-    def _unknown_scores(self, features: NDArray[Any]) -> NDArray[np.float64]:
-        means = np.zeros((0, features.shape[1]), np.float32) if self.promises is None else self.promises.means
-        return unknown_scores(features, text_of(self._fitted, features.shape[1]), means)
-
-    def _set(self, features: Array, probabilities: Array, coverage: float, score: ConformalScore) -> tuple[str, ...]:
-        """Return the names in the set of one image, the most probable first."""
-        promises, n_classes = self._promised("sets of classes"), len(self._all_names)
-        best = np.array([self._labels[int(probabilities.argmax())]])
-        inside = promises.sets(features[None], best, n_classes, coverage, score)[0]
-        own = dict(zip(self._labels.tolist(), probabilities.tolist(), strict=True))  # a class without images has none
-        order = sorted(np.flatnonzero(inside).tolist(), key=lambda label: -own.get(label, 0.0))
-        return tuple(self._all_names[label] for label in order)
-
-    def predictions(
-        self,
-        images: Iterable[GivenImage],
-        k: int = 3,
-        *,
-        unknown: float | Literal["auto", "off"] = "auto",
-        coverage: float | None = None,
-    ) -> Iterator[tuple[ReadImage, Array, Prediction]]:
-        """Go through images of :func:`~cafe.classifier.images.given_images` with what there is to say of each.
-
-        Parameters
-        ----------
-        images : iterable of GivenImage
-            As of :meth:`probabilities`.
-        k : int, default=3
-            Most probable classes that are named.
-        unknown : float, "auto" or "off", default="auto"
-            Rate at which images of the classes may be called unknown by mistake; ``"auto"`` is 0.05 where there is a
-            threshold for that, and gives scores alone elsewhere.
-        coverage : float, default=None
-            Of sets of classes; None makes none.
-
-        Yields
-        ------
-        ReadImage, ndarray of shape (n_classes,), Prediction
-            Where an image cannot be read the array is empty, and the prediction says why.
-
-        Raises
-        ------
-        InputError
-            If images were too few for the rate or the coverage; before an image is read.
-        """
-        threshold = None if unknown == "off" else self.unknown_threshold(unknown)
-        if coverage is not None:
-            conformal_threshold(self._promised("sets of classes").own_scores["lac"], coverage)
-        for answer in self._answers(images):
-            prediction = self.named(answer.image, answer.probabilities, k)
-            if answer.image.unreadable is None and unknown != "off":
-                score = float(self._unknown_scores(answer.features[None])[0])
-                called = None if threshold is None else bool(score > threshold)
-                prediction = replace(prediction, unknown=called, unknown_score=score)
-            if answer.image.unreadable is None and coverage is not None:
-                prediction = replace(prediction, set=self._set(answer.features, answer.probabilities, coverage, "lac"))
-            yield answer.image, answer.probabilities, prediction
-
-    def predictions_to_table(
-        self,
-        out: Path | str,
-        images: Iterable[GivenImage],
-        k: int = 3,
-        *,
-        unknown: float | Literal["auto", "off"] = "auto",
-        coverage: float | None = None,
-        labelled: LabelledFolder | None = None,
-        tell: Callable[[str], None] = lambda _: None,
-    ) -> AbstractContextManager[Iterator[Answer]]:
-        """As :meth:`predictions`, within a context in which each becomes a row of a CSV file.
-
-        The file takes its place in one step on leaving. Until then what is done stands beside it, and after a kill the
-        same call carries on from there: see :mod:`cafe.classifier.prediction_table`.
-
-        Parameters
-        ----------
-        out : path
-            The file; what is there is replaced.
-        images, k, unknown, coverage
-            As of :meth:`predictions`.
-        labelled : LabelledFolder, default=None
-            Says the label of each image, for a column of its own.
-        tell : callable, default: nobody
-            Called with a sentence about what is kept of an earlier call.
-        """
-        encoder = self.encoder
-        request = {
-            "method": state_sha256(self._fitted),
-            "classes": self.classes_.tolist(),
-            "encoder": [encoder.identity()["image"], encoder.device, encoder.dtype, encoder.batch_size, self.decoder],
-            "options": [k, unknown, coverage, self.temperature],
-        }
-        return writing_table(
-            Path(out),
-            images,
-            lambda rest: self.predictions(rest, k, unknown=unknown, coverage=coverage),
-            request=request,
-            batch_size=encoder.batch_size,
-            top=k,
-            labelled=labelled,
-            tell=tell,
-        )
-
-    def write_table(
-        self,
-        images: ImageLike | Iterable[ImageLike],
-        out: Path | str,
-        k: int = 3,
-        *,
-        unknown: float | Literal["auto", "off"] = "auto",
-        coverage: float | None = None,
-        force: bool = False,
-        progress: Callable[[int, int | None], None] | None = None,
-    ) -> int:
-        """Name what is on any number of images, in a CSV file with one image a line, as ``cafe predict --out`` does.
-
-        Only some images are in memory at once. A call that was killed is carried on by the same call: what was named
-        before is kept where the images are the same.
-
-        Parameters
-        ----------
-        images : image, or iterable of images
-            As in :meth:`predict`; an iterator is asked for one after the other.
-        out : path
-            The file, which ends in ``.csv``. Its columns: image, class, probability, class_2, ... up to ``k``, unknown,
-            unknown_score, set, and unreadable, which says why an image has no class.
-        k, unknown, coverage
-            As of :meth:`top`.
-        force : bool, default=False
-            Replace the file if it is there.
-        progress : callable, default=None
-            Called with the images done and their number, None where that is not known, after each.
-
-        Returns
-        -------
-        int
-            Rows.
-
-        Raises
-        ------
-        InputError
-            As :meth:`top`; or if the file is there, or cannot be one.
-        """
-        check_table(Path(out), force)
-        given = _listed(images)
-        total = len(given) if isinstance(given, list) else None
-        done = 0
-        with self.predictions_to_table(out, given, k, unknown=unknown, coverage=coverage) as answers:
-            for done, _ in enumerate(answers, start=1):
-                if progress is not None:
-                    progress(done, total)
-        return done
-
-    def named(self, image: ReadImage, probabilities: Array, k: int) -> Prediction:
-        """Return the ``k`` most probable classes of an image of :meth:`probabilities`, or why there are none."""
-        if image.unreadable is not None:
-            return Prediction(image.given.name, (), image.unreadable.reason)
-        best = (-probabilities).argsort(kind="stable")[:k]
-        named = tuple((str(self.classes_[column]), float(probabilities[column])) for column in best)
-        return Prediction(image.given.name, named)
-
-    def probabilities(self, images: Iterable[GivenImage]) -> Iterator[tuple[ReadImage, Array]]:
-        """Go through images of :func:`~cafe.classifier.images.given_images` with their probabilities.
-
-        Images are read ahead in threads, encoded, and the method asked, in batches of the encoder's own size; what is
-        held in memory is a few of them. Of files whose features are in a cache of the cache folder, these are taken.
-
-        Yields
-        ------
-        ReadImage, ndarray of shape (n_classes,)
-            In the order of the images; the array is empty where the image cannot be read.
-        """
-        for answer in self._answers(images):
-            yield answer.image, answer.probabilities
-
-    def _answers(self, images: Iterable[GivenImage]) -> Iterator[ImageScores]:
+    def _scores(self, images: Iterable[ImageInput]) -> Iterator[ImageScores]:
         for scores in score_images(images, self.encoder, self._fitted, self.decoder, self.cache_dir):
             if scores.image.unreadable is None and self.promises is not None:
                 yield scores._replace(probabilities=self.promises.calibrated(scores.probabilities[None])[0])
             else:
                 yield scores
+
+    def _unknown_score(self, detail: Array) -> float:
+        return float(self._unknown_scores(detail[None])[0])
+
+    def _unknown_scores(self, features: NDArray[Any]) -> NDArray[np.float64]:
+        means = np.zeros((0, features.shape[1]), np.float32) if self.promises is None else self.promises.means
+        return unknown_scores(features, class_text(self._fitted, features.shape[1]), means)
+
+    def _require_promises(self, kind: str) -> Promises:
+        """Return the promises, or raise InputError where there are none of this kind."""
+        if self.promises is None:
+            raise InputError(f"this classifier has no {kind}: {self.no_promises}")
+        return self.promises
+
+    def _check_coverage(self, coverage: float, score: ConformalScore) -> None:
+        conformal_threshold(self._require_promises("sets of classes").own_scores[score], coverage)
+
+    def _classes_in_set(self, detail: Array, best: int, coverage: float, score: ConformalScore) -> NDArray[np.bool_]:
+        promises = self._require_promises("sets of classes")
+        inside: NDArray[np.bool_] = promises.sets(
+            detail[None], np.array([best]), len(self._all_names), coverage, score
+        )[0]
+        return inside
+
+    def _column_labels(self) -> list[int]:
+        labels: list[int] = self._labels.tolist()
+        return labels
+
+    def _batch_size(self) -> int:
+        return self.encoder.batch_size
+
+    def _identity(self) -> dict[str, Any]:
+        encoder = self.encoder
+        return {
+            "method": state_sha256(self._fitted),
+            "classes": self.classes_.tolist(),
+            "encoder": [encoder.identity()["image"], encoder.device, encoder.dtype, encoder.batch_size, self.decoder],
+            "temperature": self.temperature,
+        }
 
     def _facts(self) -> dict[str, str]:
         """Return what a reader wants to know at first sight."""
@@ -1132,9 +769,3 @@ def _models_of(saved: Mapping[str, Any], model: str | None, folder: Path) -> lis
             f"the run {folder} is of two encoders, {' and '.join(names)}; --model takes both, as A,B; got {model!r}"
         )
     return given
-
-
-def _listed(images: ImageLike | Iterable[ImageLike]) -> Iterable[GivenImage]:
-    """List what is given, unless it comes piece by piece: that may be longer than memory."""
-    given = given_images(images)
-    return given if isinstance(images, Iterator) else list(given)

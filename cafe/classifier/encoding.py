@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.classifier.encoder_pair import decoder_of, encoders_of, open_encoders, parts_of_provenance
-from cafe.classifier.images import given_images
+from cafe.classifier.images import image_inputs
 from cafe.classifier.reading import read_ahead
 from cafe.encoders.base import Encoder
 from cafe.errors import CafeWarning, InputError
@@ -56,14 +56,14 @@ def encode_like(
     for part in parts_of_provenance(features.provenance):
         if not part.get("encoder") or "encoder" not in (part.get("image") or {}):
             raise InputError("this cache does not say which encoder made it, so that further images cannot be encoded")
-    images, decoder = list(given_images(folder)), decoder_of(features.provenance)
+    images, decoder = list(image_inputs(folder)), decoder_of(features.provenance)
     encoder = open_again(features, device, dtype)
     parts: list[NDArray[np.float32]] = []
     crops: list[NDArray[np.uint8]] = []
     unreadable = []
     for done, image in enumerate(read_ahead(images, lambda: encoder.cropper, decoder), start=1):
         if image.unreadable is not None:
-            unreadable.append(f"{image.given.name!r}: {image.unreadable.reason}")
+            unreadable.append(f"{image.input.name!r}: {image.unreadable.reason}")
         elif image.crop is not None:
             crops.append(image.crop)
         if crops and (len(crops) == encoder.batch_size or done == len(images)):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.classifier.images import GivenImage
+from cafe.classifier.images import ImageInput
 from cafe.classifier.reading import ReadImage
 from cafe.data.layouts.labelling import split_name
 from cafe.errors import InputError
@@ -76,25 +76,25 @@ class LabelledFolder:
         self._labels: list[int] = []
         self._fitted = self._other_classes = self._unreadable = 0
 
-    def fits(self, images: Iterable[GivenImage]) -> bool:
+    def fits(self, images: Iterable[ImageInput]) -> bool:
         """Whether at least one image lies in a folder that is called as a class."""
         return any(self.label_of(image) is not None for image in images)
 
-    def label_of(self, image: GivenImage) -> int | None:
+    def label_of(self, image: ImageInput) -> int | None:
         """Return the column of the class that an image's folder is called as; None if there is none."""
         folders = image.inside.split("/")[:-1]
         if len(folders) > 1 and split_name(folders[0]):
             folders = folders[1:]
         return self._column_of.get(_plain(folders[0])) if folders else None
 
-    def name_of(self, image: GivenImage) -> str:
+    def name_of(self, image: ImageInput) -> str:
         """Return the class that an image's folder is called as; empty if there is none."""
         label = self.label_of(image)
         return "" if label is None else self._class_names[label]
 
     def add(self, image: ReadImage, probabilities: NDArray[np.floating[Any]]) -> None:
         """Count one image, and keep its probabilities (c,) if it is to be tested."""
-        label = self.label_of(image.given)
+        label = self.label_of(image.input)
         if label is None:
             self._other_classes += 1
         elif image.unreadable is not None:

@@ -34,7 +34,7 @@ MINI = "cafe:mini"
 FOR_PHOTOGRAPHS = "openai/clip-vit-base-patch32"
 
 Tell = Callable[[str], None]
-Source = Features | Path | str
+FeatureSource = Features | Path | str
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Prepared:
 
 
 def prepare(
-    source: Source | Sequence[Source] | None,
+    source: FeatureSource | Sequence[FeatureSource] | None,
     *,
     model: str | None = None,
     split: str | None = None,
@@ -181,7 +181,7 @@ def prepare(
 
 
 def _prepare_several(
-    sources: Sequence[Source],
+    sources: Sequence[FeatureSource],
     *,
     model: str | None,
     split: str | None,

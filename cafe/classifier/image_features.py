@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from cafe.classifier.images import given_images
+from cafe.classifier.images import image_inputs
 from cafe.classifier.reading import read_ahead
 from cafe.data.images.decoding import PILLOW, check_decoder
 from cafe.encoders.base import Encoder
@@ -105,7 +105,7 @@ class ImageFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             raise InputError(f"images are given as a list, one for each row; got the text {X!r}")
         given_list = list(X)
         encoder = _opened(self.model, self.device, self.dtype)
-        images = list(given_images(given_list)) if given_list else []
+        images = list(image_inputs(given_list)) if given_list else []
         if len(images) != len(given_list):
             raise InputError(
                 f"{len(given_list)} rows stand for {len(images)} images; name one image in each, and no folder"

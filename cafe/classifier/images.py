@@ -23,7 +23,7 @@ _ADDRESS = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 @dataclass(frozen=True)
-class GivenImage:
+class ImageInput:
     """One image that was given, not read yet.
 
     Attributes
@@ -41,7 +41,7 @@ class GivenImage:
     inside: str = ""
 
 
-def given_images(images: ImageLike | Iterable[ImageLike]) -> Iterator[GivenImage]:
+def image_inputs(images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageInput]:
     """Go through the images that were given, in their order, folders and patterns replaced by the files they stand for.
 
     Parameters
@@ -54,7 +54,7 @@ def given_images(images: ImageLike | Iterable[ImageLike]) -> Iterator[GivenImage
 
     Yields
     ------
-    GivenImage
+    ImageInput
 
     Raises
     ------
@@ -64,7 +64,7 @@ def given_images(images: ImageLike | Iterable[ImageLike]) -> Iterator[GivenImage
 
     Examples
     --------
-    >>> [image.name for image in given_images(np.zeros((2, 8, 8, 3), dtype=np.uint8))]
+    >>> [image.name for image in image_inputs(np.zeros((2, 8, 8, 3), dtype=np.uint8))]
     ['image 0', 'image 1']
     """
     if isinstance(images, (str, os.PathLike, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim < 4):
@@ -74,14 +74,14 @@ def given_images(images: ImageLike | Iterable[ImageLike]) -> Iterator[GivenImage
         if isinstance(image, (str, os.PathLike)):
             yield from files_of(image)
         elif isinstance(image, Image.Image):
-            yield GivenImage(f"image {number}", image)
+            yield ImageInput(f"image {number}", image)
         else:
-            yield GivenImage(f"image {number}", _opened(image, number))
+            yield ImageInput(f"image {number}", _opened(image, number))
     if number < 0:
         raise InputError("no image was given; give paths, open images or arrays of pixels")
 
 
-def files_of(path: str | os.PathLike[str], left_out: Callable[[str], None] | None = None) -> Iterator[GivenImage]:
+def files_of(path: str | os.PathLike[str], left_out: Callable[[str], None] | None = None) -> Iterator[ImageInput]:
     """Go through the files that a path stands for.
 
     Parameters
@@ -94,7 +94,7 @@ def files_of(path: str | os.PathLike[str], left_out: Callable[[str], None] | Non
 
     Yields
     ------
-    GivenImage
+    ImageInput
 
     Raises
     ------
@@ -108,7 +108,7 @@ def files_of(path: str | os.PathLike[str], left_out: Callable[[str], None] | Non
     if text and os.path.isdir(target):  # noqa: PTH112 (False, where Path raises, for a name that no file can have)
         yield from _files_in(target, left_out)
     elif text and os.path.exists(target):  # noqa: PTH110
-        yield GivenImage(str(target), target)
+        yield ImageInput(str(target), target)
     elif glob.has_magic(text):
         fitting = sorted(glob.glob(os.fspath(target), recursive=True))  # noqa: PTH207 (an absolute pattern too)
         if not fitting:
@@ -119,7 +119,7 @@ def files_of(path: str | os.PathLike[str], left_out: Callable[[str], None] | Non
         raise InputError(f"no such image or folder: {text!r}")
 
 
-def _files_in(folder: Path, left_out: Callable[[str], None] | None) -> Iterator[GivenImage]:
+def _files_in(folder: Path, left_out: Callable[[str], None] | None) -> Iterator[ImageInput]:
     listing = list_images(folder)
     if left_out is not None:
         for name in listing.others:
@@ -127,7 +127,7 @@ def _files_in(folder: Path, left_out: Callable[[str], None] | None) -> Iterator[
     if not listing.files:
         raise InputError(f"there is no image in the folder {folder}")
     for name, _ in listing.files:
-        yield GivenImage(str(folder / name), folder / name, name)
+        yield ImageInput(str(folder / name), folder / name, name)
 
 
 def _opened(pixels: object, number: int) -> Image.Image:

@@ -12,7 +12,7 @@ from cafe.cache.extract.known import NOTHING_KNOWN, KnownRows
 from cafe.cache.extract.plan import plan_extraction
 from cafe.cache.extract.sources import find_known_rows
 from cafe.classifier.encoder_pair import EncoderPair, KnownByBoth
-from cafe.classifier.images import GivenImage
+from cafe.classifier.images import ImageInput
 from cafe.data.base import Dataset, ImageSplit
 from cafe.data.images.decoding import read_image
 from cafe.encoders.base import Encoder
@@ -20,13 +20,13 @@ from cafe.errors import InputError
 
 
 def known_features(
-    images: Sequence[GivenImage] | None, encoder: Encoder, decoder: str, folder: Path, *, unprojected: bool = False
+    images: Sequence[ImageInput] | None, encoder: Encoder, decoder: str, folder: Path, *, unprojected: bool = False
 ) -> KnownRows:
     """Look through a cache folder for the features of files.
 
     Parameters
     ----------
-    images : sequence of GivenImage or None
+    images : sequence of ImageInput or None
         What is to be classified; only files can be found. None where they come piece by piece.
     encoder : Encoder
         Its weights, preprocessing and dtype are those that a cache must have been made with.

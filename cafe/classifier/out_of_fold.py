@@ -28,14 +28,13 @@ from cafe.evaluation.conformal import (
     own_scores,
     prediction_sets,
 )
-from cafe.evaluation.unknown import combined_score, unknown_threshold
+from cafe.evaluation.unknown import FALSE_ALARMS, combined_score, unknown_threshold
 from cafe.features import Features, Split
 from cafe.methods.inference.fitted import full_probabilities
 from cafe.methods.inputs.cosines import unit_length
 
 FOLDS = 3
 PARTS = 20  # the means of 19 of 20 images are nearly those of all
-FALSE_ALARMS = 0.05  # of `--unknown auto`
 USUAL_RATES, USUAL_COVERAGES = (0.01, FALSE_ALARMS, 0.1), (0.9, 0.95, 0.99)  # that a run tells thresholds of
 # Probabilities that are held at once: 4e7 float32 are 160 MB. Of larger data only so many rows are scored.
 _MOST_NUMBERS = 40_000_000
@@ -136,7 +135,7 @@ def score_out_of_fold(
         full_probabilities(fit.estimator, fit.inputs_of(fit.task.test), len(features.class_names)) for fit in fits
     ]
     X = np.asarray(fits[0].inputs_of(images))
-    text, strange = text_of(fits[0].estimator, X.shape[1]), []
+    text, strange = class_text(fits[0].estimator, X.shape[1]), []
     for rows in parts:
         others = np.setdiff1d(everything, rows)
         strange.append(unknown_scores(X[rows], text, means_of_classes(X[others], images.labels[others])))
@@ -174,7 +173,7 @@ def random_parts(groups: NDArray[np.int64], seed: int, number: int) -> list[NDAr
     return [np.flatnonzero(np.isin(groups, part)) for part in np.array_split(order, number) if len(part)]
 
 
-def text_of(estimator: Any, width: int) -> NDArray[np.float32] | None:
+def class_text(estimator: Any, width: int) -> NDArray[np.float32] | None:
     """Return the text that a fitted method started from, of unit length; None where it started from means of images.
 
     Also None where rows of that ``width``, those before the encoder's projection, cannot be compared with text.
@@ -203,7 +202,7 @@ def unknown_scores(
     X : ndarray of shape (n, d)
         Image features, as the method reads them.
     text : ndarray of shape (c, d) or None
-        Of :func:`text_of`; the means stand in.
+        Of :func:`class_text`; the means stand in.
     means : ndarray of shape (k, d)
         Of :func:`means_of_classes`; of no row where no image was seen.
 

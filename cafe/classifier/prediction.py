@@ -1,9 +1,14 @@
-"""What is said of one image: the most probable classes, whether it is of none of them, the classes it may be of."""
+"""The prediction for one image: the most probable classes, whether it is unknown, and the classes it may be of."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)

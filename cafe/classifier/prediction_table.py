@@ -23,10 +23,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 import numpy as np
 
 from cafe.cache.locks import try_claim
-from cafe.classifier.images import GivenImage
-from cafe.classifier.prediction import Prediction
+from cafe.classifier.images import ImageInput
+from cafe.classifier.prediction import Array, Prediction
 from cafe.classifier.reading import ReadImage, read_ahead
-from cafe.classifier.scoring import Array
 from cafe.errors import InputError, UnreadableImageError
 from cafe.files import open_lock_file, prepare_folder, replacing
 from cafe.names import csv_cell
@@ -41,7 +40,7 @@ _TRUST = ("unknown", "unknown_score", "set")  # the set is a list as JSON
 _GUESS = ("class", "probability")  # columns of each guess; of the second they end in _2, and so on
 
 Answer = tuple[ReadImage, Array, Prediction]  # as of Classifier.predictions
-Answers = Callable[[Iterable[GivenImage]], Iterator[Answer]]
+Answers = Callable[[Iterable[ImageInput]], Iterator[Answer]]
 
 
 class TableInterrupted(KeyboardInterrupt):
@@ -61,7 +60,7 @@ def check_table(out: Path, force: bool) -> None:
 @contextmanager
 def writing_table(
     out: Path,
-    images: Iterable[GivenImage],
+    images: Iterable[ImageInput],
     answers: Answers,
     *,
     request: Mapping[str, Any],
@@ -76,7 +75,7 @@ def writing_table(
     ----------
     out : Path
         The table, as of :func:`check_table`.
-    images : iterable of GivenImage
+    images : iterable of ImageInput
         A list, or what gives them piece by piece.
     answers : callable
         Predicts images, in batches of ``batch_size`` readable ones.
@@ -126,7 +125,7 @@ def writing_table(
 
 
 def _recorded(
-    images: Iterable[GivenImage],
+    images: Iterable[ImageInput],
     answers: Answers,
     partial: _Partial,
     batch_size: int,
@@ -136,7 +135,7 @@ def _recorded(
 ) -> Iterator[Answer]:
     """Go through answers, first those that are kept, and record each in the table and each batch beside it."""
     coming = iter(images)
-    n_kept, ahead = 0, list[GivenImage]()
+    n_kept, ahead = 0, list[ImageInput]()
     for kept in partial.batches():
         ahead = list(islice(coming, len(kept)))
         same = _same_images(ahead, kept)
@@ -174,7 +173,7 @@ def _to_keep(answer: Answer, with_probabilities: bool) -> dict[str, Any]:
     }
 
 
-def _same_images(given: Sequence[GivenImage], kept: Sequence[Mapping[str, Any]]) -> list[Answer] | None:
+def _same_images(given: Sequence[ImageInput], kept: Sequence[Mapping[str, Any]]) -> list[Answer] | None:
     """Return what is kept of a batch, if these are still its images by name and bytes; else None."""
     if [image.name for image in given] != [each["prediction"]["image"] for each in kept]:
         return None
@@ -192,9 +191,9 @@ def _same_images(given: Sequence[GivenImage], kept: Sequence[Mapping[str, Any]])
         )
         why = prediction.unreadable
         read = ReadImage(
-            image.given,
+            image.input,
             image.sha256,
-            unreadable=None if why is None else UnreadableImageError(image.given.name, why),
+            unreadable=None if why is None else UnreadableImageError(image.input.name, why),
         )
         dtype, packed = each["probabilities"] or ("<f4", "")
         answers.append((read, np.frombuffer(b64decode(packed), dtype), prediction))
@@ -293,11 +292,11 @@ class _Table:
         image, _, prediction = answer
         guesses = [text for name, p in prediction.classes for text in (csv_cell(name), f"{p:.6f}")]
         guesses += [""] * (len(_GUESS) * self._top - len(guesses))
-        label = [] if self._labelled is None else [csv_cell(self._labelled.name_of(image.given))]
+        label = [] if self._labelled is None else [csv_cell(self._labelled.name_of(image.input))]
         trust = [
             "" if prediction.unknown is None else str(prediction.unknown).lower(),
             "" if prediction.unknown_score is None else f"{prediction.unknown_score:.6f}",
             "" if prediction.set is None else csv_cell(json.dumps(prediction.set, ensure_ascii=False)),
         ]
-        row = [csv_cell(image.given.name), *label, *guesses, *trust, csv_cell(prediction.unreadable or "")]
+        row = [csv_cell(image.input.name), *label, *guesses, *trust, csv_cell(prediction.unreadable or "")]
         self._writer.writerow(row)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cafe.cache.extract.decode import processors
-from cafe.classifier.images import GivenImage
+from cafe.classifier.images import ImageInput
 from cafe.data.images.decoding import as_rgb, decoding_with, read_content, read_image
 from cafe.encoders.base import Cropper
 from cafe.errors import UnreadableImageError
@@ -29,33 +29,33 @@ class ReadImage:
 
     Attributes
     ----------
-    given : GivenImage
-        What was asked for.
+    input : ImageInput
+        Where it was read from.
     sha256 : bytes or None
         Of the file; None for an image that was open already.
     crop : ndarray of shape (height, width, 3), uint8, or None
-        What goes into the encoder; None where it is not needed or cannot be had.
+        What goes into the encoder; None where its features are known, or it cannot be read.
     unreadable : UnreadableImageError or None
-        Why it cannot be had.
+        Why it cannot be read.
     """
 
-    given: GivenImage
+    input: ImageInput
     sha256: bytes | None = None
     crop: NDArray[np.uint8] | None = None
     unreadable: UnreadableImageError | None = None
 
 
 def read_ahead(
-    images: Iterable[GivenImage],
+    images: Iterable[ImageInput],
     cropper: Callable[[], Cropper],
     decoder: str,
     is_known: Callable[[bytes], bool] = lambda sha256: False,
 ) -> Iterator[ReadImage]:
-    """Read images in their order, some of them ahead.
+    """Read images in their order, several at once in threads and some before they are asked for.
 
     Parameters
     ----------
-    images : iterable of GivenImage
+    images : iterable of ImageInput
         Asked for only as far ahead as there are threads to read them.
     cropper : callable
         Gives the encoder's; called once an image is to be cropped.
@@ -67,33 +67,47 @@ def read_ahead(
     Yields
     ------
     ReadImage
-        One for each.
+        One for each image.
     """
 
-    def read(given: GivenImage) -> ReadImage:
+    def read(image: ImageInput) -> ReadImage:
         sha256 = None
         try:
             with decoding_with(decoder):
-                if isinstance(given.source, Image.Image):
-                    return ReadImage(given, crop=cropper()(as_rgb(given.source, given.name)))
-                content = read_content(given.source, given.name)
+                if isinstance(image.source, Image.Image):
+                    return ReadImage(image, crop=cropper()(as_rgb(image.source, image.name)))
+                content = read_content(image.source, image.name)
                 sha256 = hashlib.sha256(content).digest()
                 if is_known(sha256):
-                    return ReadImage(given, sha256)
-                return ReadImage(given, sha256, cropper()(read_image(content, given.name)))
+                    return ReadImage(image, sha256)
+                return ReadImage(image, sha256, cropper()(read_image(content, image.name)))
         except UnreadableImageError as error:
-            return ReadImage(given, sha256, unreadable=error)
+            return ReadImage(image, sha256, unreadable=error)
 
     threads = min(processors(), _MOST_THREADS)
     waiting: deque[Future[ReadImage]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
-            for given in images:
-                waiting.append(pool.submit(read, given))
+            for image in images:
+                waiting.append(pool.submit(read, image))
                 if len(waiting) > _AHEAD * threads:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
-        finally:  # whoever stops asking does not wait for what was read ahead
+        finally:  # a caller that stops early does not wait for the images that were read ahead
             for future in waiting:
                 future.cancel()
+
+
+def in_batches(images: Iterable[ReadImage], size: int) -> Iterator[list[ReadImage]]:
+    """Cut images into batches that end with their ``size``-th readable image; the last batch may hold fewer."""
+    batch: list[ReadImage] = []
+    n_readable = 0
+    for image in images:
+        batch.append(image)
+        n_readable += image.unreadable is None
+        if n_readable == size:
+            yield batch
+            batch, n_readable = [], 0
+    if batch:
+        yield batch

@@ -26,7 +26,7 @@ MOST = 50_000  # images that neighbours are looked for among: 100 MB of float32 
 
 
 @dataclass(frozen=True)
-class Source:
+class FitSource:
     """Where the images and features of a fit were, on the machine that fitted.
 
     It stands beside the run in a file of its own, which never leaves the machine with the run.
@@ -49,7 +49,7 @@ class Source:
     cache: str | None = None
 
     @classmethod
-    def of(cls, data: Any, root: Path | str | None, split: str | None, cache: Path | None) -> Source:
+    def of(cls, data: Any, root: Path | str | None, split: str | None, cache: Path | None) -> FitSource:
         """Keep what a fit was asked for, with absolute paths."""
         named = os.fspath(data) if isinstance(data, str | os.PathLike) else None
         if named is not None and Path(named).expanduser().exists():
@@ -67,7 +67,7 @@ class Source:
             temporary.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
-    def read(cls, run: Path) -> Source | None:
+    def read(cls, run: Path) -> FitSource | None:
         """Read it back; None where it is not there, or is another's."""
         try:
             return cls(**json.loads((run / LOCAL_FILE).read_text(encoding="utf-8")))
@@ -87,13 +87,13 @@ class TrainingImages:
         Class of each.
     sample_ids : ndarray of shape (n,), str
         As the data set names it.
-    source : Source
+    source : FitSource
     """
 
     features: NDArray[np.float32]
     labels: NDArray[np.int64]
     sample_ids: NDArray[np.str_]
-    source: Source
+    source: FitSource
 
     @cached_property
     def _dataset(self) -> Dataset | None:
@@ -135,13 +135,17 @@ class TrainingImages:
 
 
 def training_images(
-    source: Source | None, image_fingerprint: str | None, fitted: frozenset[bytes] | None, *, unprojected: bool = False
+    source: FitSource | None,
+    image_fingerprint: str | None,
+    fitted: frozenset[bytes] | None,
+    *,
+    unprojected: bool = False,
 ) -> TrainingImages | None:
     """Find the images that a run was fitted on.
 
     Parameters
     ----------
-    source : Source or None
+    source : FitSource or None
         Where they were.
     image_fingerprint : str or None
         Of the image features that the run was fitted on; those of another cache are not taken.

@@ -13,7 +13,7 @@ from cafe.evaluation.calibration import ReliabilityBin
 from cafe.names import visible, visible_name
 from cafe.report.leaderboard import HEAD, Leaderboard
 from cafe.report.page import STYLE, definitions, html_table
-from cafe.report.rows import counted, text_of
+from cafe.report.rows import counted, display_text
 from cafe.report.sentences import against_majority, between, calibration, mean_of_classes
 from cafe.report.sentences import percent as _percent
 
@@ -172,7 +172,7 @@ def fit_page(report: FitReport) -> str:
         *_images(report, "label_issues", "Labels that look wrong", report.label_issues),
         *_images(report, "duplicates", "Duplicates", report.duplicates),
         "<h2>How it was made</h2>",
-        definitions({key: visible_name(text_of(value)) for key, value in row.items() if _is_short(value)}),
+        definitions({key: visible_name(display_text(value)) for key, value in row.items() if _is_short(value)}),
         "<footer>Written by cafe fit.</footer>",
     ]
     head = (

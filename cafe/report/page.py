@@ -10,7 +10,7 @@ from typing import Any
 from cafe.report.comparison import Comparison
 from cafe.report.figure import DARK, LIGHT, draw
 from cafe.report.panels import METRIC_NAMES, factor, metric_name
-from cafe.report.rows import counted, field_names, text_of
+from cafe.report.rows import counted, display_text, field_names
 from cafe.report.tables import CHOSEN_ON, TextTable, published_table, tables
 
 STYLE = """
@@ -125,7 +125,7 @@ def _intervals(comparison: Comparison) -> list[str]:
             fields = [entry["dataset"], entry["series"], entry.get("shots"), entry.get("x"), entry.get("part")]
             low, high = (factor(metric) * end for end in ends)
             chosen_on = str(entry.get("chosen_on") or "")
-            body.append([*map(text_of, fields), f"{low:.2f} to {high:.2f}", str(entry["n"]), chosen_on])
+            body.append([*map(display_text, fields), f"{low:.2f} to {high:.2f}", str(entry["n"]), chosen_on])
     if not body:
         return []
     head = ["data set", "series", "shots", "value", "part", "95 % interval", "seeds", CHOSEN_ON]
@@ -140,7 +140,7 @@ def _paired_tests(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
     head = ["data set", "shots", "part", "A", "B", "A minus B (points)", "95 % interval", "p", "p (Holm)", "seeds"]
     body = [
         [
-            str(pair["dataset"]), text_of(pair["shots"]), text_of(pair["part"]), _series_at(pair, "a"),
+            str(pair["dataset"]), display_text(pair["shots"]), display_text(pair["part"]), _series_at(pair, "a"),
             _series_at(pair, "b"), f"{100 * pair['difference']:+.2f}",
             f"{100 * pair['ci95'][0]:+.2f} to {100 * pair['ci95'][1]:+.2f}", f"{pair['p_value']:.2g}",
             f"{pair['p_holm']:.2g}", str(pair["n_seeds"]),
@@ -169,7 +169,7 @@ def _notes(notes: Sequence[str]) -> list[str]:
 
 def _row_table(rows: Sequence[Mapping[str, Any]]) -> str:
     head = field_names(rows)
-    return html_table(head, [[text_of(row.get(key)) for key in head] for row in rows], css="rows")
+    return html_table(head, [[display_text(row.get(key)) for key in head] for row in rows], css="rows")
 
 
 def _settings(comparison: Comparison) -> dict[str, str]:
@@ -192,7 +192,7 @@ def _provenance(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         "dtype": "dtype", "kernel": "kernel", "cafe_version": "cafe version",
     }  # fmt: skip
     return {
-        label: ", ".join(sorted({text_of(row[key]) for row in rows if row.get(key) is not None}))
+        label: ", ".join(sorted({display_text(row[key]) for row in rows if row.get(key) is not None}))
         for key, label in names.items()
     }
 

@@ -79,12 +79,12 @@ def field_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(key for row in rows for key in row))
 
 
-def text_of(value: Any) -> str:
+def display_text(value: Any) -> str:
     """Write one value for people: nothing for None, six digits of a float, JSON for what is nested.
 
     Examples
     --------
-    >>> text_of(None), text_of(0.12345678), text_of({"alpha": 0.2})
+    >>> display_text(None), display_text(0.12345678), display_text({"alpha": 0.2})
     ('', '0.123457', '{"alpha": 0.2}')
     """
     value = plain(value)

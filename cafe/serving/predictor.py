@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cafe.classifier.classifier import Classifier
-from cafe.classifier.onnx_classifier import OnnxClassifier, OnnxOutputs
+from cafe.classifier.onnx_classifier import OnnxClassifier
 from cafe.classifier.training_images import TrainingImages
 from cafe.data.images.decoding import decoding_with, read_image
 from cafe.errors import InputError
@@ -190,24 +190,23 @@ class OnnxPredictor:
 
     def classify(self, crops: NDArray[np.uint8]) -> list[ImageAnswer]:
         """Say what is on n images."""
-        outputs = self._classifier.classify(crops)
         return [
             ImageAnswer(
-                outputs.probabilities[i],
-                None if outputs.unknown_scores is None else float(outputs.unknown_scores[i]),
-                None if outputs.zero_shot is None else outputs.zero_shot[i],
-                OnnxOutputs(*(None if values is None else values[i : i + 1] for values in outputs)),  # type: ignore[arg-type]
+                single.probabilities[0],
+                None if single.unknown_scores is None else float(single.unknown_scores[0]),
+                None if single.zero_shot is None else single.zero_shot[0],
+                single,
             )
-            for i in range(len(crops))
+            for single in self._classifier.classify(crops).split()
         ]
 
     def threshold(self, rate: float | None) -> float | None:
         """Return the score above which an image is called unknown."""
-        return self._classifier.threshold("auto" if rate is None else rate)
+        return self._classifier.unknown_threshold("auto" if rate is None else rate)
 
     def set_of(self, answer: ImageAnswer, coverage: float) -> list[str]:
         """Return the names of the classes that an image may be of."""
-        return list(self._classifier.sets(answer.detail, coverage)[0])
+        return list(self._classifier.set_of(answer.detail, answer.probabilities, coverage))
 
     def nearest(self, answer: ImageAnswer, k: int) -> list[dict[str, Any]]:
         """Return nothing: an exported file has no training images."""

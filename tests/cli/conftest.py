@@ -119,22 +119,28 @@ def blobs(make_cache: Callable[..., Path]) -> Path:
     return make_cache()
 
 
-@pytest.fixture
-def make_photos(tmp_path: Path) -> Callable[..., Path]:
-    """``make_photos("jpg")`` makes two classes of eight small pictures each: blue-ish cats and red-ish dogs."""
+@pytest.fixture(scope="session")
+def write_photos() -> Callable[..., Path]:
+    """``write_photos(folder, "jpg")`` makes two classes of eight small pictures: blue-ish cats and red-ish dogs."""
 
-    def make(suffix: str) -> Path:
+    def write(root: Path, suffix: str) -> Path:
         rng = np.random.default_rng(0)
         for name, channel in (("cat", 2), ("dog", 0)):
-            folder = tmp_path / "photos" / name
+            folder = root / name
             folder.mkdir(parents=True)
             for i in range(8):
                 pixels = rng.integers(0, 120, (24, 24, 3), dtype=np.uint8)
                 pixels[..., channel] += 100
                 Image.fromarray(pixels).save(folder / f"{i}.{suffix}")
-        return tmp_path / "photos"
+        return root
 
-    return make
+    return write
+
+
+@pytest.fixture
+def make_photos(tmp_path: Path, write_photos: Callable[..., Path]) -> Callable[..., Path]:
+    """``make_photos("jpg")`` makes two classes of eight small pictures of this test."""
+    return lambda suffix: write_photos(tmp_path / "photos", suffix)
 
 
 @pytest.fixture

@@ -135,7 +135,7 @@ def crop_of(classifier, path):
 def test_why_there_are_no_promises_stays_with_the_run(fitted, cafe, tmp_path):
     root, _ = fitted
     run = tmp_path / "bare"
-    done = cafe("fit", root / "photos", "--no-promises", "--out", run, "--json")
+    done = cafe("fit", root / "photos", "--method", "tip-adapter", "--no-promises", "--out", run, "--json")
     assert (
         done.code == 0 and "--no-promises" in done.json["rows"][0]["no_promises"] and done.json["leaderboard"] is None
     )

@@ -13,7 +13,7 @@ import pytest
 from torch import nn
 
 import cafe
-from cafe.classifier.images import given_images
+from cafe.classifier.images import image_inputs
 from cafe.classifier.onnx_classifier import OnnxClassifier
 from cafe.errors import CafeError, InputError
 from cafe.sharing import heads
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def answers(classifier, images, **options):
-    return [prediction for _, _, prediction in classifier.predictions(list(given_images(images)), 3, **options)]
+    return [prediction for _, _, prediction in classifier.predictions(list(image_inputs(images)), 3, **options)]
 
 
 def check_same_answers(run, file, images, cache_dir, **options):
