@@ -9,7 +9,9 @@ script runs and its checks pass; its figures mean nothing and no row is kept.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
+import io
 import json
 import os
 import platform
@@ -17,7 +19,7 @@ import statistics
 import subprocess
 import tarfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -242,6 +244,33 @@ def report(benchmark: str, target: float | None, rows: list[dict[str, Any]], qui
     for row in () if quiet else rows:
         words = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
         print(f"{benchmark}: {words}" + (f" (target {target}x)" if target else ""), flush=True)
+
+
+def newest(benchmark: str, *keys: str) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """Read results/<benchmark>.jsonl: of the rows that agree in these keys, and have them all, the last."""
+    rows = [json.loads(line) for line in (RESULTS / f"{benchmark}.jsonl").read_text(encoding="utf-8").splitlines()]
+    return {tuple(row[key] for key in keys): row for row in rows if all(key in row for key in keys)}
+
+
+def commits_of(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Name the commits of rows, in their order; those of the smallest form have none."""
+    return ", ".join(dict.fromkeys(row["commit"] for row in rows if "commit" in row))
+
+
+def shown(mark: str, page: Path | None, write: Callable[[], None]) -> None:
+    """Print what ``write`` prints, and put it between its two marks on a page where one is given.
+
+    The marks are ``<!-- MARK -->`` and ``<!-- end MARK -->``, each on a line of its own.
+    """
+    with contextlib.redirect_stdout(io.StringIO()) as lines:
+        write()
+    print(lines.getvalue(), end="", flush=True)
+    if page is not None:
+        before, begin, rest = page.read_text(encoding="utf-8").partition(f"<!-- {mark} -->\n")
+        _, end, after = rest.partition(f"<!-- end {mark} -->\n")
+        if not begin or not end:
+            raise SystemExit(f"{page} has no marks for {mark}")
+        page.write_text("".join([before, begin, lines.getvalue(), end, after]), encoding="utf-8")
 
 
 def matrix_peak(m: int = 512, k: int = 512, n: int = 1024, repeats: int = 20) -> dict[str, float]:

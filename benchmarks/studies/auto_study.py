@@ -4,13 +4,13 @@
     CAFE_REAL_DATA=... python benchmarks/studies/auto_study.py all --steps tables
     CAFE_REAL_DATA=... python benchmarks/studies/auto_study.py --steps attempts,seconds
 
-README.md says what the parts are; docs/auto.md has the tables. ``auto`` fits auto on all draws, ``adapter`` auto and
-CLIP-Adapter's default (what `cafe fit --variant image --alpha 0.2` is) on all draws, compared row by row, ``singles``
-every setting of the single methods on the first two, and ``confidence`` multiplies auto's logits by a few factors. Each
-appends a row for each cell to results/auto_study.jsonl, and ``tables`` reads the newest; ``all`` is the tables of all
-three parts together, where ImageNet has no singles. ``attempts`` changes one constant of the design at a time, on what
-it was built on. ``seconds`` fits auto on 16,000 rows of 1,000 classes, drawn around ImageNet's; wall-clock time wants a
-quiet machine.
+README.md says what the parts are; docs/auto.md has the tables (``--into``). ``auto`` fits auto on all draws,
+``adapter`` auto and CLIP-Adapter's default (what `cafe fit --variant image --alpha 0.2` is) on all draws, row by row,
+``singles`` every setting of the single methods on the first two, and ``confidence`` multiplies auto's logits by a few
+factors. Each appends a row for each cell to results/auto_study.jsonl, and ``tables`` reads the newest; ``all`` is the
+tables of all three parts together, where ImageNet has no singles, and what the rule on confidence takes. ``attempts``
+changes one constant of the design at a time, on what it was built on. ``seconds`` fits auto on 16,000 rows of 1,000
+classes, drawn around ImageNet's; wall-clock time wants a quiet machine.
 
 "Oracle" is the method and setting that is best on a cell's test rows, which nobody can know; "fixed" is one setting for
 all cells. Both are compared on the draws that the single methods were fitted on.
@@ -19,8 +19,6 @@ all cells. Both are compared on the draws that the single methods were fitted on
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import sys
 import time
@@ -31,7 +29,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from harness import RESULTS, imagenet_shape, is_smoke, parse, report
+from harness import RESULTS, commits_of, imagenet_shape, is_smoke, parse, report, shown
 from tasks import PARTS, Cell, Task, paired_error
 
 import cafe
@@ -60,13 +58,16 @@ ATTEMPTS: dict[str, dict[str, Any]] = {
 }
 SINGLE_DRAWS = 2
 FACTORS = (1.0, 1.1, 1.2, 1.3, 1.4)
+# By how much the mean loss of a factor may be above that of 1.
+MOST_LOST = 0.01
 Row = dict[str, Any]
 
 
-def measured(fit: Any, task: Task) -> tuple[Any, float]:
-    """Return whether each test row is right, and the ECE."""
+def measured(fit: Any, task: Task) -> tuple[Any, float, float]:
+    """Return whether each test row is right, the ECE, and the mean confidence."""
     proba = fit.predict_proba(task.X_test)
-    return proba.argmax(axis=1) == task.y_test, expected_calibration_error(proba, task.y_test)
+    right = proba.argmax(axis=1) == task.y_test
+    return right, expected_calibration_error(proba, task.y_test), float(proba.max(axis=1).mean())
 
 
 def zero_shot(task: Task, **own: Any) -> Any:
@@ -83,6 +84,7 @@ def auto(cell: Cell, other: str = "zero-shot", fit_other: Callable[..., Any] = z
     """Fit auto and another method on all draws of a cell; compare them row by row."""
     hits: dict[str, list[Any]] = {"auto": [], other: []}
     ece: dict[str, list[float]] = {"auto": [], other: []}
+    sure: dict[str, list[float]] = {"auto": [], other: []}
     seconds = 0.0
     for draw in cell.draws:
         parts: dict[str, list[Any]] = {"auto": [], other: []}
@@ -92,14 +94,16 @@ def auto(cell: Cell, other: str = "zero-shot", fit_other: Callable[..., Any] = z
             model = cafe.Auto(random_state=task.seed, **own).fit(task.X, task.y)
             seconds += time.process_time() - start
             for name, fit in (("auto", model), (other, fit_other(task, **own))):
-                right, error = measured(fit, task)
+                right, error, confidence = measured(fit, task)
                 parts[name].append(right)
                 ece[name].append(error)
+                sure[name].append(confidence)
         for name, rows in parts.items():
             hits[name].append(np.concatenate(rows))
     gain = np.stack(hits["auto"]).astype(float) - np.stack(hits[other])
     return {
         "fits": {name: [100 * float(np.mean(hits[name])), float(np.mean(ece[name]))] for name in hits},
+        "confidence": {name: 100 * float(np.mean(values)) for name, values in sure.items()},
         "on_first_draws": 100 * float(np.mean(hits["auto"][:SINGLE_DRAWS])),
         "error": 100 * paired_error(gain),
         "core_seconds": seconds / sum(len(draw) for draw in cell.draws),
@@ -124,7 +128,7 @@ def singles(cell: Cell) -> Row:
                 shown = [f"{name} {value:g}" for name, value in setting.items() if name != "random_state"]
                 fits[", ".join([method, *shown])] = fit
         for label, fit in fits.items():
-            right, error = measured(fit, task)
+            right, error, _ = measured(fit, task)
             found.setdefault(label, []).append((float(np.mean(right)), error, len(right)))
     means = {}
     for label, values in found.items():
@@ -152,13 +156,22 @@ def confidence(cell: Cell) -> Row:
 
 
 def confidences(cells: dict[tuple[str, int], dict[str, Row]]) -> None:
-    """Print what the rule of README.md looks at, over the cells of two shots and more."""
-    rows = [steps["confidence"]["fits"] for (_, shots), steps in cells.items() if shots > 1 and "confidence" in steps]
-    for factor in FACTORS if rows else ():
-        ece, loss = np.array([row[f"{factor:g}"] for row in rows]).T
-        beyond = int(np.sum(ece > np.array([row["zero-shot"][0] for row in rows]) + 0.01))
-        means = f"ECE {ece.mean():.4f}, loss {loss.mean():.4f}"
-        print(f"logits times {factor:g}: {beyond} of {len(rows)} cells beyond, {means}")
+    """Print what the rule of README.md looks at, over the cells of two shots and more, and what it takes."""
+    rows = [steps["confidence"] for (_, shots), steps in cells.items() if shots > 1 and "confidence" in steps]
+    if not rows:
+        return
+    print(f"| logits times | cells of {len(rows)} beyond | mean ECE | mean loss |\n{'| --- ' * 4}|")
+    found = {}
+    for factor in FACTORS:
+        ece, loss = np.array([row["fits"][f"{factor:g}"] for row in rows]).T
+        beyond = int(np.sum(ece > np.array([row["fits"]["zero-shot"][0] for row in rows]) + 0.01))
+        found[factor] = (beyond, float(ece.mean()), float(loss.mean()))
+        print(f"| {factor:g} | {beyond} | {found[factor][1]:.4f} | {found[factor][2]:.4f} |")
+    fewest = min(FACTORS, key=lambda factor: found[factor][:2])
+    lost = found[fewest][2] - found[1.0][2]
+    taken = fewest if lost <= MOST_LOST else 1.0
+    print(f"\nFewest beyond: {fewest:g}, whose loss is {lost:+.4f} on that of 1; the rule takes {taken:g}.")
+    print(f"Rows of commits {commits_of(rows)}.")
 
 
 STEPS: dict[str, Callable[[Cell], Row]] = {
@@ -233,7 +246,10 @@ def standing(cells: dict[tuple[str, int], dict[str, Row]]) -> None:
         if plain - own > max(0.3, 2 * row["error"]):
             below.append(name)
         if own_ece > plain_ece + 0.01:
-            uncalibrated.append(name)
+            # Rows of the first runs do not have it.
+            sure = row.get("confidence", {}).get("auto")
+            kind = "" if sure is None else ", too sure" if sure > own else ", too timid"
+            uncalibrated.append(f"{name} (by {own_ece - plain_ece - 0.01:.3f}{kind})")
         if "adapter" in steps:
             fits, error = steps["adapter"]["fits"], steps["adapter"]["error"]
             ahead = fits["auto"][0] - fits["clip-adapter"][0]
@@ -271,6 +287,7 @@ def tables(part: str, cells: dict[tuple[str, int], dict[str, Row]]) -> None:
     """Print the table of a part, of cells or of data sets, and how it stands with the goals."""
     (by_dataset if part in ("all", "built-on") else by_cell)(cells)
     standing(cells)
+    print(f"- rows of commits {commits_of(row for steps in cells.values() for row in steps.values())}")
 
 
 def attempts(part: str, only: str | None) -> None:
@@ -298,19 +315,6 @@ def attempts(part: str, only: str | None) -> None:
         rows.append({"step": "attempt", "attempt": name, "means": shown, "ece": ece})
         print(f"| {name} | {' | '.join(shown)} | {ece:.3f} |", flush=True)
     report("auto_study", None, rows, quiet=True)
-
-
-def shown(mark: str, page: Path | None, write: Callable[[], None]) -> None:
-    """Print a table, and put it between its two marks on a page where one is given."""
-    with contextlib.redirect_stdout(io.StringIO()) as lines:
-        write()
-    print(lines.getvalue(), end="", flush=True)
-    if page is not None:
-        before, begin, rest = page.read_text(encoding="utf-8").partition(f"<!-- {mark} -->\n")
-        _, end, after = rest.partition(f"<!-- end {mark} -->\n")
-        if not begin or not end:
-            raise SystemExit(f"{page} has no marks for {mark}")
-        page.write_text("".join([before, begin, lines.getvalue(), end, after]), encoding="utf-8")
 
 
 def seconds() -> None:
@@ -358,10 +362,11 @@ def main() -> None:
                 row = {"step": step, **about, **STEPS[step](cell)}
                 fresh.setdefault((cell.dataset, cell.shots), {})[step] = row
                 report("auto_study", None, [row], quiet=True)
+    cells = fresh if is_smoke() else read(given.part)
     if "tables" in steps:
-        shown(given.part, given.into, lambda: tables(given.part, fresh if is_smoke() else read(given.part)))
-    if "confidence" in steps:
-        confidences(fresh if is_smoke() else read(given.part))
+        shown(given.part, given.into, lambda: tables(given.part, cells))
+    if "confidence" in steps or ("tables" in steps and given.part == "all"):
+        shown("confidence", given.into, lambda: confidences(cells))
     if "attempts" in steps:
         shown("attempts", given.into, lambda: attempts(given.part, given.dataset))
     if "seconds" in steps:

@@ -1,6 +1,6 @@
 """How often tests of two equal methods find a difference: one t for both parts of the variance, or a t for each.
 
-    python benchmarks/studies/paired_test_study.py [--experiments 20000] [--seeds 3] [--images 500]
+    python benchmarks/studies/paired_test_study.py [--experiments 20000] [--seeds 3] [--images 500] [--into PAGE]
 
 Right or wrong is a threshold of difficulty + method x image + method x draw + rest, all normal; two methods that are
 equal on average over images and draws. Prints per cent at 0.05 and 0.01 of three tests on the same experiments:
@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from harness import parse, report
+from harness import parse, report, shown
 from scipy import stats
 
 from cafe.protocol.paired import paired_test
@@ -65,24 +65,30 @@ def main() -> None:
     parser.add_argument("--experiments", type=int, default=20_000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--images", type=int, default=500)
-    arguments = parse(parser, {"experiments": 5, "images": 50})
+    parser.add_argument("--into", type=Path, help="the page whose marked table is made again (docs/comparing.md)")
+    arguments = parse(parser, {"experiments": 5, "images": 50, "into": None})
+    shown("paired", arguments.into, lambda: simulate(arguments.experiments, arguments.seeds, arguments.images))
+
+
+def simulate(experiments: int, seeds: int, images: int) -> None:
+    """Run the experiments of every kind, print the table and keep the rows."""
     print("| method x image | method x draw | before | bounded | now | interval misses zero |")
     print("|---:|---:|---:|---:|---:|---:|")
     rows = []
     for kind in KINDS:
         rng = np.random.default_rng(0)
-        p_values, missed = np.empty((3, arguments.experiments)), 0
-        for i in range(arguments.experiments):
-            a, b = correct(rng, *kind, arguments.seeds, arguments.images)
+        p_values, missed = np.empty((3, experiments)), 0
+        for i in range(experiments):
+            a, b = correct(rng, *kind, seeds, images)
             now = paired_test(a, b)
             p_values[:, i] = one_t(a, b, False), one_t(a, b, True), now.p_value
             missed += not now.ci95[0] <= 0 <= now.ci95[1]
         shares = [[100 * float(np.mean(p < level)) for level in (0.05, 0.01)] for p in p_values]
         cells = " | ".join(f"{at_5:.1f}, {at_1:.1f}" for at_5, at_1 in shares)
-        print(f"| {kind[0]:g} | {kind[1]:g} | {cells} | {100 * missed / arguments.experiments:.1f} |", flush=True)
-        names = ("before", "bounded", "now")
-        rows.append({"method_x_image": kind[0], "method_x_draw": kind[1], **dict(zip(names, shares, strict=True))})
-    report("paired_test", None, rows)
+        print(f"| {kind[0]:g} | {kind[1]:g} | {cells} | {100 * missed / experiments:.1f} |", flush=True)
+        about = {"experiments": experiments, "method_x_image": kind[0], "method_x_draw": kind[1]}
+        rows.append({**about, **dict(zip(("before", "bounded", "now"), shares, strict=True)), "missed": missed})
+    report("paired_test", None, rows, quiet=True)
 
 
 if __name__ == "__main__":

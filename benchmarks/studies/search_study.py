@@ -1,6 +1,7 @@
 """What a search gains over the published settings that it starts from, by the rule before and by the one now.
 
     CAFE_REAL_DATA=... python benchmarks/studies/search_study.py [--sets built|final] [--seeds 1,2,3] [--methods A,B]
+    python benchmarks/studies/search_study.py --table --into docs/methods.md
 
 Candidates are scored as a fit scores them: on few-shot validation rows where the set has a val split, by
 cross-validation of the shots else. Printed is the test accuracy of what a rule picks minus that of the published start,
@@ -8,6 +9,8 @@ in points, as mean over draws for each method, set and number of shots, then as 
 
 - before: the highest accuracy, ties by likelihood;
 - now: :mod:`cafe.protocol.selection`: ties to the mildest, with fewer than four rows a class the start itself.
+
+Rows of results/search.jsonl, one for each method, set and number of shots; ``--table`` makes the table of the newest.
 
 Built on: Caltech69, Flowers (no text), Food8, digits (`cafe:mini`). Final, looked at once the rule is chosen: SUN34,
 Cars and DTD (no text), ImageNet rows.
@@ -26,7 +29,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from harness import is_smoke, parse, real_features, report
+from harness import commits_of, is_smoke, newest, parse, real_features, report, shown
 from real_features import imagenet
 
 from cafe.features import Features, Split
@@ -46,6 +49,7 @@ AUTOMATIC: Mapping[str, tuple[str, ...]] = {
     "linear-probe": ("C",),
 }
 RULES = ("before", "now")
+SETS = {"built": "built on", "final": "looked at once"}
 
 
 def encoded(dataset: str) -> Features:
@@ -140,7 +144,12 @@ def main() -> None:
     parser.add_argument("--sets", choices=("built", "final"), default="built")
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--methods", default=",".join(AUTOMATIC))
-    given = parse(parser, {"sets": "built", "seeds": "1", "methods": "tip-adapter"})
+    parser.add_argument("--table", action="store_true", help="measure nothing, and make the table of all rows")
+    parser.add_argument("--into", type=Path, help="the page whose marked table is made again")
+    given = parse(parser, {"sets": "built", "seeds": "1", "methods": "tip-adapter", "table": False, "into": None})
+    if given.table:
+        shown("searches", given.into, lambda: table(list(newest("search", "method", "dataset", "shots").values())))
+        return
     seeds = tuple(int(seed) for seed in given.seeds.split(","))
     gains: dict[tuple[str, str, int], list[dict[str, float]]] = {}
     for task in tasks(given.sets, seeds):
@@ -158,15 +167,36 @@ def main() -> None:
             gains.setdefault((name, str(task.features.provenance["dataset"]), int(task.shots or 0)), []).append(
                 {rule: own[rule] - own["start"] for rule in RULES}
             )
-    show(gains)
+    show(gains, given.sets)
 
 
-def show(gains: Mapping[tuple[str, str, int], list[dict[str, float]]]) -> None:
+def table(rows: list[dict[str, Any]]) -> None:
+    """Print means over sets of each method, of what was built on and what was looked at once, and its worst cell."""
+    print("| method | sets | before | now | now, by set | now, worst cell | commit |")
+    print("| --- | --- | ---: | ---: | --- | --- | --- |")
+    for which, said in SETS.items():
+        for method in AUTOMATIC:
+            # Rows of the first runs, which did not say so, are of what was built on.
+            own = [row for row in rows if row["method"] == method and row.get("sets", "built") == which]
+            if not own:
+                continue
+            before, now = over_sets(own)
+            sets = dict.fromkeys(row["dataset"] for row in own)
+            by_set = [f"{name} {over_sets(r for r in own if r['dataset'] == name)[1]:+.2f}" for name in sets]
+            worst = min(own, key=lambda row: row["now"])
+            print(
+                f"| {method} | {said} | {before:+.2f} | {now:+.2f} | {', '.join(by_set)} "
+                f"| {worst['dataset']} at {worst['shots']}: {worst['now']:+.2f} | {commits_of(own)} |"
+            )
+
+
+def show(gains: Mapping[tuple[str, str, int], list[dict[str, float]]], sets: str) -> None:
     """Print one line for each cell, then means over cells for each method and for all."""
     rows = []
     for (method, dataset, shots), draws in gains.items():
         means = {rule: float(np.mean([draw[rule] for draw in draws])) for rule in RULES}
-        rows.append({"method": method, "dataset": dataset, "shots": shots, "draws": len(draws), **means})
+        about = {"sets": sets, "method": method, "dataset": dataset, "shots": shots, "draws": len(draws)}
+        rows.append({**about, **means})
         print(f"{method:14s} {dataset:16s} {shots:2d} ", *(f"{means[rule]:+7.2f}" for rule in RULES), flush=True)
     print("means over data sets of the mean over shots:", *RULES)
     for method in dict.fromkeys(row["method"] for row in rows):
