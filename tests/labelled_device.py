@@ -13,7 +13,10 @@ context
 - NumPy cannot have a labelled tensor;
 - ``reads`` counts what makes the host wait for a device: reading a number, copying to the host, and operations whose
   result has a size that only the device knows. ``read_at`` says where, as "file:line" of the project's code;
-- ``uploads`` counts copies to the device, which wait too where the memory is not pinned.
+- ``uploads`` counts copies to the device, which wait too where the memory is not pinned;
+- streams and events are there, and a CUDA graph that replays what it captured: while it captures nothing is computed
+  and whatever CUDA refuses then is refused; a replay does the same operations on the same memory, and no Python runs.
+  ``graphs`` has all that were captured.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from unittest import mock
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 LABEL = torch.device("cuda:0")
@@ -43,6 +46,67 @@ COPIES = {aten.copy_.default, aten._to_copy.default}
 MAKING_NUMPY = {"numpy", "__array__"}
 
 
+def made_again(func, args, kwargs):
+    """Return the new tensors of an operation, in order."""
+    given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)]
+    before = {value.untyped_storage()._cdata for value in given if value.layout == torch.strided}
+    out = [value for value in tree_leaves(func(*args, **kwargs)) if isinstance(value, torch.Tensor)]
+    return [value for value in out if value.untyped_storage()._cdata not in before]
+
+
+class Stream:
+    """A queue of the device, here without one: every operation is done when it returns."""
+
+    def __init__(self, device=LABEL):
+        self.device = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+
+    def wait_stream(self, other):
+        """Let this one go on when the other is done, as it is."""
+
+    def synchronize(self):
+        """Wait for nothing."""
+
+
+class Event:
+    """A mark in a queue."""
+
+    def __init__(self):
+        self.recorded = 0
+
+    def record(self, stream=None):
+        """Put it behind what is done."""
+        self.recorded += 1
+
+    def synchronize(self):
+        """Wait for nothing."""
+
+
+class Graph:
+    """Captures the operations on labelled tensors, and does them again on the same memory."""
+
+    def __init__(self, device):
+        self.device, self.operations, self.stream, self.replays = device, [], None, 0
+
+    def capture_begin(self, pool=None, capture_error_mode="global"):
+        """Begin; CUDA cannot on the default stream."""
+        self.device.refuse_while_capturing("another capture")
+        if self.device.stream is self.device.default_stream:
+            raise RuntimeError("CUDA graphs must be captured on a non-default stream.")
+        self.device.capturing, self.stream = self.operations, self.device.stream
+        self.device.graphs.append(self)
+
+    def capture_end(self):
+        """End."""
+        self.device.capturing = None
+
+    def replay(self):
+        """Do again what was captured."""
+        self.replays += 1
+        with torch._C.DisableTorchFunction(), _disable_current_modes():
+            for operation in self.operations:
+                operation()
+
+
 class LabelledDevice(TorchFunctionMode):
     """See the module's docstring; arguments are what the card says of itself."""
 
@@ -52,6 +116,12 @@ class LabelledDevice(TorchFunctionMode):
         self.labelled: dict[int, StorageWeakRef] = {}
         self.read_at: Counter[str] = Counter()
         self.operations = self.uploads = 0
+        self.pinned: dict[int, StorageWeakRef] = {}
+        self.making = False  # a tensor on the device, by an operation that is given none
+        self.capturing: list | None = None
+        self.graphs: list[Graph] = []
+        self.registered: list[tuple[int, int]] = []  # address and bytes of arrays that CUDA was told of
+        self.stream = self.default_stream = Stream(LABEL)
         self.properties = SimpleNamespace(
             name="labelled CPU", major=9, minor=0, total_memory=memory, multi_processor_count=multiprocessors,
             shared_memory_per_block_optin=shared_memory, shared_memory_per_block=48 * 1024,
@@ -82,8 +152,21 @@ class LabelledDevice(TorchFunctionMode):
                         self.labelled.pop(storage._cdata, None)
         return tree
 
+    def pin(self, tensor):
+        """Let copies from and to a tensor on the host be those of pinned memory."""
+        with torch._C.DisableTorchFunction():
+            storage = tensor.untyped_storage()
+            self.pinned[storage._cdata] = StorageWeakRef(storage)
+        return tensor
+
+    def refuse_while_capturing(self, what: str) -> None:
+        """Do as CUDA does."""
+        if self.capturing is not None:
+            raise RuntimeError(f"CUDA error: operation not permitted when stream is capturing: {what}")
+
     def wait(self) -> None:
         """Count that the host waits here."""
+        self.refuse_while_capturing("the host would wait")
         for frame in reversed(traceback.extract_stack()):
             if "labelled_device" not in frame.filename and "/torch/" not in frame.filename:
                 name = "/".join(frame.filename.split("/")[-2:])
@@ -112,6 +195,8 @@ class LabelledDevice(TorchFunctionMode):
         if tensor and name in ("to", "cpu", "cuda"):
             return self.move(first, name, args[1:], kwargs)
         device = kwargs.get("device")
+        if kwargs.pop("pin_memory", False):
+            return self.pin(func(*args, **kwargs))
         if device is not None and name != "device":
             there = torch.device(device).type == "cuda"
             kwargs["device"] = CPU
@@ -120,7 +205,11 @@ class LabelledDevice(TorchFunctionMode):
                 if self.is_labelled(made) != there:
                     made = self.moved(made, there)
                 return made
-            return self.label(func(*args, **kwargs), there)
+            self.making = there
+            try:
+                return self.label(func(*args, **kwargs), there)
+            finally:
+                self.making = False
         return func(*args, **kwargs)
 
     def move(self, tensor, name, args, kwargs):
@@ -137,12 +226,14 @@ class LabelledDevice(TorchFunctionMode):
                 left.append(value)
         if (device := kwargs.pop("device", None)) is not None:
             there = torch.device(device).type == "cuda"
+        kwargs.pop("non_blocking", None)
         changed = tensor.to(*[v for v in left if isinstance(v, torch.dtype)], **kwargs) if name == "to" else tensor
         return changed if there == own else self.moved(changed, there)
 
     def moved(self, tensor, there: bool):
         """Return a copy on the other side."""
         if there:
+            self.refuse_while_capturing("a copy from the host")
             self.uploads += 1
         else:
             self.wait()
@@ -161,14 +252,21 @@ class LabelledDevice(TorchFunctionMode):
             # CUDA takes indices from the host too; that is a copy that waits, and a mistake in a fit.
             places = [(self.is_labelled(v), tuple(v.shape)) for v in given]
             raise RuntimeError(f"Expected all tensors to be on the same device: {func} of (on cuda:0, shape) {places}")
-        on_device = True in sides
+        on_device = True in sides or (self.making and not given)
         if func is aten.copy_.default:
             on_device = self.is_labelled(given[0])
-            if not on_device and True in sides:
-                self.wait()
+            if len(sides) > 1:
+                self._copy_between(given, kwargs.get("non_blocking", args[2] if len(args) > 2 else False))
         elif on_device and (func in WAITS or self._by_mask(func, args)):
             self.wait()
         before = {value.untyped_storage()._cdata for value in given if value.layout == torch.strided}
+        capture = self.capturing is not None and on_device
+        if capture and func._schema.is_mutable:  # nothing is computed yet
+            self.capturing.append(lambda: func(*args, **kwargs))
+            out = kwargs.get("out", args[0] if func.overloadpacket.__name__.endswith("_") else None)
+            if out is None and func._schema.returns:
+                raise NotImplementedError(f"{func} while a graph is captured")
+            return out
         out = func(*args, **kwargs)
         fresh = [
             value
@@ -176,9 +274,27 @@ class LabelledDevice(TorchFunctionMode):
             if isinstance(value, torch.Tensor) and value.untyped_storage()._cdata not in before
         ]
         self.label(fresh, on_device)
+        if capture and fresh:
+            self.capturing.append(
+                lambda: [a.copy_(b) for a, b in zip(fresh, made_again(func, args, kwargs), strict=True)]
+            )
+            for value in fresh:
+                if value.is_floating_point():
+                    value.fill_(float("nan"))  # whoever reads it before a replay
         if func is aten.lift_fresh.default:
             self.label(out, False)
         return out
+
+    def _copy_between(self, given, non_blocking) -> None:
+        """Count a copy between host and device."""
+        host = given[0] if self.is_labelled(given[-1]) else given[-1]
+        with torch._C.DisableTorchFunction():
+            pinned = host.untyped_storage()._cdata in self.pinned
+        if host is given[0]:
+            if not (non_blocking and pinned):
+                self.wait()
+        elif not pinned:
+            self.refuse_while_capturing("a copy from memory that is not pinned")
 
     @staticmethod
     def _by_mask(func, args) -> bool:
@@ -204,38 +320,65 @@ class LabelledDevice(TorchFunctionMode):
             "get_device_name": lambda device=None: self.properties.name,
             "get_device_capability": lambda device=None: (9, 0),
             "mem_get_info": lambda device=None: (self.properties.total_memory, self.properties.total_memory),
-            "synchronize": lambda device=None: None,
+            "synchronize": lambda device=None: self.refuse_while_capturing("synchronize"),
             "device": lambda device=None: contextlib.nullcontext(),
-            "is_current_stream_capturing": lambda: False,
+            "is_current_stream_capturing": lambda: self.capturing is not None,
+            "Stream": Stream,
+            "Event": Event,
+            "CUDAGraph": lambda: Graph(self),
+            "current_stream": lambda device=None: self.stream,
+            "stream": self.on_stream,
+            "cudart": lambda: SimpleNamespace(cudaHostRegister=self.register, cudaHostUnregister=lambda place: 0),
         }
+        from cafe import compute
         from cafe.kernels import choose
-        from cafe.training import steps
+        from cafe.training import recordings
 
         for name, value in cuda.items():
             self.stack.enter_context(mock.patch.object(torch.cuda, name, value))
         if hasattr(torch, "accelerator"):
             for name, value in {"current_device_index": lambda: 0, "is_available": lambda: False}.items():
                 self.stack.enter_context(mock.patch.object(torch.accelerator, name, value))
-        # No kernel of a GPU runs on a CPU, and no graph is captured; the rest is what a GPU would do.
+        # No kernel of a GPU runs on a CPU; the rest is what a GPU would do.
         self.stack.enter_context(mock.patch.object(choose, "has_triton", lambda: choose.interpreting()))
-        self.stack.enter_context(mock.patch.object(steps, "record_on_cuda", steps.record_by_calling))
         # Batches are drawn in a thread of their own, which does not see this context.
-        self.stack.enter_context(mock.patch.object(torch.Tensor, "pin_memory", lambda tensor, device=None: tensor))
+        pin = lambda tensor, device=None: self.pin(tensor)  # noqa: E731
+        self.stack.enter_context(mock.patch.object(torch.Tensor, "pin_memory", pin))
+        self.stack.enter_context(mock.patch.object(torch.Tensor, "record_stream", lambda tensor, stream: None))
+        for forget in (compute.capture_stream.cache_clear, recordings.kept_recordings.clear):
+            forget()
+            self.stack.callback(forget)
         if choose.interpreting():
             self._let_kernels_pass()
         self.stack.enter_context(Operations())
         return super().__enter__()
 
+    @contextlib.contextmanager
+    def on_stream(self, stream):
+        """Be on a stream; nothing here runs beside anything else."""
+        before, self.stream = self.stream, stream
+        try:
+            yield
+        finally:
+            self.stream = before
+
+    def register(self, place, size, flags):
+        """Register an array's memory, which copies then take as pinned: 0 for no error."""
+        self.registered.append((place, size))
+        return 0
+
     def _let_kernels_pass(self) -> None:
         """Run Triton's interpreter on the tensors' memory, as a GPU does, past all labels."""
-        from torch.utils._python_dispatch import _disable_current_modes
         from triton.runtime.interpreter import GridExecutor
 
         launch = GridExecutor.__call__
 
         def launched(executor, *arguments, **options):
-            with torch._C.DisableTorchFunction(), _disable_current_modes():
-                return launch(executor, *arguments, **options)
+            def run():
+                with torch._C.DisableTorchFunction(), _disable_current_modes():
+                    return launch(executor, *arguments, **options)
+
+            return run() if self.capturing is None else self.capturing.append(run)
 
         self.stack.enter_context(mock.patch.object(GridExecutor, "__call__", launched))
 
@@ -243,3 +386,4 @@ class LabelledDevice(TorchFunctionMode):
         super().__exit__(*error)
         self.stack.close()
         self.labelled.clear()
+        self.pinned.clear()

@@ -8,7 +8,7 @@ memory on the device, at a counter that the step itself moves on:
     tail  += losses share[done]    share is 1 / (steps of the tail) there, 0 before
 
 so that replaying needs nothing from the host, and the host waits for nothing (:class:`Tables`). Stacks of one form are
-trained by one recording (:class:`Recording`). The CUDA part has never run on a GPU; the rest is tested on a CPU, where
+trained by one recording (recordings.py). The CUDA part has never run on a GPU; the rest is tested on a CPU, where
 recorded steps are the steps themselves.
 """
 
@@ -189,53 +189,6 @@ def one_by_one(
         if step >= tail_start and losses is not None:
             tail += losses.to(tail.dtype)
     return tail.div_(first.steps - tail_start)
-
-
-@dataclass
-class Recording:
-    """Steps that were recorded for one stack, and the tensors that they read and write.
-
-    Another stack of the same form is trained by the same graph: its numbers are copied to these tensors.
-
-    Attributes
-    ----------
-    take : callable
-        The step, made of ``hyper`` and ``feature_mean``.
-    hyper, parameters : dict of str to Tensor
-        As the step has them.
-    feature_mean, decay : Tensor
-        The same.
-    steps : RecordedSteps or None
-        Set when the first stack has been trained.
-    """
-
-    take: Step
-    hyper: dict[str, Tensor]
-    parameters: dict[str, Tensor]
-    feature_mean: Tensor
-    decay: Tensor
-    steps: RecordedSteps | None = None
-
-    def fill(
-        self, hyper: dict[str, Tensor], parameters: dict[str, Tensor], feature_mean: Tensor, decay: Tensor
-    ) -> None:
-        """Put another stack's numbers in the places of those that were recorded with."""
-        for own, new in ((self.hyper, hyper), (self.parameters, parameters)):
-            for name, value in own.items():
-                value.copy_(new[name])
-        self.feature_mean.copy_(feature_mean)
-        self.decay.copy_(decay)
-
-    def train(self, first: Configuration, blocks: Iterable[Tensor], lr: Tensor) -> Tensor:
-        """Train ``parameters`` in place, and return mean losses as :func:`one_by_one` does; ``lr`` is on the CPU."""
-        rates = learning_rates(first.steps, first.warmup_steps, lr).to(self.decay.device)
-        if self.steps is None:
-            step = whole_step(self.take, first.optimizer, self.parameters, self.decay, first.steps, first.eps)
-            record = record_by_calling if first.steps < LEAST_FOR_GRAPH else None
-            self.steps = RecordedSteps(step, self.parameters, rates, tail_length(first.steps), record)
-        else:
-            self.steps.restart(rates)
-        return self.steps(blocks)
 
 
 class DeviceUpdate(Protocol):

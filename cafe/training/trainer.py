@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cafe.compute import SMALL, run_each, threads_for
+from cafe.training.recordings import Recording, form_of, kept_recordings, recorded_as
 from cafe.training.steps import Batch as Batch
 from cafe.training.steps import Configuration as Configuration
-from cafe.training.steps import Recording, one_by_one
 from cafe.training.steps import Step as Step
+from cafe.training.steps import one_by_one
 
 # Steps whose batches are drawn at once: 12,500 steps of 45 fits would fill a gigabyte.
 DRAWN_STEPS = 256
@@ -109,7 +110,7 @@ def train_many(
     """
     stacks = [stack for alike in _group(configurations) for stack in _cut(objective, X, configurations, alike, memory)]
     results: dict[int, Trained] = {}
-    recordings: dict[Hashable, Recording] = {}
+    recordings: dict[Hashable, tuple[Hashable, Recording]] = {}  # by the stacks' form: the whole form, the recording
 
     def fit(stack: list[int]) -> None:
         trained = _fit_stack(objective, X, y, [configurations[i] for i in stack], recordings)
@@ -125,6 +126,9 @@ def train_many(
         for stack, multiply_adds in zip(stacks, work, strict=True):
             with threads_for(multiply_adds):
                 fit(stack)
+    for form, recording in recordings.values():
+        if form is not None and recording.is_graph:
+            kept_recordings.keep(form, recording)
     return [results[i] for i in range(len(configurations))]
 
 
@@ -164,7 +168,7 @@ def _fit_stack(
     X: Tensor,
     y: Tensor,
     stack: Sequence[Configuration],
-    recordings: dict[Hashable, Recording],
+    recordings: dict[Hashable, tuple[Hashable, Recording]],
 ) -> list[Trained]:
     """Train configurations of one shape, stacked along the leading axis."""
     first = stack[0]
@@ -178,15 +182,14 @@ def _fit_stack(
     feature_mean = torch.stack([_feature_mean(objective, X, c) for c in stack])
     lr, decay = tensor([c.lr for c in stack]), tensor([c.weight_decay for c in stack])
     if getattr(objective, "on_device", False):
-        b = min(first.batch_size, len(first.rows))
-        key = (first.shape, len(stack), first.steps, b, first.optimizer, first.warmup_steps, first.eps)
-        if key in recordings:
-            recordings[key].fill(hyper, parameters, feature_mean, decay)
-        else:
+        stacks = form_of(first, len(stack))
+        if stacks not in recordings:
             take = _stepper(objective, first.shape, hyper, X, y, feature_mean)
-            recordings[key] = Recording(take, hyper, parameters, feature_mean, decay)
-        parameters = recordings[key].parameters
-        tail = recordings[key].train(first, blocks, torch.tensor([c.lr for c in stack], dtype=X.dtype))
+            recordings[stacks] = _recording(take, stacks, hyper, parameters, feature_mean, decay)
+        recording = recordings[stacks][1]
+        recording.fill(hyper, parameters, feature_mean, decay)
+        parameters = recording.parameters
+        tail = recording.train(first, blocks, torch.tensor([c.lr for c in stack], dtype=X.dtype))
     else:
         take = _stepper(objective, first.shape, hyper, X, y, feature_mean)
         with torch.cuda.device(X.device) if X.device.type == "cuda" else nullcontext():
@@ -194,6 +197,23 @@ def _fit_stack(
     arrays = {name: value.cpu().numpy() for name, value in parameters.items()}
     losses = tail.tolist()
     return [Trained({k: v[i].copy() for k, v in arrays.items()}, losses[i]) for i in range(len(stack))]
+
+
+def _recording(
+    take: Step,
+    stacks: tuple[Hashable, ...],
+    hyper: dict[str, Tensor],
+    parameters: dict[str, Tensor],
+    feature_mean: Tensor,
+    decay: Tensor,
+) -> tuple[Hashable, Recording]:
+    """Return a recording for stacks of this form, one of an earlier call where there is one, and its whole form."""
+    own = recorded_as(take)
+    form = None if own is None else (stacks, own[0])
+    if own is not None and form is not None and (kept := kept_recordings.take(form)) is not None:
+        kept.use(own[1])
+        return form, kept
+    return form, Recording(take, hyper, parameters, feature_mean, decay)
 
 
 def _feature_mean(objective: Objective, X: Tensor, configuration: Configuration) -> Tensor:
