@@ -6,20 +6,20 @@ one-hot labels and share_i = v_i / sum v (1 / b without row weights), for logits
     L = (f w^T) s r  (r along the columns)  + o             D = share (P - Y)
     rho_j = sum_i D_ij (L_ij - o_j)                         = u_j . dCE/du_j, from numbers that are there anyway
     G = a s r D                                             (b, c), made and used block by block
-    q_j = 2 a pull_j / c + decay / a
+    q_j = 2 a^2 pull_j / c + decay
 
-    dloss/dx = G^T f  +  (q - a r^2 rho) w  -  q t          dloss/do = sum_i D_i
+    dloss/dx = G^T f  -  a r^2 rho w  +  q x                dloss/do = sum_i D_i
 
 since dCE/dw_j = r_j (dCE/du_j - u_j rho_j). Without cosines r = 1 and rho is left out. Where w itself is trained,
-a = 1 and dloss/dx is dloss/dw. The penalties together are sum_j (q_j / 2a) |w_j - t_j|^2.
+a = 1, x = w - t and dloss/dx is dloss/dw. The penalties together are sum_j (q_j / 2) |x_j|^2.
 
 Rows of w are never scaled to length one: r goes into the columns of L and G, which are passed over anyway and have
-fewer numbers than w where a batch has fewer rows than there are features. The terms in w and t are what the product
-G^T f is added to.
+fewer numbers than w where a batch has fewer rows than there are features. Where w itself is trained, the terms in w and
+t together are (q - a r^2 rho) w - q t.
 
 Products run in the dtype of the features: float64, float32, or bfloat16 with float32 accumulation inside a product.
-Then w is rounded once a step, and where there is one block (q - a r^2 rho) w - q t is made in bfloat16 too. Softmax,
-lengths, parameters and the update stay in the parameters' dtype.
+Softmax, lengths, the terms in w and t, parameters and the update stay in the parameters' dtype: Adam divides by the
+size of a gradient, so that rounding of w - t would be a step of full length wherever nothing else moves a class.
 
 The interface is the trainer's step: made of what stays the same, called with parameters and the rows of a batch, it
 returns losses and gradients. A kernel for another device takes the same arguments.
@@ -27,14 +27,17 @@ returns losses and gradients. A kernel for another device takes the same argumen
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
 from cafe.kernels.class_weights_reference import Parameters, WeightsShape
 from cafe.kernels.cpu import Buffers, invert
 
-# Bytes of one block's logits and their gradient: small beside a last-level cache.
-BLOCK_BYTES = 2**23
+# Bytes of one block's logits and their gradient: small beside a last-level cache. Of 1 to 16 MiB, 4 and more took the
+# same time on 4,000 x 512 x 1,000, and less a fifth more.
+BLOCK_BYTES = 2**22
 # Products with fewer rows than this waste more than the cache saves.
 LEAST_ROWS = 64
 
@@ -93,16 +96,23 @@ class ClassWeightStep:
         self.row_weights, self.least_rows, self.block_bytes = row_weights, least_rows, block_bytes
         self.scale = hyper["logit_scale"][:, None, None]  # (g, 1, 1)
         self.a = hyper["residual_scale"][:, None, None] if shape.residual else torch.ones_like(self.scale)
-        c = len(anchor)
-        self.pull_to_anchor = (hyper["decay"][:, None, None] / self.a).expand(-1, c, 1)  # q, (g, c, 1)
+        self.strength = hyper["decay"][:, None, None].expand(-1, len(anchor), 1)  # q, (g, c, 1)
         if pull is not None:
-            self.pull_to_anchor = self.pull_to_anchor + 2 * self.a / c * pull[:, :, None]
+            self.strength = self.strength + 2 / len(anchor) * self.a.square() * pull[:, :, None]
         # Asked once, where the step is made: later a device would have to be waited for.
-        self.is_pulled = bool(self.pull_to_anchor.any())
-        self.pulled = (self.pull_to_anchor * anchor).to(features.dtype) if self.is_pulled else None  # q t, (g, c, d)
+        self.is_pulled = bool(self.strength.any())
+        self.alike = pull is None  # whether q is one number for all classes
+        # q t, (g, c, d), where w itself is trained
+        self.pulled = self.strength * anchor if self.is_pulled and not shape.residual else None
         self.stacked = features.dtype != torch.bfloat16
+        self.unscaled = not shape.cosines and bool((self.scale == 1).all())
         self.minus_one = anchor.new_full((1, 1), -1.0)
         self.buffers, self.gradients = Buffers(), Parameters()
+
+    @cached_property
+    def numbers(self) -> tuple[list[float], list[float]]:
+        """The scales of the configurations' residuals and their q, where all classes have one, on the host."""
+        return self.a.flatten().tolist(), self.strength[:, 0, 0].tolist()
 
     def __call__(
         self, parameters: Parameters, index: Tensor | None, with_losses: bool = True
@@ -144,11 +154,15 @@ class ClassWeightStep:
         total = None if self.row_weights is None else self._taken(self.row_weights, index).sum(-1, keepdim=True)
         rho = offset_gradient = None
         rows = max(self.least_rows, self.block_bytes // (2 * w.element_size() * w[..., 0].numel()))
+        factor = self.a[part] * columns * share  # of D in G
+        # One number scales the gradient just as well, where that has fewer numbers than D.
+        scales_gradient = r is None and b > w.shape[-1]
         for first in range(0, b, rows):
             f, labels, v = self._rows(index, first, min(b, first + rows), total)
             product = self._multiply("logits of product", f, narrow.mT)
             logits = self._wide("logits", product)
-            logits.mul_(columns)
+            if not self.unscaled:
+                logits.mul_(columns)
             errors = self._errors(logits, offset, labels, v, share, part, losses)
             if offset is not None:
                 sums = errors.sum(-2, keepdim=True)
@@ -156,17 +170,18 @@ class ClassWeightStep:
             if r is not None:
                 along = logits.mul_(errors).sum(-2, keepdim=True)
                 rho = along if rho is None else rho.add_(along)
-            errors.mul_(self.a[part] * columns * share)
+            if not scales_gradient:
+                errors.mul_(factor)
             error = product.copy_(errors) if product.dtype != errors.dtype else errors
-            own = None
-            if first + rows >= b:
-                own = self._own_factor(r, rho, share, part)
-            self._add_product(part, error.mT, f, w, narrow, own, fresh=first == 0)
+            self._add_product(self.gradients["weights"][part], error.mT, f, fresh=first == 0)
+        if scales_gradient:
+            self.gradients["weights"][part].mul_(factor)
+        self._add_terms(parameters["weights"][part], w, r, rho, share, part)
         if offset_gradient is not None:
             self.gradients["offset"][part] = offset_gradient[..., 0, :] * share
         if losses is not None and self.is_pulled:
-            strength = self.pull_to_anchor[part] / (2 * self.a[part])
-            losses[part] += (strength * (w - self.anchor).square()).sum((-2, -1))
+            x = parameters["weights"][part] if self.shape.residual else w - self.anchor
+            losses[part] += (self.strength[part] / 2 * x.square()).sum((-2, -1))
 
     def _weights(self, trained: Tensor, part: int | slice) -> Tensor:
         """Return w, ([g,] c, d)."""
@@ -174,7 +189,7 @@ class ClassWeightStep:
             return trained
         w = self.buffers("weights", trained, *trained.shape)
         if isinstance(part, int):
-            return torch.add(self.anchor, trained, alpha=self.a[part].item(), out=w)
+            return torch.add(self.anchor, trained, alpha=self.numbers[0][part], out=w)
         return torch.mul(trained, self.a, out=w).add_(self.anchor)
 
     def _rows(
@@ -205,7 +220,8 @@ class ClassWeightStep:
         losses: Tensor | None,
     ) -> Tensor:
         """Return D times the number of rows, or D itself where rows have weights; adds a block's share to losses."""
-        errors = self.buffers("errors", logits, *logits.shape)
+        # Logits of plain products are needed no longer.
+        errors = self.buffers("errors", logits, *logits.shape) if self.shape.cosines else logits
         full = logits if offset is None else torch.add(logits, offset, out=errors)
         if losses is not None:
             labels_of = labels if labels.ndim == full.ndim else labels.expand(*full.shape[:-1], 1)
@@ -215,56 +231,39 @@ class ClassWeightStep:
         errors.scatter_add_(-1, labels.expand(*errors.shape[:-1], 1), self.minus_one.expand(*errors.shape[:-1], 1))
         return errors if v is None else errors.mul_(v)
 
-    def _own_factor(self, r: Tensor | None, rho: Tensor | None, share: float, part: int | slice) -> Tensor | None:
-        """Return q - a r^2 rho, ([g,] c, 1), by which w itself is in its gradient; None where that is nothing."""
-        factor = self.pull_to_anchor[part] if self.is_pulled else None
-        if r is None or rho is None:
-            return factor
-        along = rho.mT * (r * r) * (-share * self.a[part])
-        return along if factor is None else along + factor
-
-    def _add_product(
-        self,
-        part: int | slice,
-        error: Tensor,
-        f: Tensor,
-        w: Tensor,
-        narrow: Tensor,
-        own: Tensor | None,
-        fresh: bool,
-    ) -> None:
-        """Add G^T f of a block to the gradient and, with the last block, the terms in w and t.
-
-        ``own`` is None before the last block, and where w and t are not in the gradient.
-        """
-        target = self.gradients["weights"][part]
+    def _add_product(self, target: Tensor, error: Tensor, f: Tensor, fresh: bool) -> None:
+        """Write G^T f of the first block to the gradient, ([g,] c, d), or add that of another block."""
         if error.ndim == 3 and f.ndim == 2:
             f = f.expand(len(error), *f.shape)
-        add_product = torch.baddbmm if error.ndim == 3 else torch.addmm
-        if target.dtype == f.dtype:
-            if own is not None:
-                terms = torch.mul(w, own, out=target if fresh else self.buffers("terms", target, *target.shape))
-                if self.pulled is not None:
-                    terms.sub_(self.pulled[part])
-                if not fresh:
-                    target.add_(terms)
-            elif fresh:
-                (torch.bmm if error.ndim == 3 else torch.mm)(error, f, out=target)
-                return
+        multiply, add_product = (torch.bmm, torch.baddbmm) if error.ndim == 3 else (torch.mm, torch.addmm)
+        if target.dtype != f.dtype:
+            product = multiply(error, f, out=self.buffers("product", f, *target.shape))
+            if fresh:
+                target.copy_(product)
+            else:
+                target.add_(self.buffers("wide product", target, *target.shape).copy_(product))
+        elif fresh:
+            multiply(error, f, out=target)
+        else:
             add_product(target, error, f, out=target)
-            return
-        product = self.buffers("product", f, *target.shape)
-        if own is not None:
-            terms = torch.mul(narrow, own.to(f.dtype), out=self.buffers("terms", f, *target.shape))
-            if self.pulled is not None:
-                terms.sub_(self.pulled[part])
-            add_product(terms, error, f, out=product)
-        else:
-            torch.mm(error, f, out=product)
-        if fresh:
-            target.copy_(product)
-        else:
-            target.add_(self.buffers("wide product", target, *target.shape).copy_(product))
+
+    def _add_terms(
+        self, trained: Tensor, w: Tensor, r: Tensor | None, rho: Tensor | None, share: float, part: int | slice
+    ) -> None:
+        """Add to the gradient what stands beside the product in it."""
+        target = self.gradients["weights"][part]
+        factor = self.strength[part] if self.pulled is not None else None
+        if r is not None and rho is not None:
+            along = rho.mT * (r * r) * (-share * self.a[part])  # -a r^2 rho, ([g,] c, 1)
+            factor = along if factor is None else along.add_(factor)
+        if factor is not None:
+            target.addcmul_(w, factor)
+        if self.pulled is not None:
+            target.sub_(self.pulled[part])
+        elif self.is_pulled and self.alike and isinstance(part, int):
+            target.add_(trained, alpha=self.numbers[1][part])
+        elif self.is_pulled:
+            target.addcmul_(trained, self.strength[part])
 
     def _multiply(self, name: str, f: Tensor, columns: Tensor) -> Tensor:
         """Return f ([g,] rows, d) times columns ([g,] d, c)."""

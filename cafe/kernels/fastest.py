@@ -1,10 +1,10 @@
-"""Which form of the CPU's adapter step runs, and in which precision its products: whatever is fastest here.
+"""Which form of a CPU's step runs, and in which precision its products: whatever is fastest here.
 
-Neither follows from what a processor says of itself: with AVX512_BF16 and no AMX, bfloat16 products ran at 0.6 of
-float32's rate on an Intel and at 4 times it on an AMD; on an Intel with AMX at 6 times. So the steps themselves are
-run on random rows of the sizes in question, in every form and precision, once for each class of shapes
-(``cafe/measured.py`` times and keeps them). A class is sizes rounded to powers of two, so that the answer does not
-depend on which of its members came first.
+The adapter's step has forms and precisions, that of class weights has precisions. Neither follows from what a
+processor says of itself: with AVX512_BF16 and no AMX, bfloat16 products ran at 0.6 of float32's rate on an Intel and at
+4 times it on an AMD; on an Intel with AMX at 6 times. So the steps themselves are run on random rows of the sizes in
+question, in every form and precision, once for each class of shapes (``cafe/measured.py`` times and keeps them). A
+class is sizes rounded to powers of two, so that the answer does not depend on which of its members came first.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import torch
 from cafe.compute import threads_for
 from cafe.errors import InputError
 from cafe.kernels.choose import CPU_FORMS
+from cafe.kernels.class_weights import ClassWeightStep
+from cafe.kernels.class_weights_reference import WeightsShape
 from cafe.kernels.cpu import CpuAdapterStep, CpuProjectedStep, FrozenLogits
 from cafe.kernels.optimizers import make_update
 from cafe.kernels.reference import AdapterShape
@@ -215,6 +217,95 @@ def _make_steps(sizes: StepSizes, ways: list[tuple[str, str]]) -> dict[str, Call
         return run
 
     return {" ".join(way): make(*way) for way in ways if way[1] not in hopeless}
+
+
+@dataclass(frozen=True)
+class WeightSizes:
+    """What decides how long a step of class weights takes.
+
+    Attributes
+    ----------
+    cosines : bool
+        Whether class weights are scaled to length one.
+    batch, width, classes : int
+        b, d, c.
+    """
+
+    cosines: bool
+    batch: int
+    width: int
+    classes: int
+
+    @property
+    def multiply_adds(self) -> int:
+        """Logits forward, class weights backward."""
+        return 2 * self.batch * self.width * self.classes
+
+    def representative(self) -> WeightSizes:
+        """Return the sizes that stand for their class: powers of two, not too large to be timed."""
+        sizes = WeightSizes(self.cosines, *map(_power_of_two, (self.batch, self.width, self.classes)))
+        while sizes.multiply_adds > MOST_TIMED and max(sizes.batch, sizes.classes) > 1:
+            larger = "classes" if sizes.classes >= sizes.batch else "batch"
+            sizes = replace(sizes, **{larger: getattr(sizes, larger) // 2})
+        return sizes
+
+
+def choose_weights_precision(dtype: str, device: str, sizes: WeightSizes) -> str:
+    """Return the precision in which a step of class weights multiplies.
+
+    Parameters
+    ----------
+    dtype : {"auto", "float32", "float64"}
+        A precision is met; ``"auto"`` is the fastest of float32 and bfloat16 on a CPU, else float32.
+    device : str
+        As :func:`cafe.compute.choose_device` returns it.
+    sizes : WeightSizes
+        Of one configuration's step.
+
+    Returns
+    -------
+    str
+        The name of a dtype.
+
+    Examples
+    --------
+    >>> choose_weights_precision("auto", "cpu", WeightSizes(True, 256, 512, 10))
+    'float32'
+    """
+    if dtype != "auto":
+        return dtype
+    if device != "cpu" or sizes.multiply_adds < LEAST_MEASURED:
+        return "float32"
+    seconds = measured_weight_steps(sizes)
+    faster = seconds.get("bfloat16", math.inf) * GAIN_OF_BFLOAT16 < seconds.get("float32", 0.0)
+    return "bfloat16" if faster else "float32"
+
+
+def measured_weight_steps(sizes: WeightSizes) -> dict[str, float]:
+    """Return the seconds of a step of class weights of that class of sizes, by precision."""
+    timed = sizes.representative()
+    kind = "cosines" if timed.cosines else "products"
+    question = f"class weights, {kind}, batch {timed.batch}, width {timed.width}, {timed.classes} classes"
+    library, threads = f"torch {torch.__version__}", torch.get_num_threads()
+    with threads_for(0):
+        return seconds_of(question, PRECISIONS, partial(_make_weight_steps, timed), library=library, threads=threads)
+
+
+def _make_weight_steps(sizes: WeightSizes) -> dict[str, Callable[[], object]]:
+    """Return steps of class weights on random rows, ready to be run, by precision."""
+    hopeless = _hopeless_precisions()
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(sizes.batch, sizes.width, generator=generator) / math.sqrt(sizes.width)
+    weights = torch.randn(1, sizes.classes, sizes.width, generator=generator) / math.sqrt(sizes.width)
+    labels, index = torch.arange(sizes.batch) % sizes.classes, torch.arange(sizes.batch)[None]
+    hyper = {"logit_scale": torch.tensor([100.0]), "decay": torch.zeros(1)}
+
+    def make(precision: str) -> Callable[[], object]:
+        features = rows.to(getattr(torch, precision))
+        step = ClassWeightStep(WeightsShape(cosines=sizes.cosines), hyper, features, labels, weights[0])
+        return lambda: step({"weights": weights}, index, False)
+
+    return {precision: make(precision) for precision in PRECISIONS if precision not in hopeless}
 
 
 def _hopeless_precisions() -> list[str]:

@@ -21,7 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import relu
 
-from cafe.training.trainer import Batch, Configuration
+from cafe.kernels.class_weights import ClassWeightStep
+from cafe.kernels.class_weights_reference import WeightsShape
+from cafe.training.trainer import Batch, Configuration, Step
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,28 @@ class CrossModalObjective:
             d_hidden = (d_adapted @ parameters["up"].transpose(1, 2)) * (hidden > 0)
             gradients["down"] = x.transpose(1, 2) @ d_hidden
         return losses, gradients
+
+    def stepper(self, shape: Any, hyper: dict[str, Tensor], X: Tensor, y: Tensor, feature_mean: Tensor) -> Step | None:
+        """Return the step on class weights, whose rows are images and, after them, text; None with an adapter."""
+        if shape:
+            return None
+        rows, labels = torch.cat([X, self.text]), torch.cat([y, torch.arange(len(self.text), device=y.device)])
+        no_decay = {"logit_scale": hyper["logit_scale"], "decay": torch.zeros_like(hyper["logit_scale"])}
+        class_weights = ClassWeightStep(WeightsShape(cosines=False), no_decay, rows, labels, self.text)
+
+        def step(
+            parameters: dict[str, Tensor], index: Tensor, with_losses: bool
+        ) -> tuple[Tensor | None, dict[str, Tensor]]:
+            half = (index.shape[1] + 1) // 2
+            both = torch.cat([index[:, :half], len(X) + y[index[:, -half:]]], dim=1)  # (g, 2 half)
+            losses, gradients = class_weights({"weights": parameters["head"]}, both, with_losses)
+            return losses, {"head": gradients["weights"]}
+
+        return step
+
+    def uses_feature_mean(self, shape: Any) -> bool:
+        """Whether the mean training feature is used: never."""
+        return False
 
     def activation_bytes(self, configuration: Configuration) -> int:
         """Logits, rows, and three copies of the head."""
