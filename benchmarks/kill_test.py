@@ -7,7 +7,7 @@ Last, several processes extract one cache at once, some of them killed.
 
 Run::
 
-    python benchmarks/kill_test.py [--kills 100] [--verbs extract,import,...] [--concurrent 8] [--seed 0]
+    python benchmarks/kill_test.py [--kills 100] [--verbs extract,import,...] [--concurrent 8] [--images 900] [--seed 0]
 """
 
 from __future__ import annotations
@@ -145,10 +145,12 @@ def remove(path: Path) -> None:
 
 def run_rounds(name: str, verb: Verb, kills: int, generator: random.Random) -> dict[str, object]:
     """Kill a verb so many times; return what was seen."""
-    started = time.monotonic()
-    if (code := exit_code(start(verb.words))) != 0:
+    child, started = start(verb.words), time.monotonic()
+    code = _wait(child, verb.begun, math.inf)
+    begun = time.monotonic()
+    if (code := exit_code(child) if code is None else code) != 0:
         raise SystemExit(f"cafe {' '.join(verb.words)} ended with {code}")
-    longest = time.monotonic() - started
+    ended = time.monotonic()
     reference = verb.digest(verb.out)
     remove(verb.out)
     killed = rounds = 0
@@ -156,7 +158,7 @@ def run_rounds(name: str, verb: Verb, kills: int, generator: random.Random) -> d
         child = start(verb.words)
         code = _wait(child, verb.begun, math.inf)
         if code is None:
-            code = _wait(child, lambda: False, generator.uniform(0, longest))
+            code = _wait(child, lambda: False, generator.uniform(0, ended - begun))
         if code is None:
             os.kill(child, signal.SIGKILL)
             code = exit_code(child)
@@ -178,15 +180,21 @@ def run_rounds(name: str, verb: Verb, kills: int, generator: random.Random) -> d
             rounds += 1
             remove(verb.out)
     left = sorted(path.name for path in verb.out.parent.iterdir() if verb.out.name in path.name)
-    return {"verb": name, "kills": killed, "rounds": rounds, "seconds_undisturbed": round(longest, 2), "left": left}
+    return {
+        "verb": name,
+        "kills": killed,
+        "rounds": rounds,
+        "seconds_undisturbed": round(ended - started, 2),
+        "left": left,
+    }
 
 
 def _wait(child: int, ready: Callable[[], bool], seconds: float) -> int | None:
     """Wait until something is ready or the time is over; return the exit code of a child that ended meanwhile."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and not ready():
-        found, status = os.waitpid(child, os.WNOHANG)
-        if found:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.001)
     return None
@@ -206,7 +214,7 @@ def run_together(verb: Verb, processes: int, shard: int, reference: str, folder:
         raise SystemExit("several at once: differs from the undisturbed run")
     done = [json.loads(answer.read_text()) for answer, code in zip(answers, codes, strict=True) if code == 0]
     images = sum(done[0]["splits"].values())
-    encoded = sum(one["encoded"] for one in done)
+    encoded = sum(summary["encoded"] for summary in done)
     if encoded > images + shard * processes or len(done) < processes - len(doomed):
         raise SystemExit(f"several at once: {encoded} images encoded where there are {images}; exit codes {codes}")
     return {
@@ -219,35 +227,25 @@ def run_together(verb: Verb, processes: int, shard: int, reference: str, folder:
     }
 
 
-def verbs(folder: Path, wanted: Sequence[str]) -> dict[str, Verb]:
-    """Return the verbs, each writing below the folder; what those wanted read is made first."""
+def verbs(folder: Path, names: Sequence[str], n_images: int) -> dict[str, Verb]:
+    """Return the verbs, each writing below the folder, after making the inputs of those that are named."""
     caches, runs = folder / "caches", folder / "runs"
     extracted = caches / "digits.h5"
     fixed = folder / "fixed" / "digits.h5"
     partial = caches / "digits.h5.partial"
-    extract = [
-        "extract",
-        "--dataset",
-        "digits",
-        "--quiet",
-        "--batch-size",
-        "8",
-        "--views",
-        "1",
-        "--splits",
-        "train,test",
-    ]
-    extract += ["--shots", "1,2,4,8", "--seeds", "1"]
+    digits = write_digits(folder / "digits", n_images)
+    source = ["extract", str(digits), "--model", "cafe:mini", "--quiet"]
+    extract = [*source, "--batch-size", "8", "--views", "1", "--splits", "train,test", "--shots", "1,2,4,8"]
+    extract += ["--seeds", "1"]
     if exit_code(start([*extract, "--out", str(fixed)])) != 0:
         raise SystemExit("the cache that the other verbs need could not be made")
     _write_npz(fixed, folder / "features.npz")
     parts = [folder / "fixed" / f"{split}.h5" for split in ("val", "test")]
-    for part in parts if "merge" in wanted else ():
-        words = ["extract", "--dataset", "digits", "--quiet", "--splits", part.stem, "--out", str(part)]
-        if exit_code(start(words)) != 0:
+    for part in parts if "merge" in names else ():
+        if exit_code(start([*source, "--splits", part.stem, "--out", str(part)])) != 0:
             raise SystemExit("the caches that merge needs could not be made")
     grown, grow = folder / "grown" / "grown.h5", list[str]()
-    if "grow" in wanted:
+    if "grow" in names:
         grow = _grow_a_folder(folder, grown.with_name("before.h5"))
     words = ["--cache", str(fixed), "--device", "cpu"]
     return {
@@ -288,6 +286,19 @@ def verbs(folder: Path, wanted: Sequence[str]) -> dict[str, Verb]:
     }  # fmt: skip
 
 
+def write_digits(folder: Path, n_images: int) -> Path:
+    """Write digits as a folder with half of the images in train, a fifth in val and the rest in test."""
+    from cafe.data import open_dataset
+
+    digits = open_dataset("digits")
+    for split, share in (("train", 0.5), ("val", 0.2), ("test", 0.3)):
+        for row, label in enumerate(digits.splits[split].labels[: round(share * n_images)].tolist()):
+            place = folder / split / digits.class_names[label] / f"{row}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            digits.image(split, row).save(place)
+    return folder
+
+
 def _grow_a_folder(folder: Path, before: Path) -> list[str]:
     """Extract a folder of digits, add a third to it, and return the words that extract it again."""
     from cafe.data import open_dataset
@@ -315,7 +326,7 @@ def _write_npz(cache: Path, path: Path) -> None:
     np.savez(path, **arrays, class_names=np.array(features.class_names))
 
 
-def warm_up(wanted: Sequence[str]) -> None:
+def warm_up(names: Sequence[str]) -> None:
     """Import what the verbs need before the forks, by doing it once, so that a child begins to work at once."""
     from cafe.cache.extract.plan import Draws
     from cafe.cache.extract.run import extract
@@ -328,10 +339,9 @@ def warm_up(wanted: Sequence[str]) -> None:
     folder = Path(tempfile.mkdtemp(prefix="kill-test-"))
     try:
         encoder = open_encoder("cafe:mini", device="cpu")
-        path = extract(
-            open_dataset("digits"), encoder, folder / "a.h5", splits=["train", "test"], draws=Draws((1,))
-        ).path
-        if {"fit", "compare", "demo"}.isdisjoint(wanted):
+        digits = open_dataset(write_digits(folder / "digits", 100))
+        path = extract(digits, encoder, folder / "a.h5", splits=["train", "test"], draws=Draws((1,))).path
+        if {"fit", "compare", "demo"}.isdisjoint(names):
             return
         rows = compare("baselines", [load_features(path)], shots=[1], seeds=[1], methods=["zero-shot", "tip-adapter"])
         write_report(folder, rows)
@@ -345,15 +355,16 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100, help="for each verb")
     parser.add_argument("--verbs", default="extract,grow,import,merge,export,fit,compare,demo")
     parser.add_argument("--concurrent", type=int, default=8)
+    parser.add_argument("--images", type=int, default=900, help="digits in train, val and test")
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parse(parser, {"kills": 1, "verbs": "import", "concurrent": 0})
-    wanted = arguments.verbs.split(",")
+    arguments = parse(parser, {"kills": 1, "verbs": "import", "concurrent": 0, "images": 100})
+    names = arguments.verbs.split(",")
 
-    warm_up([*wanted, *(["extract"] if arguments.concurrent else [])])
+    warm_up(names)
     folder = Path(tempfile.mkdtemp(prefix="kill-test-"))
     try:
-        generator, known = random.Random(arguments.seed), verbs(folder, wanted)
-        for name in wanted:
+        generator, known = random.Random(arguments.seed), verbs(folder, names, arguments.images)
+        for name in names:
             print(json.dumps(run_rounds(name, known[name], arguments.kills, generator)), flush=True)
         if arguments.concurrent:
             verb = known["extract"]

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[3]
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the script forks")
 def test_killed_and_several_at_once():
     command = [sys.executable, str(ROOT / "benchmarks" / "kill_test.py"), "--kills", "2"]
-    command += ["--verbs", "extract,import,merge,export"]
+    command += ["--verbs", "extract,import,merge,export", "--images", "250"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*command, "--concurrent", "3"], env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr

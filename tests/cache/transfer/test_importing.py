@@ -263,10 +263,14 @@ def test_a_run_on_imported_features_predicts_with_a_warning(tmp_path, monkeypatc
 
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (8, 8)).save("new.png")
+    for grey in range(20):
+        folder = tmp_path / "photos" / ("dark" if grey < 10 else "bright")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 10 * grey).save(folder / f"{grey}.png")
     where = ["--cache-dir", str(tmp_path / "c")]
-    assert call(["extract", "--dataset", "digits", *where]) == 0
-    assert call(["cache", "export", "digits", "--out", "digits.npz", *where]) == 0
-    assert call(["cache", "import", "digits.npz", "--name", "theirs", "--model", "cafe:mini", *where]) == 0
+    assert call(["extract", "photos", "--model", "cafe:mini", *where]) == 0
+    assert call(["cache", "export", "photos", "--out", "photos.npz", *where]) == 0
+    assert call(["cache", "import", "photos.npz", "--name", "theirs", "--model", "cafe:mini", *where]) == 0
     assert call(["fit", "--cache", "theirs", "--method", "linear-probe", "--shots", "4", "--out", "run", *where]) == 0
     capfd.readouterr()
     assert call(["predict", "--run", "run", "new.png", "--json"]) == 0
@@ -286,8 +290,8 @@ def test_the_command_line(foreign, tmp_path, capfd):
     for command in (
         ["cache", "ls"],
         ["cache", "info"],
-        ["fit", "--shots", "2"],
-        ["compare", "baselines", "--shots", "2"],
+        ["fit", "--shots", "2", "--no-promises"],
+        ["compare", "baselines", "--shots", "2", "--seeds", "1"],
     ):
         assert call([*command, "--cache-dir", folder, *(["--json"] if command[0] == "cache" else [])]) == 0, command
     assert call(["cache", "import", str(tmp_path / "nowhere"), "--cache-dir", folder]) == 2
