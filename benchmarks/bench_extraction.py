@@ -1,7 +1,9 @@
 """Extraction against the loop that a user would write, on real photographs; memory; reading a cache.
 
-Parts: ``speed`` (a full-size, randomly initialised ViT-B/32 on the photographs of CAFE_REAL_DATA), ``memory`` (peak of
-1, 4 and 16 times as many images, with the embedded model), ``reading`` (a cache against its raw file and a memory map).
+Parts: ``speed`` (a full-size, randomly initialised ViT-B/32 on the photographs of CAFE_REAL_DATA), ``tower`` (the same,
+and the embedded model on digits, against the bare tower on decoded tensors; ONNX Runtime against torch), ``loss`` (what
+ONNX Runtime's engines cost in cosine and accuracy, on the embedded model), ``memory`` (peak of 1, 4 and 16 times as
+many images, with the embedded model), ``reading`` (a cache against its raw file and a memory map).
 
 Rates are steady ones: from image 65 to the last, so that start-up and the text tower are left out. The bound is what
 the processor seconds of decoding and encoding one image, each measured on one thread between the runs, leave:
@@ -9,7 +11,7 @@ their sum over the cores. Features are compared with those of the float32 loop i
 
 Run::
 
-    CAFE_REAL_DATA=... python benchmarks/bench_extraction.py [--parts speed,memory,reading] [--images 384] [--rounds 2]
+    CAFE_REAL_DATA=... python benchmarks/bench_extraction.py [--parts speed,tower,loss,memory,reading] [--images 384]
 """
 
 from __future__ import annotations
@@ -224,6 +226,130 @@ def _speed_row(
     return row
 
 
+class BareTower:
+    """The library's tower on pixels that are decoded, cropped and normalised: no pipeline can do less for an image."""
+
+    def __init__(self, model: Path, dtype: str, encoder: Any, data: Dataset) -> None:
+        import torch
+        from transformers import CLIPModel
+
+        self._model = CLIPModel.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
+        n = len(data.splits["train"])
+        start = time.process_time()
+        crops = [encoder.cropper(data.image("train", i)) for i in range(n)]
+        self.decode_cpu = (time.process_time() - start) / n
+        pixels = torch.from_numpy(encoder.cropper.pixels(np.stack(crops)))
+        self._batches = [batch.to(self._model.dtype) for batch in pixels.split(32)]
+        self.features = np.empty(0)
+
+    def __call__(self, data: Dataset) -> float:
+        """Encode all batches but those that warm up; return images per second."""
+        import torch
+
+        features, start, first = [], 0.0, _WARM // 32
+        with torch.inference_mode():
+            for number, batch in enumerate(self._batches):
+                if number == first:
+                    start = time.perf_counter()
+                features.append(self._model.get_image_features(pixel_values=batch).pooler_output.float().numpy())
+        rate = sum(map(len, self._batches[first:])) / (time.perf_counter() - start)
+        self.features = np.concatenate(features)
+        return rate
+
+
+_ENGINES = ("onnx", "onnx-int8")
+
+
+def tower(images: int, rounds: int) -> list[dict[str, Any]]:
+    """Compare extraction with the bare tower of the same precision, and ONNX Runtime's engines with torch, in turns."""
+    from cafe.data import open_dataset
+    from cafe.mini import MODEL_FOLDER
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        cases = {
+            "cafe:mini, digits": (MODEL_FOLDER, Some(open_dataset("digits"), images if is_smoke() else 8 * images))
+        }
+        if not is_smoke():
+            photos = Some(photographs(folder / "data"), images)
+            cases["ViT-B/32, 224 pixels"] = random_vit_b32(folder / "model"), photos
+        return [
+            row for shape, (model, data) in cases.items() for row in _tower_rows(shape, model, data, folder, rounds)
+        ]
+
+
+def _tower_rows(shape: str, model: Path, data: Dataset, folder: Path, rounds: int) -> list[dict[str, Any]]:
+    from cafe.encoders import open_encoder
+
+    cores, bare, runs = len(os.sched_getaffinity(0)), {}, {}
+    for dtype in ("float32",) if is_smoke() else ("float32", "bfloat16"):
+        encoder = open_encoder(str(model), "cpu", dtype)
+        bare[dtype] = BareTower(model, dtype, encoder, data)
+        runs[f"bare {dtype}"], runs[f"cafe {dtype}"] = bare[dtype], Cafe(encoder, folder, workers=0)
+    for engine in _ENGINES:
+        runs[f"cafe {engine}"] = Cafe(open_encoder(f"{engine}:{model}"), folder, workers=0)
+        runs[f"cafe {engine}"](data)  # its graph is made once, and kept
+    rates: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            rates[name].append(run(data))
+    decode = statistics.median(own.decode_cpu for own in bare.values()) / cores
+    rows = []
+    for name, run in runs.items():
+        rate = statistics.median(rates[name])
+        row = {
+            "shape": shape, "run": name, "images": len(data.splits["train"]), "rounds": rounds,
+            "images_per_second": rate, "decode_seconds_of_all_cores": decode,
+            "ratio_to_cafe_float32": rate / statistics.median(rates["cafe float32"]),
+            "lowest_cosine_to_bare_float32": cosine(run.features, runs["bare float32"].features),
+            "load_average": os.getloadavg()[0],
+        }  # fmt: skip
+        dtype = name.removeprefix("cafe ")
+        if dtype in bare and name != dtype:
+            # Of each turn: what the bare tower and decoding take on all cores, over what extraction took.
+            pairs = zip(rates[f"bare {dtype}"], rates[name], strict=True)
+            row["fraction_of_bare"] = statistics.median(own * (1 / other + decode) for other, own in pairs)
+        rows.append(row)
+    return rows
+
+
+def loss(shots: int = 16, seeds: tuple[int, ...] = (1, 2, 3)) -> list[dict[str, Any]]:
+    """Compare features of ``cafe:mini`` on digits, and accuracies with them, of each engine."""
+    import cafe
+    from cafe.cache import extract
+    from cafe.data import open_dataset
+    from cafe.encoders import open_encoder
+    from cafe.protocol.draws import draw_few_shot
+
+    rows, truth = [], None
+    with tempfile.TemporaryDirectory() as name:
+        for engine in ("", "onnx:", "onnx-int8:"):
+            encoder = open_encoder(f"{engine}cafe:mini", "cpu", "auto" if engine else "float32")
+            made = extract(open_dataset("digits"), encoder, Path(name) / f"{engine[:-1]}.h5", stored_dtype="float32")
+            features = cafe.load_features(made.path)
+            train, test = features.splits["train"], features.splits["test"]
+            truth = test.image_features if truth is None else truth
+            text = features.class_embeddings
+            zero_shot = cafe.ZeroShot(text, logit_scale=features.logit_scale).fit(test.image_features, test.labels)
+            fits = []
+            for seed in seeds:
+                drawn, _ = draw_few_shot(train.labels, None, shots, seed)
+                adapter = cafe.CLIPAdapter(text, logit_scale=features.logit_scale, random_state=seed)
+                adapter.fit(train.image_features[drawn], train.labels[drawn])
+                fits.append(adapter.score(test.image_features, test.labels))
+            products = (test.image_features * truth).sum(1)
+            cosines = products / np.linalg.norm(test.image_features, axis=1) / np.linalg.norm(truth, axis=1)
+            rows.append(
+                {
+                    "shape": "cafe:mini, digits", "run": f"loss {engine.removesuffix(':') or 'torch'}",
+                    "images": len(truth), "lowest_cosine": float(cosines.min()), "mean_cosine": float(cosines.mean()),
+                    "zero_shot_acc1": zero_shot.score(test.image_features, test.labels),
+                    "shots": shots, "seeds": list(seeds), "clip_adapter_acc1": statistics.mean(fits),
+                }
+            )  # fmt: skip
+    return rows
+
+
 _MEMORY = """
 import re, resource, sys, tempfile
 from pathlib import Path
@@ -299,24 +425,28 @@ def reading(rows: int, width: int = 512, *, gathered: int) -> list[dict[str, Any
 def main() -> None:
     """Run the parts, and append their rows to results/extraction.jsonl."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--parts", default="speed,memory,reading")
+    parser.add_argument("--parts", default="speed,tower,loss,memory,reading")
     parser.add_argument("--images", type=int, default=384)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rows", type=int, default=64_000, help="of the cache that is read")
-    smallest = {"images": 128, "rounds": 1, "parts": "speed,reading", "rows": 2_000}
+    smallest = {"images": 128, "rounds": 1, "parts": "speed,tower,reading", "rows": 2_000}
     arguments = parse(parser, smallest)
     if arguments.images % 32 or arguments.images < 128:
         parser.error("--images takes a multiple of 32 of at least 128")
     for part in arguments.parts.split(","):
         if part == "speed":
             report("extraction", None, speed(arguments.images, arguments.rounds, arguments.batch_size))
+        elif part == "tower":
+            report("extraction", 0.95, tower(arguments.images, arguments.rounds))
+        elif part == "loss":
+            report("extraction", None, loss())
         elif part == "memory":
             report("extraction", None, memory(256))
         elif part == "reading":
             report("extraction", None, reading(arguments.rows, gathered=arguments.rows // 4))
         else:
-            parser.error(f"unknown part {part!r}; possible: speed, memory, reading")
+            parser.error(f"unknown part {part!r}; possible: speed, tower, loss, memory, reading")
 
 
 if __name__ == "__main__":

@@ -401,6 +401,26 @@ def threads_for(multiply_adds: float) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def threads_of_a_product() -> int:
+    """Return how many threads a library other than torch may take for one product: as many as torch has now.
+
+    Where torch is not imported, that is ``OMP_NUM_THREADS``, else the processors that this process may use.
+
+    Examples
+    --------
+    >>> threads_of_a_product() >= 1
+    True
+    """
+    if "torch" in sys.modules:
+        import torch
+
+        return torch.get_num_threads()
+    stated = os.environ.get("OMP_NUM_THREADS", "")
+    if stated.isdecimal() and int(stated):
+        return int(stated)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @lru_cache(maxsize=1)
 def _thread_pools(n_modules: int) -> Any:
     """Find the libraries that have threads of their own: 5 ms, and again only where a module was imported since."""

@@ -43,6 +43,11 @@ def keep_in(folder: Path | str | None) -> None:
     _folder = None if folder is None else Path(folder).expanduser()
 
 
+def kept_in() -> Path:
+    """Return the cache folder in which what was measured, or made for this machine, is kept."""
+    return _folder or cache_dir()
+
+
 def seconds_of(
     question: str,
     names: tuple[str, ...],
@@ -88,7 +93,7 @@ def seconds_of(
     True
     >>> keep_in(None)
     """
-    folder = _folder or cache_dir()
+    folder = kept_in()
     key = f"{question} | {processor()} | {library} | {threads} threads"
     known = _of_this_process.get(key) or _notes(folder).get(key)
     if not known or not set(known) <= set(names):

@@ -343,8 +343,8 @@ def absolute_model(model: str) -> str:
 
     Examples
     --------
-    >>> absolute_model("cafe:mini"), absolute_model("openai/clip-vit-base-patch32")
-    ('cafe:mini', 'openai/clip-vit-base-patch32')
+    >>> absolute_model("onnx:cafe:mini"), absolute_model("openai/clip-vit-base-patch32")
+    ('onnx:cafe:mini', 'openai/clip-vit-base-patch32')
     """
     prefix, folder = _parts_of_model(model)
     return f"{prefix}{folder.expanduser().absolute()}" if folder.expanduser().is_dir() else model
@@ -377,9 +377,12 @@ def model_beside(model: str, run_dir: Path) -> str:
 
 
 def _parts_of_model(model: str) -> tuple[str, Path]:
-    """Split the name of a model into what stands before a folder, and the folder."""
-    before, mark, after = model.partition("local-dir:")
-    return (f"{before}{mark}", Path(after)) if mark else ("", Path(model))
+    """Split the name of a model into the names of loaders, each with its colon, and the folder behind them."""
+    loader, colon, rest = model.partition(":")
+    if not colon or loader not in (*entries("encoders", "ENCODER"), "local-dir"):
+        return "", Path(model)
+    others, folder = _parts_of_model(rest)
+    return f"{loader}:{others}", folder
 
 
 def find_run(given: Path | str | None, cache_dir: Path) -> Path:

@@ -621,8 +621,10 @@ class Classifier(ImageClassifier):
         check_exportable(self.estimator)
         import_onnx()
         encoder = self.encoder
-        if any((each.device, each.dtype) != ("cpu", "float32") for each in encoders_of(encoder)):
-            encoder = open_encoders([each.id for each in encoders_of(encoder)], "cpu", "float32")
+        each_encoder = encoders_of(encoder)
+        in_float32 = all((each.device, each.dtype) == ("cpu", "float32") for each in each_encoder)
+        if not in_float32 and all("float32" in each.dtypes for each in each_encoder):
+            encoder = open_encoders([each.id for each in each_encoder], "cpu", "float32")
         made = self.promises
         width = int(self.estimator.n_features_in_)
         promised = Promised(

@@ -15,12 +15,13 @@ from cafe.classifier.image_classifier import ImageClassifier, ImageScores
 from cafe.classifier.images import ImageInput
 from cafe.classifier.prediction import Array
 from cafe.classifier.reading import in_batches, read_ahead
+from cafe.encoders.towers.onnx_graphs import CROPS
 from cafe.encoders.towers.pillow_cropper import cropper_of
 from cafe.errors import InputError, MissingDependencyError
 from cafe.evaluation.conformal import ConformalScore, conformal_threshold, prediction_sets
 from cafe.evaluation.unknown import FALSE_ALARMS, unknown_threshold
 from cafe.foreign import check_regular
-from cafe.sharing.onnx_metadata import CROPS, PROBABILITIES, SET_SCORES, UNKNOWN_SCORE, ZERO_SHOT, OnnxMetadata
+from cafe.sharing.onnx_metadata import PROBABILITIES, SET_SCORES, UNKNOWN_SCORE, ZERO_SHOT, OnnxMetadata
 
 BATCH_SIZE = 32
 SUFFIX = ".onnx"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from cafe.compute import ENCODING_DTYPES
 from cafe.encoders.text_towers.base import TextTower
 from cafe.errors import InputError
 
@@ -92,6 +93,8 @@ class Encoder(ABC):
     reopen : callable or None
         Where the dtype was left to cafe (``"auto"``): opens the same encoder in the dtype that it is given. None where
         the dtype was asked for, and stays.
+    dtypes : tuple of str
+        What ``dtype`` may be beside ``"auto"``.
     known_models : mapping of str to KnownModel
         Models of this library that are worth knowing, as ``--model`` takes them; ``cafe models`` lists them.
     """
@@ -106,6 +109,7 @@ class Encoder(ABC):
     cropper: Cropper
     parallel: bool = False
     reopen: Callable[[str], Encoder] | None = None
+    dtypes: ClassVar[tuple[str, ...]] = ENCODING_DTYPES
     known_models: ClassVar[Mapping[str, KnownModel]] = {}
 
     @property

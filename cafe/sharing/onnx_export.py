@@ -13,13 +13,12 @@ uses the file resizes and crops with any imaging library and does no more. Its o
 
 Metadata, each value JSON: :class:`cafe.sharing.onnx_metadata.OnnxMetadata`.
 
-The exporter is torch's older one, which traces: it needs no further package, makes one file, and is the same from
-torch 2.6 on. What traces wrong is found, since every file is compared with torch before it takes its name.
+What the exporter (:mod:`cafe.encoders.towers.onnx_graphs`) traces wrong is found, since every file is compared with
+torch before it takes its name.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,19 +30,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cafe.encoders.base import Encoder
+from cafe.encoders.onnx import OnnxEncoder
+from cafe.encoders.towers import onnx_graphs
+from cafe.encoders.towers.onnx_graphs import CROPS, OPSET, check_size, write_graph
 from cafe.encoders.towers.pillow_cropper import PairPillowCropper, PillowCropper, cropper_of
 from cafe.encoders.towers.torch_encoder import TorchEncoder
-from cafe.errors import CafeError, InputError, MissingDependencyError
+from cafe.errors import CafeError, InputError
 from cafe.evaluation.calibration import tempered
 from cafe.files import replacing
 from cafe.sharing.heads import check_exportable, method_name
 from cafe.sharing.onnx_graph import ExportedGraph, PairTower, Promised
-from cafe.sharing.onnx_metadata import CROPS, FORMAT, OPSET, PROBABILITIES, SET_SCORES, OnnxMetadata
+from cafe.sharing.onnx_metadata import FORMAT, PROBABILITIES, SET_SCORES, OnnxMetadata
 from cafe.version import __version__
 
 TOLERANCE = 1e-4  # of a probability; float32 sums in another order differ by some 1e-6
-MOST_BYTES = 2**31 - 2**20  # what one protobuf message can hold, less the graph itself
-EXTRA = "onnx"
 _BATCHES = (1, 5)  # besides all images at once
 
 
@@ -82,12 +82,8 @@ class ExportSummary:
 
 def import_onnx() -> tuple[Any, Any]:
     """Return the libraries onnx and onnxruntime. Raises MissingDependencyError."""
-    try:
-        import onnx
-        import onnxruntime
-    except ImportError as error:
-        raise MissingDependencyError(str(error.name), EXTRA, "exporting to ONNX") from error
-    return onnx, onnxruntime
+    purpose = "exporting to ONNX"
+    return onnx_graphs.import_onnx(purpose), onnx_graphs.import_onnxruntime(purpose)
 
 
 def export_onnx(
@@ -139,9 +135,13 @@ def export_onnx(
     """
     check_exportable(estimator)
     onnx, onnxruntime = import_onnx()
-    each = list(getattr(encoder, "encoders", [encoder]))  # two, where it was fitted on the features of two
-    if any(not isinstance(one, TorchEncoder) or (one.device, one.dtype) != ("cpu", "float32") for one in each):
-        raise InputError(f"encoder {encoder.id!r} is not one of torch on the CPU in float32, so it cannot be exported")
+    parts_of_encoder = getattr(encoder, "encoders", [encoder])  # two, where it was fitted on the features of two
+    each = [part.in_torch() if _is_in_onnx(part) else part for part in parts_of_encoder]
+    if any(not isinstance(part, TorchEncoder) or (part.device, part.dtype) != ("cpu", "float32") for part in each):
+        raise InputError(
+            f"encoder {encoder.id!r} is not one on the CPU in float32, in which an exported file computes; fit on "
+            f"features of one that is"
+        )
     identities = [one.identity() for one in each]
     parts = [identity["image"] for identity in identities]
     preprocessing = parts[0]["preprocessing"]
@@ -154,12 +154,7 @@ def export_onnx(
     blank = Image.new("RGB", (32, 32))
     tower = towers[0] if len(each) == 1 else PairTower(towers, [one.cropper(blank).shape for one in each])
     module = ExportedGraph(tower, estimator, promised, encoder.logit_scale, len(all_names)).eval()
-    size = sum(value.numel() * value.element_size() for value in [*module.parameters(), *module.buffers()])
-    if size > MOST_BYTES:
-        raise InputError(
-            f"the image tower of {encoder.id} has {size / 1e9:.1f} GB in float32, and one ONNX file holds 2 GB; take a "
-            "smaller encoder"
-        )
+    check_size(module, encoder.id)
     metadata = OnnxMetadata(
         FORMAT,
         __version__,
@@ -186,18 +181,7 @@ def export_onnx(
     )
     crops = np.stack([cropper(image) for image in images])
     with replacing(path.absolute()) as temporary:
-        with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-            warnings.simplefilter("ignore")  # of the tracer, which takes sizes for constants: they are
-            torch.onnx.export(
-                module,
-                (torch.from_numpy(crops[:2]),),
-                str(temporary),
-                dynamo=False,
-                opset_version=OPSET,
-                input_names=[CROPS],
-                output_names=list(module.outputs),
-                dynamic_axes={name: {0: "images"} for name in (CROPS, *module.outputs)},
-            )
+        write_graph(module, crops[:2], temporary, module.outputs)
         model = onnx.load(str(temporary))
         for key, value in metadata.to_strings().items():
             model.metadata_props.add(key=key, value=value)
@@ -214,6 +198,11 @@ def export_onnx(
             )
         del session
     return ExportSummary(path, path.stat().st_size, OPSET, "float32", module.outputs, len(crops), float(difference))
+
+
+def _is_in_onnx(encoder: Any) -> bool:
+    """Whether an encoder is run by ONNX Runtime in float32, as an exported file is."""
+    return isinstance(encoder, OnnxEncoder) and encoder.dtype == "float32"
 
 
 def _same_cropper(

@@ -8,12 +8,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from cafe.encoders.towers.onnx_graphs import OPSET
 from cafe.errors import InputError
 from cafe.version import __version__
 
 FORMAT = 1
-OPSET = 17  # the first with layer normalisation as one operator
-CROPS = "crops"  # the graph's input
 PROBABILITIES, UNKNOWN_SCORE, ZERO_SHOT, SET_SCORES = "probabilities", "unknown_score", "zero_shot", "set_scores"
 
 
