@@ -11,7 +11,7 @@ from cafe.methods.ape import chosen_channels
 from cafe.methods.base import Array, Problem
 from cafe.methods.inference import scores
 from cafe.methods.inputs.parameters import Constraint, Number, seed_of
-from cafe.methods.objectives.ape_t import ResidualKeysObjective
+from cafe.methods.objectives.ape_t import KeyedRows, ResidualKeysObjective
 from cafe.methods.objectives.base import Result, Run, TrainedClassifier
 from cafe.training.trainer import Configuration, steps_for
 
@@ -149,22 +149,18 @@ class APET(TrainedClassifier):
 
     @classmethod
     def _objective(cls, run: Run) -> ResidualKeysObjective:
-        mask = np.zeros((len(run.estimators), run.base.X.shape[1]))
-        for i, one in enumerate(run.estimators):
-            mask[i, one.channels_] = 1
-        return ResidualKeysObjective(
-            run.tensor(run.base.class_embeddings),
-            [run.tensor(problem.X) for problem in run.problems],
-            [run.labels(problem.y) for problem in run.problems],
-            run.tensor(mask),
-        )
+        shots = [
+            KeyedRows.of(run.tensor(problem.X), run.labels(problem.y), run.labels(np.sort(estimator.channels_)))
+            for estimator, problem in zip(run.estimators, run.problems, strict=True)
+        ]
+        return ResidualKeysObjective(run.tensor(run.base.class_embeddings), shots)
 
     def _configuration(self, problem: Problem, index: int) -> Configuration:
         n = len(problem.rows)
         return Configuration(
             rows=problem.rows,
             random_state=seed_of(self),
-            shape=n,
+            shape=(n, len(self.channels_)),
             hyper={"alpha": self.alpha_, "beta": self.beta_, "logit_scale": self.logit_scale, "index": index},
             steps=steps_for(self.epochs, n, self.batch_size),
             batch_size=self.batch_size,
@@ -179,7 +175,7 @@ class APET(TrainedClassifier):
         order = np.argsort(problem.y, kind="stable")
         labels = problem.y[order]
         residual = np.zeros_like(problem.class_embeddings)
-        residual[:, self.channels_] = parameters["residual"][:, self.channels_]
+        residual[:, np.sort(self.channels_)] = parameters["residual"]
         self.text_ = problem.class_embeddings + residual
         self.keys_ = problem.X[order] + residual[labels]
         self.values_ = parameters["values"][order].astype(residual.dtype)

@@ -7,7 +7,7 @@ import torch
 from cafe import APE, APET, fit_many
 from cafe.errors import InputError
 from cafe.methods.ape import chosen_channels, similarity_between_classes
-from cafe.methods.objectives.ape_t import ResidualKeysObjective
+from cafe.methods.objectives.ape_t import KEPT_BYTES, KeyedRows, ResidualKeysObjective
 from cafe.methods.objectives.base import Result
 from cafe.training.trainer import Batch
 
@@ -60,37 +60,44 @@ def test_ape_grid_shares_the_prior_and_gives_what_single_fits_give(problem):
         np.testing.assert_array_equal(fit.logits(queries), single.logits(queries))
 
 
-def test_ape_t_loss_is_its_equation_and_inference_agrees():
+@pytest.mark.parametrize("key_labels", [[2, 0, 1, 2], [1, 0, 0, 1, 2, 2]], ids=["unbalanced", "balanced"])
+@pytest.mark.parametrize("kept_bytes", [KEPT_BYTES, 0])
+def test_ape_t_loss_and_gradients_are_its_equation_and_inference_agrees(key_labels, kept_bytes, monkeypatch):
+    monkeypatch.setattr("cafe.methods.objectives.ape_t.KEPT_BYTES", kept_bytes)
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape):
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    text, keys, queries = draw(3, 6), draw(4, 6), draw(1, 5, 6)
-    key_labels, labels = torch.tensor([2, 0, 1, 2]), torch.tensor([[0, 1, 2, 2, 0]])
-    x, v = 0.3 * draw(1, 3, 6), 1 + 0.1 * draw(1, 4)
-    mask = torch.tensor([[1.0, 0, 1, 1, 0, 1]]).double()
+    n, key_labels = len(key_labels), torch.tensor(key_labels)
+    text, keys, queries = draw(3, 6), draw(n, 6), draw(1, 5, 6)
+    labels = torch.tensor([[0, 1, 2, 2, 0]])
+    kept = torch.tensor([0, 2, 3, 5])
+    x, v = 0.3 * draw(1, 3, 4), 1 + 0.1 * draw(1, n)
     hyper = {
         k: torch.tensor([a], dtype=torch.float64)
         for k, a in (("alpha", 2.0), ("beta", 0.7), ("logit_scale", 4.0), ("index", 0))
     }
-    objective = ResidualKeysObjective(text, [keys], [key_labels], mask)
-    losses, gradients = objective.losses_and_gradients(
-        Batch(4, {"residual": x, "values": v}, hyper, queries, labels, None)
-    )
+    objective = ResidualKeysObjective(text, [KeyedRows.of(keys, key_labels, kept)])
+    parameters = {"residual": x, "values": v}
+    losses, gradients = objective.losses_and_gradients(Batch((n, 4), parameters, hyper, queries, labels, None))
+    step = objective.stepper((n, 4), hyper, queries[0], labels[0], None)
+    own = step(parameters, torch.arange(5)[None], True)
+    torch.testing.assert_close(own, (losses, gradients), rtol=1e-11, atol=1e-12)
+    residual = torch.zeros(3, 6).double()
+    residual[:, kept] = x[0]
     logits = torch.zeros(5, 3).double()
     for q in range(5):
         for c in range(3):
-            logits[q, c] = 4.0 * queries[0, q] @ (text[c] + mask[0] * x[0, c])
+            logits[q, c] = 4.0 * queries[0, q] @ (text[c] + residual[c])
         for i, c in enumerate(key_labels):
-            affinity = queries[0, q] @ (keys[i] + mask[0] * x[0, c])
+            affinity = queries[0, q] @ (keys[i] + residual[c])
             logits[q, c] += 2.0 * torch.exp(-0.7 * (1 - affinity)) * v[0, i]
     expected = (torch.logsumexp(logits, 1) - logits[torch.arange(5), labels[0]]).mean()
     assert losses.item() == pytest.approx(expected.item(), rel=1e-12)
-    assert gradients["residual"][0][:, [1, 4]].abs().max() == 0
     model = APET(text.numpy(), alpha=2.0, beta=0.7, logit_scale=4.0, normalize=False, share=1.0, epochs=1, lr=0.0)
     model.fit(keys.numpy(), key_labels.numpy())
-    model.channels_ = np.flatnonzero(mask[0].numpy())
+    model.channels_ = kept.numpy()[::-1].copy()
 
     class Problem:
         X, y, class_embeddings = keys.numpy(), key_labels.numpy(), text.numpy()
