@@ -25,8 +25,8 @@ app = typer.Typer(
 )
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(asked_for: bool) -> None:
+    if asked_for:
         typer.echo(f"cafe {__version__}")
         raise typer.Exit()
 
@@ -82,8 +82,8 @@ def call(arguments: Sequence[str] | None = None) -> int:
     0
     """
     command = typer.main.get_command(app)
-    words = None if arguments is None else list(arguments)
-    return run(lambda: command.main(args=words, prog_name="cafe", standalone_mode=False))
+    args = None if arguments is None else list(arguments)
+    return run(lambda: command.main(args=args, prog_name="cafe", standalone_mode=False))
 
 
 def main() -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cafe.cli.caches import chosen_cache, suggest_next
+from cafe.cli.chosen import chosen_cache, confirm_removal, suggest_next
 from cafe.cli.options import CacheDir, Json, Quiet, listed
 from cafe.cli.screen import CURRENT, Screen, size
 from cafe.cli.verbs import Verbs, help_without_verb
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(cls=Verbs, help="Look at, check, import, join, export and remove caches.", rich_markup_mode=None)
 
-_Which = Annotated[
+_Cache = Annotated[
     str | None,
     typer.Argument(metavar="[CACHE]", help="File, or name as `cafe cache ls` has it [default: the one last used]."),
 ]
@@ -109,7 +108,7 @@ def import_(
         from cafe.last_used import note_use
 
         keys = {"train": tuple(listed(train)), "val": tuple(listed(val)), "test": tuple(listed(test))}
-        options = ImportOptions({name: given for name, given in keys.items() if given}, split, label_column)
+        options = ImportOptions({name: arrays for name, arrays in keys.items() if arrays}, split, label_column)
         summary = import_features(
             source, out or cache_path(cache_folder(cache_dir), name or source.stem, model),
             layout=layout, dataset=name, encoder=model, options=options, class_names=class_names,
@@ -153,10 +152,7 @@ def merge(
 
 @app.command("export")
 def export(
-    cache: Annotated[
-        str | None,
-        typer.Argument(metavar="[CACHE]", help="File, or name as `cafe cache ls` has it [default: the one last used]."),
-    ] = None,
+    cache: _Cache = None,
     layout: Annotated[
         str | None,
         typer.Option("--format", metavar="npz|parquet|safetensors", help="Format [default: by the suffix of --out]."),
@@ -195,32 +191,36 @@ def ls(cache_dir: CacheDir = None, json: Json = False, quiet: Quiet = False) -> 
 
     with Screen(json=json, quiet=quiet) as screen:
         folder = cache_folder(cache_dir)
-        found = list_caches(folder)
-        current = next(iter(caches_by_last_use(folder, found)), None)
-        if current is not None and all(one.path != current for one in found):
-            found = [*found, summarise(current)]
-        old = old_versions(one.path for one in found if one.damaged is None)
-        body = [_line(one, current, old=one.path in old) for one in found]
-        replaced_by = {path: str(newer) for path, newer in old.items()}
-        caches = [
-            {**one.to_json(), "current": one.path == current, "replaced_by": replaced_by.get(one.path)} for one in found
+        caches = list_caches(folder)
+        current = next(iter(caches_by_last_use(folder, caches)), None)
+        if current is not None and all(cache.path != current for cache in caches):
+            caches = [*caches, summarise(current)]
+        old = old_versions(cache.path for cache in caches if cache.damaged is None)
+        documents = [
+            {**cache.to_json(), "current": cache.path == current, "replaced_by": _text(old.get(cache.path))}
+            for cache in caches
         ]
-        document = {"cache_dir": str(folder), "caches": caches}
         head = ["", "cache", "data set", "encoder", "images", "width", "size", "made"]
-        text = "\n".join(align_left(head, body)) if found else ""
-        if found or json:
-            screen.answer(document, text)
-        if not found:
+        body = [_line(cache, current, old=cache.path in old) for cache in caches]
+        if caches or json:
+            screen.answer(
+                {"cache_dir": str(folder), "caches": documents}, "\n".join(align_left(head, body)) if caches else ""
+            )
+        if not caches:
             screen.say(f"there is no cache in {folder} yet; make one with: cafe extract FOLDER")
         if old:
             screen.say(f"{counted(len(old), 'old version')} of folders that changed; cafe cache rm --old removes them")
-        for one in found:
-            if one.damaged is not None:
-                screen.warn(one.damaged)
+        for cache in caches:
+            if cache.damaged is not None:
+                screen.warn(cache.damaged)
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 @app.command("info")
-def info(cache: _Which = None, cache_dir: CacheDir = None, json: Json = False, quiet: Quiet = False) -> None:
+def info(cache: _Cache = None, cache_dir: CacheDir = None, json: Json = False, quiet: Quiet = False) -> None:
     """Show what a cache holds and where it came from."""
     from cafe.cache.format.reader import load_features, summarise
     from cafe.files import cache_dir as cache_folder
@@ -241,7 +241,7 @@ def info(cache: _Which = None, cache_dir: CacheDir = None, json: Json = False, q
 
 
 @app.command("verify")
-def verify(cache: _Which = None, cache_dir: CacheDir = None, json: Json = False, quiet: Quiet = False) -> None:
+def verify(cache: _Cache = None, cache_dir: CacheDir = None, json: Json = False, quiet: Quiet = False) -> None:
     """Read a cache to the last byte and compare it with all that the format demands."""
     from cafe.cache.format.verify import verify_cache
     from cafe.files import cache_dir as cache_folder
@@ -290,7 +290,7 @@ def rm(
             raise InputError("name the caches to remove, or give --old for all old versions of folders that changed")
         paths = [find_single_cache(name, folder) for name in caches or ()]
         if old:
-            sound = [one.path for one in list_caches(folder) if one.damaged is None]
+            sound = [cache.path for cache in list_caches(folder) if cache.damaged is None]
             paths = list(dict.fromkeys([*paths, *old_versions(sound)]))
         if not paths:
             screen.answer({"removed": []}, f"there is no old version in {folder}")
@@ -298,12 +298,7 @@ def rm(
         for path in paths:
             check_removable(path, folder, damaged=damaged)
         names = ", ".join(str(path) for path in paths)
-        if not yes:
-            # There is no standard input where it was closed.
-            if sys.stdin is None or sys.stdin.closed or not sys.stdin.isatty():
-                raise InputError(f"this would remove {names}; say --yes to do so without being asked")
-            if not typer.confirm(f"Remove {names}?", err=True):
-                raise InputError("nothing was removed")
+        confirm_removal(names, yes=yes)
         for path in paths:
             try:
                 path.unlink()
@@ -312,13 +307,13 @@ def rm(
         screen.answer({"removed": [str(path) for path in paths]}, f"removed {names}")
 
 
-def _line(one: CacheSummary, current: Path | None, *, old: bool) -> list[str]:
-    mark = CURRENT if one.path == current else ""
-    if one.damaged is not None:
-        return [mark, one.path.name, "damaged", "", "", "", size(one.bytes), ""]
-    images = f"{sum(one.splits.values()):,}"
-    made = f"{one.created[:16]}{' (old version)' if old else ''}"
-    return [mark, one.path.name, one.dataset, one.encoder, images, str(one.dim), size(one.bytes), made]
+def _line(cache: CacheSummary, current: Path | None, *, old: bool) -> list[str]:
+    mark = CURRENT if cache.path == current else ""
+    if cache.damaged is not None:
+        return [mark, cache.path.name, "damaged", "", "", "", size(cache.bytes), ""]
+    images = f"{sum(cache.splits.values()):,}"
+    made = f"{cache.created[:16]}{' (old version)' if old else ''}"
+    return [mark, cache.path.name, cache.dataset, cache.encoder, images, str(cache.dim), size(cache.bytes), made]
 
 
 def _described(document: dict[str, Any]) -> str:
@@ -330,16 +325,17 @@ def _described(document: dict[str, Any]) -> str:
         "encoder": document["encoder"],
         "images": splits,
         "features": f"{document['dim']} wide, {document['stored_dtype']}, {size(document['bytes'])} on disk",
-        "classes": f"{len(classes)}: {_some(classes)}",
-        "templates": f"{document['n_templates']}: {_some(templates)}" if templates else _without(document),
+        "classes": f"{len(classes)}: {_first(classes)}",
+        "templates": f"{document['n_templates']}: {_first(templates)}" if templates else _why_no_templates(document),
         "logit scale": f"{document['logit_scale']:.4g}",
         "made": document["created"],
         "fingerprint": document["fingerprint"],
     }
-    return "\n".join(align_left(*_as_table(pairs)))
+    lines = [[key, value] for key, value in pairs.items()]
+    return "\n".join(align_left(lines[0], lines[1:]))
 
 
-def _without(document: dict[str, Any]) -> str:
+def _why_no_templates(document: dict[str, Any]) -> str:
     text = document["provenance"].get("text")
     if text is None:
         return "none, and no text features"
@@ -348,10 +344,5 @@ def _without(document: dict[str, Any]) -> str:
     return "not known"
 
 
-def _as_table(pairs: dict[str, str]) -> tuple[list[str], list[list[str]]]:
-    first, *rest = ([key, value] for key, value in pairs.items())
-    return first, rest
-
-
-def _some(names: list[str], limit: int = 6) -> str:
+def _first(names: list[str], limit: int = 6) -> str:
     return ", ".join(names[:limit]) + (f", ... ({len(names) - limit} more)" if len(names) > limit else "")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cafe.cli.caches import chosen_caches
+from cafe.cli.chosen import chosen_caches
 from cafe.cli.options import (
     CacheDir,
     Device,

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cafe.cli.compare import DEFAULT_SEEDS, DEFAULT_SHOTS
-from cafe.cli.extract import DEFAULT_MODEL, shown_on, warn_about
-from cafe.cli.extract import described as described_extraction
-from cafe.cli.fit import described as described_fit
+from cafe.cli.extract import DEFAULT_MODEL
+from cafe.cli.extraction_text import described_extraction, shown_on, warn_about
+from cafe.cli.fit_text import described_fit
 from cafe.cli.options import CacheDir, DemoDtype, Device, Json, Quiet, Seed, whole_numbers
 from cafe.cli.screen import Screen, duration
 from cafe.report.tables import terminal_table

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cafe.cli.options import CacheDir, Json, Quiet
-from cafe.cli.runs import complete_run
+from cafe.cli.options import CacheDir, Json, MovedModel, Quiet, Run
 from cafe.cli.screen import Screen, size
 from cafe.errors import InputError, unknown_name
 
@@ -17,24 +16,13 @@ FORMATS = ("onnx",)
 
 def export(
     export_format: Annotated[str, typer.Option("--format", metavar="onnx", help="Of the file.")] = "onnx",
-    run: Annotated[
-        str | None,
-        typer.Option(
-            "--run",
-            metavar="DIR|NAME",
-            help="Folder that `cafe fit` saved to, or its name as `cafe runs ls` has it [default: the run last used].",
-            autocompletion=complete_run,
-        ),
-    ] = None,
+    run: Run = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FILE", help="The file [default: named after the run, in the current folder]."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file that is there.")] = False,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", metavar="ID", help="Where the run's encoder is now, if it has moved."),
-    ] = None,
+    model: MovedModel = None,
     cache_dir: CacheDir = None,
     json: Json = False,
     quiet: Quiet = False,

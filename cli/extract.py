@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cafe.cli.caches import suggest_next
-from cafe.cli.options import CacheDir, Device, Dtype, Json, Quiet, listed, whole_numbers
-from cafe.cli.screen import Progress, Screen, duration, size
+from cafe.cli.chosen import suggest_next
+from cafe.cli.extraction_text import described_extraction, shown_on, warn_about
+from cafe.cli.options import CacheDir, Device, Dtype, Json, Quiet, Root, listed, whole_numbers
+from cafe.cli.problems import sigterm_as_interrupt
+from cafe.cli.screen import Screen
 from cafe.errors import InputError, unknown_name
 from cafe.registry import entries
-from cafe.report.rows import counted
-from cafe.report.tables import align_left
 
 if TYPE_CHECKING:
     from cafe.cache.extract.plan import Draws
-    from cafe.cache.extract.progress import ExtractionProgress, ExtractionSummary
+    from cafe.cache.extract.progress import ExtractionSummary
     from cafe.cache.extract.views import Views
     from cafe.data.base import Dataset
     from cafe.encoders.base import Encoder
 
 DEFAULT_MODEL = "cafe:mini"
-_SHOWN_UNREADABLE = 5
 
 
 def _complete_dataset(incomplete: str) -> list[str]:
@@ -48,10 +44,7 @@ def extract(
         str | None,
         typer.Option("--dataset", metavar="NAME|PATH", help="The same.", autocompletion=_complete_dataset),
     ] = None,
-    root: Annotated[
-        Path | None,
-        typer.Option("--root", metavar="DIR", help="Folder that holds the named data set [default: $CAFE_DATA]."),
-    ] = None,
+    root: Root = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -207,15 +200,16 @@ def extract(
         screen.say(f"opening the encoder {chosen}{why}")
         encoders = _encoders(chosen, device, dtype, out)
         paths = _paths(opened, encoders, out, cache_dir)
-        wanted: dict[str, Any] = {
+        options: dict[str, Any] = {
             "splits": listed(splits) or None, "templates": texts, "prompts": own, "stored_dtype": stored,
             "views": augmented, "draws": draws, "projection_features": projection_features, "decoder": decoder,
         }  # fmt: skip
         with screen.progress("images") as images, screen.progress("templates") as text, sigterm_as_interrupt():
             summaries = extract_many(
-                opened, encoders, paths, **wanted, on_error=error_policy, batch_size=batch_size, workers=processes,
+                opened, encoders, paths, **options, on_error=error_policy, batch_size=batch_size, workers=processes,
                 engine=engine, ray_address=ray_address, progress=shown_on(images, text, screen), force=force,
-                named=out is not None, known_in=list(dict.fromkeys([cache_folder(cache_dir), *_folders(paths)])),
+                named=out is not None,
+                known_in=list(dict.fromkeys([cache_folder(cache_dir), *(path.parent for path in paths)])),
             )  # fmt: skip
         _answer(summaries, screen)
         _say_old_versions(summaries, screen)
@@ -231,7 +225,7 @@ def _say_old_versions(summaries: Sequence[ExtractionSummary], screen: Screen) ->
 
     for summary in summaries:
         if summary.action == "extracted":
-            sound = [one.path for one in list_caches(summary.path.parent) if one.damaged is None]
+            sound = [cache.path for cache in list_caches(summary.path.parent) if cache.damaged is None]
             old = [path.name for path, newer in old_versions(sound).items() if newer == summary.path]
             if old:
                 screen.say(f"old versions of it: {', '.join(old)}; cafe cache rm --old removes all old versions")
@@ -239,8 +233,8 @@ def _say_old_versions(summaries: Sequence[ExtractionSummary], screen: Screen) ->
 
 def _source_of(data: str | None, dataset: str | None) -> str:
     if (data is None) == (dataset is None):
-        given = "nothing" if data is None else f"{data!r} and --dataset {dataset!r}"
-        raise InputError(f"give one data set: cafe extract FOLDER, or --dataset NAME; got {given}")
+        both = "nothing" if data is None else f"{data!r} and --dataset {dataset!r}"
+        raise InputError(f"give one data set: cafe extract FOLDER, or --dataset NAME; got {both}")
     return str(dataset if data is None else data)
 
 
@@ -276,7 +270,7 @@ def _encoders(model: str, device: str, dtype: str, out: Path | None) -> list[Enc
     models = _models_of(model)
     if out is not None and len(models) > 1:
         raise InputError("--out names one file, but there are several models; name a folder with --cache-dir")
-    return [open_encoder(one, device, dtype) for one in models]
+    return [open_encoder(name, device, dtype) for name in models]
 
 
 def _paths(opened: Dataset, encoders: list[Encoder], out: Path | None, cache_dir: Path | None) -> list[Path]:
@@ -284,10 +278,6 @@ def _paths(opened: Dataset, encoders: list[Encoder], out: Path | None, cache_dir
     from cafe.files import cache_dir as cache_folder
 
     return [out or cache_path(cache_folder(cache_dir), opened.name, encoder.id) for encoder in encoders]
-
-
-def _folders(paths: Sequence[Path]) -> list[Path]:
-    return [path.parent for path in paths]
 
 
 def _one_of_two(on_error: str, stored_dtype: str) -> tuple[Literal["skip", "fail"], Literal["float16", "float32"]]:
@@ -354,87 +344,10 @@ def _models_of(text: str) -> list[str]:
     return models or [text]
 
 
-@contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end an extraction like Ctrl-C: what is done is kept, and said."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _answer(summaries: Sequence[ExtractionSummary], screen: Screen) -> None:
     """Print what one extraction, or several of one pass, did."""
     for summary in summaries:
         warn_about(summary, screen)
     documents = [summary.to_json() for summary in summaries]
     document = documents[0] if len(documents) == 1 else {"caches": documents}
-    screen.answer(document, "\n\n".join(map(described, summaries)))
-
-
-def shown_on(images: Progress, text: Progress, screen: Screen | None = None) -> Callable[[ExtractionProgress], None]:
-    """Make the callback that draws extraction's progress on two bars, one after the other.
-
-    With a screen, it also says when a run carries on where another ended.
-    """
-    told = False
-
-    def tell(state: ExtractionProgress) -> None:
-        nonlocal told
-        if screen is not None and state.kept and not told:
-            told = True
-            screen.say(f"carrying on: {state.kept:,} of {state.total:,} images are there already")
-        if state.stage == "images":
-            images(state.done, state.total, state.split)
-        elif state.stage == "text":
-            text(state.done, state.total, "text")
-
-    return tell
-
-
-def warn_about(summary: ExtractionSummary, screen: Screen) -> None:
-    """Warn about unreadable images by id, and whatever else extraction has to say."""
-    for one in summary.unreadable[:_SHOWN_UNREADABLE]:
-        screen.warn(f"image {one['sample_id']!r} ({one['split']}) was left out: {one['reason']}")
-    more = len(summary.unreadable) - _SHOWN_UNREADABLE
-    if more > 0:
-        screen.warn(f"{more} more images were left out; `cafe cache info --json` names all")
-    for note in summary.notes:
-        screen.warn(note)
-
-
-_SLOWEST = {
-    "read": "waited most for decoding: more --workers or faster storage would help",
-    "encode": "the encoder was the bottleneck",
-    "write": "writing was the bottleneck",
-}
-
-
-def _slowest(summary: ExtractionSummary) -> str:
-    return _SLOWEST.get(summary.bottleneck, "")
-
-
-def described(summary: ExtractionSummary) -> str:
-    """Write the summary of an extraction for people."""
-    splits = ", ".join(f"{name} {n:,}" for name, n in summary.splits.items())
-    clocks = ", ".join(f"{name} {duration(seconds)}" for name, seconds in summary.seconds.items())
-    pairs = [
-        [summary.dataset, f"{summary.encoder}: {summary.action}"],
-        ["images", f"{sum(summary.splits.values()):,} ({splits})"],
-        ["classes", f"{summary.n_classes}, templates {summary.n_templates}, features {summary.dim} wide"],
-    ]
-    if summary.images_per_second:
-        pairs.append(["speed", f"{summary.images_per_second:,.0f} images/s ({clocks}; {_slowest(summary)})"])
-    if summary.kept:
-        pairs.append(["encoded", f"{counted(summary.encoded, 'image')}; {summary.kept:,} had been encoded before"])
-    pairs.append(["saved in", f"{summary.path} ({size(summary.bytes)})"])
-    first, *rest = pairs
-    return "\n".join(align_left(first, rest))
+    screen.answer(document, "\n\n".join(map(described_extraction, summaries)))

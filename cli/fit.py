@@ -11,24 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cafe.cli.extract import shown_on, sigterm_as_interrupt, warn_about
-from cafe.cli.options import CacheDir, Device, FitDtype, Json, Quiet, Seed, Selection, listed, ratio
-from cafe.cli.screen import Screen, duration
+from cafe.cli.extraction_text import shown_on, warn_about
+from cafe.cli.fit_text import described_fit, described_leaderboard
+from cafe.cli.options import CacheDir, Device, FitDtype, Json, Quiet, Root, Seed, Selection, listed, ratio
+from cafe.cli.problems import sigterm_as_interrupt
+from cafe.cli.screen import Screen
 from cafe.errors import InputError
-from cafe.names import visible_name
 from cafe.registry import entries, find
-from cafe.report.leaderboard import HEAD
-from cafe.report.rows import counted
-from cafe.report.sentences import against_majority, between, calibration, mean_of_classes, percent_below
-from cafe.report.tables import align, align_left
 
 if TYPE_CHECKING:
     from cafe.classifier.classifier import Classifier
     from cafe.features import Features
-    from cafe.report.leaderboard import Leaderboard
-
-_SHOWN_CLASSES = 6  # of those without a test image
-_LONGEST_NAME = 40  # letters of a class's name in a line
 
 _DEFAULT, _ADAPTER = "auto", "clip-adapter"  # of cafe.fitting, which a help page does not wait for
 
@@ -88,10 +81,7 @@ def fit(
         list[str] | None,
         typer.Option("--templates", metavar="NAME|TEXT|FILE", help="Of a data set, as for `cafe extract`."),
     ] = None,
-    root: Annotated[
-        Path | None,
-        typer.Option("--root", metavar="DIR", help="Folder that holds the named data set [default: $CAFE_DATA]."),
-    ] = None,
+    root: Root = None,
     method: Annotated[
         str | None,
         typer.Option(
@@ -180,14 +170,14 @@ def fit(
     It is measured on the test split; nothing is ever chosen there unless oracle-test is asked for. Where a folder holds
     few images, it is measured by cross-validation.
     """
-    given = {
+    of_the_adapter = {
         "variant": variant,
         "alpha": None if alpha is None else ratio(alpha, "--alpha"),
         "beta": None if beta is None else ratio(beta, "--beta"),
         "reduction": reduction,
     }
-    own = _settings_of(settings)
-    parameters = {**{name: value for name, value in given.items() if value is not None}, **own}
+    other_settings = _settings_of(settings)
+    parameters = {**{name: value for name, value in of_the_adapter.items() if value is not None}, **other_settings}
     if method is not None:
         find("methods", "METHOD", "method", method)
     if shots is not None and shots < 1:
@@ -209,8 +199,8 @@ def fit(
         name = chosen_method(method, parameters)
         if name == ADAPTER:
             _check_side(variant or "image", alpha, beta)
-        if own:
-            _check_kinds(own, find("methods", "METHOD", "method", name).load().__init__.__annotations__)
+        if other_settings:
+            _check_kinds(other_settings, find("methods", "METHOD", "method", name).load().__init__.__annotations__)
         source = data if cache is None else _caches_of(cache, cache_folder(cache_dir))
         with screen.progress("images") as images, screen.progress("templates") as text, sigterm_as_interrupt():
             classifier = Classifier.fit(
@@ -223,14 +213,14 @@ def fit(
         _answer(classifier, screen, cache_dir)
 
 
-def _caches_of(given: str, folder: Path) -> Path | list[Path]:
-    """Return the cache that is meant, or the two. Raises CacheError and InputError."""
+def _caches_of(cache: str, folder: Path) -> Path | list[Path]:
+    """Return the cache, or the two caches, that --cache names. Raises CacheError and InputError."""
     from cafe.cache.locate import find_cache, find_caches
 
-    names = [given] if Path(given).exists() else listed([given])
+    names = [cache] if Path(cache).exists() else listed([cache])
     if len(names) > 2:
         raise InputError(f"--cache takes one cache, or two of the same images by two encoders; got {len(names)}")
-    return find_caches(names, folder) if len(names) > 1 else find_cache(given, folder)
+    return find_caches(names, folder) if len(names) > 1 else find_cache(cache, folder)
 
 
 def _refuse_zero_shot(features: Features) -> None:
@@ -270,7 +260,7 @@ def _answer(classifier: Classifier, screen: Screen, cache_dir: Path | None) -> N
         "leaderboard": None if classifier.leaderboard is None else classifier.leaderboard.to_json(),
     }
     board = "" if classifier.leaderboard is None else f"\n\n{described_leaderboard(classifier.leaderboard)}"
-    screen.answer(document, described(row, Path(str(run))) + board)
+    screen.answer(document, described_fit(row, Path(str(run))) + board)
     if row["selection"].get("note"):
         screen.warn(f"nothing could be chosen, and the default was taken: {row['selection']['note']}")
     if row["oracle"]:
@@ -297,124 +287,7 @@ def _check_side(variant: str, alpha: str | None, beta: str | None) -> None:
             )
 
 
-def described(row: dict[str, Any], run: Path) -> str:
-    """Write one fitted row for people."""
-    shots = "all training images" if row["shots"] is None else f"{row['shots']} shot{'s' if row['shots'] > 1 else ''}"
-    trained = f"{row['n_train']:,} images ({shots}, seed {row['seed']}) in {duration(row['fit_seconds'])}"
-    if row.get("n_unlabelled"):
-        trained += f", and {row['n_unlabelled']:,} unlabelled ({row['unlabelled']})"
-    if row["n_train"] == 0:
-        trained = "no image: it reads text alone"
-    pairs = [
-        [
-            " ".join(str(word) for word in (row["method"], row["variant"]) if word),
-            f"{row['dataset']}, {row['encoder']}",
-        ],
-        ["trained on", trained],
-        ["accuracy", _tested(row)],
-        ["majority", _majority(row)],
-        ["balanced", _balanced(row)],
-        ["zero-shot", _percent(row["zero_shot_acc1"])],
-        ["weakest", _weakest(row)],
-        ["confused", _confused(row)],
-        ["not tested", _not_tested(row)],
-        ["probabilities", calibration(row)],
-        ["promises", _promises(row)],
-        ["chosen", _chosen(row["selection"])],
-        ["kept", f"a fit on {row['refitted_on']:,} labelled images" if row.get("refitted_on") else ""],
-        ["saved in", str(run)],
-    ]
-    first, *rest = [pair for pair in pairs if pair[1]]
-    return "\n".join(align_left(first, rest))
-
-
-def described_leaderboard(board: Leaderboard) -> str:
-    """Write a leaderboard for people: the table, and what it says in a sentence."""
-    lines = [*align(HEAD, board.table(), words_last=True), "", board.verdict, board.caution]
-    lines += board.notes
-    return "\n".join([*lines, f"The comparison took {duration(board.seconds)}."])
-
-
-def _promises(row: dict[str, Any]) -> str:
-    if row.get("no_promises"):
-        return f"none: {row['no_promises']}"
-    if row.get("coverage_at_most") is None:
-        return ""
-    return (
-        f"sets of classes up to a coverage of {percent_below(row['coverage_at_most'])}, unknown images down to "
-        f"{100 * row['false_alarms_at_least']:.2g} % false alarms, from {row['promises_fits']} further fits in "
-        f"{duration(row['promises_seconds'])}"
-    )
-
-
-def _tested(row: dict[str, Any]) -> str:
-    if row["acc1"] is None:
-        return "not known: no test is possible"
-    by = row.get("tested_by") == "cross-validation"
-    interval = row.get("acc1_interval")
-    between = f" (95 % interval {100 * interval[0]:.1f} to {100 * interval[1]:.1f})" if interval else ""
-    on = "images, by cross-validation" if by else "test images"
-    return f"{_percent(row['acc1'])}{between} on {row['n_test']:,} {on}"
-
-
-def _majority(row: dict[str, Any]) -> str:
-    """Say how often the most frequent class alone would be right, and if the accuracy is not surely above that."""
-    share, name = row.get("majority_acc1"), row.get("majority_class")
-    if share is None:
-        return ""
-    who = f"{_percent(share)} would be right with {_short_name(name) if name else 'the most frequent class'} alone"
-    stands = against_majority(row)
-    return f"{who}: {stands}" if stands else who
-
-
-def _balanced(row: dict[str, Any]) -> str:
-    """Write the mean of the tested classes' accuracies, beside which the accuracy flatters where classes are uneven."""
-    recall = row.get("mean_per_class_recall")
-    return "" if recall is None else f"{_percent(recall)}, {mean_of_classes(row)}"
-
-
-def _weakest(row: dict[str, Any]) -> str:
-    return between(row).join(
-        f"{_short_name(entry['class'])} {100 * entry['recall']:.1f} % of {entry['n_test']:g}"
-        for entry in row.get("weakest_classes") or ()
-    )
-
-
-def _confused(row: dict[str, Any]) -> str:
-    return between(row).join(
-        f"{_short_name(pair['class'])} taken for {_short_name(pair['predicted'])} "
-        f"({pair['count']:.3g} of {pair['n_test']:g})"
-        for pair in row.get("confused_pairs") or ()
-    )
-
-
-def _not_tested(row: dict[str, Any]) -> str:
-    names = row.get("untested_classes") or []
-    if not names:
-        return ""
-    more = f" and {len(names) - _SHOWN_CLASSES:,} more" if len(names) > _SHOWN_CLASSES else ""
-    few = f"{counted(len(names), 'class', 'classes')} without a test image: "
-    return few + between(row).join(map(_short_name, names[:_SHOWN_CLASSES])) + more
-
-
-def _short_name(name: str) -> str:
-    """Return a name for one line, cut where it is very long."""
-    shown = visible_name(name)
-    return shown if len(shown) <= _LONGEST_NAME else f"{shown[: _LONGEST_NAME - 3]}..."
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.2f} %"
-
-
-def _chosen(selection: dict[str, Any]) -> str:
-    values = ((name, f"{v:.4g}" if isinstance(v, float) else v) for name, v in (selection.get("chosen") or {}).items())
-    chosen = ", ".join(f"{name} {value}" for name, value in values)
-    how = "not chosen: the default" if selection["policy"] == "fixed" else f"by {selection['policy']}"
-    return f"{chosen} ({how})" if chosen else ""
-
-
-def _settings_of(given: Sequence[str] | None) -> dict[str, Any]:
+def _settings_of(assignments: Sequence[str] | None) -> dict[str, Any]:
     """Read settings; a value is JSON where it can be, else text.
 
     Raises
@@ -428,7 +301,7 @@ def _settings_of(given: Sequence[str] | None) -> dict[str, Any]:
     {'form': 'released', 'epochs': 20, 'normalize': False, 'n_context': 4}
     """
     settings: dict[str, Any] = {}
-    for text in given or ():
+    for text in assignments or ():
         name, equals, value = (part.strip() for part in text.partition("="))
         if not name or not equals or not value:
             raise InputError(f"--set takes NAME=VALUE, such as form=released; got {text!r}")
@@ -469,8 +342,8 @@ def _check_kinds(settings: Mapping[str, Any], annotations: Mapping[str, Any]) ->
         kinds = [part.strip() for part in written.split("|")]
         if not set(kinds) <= set(_KIND_NAMES) or set(kinds) & _kinds(value):
             continue
-        wanted = " or ".join(_KIND_NAMES[kind] for kind in kinds)
-        raise InputError(f"--set {name} takes {wanted}; got {value!r}")
+        possible = " or ".join(_KIND_NAMES[kind] for kind in kinds)
+        raise InputError(f"--set {name} takes {possible}; got {value!r}")
 
 
 _KIND_NAMES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a word", "None": "null"}

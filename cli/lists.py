@@ -29,21 +29,25 @@ def datasets(
         known, sources = known_datasets(root), known_sources()
         known = _with_caches(known, "dataset", cache_dir)
         body = [
-            [one["name"], "yes" if one["available"] else "no", _count(one["caches"]), one["summary"]] for one in known
+            [dataset["name"], "yes" if dataset["available"] else "no", _count(dataset["caches"]), dataset["summary"]]
+            for dataset in known
         ]
         screen.answer({"datasets": known, "sources": sources}, _columns(["data set", "at hand", "caches", ""], body))
-        missing = [one for one in known if not one["available"]]
+        missing = [dataset for dataset in known if not dataset["available"]]
         if missing and data_root(root) is None:
             screen.say("\nNot at hand, since no folder of data sets is named: give --root DIR or set CAFE_DATA.")
             screen.say(
-                _columns(["data set", "expected in DIR"], [[m["name"], ", ".join(m["expected"])] for m in missing])
+                _columns(
+                    ["data set", "expected in DIR"],
+                    [[dataset["name"], ", ".join(dataset["expected"])] for dataset in missing],
+                )
             )
             screen.say("With --root this list says what of it is missing, and where that is published.")
         else:
-            for number, one in enumerate(missing):
-                screen.say(("" if number else "\n") + one["why"])
+            for number, dataset in enumerate(missing):
+                screen.say(("" if number else "\n") + dataset["why"])
         screen.say("\nYour own images, as docs/sources.md shows: cafe extract --dataset PATH")
-        screen.say(_columns(["source", ""], [[one["name"], one["summary"]] for one in sources]))
+        screen.say(_columns(["source", ""], [[source["name"], source["summary"]] for source in sources]))
 
 
 def methods(cache_dir: NoUseOfCacheDir = None, json: Json = False, quiet: Quiet = False) -> None:
@@ -83,23 +87,23 @@ def templates(cache_dir: NoUseOfCacheDir = None, json: Json = False, quiet: Quie
 
     with Screen(json=json, quiet=quiet) as screen:
         known = known_template_sets()
-        body = [[one["name"], str(len(one["templates"])), one["templates"][0]] for one in known]
+        body = [[entry["name"], str(len(entry["templates"])), entry["templates"][0]] for entry in known]
         screen.answer({"templates": known}, _columns(["templates", "number", "the first"], body))
 
 
-def _with_caches(known: Sequence[dict[str, Any]], key: str, given: Path | None) -> list[dict[str, Any]]:
+def _with_caches(known: Sequence[dict[str, Any]], key: str, cache_dir: Path | None) -> list[dict[str, Any]]:
     """Add to each entry the caches that there are of it; ``key`` is what a cache calls its name."""
     from cafe.files import cache_dir as cache_folder
 
     caches: dict[str, list[str]] = {}
-    folder = cache_folder(given)
+    folder = cache_folder(cache_dir)
     # Where there is no cache the list does not wait for h5py.
     if any(folder.glob("*.h5")):
         from cafe.cache.locate import list_caches
 
-        for one in list_caches(folder):
-            if one.damaged is None:
-                caches.setdefault(getattr(one, key), []).append(str(one.path))
+        for cache in list_caches(folder):
+            if cache.damaged is None:
+                caches.setdefault(getattr(cache, key), []).append(str(cache.path))
     return [{**entry, "caches": caches.get(entry["name"], [])} for entry in known]
 
 
@@ -114,7 +118,7 @@ def _count(caches: Sequence[str]) -> str:
 def _list_entries(folder: str, constant: str, key: str, title: str, json: bool, quiet: bool) -> None:
     with Screen(json=json, quiet=quiet) as screen:
         known = [{"name": entry.name, "summary": entry.summary} for entry in entries(folder, constant).values()]
-        body = [[one["name"], one["summary"]] for one in known]
+        body = [[entry["name"], entry["summary"]] for entry in known]
         screen.answer({key: known}, _columns([title, ""], body))
 
 

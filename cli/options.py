@@ -12,15 +12,23 @@ import typer
 from cafe.errors import InputError
 
 ALL = "all"
-WORDS_FOR_RATIO = ("auto", "learned", "scalar")
+NAMES_FOR_RATIO = ("auto", "learned", "scalar")
 
 
 def _keep_measurements(folder: Path | None) -> Path | None:
-    """Let what is measured be kept in the cache folder that was given."""
+    """Keep measurements of this machine in the cache folder that was named."""
     from cafe.measured import keep_in
 
     keep_in(folder)
     return folder
+
+
+def complete_run(incomplete: str) -> list[str]:
+    """Return the names of runs that begin so, for the shell."""
+    from cafe.files import cache_dir as cache_folder
+    from cafe.runs import run_names
+
+    return [name for name in run_names(cache_folder()) if name.startswith(incomplete)]
 
 
 Json: TypeAlias = Annotated[
@@ -58,6 +66,32 @@ NoUseOfCacheDir: TypeAlias = Annotated[
         help="Taken by every verb, so that scripts can give it everywhere; nothing is read from it here.",
     ),
 ]
+Root: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--root", metavar="DIR", help="Folder that holds the named data set [default: $CAFE_DATA]."),
+]
+Run: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--run",
+        metavar="DIR|NAME",
+        help="Folder that `cafe fit` saved to, or its name as `cafe runs ls` has it [default: the run last used].",
+        autocompletion=complete_run,
+    ),
+]
+RunOrFile: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--run",
+        metavar="DIR|NAME|FILE.onnx",
+        help="Folder that `cafe fit` saved to, or its name as `cafe runs ls` has it, or a file of `cafe export` "
+        "[default: the run last used].",
+        autocompletion=complete_run,
+    ),
+]
+MovedModel: TypeAlias = Annotated[
+    str | None, typer.Option("--model", metavar="ID", help="Where the run's encoder is now, if it has moved.")
+]
 Shots: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--shots", metavar="1,2,4,all", help="Training images per class, or all there are; a list."),
@@ -85,7 +119,7 @@ def listed(values: Sequence[str] | None) -> list[str]:
     >>> listed(["1,2", "4"]), listed(None)
     (['1', '2', '4'], [])
     """
-    return [part for value in values or () for part in (piece.strip() for piece in value.split(",")) if part]
+    return [part for value in values or () for part in map(str.strip, value.split(",")) if part]
 
 
 def whole_numbers(values: Sequence[str] | None, option: str, *, least: int) -> list[int]:
@@ -126,9 +160,9 @@ def numbers_of_shots(values: Sequence[str]) -> list[int | None]:
     >>> numbers_of_shots(["1,2", "all"])
     [1, 2, None]
     """
-    words = listed(values)
-    shots: list[int | None] = [*whole_numbers([word for word in words if word != ALL], "--shots", least=1)]
-    return shots + [None] if ALL in words else shots
+    texts = listed(values)
+    shots: list[int | None] = [*whole_numbers([text for text in texts if text != ALL], "--shots", least=1)]
+    return shots + [None] if ALL in texts else shots
 
 
 def chosen_seeds(seeds: Sequence[str] | None, seed: int | None, default: Sequence[str]) -> list[int]:
@@ -164,7 +198,7 @@ def numbers(values: Sequence[str] | None, option: str) -> list[float]:
     >>> numbers(["0,0.2", "1"], "--values")
     [0.0, 0.2, 1.0]
     """
-    found: dict[float, None] = {}
+    read: dict[float, None] = {}
     for text in listed(values):
         try:
             number = float(text)
@@ -172,12 +206,12 @@ def numbers(values: Sequence[str] | None, option: str) -> list[float]:
             number = math.nan
         if not math.isfinite(number):
             raise InputError(f"{option} takes numbers, such as 0,0.2,1; got {text!r}")
-        found[number] = None
-    return list(found)
+        read[number] = None
+    return list(read)
 
 
 def ratio(text: str, option: str) -> float | str:
-    """Read a residual ratio: a number, or a word for how it is found.
+    """Read a residual ratio: a number, or the name of a way to find one.
 
     Raises
     ------
@@ -189,9 +223,9 @@ def ratio(text: str, option: str) -> float | str:
     >>> ratio("0.2", "--alpha"), ratio("learned", "--alpha")
     (0.2, 'learned')
     """
-    if text in WORDS_FOR_RATIO:
+    if text in NAMES_FOR_RATIO:
         return text
     try:
         return float(text)
     except ValueError:
-        raise InputError(f"{option} takes a number or one of {', '.join(WORDS_FOR_RATIO)}; got {text!r}") from None
+        raise InputError(f"{option} takes a number or one of {', '.join(NAMES_FOR_RATIO)}; got {text!r}") from None

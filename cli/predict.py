@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cafe.cli.extract import sigterm_as_interrupt
-from cafe.cli.options import CacheDir, Device, Dtype, Json, Quiet, listed
-from cafe.cli.runs import complete_run
+from cafe.cli.chosen import chosen_run, is_exported_file
+from cafe.cli.options import CacheDir, Device, Dtype, Json, Quiet, RunOrFile, listed
+from cafe.cli.problems import sigterm_as_interrupt
 from cafe.cli.screen import Screen
 from cafe.errors import InputError
 from cafe.report.rows import counted
@@ -39,16 +39,7 @@ def predict(
             "as well.",
         ),
     ],
-    run: Annotated[
-        str | None,
-        typer.Option(
-            "--run",
-            metavar="DIR|NAME|FILE.onnx",
-            help="Folder that `cafe fit` saved to, or its name as `cafe runs ls` has it, or a file of `cafe export` "
-            "[default: the run last used].",
-            autocompletion=complete_run,
-        ),
-    ] = None,
+    run: RunOrFile = None,
     classes: Annotated[
         list[str] | None,
         typer.Option(
@@ -122,21 +113,21 @@ def predict(
         left_out: list[str] = []
         # Before the encoder: a wrong path should not wait for it. What comes through a pipe is not waited for.
         named = _named_images(images, left_out.append)
-        given = named if "-" in images else list(named)
+        inputs = named if "-" in images else list(named)
         classifier = _opened(run, classes, templates, model, device, dtype, cache_dir, screen)
         if rate == "auto" and not classes and classifier.why_nothing_is_unknown:
             screen.say(f"no image is called unknown: {classifier.why_nothing_is_unknown}")
-        labelled = _labelled(classifier, given, images)
-        total = len(given) if isinstance(given, list) else None
+        labelled = _labelled(classifier, inputs, images)
+        total = len(inputs) if isinstance(inputs, list) else None
         progress = stack.enter_context(screen.progress("images"))
-        widest = 0 if total is None else min(_WIDEST_NAME, max(len(image.name) for image in given))
+        widest = 0 if total is None else min(_WIDEST_NAME, max(len(image.name) for image in inputs))
         predictions, unreadable, done = [], [], 0
         if out is None:
-            answers = classifier.predictions(given, top, unknown=rate, coverage=coverage)
+            answers = classifier.predictions(inputs, top, unknown=rate, coverage=coverage)
         else:
             answers = stack.enter_context(
                 classifier.predictions_to_table(
-                    out, given, top, unknown=rate, coverage=coverage, labelled=labelled, tell=screen.say
+                    out, inputs, top, unknown=rate, coverage=coverage, labelled=labelled, tell=screen.say
                 )
             )
         for done, (image, probabilities, prediction) in enumerate(answers, start=1):
@@ -211,41 +202,37 @@ def _opened(
     run: str | None, classes: list[str] | None, templates: list[str] | None, model: str | None, device: str,
     dtype: str, cache_dir: Path | None, screen: Screen,
 ) -> Classifier | OnnxClassifier:  # fmt: skip
-    if run is not None and run.endswith(".onnx") and not os.path.isdir(run):  # noqa: PTH112
-        for option, given, possible in (("--device", device, "cpu"), ("--dtype", dtype, "float32")):
-            if given not in ("auto", possible):
-                raise InputError(f"a file of `cafe export` runs with {option} {possible}; got {given}")
+    if is_exported_file(run):
+        for option, value, possible in (("--device", device, "cpu"), ("--dtype", dtype, "float32")):
+            if value not in ("auto", possible):
+                raise InputError(f"a file of `cafe export` runs with {option} {possible}; got {value}")
         if model is not None:
             raise InputError("--model names an encoder, and a file of `cafe export` holds its own; leave it out")
         from cafe.classifier.onnx_classifier import OnnxClassifier
 
         screen.say(f"opening {run}")
-        return OnnxClassifier(run)
-    from cafe.files import cache_dir as cache_folder
-    from cafe.runs import find_run
-
+        return OnnxClassifier(str(run))
     if classes:
         screen.say(f"zero-shot among {counted(len(listed(classes)), 'class', 'classes')}")
         from cafe.classifier.classifier import Classifier
 
         return Classifier.zero_shot(listed(classes), model=model, templates=templates, device=device, dtype=dtype)
-    folder = find_run(run, cache_folder(cache_dir))
-    screen.say(f"using the run last used: {folder}" if run is None else f"opening the run {folder}")
+    folder = chosen_run(run, cache_dir, screen)
     from cafe.classifier.classifier import Classifier
 
     return Classifier.load(folder, model=model, device=device, dtype=dtype, cache_dir=cache_dir)
 
 
 def _labelled(
-    classifier: Classifier | OnnxClassifier, given: Iterable[ImageInput], paths: Sequence[str]
+    classifier: Classifier | OnnxClassifier, inputs: Iterable[ImageInput], paths: Sequence[str]
 ) -> LabelledFolder | None:
     """Return what evaluates images by their folders; None where these are not called as the classes."""
     from cafe.classifier.evaluation import LabelledFolder
 
-    if not isinstance(given, list) or not all(map(os.path.isdir, paths)):
+    if not isinstance(inputs, list) or not all(map(os.path.isdir, paths)):
         return None
     labelled = LabelledFolder(classifier.classes_, classifier.fitted_images)
-    return labelled if labelled.fits(given) else None
+    return labelled if labelled.fits(inputs) else None
 
 
 def _line(prediction: Prediction, widest: int) -> str:
@@ -264,10 +251,10 @@ def _tell_left_out(others: Sequence[str], unreadable: Sequence[Prediction], scre
     if others:
         shown = ", ".join(repr(name) for name in others[:_SHOWN_LEFT_OUT])
         more = f", and {len(others) - _SHOWN_LEFT_OUT:,} more" if len(others) > _SHOWN_LEFT_OUT else ""
-        what = (
+        were_left_out = (
             "file was left out: no image by its name" if len(others) == 1 else "files were left out: no images by name"
         )
-        screen.say(f"{len(others):,} {what}: {shown}{more}")
+        screen.say(f"{len(others):,} {were_left_out}: {shown}{more}")
 
 
 def _answer(document: dict[str, Any], evaluation: Evaluation | None, n_named: int, screen: Screen) -> None:
@@ -275,12 +262,12 @@ def _answer(document: dict[str, Any], evaluation: Evaluation | None, n_named: in
     if document["out"] is not None:
         lines.append(f"{counted(n_named, 'image')} named in {document['out']}")
     if evaluation is not None:
-        lines.append(described(evaluation))
+        lines.append(described_evaluation(evaluation))
     if lines or screen.json:
         screen.answer(document, "\n".join(lines))
 
 
-def described(evaluation: Evaluation) -> str:
+def described_evaluation(evaluation: Evaluation) -> str:
     """Write for people how a classifier did on a folder whose folders say what is on the images."""
     left_out = [
         text

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
@@ -22,7 +25,7 @@ _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 
 class InterruptedVerbError(Exception):
-    """Ctrl-C or a signal ended a verb; its text says what is kept, if the verb has said so."""
+    """Ctrl-C or a signal ended a verb; the message says what is kept, where the verb knows."""
 
 
 def run(call: Callable[[], Any]) -> int:
@@ -52,21 +55,38 @@ def run(call: Callable[[], Any]) -> int:
         _say(_INTERRUPTED)
         return INTERRUPTED
     except CafeError as error:
-        return _tell(str(error), error.exit_code)
+        return _report(str(error), error.exit_code)
     except _UsageError as error:
-        return _tell(_usage_message(error), WRONG)
+        return _report(_usage_message(error), WRONG)
     except OSError as error:
-        return _tell(_os_message(error), FAILED)
+        return _report(_os_message(error), FAILED)
     except MemoryError:
-        return _tell("not enough memory; close other programs, or use a smaller data set or model", FAILED)
+        return _report("not enough memory; close other programs, or use a smaller data set or model", FAILED)
     except Exception as error:
-        return _tell(_unexpected(error), FAILED)
+        return _report(_unexpected(error), FAILED)
     if code == INTERRUPTED:
         _say(_INTERRUPTED)
     return code if isinstance(code, int) else DONE
 
 
-def _tell(message: str, code: int) -> int:
+@contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Treat SIGTERM as Ctrl-C within this block: finished work is kept, and a message says so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _report(message: str, code: int) -> int:
     if debugging():
         traceback.print_exc(file=sys.stderr)
     _say(message)
@@ -79,16 +99,16 @@ def _say(message: str) -> None:
 
 def _usage_message(error: Any) -> str:
     message = str(error.format_message()).rstrip(".")
-    message = message.replace(_PYDANTIC_INTEGER, "it takes a whole number") + _given(error)
+    message = message.replace(_PYDANTIC_INTEGER, "it takes a whole number") + _got(error)
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "cafe"
     return f"{message[:1].lower()}{message[1:]}; see: {path} --help"
 
 
-def _given(error: Any) -> str:
-    """Return what was given, where Typer's message leaves it out: it stands in the cause, which pydantic raised."""
+def _got(error: Any) -> str:
+    """Return "; got VALUE" where Typer's message lacks the value, which its cause, an error of pydantic, has."""
     details = getattr(error.__cause__ or error.__context__, "errors", None)
-    values = [repr(one["input"]) for one in details() if "input" in one] if callable(details) else []
+    values = [repr(detail["input"]) for detail in details() if "input" in detail] if callable(details) else []
     return f"; got {', '.join(values)}" if values else ""
 
 

@@ -7,22 +7,14 @@ from typing import Annotated
 
 import typer
 
-from cafe.cli.options import CacheDir, Json, Quiet
-from cafe.cli.runs import complete_run
+from cafe.cli.chosen import chosen_run
+from cafe.cli.options import CacheDir, Json, Quiet, Run
 from cafe.cli.screen import Screen
 
 
 def push(
     repo: Annotated[str, typer.Argument(metavar="REPO", help="Of the Hub: owner/name; made where it is not there.")],
-    run: Annotated[
-        str | None,
-        typer.Option(
-            "--run",
-            metavar="DIR|NAME",
-            help="Folder that `cafe fit` saved to, or its name as `cafe runs ls` has it [default: the run last used].",
-            autocompletion=complete_run,
-        ),
-    ] = None,
+    run: Run = None,
     private: Annotated[bool, typer.Option("--private", help="A new repository is seen by its owner alone.")] = False,
     report: Annotated[
         bool, typer.Option("--report", help="Push report.html too, which shows some of your images.")
@@ -37,12 +29,9 @@ def push(
     Python fetches the run with `cafe.Classifier.from_pretrained(REPO)`.
     """
     with Screen(json=json, quiet=quiet) as screen:
-        from cafe.files import cache_dir as cache_folder
-        from cafe.runs import find_run
         from cafe.sharing.hub import push_run
 
-        folder = find_run(run, cache_folder(cache_dir))
-        screen.say(f"pushing the run last used: {folder}" if run is None else f"pushing the run {folder}")
+        folder = chosen_run(run, cache_dir, screen, verb="pushing")
         summary = push_run(folder, repo, private=private, with_report=report)
         if Path(summary.encoder).is_absolute():
             screen.warn(f"its encoder is the folder {summary.encoder}, which others must have and name with --model")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cafe.cli.options import CacheDir, Json, Quiet
+from cafe.cli.chosen import confirm_removal
+from cafe.cli.options import CacheDir, Json, Quiet, complete_run
 from cafe.cli.screen import CURRENT, Screen, size
 from cafe.cli.verbs import Verbs, help_without_verb
 from cafe.errors import InputError
@@ -18,14 +18,6 @@ if TYPE_CHECKING:
     from cafe.runs import RunSummary
 
 app = typer.Typer(cls=Verbs, help="Look at and remove runs: what cafe fit has saved.", rich_markup_mode=None)
-
-
-def complete_run(incomplete: str) -> list[str]:
-    """Return the names of runs that begin so, for the shell."""
-    from cafe.files import cache_dir as cache_folder
-    from cafe.runs import run_names
-
-    return [name for name in run_names(cache_folder()) if name.startswith(incomplete)]
 
 
 @app.callback(invoke_without_command=True)
@@ -115,12 +107,7 @@ def rm(
         for folder in folders:
             check_run(folder)
         names = ", ".join(map(str, folders))
-        if not yes:
-            # There is no standard input where it was closed.
-            if sys.stdin is None or sys.stdin.closed or not sys.stdin.isatty():
-                raise InputError(f"this would remove {names}; say --yes to do so without being asked")
-            if not typer.confirm(f"Remove {names}?", err=True):
-                raise InputError("nothing was removed")
+        confirm_removal(names, yes=yes)
         for folder in folders:
             others = remove_run(folder)
             if others:
@@ -137,9 +124,9 @@ def _line(run: RunSummary, current: Path | None) -> list[str]:
 
 
 def _described(run: RunSummary, classes: list[str], row: dict[str, Any]) -> str:
-    from cafe.cli.fit import described
+    from cafe.cli.fit_text import described_fit
 
     shown = ", ".join(classes[:6]) + (f", ... ({len(classes) - 6} more)" if len(classes) > 6 else "")
-    lines = [described(row, run.path)] if row else ["\n".join(align_left(["method", run.method], []))]
+    lines = [described_fit(row, run.path)] if row else ["\n".join(align_left(["method", run.method], []))]
     facts = [["classes", f"{len(classes)}: {shown}"], ["made", run.made]]
     return "\n".join([*lines, *align_left(facts[0], facts[1:])])

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 import typer
 
-from cafe.cli.options import CacheDir, Device, Dtype, Json, Quiet, listed
-from cafe.cli.runs import complete_run
+from cafe.cli.chosen import chosen_run, is_exported_file
+from cafe.cli.options import CacheDir, Device, Dtype, Json, MovedModel, Quiet, RunOrFile, listed
 from cafe.cli.screen import Screen
 from cafe.errors import InputError, MissingDependencyError
 
 
 def serve(
-    run: Annotated[
-        str | None,
-        typer.Option(
-            "--run",
-            metavar="DIR|NAME|FILE.onnx",
-            help="Folder that `cafe fit` saved to, or its name as `cafe runs ls` has it, or a file of `cafe export` "
-            "[default: the run last used].",
-            autocompletion=complete_run,
-        ),
-    ] = None,
+    run: RunOrFile = None,
     host: Annotated[
         str, typer.Option("--host", metavar="ADDRESS", help="Where to listen; 0.0.0.0 for all networks.")
     ] = "127.0.0.1",
@@ -53,10 +43,7 @@ def serve(
     max_waiting: Annotated[
         int, typer.Option("--max-waiting", metavar="N", help="Images held at once; more are answered with 429.")
     ] = 256,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", metavar="ID", help="Where the run's encoder is now, if it has moved."),
-    ] = None,
+    model: MovedModel = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     cache_dir: CacheDir = None,
@@ -89,20 +76,17 @@ def serve(
             from cafe.serving.predictor import OnnxPredictor, Predictor, RunPredictor
 
             predictor: Predictor
-            if run is not None and run.endswith(".onnx") and not os.path.isdir(run):  # noqa: PTH112
+            if is_exported_file(run):
                 from cafe.classifier.onnx_classifier import OnnxClassifier
 
                 screen.say(f"opening {run}")
-                opened = run
-                predictor = OnnxPredictor(OnnxClassifier(run))
+                opened = str(run)
+                predictor = OnnxPredictor(OnnxClassifier(opened))
             else:
                 from cafe.classifier.classifier import Classifier
-                from cafe.files import cache_dir as cache_folder
-                from cafe.runs import find_run
 
-                folder = find_run(run, cache_folder(cache_dir))
+                folder = chosen_run(run, cache_dir, screen)
                 opened = str(folder)
-                screen.say(f"using the run last used: {folder}" if run is None else f"opening the run {folder}")
                 classifier = Classifier.load(folder, model=model, device=device, dtype=dtype, cache_dir=cache_dir)
                 predictor = RunPredictor(classifier, with_training_images=training_images)
             hosts = allowed_hosts(host)

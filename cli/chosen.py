@@ -1,13 +1,18 @@
-"""The caches that a verb was asked to use, the one that was taken unasked, and what can be done with one next."""
+"""The caches and runs that a verb uses: those that were named, or the one last used; and the commands that go on."""
 
 from __future__ import annotations
 
+import os
 import shlex
+import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+import typer
+
 from cafe.cli.options import listed
 from cafe.cli.screen import Screen
+from cafe.errors import InputError
 
 
 def chosen_cache(name: str | None, folder: Path, screen: Screen, *, used: bool = True) -> Path:
@@ -43,16 +48,51 @@ def chosen_caches(names: Sequence[str] | None, folder: Path, screen: Screen) -> 
     from cafe.last_used import note_use
 
     # A file whose own name has a comma is no list.
-    wanted = [part for name in names or () for part in ([name] if Path(name).exists() else listed([name]))]
-    if not wanted:
+    single = [part for name in names or () for part in ([name] if Path(name).exists() else listed([name]))]
+    if not single:
         return [chosen_cache(None, folder, screen)]
-    paths = find_caches(wanted, folder)
+    paths = find_caches(single, folder)
     note_use(folder, "caches", paths[0])
     return paths
 
 
+def chosen_run(run: str | None, cache_dir: Path | None, screen: Screen, *, verb: str | None = None) -> Path:
+    """Return the folder of the run of that name, or of the one last used, and say which it is.
+
+    ``verb`` says what is done with it, such as "pushing"; None for "using" the last and "opening" one that was named.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    from cafe.files import cache_dir as cache_folder
+    from cafe.runs import find_run
+
+    folder = find_run(run, cache_folder(cache_dir))
+    last = f"{verb or 'using'} the run last used: {folder}"
+    screen.say(last if run is None else f"{verb or 'opening'} the run {folder}")
+    return folder
+
+
+def is_exported_file(run: str | None) -> bool:
+    """Return whether --run names a file of `cafe export`."""
+    return run is not None and run.endswith(".onnx") and not os.path.isdir(run)  # noqa: PTH112
+
+
+def confirm_removal(names: str, *, yes: bool) -> None:
+    """Ask whether what is named may be removed, unless --yes was given. Raises InputError where it may not."""
+    if yes:
+        return
+    # There is no standard input where it was closed.
+    if sys.stdin is None or sys.stdin.closed or not sys.stdin.isatty():
+        raise InputError(f"this would remove {names}; say --yes to do so without being asked")
+    if not typer.confirm(f"Remove {names}?", err=True):
+        raise InputError("nothing was removed")
+
+
 def suggest_next(screen: Screen, splits: Collection[str], cache_dir: Path | None) -> None:
-    """Name the commands that go on from the cache that was made or used now; none where they could not run.
+    """Name the commands to go on with after a cache was made or used; none where they could not run.
 
     Parameters
     ----------
