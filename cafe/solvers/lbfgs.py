@@ -15,13 +15,16 @@ times its value.
 
 On a GPU a read of one number costs as much as an evaluation. There every turn is one evaluation for all problems, and
 what is decided is decided on the device: a problem whose step is accepted takes a new direction, another keeps its own
-with half the step, one that is done stays. The host asks once in CHECK_EVERY turns whether all are done.
+with half the step, one that is done stays. Whether all are done is copied to the host's memory without waiting, and
+looked at a turn later, when the next evaluation is queued: the device never waits for the host, for one evaluation too
+many at the end, which changes nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +32,6 @@ from torch import Tensor
 HISTORY = 10
 ARMIJO = 1e-4
 HALVINGS = 12
-CHECK_EVERY = 8
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def _minimise_on_device(
     max_iter: int,
     memory: Memory,
 ) -> Minimum:
-    """Do the same, asking the device once in CHECK_EVERY turns; see the module's docstring."""
+    """Do the same without letting the device wait; see the module's docstring."""
     point = start
     value, gradient = point.with_ridge(ridge)
     pairs = [_pair(s, change, useful, ridge) for s, change, useful in memory]
@@ -151,14 +153,20 @@ def _minimise_on_device(
     fresh = torch.ones_like(done)  # problems that take a new direction
     step, halvings = torch.ones_like(gradient[:, 0]), torch.zeros_like(gradient[:, 0])
     direction, turn = torch.zeros_like(gradient), 0
+    over = LateFlag(gradient.device)
     while True:
-        newest = _direction(gradient, precondition, pairs)
+        newest = _direction(gradient, precondition, pairs[-HISTORY:])
         lost = _dot(gradient, newest) >= 0
         newest = torch.where(lost, -precondition(gradient), newest)
         direction = torch.where(fresh[:, None], newest, direction)
         slope = _dot(gradient, direction)[:, 0]
         done |= fresh & (-slope.to(value.dtype) / 2 <= tolerance * value.abs())
-        if turn == max_iter or (turn % CHECK_EVERY == 0 and bool((done | stuck).all())):
+        was_over = over.exchange((done | stuck).all())
+        if was_over:
+            turn -= 1
+            memory.pop()  # of the evaluation after the end
+        if was_over or turn == max_iter:
+            del memory[:-HISTORY]
             return Minimum(point, value, turn, done)
         turn += 1
         moved = function(torch.addcmul(point.x, direction, step[:, None]))
@@ -172,7 +180,8 @@ def _minimise_on_device(
         useful = wide & (_dot(s, y) > torch.finfo(s.dtype).eps * _dot(y, y) * 1e-3)
         memory.append((s, change, useful))
         pairs.append(_pair(s, change, useful, ridge))
-        del memory[:-HISTORY], pairs[:-HISTORY]
+        # One more than are used: the last may be of an evaluation after the end.
+        del memory[: -HISTORY - 1], pairs[: -HISTORY - 1]
         point = Point(
             torch.where(wide, moved.x, point.x),
             torch.where(good, moved.f, point.f),
@@ -183,6 +192,37 @@ def _minimise_on_device(
         halvings = torch.where(good, 0.0, halvings + 1)
         stuck |= ~done & (halvings > HALVINGS)
         fresh = good
+
+
+class LateFlag:
+    """Tells the host, one turn late, what the device found.
+
+    The copy of a flag goes into pinned memory behind the work that makes it; an event says when it is there. That of
+    the turn before was queued before a whole evaluation, so that waiting for it leaves the device with work to do.
+
+    Parameters
+    ----------
+    device : torch.device
+        A CUDA device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        cuda: Any = torch.cuda  # the library does not annotate it
+        self._stream = cuda.current_stream(device)
+        self._flags = torch.zeros(2, dtype=torch.bool, pin_memory=True)
+        self._there = [cuda.Event() for _ in range(2)]
+        self._turn = 0
+
+    def exchange(self, flag: Tensor) -> bool:
+        """Send this turn's flag, a tensor of no dimensions, and return that of the turn before; False at first."""
+        now, before = self._turn % 2, (self._turn + 1) % 2
+        self._flags[now].copy_(flag, non_blocking=True)
+        self._there[now].record(self._stream)
+        self._turn += 1
+        if self._turn == 1:
+            return False
+        self._there[before].synchronize()
+        return bool(self._flags[before])
 
 
 def _pair(s: Tensor, change: Tensor, useful: Tensor, ridge: Tensor) -> tuple[Tensor, Tensor, Tensor]:
