@@ -197,7 +197,7 @@ class LabelledDevice(TorchFunctionMode):
         device = kwargs.get("device")
         if kwargs.pop("pin_memory", False):
             return self.pin(func(*args, **kwargs))
-        if device is not None and name != "device" and torch.device(device).type != "meta":
+        if device is not None and name not in ("device", "_parse_to") and torch.device(device).type != "meta":
             there = torch.device(device).type == "cuda"
             kwargs["device"] = CPU
             if name in ("as_tensor", "asarray", "tensor"):

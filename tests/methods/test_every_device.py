@@ -16,6 +16,8 @@ import torch
 import cafe.compute
 import cafe.methods.base
 import cafe.training.trainer
+from cafe import CoOp
+from cafe.encoders import open_encoder
 from cafe.errors import InputError
 from cafe.fitting import check_device_and_dtype
 from cafe.methods import fit_many, make_method, method_names
@@ -28,7 +30,7 @@ LabelledDevice = labelled.LabelledDevice
 # Its card has no kernels of Triton's, and a fit says so.
 pytestmark = pytest.mark.filterwarnings("ignore:adapters train without Triton")
 
-METHODS = [name for name in method_names() if name != "coop"]  # which runs a tower of transformers: test_coop.py
+METHODS = [name for name in method_names() if name != "coop"]  # which needs a tower, and has a test of its own
 # How each method takes longer.
 LONGER = {"epochs": (2, 8), "steps": (3, 12), "iterations": (5, 20)}
 
@@ -85,6 +87,30 @@ def test_does_not_wait_in_its_loop(name):
             make(name, text, "cuda", longer).fit(X, y).logits(X)
         waits.append((device.reads, device.uploads, dict(device.read_at)))
     assert waits[0][:2] == waits[1][:2], waits
+
+
+@pytest.fixture(scope="module")
+def tower():
+    return open_encoder("cafe:mini", device="cpu", dtype="float32").text_tower()
+
+
+@pytest.mark.parametrize("class_specific", [False, True])
+def test_coop_moves_its_tower_to_the_device_and_does_not_wait_in_its_loop(tower, class_specific):
+    names = ["circle", "square", "triangle"]
+    y = np.arange(12) % 3
+    X = tower.encode(names).numpy()[y] + 0.1 * np.random.default_rng(0).normal(size=(12, tower.dim)).astype(np.float32)
+    given = {"class_names": names, "text_tower": tower, "n_context": 4, "class_specific": class_specific}
+    waits = []
+    for epochs in (8, 2):
+        model = CoOp(**given, epochs=epochs, batch_size=4, random_state=0, device="cuda")
+        with LabelledDevice() as device:
+            logits = model.fit(X, y).logits(X)
+        waits.append((device.reads, device.uploads, dict(device.read_at)))
+    assert model.device_ == "cuda:0"
+    assert waits[0][:2] == waits[1][:2], waits
+    plain = CoOp(**given, epochs=2, batch_size=4, random_state=0, device="cpu").fit(X, y)
+    np.testing.assert_allclose(logits, plain.logits(X), atol=2e-3)
+    assert tower.device == "cpu"  # a copy went
 
 
 def test_tip_adapters_search_runs_on_the_device():

@@ -105,7 +105,8 @@ class ContextPrompts:
         ids = self.tokens["input_ids"]
         if self.causal is None:
             return [ids.shape[1]] * len(ids)
-        return [int(end) + 1 for end in self.causal.ends(ids)]
+        lengths: list[int] = (self.causal.ends(ids) + 1).tolist()  # read from a device at once
+        return lengths
 
     def shared(self, common: bool) -> int:
         """Return how many tokens all prompts begin with alike, if their context is common; 0 where none is spared."""
@@ -137,7 +138,9 @@ class ContextPrompts:
         shared = self.shared(contexts.ndim == 3)
         if self.causal is None or shared == 0:
             embeddings = self.prompts(contexts, classes)[:, :, :length].flatten(0, 1)  # (g k, length, w)
-            tokens = {name: value.repeat(g, 1) for name, value in ids.items()}
+            # Of what stands behind its end, a causal tower needs no mask; from one on a device the library would read.
+            needed = ids if self.causal is None else {"input_ids": ids["input_ids"]}
+            tokens = {name: value.repeat(g, 1) for name, value in needed.items()}
             return self.tower.forward(tokens, embeddings).view(g, len(classes), -1)
         prefix = self.prompts(contexts, classes[:1])[:, 0, :shared]
         if self.order is None:  # no context stands behind the prefix
