@@ -27,8 +27,8 @@ from kernel_launches import DEPTHS, PRECISIONS, adapter_step
 # Boost clock of an H100 SXM (NVIDIA's data sheet), instructions that a multiprocessor issues a cycle, and a kernel's
 # shortest time within a graph, in microseconds (1.5 to 2.5 in published measurements of CUDA graphs).
 CLOCK, ISSUED, LAUNCH = 1.755e9, 4, 2.0
-# Launches of a recorded step beside those of the adapter: batch, rate, two updates, loss and two counters.
-BESIDE = 9
+# Launches of a recorded step beside those of the adapter: none, since the step is whole.
+BESIDE = 0
 
 
 def turns(kernel: str, sizes: dict[str, int], tile: str) -> int:

@@ -125,7 +125,7 @@ def step_of(kind: str, precision: str, of: dict[str, Any]) -> Any:
     import torch
 
     from cafe.kernels.cpu import CpuAdapterStep
-    from cafe.kernels.triton import TritonAdapterStep
+    from cafe.kernels.cuda.adapter import TritonAdapterStep
 
     products = torch.bfloat16 if precision == "bfloat16" else torch.float32
     parts = (of["shape"], of["hyper"], of["X"].to(products), of["y"], of["text"], of["mean"])
@@ -385,7 +385,7 @@ def tiles(sizes: Sizes, row: Rows) -> None:
         of = problem(sizes, g, sizes.b, c, sizes.d, sizes.h)
         for precision in sizes.precisions:
             for tile in possible_tiles(card_of(DEVICE), 2 if precision == "bfloat16" else 4, precision == "float32"):
-                with mock.patch("cafe.kernels.triton.choose_tile", lambda *_, tile=tile: tile):
+                with mock.patch("cafe.kernels.cuda.adapter.choose_tile", lambda *_, tile=tile: tile):
                     try:
                         seconds = _timed_steps(sizes, of, "triton", precision, True)
                         row(tile=repr(tile), g=g, c=c, precision=precision, microseconds=1e6 * seconds, ok=True)

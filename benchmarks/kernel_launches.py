@@ -30,12 +30,12 @@ Launch = tuple[str, Callable[[], None]]
 
 @dataclass(frozen=True)
 class Family:
-    """The kernels of one module.
+    """Kernels that are launched together.
 
     Attributes
     ----------
-    module : str
-        Where they are, such as ``"cafe.kernels.triton"``.
+    modules : tuple of str
+        Where they are, such as ``"cafe.kernels.cuda.optimizers"``.
     launches : callable
         Takes a name of ``PRECISIONS``, a card, and whether one form of each kernel with the smallest tile is enough;
         yields cases.
@@ -47,7 +47,7 @@ class Family:
         Of a kernel with a loop over a product's depth, the letter of the size that is its length (gpu_estimates.py).
     """
 
-    module: str
+    modules: tuple[str, ...]
     launches: Callable[[str, Card, bool], Iterator[Launch]]
     precisions: tuple[str, ...] = tuple(PRECISIONS)
     without_products: frozenset[str] = frozenset()
@@ -63,10 +63,19 @@ def empty(*size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 
 def adapter_step(
-    shape: AdapterShape, precision: str, card: Card, g: int, b: int, d: int, c: int, n: int = 4096
+    shape: AdapterShape,
+    precision: str,
+    card: Card,
+    g: int,
+    b: int,
+    d: int,
+    c: int,
+    n: int = 4096,
+    optimizer: str = "adamw",
 ) -> None:
-    """Take one step of a stack."""
-    from cafe.kernels.triton import TritonAdapterStep
+    """Take one step of a stack, updates included."""
+    from cafe.kernels.cuda.adapter import TritonAdapterStep
+    from cafe.training.steps import Tables
 
     dtype, how = PRECISIONS[precision]
     hyper = {name: empty(g) for name in ("alpha", "beta", "logit_scale")}
@@ -80,7 +89,12 @@ def adapter_step(
             parameters |= {f"{side}_down": empty(g, d, h), f"{side}_up": empty(g, h, d)}
     if shape.alpha_mode == "scalar":
         parameters["alpha_bias"] = empty(g)
-    step(parameters, empty(g, b, dtype=torch.int64))
+    if optimizer == "none":
+        step(parameters, empty(g, b, dtype=torch.int64))
+        return
+    counter = empty(1, dtype=torch.int64)
+    tables = Tables(empty(g, 16, b, dtype=torch.int64), empty(16, g), empty(16), counter, counter, empty(g))
+    step.whole_step(optimizer, parameters, empty(g), 16)(tables)
 
 
 def adapter_launches(precision: str, card: Card, quick: bool) -> Iterator[Launch]:
@@ -99,15 +113,15 @@ def adapter_launches(precision: str, card: Card, quick: bool) -> Iterator[Launch
     for name, shape, size in forms:
         for tile in tiles[-1:] if quick else tiles:
             yield name, partial(with_tile, tile, partial(adapter_step, shape, precision, card, **size))
-    # A program holds so many classes at once: each power of two up to its most is code of its own.
-    for c in () if quick else (10, 30, 60, 120, 250, 500):
-        tile, step = tiles[-1], partial(adapter_step, forms[0][1], precision, card, **(sizes | {"c": c}))
-        yield f"image, {c} classes", partial(with_tile, tile, step)
+    for optimizer in () if quick else ("sgd", "none"):
+        for tile in tiles:
+            step = partial(adapter_step, forms[0][1], precision, card, **sizes, optimizer=optimizer)
+            yield f"image, {optimizer}", partial(with_tile, tile, step)
 
 
 def with_tile(tile: Tile, launch: Callable[[], None]) -> None:
     """Launch with one tile in place of the one that would be chosen."""
-    with mock.patch("cafe.kernels.triton.choose_tile", lambda *_: tile):
+    with mock.patch("cafe.kernels.cuda.adapter.choose_tile", lambda *_: tile):
         launch()
 
 
@@ -124,7 +138,7 @@ def update_launches(precision: str, card: Card, quick: bool) -> Iterator[Launch]
 
 def update(name: str, g: int) -> None:
     """Take one step of an optimiser."""
-    from cafe.kernels.triton_optimizers import TritonUpdate
+    from cafe.kernels.cuda.optimizers import TritonUpdate
 
     parameters = {"down": empty(g, 512, 128), "bias": empty(g)}
     TritonUpdate(name, parameters, empty(g), 10)(parameters, parameters, empty(g))
@@ -132,12 +146,16 @@ def update(name: str, g: int) -> None:
 
 FAMILIES = (
     Family(
-        "cafe.kernels.triton", adapter_launches, without_products=frozenset({"_reciprocal", "_errors"}),
-        depths={"_hidden": "d", "_blend": "h", "_logits": "d", "_rows": "c", "_through": "d", "_weights": "b"},
+        tuple(f"cafe.kernels.cuda.{name}" for name in ("hidden", "blend", "logits", "errors", "through", "weights")),
+        adapter_launches,
+        depths={
+            "hidden_kernel": "d", "blend_kernel": "h", "logits_kernel": "d", "errors_kernel": "c",
+            "through_kernel": "d", "weights_kernel": "b",
+        },
     ),
     Family(
-        "cafe.kernels.triton_optimizers", update_launches, precisions=("fp32",),
-        without_products=frozenset({"_adamw", "_sgd"}),
+        ("cafe.kernels.cuda.optimizers",), update_launches, precisions=("fp32",),
+        without_products=frozenset({"adamw_kernel", "sgd_kernel"}),
     ),
 )  # fmt: skip
 WITHOUT_PRODUCTS = frozenset[str]().union(*(family.without_products for family in FAMILIES))

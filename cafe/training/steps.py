@@ -192,7 +192,7 @@ def one_by_one(
 
 
 class DeviceUpdate(Protocol):
-    """An optimiser that counts its steps on the device, such as ``kernels.triton_optimizers.TritonUpdate``."""
+    """An optimiser that counts its steps on the device, such as ``kernels.cuda.optimizers.TritonUpdate``."""
 
     def state(self) -> list[Tensor]:
         """Return every tensor that a step changes, beside the parameters."""
@@ -233,6 +233,9 @@ class WholeStep(Protocol):
     def state(self) -> list[Tensor]:
         """Return every tensor that a step changes, beside parameters and tables."""
 
+    def restart(self) -> None:
+        """Start again from the parameters' present values, with moments of zero."""
+
     def __call__(self, tables: Tables) -> None:
         """Take the step that the counters say, add its weighted losses to ``tail``, and move the counters on."""
 
@@ -257,6 +260,11 @@ class LossThenUpdate:
         """Return the optimiser's."""
         return self.update.state()
 
+    def restart(self) -> None:
+        """Set the optimiser's state to zero."""
+        for value in self.update.state():
+            value.zero_()
+
     def __call__(self, tables: Tables) -> None:
         """Take one step."""
         losses, gradients = self.take(self.parameters, tables.batches.index_select(1, tables.at)[:, 0], True)
@@ -275,7 +283,7 @@ def whole_step(
     if own is not None:
         step: WholeStep = own(optimizer, parameters, decay, steps, eps)
         return step
-    from cafe.kernels.triton_optimizers import TritonUpdate
+    from cafe.kernels.cuda.optimizers import TritonUpdate
 
     return LossThenUpdate(take, TritonUpdate(optimizer, parameters, decay, steps, eps), parameters)
 
@@ -319,7 +327,8 @@ class RecordedSteps:
     def restart(self, rates: Tensor) -> None:
         """Start from the first step again, with other learning rates and moments of zero."""
         self.rates.copy_(rates)
-        for value in (*self.step.state(), self.at, self.done, self.tail):
+        self.step.restart()
+        for value in (self.at, self.done, self.tail):
             value.zero_()
 
     def _replay(self, steps: int, tables: Tables) -> None:

@@ -16,6 +16,7 @@ LIBRARIES = {
     "paper_data",
     "performance_table",
     "kernel_launches",
+    "step_bytes",
     "tasks",
 }  # imported by scripts only
 SCRIPTS = sorted(

@@ -90,7 +90,7 @@ class AdapterObjective:
 
             return CpuAdapterStep(shape, hyper, features, y, self.text, feature_mean, self.kernel == "cpu-folded")
         if self.kernel == "triton":
-            from cafe.kernels.triton import TritonAdapterStep
+            from cafe.kernels.cuda.adapter import TritonAdapterStep
 
             return TritonAdapterStep(shape, hyper, features, y, self.text, feature_mean, precision=self.precision)
         return None

@@ -1,0 +1,92 @@
+"""Launch 6: dW2 = H^T dA and dW1 = x^T dH, each tile followed by its update where it is; and the mean loss.
+
+The updates are those of optimizers.py. Both products read what earlier launches made and no weights, so weights are
+updated in place while other programs still multiply; the copies that products in 16 bits read are written beside them.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from cafe.kernels.cuda.optimizers import adamw, sgd
+from cafe.kernels.cuda.products import places_of
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def update_tile(  # type: ignore[no-untyped-def]
+    total, p, m, v, narrow, base, i, j, rows, columns, fit, rates, decay, corrections, now, g, eps,
+    OPTIMIZER: tl.constexpr, NARROW: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr, MOMENTUM: tl.constexpr,
+):  # fmt: skip
+    """Update a tile (i, j) of one configuration's weights by its gradient, or store the gradient in p."""
+    place = base + i[:, None] * columns + j[None, :]
+    inside = (i[:, None] < rows) & (j[None, :] < columns)
+    if OPTIMIZER == "none":
+        tl.store(p + place, total, mask=inside)
+    else:
+        step = tl.load(now)
+        lr, shrink = tl.load(rates + step * g + fit), tl.load(decay + fit)
+        if OPTIMIZER == "adamw":
+            c1, c2 = tl.load(corrections + 2 * step), tl.load(corrections + 2 * step + 1)
+            value = adamw(p, m, v, place, inside, total, lr, shrink, c1, c2, eps, B1, B2)
+        else:
+            value = sgd(p, m, place, inside, total, lr, shrink, MOMENTUM)
+        if NARROW:
+            tl.store(narrow + place, value.to(narrow.dtype.element_ty), mask=inside)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def weights_kernel(  # type: ignore[no-untyped-def]
+    x, batch, hidden, da, dh, down, down_m, down_v, down_narrow, up, up_m, up_v, up_narrow,
+    losses, tail, share, rates, decay, corrections, now, g, n, b, d, h, eps,
+    GATHER: tl.constexpr, LOSSES: tl.constexpr, OPTIMIZER: tl.constexpr, NARROW: tl.constexpr,
+    B1: tl.constexpr, B2: tl.constexpr, MOMENTUM: tl.constexpr,
+    PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """Tiles of W2 (h, d), then tiles of W1 (d, h), one after the other along the grid's first axis."""
+    tile, fit = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    across = tl.cdiv(d, BN)
+    tiles = tl.cdiv(h, BM) * across
+    total = tl.zeros((BM, BN), dtype=tl.float32)
+    if tile < tiles:
+        i, j = (tile // across) * BM + tl.arange(0, BM), (tile % across) * BN + tl.arange(0, BN)
+        for start in range(0, n, BK):
+            r = start + tl.arange(0, BK)
+            left = tl.load(
+                hidden + fit * n * h + r[None, :] * h + i[:, None],
+                mask=(i[:, None] < h) & (r[None, :] < n),
+                other=0.0,
+            )
+            right = tl.load(
+                da + fit * n * d + r[:, None] * d + j[None, :], mask=(r[:, None] < n) & (j[None, :] < d), other=0.0
+            )
+            total = tl.dot(left, right, total, input_precision=PRECISION)
+        update_tile(
+            total, up, up_m, up_v, up_narrow, fit * h * d, i, j, h, d, fit, rates, decay, corrections, now, g, eps,
+            OPTIMIZER, NARROW, B1, B2, MOMENTUM,
+        )  # fmt: skip
+    else:
+        along = tl.cdiv(h, BN)
+        i, j = ((tile - tiles) // along) * BM + tl.arange(0, BM), ((tile - tiles) % along) * BN + tl.arange(0, BN)
+        for start in range(0, n, BK):
+            r = start + tl.arange(0, BK)
+            place = places_of(batch, fit, r, n, GATHER)
+            left = tl.load(x + place[None, :] * d + i[:, None], mask=(i[:, None] < d) & (r[None, :] < n), other=0.0)
+            right = tl.load(
+                dh + fit * n * h + r[:, None] * h + j[None, :], mask=(r[:, None] < n) & (j[None, :] < h), other=0.0
+            )
+            total = tl.dot(left, right, total, input_precision=PRECISION)
+        update_tile(
+            total, down, down_m, down_v, down_narrow, fit * d * h, i, j, d, h, fit, rates, decay, corrections, now, g,
+            eps, OPTIMIZER, NARROW, B1, B2, MOMENTUM,
+        )  # fmt: skip
+    if LOSSES and tile == 0:
+        found = tl.zeros((BK,), dtype=tl.float32)
+        for start in range(0, b, BK):
+            r = start + tl.arange(0, BK)
+            found += tl.load(losses + fit * b + r, mask=r < b, other=0.0)
+        mean = tl.sum(found, axis=0) / b
+        if OPTIMIZER == "none":
+            tl.store(tail + fit, mean)
+        else:
+            tl.store(tail + fit, tl.load(tail + fit) + mean * tl.load(share + tl.load(now)))
