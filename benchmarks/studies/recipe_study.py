@@ -1,6 +1,7 @@
 """CLIP-Adapter's default recipe: every candidate of README.md beside zero-shot, and what the rule there chooses.
 
     CAFE_REAL_DATA=... python benchmarks/studies/recipe_study.py [built-on|looked-at-once|imagenet] [--only ...]
+    python benchmarks/studies/recipe_study.py built-on|looked-at-once|imagenet --only none --into docs/methods.md
 
 Appends a row for each cell to results/recipe_study.jsonl, and prints a table from the newest rows. In the first part
 all candidates are fitted; in the others those that are named, which after the choice are "chosen" (the library's
@@ -20,7 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from harness import RESULTS, is_smoke, parse, report
+from harness import RESULTS, commits_of, is_smoke, parse, report, shown
 from numpy.typing import NDArray
 from tasks import PARTS, Cell, Task, paired_error
 
@@ -159,27 +160,41 @@ def excess(fit: list[float]) -> float:
     return max(0.0, -fit[2] - max(0.3, 2 * fit[3]))
 
 
-def table(rows: list[dict[str, Any]]) -> None:
-    """Print means over data sets, cells with text alone, and what the rule chooses."""
+def table(rows: list[dict[str, Any]], part: str) -> None:
+    """Print the table of a part."""
     rows = [row for row in rows if row["text"]]
+    (by_dataset if part in ("built-on", "screen") else by_cell)(rows)
+    print(f"\n(commit {commits_of(rows)})")
+
+
+def by_cell(rows: list[dict[str, Any]]) -> None:
+    """Print every cell of every candidate."""
     names = [name for name in rows[0]["fits"] if all(name in row["fits"] for row in rows)]
-    datasets = list(dict.fromkeys(row["dataset"] for row in rows))
+    print(f"| recipe | {' | '.join('{dataset} {shots}'.format(**row) for row in rows)} |")
+    print(f"| --- |{' ---: |' * len(rows)}")
+    for name in names:
+        print(f"| {name} | {' | '.join('{:.1f}'.format(row['fits'][name][0]) for row in rows)} |")
+
+
+def by_dataset(rows: list[dict[str, Any]]) -> None:
+    """Print means over data sets of the mean over their cells, with text alone, and what the rule chooses."""
+    # The library's default, "chosen", changed while these rows were made; the candidates stand by their own names.
+    names = [name for name in rows[0]["fits"] if name != "chosen" and all(name in row["fits"] for row in rows)]
+    shots: dict[str, list[int]] = {}
+    for row in rows:
+        shots.setdefault(row["dataset"], []).append(row["shots"])
     lines = []
     for name in names:
-        own = [np.mean([row["fits"][name][0] for row in rows if row["dataset"] == d]) for d in datasets]
+        own = [np.mean([row["fits"][name][0] for row in rows if row["dataset"] == d]) for d in shots]
         beyond = [(row["dataset"], row["shots"], excess(row["fits"][name])) for row in rows]
         lines.append((float(np.mean(own)), name, own, [cell for cell in beyond if cell[2] > 0]))
     lines.sort(key=lambda line: -line[0])
-    print(
-        "| candidate | mean | "
-        + " | ".join(datasets)
-        + " | cells beyond the bound |\n"
-        + "| --- " * (len(datasets) + 3)
-        + "|"
-    )
+    titles = [f"{dataset} ({', '.join(map(str, sorted(own)))})" for dataset, own in shots.items()]
+    print(f"| candidate | mean | {' | '.join(titles)} | beyond the bound |")
+    print(f"| --- |{' ---: |' * (len(titles) + 1)} --- |")
     for mean, name, own, beyond in lines:
         harm = "; ".join(f"{d}, {k}: {value:.2f}" for d, k, value in beyond) or "none"
-        print(f"| {name} | {mean:.2f} | " + " | ".join(f"{value:.2f}" for value in own) + f" | {harm} |")
+        print(f"| {name} | {mean:.2f} | {' | '.join(f'{value:.1f}' for value in own)} | {harm} |")
     if (rule := candidates()) and set(rule) <= set(names):
         print(f"the rule chooses: {choice(lines, rule)}")
 
@@ -203,7 +218,8 @@ def main() -> None:
     parser.add_argument("--shots", help="numbers of shots, with commas between [default: all]")
     parser.add_argument("--screen", action="store_true", help="the first draw at 1, 4 and 16 (or 8) shots alone")
     parser.add_argument("--only", help="candidates, with semicolons between; 'none' prints the table alone")
-    given = parse(parser, {"part": "built-on", "only": "present;313 steps, evidence 10, power 1"})
+    parser.add_argument("--into", type=Path, help="the page whose marked table is made again")
+    given = parse(parser, {"part": "built-on", "only": "present;313 steps, evidence 10, power 1", "into": None})
     known = candidates()
     names = list(known) if given.only is None else [name for name in given.only.split(";") if name in known]
     rows = []
@@ -224,7 +240,9 @@ def main() -> None:
                 }
             )
             report("recipe_study", None, rows[-1:], quiet=True)
-    table(rows if is_smoke() else list(read("screen" if given.screen else given.part).values()))
+    part = "screen" if given.screen else given.part
+    shown_rows = rows if is_smoke() else list(read(part).values())
+    shown(f"recipe_study.py {part}", given.into, lambda: table(shown_rows, part))
 
 
 if __name__ == "__main__":
