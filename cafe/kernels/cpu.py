@@ -15,12 +15,25 @@ for images (q, r of shape (b, d), (b, 1); ratio alpha) and classes (p, t of (c, 
         where both dots are sums of D L, so that no row of d numbers is read again for them:
         r^2 (q . U)_i = (r_i^2 / b) sum_j D_ij L_ij        (p . t E)_j = (1 / b) sum_i D_ij L_ij
 
+Softmax is never written: each row's exponentials stay as they are until they are scaled anyway,
+
+    m = max_j L_j       F = exp(L - m)       Z = sum_j F_j       Z D = F - Z Y       loss = m + log Z - L[label]
+
+and the part of U along q leaves with the product that makes U: its sum starts from the first term,
+
+    dq = - q (r^2 (q . U)) + G w
+
 All that is done to rows beside the products, scales and sums, passes over (b, c) there. With more classes than
-features it is cheaper to do it to (b, d), and softmax is then the only pass over (b, c). With scaled rows
+features it is cheaper to do it to (b, d), and softmax is then the only pass over (b, c): the folded form. The scale
+goes on the classes, and rows of images are scaled to length one before the product,
 
-    q' = s r q        L = q' w^T        U' = D w        E' = D^T q' / b
+    v = r q        w = s t p        L = v w^T        U = D w / b        E = D^T v / b
 
-    dq = (s r / b) (U' - q' (q' . U') / s^2)               dp = t (E' - w (w . E'))
+    through the L2 norm:   dq = r (U - v (v . U))          dp = s t (E - t^2 p (p . E))
+
+which is what weight normalisation (Salimans and Kingma, arXiv 1602.07868) does to the rows of a matrix, forward and
+backward in one pass each. 1 / Z leaves with dq where no class is trained.
+
     through the blend:     dA = ratio dq                   dratio = dq . (A - x)    (summed over rows that share it)
     through the adapter:   dA = 0 where A = 0 ("released") dW2 = H^T dA
                            dH = dA W2^T, 0 where H = 0     dW1 = x^T dH
@@ -72,7 +85,8 @@ Small steps gain by the stack, which shares the cost of calling an operation. La
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
@@ -81,6 +95,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cafe.kernels.optimizers import Row, empty_in_a_row, in_a_row
 from cafe.kernels.reference import START_LOGIT, AdapterShape, Parameters
 
 Multiply = Callable[..., Any]
@@ -89,6 +104,9 @@ Multiply = Callable[..., Any]
 BLOCK_BYTES = 2**22
 # Products with fewer rows than this waste more than the cache saves.
 LEAST_ROWS = 64
+# Logits that softmax works on at a time: two buffers of them in float32 are half of a core's second-level cache (2 MiB
+# on Intel's servers, 1 MiB on AMD's), and the seven passes over them then read it and not the next one.
+SOFTMAX_NUMBERS = 2**17
 
 
 class Buffers:
@@ -220,20 +238,24 @@ class Side:
             if form == "released":
                 self.adapted.relu_()
             self.q = torch.lerp(x, self.adapted, self.ratio_values.to(x.dtype), out=q)
-        self.r, self.wide = reciprocal_length(self.q, self.ratio_values.dtype, buffers)
+
+    @cached_property
+    def r(self) -> Tensor:
+        """Return 1 / |q| in the parameters' dtype, (..., rows, 1)."""
+        return invert(torch.linalg.vector_norm(self.q, dim=-1, keepdim=True, dtype=self.ratio_values.dtype))
+
+    @property
+    def wide(self) -> Tensor:
+        """Return q in the parameters' dtype: q itself, or a copy."""
+        q, dtype = self.q, self.ratio_values.dtype
+        return q if q.dtype == dtype else self.buffers("wide", q, *q.shape, dtype=dtype).copy_(q)
 
     def unit(self) -> Tensor:
-        """Return q / |q| in the dtype of the products, rounded once; ``unit_wide`` has it in the norm's dtype."""
-        wide = torch.mul(self.wide, self.r, out=self.buffers(f"{self.name} unit wide", self.wide, *self.wide.shape))
-        self.unit_wide = wide
+        """Return q / |q| in the dtype of the products, rounded once."""
+        wide = torch.mul(self.wide, self.r, out=self.buffers(f"{self.name} unit wide", self.r, *self.q.shape))
         if wide.dtype == self.q.dtype:
             return wide
         return self.buffers(f"{self.name} unit", self.q, *self.q.shape).copy_(wide)
-
-    def through_norm(self, u: Tensor, along: Tensor) -> Tensor:
-        """Return u - q along, in u's place: the gradient of q from that of q/|q| and its part along q."""
-        # addcmul_ takes six times as long where one factor has one number a row.
-        return u.sub_(torch.mul(self.q, along.to(u.dtype), out=self.buffers("along", u, *u.shape)))
 
     def gradients(
         self, dq: Tensor, weighted: bool = False, targets: tuple[Tensor, Tensor] | None = None
@@ -266,16 +288,35 @@ class Side:
         return *targets, error
 
 
-def reciprocal_length(q: Tensor, dtype: torch.dtype, buffers: Buffers) -> tuple[Tensor, Tensor]:
-    """Return 1 / |q| of rows, (..., rows, 1), and q in that dtype; a row of zeros gets 0, as its loss is constant."""
-    # Two passes in dtype are faster than one that converts as it adds.
-    wide = q if q.dtype == dtype else buffers("wide", q, *q.shape, dtype=dtype).copy_(q)
-    return invert(torch.linalg.vector_norm(wide, dim=-1, keepdim=True)), wide
-
-
 def invert(length: Tensor) -> Tensor:
     """Return 1 / length in its place, 0 where it is 0; a NaN stays."""
     return length.reciprocal_().nan_to_num_(nan=float("nan"), posinf=0.0)
+
+
+def scaled_rows(rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Return rows of those lengths, (..., rows, d), and the lengths they had, (all rows, 1); zeros stay zeros.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (..., rows, d)
+        Contiguous.
+    lengths : Tensor of shape (all rows, 1)
+        Of the same dtype.
+    """
+    scaled, had = torch._weight_norm_interface(rows.view(-1, rows.shape[-1]), lengths, 0)
+    if float(had.min()) == 0:
+        # No gradient goes through a row of infinite length.
+        zeros = had == 0
+        scaled.masked_fill_(zeros, 0)
+        had.masked_fill_(zeros, math.inf)
+    return scaled.view(rows.shape), had
+
+
+def through_scaled_rows(gradient: Tensor, rows: Tensor, lengths: Tensor, had: Tensor) -> Tensor:
+    """Return the gradient of rows from that of rows of other lengths; arguments as :func:`scaled_rows` has them."""
+    flat, width = torch.ops.aten._weight_norm_interface_backward, rows.shape[-1]
+    of_rows: Tensor = flat(gradient.view(-1, width), rows.view(-1, width), lengths, had, 0)[0]
+    return of_rows.view(rows.shape)
 
 
 def zero_where_zero(gradient: Tensor, activation: Tensor) -> None:
@@ -304,7 +345,7 @@ class CpuAdapterStep:
     feature_mean : Tensor of shape (g, 1, d)
         Mean training feature of each configuration.
     folded : bool, default=False
-        Whether scales go on features in place of logits.
+        Whether scales go on features and classes in place of logits.
     block_bytes, least_rows : int
         How much memory a block of rows may need, and how few rows it may have for that.
 
@@ -339,20 +380,23 @@ class CpuAdapterStep:
         # The fixed ratio of an image adapter alone goes into G, whose rows are scaled anyway.
         self.weighted = shape.variant == "image" and shape.alpha_mode == "fixed"
         self.weight = self.fixed["alpha"] if self.weighted else torch.ones_like(self.scale)
+        self._scaled_text: dict[tuple[float, ...], Tensor] = {}
         self._weight_over_b: dict[int, Tensor] = {}
+        self._weight_numbers: dict[int, list[float]] = {}
         self._narrow: Parameters = {}
+        self._narrow_row: Tensor | None = None
+        self._row = Row()
         self.gradients: Parameters = {}
         self.buffers = Buffers()
-        self.minus_one = text.new_full((1, 1), -1.0)
 
     @cached_property
     def numbers(self) -> dict[str, list[float]]:
-        """The given ratios of the configurations, as numbers on the host."""
-        return {name: self.hyper[name].tolist() for name in ("alpha", "beta")}
+        """The given ratios and scales of the configurations, as numbers on the host."""
+        return {name: self.hyper[name].tolist() for name in ("alpha", "beta", "logit_scale")}
 
     def use(self, features: Tensor, labels: Tensor) -> None:
         """Take rows from here from now on: features on disk come batch by batch."""
-        self.features, self.labels = features, labels
+        self.features, self.labels = features, labels[:, None]  # (n, d), (n, 1)
         rows = features[:0] if self.shape.adapts_image else features
         # r of images without an adapter, (n, 1)
         self.row_r = invert(torch.linalg.vector_norm(rows, dim=-1, keepdim=True, dtype=self.text.dtype))
@@ -392,10 +436,15 @@ class CpuAdapterStep:
     def prepare(self, parameters: Parameters) -> Parameters:
         """Make the buffers of gradients, once, and return the parameters in the products' dtype."""
         if not self.gradients:
-            self.gradients = {k: torch.empty_like(v) for k, v in parameters.items()}
-            self._narrow = {k: torch.empty_like(v, dtype=self.narrow_text.dtype) for k, v in parameters.items()}
+            self.gradients = empty_in_a_row(parameters)
+            self._narrow = empty_in_a_row(parameters, self.narrow_text.dtype)
+            self._narrow_row = in_a_row(self._narrow)
         if self.narrow_text.dtype == self.text.dtype:
             return parameters
+        row = self._row(parameters)
+        if row is not None and self._narrow_row is not None:
+            self._narrow_row.copy_(row)
+            return self._narrow
         return {k: self._narrow[k].copy_(v) for k, v in parameters.items()}
 
     def _run(
@@ -413,12 +462,11 @@ class CpuAdapterStep:
         """
         shape, b = self.shape, index.shape[-1]
         text: Side | None = None
-        classes = self.unit_text
         if shape.adapts_text:
             x = self.narrow_text[0] if isinstance(part, int) else self.narrow_text.expand(len(index), -1, -1)
             text = self._forward("text", parameters, narrow, x, part)
-            classes = text.unit()  # ([k,] c, d)
-        upstream: Tensor | None = None  # E, or E' b
+        classes = self._classes(text, part)
+        upstream: Tensor | None = None  # E, or E b
         dots: Tensor | None = None  # sum_i D_ij L_ij
         run_block = self._folded_block if self.folded else self._direct_block
         for first in range(0, b, rows):
@@ -448,12 +496,11 @@ class CpuAdapterStep:
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Return G, q, dq (None without an adapter) and the block's sum_i D_ij L_ij (None where text is fixed)."""
         q, r = (x, self.row_r[block]) if image is None else (image.q, image.r)
-        error, dl = self.errors(self._times("cosines", q, classes.mT), r, block, part, b, losses)
-        dots = dl.sum(-2)[..., None] if self.shape.adapts_text else None  # ([k,] c, 1)
+        error, along, dots = self.errors(self._times("cosines", q, classes.mT), r, block, part, b, losses)
         if image is None:
             return error, q, None, dots
-        along = dl.sum(-1, keepdim=True).mul_(r).mul_(r).mul_(self.weight_over(b)[part])
-        return error, q, image.through_norm(self._times("u", error, classes), along), dots
+        radial = torch.mul(q, along.to(q.dtype), out=self.buffers("u", q, *q.shape))
+        return error, q, self._times("u", error, classes, minus=radial), dots
 
     def _folded_block(
         self,
@@ -465,31 +512,52 @@ class CpuAdapterStep:
         b: int,
         losses: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor | None, None]:
-        """Return D, q' and dq (None without an adapter) with scales on the features."""
-        wide, r = (self._wide("x wide", x), self.row_r[block]) if image is None else (image.wide, image.r)
-        scale = self.scale[part]
-        wide = torch.mul(wide, r * scale, out=self.buffers("scaled wide", scale, *x.shape))  # q'
-        q = self._narrow_copy("scaled", wide)
-        product = self._times("cosines", q, classes.mT)
-        _, errors = self._softmax_errors(product, None, block, b, losses)
-        error = product.copy_(errors) if product.dtype != errors.dtype else errors
+        """Return D, v and dq (None without an adapter); Z D where text is fixed."""
+        q = x if image is None else image.q
+        n = q.numel() // q.shape[-1]
+        rows_of_one = self.buffers("ones", q, n, 1).fill_(1)
+        v, had = scaled_rows(q, rows_of_one)
+        error = self._times("cosines", v, classes.mT)
+        totals = self.buffers("totals", self.scale, *block.shape, 1)  # Z
+        for rows, _, raw, total in self._exponentials(error, None, block, b, losses):
+            if self.shape.adapts_text:
+                raw.div_(total)
+            _rows(totals, rows).copy_(total)
+            if raw.dtype != error.dtype:
+                _rows(error, rows).copy_(raw)
         if image is None:
-            return error, q, None, None
-        u = self._wide("u wide", self._times("u", error, classes))
-        along = torch.mul(wide, u, out=self.buffers("along", u, *u.shape))
-        dots = along.sum(-1, keepdim=True).div_(scale * scale)  # ([k,] rows, 1)
-        u.sub_(torch.mul(wide, dots, out=along)).mul_(r * (scale * self.weight_over(b)[part]))
-        return error, q, self._narrow_copy("dq", u), None
+            return error, v, None, None
+        _, weight = self._scale_and_weight(part, b)
+        share = totals.fill_(1).mul_(weight) if self.shape.adapts_text else totals.reciprocal_().mul_(weight)
+        u = self._times("u", error, classes)
+        return error, v, through_scaled_rows(u, q, share.view(n, 1).to(q.dtype), had), None
+
+    def _classes(self, text: Side | None, part: int | slice) -> Tensor:
+        """Return class embeddings of length one, or of length s in the folded form: (c, d) shared, (k, c, d) own."""
+        if not self.folded:
+            return self.unit_text if text is None else text.unit()
+        if text is not None:
+            self.text_lengths = self.scale[part].expand(*text.q.shape[:-1], 1).reshape(-1, 1).contiguous()
+            self.text_wide = text.wide
+            scaled, self.text_had = scaled_rows(self.text_wide, self.text_lengths)
+            return self._narrow_copy("text unit", scaled)
+        scales = self.numbers["logit_scale"]
+        key = tuple(dict.fromkeys([scales[part]] if isinstance(part, int) else scales[part]))
+        if key not in self._scaled_text:
+            unit = torch.nn.functional.normalize(self.text, dim=-1)[0]
+            scale: Any = key[0] if len(key) == 1 else self.scale[part]
+            self._scaled_text[key] = (unit * scale).to(self.narrow_text.dtype)
+        return self._scaled_text[key]
 
     def _text_gradient(self, text: Side, upstream: Tensor, dots: Tensor | None, b: int) -> Tensor:
-        """Return dp, ([k,] c, d), from E and the sums of D L, or from E' b alone where scales are on features."""
+        """Return dp, ([k,] c, d), from E and the sums of D L, or from E b alone in the folded form."""
         if dots is not None:
-            u = upstream.mul_(text.r).to(self.narrow_text.dtype)
-            return text.through_norm(u, dots.mul_(text.r).mul_(text.r).div_(b))
-        w, wide = text.unit_wide, self._wide("e wide", upstream)
-        along = torch.mul(w, wide, out=self.buffers("along", w, *w.shape))
-        wide.sub_(torch.mul(w, along.sum(-1, keepdim=True), out=along)).mul_(text.r / b)
-        return self._narrow_copy("dp", wide)
+            radial = torch.mul(
+                text.wide, dots.mul_(text.r).mul_(text.r).div_(b), out=self.buffers("along", text.r, *text.q.shape)
+            )
+            return self._narrow_copy("dp", self._wide("e wide", upstream).mul_(text.r).sub_(radial))
+        wide = self._wide("e wide", upstream).div_(b)
+        return self._narrow_copy("dp", through_scaled_rows(wide, self.text_wide, self.text_lengths, self.text_had))
 
     def _wide(self, name: str, value: Tensor) -> Tensor:
         """Return the value in the parameters' dtype, in a buffer of that name where that is another."""
@@ -522,42 +590,77 @@ class CpuAdapterStep:
             return self.text, _span({"": self.feature_mean}, part)[""]
         return (x[None] if isinstance(part, int) else x), self.text_mean
 
-    def weight_over(self, b: int) -> Tensor:
-        """Return what G is multiplied by beside s r: 1 / b, and the ratio where G carries it; (g, 1, 1)."""
+    def _scale_and_weight(self, part: int | slice, b: int) -> tuple[Any, Any]:
+        """Return s, and what G is multiplied by beside s r: 1 / b, and the ratio where G carries it.
+
+        Numbers of one configuration, (k, 1, 1) of a stack.
+        """
         if b not in self._weight_over_b:
             self._weight_over_b[b] = self.weight / b
-        return self._weight_over_b[b]
+            self._weight_numbers[b] = self._weight_over_b[b].view(-1).tolist()
+        if isinstance(part, int):
+            return self.numbers["logit_scale"][part], self._weight_numbers[b][part]
+        return self.scale[part], self._weight_over_b[b][part]
 
     def errors(
         self, cosines: Tensor, r: Tensor, block: Tensor, part: int | slice, b: int, losses: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return weight G in the products' dtype, in the cosines' place, and D L, both ([k,] rows, c).
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return weight G in the products' dtype, weight r^2 (q . U) as ([k,] rows, 1), and sum_i D_ij L_ij.
 
-        Adds the block's share to ``losses``, if there is one. Cosines are q w^T, of unit w and q as long as it is.
+        Adds the block's share to ``losses``, if there is one. Cosines are q w^T, of unit w and q as long as it is; they
+        are overwritten. The last, ([k,] c, 1), is None where text is fixed.
         """
-        factor = self.scale[part] * r  # ([k,] rows, 1)
-        logits, error = self._softmax_errors(cosines, factor, block, b, losses)
-        dl = logits.mul_(error)
-        error.mul_(factor.mul_(self.weight_over(b)[part]))
-        return (cosines.copy_(error) if cosines.dtype != error.dtype else error), dl
+        scale, weight = self._scale_and_weight(part, b)
+        factor = r * scale  # ([k,] rows, 1)
+        errors = self.buffers("errors", cosines, *cosines.shape) if cosines.dtype == r.dtype else cosines
+        alongs = self.buffers("alongs", r, *r.shape)
+        dots: Tensor | None = None
+        for rows, logits, raw, total in self._exponentials(cosines, factor, block, b, losses, errors):
+            along = torch.sum(logits.mul_(raw), -1, keepdim=True, out=_rows(alongs, rows))  # Z D L
+            if self.shape.adapts_text:
+                of_rows = torch.matmul(total.reciprocal().mT, logits).mT
+                dots = of_rows if dots is None else dots.add_(of_rows)
+            share = (_rows(r, rows) / total).mul_(weight)
+            raw.mul_(share * scale)
+            along.mul_(share.mul_(_rows(r, rows)))
+            if raw.dtype != errors.dtype:
+                _rows(errors, rows).copy_(raw)
+        return errors, alongs, dots
 
-    def _softmax_errors(
-        self, product: Tensor, factor: Tensor | None, block: Tensor, b: int, losses: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return L and D in the parameters' dtype, both ([k,] rows, c); L is lost where it needs no factor.
+    def _exponentials(
+        self,
+        product: Tensor,
+        factor: Tensor | None,
+        block: Tensor,
+        b: int,
+        losses: Tensor | None,
+        errors: Tensor | None = None,
+    ) -> Iterator[tuple[slice | None, Tensor, Tensor, Tensor]]:
+        """Yield rows, L, Z D and Z in the parameters' dtype, for so many rows at a time as stay in cache.
 
-        Adds the block's share to ``losses``, if there is one. L is the product, times the factor of each row.
+        L is the product, times the factor of each row. Z D is written to ``errors`` where that has its dtype; it takes
+        L's place where no factor is given. Adds the block's share to ``losses``, if there is one.
         """
-        # Casts go through buffers of their own: mixed dtypes inside one operation allocate a temporary.
-        logits = self._wide("logits", product)
-        if factor is not None:
-            logits.mul_(factor)
-        labels = self.labels.take(block)[..., None]
-        if losses is not None:
-            losses += (torch.logsumexp(logits, -1) - logits.gather(-1, labels)[..., 0]).sum(-1) / b
-        out = logits if factor is None else self.buffers("errors", logits, *logits.shape)
-        error = torch.softmax(logits, -1, out=out)
-        return logits, error.scatter_add_(-1, labels, self.minus_one.expand(labels.shape))
+        labels = self.labels.index_select(0, block.reshape(-1)).view(*block.shape, 1)
+        for rows in _row_slices(product):
+            # Casts go through buffers of their own: mixed dtypes inside one operation allocate a temporary.
+            logits = self._wide("logits", _rows(product, rows))
+            label = _rows(labels, rows)
+            if factor is not None:
+                logits.mul_(_rows(factor, rows))
+            if factor is None:
+                raw = logits
+            elif errors is not None and errors.dtype == logits.dtype:
+                raw = _rows(errors, rows)
+            else:
+                raw = self.buffers("raw", logits, *logits.shape)
+            largest = logits.amax(-1, keepdim=True)
+            at_label = logits.gather(-1, label) if losses is not None else None
+            total = torch.sub(logits, largest, out=raw).exp_().sum(-1, keepdim=True)
+            if losses is not None and at_label is not None:
+                losses += (total.log() + largest - at_label)[..., 0].sum(-1) / b
+            raw.scatter_add_(-1, label, total.neg())
+            yield rows, logits, raw, total
 
     def store(
         self, parameters: Parameters, side: Side, dq: Tensor, weighted: bool, part: int | slice, fresh: bool
@@ -582,12 +685,16 @@ class CpuAdapterStep:
             else:
                 target.add_(value)
 
-    def _times(self, name: str, a: Tensor, b: Tensor) -> Tensor:
-        """Return a ([k,] rows, m) times b, (m, n) shared or (k, m, n) own."""
-        out = self.buffers(name, a, *a.shape[:-1], b.shape[-1])
-        if a.ndim == b.ndim:
-            return torch.mm(a, b, out=out) if a.ndim == 2 else torch.bmm(a, b, out=out)
-        torch.mm(a.view(-1, a.shape[-1]), b, out=out.view(-1, b.shape[-1]))
+    def _times(self, name: str, a: Tensor, b: Tensor, minus: Tensor | None = None) -> Tensor:
+        """Return a ([k,] rows, m) times b, (m, n) shared or (k, m, n) own; less ``minus``, in its place."""
+        out = self.buffers(name, a, *a.shape[:-1], b.shape[-1]) if minus is None else minus
+        if a.ndim == b.ndim == 3:
+            return torch.bmm(a, b, out=out) if minus is None else out.baddbmm_(a, b, beta=-1)
+        flat, rows = out.view(-1, b.shape[-1]), a.view(-1, a.shape[-1])
+        if minus is None:
+            torch.mm(rows, b, out=flat)
+        else:
+            flat.addmm_(rows, b, beta=-1)
         return out
 
 
@@ -595,6 +702,20 @@ def _span(parameters: Parameters, part: int | slice) -> Parameters:
     """Return the configurations of ``part`` with their leading axis, a stack of one where it is a number."""
     rows = slice(part, part + 1) if isinstance(part, int) else part
     return {name: value[rows] for name, value in parameters.items()}
+
+
+def _rows(value: Tensor, rows: slice | None) -> Tensor:
+    """Return those rows of ([k,] rows, any), or all of them."""
+    return value if rows is None else value[..., rows, :]
+
+
+def _row_slices(product: Tensor) -> list[slice] | list[None]:
+    """Cut ([k,] rows, c) into rows that softmax works on at a time; None is all of them."""
+    n, c = product.shape[-2:]
+    rows = max(1, SOFTMAX_NUMBERS * n // product.numel())
+    if rows >= n:
+        return [None]
+    return [slice(start, start + rows) for start in range(0, n, rows)]
 
 
 def _add(total: Tensor | None, of_block: Tensor) -> Tensor:
@@ -680,8 +801,8 @@ class CpuProjectedStep(CpuAdapterStep):
         frozen = torch.index_select(self.frozen, 0, index, out=buffers("f", w, b, c))
         cosines = torch.addmm(frozen, hidden, m, beta=1 - a, alpha=a, out=buffers("cosines", w, b, c))
         r = self._reciprocal_lengths(hidden, y, z, self.squares.index_select(0, index), a)
-        error, dl = self.errors(cosines, r, index, number, b, losses)
-        along = dl.sum(-1, keepdim=True).mul_(r).mul_(r).mul_(self.weight_over(b)[number]).to(w.dtype)
+        error, along, _ = self.errors(cosines, r, index, number, b, losses)
+        along = along.to(w.dtype)
         dh = torch.mm(error, m.mT, out=buffers("dh", w, b, h)).addcmul_(y, along, value=-1)
         zero_where_zero(dh, hidden)
         self.gradients["image_down"][number].copy_(torch.mm(x.mT, dh, out=buffers("down", w, d, h)))

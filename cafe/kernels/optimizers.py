@@ -26,6 +26,62 @@ class Update(Protocol):
         """Update parameters (g, ...) with gradients of the same shapes and learning rates (g,)."""
 
 
+def empty_in_a_row(like: dict[str, Tensor], dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """Return uninitialised tensors of those shapes that lie one after the other in memory, so that one call does all.
+
+    Examples
+    --------
+    >>> weights = empty_in_a_row({"down": torch.ones(1, 4, 2), "up": torch.ones(1, 2, 4)})
+    >>> in_a_row(weights).shape
+    torch.Size([16])
+    """
+    if not like:
+        return {}
+    first = next(iter(like.values()))
+    flat = first.new_empty(sum(value.numel() for value in like.values()), dtype=dtype or first.dtype)
+    sizes = [value.numel() for value in like.values()]
+    parts = zip(like.items(), torch.split(flat, sizes), strict=True)
+    return {name: part.view(value.shape) for (name, value), part in parts}
+
+
+def copied_in_a_row(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies that lie one after the other in memory."""
+    copies = empty_in_a_row(tensors)
+    for name, value in copies.items():
+        value.copy_(tensors[name])
+    return copies
+
+
+def in_a_row(tensors: dict[str, Tensor]) -> Tensor | None:
+    """Return all numbers of the tensors, (n,), if they lie one after the other in memory; else None."""
+    first, *rest = tensors.values()
+    end = first.data_ptr()
+    for value in (first, *rest):
+        if value.data_ptr() != end or not value.is_contiguous() or value.dtype != first.dtype:
+            return None
+        end += value.numel() * value.element_size()
+    total = (end - first.data_ptr()) // first.element_size()
+    offset = first.storage_offset()
+    if (offset + total) * first.element_size() > first.untyped_storage().nbytes():
+        return None  # neighbours by chance
+    return first.as_strided((total,), (1,), offset)
+
+
+class Row:
+    """Remembers where a dictionary's tensors lie in a row, since it is asked for at every step."""
+
+    def __init__(self) -> None:
+        self._tensors: list[Tensor] = []
+        self._row: Tensor | None = None
+
+    def __call__(self, tensors: dict[str, Tensor]) -> Tensor | None:
+        """Return :func:`in_a_row` of them."""
+        values = list(tensors.values())
+        if len(values) != len(self._tensors) or any(a is not b for a, b in zip(values, self._tensors, strict=True)):
+            self._tensors, self._row = values, in_a_row(tensors)
+        return self._row
+
+
 def _along(values: Tensor, like: Tensor) -> Tensor:
     """View (g,) so that it broadcasts over (g, ...)."""
     return values.view(-1, *[1] * (like.ndim - 1))
@@ -123,15 +179,25 @@ class FusedUpdate:
     def __init__(self, name: str, parameters: dict[str, Tensor], weight_decay: Tensor, eps: float = EPS) -> None:
         self.name, self.eps = name, eps
         self.decays = weight_decay.tolist()
-        self.first = {k: torch.zeros_like(v) for k, v in parameters.items()}
-        self.second = {k: torch.zeros_like(v) for k, v in parameters.items()} if name == "adamw" else {}
+        zeros = {k: torch.zeros_like(v) for k, v in parameters.items()}
+        self.first, self.second = copied_in_a_row(zeros), copied_in_a_row(zeros) if name == "adamw" else {}
+        # Where all lies in a row and rates and decays are equal, one array of each kind is all that is updated.
+        self.rows = tuple(in_a_row(each) if each else None for each in (parameters, self.first, self.second))
+        self.slopes = Row()
         self.t = torch.zeros(())
 
     def __call__(self, parameters: dict[str, Tensor], gradients: dict[str, Tensor], lr: Tensor) -> None:
         """Take one step; see the class."""
         self.t += 1
+        pairs = list(zip(lr.tolist(), self.decays, strict=True))
+        values, first, second = self.rows
+        if values is not None and first is not None and pairs.count(pairs[0]) == len(pairs):
+            slopes = self.slopes(gradients) if list(gradients) == list(parameters) else None
+            if slopes is not None:
+                self._take([values], [slopes], [first], [] if second is None else [second], *pairs[0])
+                return
         groups: dict[tuple[float, float], list[int]] = {}
-        for k, pair in enumerate(zip(lr.tolist(), self.decays, strict=True)):
+        for k, pair in enumerate(pairs):
             groups.setdefault(pair, []).append(k)
         for (rate, decay), members in groups.items():
 
@@ -140,38 +206,49 @@ class FusedUpdate:
                     return [tensors[name] for name in parameters if name in tensors]
                 return [tensors[name][k] for name in parameters if name in tensors for k in members]
 
-            values, first = pick(parameters), pick(self.first)
             # The kernels walk memory, whatever the strides say.
-            slopes = [value.contiguous() for value in pick(gradients)]
-            if self.name == "sgd":
-                torch._fused_sgd_(
-                    values,
-                    slopes,
-                    first,
-                    weight_decay=decay,
-                    momentum=MOMENTUM,
-                    lr=rate,
-                    dampening=0.0,
-                    nesterov=False,
-                    maximize=False,
-                    is_first_step=False,
-                )
-                continue
-            torch._fused_adamw_(
+            contiguous = [value.contiguous() for value in pick(gradients)]
+            self._take(pick(parameters), contiguous, pick(self.first), pick(self.second), rate, decay)
+
+    def _take(
+        self,
+        values: list[Tensor],
+        slopes: list[Tensor],
+        first: list[Tensor],
+        second: list[Tensor],
+        rate: float,
+        decay: float,
+    ) -> None:
+        """Update tensors that share their rate and decay."""
+        if self.name == "sgd":
+            torch._fused_sgd_(
                 values,
                 slopes,
                 first,
-                pick(self.second),
-                [],
-                [self.t] * len(values),
-                lr=rate,
-                beta1=BETAS[0],
-                beta2=BETAS[1],
                 weight_decay=decay,
-                eps=self.eps,
-                amsgrad=False,
+                momentum=MOMENTUM,
+                lr=rate,
+                dampening=0.0,
+                nesterov=False,
                 maximize=False,
+                is_first_step=False,
             )
+            return
+        torch._fused_adamw_(
+            values,
+            slopes,
+            first,
+            second,
+            [],
+            [self.t] * len(values),
+            lr=rate,
+            beta1=BETAS[0],
+            beta2=BETAS[1],
+            weight_decay=decay,
+            eps=self.eps,
+            amsgrad=False,
+            maximize=False,
+        )
 
 
 def make_update(name: str, parameters: dict[str, Tensor], weight_decay: Tensor, eps: float = EPS) -> Update:

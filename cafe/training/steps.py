@@ -129,13 +129,13 @@ class Batch:
 
 
 def learning_rates(steps: int, warmup_steps: int, peak: Tensor) -> Tensor:
-    """Return :func:`schedule` of every step at once, (steps, g), for peaks (g,)."""
+    """Return :func:`schedule` of every step at once, (steps, g), on the device of the peaks (g,)."""
     factors = [
         0.5 * (1 + math.cos(math.pi * ((step - warmup_steps) / max(1, steps - warmup_steps))))
         for step in range(warmup_steps, steps)
     ]
-    rates = torch.tensor(factors, dtype=torch.float64).to(peak.dtype)[:, None] * peak
-    return torch.cat([torch.full((min(steps, warmup_steps), len(peak)), 1e-5, dtype=peak.dtype), rates])
+    rates = torch.tensor(factors, dtype=torch.float64).to(peak)[:, None] * peak
+    return torch.cat([peak.new_full((min(steps, warmup_steps), len(peak)), 1e-5), rates])
 
 
 def drawn_ahead(blocks: Iterable[Tensor], pin: bool) -> Iterator[Tensor]:
@@ -177,7 +177,7 @@ def one_by_one(
         Peak learning rates and weight decays.
     """
     update = make_update(first.optimizer, parameters, decay, first.eps)
-    factor = schedule(first.steps, first.warmup_steps)
+    rates = learning_rates(first.steps, first.warmup_steps, lr)  # (steps, g)
     tail = torch.zeros_like(lr)
     tail_start = first.steps - tail_length(first.steps)
     if lr.device.type == "cuda":
@@ -185,7 +185,7 @@ def one_by_one(
     batches = (index for block in blocks for index in block.to(lr.device, non_blocking=True).unbind(1))  # (g, b) each
     for step, index in enumerate(batches):
         losses, gradients = take(parameters, index, step >= tail_start)
-        update(parameters, gradients, factor(step, lr))
+        update(parameters, gradients, rates[step])
         if step >= tail_start and losses is not None:
             tail += losses.to(tail.dtype)
     return tail.div_(first.steps - tail_start)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cafe.compute import SMALL, run_each, threads_for
+from cafe.kernels.optimizers import copied_in_a_row
 from cafe.training.recordings import Recording, form_of, kept_recordings, recorded_as
 from cafe.training.steps import Batch as Batch
 from cafe.training.steps import Configuration as Configuration
@@ -178,6 +179,8 @@ def _fit_stack(
         return torch.tensor(values, device=X.device, dtype=X.dtype)
 
     parameters = {name: value.to(X) for name, value in initial.items()}
+    if X.device.type == "cpu":
+        parameters = copied_in_a_row(parameters)
     hyper = {k: tensor([float(c.hyper[k]) for c in stack]) for k in first.hyper}
     feature_mean = torch.stack([_feature_mean(objective, X, c) for c in stack])
     lr, decay = tensor([c.lr for c in stack]), tensor([c.weight_decay for c in stack])

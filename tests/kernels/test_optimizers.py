@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cafe.kernels.optimizers import make_update
+from cafe.kernels.optimizers import copied_in_a_row, in_a_row, make_update
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
@@ -28,3 +28,26 @@ def test_stacked_optimisers_are_torchs(name):
             weight.grad = gradient[k].clone()
             plain.step()
         np.testing.assert_allclose(stacked["w"][k].numpy(), weight.detach().numpy(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize("rates", [(0.1, 0.1), (0.1, 0.2)], ids=["equal", "each its own"])
+def test_tensors_in_a_row_are_updated_as_tensors_apart(name, rates):
+    generator = torch.Generator().manual_seed(0)
+    sizes = {"down": (2, 5, 3), "bias": (2,), "up": (2, 3, 5)}
+
+    def draw():
+        return {key: torch.randn(*size, generator=generator) for key, size in sizes.items()}
+
+    apart = draw()
+    together = copied_in_a_row(apart)
+    assert in_a_row(together) is not None
+    assert in_a_row(apart) is None
+    decay, lr = torch.tensor([0.1, 0.1]), torch.tensor(rates)
+    updates = [make_update(name, parameters, decay) for parameters in (apart, together)]
+    for _ in range(3):
+        gradients = draw()
+        updates[0](apart, gradients, lr)
+        updates[1](together, copied_in_a_row(gradients), lr)
+    for key, value in apart.items():
+        torch.testing.assert_close(together[key], value, rtol=1e-6, atol=1e-7)
