@@ -24,6 +24,7 @@ from cafe.arrays import kernel_name, like, on_device, on_host
 from cafe.methods.base import Array, FewShotClassifier, Problem, softmax, unit_length
 from cafe.methods.inference import scores
 from cafe.methods.inputs.parameters import Constraint, Number
+from cafe.methods.inputs.problem import widen
 
 METHOD = "ape"
 
@@ -134,14 +135,14 @@ class APE(FewShotClassifier):
     def _fit_problems(cls, estimators: Sequence[Any], problems: Sequence[Problem]) -> None:
         """Fit several; those that learn from the same rows share channels and keys."""
         priors: dict[tuple[Any, ...], dict[str, Array]] = {}
-        for one, problem in zip(estimators, problems, strict=True):
-            key = (problem.base, problem.rows.tobytes(), one.share, one.variance_weight)
+        for estimator, problem in zip(estimators, problems, strict=True):
+            key = (problem.base, problem.rows.tobytes(), estimator.share, estimator.variance_weight)
             if key not in priors:
-                priors[key] = one._prior(problem.X, problem.y, problem.class_embeddings)
+                priors[key] = estimator._prior(problem.X, problem.y, problem.class_embeddings)
             for name, value in priors[key].items():
-                setattr(one, name, value)
-            one.weights_ = np.exp(one.gamma_ * one.divergence_)
-            one.kernel_ = kernel_name(one.device_)
+                setattr(estimator, name, value)
+            estimator.weights_ = np.exp(estimator.gamma_ * estimator.divergence_)
+            estimator.kernel_ = kernel_name(estimator.device_)
 
     def _prior(self, X: Array, y: NDArray[np.int64], text: Array) -> dict[str, Array]:
         """Return channels, keys, their divergence and their classes; formulas in the class's docstring."""
@@ -159,6 +160,47 @@ class APE(FewShotClassifier):
             "seen_": seen,
             "segments_": segments,
         }
+
+    @classmethod
+    def score_grid(cls, fits: Sequence[Any], X: Array, rows: NDArray[np.int64]) -> list[tuple[float, float]] | None:
+        """Return (accuracy, -NLL) of fits that share keys, with affinities shared; None if some do not."""
+        first = fits[0]
+        if not np.isin(rows, first.classes_).all() or any(
+            fit.keys_ is not first.keys_ or fit.logit_scale != first.logit_scale for fit in fits
+        ):
+            return None
+        import torch
+
+        from cafe.solvers.tip_search import tip_search
+
+        alphas, betas, gammas = (sorted({float(getattr(fit, f"{name}_")) for fit in fits}) for name in cls.grid)
+        dtype, device = first.keys_.dtype, first.device_
+        queries = on_device(unit_length(np.asarray(widen(X))).astype(dtype, copy=False), device)
+        counts = np.diff(np.append(first.segments_, len(first.keys_)))
+        order = np.argsort(first.classes_)
+        keys, text = (torch.from_numpy(v).to(device) for v in (first.keys_, unit_length(first._entry_text(dtype))))
+        found: dict[tuple[float, float, float], tuple[float, float]] = {}
+        for gamma in gammas:
+            accuracy, nll = tip_search(
+                queries,
+                order[np.searchsorted(first.classes_[order], rows)],
+                keys,
+                np.repeat(first.seen_, counts),
+                text,
+                first.logit_scale,
+                alphas,
+                betas,
+                with_likelihood=True,
+                channels=first.channels_,
+                key_weights=torch.from_numpy(np.exp(gamma * first.divergence_).astype(dtype)).to(device),
+            )
+            assert nll is not None
+            found |= {
+                (alpha, beta, gamma): (float(accuracy[i, j]), -float(nll[i, j]))
+                for i, beta in enumerate(betas)
+                for j, alpha in enumerate(alphas)
+            }
+        return [found[float(fit.alpha_), float(fit.beta_), float(fit.gamma_)] for fit in fits]
 
     def _logits(self, X: Array) -> Array:
         return scores.ape(self, X)

@@ -43,6 +43,8 @@ def tip_search(
     betas: Sequence[float],
     *,
     with_likelihood: bool = False,
+    channels: NDArray[np.int64] | None = None,
+    key_weights: Tensor | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
     """Score every pair of alpha and beta on labelled queries.
 
@@ -64,6 +66,10 @@ def tip_search(
         Values to score; alphas at least 0.
     with_likelihood : bool, default=False
         Whether the mean negative log-likelihood is wanted too; it costs a pass per pair.
+    channels : ndarray of shape (m,), int64, default=None
+        Columns of queries that are compared with keys, which are then (k, m); scaled to length one again. None for all.
+    key_weights : Tensor of shape (k,), default=None
+        By which the vote of each key is multiplied; None for ones.
 
     Returns
     -------
@@ -72,7 +78,8 @@ def tip_search(
 
     References
     ----------
-    Zhang et al., Tip-Adapter (ECCV 2022), equation 5; released utils.py, search_hp.
+    Zhang et al., Tip-Adapter (ECCV 2022), equation 5; released utils.py, search_hp. Weights and channels: Zhu et al.,
+    APE (ICCV 2023).
 
     Examples
     --------
@@ -99,10 +106,14 @@ def tip_search(
         y = torch.as_tensor(labels[start : start + size], device=keys.device)[None]  # (1, rows)
         base = logit_scale * (text @ block)  # (c, rows)
         ahead = base.gather(0, y) - base
+        if channels is not None:
+            block = torch.nn.functional.normalize(block[torch.as_tensor(channels, device=keys.device)], dim=0)
         affinity = keys @ block  # (k, rows)
         near, votes = torch.empty_like(affinity), torch.empty_like(base)
         for i, beta in enumerate(betas):
             torch.sub(affinity, 1, out=near).mul_(beta).exp_()
+            if key_weights is not None:
+                near.mul_(key_weights[:, None])
             if on_cpu:
                 votes.zero_().index_add_(0, owner, near)
             else:  # where additions are atomic, and so in any order

@@ -60,6 +60,25 @@ def test_ape_grid_shares_the_prior_and_gives_what_single_fits_give(problem):
         np.testing.assert_array_equal(fit.logits(queries), single.logits(queries))
 
 
+def test_ape_scores_a_grid_together_as_one_by_one(problem):
+    from cafe.protocol.selection import score_fitted
+
+    X, y, text, queries = problem
+    labels = np.array([0, 1, 3, 2, 0])
+    grid = [
+        APE(text, alpha=a, beta=b, gamma=g, logit_scale=10.0)
+        for a in (0.1, 7.0)
+        for b in (0.1, 4.0)
+        for g in (0.0, 1.0)
+    ]
+    for rows in (np.arange(7), np.array([0, 2, 3, 6])):  # the second without class 0
+        fits = fit_many(X, y, grid, [rows] * len(grid))
+        for (accuracy, likelihood), fit in zip(APE.score_grid(fits, queries, labels), fits, strict=True):
+            assert score_fitted(fit, queries, labels) == (accuracy, pytest.approx(likelihood, rel=1e-4))
+    apart = fit_many(X, y, [APE(text), APE(text, share=0.3)], [rows, rows])
+    assert APE.score_grid(apart, queries, labels) is None
+
+
 @pytest.mark.parametrize("key_labels", [[2, 0, 1, 2], [1, 0, 0, 1, 2, 2]], ids=["unbalanced", "balanced"])
 @pytest.mark.parametrize("kept_bytes", [KEPT_BYTES, 0])
 def test_ape_t_loss_and_gradients_are_its_equation_and_inference_agrees(key_labels, kept_bytes, monkeypatch):
