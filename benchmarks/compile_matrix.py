@@ -48,10 +48,10 @@ from cafe.kernels.cards import Card
 # Shared memory of a block and multiprocessors (CUDA C++ programming guide, technical specifications per compute
 # capability, less 1 KiB that the system keeps; AMD CDNA 3 instruction set, local data share).
 CARDS = {
+    "90": ("H100", Card(227 * 1024, 132)),
     "80": ("A100", Card(163 * 1024, 108)),
     "86": ("A10", Card(99 * 1024, 72)),
     "89": ("L4", Card(99 * 1024, 58)),
-    "90": ("H100", Card(227 * 1024, 132)),
     "100": ("B200", Card(227 * 1024, 148)),
     "gfx942": ("MI300X", Card(64 * 1024, 304)),
 }

@@ -98,7 +98,7 @@ def adapter_step(
 
 
 def adapter_launches(precision: str, card: Card, quick: bool) -> Iterator[Launch]:
-    """Yield steps that launch every kernel in every form, with every tile."""
+    """Yield steps that launch every kernel with every tile, and in every form."""
     sizes = {"g": 1, "b": 256, "d": 512, "c": 1000}
     forms: list[tuple[str, AdapterShape, dict[str, int]]] = [("image", AdapterShape("image", "paper", 128), sizes)]
     if not quick:
@@ -110,11 +110,12 @@ def adapter_launches(precision: str, card: Card, quick: bool) -> Iterator[Launch
             ("both, released", AdapterShape("both", "released", 1024), {"g": 3, "b": 256, "d": 1024, "c": 20_000}),
         ]
     tiles = possible_tiles(card, PRECISIONS[precision][0].itemsize, precision == "fp32")
-    for name, shape, size in forms:
-        for tile in tiles[-1:] if quick else tiles:
+    for number, (name, shape, size) in enumerate(forms):
+        # Every tile with the default's kernels, the smallest and the largest with their other forms.
+        for tile in tiles[-1:] if quick else tiles if number == 0 else dict.fromkeys([tiles[0], tiles[-1]]):
             yield name, partial(with_tile, tile, partial(adapter_step, shape, precision, card, **size))
     for optimizer in () if quick else ("sgd", "none"):
-        for tile in tiles:
+        for tile in dict.fromkeys([tiles[0], tiles[-1]]):
             step = partial(adapter_step, forms[0][1], precision, card, **sizes, optimizer=optimizer)
             yield f"image, {optimizer}", partial(with_tile, tile, step)
 

@@ -1,6 +1,7 @@
 """Run by test_adapter.py with TRITON_INTERPRET=1 and benchmarks/ on the path; prints which parts passed."""
 
 import sys
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -262,6 +263,36 @@ def fit():
         )
         np.testing.assert_allclose(own.logits(X), other.logits(X), atol=2e-2)
         np.testing.assert_allclose(own.loss_, other.loss_, rtol=1e-3)
+
+
+def graphs():
+    """Fits on labelled tensors, whose graphs are captured once and replayed for a later fit on other data."""
+    import cafe.training.recordings
+    import cafe.training.steps
+    from cafe import CLIPAdapter
+
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    from labelled_device import LabelledDevice
+
+    cafe.training.recordings.LEAST_FOR_GRAPH, cafe.training.steps.GRAPH_STEPS = 1, 2
+    rng = np.random.default_rng(0)
+    y = np.arange(20) % 5
+    given = {"epochs": 5, "batch_size": 20, "kernel": "triton", "random_state": 0}
+    # Products in another precision have copies of the weights; the other variant has trained ratios.
+    for changes in ({"dtype": "tf32"}, {"variant": "both", "alpha": "scalar"}):
+        with LabelledDevice() as device:
+            counts = []
+            for scale in (50.0, 20.0):
+                text = rng.normal(size=(5, 20)).astype(np.float32)
+                X = (text[y] + rng.normal(size=(20, 20))).astype(np.float32)
+                fit = CLIPAdapter(text, **given, device="cuda", logit_scale=scale).set_params(**changes).fit(X, y)
+                plain = CLIPAdapter(text, **given, device="cpu", logit_scale=scale).set_params(**changes).fit(X, y)
+                counts.append([graph.replays for graph in device.graphs])
+                assert fit.device_ == "cuda:0" and plain.device_ == "cpu"
+                np.testing.assert_allclose(fit.text_, plain.text_, rtol=1e-4, atol=1e-5)
+                for name, value in plain.parameters_.items():
+                    np.testing.assert_allclose(fit.parameters_[name], value, rtol=1e-3, atol=2e-5)
+        assert counts == [[2, 1], [4, 2]], counts  # five steps are two of two, and one
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
     [
         ("image_gradients", "text_gradients", "trained_ratios"),
         ("launches", "training", "many_steps"),
-        ("updates", "fit"),
+        ("updates", "fit", "graphs"),
     ],
     ids=" ".join,
 )
