@@ -1,6 +1,7 @@
 """Estimate a step's time on a GPU from compiled code, on a machine without one; a page's table, labelled as estimates.
 
-    python benchmarks/gpu_estimates.py          # the table of docs/performance.md, for an H100
+    python benchmarks/gpu_estimates.py          # rows of the table in docs/performance.md, for an H100
+    python benchmarks/run_all.py --no-run       # writes it
 
 For each launch of a step of the default recipe:
 
@@ -21,7 +22,7 @@ from functools import partial
 from typing import Any
 
 from compile_matrix import CARDS, Compiled, compiling
-from harness import parse
+from harness import parse, report
 from kernel_launches import DEPTHS, PRECISIONS, adapter_step
 
 # Boost clock of an H100 SXM (NVIDIA's data sheet), instructions that a multiprocessor issues a cycle, and a kernel's
@@ -66,37 +67,29 @@ def estimate(target: str, precision: str, sizes: dict[str, int]) -> dict[str, An
     return {
         "launches": len(each) + BESIDE,
         "microseconds": sum(time for time, _ in each) + BESIDE * LAUNCH,
-        "longest": f"{longest[1].kernel.removeprefix('_')} {longest[0]:.0f}",
+        "longest": f"{longest[1].kernel.removesuffix('_kernel')} {longest[0]:.0f}",
     }
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Print the table."""
+    """Print the estimates and keep their rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", default="90", help=f"of {', '.join(CARDS)}")
     parser.add_argument("--precisions", default=",".join(PRECISIONS))
     given = parse(parser, {"target": "90", "precisions": "bf16"}, words)
     import triton
 
-    cases = [("one fit", {"g": 1, "b": 256, "d": 512, "h": 128, "c": 1000})]
+    cases = [{"g": 1, "b": 256, "d": 512, "h": 128, "c": 1000}]
     if not given.smoke:
-        cases.append(("45 fits", {"g": 45, "b": 256, "d": 512, "h": 128, "c": 102}))
-        cases.append(("one fit", {"g": 1, "b": 256, "d": 1024, "h": 256, "c": 20_000}))
-    print(
-        f"Estimates for {CARDS[given.target][0]} from code compiled by Triton {triton.__version__}; nothing was run.\n"
-    )
-    print(
-        "| step of | b x d x h, classes | precision | launches | estimate, us | longest launch, us | 12,500 steps, s |"
-    )
-    print("|---|---|---|---|---|---|---|")
-    for name, sizes in cases:
+        cases.append({"g": 45, "b": 256, "d": 512, "h": 128, "c": 102})
+        cases.append({"g": 1, "b": 256, "d": 1024, "h": 256, "c": 20_000})
+    about = {"estimated": True, "target": given.target, "card": CARDS[given.target][0], "triton": triton.__version__}
+    print(f"Estimates for {about['card']} from code compiled by Triton {about['triton']}; nothing was run.", flush=True)
+    for sizes in cases:
         for precision in given.precisions.split(","):
             found = estimate(given.target, precision, sizes)
-            size = f"{sizes['b']} x {sizes['d']} x {sizes['h']}, {sizes['c']:,}"
-            print(
-                f"| {name} | {size} | {precision} | {found['launches']} | {found['microseconds']:.0f} "
-                f"| {found['longest']} | {12_500 * found['microseconds'] / 1e6:.2f} |"
-            )
+            shape = "x".join(str(sizes[name]) for name in "gbdhc")
+            report("gpu_estimates", None, [about | {"shape": shape, "precision": precision} | sizes | found])
     return 0
 
 

@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+from gpu_tables import compiled, estimates
 from harness import is_smoke, parse
 from performance_table import ENTRIES, put_between, scaling, steps, table, time_to_accuracy
 
@@ -42,6 +43,8 @@ def write_page() -> None:
         "steps": steps(results),
         "time-to-accuracy": time_to_accuracy(results),
         "scaling": scaling(results, FIGURE),
+        "compiled": compiled(results),
+        "estimates": estimates(results),
     }
     for name, content in made.items():
         text = put_between(text, name, content)

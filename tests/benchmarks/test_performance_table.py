@@ -98,7 +98,7 @@ def test_every_entry_has_its_script_and_the_page_its_markers(made):
     for one in made.ENTRIES:
         assert (BENCHMARKS / f"bench_{one.benchmark}.py").is_file()
     page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
-    for name in ("benchmarks", "time-to-accuracy", "scaling"):
+    for name in ("benchmarks", "steps", "time-to-accuracy", "scaling", "compiled", "estimates"):
         assert made.put_between(page, name, "").count(f"<!-- /{name} -->") == 1
 
 
@@ -127,3 +127,42 @@ def test_steps_say_what_was_measured_and_which_fits_are_slower(made, tmp_path):
     said = made.steps(tmp_path).splitlines()[-1]
     assert "takes 0.90 to 3.00 times as long, 0.98 in the middle" in said
     assert said.endswith("by the upper 95 % bound: 1; 0.9 (0.90x).")
+
+
+@pytest.fixture
+def gpu(made, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    spec = importlib.util.spec_from_file_location("gpu_tables", BENCHMARKS / "gpu_tables.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_compilers_say_is_by_card_and_release_and_the_last_run_counts(gpu, tmp_path):
+    assert gpu.compiled(tmp_path) == "Kernels for real cards: not compiled yet."
+    card = {
+        "triton": "3.8.0", "target": "90", "card": "H100", "kernels": 8, "compiled": 90, "most_registers": 255,
+        "most_spilled": 16, "spilled_by": "a fp32 32x32x32", "most_shared": 98304, "shared_limit": 227 * 1024,
+        "faults": [], "commit": "new",
+    }  # fmt: skip
+    write(
+        tmp_path, "compile_matrix", card | {"commit": "old"}, card | {"triton": "3.6.0", "most_spilled": 0}, card,
+        card | {"target": "86", "card": "A10", "faults": ["b bf16: uses no matrix units"]},
+    )  # fmt: skip
+    assert gpu.compiled(tmp_path).splitlines()[2:] == [
+        "| H100 | 3.8.0 | 8 kernels, 90 times | 255 | 16 (a fp32 32x32x32) | 96 of 227 | none | new |",
+        "| H100 | 3.6.0 | 8 kernels, 90 times | 255 | 0 | 96 of 227 | none | new |",
+        "| A10 | 3.8.0 | 8 kernels, 90 times | 255 | 16 (a fp32 32x32x32) | 96 of 227 "
+        "| b bf16: uses no matrix units | new |",
+    ]
+
+
+def test_estimates_say_that_they_are(gpu, tmp_path):
+    sizes = {"g": 1, "b": 256, "d": 512, "h": 128, "c": 20_000}
+    step = {"target": "90", "card": "H100", "triton": "3.8.0", "shape": "1x256x512x128x20000", "precision": "bf16"}
+    write(
+        tmp_path, "gpu_estimates", step | sizes | {"launches": 6, "microseconds": 40.0, "longest": "a 9", "commit": "x"}
+    )
+    head, _, line, _, last = gpu.estimates(tmp_path).splitlines()
+    assert line == "| one fit | 256 x 512 x 128, 20,000 | bf16 | 6 | 40 | a 9 | 0.50 | x |"
+    assert head.count("estimate") == 3 and last == "Estimated, not measured, for H100, Triton 3.8.0."

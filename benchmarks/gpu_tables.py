@@ -1,0 +1,60 @@
+"""Tables of docs/performance.md on GPUs, made without one: from rows of compile_matrix.py and gpu_estimates.py.
+
+What compilers say and what is estimated stand in tables of their own, which say so, apart from what was measured.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from performance_table import Row, rows_of
+
+NEVER = "not compiled yet"
+
+
+def newest_of(rows: list[Row], *names: str) -> list[Row]:
+    """Return the last row of each combination of the named fields, in the order of their first appearance."""
+    return list({tuple(str(row[name]) for name in names): row for row in rows}.values())
+
+
+def compiled(folder: Path) -> str:
+    """Return what each card needs for the kernels, by each release of Triton, as Markdown."""
+    rows = newest_of(rows_of(folder, "compile_matrix"), "triton", "target")
+    if not rows:
+        return f"Kernels for real cards: {NEVER}."
+    lines = [
+        "| card | Triton | kernels, as machine code | most registers | most spilled, bytes a thread "
+        "| most shared memory, KB of what a block has | faults | commit |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        faults = "none" if not row["faults"] else "; ".join(row["faults"])
+        spilled = f"{row['most_spilled']} ({row['spilled_by']})" if row["most_spilled"] else "0"
+        shared = f"{row['most_shared'] / 1024:.0f} of {row['shared_limit'] / 1024:.0f}"
+        lines.append(
+            f"| {row['card']} | {row['triton']} | {row['kernels']} kernels, {row['compiled']} times | "
+            f"{row['most_registers']} | {spilled} | {shared} "
+            f"| {faults} | {row['commit']} |"
+        )
+    return "\n".join(lines)
+
+
+def estimates(folder: Path) -> str:
+    """Return the estimates of a step's time as Markdown; each line says that it is one."""
+    rows = newest_of(rows_of(folder, "gpu_estimates"), "target", "shape", "precision")
+    if not rows:
+        return f"Estimates: {NEVER}."
+    lines = [
+        "| estimate for a step of | b x d x h, classes | precision | launches | estimate, us | longest launch, us "
+        "| estimate for 12,500 steps, s | commit |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        fits = "one fit" if row["g"] == 1 else f"{row['g']} fits"
+        lines.append(
+            f"| {fits} | {row['b']} x {row['d']} x {row['h']}, {row['c']:,} | {row['precision']} | {row['launches']} "
+            f"| {row['microseconds']:.0f} | {row['longest']} | {12_500 * row['microseconds'] / 1e6:.2f} "
+            f"| {row['commit']} |"
+        )
+    machines = sorted({f"{row['card']}, Triton {row['triton']}" for row in rows})
+    return "\n".join([*lines, "", f"Estimated, not measured, for {'; '.join(machines)}."])
