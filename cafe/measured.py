@@ -57,6 +57,7 @@ def seconds_of(
     threads: int,
     clock: Clock = time.thread_time,
     budget: float = BUDGET,
+    keep: bool = True,
 ) -> dict[str, float]:
     """Return how long each of several ways takes on this machine: from the note, else measured now and noted.
 
@@ -75,6 +76,8 @@ def seconds_of(
         How many threads it has when it is used.
     clock, budget
         As of :func:`time_ways`; making the ways is part of the budget.
+    keep : bool, default=True
+        Whether what is measured now is noted for later processes; False where it may not hold for them.
 
     Returns
     -------
@@ -101,7 +104,8 @@ def seconds_of(
         ways = make()
         ready = {name: ways[name] for name in names if name in ways}
         known = time_ways(ready, clock=clock, budget=budget - (clock() - start))
-        _note(folder, key, known)
+        if keep:
+            _note(folder, key, known)
     _of_this_process[key] = known
     return dict(known)
 

@@ -1,4 +1,4 @@
-"""Which form of a CPU's step runs, and in which precision its products: whatever is fastest here.
+"""Which form of a CPU's step runs, in which precision, and on how many threads: whatever is fastest here.
 
 The adapter's step has forms and precisions, that of class weights has precisions. Neither follows from what a
 processor says of itself: with AVX512_BF16 and no AMX, bfloat16 products ran at 0.6 of float32's rate on an Intel and at
@@ -10,19 +10,21 @@ class is sizes rounded to powers of two, so that the answer does not depend on w
 from __future__ import annotations
 
 import math
+import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 
-from cafe.compute import threads_for
+from cafe.compute import SMALL, threads_for
 from cafe.errors import InputError
 from cafe.kernels.choose import CPU_FORMS
 from cafe.kernels.class_weights import ClassWeightStep
 from cafe.kernels.class_weights_reference import WeightsShape
 from cafe.kernels.cpu import CpuAdapterStep, CpuProjectedStep, FrozenLogits
-from cafe.kernels.optimizers import make_update
+from cafe.kernels.optimizers import copied_in_a_row, make_update
 from cafe.kernels.reference import AdapterShape
 from cafe.measured import seconds_of, time_ways
 
@@ -166,17 +168,14 @@ def _earned_back(sizes: StepSizes, n: int, precision: str, seconds: Mapping[str,
 def measured_steps(sizes: StepSizes) -> dict[tuple[str, str], float]:
     """Return the seconds of a step of that class, update included, by form and precision."""
     timed = sizes.representative()
-    shape = timed.shape
-    question = (
-        f"adapter step, {shape.variant}, {shape.form}, batch {timed.batch}, width {timed.width}, "
-        f"bottleneck {shape.bottleneck}, {timed.classes} classes"
-    )
     # Direct and folded differ little, precisions much: what matters most comes first.
     ways = [(form, precision) for form in CPU_FORMS for precision in PRECISIONS if _exists(form, timed)]
     names = tuple(" ".join(way) for way in ways)
     library, threads = f"torch {torch.__version__}", torch.get_num_threads()
     with threads_for(0):
-        seconds = seconds_of(question, names, partial(_make_steps, timed, ways), library=library, threads=threads)
+        seconds = seconds_of(
+            _question(timed), names, partial(_make_steps, timed, ways), library=library, threads=threads
+        )
     return {way: seconds[name] for way, name in zip(ways, names, strict=True) if name in seconds}
 
 
@@ -184,9 +183,78 @@ def _exists(form: str, sizes: StepSizes) -> bool:
     return form != CPU_FORMS[2] or sizes.can_be_projected()
 
 
+def choose_cpu_threads(kernel: str, dtype: str, sizes: StepSizes) -> int:
+    """Return on how many threads a step runs: all that PyTorch has, or one where that was timed to be faster.
+
+    A step is some forty short operations, and threads wait for each other after each. On a virtual machine whose two
+    processors share one unit for matrix products, that costs more than the second one gains.
+
+    Parameters
+    ----------
+    kernel, dtype : str
+        Form and precision, from :func:`choose_cpu_step`.
+    sizes : StepSizes
+        Of the step.
+
+    Examples
+    --------
+    >>> choose_cpu_threads("cpu-direct", "float32", StepSizes(AdapterShape("image", "paper", 32), 160, 128, 10))
+    1
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or sizes.multiply_adds < SMALL:
+        return 1
+    timed = sizes.representative()
+
+    def make() -> dict[str, Callable[[], object]]:
+        run = _make_step(timed, kernel, dtype)
+
+        def on(number: int) -> Callable[[], object]:
+            def limited() -> None:
+                torch.set_num_threads(number)
+                run()
+
+            return limited
+
+        return {"all": on(threads), "one": on(1)}
+
+    # The seconds that pass are the question here, and other programs add to those of two threads above all: what is
+    # measured while they run holds for this process alone.
+    calm = _load_of_others() < threads / 2
+    try:
+        seconds = seconds_of(
+            f"threads of {_question(timed)}, {kernel}, {dtype}", ("all", "one"), make,
+            library=f"torch {torch.__version__}", threads=threads, clock=time.perf_counter, keep=calm,
+        )  # fmt: skip
+    finally:
+        torch.set_num_threads(threads)
+    return 1 if seconds.get("one", math.inf) * GAIN_OF_FORM < seconds["all"] else threads
+
+
+def _load_of_others() -> float:
+    """Return how many other threads wanted to run in the last minute, on average; 0 where the system does not say."""
+    try:
+        return max(0.0, os.getloadavg()[0] - 1)
+    except (AttributeError, OSError):
+        return 0.0
+
+
+def _question(timed: StepSizes) -> str:
+    shape = timed.shape
+    return (
+        f"adapter step, {shape.variant}, {shape.form}, batch {timed.batch}, width {timed.width}, "
+        f"bottleneck {shape.bottleneck}, {timed.classes} classes"
+    )
+
+
 def _make_steps(sizes: StepSizes, ways: list[tuple[str, str]]) -> dict[str, Callable[[], object]]:
     """Return steps on random rows, ready to be run, by name."""
     hopeless = _hopeless_precisions()
+    return {" ".join(way): _make_step(sizes, *way) for way in ways if way[1] not in hopeless}
+
+
+def _make_step(sizes: StepSizes, form: str, precision: str) -> Callable[[], object]:
+    """Return a step of that form and precision, its update included, on random rows."""
     generator = torch.Generator().manual_seed(0)
     shape, b, d, c, h = sizes.shape, sizes.batch, sizes.width, sizes.classes, sizes.shape.bottleneck
 
@@ -194,29 +262,24 @@ def _make_steps(sizes: StepSizes, ways: list[tuple[str, str]]) -> dict[str, Call
         return torch.rand(*size, generator=generator).mul_(2 / math.sqrt(size[-1])).sub_(1 / math.sqrt(size[-1]))
 
     rows, text = draw(b, d), draw(1, c, d)
-    labels = torch.arange(b) % c
     hyper = {"alpha": torch.tensor([0.2]), "beta": torch.tensor([0.2]), "logit_scale": torch.tensor([100.0])}
+    arguments = (shape, hyper, rows.to(getattr(torch, precision)), torch.arange(b) % c, text, rows.mean(0)[None, None])
+    step: CpuAdapterStep = (
+        CpuProjectedStep(*arguments, FrozenLogits())
+        if form == CPU_FORMS[2]
+        else CpuAdapterStep(*arguments, form == CPU_FORMS[1])
+    )
     sides = [side for side, used in (("image", shape.adapts_image), ("text", shape.adapts_text)) if used]
+    parameters = copied_in_a_row(
+        {f"{side}_{part}": draw(1, *size) for side in sides for part, size in (("down", (d, h)), ("up", (h, d)))}
+    )
+    update = make_update("adamw", parameters, torch.zeros(1))
     index, rate = torch.arange(b)[None], torch.tensor([1e-3])
 
-    first = {f"{side}_{part}": draw(1, *size) for side in sides for part, size in (("down", (d, h)), ("up", (h, d)))}
+    def run() -> None:
+        update(parameters, step(parameters, index, False)[1], rate)
 
-    def make(form: str, precision: str) -> Callable[[], object]:
-        arguments = (shape, hyper, rows.to(getattr(torch, precision)), labels, text, rows.mean(0)[None, None])
-        step: CpuAdapterStep = (
-            CpuProjectedStep(*arguments, FrozenLogits())
-            if form == CPU_FORMS[2]
-            else CpuAdapterStep(*arguments, form == CPU_FORMS[1])
-        )
-        parameters = {name: value.clone() for name, value in first.items()}
-        update = make_update("adamw", parameters, torch.zeros(1))
-
-        def run() -> None:
-            update(parameters, step(parameters, index, False)[1], rate)
-
-        return run
-
-    return {" ".join(way): make(*way) for way in ways if way[1] not in hopeless}
+    return run
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,8 @@ class Objective(Protocol):
     and returns None or a function ``(parameters, index, with_losses) -> (losses or None, gradients)``. The
     function takes the place of ``losses_and_gradients`` for that stack, and may keep what is constant and reuse its
     buffers: the gradients are read before the next call. One with ``uses_feature_mean(shape)`` gets zeros for means
-    where that is false: they cost a pass over all rows. One whose ``on_device`` is true has a stepper that never
+    where that is false: they cost a pass over all rows. One with ``threads(configuration)`` says on how many threads a
+    step runs fastest on a CPU, or None. One whose ``on_device`` is true has a stepper that never
     waits for its device; its steps are recorded and replayed (training/steps.py), with Triton's optimisers.
     """
 
@@ -125,12 +126,18 @@ def train_many(
         run_each([partial(fit, stacks[k]) for k in order])
     else:
         for stack, multiply_adds in zip(stacks, work, strict=True):
-            with threads_for(multiply_adds):
+            with threads_for(0 if _runs_on_one_thread(objective, X, configurations[stack[0]]) else multiply_adds):
                 fit(stack)
     for form, recording in recordings.values():
         if form is not None and recording.is_graph:
             kept_recordings.keep(form, recording)
     return [results[i] for i in range(len(configurations))]
+
+
+def _runs_on_one_thread(objective: Objective, X: Tensor, configuration: Configuration) -> bool:
+    """Return whether the objective has found a step of its own to be faster on one thread."""
+    threads = getattr(objective, "threads", None) if X.device.type == "cpu" else None
+    return threads is not None and threads(configuration) == 1
 
 
 def _group(configurations: Sequence[Configuration]) -> list[list[int]]:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from cafe import CLIPAdapter
 from cafe.errors import InputError
@@ -11,6 +12,7 @@ from cafe.kernels.fastest import (
     MOST_TIMED,
     StepSizes,
     choose_cpu_step,
+    choose_cpu_threads,
     measured_steps,
 )
 from cafe.kernels.reference import AdapterShape
@@ -69,6 +71,41 @@ def test_the_projected_form_has_to_earn_its_logits_back(rates):
     assert choose_cpu_step("auto", "auto", IMAGE, 16_000, in_memory=False)[0] == "cpu-direct"
     rates(2.0, projected=0.9)
     assert choose_cpu_step("auto", "auto", IMAGE, 130_000)[0] == "cpu-direct"  # saves too little of each step
+
+
+@pytest.mark.parametrize(("one", "threads"), [(0.9, 1), (0.99, 2), (2.0, 2)])
+@pytest.mark.parametrize(("others", "kept"), [(0.0, True), (16.0, False)])
+def test_threads_follow_the_measurement_and_a_busy_moment_is_not_noted(monkeypatch, one, threads, others, kept):
+    asked = []
+
+    def seconds(*_, keep, **__):
+        asked.append(keep)
+        torch.set_num_threads(1)
+        return {"all": 1.0, "one": one}
+
+    before = torch.get_num_threads()
+    monkeypatch.setattr("cafe.kernels.fastest.seconds_of", seconds)
+    monkeypatch.setattr("os.getloadavg", lambda: (others, 0.0, 0.0))
+    torch.set_num_threads(2)
+    try:
+        assert choose_cpu_threads("cpu-direct", "float32", IMAGE) == threads
+        assert torch.get_num_threads() == 2  # what it found stays
+    finally:
+        torch.set_num_threads(before)
+    assert asked == [kept]
+
+
+def test_threads_are_timed_for_real(tmp_path):
+    before = torch.get_num_threads()
+    keep_in(tmp_path)
+    torch.set_num_threads(2)
+    try:
+        sizes = StepSizes(AdapterShape("image", "paper", 64), 256, 256, 256)
+        assert choose_cpu_threads("cpu-folded", "float32", sizes) in (1, 2)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+        keep_in(None)
 
 
 def test_a_projected_step_that_does_not_exist_is_refused():

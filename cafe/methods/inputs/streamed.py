@@ -56,6 +56,11 @@ class Streamed:
         """Estimate of the multiply-adds of one configuration's step."""
         return int(self.objective.multiply_adds(configuration))
 
+    def threads(self, configuration: Configuration) -> int | None:
+        """Return on how many threads a step alone runs fastest; None where that is not measured."""
+        threads: int | None = self.objective.threads(configuration)
+        return threads
+
     def uses_feature_mean(self, shape: Any) -> bool:
         """Whether configurations of that shape use the mean training feature."""
         return bool(self.objective.uses_feature_mean(shape))

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cafe.kernels.choose import CPU_FORMS
 from cafe.kernels.cpu import FrozenLogits
-from cafe.kernels.fastest import StepSizes
+from cafe.kernels.fastest import StepSizes, choose_cpu_threads
 from cafe.kernels.reference import adapter_losses_and_gradients
 from cafe.training.trainer import Batch, Configuration, Step
 
@@ -115,6 +116,13 @@ class AdapterObjective:
     def multiply_adds(self, configuration: Configuration) -> int:
         """Return what a step costs; see :attr:`cafe.kernels.fastest.StepSizes.multiply_adds`."""
         return self.sizes(configuration).multiply_adds
+
+    def threads(self, configuration: Configuration) -> int | None:
+        """Return on how many threads a step alone runs fastest; None where that is not measured."""
+        if self.kernel not in CPU_FORMS:
+            return None
+        dtype = (self.text if self.features is None else self.features).dtype
+        return choose_cpu_threads(self.kernel, str(dtype).removeprefix("torch."), self.sizes(configuration))
 
     def sizes(self, configuration: Configuration) -> StepSizes:
         """Return the sizes of a step of one configuration."""
