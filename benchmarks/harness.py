@@ -78,6 +78,35 @@ def side_by_side(runs: Mapping[str, Callable[[], Any]], repeats: int, warm_up: b
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+def paired_ratio(straight: Callable[[], Any], own: Callable[[], Any], pairs: int) -> dict[str, float]:
+    """Time two sides in pairs, each first in turn.
+
+    Returns
+    -------
+    dict of str to float
+        ``straight_seconds`` and ``cafe_seconds``, medians; ``ratio``, the mean of the paired ones by their logarithms,
+        above 1 where cafe's own side is faster; ``ratio_low`` and ``ratio_high``, its 95 % interval.
+    """
+    from scipy.stats import t as student
+
+    seconds: dict[str, list[float]] = {"straight": [], "cafe": []}
+    sides = {"straight": straight, "cafe": own}
+    for pair in range(pairs):
+        for name in sorted(sides, reverse=bool(pair % 2)):
+            start = time.perf_counter()
+            sides[name]()
+            seconds[name].append(time.perf_counter() - start)
+    logs = np.log(np.array(seconds["straight"]) / np.array(seconds["cafe"]))
+    spread = student.ppf(0.975, pairs - 1) * logs.std(ddof=1) / np.sqrt(pairs) if pairs > 1 else 0.0
+    return {
+        "straight_seconds": statistics.median(seconds["straight"]),
+        "cafe_seconds": statistics.median(seconds["cafe"]),
+        "ratio": float(np.exp(logs.mean())),
+        "ratio_low": float(np.exp(logs.mean() - spread)),
+        "ratio_high": float(np.exp(logs.mean() + spread)),
+    }
+
+
 def real_data() -> Path:
     """Return the folder that CAFE_REAL_DATA names."""
     folder = os.environ.get("CAFE_REAL_DATA")

@@ -208,6 +208,28 @@ def steps(folder: Path) -> str:
     return "\n".join(lines)
 
 
+def class_weights(folder: Path) -> str:
+    """Return the table of the methods that train class weights, against their floor and the plain loop, as Markdown."""
+    rows = _last_run(rows_of(folder, "class_weights"))
+    if not rows:
+        return f"Class weights: {NOT_MEASURED}."
+    lines = [
+        "| method | shape | products in | products: ms, GFLOP/s (peak) | floor | measured | fraction (wanted) "
+        "| fit against the plain loop | commit |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        missed = ": missed" if row["fraction"] < row["wanted_fraction"] else ""
+        slower = ": slower" if row["ratio_high"] < 1 else ""
+        lines.append(
+            f"| {row['method']} | {row['shape']} | {row['dtype']} | {row['products_ms']:.2f}, "
+            f"{row['products_gflops']:.0f} ({row['peak_gflops']:.0f}) | {row['floor_ms']:.2f} ms "
+            f"| {row['step_ms']:.2f} ms | {row['fraction']:.2f} ({row['wanted_fraction']:.2f}){missed} "
+            f"| {row['ratio']:.2f}x ({row['ratio_low']:.2f} to {row['ratio_high']:.2f}){slower} | {row['commit']} |"
+        )
+    return "\n".join([*lines, "", f"Measured on {_machine(rows[0])}."])
+
+
 def _last_run(rows: list[Row]) -> list[Row]:
     last = max((str(row["time"]) for row in rows), default="")
     return [row for row in rows if str(row["time"]) == last]

@@ -17,11 +17,13 @@ from pathlib import Path
 
 from gpu_tables import compiled, estimates
 from harness import is_smoke, parse
-from performance_table import ENTRIES, put_between, scaling, steps, table, time_to_accuracy
+from performance_table import ENTRIES, class_weights, put_between, scaling, steps, table, time_to_accuracy
 
 HERE = Path(__file__).parent
 PAGE, FIGURE = HERE.parent / "docs" / "performance.md", HERE.parent / "docs" / "scaling.png"
-NAMES = tuple(dict.fromkeys([*(one.benchmark for one in ENTRIES), "steps", "time_to_accuracy", "scaling"]))
+NAMES = tuple(
+    dict.fromkeys([*(one.benchmark for one in ENTRIES), "steps", "class_weights", "time_to_accuracy", "scaling"])
+)
 
 
 def run(name: str) -> bool:
@@ -41,6 +43,7 @@ def write_page() -> None:
     made = {
         "benchmarks": table(results),
         "steps": steps(results),
+        "class-weights": class_weights(results),
         "time-to-accuracy": time_to_accuracy(results),
         "scaling": scaling(results, FIGURE),
         "compiled": compiled(results),

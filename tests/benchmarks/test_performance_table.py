@@ -166,3 +166,15 @@ def test_estimates_say_that_they_are(gpu, tmp_path):
     head, _, line, _, last = gpu.estimates(tmp_path).splitlines()
     assert line == "| one fit | 256 x 512 x 128, 20,000 | bf16 | 6 | 40 | a 9 | 0.50 | x |"
     assert head.count("estimate") == 3 and last == "Estimated, not measured, for H100, Triton 3.8.0."
+
+
+def test_methods_on_class_weights_say_what_is_missed_and_what_is_slower(made, tmp_path):
+    assert made.class_weights(tmp_path) == "Class weights: not measured."
+    shared = {"method": "clap", "dtype": "float32", "products_ms": 2.0, "products_gflops": 100.0, "peak_gflops": 200.0}
+    shared |= {"floor_ms": 2.5, "step_ms": 5.0, "fraction": 0.5, "wanted_fraction": 0.667, "ratio_low": 0.8}
+    write(tmp_path, "class_weights", row("2026-01-01", 0.9, "Caltech69", ratio_high=0.95, **shared))
+    (line,) = (line for line in made.class_weights(tmp_path).splitlines() if line.startswith("| clap"))
+    assert line == (
+        "| clap | Caltech69 | float32 | 2.00, 100 (200) | 2.50 ms | 5.00 ms | 0.50 (0.67): missed "
+        "| 0.90x (0.80 to 0.95): slower | abc |"
+    )
