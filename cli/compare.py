@@ -23,6 +23,7 @@ from cafe.cli.options import (
     numbers,
     numbers_of_shots,
 )
+from cafe.cli.scikit_learn import import_scikit_learn
 from cafe.cli.screen import Screen
 from cafe.registry import entries, find
 from cafe.report.tables import terminal_table
@@ -95,6 +96,7 @@ def compare(
         features = [load_features(path) for path in chosen_caches(cache, folder, screen)]
 
         # After the caches: a missing one should not wait for torch.
+        import_scikit_learn()
         from cafe.compare import compare as run_suite
         from cafe.report.files import write_report
 

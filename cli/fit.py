@@ -15,6 +15,7 @@ from cafe.cli.extraction_text import shown_on, warn_about
 from cafe.cli.fit_text import described_fit, described_leaderboard
 from cafe.cli.options import CacheDir, Device, FitDtype, Json, Quiet, Root, Seed, Selection, listed, ratio
 from cafe.cli.problems import sigterm_as_interrupt
+from cafe.cli.scikit_learn import import_scikit_learn
 from cafe.cli.screen import Screen
 from cafe.errors import InputError
 from cafe.registry import entries, find
@@ -193,6 +194,7 @@ def fit(
 
         if out is not None:
             check_output_folder(out, RUN_FILE, "the run")
+        import_scikit_learn()
         from cafe.classifier.classifier import Classifier
         from cafe.fitting import ADAPTER, chosen_method
 

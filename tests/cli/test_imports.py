@@ -1,6 +1,7 @@
 """What each verb may import: start-up is most of what a short command costs.
 
-Each line is one process, so that nothing is in memory that the verb itself did not ask for.
+Verbs that need nothing heavy run one after the other in one process, in which what is heavy would stay; of the others
+each is a process, so that nothing is in memory that the verb itself did not ask for.
 """
 
 import json
@@ -10,9 +11,11 @@ import sys
 
 import numpy as np
 import pytest
+import typer
 
 import cafe
 from cafe.cache import extract
+from cafe.cli.app import app
 from cafe.data import open_dataset
 from cafe.encoders import open_encoder
 
@@ -21,18 +24,49 @@ HEAVY = (
     "transformers",
     "sklearn",
     "scipy",
+    "scipy.stats",
     "pandas",
     "matplotlib",
     "h5py",
     "datasets",
     "pyarrow",
     "tokenizers",
+    "huggingface_hub",
+    "onnx",
+    "onnxruntime",
+    "fastapi",
+    "uvicorn",
+    "ray",
 )
 PROGRAM = (
     "import resource, sys; from cafe.cli.app import call; code = call(sys.argv[1:]);"
     f"heavy = [name for name in {HEAVY} if name in sys.modules];"
     "used = resource.getrusage(resource.RUSAGE_SELF);"
     "print(__import__('json').dumps([code, heavy, used.ru_utime + used.ru_stime]), file=sys.stderr)"
+)
+# The help of every verb, and the verbs that read and list.
+LIGHT = [
+    "--help",
+    "--version",
+    *(f"{verb} --help" for verb in typer.main.get_command(app).commands),
+    "models",
+    "datasets",
+    "methods",
+    "suites",
+    "templates",
+    "cache ls",
+    "cache info digits--cafe-mini",
+    "cache verify digits--cafe-mini",
+    "cache export digits--cafe-mini --out digits.npz",
+    "runs ls",
+    "runs info run",
+]
+LIGHT_PROGRAM = (
+    "import json, sys; from cafe.cli.app import call\n"
+    "for line in json.loads(sys.argv[1]):\n"
+    "    code = call(line.split())\n"
+    f"    heavy = [name for name in {HEAVY} if name in sys.modules]\n"
+    "    assert code == 0 and not heavy, (line, code, heavy)"
 )
 
 
@@ -55,6 +89,13 @@ def run(folder, *arguments):
     code, heavy, seconds = json.loads(done.stderr.splitlines()[-1])
     assert code == 0, done.stderr
     return done.stdout, set(heavy), seconds
+
+
+def test_verbs_that_compute_nothing_import_nothing_heavy(desk):
+    environment = {**os.environ, "CAFE_CACHE": str(desk)}
+    command = [sys.executable, "-c", LIGHT_PROGRAM, json.dumps(LIGHT)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=desk, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_prediction_needs_neither_torch_nor_scikit_learn(desk):
@@ -80,4 +121,22 @@ def test_an_extraction_needs_torch_alone_to_encode(desk, tmp_path):
 
 def test_a_fit_needs_no_transformers(desk):
     _, heavy, _ = run(desk, "fit", desk / "digits--cafe-mini.h5", "--no-promises", "--json", "--out", desk / "again")
-    assert heavy <= {"torch", "sklearn", "scipy", "pandas", "pyarrow", "matplotlib"}
+    assert heavy <= {"torch", "sklearn", "scipy"}
+
+
+def test_a_comparison_needs_no_transformers(desk):
+    suite = ("compare", "baselines", "--methods", "tip-adapter", "--shots", "1", "--seeds", "1")
+    _, heavy, _ = run(desk, *suite, "--cache", desk / "digits--cafe-mini.h5", "--json", "--out", desk / "table")
+    assert heavy <= {"torch", "sklearn", "scipy", "matplotlib"}
+
+
+def test_scikit_learn_finds_what_was_left_out_once_it_is_used():
+    program = (
+        "import sys; from cafe.cli.scikit_learn import import_scikit_learn; import_scikit_learn();"
+        "assert not {'pandas', 'scipy.stats'} & set(sys.modules);"
+        "import scipy, pandas; from sklearn.linear_model import LogisticRegression;"
+        "table = pandas.DataFrame({'a': [0.0, 1.0], 'b': [1.0, 0.0]});"
+        "assert LogisticRegression().fit(table, [0, 1]).feature_names_in_.tolist() == ['a', 'b'];"
+        "assert scipy.stats.norm.cdf(0) == 0.5"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
