@@ -252,7 +252,9 @@ def _tell_left_out(others: Sequence[str], unreadable: Sequence[Prediction], scre
         shown = ", ".join(repr(name) for name in others[:_SHOWN_LEFT_OUT])
         more = f", and {len(others) - _SHOWN_LEFT_OUT:,} more" if len(others) > _SHOWN_LEFT_OUT else ""
         were_left_out = (
-            "file was left out: no image by its name" if len(others) == 1 else "files were left out: no images by name"
+            "file was left out: no image by its name, or that is not UTF-8"
+            if len(others) == 1
+            else "files were left out: no images by their names, or these are not UTF-8"
         )
         screen.say(f"{len(others):,} {were_left_out}: {shown}{more}")
 

@@ -90,7 +90,7 @@ def files_of(path: str | os.PathLike[str], left_out: Callable[[str], None] | Non
         A file, whatever it is called; a folder, of which the images at any depth are taken, sorted; or a pattern with
         ``*``, ``?``, ``[...]`` or ``**``, of files and folders.
     left_out : callable, default=None
-        Called with the path of each file in a folder that is no image by its name.
+        Called with the path of each file in a folder that is no image by its name, or whose name is not UTF-8.
 
     Yields
     ------
@@ -122,7 +122,7 @@ def files_of(path: str | os.PathLike[str], left_out: Callable[[str], None] | Non
 def _files_in(folder: Path, left_out: Callable[[str], None] | None) -> Iterator[ImageInput]:
     listing = list_images(folder)
     if left_out is not None:
-        for name in listing.others:
+        for name in (*listing.others, *listing.not_utf8):
             left_out(str(folder / name))
     if not listing.files:
         raise InputError(f"there is no image in the folder {folder}")

@@ -12,7 +12,7 @@ from cafe.data.contents import Contents, LeftOut, Sample, groups_of_identical
 from cafe.data.images.content_keys import content_keys
 from cafe.data.images.examples import write_pictures
 from cafe.data.images.files import Listing, list_images, natural_order, subfolders
-from cafe.data.images.other_formats import kind_by_name
+from cafe.data.images.other_formats import NOT_UTF8, kind_by_name
 from cafe.errors import InputError
 from cafe.protocol.partition import chosen_origin, split_by_hash
 
@@ -176,7 +176,7 @@ def _list_classes(root: Path, below: str, names: list[str]) -> dict[str, Listing
         folder = f"{below}/{name}" if below else name
         listings[name] = list_images(root, folder)
         if not listings[name].files:
-            other_files = [LeftOut(path, kind_by_name(path)) for path in listings[name].others]
+            other_files = _left_out(listings[name])
             found_instead = f" ({'; '.join(Contents(0, tuple(other_files)).sentences())})" if other_files else ""
             raise InputError(f"the class folder {root / folder} holds no images{found_instead}; fill it or remove it")
     return listings
@@ -216,17 +216,18 @@ def _files_outside_classes(root: Path, below: str = "") -> list[LeftOut]:
     """List the visible files that lie in no class folder."""
     listing = list_images(root, below, recursive=False)
     images = [LeftOut(path, "images in no class folder") for path, _ in listing.files]
-    return [*images, *(LeftOut(path, kind_by_name(path)) for path in listing.others)]
+    return [*images, *_left_out(listing)]
 
 
 def _other_files(listings: dict[str, dict[str, Listing]]) -> list[LeftOut]:
-    """List the files in class folders that are not images."""
-    return [
-        LeftOut(path, kind_by_name(path))
-        for by_class in listings.values()
-        for listing in by_class.values()
-        for path in listing.others
-    ]
+    """List the files in class folders that are not taken for images."""
+    return [file for by_class in listings.values() for listing in by_class.values() for file in _left_out(listing)]
+
+
+def _left_out(listing: Listing) -> list[LeftOut]:
+    """List the files of a listing that are not taken for images, with the reason of each."""
+    others = [LeftOut(path, kind_by_name(path)) for path in listing.others]
+    return [*others, *(LeftOut(path, NOT_UTF8) for path in listing.not_utf8)]
 
 
 def _nested_folders(listings: dict[str, dict[str, Listing]]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cafe.classifier.images import files_of
 from cafe.data.images.decoding import read_image
 from cafe.data.images.examples import example_picture
 from cafe.data.images.files import natural_order
@@ -167,6 +168,24 @@ def test_class_folders_that_are_not_utf8_are_a_sentence(tmp_path: Path) -> None:
             (folder / f"{n}.png").write_bytes(example_picture(n))
     with pytest.raises(InputError, match="not UTF-8"):
         open_dataset(str(tmp_path))
+
+
+def test_an_image_whose_name_is_not_utf8_is_left_out_and_named(tmp_path: Path) -> None:
+    """The folder is read without it, whether it is a data set or images to predict."""
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for n in range(4):
+            (tmp_path / name / f"{n}.png").write_bytes(example_picture(n))
+    try:
+        (tmp_path / "cat" / os.fsdecode(b"caf\xe9.png")).write_bytes(example_picture(9))
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names alone")
+    dataset = open_dataset(str(tmp_path))
+    assert sum(map(len, dataset.splits.values())) == 8
+    assert dataset.notes[0] == "1 file was left out: a name that is not UTF-8, to be renamed: cat/caf\\xe9.png"
+    left_out: list[str] = []
+    assert len(list(files_of(tmp_path, left_out.append))) == 8
+    assert left_out == [str(tmp_path / "cat" / "caf\\xe9.png")]
 
 
 def test_numbers_of_any_length_are_ordered_as_numbers() -> None:

@@ -22,7 +22,7 @@ _SYSTEM_FILES = frozenset({"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini"})
 
 @dataclass
 class Listing:
-    """The images below one folder.
+    r"""The images below one folder.
 
     Attributes
     ----------
@@ -31,12 +31,16 @@ class Listing:
     others : list of str
         Paths of visible files that are not images by their extension, sorted; HEIC files are images where the extra
         ``heic`` is installed.
+    not_utf8 : list of str
+        Paths of visible files with a name that is not UTF-8, which no table, page or terminal could show; such bytes
+        are written as ``\xff``. Sorted.
     below : str
         The folder, relative to the root.
     """
 
     files: list[tuple[str, int]] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
+    not_utf8: list[str] = field(default_factory=list)
     below: str = ""
 
 
@@ -53,17 +57,15 @@ def subfolders(folder: Path) -> list[str]:
 
 
 def check_name(name: str, folder: Path | str) -> None:
-    """Raise an error for a name that is not UTF-8, which no table, page or prompt could show.
+    """Raise an error for the name of a folder that is not UTF-8, which no table, page or prompt could show.
 
     Raises
     ------
     InputError
         Naming the folder that holds it.
     """
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        raise InputError(f"the folder {folder} holds a name that is not UTF-8, {name!a}; rename it") from None
+    if not _is_utf8(name):
+        raise InputError(f"the folder {folder} holds a folder with a name that is not UTF-8, {name!a}; rename it")
 
 
 def check_inside(named: Iterable[str], folder: Path, named_by: Path | str) -> None:
@@ -116,7 +118,7 @@ def list_images(root: Path, below: str = "", recursive: bool = True) -> Listing:
     Raises
     ------
     InputError
-        If a folder cannot be listed.
+        If a folder cannot be listed, or one within it has a name that is not UTF-8.
     """
     listing = Listing(below=below)
     extensions = IMAGE_EXTENSIONS | HEIC_EXTENSIONS if reads_heic() else IMAGE_EXTENSIONS
@@ -128,11 +130,13 @@ def list_images(root: Path, below: str = "", recursive: bool = True) -> Listing:
                 for entry in entries:
                     if _is_hidden(entry.name):
                         continue
-                    check_name(entry.name, root / folder)
                     relative = f"{folder}/{entry.name}" if folder else entry.name
                     if entry.is_dir():
+                        check_name(entry.name, root / folder)
                         if recursive and not entry.is_symlink():
                             folders_to_list.append(relative)
+                    elif not _is_utf8(entry.name):
+                        listing.not_utf8.append(os.fsencode(relative).decode("utf-8", "backslashreplace"))
                     elif os.path.splitext(entry.name)[1].lower() in extensions:  # noqa: PTH122 (100,000 Paths are slow)
                         listing.files.append((relative, _size(entry)))
                     else:
@@ -141,6 +145,7 @@ def list_images(root: Path, below: str = "", recursive: bool = True) -> Listing:
             raise InputError(f"the folder {root / folder} cannot be listed: {error.strerror}") from error
     listing.files.sort()
     listing.others.sort()
+    listing.not_utf8.sort()
     return listing
 
 
@@ -202,6 +207,15 @@ def natural_order(name: str) -> tuple[list[tuple[int, int, str]], str]:
     parts = [(part, part.lstrip("0")) for part in re.findall(r"[0-9]+|[^0-9]+", name)]
     # A number with more digits is larger; numbers of equal length are compared as text, so none is too long.
     return [(0, len(digits), digits) if part[0] in "0123456789" else (1, 0, part) for part, digits in parts], name
+
+
+def _is_utf8(name: str) -> bool:
+    """Return whether a name was UTF-8 on the disk; other bytes are lone surrogates in Python."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_hidden(name: str) -> bool:

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 HEIC_EXTENSIONS = frozenset({".heic", ".heif", ".hif"})
 NOT_AN_IMAGE = "no image by its name"
+NOT_UTF8 = "a name that is not UTF-8, to be renamed"
 
 _HEIC = "HEIC, which pip install 'cafe-clip[heic]' reads"
 _KINDS = {
