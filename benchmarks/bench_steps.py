@@ -1,37 +1,42 @@
 """The adapter's step against its floor, and whole fits against the straight PyTorch loop on a grid of shapes.
 
-    python benchmarks/bench_steps.py [--steps 313] [--pairs 5] [--full]
+    python benchmarks/bench_steps.py [--full] [--only steps|fits]
 
-First the step: 16,000 rows of 512 and 1,024 numbers, 1,000 and 102 classes, batch 256, in the precision and form that
-cafe takes here. Its floor is measured in the same rounds: its matrix products one after the other, the optimiser's
-update on as many numbers, and one softmax of the logits. Then fits: seconds of the straight loop over cafe's, both
-with the same rows and number of steps, in pairs; the mean of the log ratios with its 95 % interval. In every cell the
-gradients of one step are compared with autograd's in float64, or the command fails.
+First the step: 16,000 rows of 512 and 1,024 numbers, 1,000 and 102 classes, batch 256, in the precision, form and
+number of threads that cafe takes here. Its floor is measured in the same rounds and in the same order: the matrix
+products of a step, one softmax of the logits between those that go forward and those that go back, and the optimiser's
+update on as many numbers; operands are as large and lie as the step's do, so that they come from the same caches. Then
+fits: seconds of the straight loop over cafe's, both with the same rows and number of steps, in pairs; the mean of the
+log ratios with its 95 % interval. Pairs are added, five at the most, until the interval leaves 1 out. Fits of the grid
+take 100 steps, a third of the default recipe's, which shows cafe's set-up three times as large as it is. In every cell
+the gradients of one step are compared with autograd's in float64.
 
-Printed for every cell: peak, floor, measured, fraction, ratio. Rows are unit vectors around unit class vectors; what
-they hold changes no time.
+Printed for every cell: peak, floor, measured, fraction, ratio; each row is kept as soon as it is measured. The command
+fails where gradients differ, or where the upper bound of a ratio is below 1. Rows are unit vectors around unit class
+vectors; what they hold changes no time.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import math
 import time
-from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import torch
-from harness import is_smoke, matrix_peak, parse, report, side_by_side, unit
+from harness import is_smoke, matrix_peak, parse, report, unit
 from scipy.stats import t as student
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
 from cafe import CLIPAdapter
 from cafe.kernels.cpu import CpuAdapterStep, CpuProjectedStep, FrozenLogits, direct_multiply_adds
-from cafe.kernels.fastest import StepSizes, choose_cpu_step
-from cafe.kernels.optimizers import make_update
+from cafe.kernels.fastest import StepSizes, choose_cpu_step, choose_cpu_threads
+from cafe.kernels.optimizers import copied_in_a_row, make_update
 from cafe.kernels.reference import AdapterShape, adapter_losses_and_gradients
 
 RATIO, SCALE, LR, DECAY = 0.2, 100.0, 1e-3, 0.1
@@ -40,10 +45,13 @@ WANTED = {1000: 0.85, 102: 0.7}
 # How far gradients may be from float64's, of their length. In bfloat16 a logit of 14 is rounded by up to 14 / 512 = 3 %
 # of 1, which changes its probability by as much, and every product rounds once more; in float32 2^15 times less.
 APART = {"float32": 1e-4, "bfloat16": 0.1}
+# Pairs of fits from which an interval is believed.
+LEAST_PAIRS = 3
 # Steps that are timed together, so that calling the clock costs nothing.
 TOGETHER = 10
 
 
+@functools.lru_cache(maxsize=1)
 def problem(n: int, d: int, c: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return rows around class vectors, their labels, and the class vectors; cosines with the own class are about 0.1.
 
@@ -111,26 +119,30 @@ def fitted(X: np.ndarray, y: np.ndarray, text: np.ndarray, variant: str, batch: 
 
 
 class OneStep:
-    """A step of one configuration in the form and precision that cafe takes, its update, and its parts alone."""
+    """A step of one configuration in the form, precision and number of threads that cafe takes, and its parts alone."""
 
     def __init__(self, X: np.ndarray, y: np.ndarray, text: np.ndarray, variant: str, batch: int) -> None:
         n, d = X.shape
         b, c, h = min(batch, n), len(text), d // 4
         self.shape = AdapterShape(variant, "paper", h)
-        self.kernel, self.dtype = choose_cpu_step("auto", "auto", StepSizes(self.shape, b, d, c), n)
-        products = getattr(torch, self.dtype)
+        sizes = StepSizes(self.shape, b, d, c)
+        self.kernel, self.dtype = choose_cpu_step("auto", "auto", sizes, n)
+        self.threads = choose_cpu_threads(self.kernel, self.dtype, sizes)
+        self.products = getattr(torch, self.dtype)
         generator = torch.Generator().manual_seed(0)
         sides = [side for side in ("image", "text") if variant in (side, "both")]
-        self.parameters = {
-            f"{side}_{part}": torch.rand(1, *size, generator=generator).sub_(0.5).mul_(2 / size[0] ** 0.5)
-            for side in sides
-            for part, size in (("down", (d, h)), ("up", (h, d)))
-        }
+        self.parameters = copied_in_a_row(
+            {
+                f"{side}_{part}": torch.rand(1, *size, generator=generator).sub_(0.5).mul_(2 / size[0] ** 0.5)
+                for side in sides
+                for part, size in (("down", (d, h)), ("up", (h, d)))
+            }
+        )
         self.hyper = {"alpha": torch.tensor([RATIO]), "beta": torch.tensor([RATIO])}
         self.hyper["logit_scale"] = torch.tensor([SCALE])
         self.X, self.y, self.text = torch.from_numpy(X), torch.from_numpy(y), torch.from_numpy(text)[None]
         mean = self.X.mean(0)[None, None]
-        arguments = (self.shape, self.hyper, self.X.to(products), self.y, self.text, mean)
+        arguments = (self.shape, self.hyper, self.X.to(self.products), self.y, self.text, mean)
         self.step: CpuAdapterStep = (
             CpuProjectedStep(*arguments, FrozenLogits())
             if self.kernel == "cpu-projected"
@@ -139,7 +151,6 @@ class OneStep:
         self.batches = [torch.randint(0, n, (1, b), generator=generator) for _ in range(TOGETHER)]
         self.update = make_update("adamw", self.parameters, torch.tensor([DECAY]))
         self.rate = torch.tensor([1e-6])
-        self.products = products
         self.sizes = (b, d, c, h)
 
     def check(self) -> float:
@@ -158,64 +169,94 @@ class OneStep:
         for index in self.batches:
             self.update(self.parameters, self.step(self.parameters, index, False)[1], self.rate)
 
-    def parts(self) -> dict[str, Callable[[], None]]:
-        """Return the floor's parts, of as many steps: products of the direct form, update, softmax."""
-        b, d, c, h = self.sizes
+
+class Floor:
+    """What no step can do without: the products of the direct form, one softmax, one update."""
+
+    def __init__(self, step: OneStep) -> None:
+        b, d, c, h = step.sizes
 
         def drawn(*size: int) -> torch.Tensor:
-            return torch.rand(*size).sub_(0.5).to(self.products)
+            return torch.rand(*size).sub_(0.5).to(step.products)
 
-        x, down, up, w, hidden, error = (
-            drawn(*size) for size in ((b, d), (d, h), (h, d), (c, d), (b, h), (b, c))
-        )  # fmt: skip
-        pairs = [
-            (x, down), (hidden, up), (x, w.mT), (error, w), (x, up.mT), (hidden.mT, x), (x.mT, hidden),
-        ]  # fmt: skip
-        outs = [torch.empty(a.shape[0], right.shape[1], dtype=self.products) for a, right in pairs]
-        flat = {"all": torch.rand(1, 2 * d * h)}
-        slopes, update = {"all": torch.rand(1, 2 * d * h)}, make_update("adamw", flat, torch.tensor([DECAY]))
-        logits = torch.rand(b, c)
+        x, q, da, hidden, dh, error = (drawn(b, size) for size in (d, d, d, h, h, c))
+        w, down, up, grad_down, grad_up = (drawn(*size) for size in ((c, d), (d, h), (h, d), (d, h), (h, d)))
+        self.forward = [(x, down, hidden), (hidden, up, q), (q, w.mT, error)]
+        self.back = [(error, w, da), (da, up.mT, dh), (x.mT, dh, grad_down), (hidden.mT, da, grad_up)]
+        self.logits = torch.rand(b, c)
+        self.weights, self.slopes = ({"all": torch.rand(1, 2 * d * h)} for _ in range(2))
+        self.update = make_update("adamw", self.weights, torch.tensor([DECAY]))
+        self.rate = torch.tensor([1e-6])
+        self.seconds = {"products": 0.0, "softmax": 0.0, "update": 0.0}
 
-        def products() -> None:
-            for _ in range(TOGETHER):
-                for (a, right), out in zip(pairs, outs, strict=True):
-                    torch.mm(a, right, out=out)
+    def run(self) -> None:
+        """Do as many times what :meth:`OneStep.run` needs, in its order, and set ``seconds`` of each part."""
+        clock = time.perf_counter
+        self.seconds = dict.fromkeys(self.seconds, 0.0)
+        for _ in range(TOGETHER):
+            start = clock()
+            for a, right, out in self.forward:
+                torch.mm(a, right, out=out)
+            logits = clock()
+            torch.softmax(self.logits, -1, out=self.logits)
+            errors = clock()
+            for a, right, out in self.back:
+                torch.mm(a, right, out=out)
+            gradients = clock()
+            self.update(self.weights, self.slopes, self.rate)
+            end = clock()
+            self.seconds["products"] += logits - start + gradients - errors
+            self.seconds["softmax"] += errors - logits
+            self.seconds["update"] += end - gradients
 
-        def updates() -> None:
-            for _ in range(TOGETHER):
-                update(flat, slopes, self.rate)
 
-        def softmax() -> None:
-            for _ in range(TOGETHER):
-                torch.softmax(logits, -1, out=logits)
-
-        return {"products": products, "update": updates, "softmax": softmax}
+def beside_floor(step: OneStep, rounds: int) -> dict[str, float]:
+    """Return median seconds of a step and of each part of its floor, measured in turns on the step's threads."""
+    floor, threads = Floor(step), torch.get_num_threads()
+    seconds: dict[str, list[float]] = {"step": [], **{name: [] for name in floor.seconds}}
+    torch.set_num_threads(step.threads)
+    try:
+        for turn in range(rounds + 1):  # the first warms up
+            start = time.perf_counter()
+            step.run()
+            end = time.perf_counter()
+            floor.run()
+            for name, value in {"step": end - start, **floor.seconds}.items():
+                seconds[name] += [value / TOGETHER] if turn else []
+    finally:
+        torch.set_num_threads(threads)
+    return {name: float(np.median(values)) for name, values in seconds.items()}
 
 
 def measure_floor(n: int, d: int, c: int, batch: int, rounds: int, steps: int, pairs: int) -> dict[str, Any]:
-    """Time the step beside its floor, and the fit beside the straight loop."""
+    """Time the step beside its floor, the set-up of a fit, and fits beside the straight loop."""
     X, y, text = problem(n, d, c)
-    one = OneStep(X, y, text, "image", batch)
-    apart = one.check()
-    seconds = {k: v / TOGETHER for k, v in side_by_side({"step": one.run, **one.parts()}, rounds).items()}
+    own = OneStep(X, y, text, "image", batch)
+    apart = own.check()
+    seconds = beside_floor(own, rounds)
     floor = seconds["products"] + seconds["update"] + seconds["softmax"]
-    flops = 2.0 * direct_multiply_adds(*one.sizes)
+    flops = 2.0 * direct_multiply_adds(*own.sizes)
     row = fit_row(X, y, text, "image", batch, steps, pairs)
+    short = []
+    for _ in range(1 if is_smoke() else 7):
+        start = time.perf_counter()
+        fitted(X, y, text, "image", batch, 1)
+        short.append(time.perf_counter() - start)
     return {
         **row,
         "shape": f"step {n}x{d}x{c}",
-        "dtype": one.dtype,
-        "kernel": one.kernel,
-        "peak_gflops": matrix_peak()[one.dtype],
+        "dtype": own.dtype,
+        "kernel": own.kernel,
+        "peak_gflops": matrix_peak()[own.dtype],
         "products_gflops": flops / seconds["products"] / 1e9,
+        **{f"{name}_ms": 1e3 * value for name, value in seconds.items()},
         "floor_ms": 1e3 * floor,
-        "step_ms": 1e3 * seconds["step"],
         "fraction": floor / seconds["step"],
         "wanted_fraction": WANTED.get(c),
-        "set_up_ms": 1e3 * (row["cafe_seconds"] - steps * seconds["step"]),
+        "set_up_ms": 1e3 * max(0.0, float(np.median(short)) - seconds["step"]),
         "gradients_apart": apart,
-        "gradients_right": apart <= APART[one.dtype],
-        "threads": torch.get_num_threads(),
+        "gradients_right": apart <= APART[own.dtype],
+        "threads": own.threads,
     }
 
 
@@ -226,21 +267,26 @@ def fit_row(
     model = fitted(X, y, text, variant, batch, steps)  # warms up, and asks what is fastest here
     straight_loop(X, y, text, variant, batch, max(1, steps // 10))
     times: list[tuple[float, float]] = []
-    for pair in range(pairs):
+    while len(times) < pairs:
         seconds = {}
         sides = {"straight": straight_loop, "cafe": fitted}
-        for name in sorted(sides, reverse=bool(pair % 2)):
+        for name in sorted(sides, reverse=bool(len(times) % 2)):
             start = time.perf_counter()
             sides[name](X, y, text, variant, batch, steps)
             seconds[name] = time.perf_counter() - start
         times.append((seconds["straight"], seconds["cafe"]))
-    logs = np.log([straight / own for straight, own in times])
-    spread = student.ppf(0.975, pairs - 1) * logs.std(ddof=1) / math.sqrt(pairs) if pairs > 1 else 0.0
+        logs = np.log([straight / own for straight, own in times])
+        spread = 0.0
+        if len(times) > 1:
+            spread = student.ppf(0.975, len(times) - 1) * logs.std(ddof=1) / math.sqrt(len(times))
+        if len(times) >= LEAST_PAIRS and abs(logs.mean()) > spread:
+            break
     return {
         "shape": f"fit {len(X)}x{X.shape[1]}x{len(text)} {variant} batch {batch}",
         "kernel": model.kernel_,
         "dtype": model.dtype_,
         "steps": steps,
+        "pairs": len(times),
         "straight_seconds": float(np.median([a for a, _ in times])),
         "cafe_seconds": float(np.median([b for _, b in times])),
         "ratio": float(np.exp(logs.mean())),
@@ -265,41 +311,52 @@ def grid(full: bool) -> list[tuple[int, int, int, str, int]]:
 def main() -> None:
     """Measure steps, then fits."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=313, help="of a fit; the default recipe's are 313")
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument(
+        "--steps", type=int, default=313, help="of a fit beside its floor; the default recipe's are 313"
+    )
+    parser.add_argument("--grid-steps", type=int, default=100, help="of a fit of the grid")
+    parser.add_argument("--pairs", type=int, default=5, help="of fits, at the most")
     parser.add_argument("--rounds", type=int, default=15, help="of the step and its floor")
     parser.add_argument("--full", action="store_true", help="every number of rows with every width: twice as long")
     parser.add_argument("--only", choices=("steps", "fits"), help="a part")
-    arguments = parse(parser, {"steps": 2, "pairs": 2, "rounds": 1})
-    wrong = []
+    arguments = parse(parser, {"steps": 2, "grid_steps": 2, "pairs": 2, "rounds": 1})
     shapes = [(400, 64, 20)] if is_smoke() else [(16_000, d, c) for d in (512, 1024) for c in (1000, 102)]
     cells = [(100, 64, 3, v, 32) for v in ("image", "text", "both")] if is_smoke() else grid(arguments.full)
-    rows = [] if arguments.only == "fits" else [
-        measure_floor(*shape, 256, arguments.rounds, arguments.steps, arguments.pairs) for shape in shapes
-    ]  # fmt: skip
-    report("steps", None, rows)
-    wrong += [row["shape"] for row in rows if not row["gradients_right"]]
-    fits = []
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    rows = []
+    for shape in [] if arguments.only == "fits" else shapes:
+        rows.append(measure_floor(*shape, 256, arguments.rounds, arguments.steps, arguments.pairs))
+        report("steps", None, rows[-1:], started=started)
     for n, d, c, variant, batch in [] if arguments.only == "steps" else cells:
         X, y, text = problem(n, d, c)
-        one = OneStep(X, y, text, variant, batch)
-        apart = one.check()
-        right = {"gradients_apart": apart, "gradients_right": apart <= APART[one.dtype]}
-        fits.append({**fit_row(X, y, text, variant, batch, arguments.steps, arguments.pairs), **right})
-        print(f"{fits[-1]['shape']}: {fits[-1]['ratio']:.2f}x ({fits[-1]['dtype']})", flush=True)
-    report("step_grid", None, fits, quiet=True)
-    wrong += [row["shape"] for row in fits if not row["gradients_right"]]
-    slower = [row for row in fits if row["ratio_high"] < 1]
-    if fits:
-        lowest = min(fits, key=lambda row: row["ratio_high"])
+        own = OneStep(X, y, text, variant, batch)
+        apart = own.check()
+        row = fit_row(X, y, text, variant, batch, arguments.grid_steps, arguments.pairs)
+        rows.append({**row, "gradients_apart": apart, "gradients_right": apart <= APART[own.dtype]})
+        report("step_grid", None, rows[-1:], quiet=True, started=started)
         print(
-            f"{len(fits)} cells; slower than the straight loop: {len(slower)}; lowest upper bound "
-            f"{lowest['ratio_high']:.2f} at {lowest['shape']}"
+            f"{row['shape']}: {row['ratio']:.2f}x ({row['ratio_low']:.2f} to {row['ratio_high']:.2f}), {row['dtype']}",
+            flush=True,
         )
-    for row in slower:
-        print(f"slower: {row['shape']}, {row['ratio']:.2f}x (at most {row['ratio_high']:.2f})")
-    if wrong:
-        raise SystemExit(f"gradients differ from autograd's by more than {APART}: {', '.join(wrong)}")
+    conclude(rows)
+
+
+def conclude(rows: list[dict[str, Any]]) -> None:
+    """Say which cell was slowest, and end with a failure where one is slower than the straight loop, or wrong."""
+    lowest = min(rows, key=lambda row: row["ratio_high"])
+    print(f"{len(rows)} cells; the lowest upper bound is {lowest['ratio_high']:.2f}, of {lowest['shape']}")
+    faults = [
+        f"{row['shape']} is slower than the straight loop, {row['ratio']:.2f}x (at most {row['ratio_high']:.2f})"
+        for row in rows
+        if row["ratio_high"] < 1 and not is_smoke()
+    ]
+    faults += [
+        f"gradients of {row['shape']} are {row['gradients_apart']:.2g} of their length from autograd's"
+        for row in rows
+        if not row["gradients_right"]
+    ]
+    if faults:
+        raise SystemExit("\n".join(faults))
 
 
 if __name__ == "__main__":

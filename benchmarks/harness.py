@@ -262,9 +262,20 @@ def about_machine() -> dict[str, Any]:
     }
 
 
-def report(benchmark: str, target: float | None, rows: list[dict[str, Any]], quiet: bool = False) -> None:
-    """Append rows to results/<benchmark>.jsonl, but for the smallest form's; print one line each, unless quiet."""
-    shared = {"benchmark": benchmark, "time": datetime.now(UTC).isoformat(timespec="seconds"), **about_machine()}
+def report(
+    benchmark: str,
+    target: float | None,
+    rows: list[dict[str, Any]],
+    quiet: bool = False,
+    started: str | None = None,
+) -> None:
+    """Append rows to results/<benchmark>.jsonl, but for the smallest form's; print one line each, unless quiet.
+
+    Rows of one run have one time, by which tables know them: a run that appends each row as it is measured gives the
+    time when it ``started``.
+    """
+    now = started or datetime.now(UTC).isoformat(timespec="seconds")
+    shared = {"benchmark": benchmark, "time": now, **about_machine()}
     lines = [json.dumps({**shared, "target": target, **row}) + "\n" for row in rows]
     if not _smoke:
         RESULTS.mkdir(exist_ok=True)

@@ -6,6 +6,7 @@ Of every entry the newest run counts. A row whose kernel is Triton ran on a GPU;
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,17 +178,21 @@ def steps(folder: Path) -> str:
     if not rows:
         return f"Steps: {NOT_MEASURED}."
     lines = [
-        "| step of | runs as | peak, products: GFLOP/s | floor | measured | fraction (wanted) "
-        "| fit against the straight loop | set-up | commit |",
+        "| step of | runs as | peak, products: GFLOP/s | floor: products, softmax, update | measured "
+        "| fraction (wanted) | fit against the straight loop | set-up | commit |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         short = row["wanted_fraction"] is not None and row["fraction"] < row["wanted_fraction"]
         wanted = f"{row['fraction']:.2f} ({row['wanted_fraction']}){': missed' if short else ''}"
+        threads = "one thread" if row["threads"] == 1 else f"{row['threads']} threads"
+        parts = ", ".join(
+            f"{row[f'{part}_ms']:.2f}" for part in ("products", "softmax", "update") if f"{part}_ms" in row
+        )
         lines.append(
-            f"| {row['shape'].removeprefix('step ').replace('x', ' x ')} | {row['dtype']}, {row['kernel']} | "
-            f"{row['peak_gflops']:.0f}, {row['products_gflops']:.0f} | {row['floor_ms']:.2f} ms "
-            f"| {row['step_ms']:.2f} ms | {wanted} "
+            f"| {row['shape'].removeprefix('step ').replace('x', ' x ')} | {row['dtype']}, {row['kernel']}, {threads} "
+            f"| {row['peak_gflops']:.0f}, {row['products_gflops']:.0f} "
+            f"| {row['floor_ms']:.2f} ms{f': {parts}' if parts else ''} | {row['step_ms']:.2f} ms | {wanted} "
             f"| {row['ratio']:.2f}x ({row['ratio_low']:.2f} to {row['ratio_high']:.2f}) "
             f"| {row['set_up_ms']:.0f} ms | {row['commit']} |"
         )
@@ -228,6 +233,16 @@ def class_weights(folder: Path) -> str:
             f"| {row['ratio']:.2f}x ({row['ratio_low']:.2f} to {row['ratio_high']:.2f}){slower} | {row['commit']} |"
         )
     return "\n".join([*lines, "", f"Measured on {_machine(rows[0])}."])
+
+
+def slower(folder: Path) -> list[str]:
+    """Say what is slower than the straight loop in the newest runs, by the upper 95 % bound of the ratio."""
+    rows = [row for name in ("steps", "step_grid", "class_weights") for row in _last_run(rows_of(folder, name))]
+    return [
+        f"{row['shape']} is slower than the straight loop: {row['ratio']:.2f}x, at most {row['ratio_high']:.2f}"
+        for row in rows
+        if row.get("ratio_high", math.inf) < 1
+    ]
 
 
 def _last_run(rows: list[Row]) -> list[Row]:

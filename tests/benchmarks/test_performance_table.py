@@ -114,11 +114,13 @@ def test_steps_say_what_was_measured_and_which_fits_are_slower(made, tmp_path):
     step = {
         "dtype": "bfloat16", "kernel": "cpu-direct", "peak_gflops": 985.0, "products_gflops": 800.0, "floor_ms": 0.8,
         "step_ms": 1.0, "fraction": 0.8, "wanted_fraction": 0.85, "ratio_low": 1.9, "ratio_high": 2.1, "set_up_ms": 9.0,
+        "products_ms": 0.6, "softmax_ms": 0.05, "update_ms": 0.15, "threads": 1,
     }  # fmt: skip
     write(tmp_path, "steps", old | step, row("2026-01-02", 2.0, "step 16000x512x1000") | step)
     table = made.steps(tmp_path)
     assert table.splitlines()[2] == (
-        "| 16000 x 512 x 1000 | bfloat16, cpu-direct | 985, 800 | 0.80 ms | 1.00 ms | 0.80 (0.85): missed "
+        "| 16000 x 512 x 1000 | bfloat16, cpu-direct, one thread | 985, 800 | 0.80 ms: 0.60, 0.05, 0.15 | 1.00 ms "
+        "| 0.80 (0.85): missed "
         "| 2.00x (1.90 to 2.10) | 9 ms | abc |"
     )
     fits = [{"ratio_high": 1.02, "steps": 313}, {"ratio_high": 0.97, "steps": 313}, {"ratio_high": 3.2, "steps": 313}]
@@ -127,6 +129,7 @@ def test_steps_say_what_was_measured_and_which_fits_are_slower(made, tmp_path):
     said = made.steps(tmp_path).splitlines()[-1]
     assert "takes 0.90 to 3.00 times as long, 0.98 in the middle" in said
     assert said.endswith("by the upper 95 % bound: 1; 0.9 (0.90x).")
+    assert made.slower(tmp_path) == ["fit 0.9 is slower than the straight loop: 0.90x, at most 0.97"]
 
 
 @pytest.fixture
