@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from cafe.report.leaderboard import Leaderboard
     from cafe.sharing.onnx_export import ExportSummary
 
-_COMPARED = 16  # images that an exported file is compared with torch on, and half as many digits
+_COMPARED = 16  # training images that an exported file is compared with torch on, and half as many digits
 
 
 class Scored(NamedTuple):
@@ -102,7 +102,7 @@ class Classifier(ImageClassifier):
     estimator, decoder
         As given.
     encoder : Encoder
-        Opened when first asked for.
+        Opened at first use.
     row : dict or None
         How it did when it was tested, as a row of `cafe fit --json`; None where that is not known.
     run : Path or None
@@ -125,8 +125,8 @@ class Classifier(ImageClassifier):
         What it may promise of new images: thresholds, temperature, sets; None where there are none, and
         ``no_promises`` says why.
     temperature : float
-        What the logits of the method are divided by before there are probabilities; 1 where a temperature is not sure
-        to make these more honest.
+        The number that logits of the method are divided by; 1 where a temperature is not sure to make probabilities
+        more honest.
     leaderboard : Leaderboard or None
         How other methods did on the same test images, where :meth:`fit` was asked to compare; None elsewhere.
     notes : tuple of str
@@ -211,18 +211,18 @@ class Classifier(ImageClassifier):
         tell: Callable[[str], None] | None = None,
         check_features: Callable[[Features], None] | None = None,
     ) -> Self:
-        """Fit a classifier on a folder of images, or on features: extract what is needed, test once, keep the best use.
+        """Fit a classifier on a folder of images, or on features: extract, test once, keep a fit for use.
 
-        Images are encoded once and kept in the cache folder; a run that was killed carries on where it was. What cafe
-        itself has to divide is fitted once more on all labelled images after the test; where there are few, the test
-        is a cross-validation. See :mod:`cafe.classifier.final_fit`.
+        Images are encoded once and kept in the cache folder; a run that was killed carries on where it was. Where
+        cafe itself divided the images, the method is fitted once more on all labelled images after the test; where
+        images are few, the test is a cross-validation. See :mod:`cafe.classifier.final_fit`.
 
         Parameters
         ----------
         data : Features, path, str, list of two of them, or None, default=None
             A folder with a folder of images for each class, any other source of ``docs/sources.md``, a name of
-            `cafe datasets`; or a cache, by its file or name; or features in memory. None is the cache last used. Two
-            caches or features in a list are of the same images by two encoders, and are joined.
+            `cafe datasets`; or a cache, by its file or name; or features in memory. None is the cache last used. A
+            list of two caches or Features, of the same images by two encoders, is joined.
         model : str, default=None
             The encoder, or two, ``"A,B"``; None is that of the cache of this folder that was last used, else
             ``$CAFE_MODEL``, else ``cafe:mini``.
@@ -263,7 +263,7 @@ class Classifier(ImageClassifier):
         tell : callable, default=None
             Called with a sentence before each stage that may take long, and with what stands in ``notes``.
         check_features : callable, default=None
-            Called with the features before the fit; what it raises refuses them.
+            Called with the features before the fit; an exception that it raises ends the call.
 
         Returns
         -------
@@ -295,15 +295,15 @@ class Classifier(ImageClassifier):
         classifier = cls(
             fitted.final.estimator, fitted.encoder(device), fitted.features.class_names, decoder=fitted.decoder
         )
-        classifier._know_fit(fitted)
+        classifier._take_results(fitted)
         classifier._source = FitSource.of(data, root, split, fitted.prepared.path)
         classifier.cache_dir = cache_folder(cache_dir)
         if save is not False:
             classifier.save(None if save is True else save, cache_dir=cache_dir)
         return classifier
 
-    def _know_fit(self, fitted: SourceFit) -> None:
-        """Keep what a fit says besides its estimator."""
+    def _take_results(self, fitted: SourceFit) -> None:
+        """Take all results of a fit but its estimator: row, promises, notes, features, extraction."""
         final, prepared = fitted.final, fitted.prepared
         self.row, self.fitted_images = final.row, final.fitted_images
         self.promises, self.no_promises = final.promises, final.no_promises
@@ -382,8 +382,8 @@ class Classifier(ImageClassifier):
             classifier.promises = Promises.from_saved(saved[PROMISES], saved[SCORING_FIT])
         why = (classifier.row or {}).get("no_promises")
         classifier.no_promises = str(why or "its run does not say why; it may be of an older cafe")
-        known = saved.get(FITTED_IMAGES)
-        classifier.fitted_images = None if known is None else frozenset(row.tobytes() for row in known)
+        hashes = saved.get(FITTED_IMAGES)
+        classifier.fitted_images = None if hashes is None else frozenset(row.tobytes() for row in hashes)
         note_use(cache_folder(cache_dir), "runs", folder)
         return classifier
 
@@ -471,7 +471,7 @@ class Classifier(ImageClassifier):
 
     @property
     def temperature(self) -> float:
-        """What logits are divided by before there are probabilities; 1 where that is not sure to help."""
+        """The number that logits are divided by; 1 where a temperature is not sure to help."""
         return 1.0 if self.promises is None else self.promises.temperature
 
     @property
@@ -485,14 +485,14 @@ class Classifier(ImageClassifier):
 
     @property
     def estimator(self) -> Any:
-        """The fitted method; of a run it is made when first asked for, since predicting needs its arrays alone."""
+        """The fitted method; that of a loaded run is made at first use, since predicting needs its arrays alone."""
         if isinstance(self._fitted, FittedMethod):
             self._fitted = self._fitted.estimator()
         return self._fitted
 
     @property
     def encoder(self) -> Encoder:
-        """The frozen encoder; opened when first asked for."""
+        """The frozen encoder; opened at first use."""
         with self._opening:
             if not isinstance(self._encoder, Encoder):
                 self._encoder = self._encoder()
@@ -516,8 +516,7 @@ class Classifier(ImageClassifier):
         Raises
         ------
         InputError
-            If it was not fitted on features, so that a run could not say where it comes from; or the folder cannot be
-            written to.
+            If it was not made by :meth:`fit`, or the folder cannot be written to.
         """
         if self._features is None or self.row is None:
             raise InputError("this classifier was not made by Classifier.fit, so there is nothing to save it from")
@@ -560,8 +559,7 @@ class Classifier(ImageClassifier):
         -------
         Scored
         """
-        unprojected = getattr(self.estimator, "projection", None) is not None
-        encode = self.encoder.encode_images_unprojected if unprojected else self.encoder.encode_images
+        encode = self.encoder.encode_images_unprojected if self._is_unprojected else self.encoder.encode_images
         features = encode(crops)
         features = features[1] if isinstance(features, tuple) else features  # (n, d)
         probabilities = self.estimator.predict_proba(features)
@@ -645,7 +643,7 @@ class Classifier(ImageClassifier):
         )  # fmt: skip
 
     def _images_to_compare_on(self) -> list[Image.Image]:
-        """Return real images: some that it was fitted on, where these are at hand, and handwritten digits."""
+        """Return real images: some that it was fitted on, where they are on this machine, and handwritten digits."""
         from cafe.data.opening import open_dataset
 
         own = self.training_images()
@@ -659,11 +657,17 @@ class Classifier(ImageClassifier):
 
     def training_images(self) -> TrainingImages | None:
         """Return the images that it was fitted on, with their features; None where they are not on this machine."""
-        unprojected = getattr(self.estimator, "projection", None) is not None
-        return training_images(self._source, self._image_fingerprint, self.fitted_images, unprojected=unprojected)
+        return training_images(
+            self._source, self._image_fingerprint, self.fitted_images, unprojected=self._is_unprojected
+        )
+
+    @property
+    def _is_unprojected(self) -> bool:
+        """Whether the method reads features before the encoder's projection."""
+        return getattr(self.estimator, "projection", None) is not None
 
     def report(self) -> str:
-        """Return the page that says how good it is, on what, and when not: ``report.html`` of its run.
+        """Return the report of the fit, the page ``report.html`` of its run.
 
         Returns
         -------
@@ -673,7 +677,7 @@ class Classifier(ImageClassifier):
         Raises
         ------
         InputError
-            If it was neither fitted just now nor saved with a page.
+            If it was neither fitted in this process nor saved with a report.
         """
         if self._page is not None:
             return self._page()
@@ -728,7 +732,7 @@ class Classifier(ImageClassifier):
         }
 
     def _facts(self) -> dict[str, str]:
-        """Return what a reader wants to know at first sight."""
+        """Return the facts that its representations show: method, classes, encoder, accuracy, run."""
         shown = ", ".join(self.classes_[:6]) + (f", ... ({len(self.classes_)})" if len(self.classes_) > 6 else "")
         facts = {"method": getattr(self._fitted, "class_name", type(self._fitted).__name__), "classes": shown}
         if isinstance(self._encoder, Encoder):
@@ -765,9 +769,9 @@ def _models_of(saved: Mapping[str, Any], model: str | None, folder: Path) -> lis
     names = [str(name) for name in saved.get("encoders") or [saved["encoder"]]]
     if model is None:
         return names
-    given = model_names(model) if len(names) > 1 else [model]
-    if len(given) != len(names):
+    moved = model_names(model) if len(names) > 1 else [model]
+    if len(moved) != len(names):
         raise InputError(
             f"the run {folder} is of two encoders, {' and '.join(names)}; --model takes both, as A,B; got {model!r}"
         )
-    return given
+    return moved

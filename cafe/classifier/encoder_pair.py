@@ -1,4 +1,4 @@
-"""Two encoders that look at the same images: for classifiers that were fitted on features of two."""
+"""Two encoders of the same images, for classifiers that were fitted on features of both."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_ENCODERS = 2
 
 
 def model_names(models: str) -> list[str]:
-    """Read one model or several, ``"A,B"``; a folder is one, whatever its name.
+    """Return the names in ``"A,B"``; a folder is one model, whatever its name.
 
     Examples
     --------
@@ -34,7 +34,7 @@ def model_names(models: str) -> list[str]:
 
 
 def pair_of(models: str) -> list[str]:
-    """Return the one encoder, or the two, that a fit is to be made with.
+    """Return the names of the encoder, or the two encoders, of a fit.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def pair_of(models: str) -> list[str]:
 
 
 def parts_of_provenance(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the provenance of each encoder's features: one, or those that were joined."""
+    """Return the provenance of each encoder's features: a list of one, or of the two that were joined."""
     return list(provenance.get("joined") or [provenance])
 
 
@@ -66,12 +66,12 @@ def open_encoders(
 
 
 def encoders_of(encoder: Encoder) -> list[Encoder]:
-    """Return the encoders that one is made of: two of a pair, else itself."""
+    """Return the two encoders of a pair, or a list of the encoder itself."""
     return list(encoder.encoders) if isinstance(encoder, EncoderPair) else [encoder]
 
 
 def dtypes_of(provenance: Mapping[str, Any]) -> list[str | None]:
-    """Return the dtype of each encoder that features were made in; None where that is not known."""
+    """Return the dtype in which each encoder made its features; None where that is not recorded."""
     return [(part.get("image") or {}).get("encoder", {}).get("dtype") for part in parts_of_provenance(provenance)]
 
 
@@ -81,7 +81,7 @@ def decoder_of(provenance: Mapping[str, Any]) -> str:
     Raises
     ------
     InputError
-        If it was not the same for both encoders: an image that is classified is decoded once.
+        If the two encoders had different decoders: an image is decoded only once.
     """
     decoders = [str((part.get("image") or {}).get("decoder", PILLOW)) for part in parts_of_provenance(provenance)]
     if len(set(decoders)) > 1:
@@ -156,27 +156,27 @@ class EncoderPair(Encoder):
 
     def identity(self) -> dict[str, Any]:
         """Return both identities, ``first`` and ``second`` in each part."""
-        both = [encoder.identity() for encoder in self.encoders]
-        parts = {key: {"first": both[0][key], "second": both[1][key]} for key in ("image", "recorded")}
-        return {**parts, "text": both[0]["text"]}
+        first, second = (encoder.identity() for encoder in self.encoders)
+        parts = {key: {"first": first[key], "second": second[key]} for key in ("image", "recorded")}
+        return {**parts, "text": first["text"]}
 
 
 class KnownByBoth(KnownRows):
-    """Images whose features by both encoders are in caches at hand.
+    """Known rows of images whose features by both encoders are in caches.
 
     Parameters
     ----------
     known : sequence of KnownRows
-        By each encoder.
+        Of each encoder.
     """
 
     def __init__(self, known: Sequence[KnownRows]) -> None:
-        super().__init__((), [sentence for one in known for sentence in one.damaged])
-        first, second = (one.keys.images for one in known)
+        super().__init__((), [sentence for rows in known for sentence in rows.damaged])
+        first, second = (rows.keys.images for rows in known)
         self._known = tuple(known)
         self.keys = KnownKeys(np.intersect1d(first, second))
 
     def take(self, sha256: bytes, sample_id: str, views: int, *, with_projection: bool) -> NDArray[Any]:
         """Return the features of an image by both, (1, d1 + d2); without views and projections."""
-        rows = (one.take(sha256, sample_id, 0, with_projection=False) for one in self._known)
-        return side_by_side(*rows)
+        parts = (rows.take(sha256, sample_id, 0, with_projection=False) for rows in self._known)
+        return side_by_side(*parts)

@@ -33,7 +33,7 @@ def encode_like(
     features : Features
         Of the cache.
     folder : path
-        Its images at any depth, sorted; labels are not looked for.
+        Images at any depth are taken, sorted, without labels.
     device, dtype : str, default="auto"
         As :func:`cafe.encoders.opening.open_encoder` takes them.
     progress : callable, default=None
@@ -81,12 +81,12 @@ def encode_like(
 
 
 def open_again(features: Features, device: str, dtype: str = "auto") -> Encoder:
-    """Open what made features, one encoder or two.
+    """Open the encoder that made features, or both as a pair.
 
     Raises
     ------
     InputError
-        If it cannot be opened, has changed, or two caches were decoded by different decoders.
+        If an encoder cannot be opened or has changed.
     """
     parts = parts_of_provenance(features.provenance)
     encoder = open_encoders([str(part.get("encoder", "")) for part in parts], device, dtype)
@@ -95,7 +95,7 @@ def open_again(features: Features, device: str, dtype: str = "auto") -> Encoder:
 
 
 def check_encoders(provenance: Mapping[str, Any], encoder: Encoder) -> None:
-    """Refuse an encoder, or one of a pair, whose image features are not those of the features of this provenance.
+    """Refuse an encoder whose image features are not those of this provenance; of a pair, either one.
 
     Raises
     ------
@@ -107,17 +107,17 @@ def check_encoders(provenance: Mapping[str, Any], encoder: Encoder) -> None:
 
 
 def check_encoder(fitted: Mapping[str, Any], encoder: Encoder) -> None:
-    """Refuse an encoder whose image features are not those of the fit; ``fitted`` is the identity of the one then."""
-    here = encoder.image_identity()
+    """Refuse an encoder whose image features differ from those of ``fitted``, the identity recorded at the fit."""
+    identity = encoder.image_identity()
     if "named_by_user" in fitted:
         warnings.warn(
             f"this run was fitted on imported features, said to be of {fitted['named_by_user']!r}; whether "
             f"{encoder.id!r} makes the same ones cannot be checked",
             CafeWarning,
-            stacklevel=4,  # whoever called Classifier.load
+            stacklevel=4,  # the caller of Classifier.load
         )
         return
-    differing = sorted(key for key in {*fitted, *here} - {"dtype"} if fitted.get(key) != here.get(key))
+    differing = sorted(key for key in {*fitted, *identity} - {"dtype"} if fitted.get(key) != identity.get(key))
     if differing:
         raise InputError(
             f"encoder {encoder.id!r} is not the one that this run was fitted with: {', '.join(differing)} differ; "

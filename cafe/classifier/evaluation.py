@@ -1,4 +1,4 @@
-"""How a classifier does on a folder whose images lie in folders named as the classes."""
+"""The evaluation of a classifier on a folder whose images lie in folders named as the classes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cafe.evaluation.metrics import METRIC_FIELDS, all_metrics
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a classifier does on images that it was not fitted on.
+    """Metrics of a classifier on images that it was not fitted on.
 
     Attributes
     ----------
@@ -29,12 +29,12 @@ class Evaluation:
     acc1_interval : list of two float
         The ends of acc1's 95 % interval.
     recall : dict of str to float
-        Share of each class's images that were named right; classes without an image are left out.
+        Recall of each class that has an image.
     fitted : int or None
-        Images left out because the classifier was fitted on them; None where it does not know which these are, so
-        that it may have been tested on some of them.
+        Images left out because the classifier was fitted on them; None where they are not known, so that some may
+        have been tested.
     other_classes : int
-        Images left out because their folder is called as none of the classes.
+        Images left out because their folder has the name of no class.
     unreadable : int
         Images that cannot be decoded.
     """
@@ -58,7 +58,7 @@ class Evaluation:
 
 
 class LabelledFolder:
-    """Gathers the predictions of images whose folders say what they are.
+    """Collects the predictions for images whose folders are named as classes.
 
     Parameters
     ----------
@@ -77,23 +77,23 @@ class LabelledFolder:
         self._fitted = self._other_classes = self._unreadable = 0
 
     def fits(self, images: Iterable[ImageInput]) -> bool:
-        """Whether at least one image lies in a folder that is called as a class."""
+        """Whether at least one image lies in a folder named as a class."""
         return any(self.label_of(image) is not None for image in images)
 
     def label_of(self, image: ImageInput) -> int | None:
-        """Return the column of the class that an image's folder is called as; None if there is none."""
+        """Return the column of the class that an image's folder is named as; None if there is none."""
         folders = image.inside.split("/")[:-1]
         if len(folders) > 1 and split_name(folders[0]):
             folders = folders[1:]
         return self._column_of.get(_plain(folders[0])) if folders else None
 
     def name_of(self, image: ImageInput) -> str:
-        """Return the class that an image's folder is called as; empty if there is none."""
+        """Return the class that an image's folder is named as; empty if there is none."""
         label = self.label_of(image)
         return "" if label is None else self._class_names[label]
 
     def add(self, image: ReadImage, probabilities: NDArray[np.floating[Any]]) -> None:
-        """Count one image, and keep its probabilities (c,) if it is to be tested."""
+        """Count one image, and keep its probabilities (c,) if it counts for the evaluation."""
         label = self.label_of(image.input)
         if label is None:
             self._other_classes += 1
@@ -106,7 +106,7 @@ class LabelledFolder:
             self._labels.append(label)
 
     def evaluation(self) -> Evaluation:
-        """Sum up.
+        """Return the metrics of the images added so far.
 
         Raises
         ------
@@ -128,10 +128,10 @@ class LabelledFolder:
         right = probabilities.argmax(axis=1) == labels
         recall = {self._class_names[label]: float(right[labels == label].mean()) for label in np.unique(labels)}
         metrics = all_metrics(probabilities, labels)
-        known: dict[str, Any] = {name: metrics[name] for name in METRIC_FIELDS}
-        return Evaluation(n_test=len(labels), **known, recall=recall, **left_out)
+        shown: dict[str, Any] = {name: metrics[name] for name in METRIC_FIELDS}
+        return Evaluation(n_test=len(labels), **shown, recall=recall, **left_out)
 
 
 def _plain(name: str) -> str:
-    """Return a folder's or class's name as sources make class names of folders."""
+    """Return the class name that a source makes of a folder's name."""
     return name.replace("_", " ")

@@ -1,4 +1,4 @@
-"""From what a user names to features in memory: a cache as it is, or a data set, which is extracted where needed."""
+"""Gets the features of whatever a user names: a cache is loaded, a data set is extracted where it has no cache."""
 
 from __future__ import annotations
 
@@ -39,26 +39,26 @@ FeatureSource = Features | Path | str
 
 @dataclass(frozen=True)
 class Prepared:
-    """Features in memory, and how they came there.
+    """Features in memory, and where they come from.
 
     Attributes
     ----------
     features : Features
         Of one data set and one encoder, or two.
     paths : tuple of Path
-        The cache of each encoder; none for features that were given as they are.
+        The cache of each encoder; empty for features that came in memory.
     encoder : Encoder or None
-        Where all had to be opened to make them.
+        The open encoder, or both as a pair, where the extraction opened all of them.
     summaries : tuple of ExtractionSummary
-        Of the extraction of each, where one was needed.
+        Of each extraction that was needed.
     division : str
-        How cafe divided what had no splits, in a sentence; empty elsewhere.
+        A sentence about how cafe divided a data set without splits; empty for other sources.
     dataset : Dataset or None
-        Where the images can be opened; None where only a cache, or features, were given.
+        The data set, which can open the images; None where the user named a cache or features.
     contents : dict or None
-        What lies in the data set's source, as :meth:`cafe.data.contents.Contents.to_json` gives it; None likewise.
+        Contents of the data set's source, as of :meth:`cafe.data.contents.Contents.to_json`; None likewise.
     notes : tuple of str
-        What is odd about it: identical images, files that were left out, images that cannot be read.
+        Sentences about identical images, files that were left out, and images that cannot be read.
     """
 
     features: Features
@@ -72,12 +72,12 @@ class Prepared:
 
     @property
     def path(self) -> Path | None:
-        """The cache, of two the first."""
+        """The cache; the first of two."""
         return next(iter(self.paths), None)
 
     @property
     def summary(self) -> ExtractionSummary | None:
-        """Of the extraction, where one was needed; of two the first."""
+        """The summary of the extraction, where one was needed; the first of two."""
         return next(iter(self.summaries), None)
 
 
@@ -94,20 +94,20 @@ def prepare(
     tell: Tell | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Prepared:
-    """Return the features that are meant, after extracting what is not in a cache yet.
+    """Return the features of a data set, a cache or two, after extracting those that are in no cache yet.
 
     Parameters
     ----------
     source : Features, path, str, list of two of them, or None
         A data set: a name of ``cafe datasets``, a folder or file of images (``./digits`` is always a path). A cache:
         its file, or its name in the cache folder. None is the cache last used or made there. Features are returned as
-        they are. Two caches, or features, are those of the same images by two encoders, and are joined.
+        they are. A list of two caches or Features, of the same images by two encoders, is joined.
     model : str, default=None
         Encoder of a data set, or two, ``"A,B"``; None as :func:`choose_model` has it.
     split : str, default=None
         Shares of train, val and test for a folder without splits, such as ``"70/10/20"``; None is 50/20/30.
     templates : str or sequence of str, default=None
-        As of :func:`cafe.prompts.read_templates`; None for those of the cache that is there, else the data set's own.
+        As of :func:`cafe.prompts.read_templates`; None for those of an existing cache, else the data set's own.
     root : path, default=None
         Folder that holds named data sets; None for ``$CAFE_DATA``.
     device : str, default="auto"
@@ -119,7 +119,7 @@ def prepare(
     tell : callable, default=None
         Called with a sentence before each stage that may take long, and with what was chosen.
     check : callable, default: nothing
-        Called once the source is found, before the work on it: refuses what else is wrong with a request.
+        Called once the source is found, before it is read: raises where other options of the request are wrong.
 
     Returns
     -------
@@ -133,24 +133,23 @@ def prepare(
     """
     folder = cache_folder(cache_dir)
     say: Tell = tell or (lambda _: None)
-    if isinstance(source, Sequence) and not isinstance(source, str):
-        return _prepare_several(source, model=model, split=split, templates=templates, folder=folder, check=check)
-    wanted = [templates] if isinstance(templates, str) else templates
-    if isinstance(source, Features) or source is None or not names_dataset(source, folder):
-        given = {"model": model, "split": split, "templates": wanted}
-        for name, value in given.items():
+    templates = [templates] if isinstance(templates, str) else templates
+    if not isinstance(source, str | os.PathLike) or not names_dataset(source, folder):
+        for name, value in {"model": model, "split": split, "templates": templates}.items():
             if value is not None:
                 raise InputError(f"{name} is of the extraction of a data set, and there is none here: give a folder")
         if isinstance(source, Features):
             check()
             return Prepared(source)
+        if source is not None and not isinstance(source, str | os.PathLike):
+            return _prepare_two(source, folder, check)
         path = find_cache(source, folder)
         if source is None:
             say(f"using the cache last used: {path}")
         check()
         note_use(folder, "caches", path)
         return Prepared(load_features(path, memmap="auto"), (path,))
-    texts = read_templates(wanted)
+    texts = read_templates(templates)
     dataset = open_dataset(source, None if root is None else Path(root), split=split)
     names: Sequence[str | None] = [None] if model is None else pair_of(model)
     ready = [_fitting_cache(dataset, name, texts, folder) for name in names]
@@ -159,13 +158,13 @@ def prepare(
     if division:
         say(division)
     if None not in ready:
-        there = [path for path in ready if path is not None]
-        contents, copies = look_for_copies(dataset, there[0])
-        unreadable = [note for path in there for note in _unreadable_there(path)]
+        paths = [path for path in ready if path is not None]
+        contents, copies = look_for_copies(dataset, paths[0])
+        unreadable = [note for path in paths for note in _unreadable_in(path)]
         notes = tuple(dict.fromkeys((*dataset.notes, *copies, *unreadable)))
         for note in notes:
             say(f"note: {note}")
-        say(f"its features are there already: {' and '.join(map(str, there))}")
+        say(f"its features are there already: {' and '.join(map(str, paths))}")
         prepared = _load_or_extract(dataset, names, ready, texts, device, folder, progress, division)
         return replace(prepared, contents=contents.to_json(), notes=notes)
     chosen, why = choose_model(model, dataset.name, folder)
@@ -180,15 +179,7 @@ def prepare(
     return _load_or_extract(dataset, names, ready, texts, device, folder, progress, division)
 
 
-def _prepare_several(
-    sources: Sequence[FeatureSource],
-    *,
-    model: str | None,
-    split: str | None,
-    templates: Sequence[str] | str | None,
-    folder: Path,
-    check: Callable[[], None],
-) -> Prepared:
+def _prepare_two(sources: Sequence[FeatureSource], folder: Path, check: Callable[[], None]) -> Prepared:
     """Join the features of two encoders: caches, or features in memory.
 
     Raises
@@ -198,35 +189,27 @@ def _prepare_several(
     """
     if len(sources) != MOST_ENCODERS:
         raise InputError(f"features are joined of two encoders, from two caches; got {len(sources)}")
-    for name, value in {"model": model, "split": split, "templates": templates}.items():
-        if value is not None:
-            raise InputError(f"{name} is of the extraction of a data set, and there is none here: give a folder")
-    named = [source for source in sources if not isinstance(source, Features)]
-    paths = find_caches(named, folder)
+    paths = iter(find_caches([source for source in sources if not isinstance(source, Features)], folder))
     check()
-    found = iter(paths)
-    parts = []
-    for source in sources:
-        if isinstance(source, Features):
-            parts.append(Prepared(source))
-        else:
-            path = next(found)
-            parts.append(Prepared(load_features(path, memmap="auto"), (path,)))
-    joined = _joined(parts)
+    joined = _joined([Prepared(source) if isinstance(source, Features) else _loaded(next(paths)) for source in sources])
     for path in reversed(joined.paths):
         note_use(folder, "caches", path)
     return joined
 
 
+def _loaded(path: Path) -> Prepared:
+    return Prepared(load_features(path, memmap="auto"), (path,))
+
+
 def _joined(parts: Sequence[Prepared]) -> Prepared:
-    """Put the features of two encoders beside each other, the one with text first; one is left as it is."""
+    """Join the features of two encoders, the one with text first; return those of a single one as they are."""
     if len(parts) == 1:
         return parts[0]
     first, second = parts
     if first.features.text_features is None and second.features.text_features is not None:
         first, second = second, first
     features = first.features.join(second.features)
-    decoder_of(features.provenance)  # one that cannot be predicted with is refused before it is fitted
+    decoder_of(features.provenance)  # raises where the decoders differ: a fit could not predict
     encoder = None if first.encoder is None or second.encoder is None else EncoderPair(first.encoder, second.encoder)
     summaries = (*first.summaries, *second.summaries)
     return Prepared(
@@ -245,7 +228,7 @@ def _load_or_extract(
     progress: ProgressCallback | None,
     division: str,
 ) -> Prepared:
-    """Return the features of a data set by one encoder or two, of which some are in a cache already."""
+    """Load the features that are in a cache (``ready``), and extract those of the other encoders."""
     lacking = [str(name) for name, path in zip(names, ready, strict=True) if path is None]
     made: Iterator[tuple[Encoder, ExtractionSummary]] = iter(())
     if lacking:
@@ -259,29 +242,28 @@ def _load_or_extract(
     parts = []
     for path in ready:
         if path is not None:
-            part = Prepared(load_features(path, memmap="auto"), (path,), division=division, dataset=dataset)
+            part = replace(_loaded(path), division=division, dataset=dataset)
         else:
             encoder, summary = next(made)
-            features = load_features(summary.path, memmap="auto")
             unreadable = [f"image {each['sample_id']!r} was left out: {each['reason']}" for each in summary.unreadable]
-            part = Prepared(
-                features, (summary.path,), encoder, (summary,), division, dataset, summary.contents,
-                (*unreadable, *summary.notes),
+            part = replace(
+                _loaded(summary.path), encoder=encoder, summaries=(summary,), division=division, dataset=dataset,
+                contents=summary.contents, notes=(*unreadable, *summary.notes),
             )  # fmt: skip
         parts.append(part)
     prepared = _joined(parts)
-    for path in reversed(prepared.paths):  # of two, the first is the current one then
+    for path in reversed(prepared.paths):  # so that the first of two becomes the current one
         note_use(folder, "caches", path)
     return prepared
 
 
-def _unreadable_there(path: Path) -> list[str]:
-    """Name the images that could not be read when a cache was made."""
+def _unreadable_in(path: Path) -> list[str]:
+    """Name the images that could not be read when the cache was made."""
     return [f"image {each['sample_id']!r} is not in it: {each['reason']}" for each in _provenance(path)["unreadable"]]
 
 
 def names_dataset(source: Path | str, folder: Path) -> bool:
-    """Whether a name or path means a data set, rather than a cache.
+    """Return whether a name or path means a data set, rather than a cache.
 
     Names of ``cafe datasets`` win; then whatever lies at the path; then caches in the cache folder, by name.
 
@@ -308,12 +290,12 @@ def names_dataset(source: Path | str, folder: Path) -> bool:
 
 
 def choose_model(model: str | None, dataset: str, folder: Path) -> tuple[str, str]:
-    """Return the encoder to extract a data set with, and why, for people.
+    """Return the name of the encoder to extract a data set with, and the reason as the end of a sentence.
 
     Parameters
     ----------
     model : str or None
-        As the user named it, which settles it; else the encoder of the cache of that data set that was last used, else
+        The encoder that the user named. Without one it is that of the data set's cache last used, else
         ``$CAFE_MODEL``, else ``cafe:mini``.
     dataset : str
         Its name.
@@ -331,7 +313,7 @@ def choose_model(model: str | None, dataset: str, folder: Path) -> tuple[str, st
 
 
 def hint_for_photographs(model: str, dataset: Dataset, source: Path | str, verb: str = "fit") -> str:
-    """Say what the embedded model knows and which command takes a real one, to whom it may be news; empty elsewhere."""
+    """Return a hint that the embedded model knows little of photographs, with the command for a real CLIP; else ""."""
     if model != MINI or dataset.name == "digits":
         return ""
     command = shlex.join(["cafe", verb, os.fspath(source), "--model", FOR_PHOTOGRAPHS])
@@ -342,7 +324,7 @@ def hint_for_photographs(model: str, dataset: Dataset, source: Path | str, verb:
 
 
 def described_division(dataset: Dataset) -> str:
-    """Say how cafe divided what had no splits of its own; empty elsewhere."""
+    """Return a sentence about how cafe divided a data set without splits; empty for other data sets."""
     shares = shares_of(dataset.split_origin)
     if shares is None or dataset.name in entries("data", "DATASET"):
         return ""
@@ -353,7 +335,7 @@ def described_division(dataset: Dataset) -> str:
 
 
 def _fitting_cache(dataset: Dataset, model: str | None, templates: Sequence[str] | None, folder: Path) -> Path | None:
-    """Find a cache that holds all of a data set as it is now: of that model, and with those templates, where given."""
+    """Find a cache of a whole data set as it is now; where model and templates are named, of these."""
     identity = dataset.identity()
     class_names = list(identity.pop("class_names"))
     for path in caches_by_last_use(folder):
@@ -362,10 +344,10 @@ def _fitting_cache(dataset: Dataset, model: str | None, templates: Sequence[str]
             continue
         provenance = _provenance(path)
         image, text = provenance["image"], provenance["text"] or {}
-        there = dict(image.get("dataset") or {})
-        # Without a text part the names of the classes stand with the data set.
-        names = text.get("class_names", there.pop("class_names", class_names))
-        is_whole = _same(there, identity) and "draws" not in image
+        recorded = dict(image.get("dataset") or {})
+        # Without a text part the class names stand in the identity of the data set.
+        names = text.get("class_names", recorded.pop("class_names", class_names))
+        is_whole = _same(recorded, identity) and "draws" not in image
         same_texts = list(templates or ()) == text.get("templates") and not text.get("prompts")
         texts_fit = templates is None or provenance["text"] is None or same_texts
         if is_whole and texts_fit and names == class_names:
@@ -373,8 +355,8 @@ def _fitting_cache(dataset: Dataset, model: str | None, templates: Sequence[str]
     return None
 
 
-def _same(recorded: Any, wanted: Any) -> bool:
-    return json.dumps(recorded, sort_keys=True) == json.dumps(wanted, sort_keys=True)
+def _same(recorded: Any, current: Any) -> bool:
+    return json.dumps(recorded, sort_keys=True) == json.dumps(current, sort_keys=True)
 
 
 def _provenance(path: Path) -> dict[str, Any]:

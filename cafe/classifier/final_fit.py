@@ -1,9 +1,8 @@
-"""The fit that is put to use: tested honestly, and then fitted on everything that is labelled, where that is allowed.
+"""Fits a method for use: tests it, and then fits it on all labelled images where the test split is cafe's own.
 
-A split that somebody published, or made with folders, is kept: its test images are never learned from. Where cafe
-itself divided a folder, the test images have served once they have said how good the method is, and a classifier for
-use is better with them. Where they are so few that a test of them says little, every image is tested by
-cross-validation instead.
+A published split, or one that a user made with folders, is kept: its test images are never learned from. Where cafe
+itself divided a folder, its test images are needed only until the test is done, and a classifier for use is better with
+them. Where the test images are so few that a test says little, every image is tested by cross-validation instead.
 """
 
 from __future__ import annotations
@@ -53,17 +52,17 @@ FEW_IMAGES = 500
 FOLDS = 5
 REPEATS = 3
 NOT_ASKED_FOR = "it was fitted with --no-promises (in Python, promises=False)"
-_LONG = 2.0  # seconds, after which a stage is announced with what it takes
+_LONG = 2.0  # seconds; a longer stage is announced with its duration
 
 
 @dataclass(frozen=True)
 class FinalFit:
-    """A fitted method that is kept, and how it did.
+    """A fitted method for use, and how it did.
 
     Attributes
     ----------
     estimator : classifier
-        What is kept.
+        The fitted method.
     row : dict
         How the method did on images that it had not seen, as of :func:`cafe.fitting.make_row`, with ``tested_by``
         (``"test split"``, ``"cross-validation"`` or None), ``refitted_on`` (images that the estimator was fitted on
@@ -75,17 +74,17 @@ class FinalFit:
     untested : str
         Why no test was possible; empty where there was one.
     tested : TestedImages or None
-        What each test image was taken for; None where there was no test.
+        The predicted class of each test image; None where there was no test.
     promises : Promises or None
         Thresholds of unknown images and sets of classes; None where there are none.
     scored : OutOfFold or None
-        The scores that these were made of; ``rows`` are rows of ``seen``.
+        The scores that promises were made from; ``rows`` are rows of ``seen``.
     calibration : Calibration or None
         Whether a temperature helps, by the same scores.
     no_promises : str
-        Why there are none; empty where there are.
+        Why there are no promises; empty where there are.
     tasks : tuple of Task
-        What the method was fitted and tested on: one, or each fold of a cross-validation; empty without a test.
+        The task of the test, or one for each fold of a cross-validation; empty without a test.
     leaderboard : Leaderboard or None
         How other methods do on the same tasks, where that was asked for.
     """
@@ -111,16 +110,16 @@ class FinalFit:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was tested and kept, in sentences, where that is not simply a fit of train and a test of test."""
+        """Sentences about what was tested and kept, where it is not a fit on train that was tested on test."""
         row, n_fitted = self.row, f"{len(self.seen):,}"
         if row["tested_by"] is None:
             return (f"no test is possible: {self.untested}. It was fitted all the same, on {n_fitted} images",)
         if row["tested_by"] == "cross-validation":
-            why = "a test split of so few images would say little"
+            reason = "a test split of so few images would say little"
             if "test" not in self.features.splits:
-                why = "there is no test split"
+                reason = "there is no test split"
             return (
-                f"{why}, so each of {row['n_test']:,} images was tested by cross-validation, on fits of the others; "
+                f"{reason}, so each of {row['n_test']:,} images was tested by cross-validation, on fits of the others; "
                 f"kept is a fit on {n_fitted} images",
             )
         if row["refitted_on"] is not None:
@@ -170,11 +169,10 @@ def fit_for_use(
     refit : bool, default=None
         Whether to fit once more after the test, on every labelled image. None does so where cafe itself divided a
         folder and neither method, parameters nor shots are given.
-
     promises : bool, default=True
-        Whether to fit some times more, on parts of the images, for what is promised of new ones.
+        Whether to fit four times more, on parts of the images, for promises of new images.
     compare : bool or sequence of str, default=False
-        Whether to test other methods on the same images as well; or which.
+        Whether to test other methods on the same images as well; or their names.
     tell : callable, default=None
         Called with a sentence before each stage that may take long.
 
@@ -223,7 +221,7 @@ def _with_promises(
     tell: Callable[[str], None] | None,
     **chosen: Any,
 ) -> FinalFit:
-    """Add what the kept fit may promise of new images, from scores out of fold."""
+    """Add the promises of new images, from scores out of fold."""
     seen = final.seen
     if unlabelled:
         return replace(final, no_promises="it learned from unlabelled images, which no fold can be kept from")
@@ -267,23 +265,25 @@ def _tested_and_kept(
     unlabelled: str | NDArray[Any] | None,
     unlabelled_name: str,
 ) -> FinalFit:
-    """Fit, test, and fit once more where that is asked for or allowed."""
+    """Fit and test a method, and fit it once more where that is asked for or is the default."""
     parameters = parameters or {}
     name = chosen_method(method, parameters)
-    own = divided_by_cafe(features) is not None and all(one.full_labels is None for one in features.splits.values())
-    if refit and (not own or shots is not None):
+    is_own = divided_by_cafe(features) is not None and all(
+        split.full_labels is None for split in features.splits.values()
+    )
+    if refit and (not is_own or shots is not None):
         raise InputError(
             "a fit on all labelled images is for a folder that cafe itself divided, with all its images; the test "
             "split of this data set is its own, and is not learned from"
-            if not own
+            if not is_own
             else f"refit learns from all labelled images, and shots from {shots} of each class; give one of them"
         )
     chosen: dict[str, Any] = {"seed": seed, "selection": selection, "device": device, "dtype": dtype}
     if refit is None:
-        refit = own and shots is None and method is None and not parameters and unlabelled is None
+        refit = is_own and shots is None and method is None and not parameters and unlabelled is None
     n_test, n_images = len(features.splits.get("test", ())), sum(map(len, features.splits.values()))
-    few = own and n_test < FEW_TEST_IMAGES and n_images <= FEW_IMAGES
-    untested = not n_test and (own or _brings_no_test_split(features))
+    few = is_own and n_test < FEW_TEST_IMAGES and n_images <= FEW_IMAGES
+    untested = not n_test and (is_own or _brings_no_test_split(features))
     if shots is None and unlabelled is None and (few or untested):
         return _fit_few(features, name, parameters, keep_all=refit, **chosen)
     fitted = fit_method(
@@ -310,9 +310,9 @@ def _tested_and_kept(
 
 
 def _brings_no_test_split(features: Features) -> bool:
-    """Whether these are all images of a folder with a train split of its own and no test split.
+    """Return whether these are all images of a folder with a train split of its own and no test split.
 
-    A data set known by name has one, which was not extracted; and so may a cache that was made elsewhere.
+    A data set known by name has a test split, extracted or not, and so may a cache that was made elsewhere.
     """
     identity = features.provenance.get("image", {}).get("dataset")
     if not isinstance(identity, Mapping) or identity.get("name") in entries("data", "DATASET"):
@@ -328,19 +328,14 @@ def all_labelled(features: Features) -> Split:
 
 
 def joined(splits: list[Split]) -> Split:
-    """Put splits under each other; what only some of them hold is left out."""
+    """Concatenate splits; an array that only some of them hold is left out."""
 
-    def under_each_other(name: str) -> Any:
+    def concatenated(name: str) -> Any:
         parts = [getattr(split, name) for split in splits]
         return None if any(part is None for part in parts) else np.concatenate(parts)
 
-    return Split(
-        under_each_other("image_features"),
-        under_each_other("labels"),
-        under_each_other("sample_ids"),
-        projection_features=under_each_other("projection_features"),
-        image_sha256=under_each_other("image_sha256"),
-    )
+    names = ("image_features", "labels", "sample_ids", "projection_features", "image_sha256")
+    return Split(**{name: concatenated(name) for name in names})
 
 
 def _fit_few(
@@ -365,7 +360,7 @@ def _fit_few(
 def _cross_validated(
     features: Features, labelled: Split, method: str, parameters: Mapping[str, Any], *, seed: int, **chosen: Any
 ) -> tuple[dict[str, Any] | None, TestedImages | None, tuple[Task, ...]]:
-    """Test images on fits that have not seen them, several times over; None, None, () where none can be tested."""
+    """Test images by repeated cross-validation; None, None, () where none can be tested."""
     groups = identical_groups(labelled)
     held_out = folds(labelled.labels, groups, seed, repeats=REPEATS if len(labelled) <= FEW_IMAGES else 1)
     if not held_out:
@@ -407,7 +402,7 @@ def _cross_validated(
 
 
 def identical_groups(split: Split) -> NDArray[np.int64]:
-    """Number the images of a split, identical ones alike: a copy must not be tested on its original.
+    """Number the images of a split, identical ones alike, so that no copy is tested by a fit on its original.
 
     Returns
     -------
@@ -434,7 +429,7 @@ def folds(
     seed : int
         Of the shuffling.
     n_folds, repeats : int, default=5, 3
-        At most so many folds, fewer where no class has so many groups; each repeat deals anew.
+        Number of folds, fewer where no class has as many groups; and how often images are dealt into folds.
 
     Returns
     -------
@@ -453,7 +448,7 @@ def folds(
         present = np.unique(groups[labels == label])
         if len(present) > 1:
             testable.append([int(group) for group in present if len(classes_of[group]) == 1])
-    most = max((len(own) for own in testable), default=0)
+    most = max(map(len, testable), default=0)
     if not most:
         return []
     n_folds = max(2, min(n_folds, most))
@@ -462,16 +457,16 @@ def folds(
     for _ in range(repeats):
         fold_of = np.full(len(classes_of), -1)
         start = 0
-        for own in testable:
-            fold_of[random.permutation(own)] = (start + np.arange(len(own))) % n_folds
-            start += len(own)  # so that small classes do not all begin with the first fold
+        for of_class in testable:
+            fold_of[random.permutation(of_class)] = (start + np.arange(len(of_class))) % n_folds
+            start += len(of_class)  # so that small classes do not all begin with the first fold
         folded = fold_of[groups]
         held_out += [rows for fold in range(n_folds) if len(rows := np.flatnonzero(folded == fold))]
     return held_out
 
 
 def why_untestable(split: Split) -> str:
-    """Say why no image of a split can be tested on a fit that has not seen it."""
+    """Return why no image of a split can be tested by a fit that has not seen it."""
     groups = identical_groups(split)
     if len(split) > len(np.unique(split.labels)) > len(np.unique(groups)) or len(np.unique(groups)) == 1:
         return "all images are identical"

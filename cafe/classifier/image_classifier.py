@@ -1,6 +1,6 @@
-"""What any classifier of images is asked: names, probabilities, tables, sets of classes, the evaluation of a folder.
+"""The methods of every classifier of images: names, probabilities, tables, sets of classes, evaluation of a folder.
 
-A subclass scores images, with a fitted method or with an exported file; all answers are made of these scores.
+A subclass scores images, with a fitted method or an exported file; all answers are made from these scores.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ImageScores(NamedTuple):
     probabilities : ndarray of shape (n_classes,)
         Empty where the image cannot be read.
     detail : object
-        What its unknown score and its set of classes are made of; the subclass's own.
+        The subclass makes the unknown score and the set of classes from it.
     """
 
     image: ReadImage
@@ -45,7 +45,7 @@ class ImageScores(NamedTuple):
 
 
 class ImageClassifier(ABC):
-    """Names what is on images, from the scores of a subclass.
+    """Classifies images by the scores of a subclass.
 
     Attributes
     ----------
@@ -438,7 +438,7 @@ class ImageClassifier(ABC):
         return writing_table(
             Path(out),
             images,
-            lambda rest: self.predictions(rest, k, unknown=unknown, coverage=coverage),
+            lambda others: self.predictions(others, k, unknown=unknown, coverage=coverage),
             request={**self._identity(), "options": [k, unknown, coverage]},
             batch_size=self._batch_size(),
             top=k,

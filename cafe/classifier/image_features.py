@@ -22,8 +22,8 @@ _OPEN = 2  # encoders that stay open: clones of a search share them
 class ImageFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Turns images into features of a frozen encoder, as a step of a scikit-learn pipeline.
 
-    Nothing is learned, so it may be cloned, searched over and pickled: what is kept are its parameters, and the encoder
-    is opened by name where it is needed, once in a process.
+    It learns nothing and keeps only its parameters, so it can be cloned, searched over and pickled; the encoder is
+    opened by name, once in a process.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ class ImageFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             If the encoder or the decoder cannot be had.
         """
         check_decoder(self.decoder)
-        self.n_features_out_ = _opened(self.model, self.device, self.dtype).dim
+        self.n_features_out_ = _open(self.model, self.device, self.dtype).dim
         return self
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -103,19 +103,17 @@ class ImageFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             X = X.to_numpy().ravel().tolist()
         elif isinstance(X, str):
             raise InputError(f"images are given as a list, one for each row; got the text {X!r}")
-        given_list = list(X)
-        encoder = _opened(self.model, self.device, self.dtype)
-        images = list(image_inputs(given_list)) if given_list else []
-        if len(images) != len(given_list):
-            raise InputError(
-                f"{len(given_list)} rows stand for {len(images)} images; name one image in each, and no folder"
-            )
+        rows = list(X)
+        encoder = _open(self.model, self.device, self.dtype)
+        images = list(image_inputs(rows)) if rows else []
+        if len(images) != len(rows):
+            raise InputError(f"{len(rows)} rows stand for {len(images)} images; name one image in each, and no folder")
         crops: list[NDArray[np.uint8]] = []
         parts = [np.zeros((0, encoder.dim), dtype=np.float32)]
         for image in read_ahead(images, lambda: encoder.cropper, self.decoder):
             if image.unreadable is not None:
                 raise image.unreadable
-            assert image.crop is not None, "nothing is known beforehand"
+            assert image.crop is not None, "every readable image is decoded"
             crops.append(image.crop)
             if len(crops) == encoder.batch_size:
                 parts.append(encoder.encode_images(np.stack(crops)))
@@ -131,5 +129,5 @@ class ImageFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
 
 @lru_cache(maxsize=_OPEN)
-def _opened(model: str, device: str, dtype: str) -> Encoder:
+def _open(model: str, device: str, dtype: str) -> Encoder:
     return open_encoder(model, device, dtype)

@@ -1,4 +1,4 @@
-"""What users give as images: files, folders of files, patterns, open images, arrays of pixels."""
+"""Images as users name them: files, folders of files, patterns, open images, arrays of pixels."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _ADDRESS = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 
 @dataclass(frozen=True)
 class ImageInput:
-    """One image that was given, not read yet.
+    """One image to be read.
 
     Attributes
     ----------
     name : str
-        The path of a file as it was given; of anything else its place in what was given, such as ``"image 0"``.
+        The path of a file as the user wrote it; of an open image or an array its place, such as ``"image 0"``.
     source : Path or PIL.Image.Image
         Where the pixels are.
     inside : str
-        Where a folder was given, the path of the file below it, with forward slashes; empty elsewhere.
+        The path of the file below the folder that the user named, with forward slashes; empty without a folder.
     """
 
     name: str
@@ -42,7 +42,7 @@ class ImageInput:
 
 
 def image_inputs(images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageInput]:
-    """Go through the images that were given, in their order, folders and patterns replaced by the files they stand for.
+    """Go through images in their order, with the files of each folder and pattern in its place.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def image_inputs(images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageInput
     Raises
     ------
     InputError
-        If nothing was given, a path leads nowhere or is an address, a folder has no image, or an array is of another
+        If there is no image, a path leads nowhere or is an address, a folder has no image, or an array is of another
         kind.
 
     Examples
@@ -76,7 +76,7 @@ def image_inputs(images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageInput
         elif isinstance(image, Image.Image):
             yield ImageInput(f"image {number}", image)
         else:
-            yield ImageInput(f"image {number}", _opened(image, number))
+            yield ImageInput(f"image {number}", _image_of_pixels(image, number))
     if number < 0:
         raise InputError("no image was given; give paths, open images or arrays of pixels")
 
@@ -90,7 +90,7 @@ def files_of(path: str | os.PathLike[str], left_out: Callable[[str], None] | Non
         A file, whatever it is called; a folder, of which the images at any depth are taken, sorted; or a pattern with
         ``*``, ``?``, ``[...]`` or ``**``, of files and folders.
     left_out : callable, default=None
-        Called with the path of each file in a folder that is no image by its name, or whose name is not UTF-8.
+        Called with the path of each file in a folder whose name is not that of an image, or not UTF-8.
 
     Yields
     ------
@@ -113,8 +113,8 @@ def files_of(path: str | os.PathLike[str], left_out: Callable[[str], None] | Non
         fitting = sorted(glob.glob(os.fspath(target), recursive=True))  # noqa: PTH207 (an absolute pattern too)
         if not fitting:
             raise InputError(f"no file fits the pattern {text!r}")
-        for one in fitting:
-            yield from files_of(one, left_out)
+        for match in fitting:
+            yield from files_of(match, left_out)
     else:
         raise InputError(f"no such image or folder: {text!r}")
 
@@ -130,12 +130,12 @@ def _files_in(folder: Path, left_out: Callable[[str], None] | None) -> Iterator[
         yield ImageInput(str(folder / name), folder / name, name)
 
 
-def _opened(pixels: object, number: int) -> Image.Image:
+def _image_of_pixels(pixels: object, number: int) -> Image.Image:
     array = np.asarray(pixels)
     if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
-        what = f"an array of {array.dtype}, {array.shape}" if array.dtype != object else f"a {type(pixels).__name__}"
+        kind = f"an array of {array.dtype}, {array.shape}" if array.dtype != object else f"a {type(pixels).__name__}"
         raise InputError(
-            f"image {number} is {what}; give a path, an open PIL image, or uint8 pixels of shape (height, width) or "
+            f"image {number} is {kind}; give a path, an open PIL image, or uint8 pixels of shape (height, width) or "
             "(height, width, 3 or 4)"
         )
     return Image.fromarray(array)

@@ -1,4 +1,4 @@
-"""Features of image files that are in a cache already, so that nothing is encoded to name what is on them."""
+"""Features of image files that are in a cache already, so that predicting need not encode these files."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from cafe.errors import InputError
 def known_features(
     images: Sequence[ImageInput] | None, encoder: Encoder, decoder: str, folder: Path, *, unprojected: bool = False
 ) -> KnownRows:
-    """Look through a cache folder for the features of files.
+    """Look up the features of image files in the caches of a folder.
 
     Parameters
     ----------
     images : sequence of ImageInput or None
-        What is to be classified; only files can be found. None where they come piece by piece.
+        Images to classify; only files can be looked up. None where an iterator gives them.
     encoder : Encoder
-        Its weights, preprocessing and dtype are those that a cache must have been made with.
+        A cache must have been made with its weights, preprocessing and dtype.
     decoder : str
         Of JPEG files.
     folder : Path
         The folder of all caches.
     unprojected : bool, default=False
-        Whether the features before the projection are wanted too.
+        Whether features before the projection are needed too.
 
     Returns
     -------
     KnownRows
-        Of caches that hold files of the same sizes, or of any where these are not known yet; by which of them an image
-        is known is decided by its bytes.
+        Rows of caches that hold files of the same sizes, or of all caches where sizes are not known. An image is looked
+        up among them by its bytes.
     """
     if isinstance(encoder, EncoderPair):
-        return KnownByBoth([known_features(images, one, decoder, folder) for one in encoder.encoders])
+        return KnownByBoth([known_features(images, part, decoder, folder) for part in encoder.encoders])
     files = [image.source for image in images or () if isinstance(image.source, Path)]
     sizes = [path.stat().st_size for path in files if path.is_file()]
     if images is None:
@@ -52,7 +52,7 @@ def known_features(
     if not sizes:
         return NOTHING_KNOWN
     try:
-        wanted = plan_extraction(
+        plan = plan_extraction(
             _Files(sizes),
             encoder,
             templates=["{}"],
@@ -62,11 +62,11 @@ def known_features(
         )
     except InputError:  # an encoder without a projection, of whose features none can be unprojected
         return NOTHING_KNOWN
-    return find_known_rows(wanted, [folder], any_size=images is None)
+    return find_known_rows(plan, [folder], any_size=images is None)
 
 
 class _Files(Dataset):
-    """Files of which nothing but the sizes is known, in the form of a data set that could be extracted."""
+    """Files of which only the sizes are known, as a data set that an extraction could be planned for."""
 
     name = "files"
     class_names = ("",)

@@ -1,19 +1,21 @@
-"""What a kept fit may promise: scores of images by fits that have not seen them, made once, when it is fitted.
+"""What a fit may promise of new images, from scores of labelled images by fits that have not seen them.
 
-Two divisions of the labelled images serve two ends. Folds in which each class is dealt evenly give every image
-probabilities by a fit of the other folds: of these come the temperature and what is said of labels. Promises need
-images that are drawn as new ones are, whatever their class: dealt evenly, classes with few images would be too rare
-among them. So a third that is drawn at random gives the scores of sets, by a scoring fit that has seen the two others
-and is kept with the run: split-conformal prediction, whose promise holds as proved (:mod:`cafe.evaluation.conformal`).
-Unknown images need no fit: twenty parts drawn at random are scored by the means of the others, which are nearly those
-of all images.
+The labelled images are divided in three ways:
+
+- Folds with an even share of each class. Every image gets probabilities from a fit of the other folds; the temperature
+  and the doubtful labels come from these.
+- A third drawn at random, whatever the classes. A scoring fit of the other two thirds, kept with the run, gives the
+  scores of sets of classes: split-conformal prediction, whose promise is proved (:mod:`cafe.evaluation.conformal`) for
+  images that are drawn as new ones are. In folds with even shares, classes with few images would be too rare for that.
+- Twenty parts drawn at random. Each is scored for unknown images by the class means of the others, which are nearly
+  those of all images; this needs no fit.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -35,12 +37,12 @@ from cafe.methods.inputs.cosines import unit_length
 
 FOLDS = 3
 PARTS = 20  # the means of 19 of 20 images are nearly those of all
-USUAL_RATES, USUAL_COVERAGES = (0.01, FALSE_ALARMS, 0.1), (0.9, 0.95, 0.99)  # that a run tells thresholds of
-# Probabilities that are held at once: 4e7 float32 are 160 MB. Of larger data only so many rows are scored.
+USUAL_RATES, USUAL_COVERAGES = (0.01, FALSE_ALARMS, 0.1), (0.9, 0.95, 0.99)  # whose thresholds a run records
+# Probabilities held at once: 4e7 float32 are 160 MB. Larger data are scored on a random sample of rows.
 _MOST_NUMBERS = 40_000_000
-_MOST_TEMPERED = 2_000_000  # that a temperature, a single number, is fitted on
-_BLOCK = 4096  # rows that are tempered at once: 4096 x 1,000 classes in float64 are 33 MB
-_USED_TEMPERATURE = "used_temperature"  # its key among what is saved
+_MOST_TEMPERED = 2_000_000  # probabilities that the one number of a temperature is fitted on
+_BLOCK = 4096  # rows tempered at once: 4096 x 1,000 classes in float64 are 33 MB
+_USED_TEMPERATURE = "used_temperature"  # key of the temperature in a saved run
 _SURE = 2.0  # standard errors that the gain of a temperature must exceed
 
 
@@ -55,17 +57,17 @@ class OutOfFold:
     labels : ndarray of shape (n,), int64
         Class of each image.
     rows : ndarray of shape (n,), int64
-        Its place among the images that were given. Those of which a class has a single one are never scored.
+        Row of each image in the split. The single image of a class is never scored.
     fold : ndarray of shape (n,), int64
-        In which each image is, from 0.
+        Fold of each image, from 0.
     learned_share : float
-        Of all images, how many the fit of a fold has seen, on average.
+        Mean share of all images that the fit of a fold has seen.
     unknown_scores : ndarray of shape (m,)
-        Of images by the means of other thirds.
+        Of each image by the class means of the other parts.
     scoring_fit : classifier
-        It has not seen a third of the images.
+        A fit that has not seen a third of the images.
     scoring_probabilities, scoring_labels : ndarray of shape (k, c), ndarray of shape (k,)
-        Of that third.
+        Of that third, by the scoring fit.
     """
 
     probabilities: NDArray[Any]
@@ -80,7 +82,7 @@ class OutOfFold:
 
     @property
     def fold_numbers(self) -> list[int]:
-        """The folds that an image is in."""
+        """The numbers of the folds that hold images."""
         return [int(fold) for fold in np.unique(self.fold)]
 
 
@@ -135,17 +137,17 @@ def score_out_of_fold(
         full_probabilities(fit.estimator, fit.inputs_of(fit.task.test), len(features.class_names)) for fit in fits
     ]
     X = np.asarray(fits[0].inputs_of(images))
-    text, strange = class_text(fits[0].estimator, X.shape[1]), []
+    text, unknown = class_text(fits[0].estimator, X.shape[1]), []
     for rows in parts:
         others = np.setdiff1d(everything, rows)
-        strange.append(unknown_scores(X[rows], text, means_of_classes(X[others], images.labels[others])))
+        unknown.append(unknown_scores(X[rows], text, means_of_classes(X[others], images.labels[others])))
     return OutOfFold(
         np.concatenate(probabilities[:-1]),
         np.concatenate([task.test.labels for task in tasks[:-1]]),
         np.concatenate(scored[:-1]),
         np.repeat(np.arange(len(held_out)), [len(rows) for rows in scored[:-1]]),
         float(np.mean([len(train) for train in trained[:-1]])) / len(images),
-        np.concatenate(strange),
+        np.concatenate(unknown),
         fits[-1].estimator,
         probabilities[-1],
         tasks[-1].test.labels,
@@ -153,7 +155,7 @@ def score_out_of_fold(
 
 
 def random_parts(groups: NDArray[np.int64], seed: int, number: int) -> list[NDArray[np.int64]]:
-    """Divide rows at random, without a look at their classes; identical images stay together.
+    """Divide rows at random, whatever their classes; identical images stay in one part.
 
     Parameters
     ----------
@@ -162,7 +164,7 @@ def random_parts(groups: NDArray[np.int64], seed: int, number: int) -> list[NDAr
     seed : int
         Of the division.
     number : int
-        Of parts; fewer where there are fewer groups.
+        Number of parts; there are fewer where there are fewer groups.
 
     Returns
     -------
@@ -174,9 +176,9 @@ def random_parts(groups: NDArray[np.int64], seed: int, number: int) -> list[NDAr
 
 
 def class_text(estimator: Any, width: int) -> NDArray[np.float32] | None:
-    """Return the text that a fitted method started from, of unit length; None where it started from means of images.
+    """Return the unit-length text embeddings that a fitted method started from; None where it has none.
 
-    Also None where rows of that ``width``, those before the encoder's projection, cannot be compared with text.
+    None also where rows have another ``width`` than text, as features before the encoder's projection do.
     """
     text = np.asarray(estimator.class_embeddings_, dtype=np.float32)
     return unit_length(text) if estimator.embedding_source_ == "text" and text.shape[1] == width else None
@@ -202,9 +204,9 @@ def unknown_scores(
     X : ndarray of shape (n, d)
         Image features, as the method reads them.
     text : ndarray of shape (c, d) or None
-        Of :func:`class_text`; the means stand in.
+        Of :func:`class_text`; without text the means take its place.
     means : ndarray of shape (k, d)
-        Of :func:`means_of_classes`; of no row where no image was seen.
+        Of :func:`means_of_classes`; no row where no image was seen.
 
     Returns
     -------
@@ -217,11 +219,11 @@ def unknown_scores(
 
 @dataclass(frozen=True)
 class Calibration:
-    """Whether a temperature makes the probabilities of a fit more honest, judged on images out of fold.
+    """Whether a temperature makes the probabilities of a fit more honest, measured on images out of fold.
 
-    The fit of a fold has seen fewer images than the fit that is kept, a share s of them. With few images a class it is
-    another classifier: far surer than it may be, or less sure than it could. With images enough, probabilities need no
-    temperature; if what is missing falls as one over their number, then
+    The fit of a fold has seen a share s of the images of the kept fit. With few images per class that fit may be far
+    too sure, or not sure enough. With many images, probabilities need no temperature; if log T falls as one over the
+    number of images, then
 
     ::
 
@@ -284,15 +286,14 @@ class Calibration:
         )  # fmt: skip
 
     def fields(self) -> dict[str, float]:
-        """Return what a row says of it: all that is a number."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {name: value for name, value in values.items() if isinstance(value, float)}
+        """Return the fields of a row: all that are single numbers."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, float)}
 
 
 def _temperature(probabilities: NDArray[Any], labels: NDArray[np.int64]) -> float:
-    """Fit a temperature, on some of the rows where they are very many."""
-    some = np.random.default_rng(0).permutation(len(labels))[: max(100, _MOST_TEMPERED // probabilities.shape[1])]
-    return fit_temperature(probabilities[some], labels[some])
+    """Fit a temperature, on a random sample of the rows where these are very many."""
+    sample = np.random.default_rng(0).permutation(len(labels))[: max(100, _MOST_TEMPERED // probabilities.shape[1])]
+    return fit_temperature(probabilities[sample], labels[sample])
 
 
 def _own_and_highest(
@@ -320,13 +321,13 @@ class Promises:
     Attributes
     ----------
     temperature : float
-        What the logits of new images are divided by; 1 where that is not sure to help (:class:`Calibration`).
+        The number that logits of new images are divided by, as of :class:`Calibration`.
     unknown_scores : ndarray of shape (n,)
         Of images of the classes, out of fold.
     means : ndarray of shape (k, d)
-        Of the images that the kept fit has seen.
+        Class means of the images that the kept fit has seen.
     scoring_fit : classifier
-        What sets are made with; it has seen two thirds of the images.
+        Sets are made with it; it has seen two thirds of the images.
     own_scores : mapping of str to ndarray of shape (m,)
         Conformal scores of images that the scoring fit has not seen, for each of
         :data:`cafe.evaluation.conformal.CONFORMAL_SCORES`.
@@ -340,7 +341,7 @@ class Promises:
 
     @classmethod
     def of(cls, scored: OutOfFold, means: NDArray[np.float32], temperature: float) -> Self:
-        """Sum up the scores of images out of fold, beside the temperature that is kept of them."""
+        """Return the promises that scores of images out of fold allow, with the temperature fitted on them."""
         return cls(
             temperature,
             scored.unknown_scores,
@@ -354,15 +355,15 @@ class Promises:
 
     @classmethod
     def from_saved(cls, saved: Mapping[str, Any], scoring_fit: Any) -> Self:
-        """Read back what :meth:`to_save` wrote.
+        """Read what :meth:`to_save` wrote.
 
-        Older runs have a temperature that was fitted and never used: they go on predicting what they did.
+        Older runs hold a temperature that was fitted and never used; their predictions stay as they were.
         """
         temperature = float(saved.get(_USED_TEMPERATURE, 1.0))
         return cls(temperature, saved["unknown_scores"], saved["means"], scoring_fit, saved["own_scores"])
 
     def thresholds(self) -> dict[str, dict[str, float]]:
-        """Return the usual thresholds, those that there are images enough for, by their rates.
+        """Return the thresholds of the usual rates and coverages for which there are enough images.
 
         Returns
         -------
@@ -377,10 +378,10 @@ class Promises:
         }
 
     def to_save(self) -> dict[str, Any]:
-        """Return all but the scoring fit, as numbers and arrays."""
+        """Return everything but the scoring fit, as numbers and arrays."""
         return {
             _USED_TEMPERATURE: self.temperature,
-            "thresholds": self.thresholds(),  # for readers of run.json; what is read back are the scores
+            "thresholds": self.thresholds(),  # for readers of run.json; cafe itself reads the scores
             "unknown_scores": self.unknown_scores,
             "means": self.means,
             "own_scores": dict(self.own_scores),
@@ -388,17 +389,17 @@ class Promises:
 
     @property
     def highest_coverage(self) -> float:
-        """The highest coverage that there are images enough for: n / (n + 1)."""
+        """The highest coverage that n images allow: n / (n + 1)."""
         n = len(self.own_scores["lac"])
         return n / (n + 1)
 
     @property
     def lowest_false_alarms(self) -> float:
-        """The lowest rate of false alarms that there are images enough for: 1 / (n + 1)."""
+        """The lowest rate of false alarms that n images allow: 1 / (n + 1)."""
         return 1 / (len(self.unknown_scores) + 1)
 
     def reaches(self, false_alarms: float) -> bool:
-        """Return whether there are images enough for a threshold at this rate."""
+        """Return whether there are enough images for a threshold at this rate."""
         return math.ceil((len(self.unknown_scores) + 1) * (1 - false_alarms) - 1e-9) <= len(self.unknown_scores)
 
     def threshold(self, false_alarms: float) -> float:
@@ -407,7 +408,7 @@ class Promises:
         Raises
         ------
         InputError
-            If the rate is none, or images are too few for it.
+            If the rate is not between 0 and 1, or images are too few for it.
         """
         return unknown_threshold(self.unknown_scores, false_alarms)
 
@@ -427,18 +428,18 @@ class Promises:
         X : ndarray of shape (n, d)
             Image features.
         best : ndarray of shape (n,), int64
-            What the kept fit names: it is in the set as well, which can only raise the coverage.
+            Class that the kept fit predicts: it joins the set, which can only raise the coverage.
         n_classes : int
             Of the data set.
         coverage : float
-            Of the images, how many have their class in their set, at least, on average over fits and images.
+            Least share of images whose set holds their class, on average over fits and images.
         score : {"lac", "aps"}, default="lac"
             See :func:`cafe.evaluation.conformal.class_scores`.
 
         Raises
         ------
         InputError
-            If the coverage is none, or images are too few for it.
+            If the coverage is not between 0 and 1, or images are too few for it.
         """
         threshold = conformal_threshold(self.own_scores[score], coverage)
         inside = prediction_sets(full_probabilities(self.scoring_fit, X, n_classes), threshold, score)

@@ -1,9 +1,9 @@
-"""The table of predictions, a CSV file with one image a line, which a run that was killed carries on.
+"""Writes the table of predictions, a CSV file with one image a line; a call that was killed is carried on by the next.
 
-Until the table is whole its answers stand beside it, in a file of its name with ``.partial`` behind it: a line that
-says of what they are, then a line for each encoding batch, each with its SHA-256. The next run keeps the batches of the
-same images, compared by their bytes, and encodes the others in the same batches as before, so that the table is the
-same byte for byte.
+Until the table is whole, a file beside it, called ``NAME.csv.partial``, keeps the predictions: its first line is the
+request, and each further line is one encoding batch; every line has its SHA-256. The next call keeps the batches of
+images whose bytes are the same, and encodes the other images in the same batches as before, so that the table is the
+same to the byte.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ if TYPE_CHECKING:
 
 SUFFIX = ".csv"
 _PARTIAL = ".partial"
-_TRUST = ("unknown", "unknown_score", "set")  # the set is a list as JSON
-_GUESS = ("class", "probability")  # columns of each guess; of the second they end in _2, and so on
+_TRUST_COLUMNS = ("unknown", "unknown_score", "set")  # the set is a list as JSON
+_GUESS_COLUMNS = ("class", "probability")  # of each guess; those of the second end in _2, and so on
 
-Answer = tuple[ReadImage, Array, Prediction]  # as of Classifier.predictions
-Answers = Callable[[Iterable[ImageInput]], Iterator[Answer]]
+Answer = tuple[ReadImage, Array, Prediction]  # as of ImageClassifier.predictions
+Predictor = Callable[[Iterable[ImageInput]], Iterator[Answer]]
 
 
 class TableInterrupted(KeyboardInterrupt):
-    """Ctrl-C or a signal before a table was whole; its text says what is kept."""
+    """Ctrl-C or a signal before a table was whole; the message says what is kept."""
 
 
 def check_table(out: Path, force: bool) -> None:
-    """Refuse a path that is no place for a table, before the work. Raises InputError."""
+    """Raise InputError where no table can be written to a path."""
     if out.suffix.lower() != SUFFIX:
         raise InputError(f"--out takes a file that ends in {SUFFIX}; got {str(out)!r}")
     if out.is_dir():
@@ -61,7 +61,7 @@ def check_table(out: Path, force: bool) -> None:
 def writing_table(
     out: Path,
     images: Iterable[ImageInput],
-    answers: Answers,
+    predict: Predictor,
     *,
     request: Mapping[str, Any],
     batch_size: int,
@@ -69,36 +69,37 @@ def writing_table(
     labelled: LabelledFolder | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Iterator[Answer]]:
-    """Go through predictions while they are written to a table, which takes its place once all have been gone through.
+    """Return a context that gives predictions and writes them to a table, which takes its place at the end.
 
     Parameters
     ----------
     out : Path
         The table, as of :func:`check_table`.
     images : iterable of ImageInput
-        A list, or what gives them piece by piece.
-    answers : callable
+        A list, or an iterator.
+    predict : callable
         Predicts images, in batches of ``batch_size`` readable ones.
     request : mapping
-        JSON: all that a prediction depends on besides the image. What was kept of another request is not used.
+        JSON: all that a prediction depends on besides the image. Predictions that were kept for another request are
+        dropped.
     batch_size : int
         As above.
     top : int
-        Guesses of each row.
+        Number of classes in each row.
     labelled : LabelledFolder, default=None
-        Says the label of each image; None leaves the column out, and keeps no probabilities.
-    tell : callable, default: nobody
-        Called with a sentence about what is kept.
+        Gives the label of each image; None leaves the column out, and keeps no probabilities.
+    tell : callable, default: none
+        Called with a sentence about the predictions that are kept.
 
     Yields
     ------
     iterator of (ReadImage, ndarray, Prediction)
-        As ``answers`` gives them, those that are kept included.
+        As of ``predict``, with those that were kept.
 
     Raises
     ------
     InputError
-        If another process is at work on the same table, or its folder cannot be written to.
+        If another process writes the same table, or its folder cannot be written to.
     TableInterrupted
         In place of KeyboardInterrupt.
     """
@@ -112,7 +113,7 @@ def writing_table(
         try:
             with replacing(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
                 table = _Table(stream, top, labelled)
-                yield _recorded(images, answers, partial, batch_size, table, labelled is not None, tell)
+                yield _recorded(images, predict, partial, batch_size, table, labelled is not None, tell)
                 stream.flush()
                 if not partial.is_whole:
                     raise InputError(f"{str(out)!r} was not written: not all of its images were gone through")
@@ -126,18 +127,18 @@ def writing_table(
 
 def _recorded(
     images: Iterable[ImageInput],
-    answers: Answers,
+    predict: Predictor,
     partial: _Partial,
     batch_size: int,
     table: _Table,
     with_probabilities: bool,
     tell: Callable[[str], None],
 ) -> Iterator[Answer]:
-    """Go through answers, first those that are kept, and record each in the table and each batch beside it."""
-    coming = iter(images)
+    """Give predictions, first those that were kept; write each to the table, and each new batch to the partial file."""
+    following = iter(images)
     n_kept, ahead = 0, list[ImageInput]()
     for kept in partial.batches():
-        ahead = list(islice(coming, len(kept)))
+        ahead = list(islice(following, len(kept)))
         same = _same_images(ahead, kept)
         if same is None:
             partial.cut()
@@ -148,10 +149,10 @@ def _recorded(
         n_kept, ahead = n_kept + len(kept), []
     if n_kept:
         tell(f"{n_kept:,} images were named before this run began; these rows are kept")
-    # A list stays one: the features of its files are looked for in caches by their sizes.
-    rest = images[n_kept:] if isinstance(images, list) else chain(ahead, coming)
+    # A list stays a list: the features of its files are looked up in caches by their sizes.
+    rest = images[n_kept:] if isinstance(images, list) else chain(ahead, following)
     batch, n_readable = list[Answer](), 0
-    for answer in answers(rest):
+    for answer in predict(rest):
         table.add(answer)
         batch.append(answer)
         n_readable += answer[0].unreadable is None
@@ -173,12 +174,12 @@ def _to_keep(answer: Answer, with_probabilities: bool) -> dict[str, Any]:
     }
 
 
-def _same_images(given: Sequence[ImageInput], kept: Sequence[Mapping[str, Any]]) -> list[Answer] | None:
-    """Return what is kept of a batch, if these are still its images by name and bytes; else None."""
-    if [image.name for image in given] != [each["prediction"]["image"] for each in kept]:
+def _same_images(images: Sequence[ImageInput], kept: Sequence[Mapping[str, Any]]) -> list[Answer] | None:
+    """Return the kept predictions of a batch if its images have the same names and bytes now; else None."""
+    if [image.name for image in images] != [each["prediction"]["image"] for each in kept]:
         return None
     answers = []
-    for image, each in zip(read_ahead(given, _no_cropper, "pillow", lambda _: True), kept, strict=True):
+    for image, each in zip(read_ahead(images, _no_cropper, "pillow", lambda _: True), kept, strict=True):
         sha256 = None if image.sha256 is None else image.sha256.hex()
         if sha256 is None or sha256 != each["sha256"]:  # an image that cannot be read at all is tried again
             return None
@@ -201,11 +202,11 @@ def _same_images(given: Sequence[ImageInput], kept: Sequence[Mapping[str, Any]])
 
 
 def _no_cropper() -> Any:
-    raise AssertionError("images that are compared by their bytes are not cropped")
+    raise AssertionError("an image that is only compared by its bytes is cropped")
 
 
 class _Partial:
-    """The answers of a table that is not whole yet, on the disk."""
+    """The file that keeps the predictions of a table that is not whole yet."""
 
     def __init__(self, path: Path, request: Mapping[str, Any], tell: Callable[[str], None]) -> None:
         self._path = path
@@ -213,25 +214,25 @@ class _Partial:
         self._file: BinaryIO = os.fdopen(open_lock_file(path), "r+b")
         self._n_images = 0
         self.is_whole = False  # whether all images have been gone through
-        self._start = self._end = 0  # of the batch that was given last
+        self._start = self._end = 0  # of the batch that was read or written last
         head = {"format": "cafe-predictions", "format_version": 1, "cafe_version": __version__, "request": request}
-        wanted = json.loads(json.dumps(head))
-        found = self._next_line()
-        if found != wanted:
-            if found is not None:
+        head = json.loads(json.dumps(head))  # as it is read back
+        recorded = self._next_line()
+        if recorded != head:
+            if recorded is not None:
                 tell(f"{path} was begun with another run or other options, and is begun anew")
             self.cut()
-            self._write(wanted)
+            self._write(head)
 
     def batches(self) -> Iterator[list[dict[str, Any]]]:
-        """Go through the batches that are kept; what a kill has left unfinished is cut off."""
+        """Give the batches that are kept, and cut off a line that a kill left unfinished."""
         while (kept := self._next_line()) is not None:
             yield kept
-            self._n_images += len(kept)  # whoever asks for more has found it to be of the same images
+            self._n_images += len(kept)  # the caller goes on only if the images are the same
         self.cut()
 
     def cut(self) -> None:
-        """Drop the batch that was given last, and all behind it."""
+        """Drop the batch that was read last, and all that follow."""
         self._file.seek(self._start)
         self._file.truncate()
 
@@ -241,7 +242,7 @@ class _Partial:
         self._n_images += len(batch)
 
     def described(self) -> str:
-        """Close it, and say what is kept."""
+        """Close the file, and return a sentence about what it keeps."""
         n, path = self._n_images, self._path
         self.close()
         if not n:
@@ -249,18 +250,18 @@ class _Partial:
         return f"the rows of {n:,} images are kept in {path}, and the same command carries on from there"
 
     def close(self) -> None:
-        """Leave it for the next run; without a batch there is nothing to be left."""
+        """Close the file for the next call; without a batch, remove it."""
         self._file.close()
         if not self._n_images:
             self._path.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Remove it: the table is in its place."""
+        """Remove the file, after the table has taken its place."""
         self._file.close()
         self._path.unlink(missing_ok=True)
 
     def _next_line(self) -> Any:
-        """Read what the next line says; None at the end, or where a line is not whole."""
+        """Read the next line; None at the end, or where the line is not whole."""
         self._start = self._end
         line = self._file.readline()
         self._end += len(line)
@@ -278,20 +279,22 @@ class _Partial:
 
 
 class _Table:
-    """The columns of the table, and its rows."""
+    """Writes the head and the rows of a table."""
 
     def __init__(self, stream: TextIO, top: int, labelled: LabelledFolder | None) -> None:
         self._writer = csv.writer(stream, lineterminator="\n")
         self._top, self._labelled = top, labelled
-        guesses = [f"{name}{'' if place == 1 else f'_{place}'}" for place in range(1, top + 1) for name in _GUESS]
+        guesses = [
+            f"{name}{'' if place == 1 else f'_{place}'}" for place in range(1, top + 1) for name in _GUESS_COLUMNS
+        ]
         label = [] if labelled is None else ["label"]
-        self._writer.writerow(["image", *label, *guesses, *_TRUST, "unreadable"])
+        self._writer.writerow(["image", *label, *guesses, *_TRUST_COLUMNS, "unreadable"])
 
     def add(self, answer: Answer) -> None:
         """Write the row of one image."""
         image, _, prediction = answer
         guesses = [text for name, p in prediction.classes for text in (csv_cell(name), f"{p:.6f}")]
-        guesses += [""] * (len(_GUESS) * self._top - len(guesses))
+        guesses += [""] * (len(_GUESS_COLUMNS) * self._top - len(guesses))
         label = [] if self._labelled is None else [csv_cell(self._labelled.name_of(image.input))]
         trust = [
             "" if prediction.unknown is None else str(prediction.unknown).lower(),

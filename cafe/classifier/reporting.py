@@ -1,4 +1,4 @@
-"""Gathers what the page of a fit shows: results, mistakes, doubtful labels and duplicates, with small pictures."""
+"""Collects the contents of the report of a fit: results, mistakes, doubtful labels and duplicates, with thumbnails."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ _SIDE = 160  # pixels of a thumbnail
 
 
 def fit_report(final: FinalFit, dataset: Dataset | None, notes: Sequence[str] = ()) -> FitReport:
-    """Gather what the page of a fit shows.
+    """Collect the contents of the report of a fit.
 
     Parameters
     ----------
     final : FinalFit
-        Just made.
+        The fit.
     dataset : Dataset, default=None
-        Where its images can be opened for thumbnails; None where only their features are at hand.
+        Opens images for thumbnails; None where there are only features.
     notes : sequence of str
-        What there is to say about the fit.
+        Sentences about the fit.
     """
     thumbnail = _thumbnails(dataset)
     names, left_out = [str(name) for name in final.features.class_names], {}
@@ -59,7 +59,7 @@ def fit_report(final: FinalFit, dataset: Dataset | None, notes: Sequence[str] = 
         shown: dict[str, ShownImage] = {}
         for i in wrong[np.argsort(-tested.confidence[wrong], kind="stable")]:
             image = str(tested.sample_ids[i])
-            if image not in shown:  # a cross-validation tests each several times over
+            if image not in shown:  # a repeated cross-validation tests an image several times
                 says = (
                     f"{names[tested.labels[i]]}, taken for {names[tested.predicted[i]]} "
                     f"with {100 * tested.confidence[i]:.1f} %"
@@ -69,9 +69,9 @@ def fit_report(final: FinalFit, dataset: Dataset | None, notes: Sequence[str] = 
                 break
         parts["mistakes"] = tuple(shown.values())
     if final.calibration is not None:
-        given = final.calibration
-        confidence = given.confidence if given.temperature == 1.0 else given.tempered_confidence
-        parts["calibrated_bins"] = reliability_bins(confidence, given.correct)
+        calibration = final.calibration
+        confidence = calibration.confidence if calibration.temperature == 1.0 else calibration.tempered_confidence
+        parts["calibrated_bins"] = reliability_bins(confidence, calibration.correct)
     if final.scored is None:
         left_out["label_issues"] = f"No label could be checked: {final.no_promises}."
     else:
@@ -98,9 +98,12 @@ def _label_issues(
 
 
 def _duplicates(
-    features: Features, names: Sequence[str], thumbnail: Callable[[str], bytes | None]
+    features: Features,
+    names: Sequence[str],
+    thumbnail: Callable[[str], bytes | None],
+    most_compared: int = _MOST_COMPARED,
 ) -> tuple[tuple[ShownImage, ...], str]:
-    """Return images that stand in two classes or in two splits, and what was searched for them."""
+    """Return images that are in two classes or in two splits, and a sentence about the search for them."""
     splits = list(features.splits.items())
     ids = np.concatenate([split.sample_ids for _, split in splits])
     labels = np.concatenate([split.labels for _, split in splits])
@@ -110,26 +113,26 @@ def _duplicates(
     if not by_bytes:
         keys = [row_digests(split.image_features) for _, split in splits]
     equal = equal_pairs(np.concatenate(keys), labels, parts)
-    some = np.arange(len(ids))
-    if len(ids) > _MOST_COMPARED:
-        some = np.sort(np.random.default_rng(0).permutation(len(ids))[:_MOST_COMPARED])
-    start, taken = 0, []
+    sample = np.arange(len(ids))
+    if len(ids) > most_compared:
+        sample = np.sort(np.random.default_rng(0).permutation(len(ids))[:most_compared])
+    start, sampled = 0, []
     for _, split in splits:
-        own = some[(some >= start) & (some < start + len(split))] - start
-        taken.append(np.asarray(split.image_features[own], np.float32))
+        of_split = sample[(sample >= start) & (sample < start + len(split))] - start
+        sampled.append(np.asarray(split.image_features[of_split], np.float32))
         start += len(split)
-    rows = np.concatenate(taken)  # (at most 20,000, d)
-    near, n_near = near_pairs(unit_length(rows), labels[some], parts[some])
+    rows = np.concatenate(sampled)  # (at most 20,000, d)
+    near, n_near = near_pairs(unit_length(rows), labels[sample], parts[sample])
     pairs = dict.fromkeys(equal[:MOST_SHOWN], "the same file" if by_bytes else "the same features")
     for i, j, cosine in near:
-        pairs.setdefault((int(some[i]), int(some[j])), f"cosine {cosine:.4f}")
+        pairs.setdefault((int(sample[i]), int(sample[j])), f"cosine {cosine:.4f}")
     shown = []
-    for (i, j), how in list(pairs.items())[:MOST_SHOWN]:
-        where = f"{names[labels[i]]} ({parts[i]}) and {names[labels[j]]} ({parts[j]})"
-        shown.append(ShownImage(str(ids[i]), f"{where}, {how}: also {ids[j]}", thumbnail(str(ids[i]))))
+    for (i, j), likeness in list(pairs.items())[:MOST_SHOWN]:
+        places = f"{names[labels[i]]} ({parts[i]}) and {names[labels[j]]} ({parts[j]})"
+        shown.append(ShownImage(str(ids[i]), f"{places}, {likeness}: also {ids[j]}", thumbnail(str(ids[i]))))
     among = f"all {len(ids):,} images"
-    if len(some) < len(ids):
-        among = f"{len(some):,} images drawn at random, for to compare all {len(ids):,} would take too long"
+    if len(sample) < len(ids):
+        among = f"{len(sample):,} images drawn at random, for to compare all {len(ids):,} would take too long"
     searched = (
         f"Images that stand in two classes or in two splits: {counted(len(equal), 'pair')} of equal ones among all "
         f"{len(ids):,} images, {counted(n_near, 'pair')} with a cosine of at least {NEAR_DUPLICATE} among {among}."
@@ -144,7 +147,7 @@ def row_digests(rows: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def equal_pairs(keys: NDArray[Any], labels: NDArray[np.int64], parts: NDArray[np.str_]) -> list[tuple[int, int]]:
-    """Return pairs of equal rows that differ in class or in split: of each group of equal rows its first and others.
+    """Return pairs of equal rows that differ in class or in split; each pair is a row with the first that equals it.
 
     Parameters
     ----------
@@ -172,7 +175,7 @@ def near_pairs(
     least: float = NEAR_DUPLICATE,
     most: int = MOST_SHOWN,
 ) -> tuple[list[tuple[int, int, float]], int]:
-    """Return the nearest pairs of rows that differ in class or in split, and how many reach a cosine.
+    """Return the nearest pairs of rows that differ in class or in split, and the number of pairs that reach a cosine.
 
     Parameters
     ----------
@@ -198,9 +201,9 @@ def near_pairs(
     number = 0
     for start in range(0, len(rows), _BLOCK):
         cosines = rows[start : start + _BLOCK] @ rows[start:].T  # (block, rows after)
-        here = np.arange(len(cosines))
-        reached = (cosines >= least) & (kinds[start + here, None] != kinds[None, start:])
-        reached &= here[:, None] < np.arange(cosines.shape[1])[None, :]  # each pair once
+        block = np.arange(len(cosines))
+        reached = (cosines >= least) & (kinds[start + block, None] != kinds[None, start:])
+        reached &= block[:, None] < np.arange(cosines.shape[1])[None, :]  # each pair once
         i, j = np.nonzero(reached)
         number += len(i)
         best = np.argsort(-cosines[i, j], kind="stable")[:most]
@@ -212,7 +215,7 @@ def near_pairs(
 
 
 def _thumbnails(dataset: Dataset | None) -> Callable[[str], bytes | None]:
-    """Return what makes the thumbnail of a sample; of one that cannot be opened there is none."""
+    """Return a function that makes the thumbnail of a sample; None for one that cannot be opened."""
     places = {}
     for split, images in () if dataset is None else dataset.splits.items():
         places.update({str(sample): (split, row) for row, sample in enumerate(images.sample_ids)})

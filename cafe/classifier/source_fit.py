@@ -1,4 +1,4 @@
-"""From what a user names to a fit that is kept: a request is checked, features are had, the method is fitted."""
+"""Fits a method for use on a folder, a data set, a cache or features: checks the request, gets features, fits."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SourceFit:
-    """A fit, and the features that it was made on.
+    """A fit with the features that it was made on.
 
     Attributes
     ----------
     prepared : Prepared
-        The features, and how they came.
+        The features, and where they come from.
     final : FinalFit
-        The method that is kept, and how it did.
+        The fitted method, and how it did.
     """
 
     prepared: Prepared
@@ -41,25 +41,25 @@ class SourceFit:
 
     @property
     def features(self) -> Features:
-        """What was fitted on."""
+        """The features."""
         return self.prepared.features
 
     @property
     def decoder(self) -> str:
-        """What decoded JPEG files."""
+        """The decoder of JPEG files."""
         return decoder_of(self.features.provenance)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """How images were divided, what is odd about them, what was tested and kept, in sentences."""
+        """Sentences about how images were divided, what is odd about them, and what was tested and kept."""
         return (*filter(None, [self.prepared.division]), *self.prepared.notes, *self.final.notes)
 
     def encoder(self, device: str) -> Encoder | Callable[[], Encoder]:
-        """Return the encoder where it is open, else what opens it and sees that it is the same."""
+        """Return the encoder if it is open, else a function that opens it and checks that it is the same."""
         return partial(open_again, self.features, device) if self.prepared.encoder is None else self.prepared.encoder
 
     def page(self) -> str:
-        """Return the page that says how good it is."""
+        """Return the HTML report."""
         from cafe.classifier.reporting import fit_report
         from cafe.report.fit_page import fit_page
 
@@ -134,13 +134,13 @@ def fit_source(
     return SourceFit(prepared, final)
 
 
-def _unlabelled(given: Path | str | None, features: Features, device: str) -> str | NDArray[np.floating[Any]] | None:
-    """Return the split, or the features of the folder, that holds images without labels; None for none."""
-    if given is None or given in features.splits:
-        return None if given is None else str(given)
-    if not Path(given).is_dir():
+def _unlabelled(source: Path | str | None, features: Features, device: str) -> str | NDArray[np.floating[Any]] | None:
+    """Return the name of the split of unlabelled images, or the features of the folder of them; None for none."""
+    if source is None or source in features.splits:
+        return None if source is None else str(source)
+    if not Path(source).is_dir():
         raise InputError(
             f"unlabelled images are a split of the data set ({', '.join(features.splits)}) or a folder of images; "
-            f"got {os.fspath(given)!r}"
+            f"got {os.fspath(source)!r}"
         )
-    return encode_like(features, given, device=device)
+    return encode_like(features, source, device=device)

@@ -1,4 +1,4 @@
-"""The images that a fit was tested on, one by one: what a row sums up, and a report shows."""
+"""The test images of a fit, one by one, of which a row holds sums and a report shows examples."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ SHOWN = 3  # weakest classes and confused pairs of a row
 
 @dataclass(frozen=True)
 class TestedImages:
-    """What each test image was taken for, by a fit that has not seen it.
+    """The predicted class of each test image, by a fit that has not seen it.
 
     Attributes
     ----------
     labels, predicted : ndarray of shape (n,), int64
-        Row of the class that it is of, and that it was taken for.
+        Row of its class, and of the class that was predicted.
     confidence : ndarray of shape (n,)
-        Probability of the latter.
+        Probability of the predicted class.
     sample_ids : ndarray of shape (n,), str
         As the data set names it.
     class_names : sequence of str
         Of all classes, tested or not.
     repeats : int, default=1
-        How often each image stands among the n: a cross-validation tests it several times over.
+        How often each image is among the n: a repeated cross-validation tests it several times.
     rows : ndarray of shape (n,), int64, default=None
-        Which image each is, where they stand there several times.
+        The number of the image, where images are tested several times.
     """
 
     labels: NDArray[np.int64]
@@ -43,7 +43,7 @@ class TestedImages:
     repeats: int = 1
     rows: NDArray[np.int64] | None = None
 
-    __test__ = False  # for pytest, to which a class called so looks like one of tests
+    __test__ = False  # by its name, pytest would take the class for one of tests
 
     @property
     def n_images(self) -> int:
@@ -56,7 +56,7 @@ class TestedImages:
         return class_results(self.predicted, self.labels, len(self.class_names), self.repeats)
 
     def fields(self) -> dict[str, Any]:
-        """Return what a row says of single classes.
+        """Return the fields of a row that describe single classes.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""The images that a run was fitted on, where these and their features are still on this machine."""
+"""The images that a run was fitted on, where the images and their features are still on this machine."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from cafe.files import replacing
 from cafe.methods.inputs.cosines import unit_length
 from cafe.runs import LOCAL_FILE
 
-MOST = 50_000  # images that neighbours are looked for among: 100 MB of float32 at a width of 512
+MOST = 50_000  # images that are searched for neighbours: 100 MB of float32 at a width of 512
 
 
 @dataclass(frozen=True)
 class FitSource:
     """Where the images and features of a fit were, on the machine that fitted.
 
-    It stands beside the run in a file of its own, which never leaves the machine with the run.
+    It is a file beside the run, which is never shared with the run.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class FitSource:
     root : str or None
         Folder that holds named data sets.
     split : str or None
-        How cafe was asked to divide it.
+        The shares of train, val and test that the user asked for.
     cache : str or None
         The cache of its features.
     """
@@ -50,7 +50,7 @@ class FitSource:
 
     @classmethod
     def of(cls, data: Any, root: Path | str | None, split: str | None, cache: Path | None) -> FitSource:
-        """Keep what a fit was asked for, with absolute paths."""
+        """Return the source of a fit with absolute paths."""
         named = os.fspath(data) if isinstance(data, str | os.PathLike) else None
         if named is not None and Path(named).expanduser().exists():
             named = str(Path(named).expanduser().absolute())
@@ -62,13 +62,13 @@ class FitSource:
         )
 
     def write(self, run: Path) -> None:
-        """Write it beside a run."""
+        """Write the file beside a run."""
         with replacing(run / LOCAL_FILE) as temporary:
             temporary.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, run: Path) -> FitSource | None:
-        """Read it back; None where it is not there, or is another's."""
+        """Read the file beside a run; None where there is none, or it cannot be read."""
         try:
             return cls(**json.loads((run / LOCAL_FILE).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
@@ -77,7 +77,7 @@ class FitSource:
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """Features of training images, and where their pictures are.
+    """Features of training images, and the source of their pictures.
 
     Attributes
     ----------
@@ -124,7 +124,7 @@ class TrainingImages:
         return [(int(row), float(cosines[row])) for row in best[np.argsort(-cosines[best], kind="stable")]]
 
     def picture(self, row: int) -> Image.Image | None:
-        """Open an image; None where it is not there any more."""
+        """Open an image; None where it no longer exists."""
         place = self._places.get(str(self.sample_ids[row]))
         if place is None or self._dataset is None:
             return None
@@ -146,13 +146,13 @@ def training_images(
     Parameters
     ----------
     source : FitSource or None
-        Where they were.
+        Where the fit read them from.
     image_fingerprint : str or None
-        Of the image features that the run was fitted on; those of another cache are not taken.
+        Of the image features that the run was fitted on; a cache with another fingerprint is not taken.
     fitted : frozenset of bytes or None
-        SHA-256 of the images; None or empty where they are not known: those of split train, then.
+        SHA-256 of the images; where it is None or empty, the images of split train are taken.
     unprojected : bool, default=False
-        Whether the method reads what goes into the encoder's projection: the cache's features are others then.
+        Whether the method reads features before the encoder's projection, which are not compared here.
 
     Returns
     -------
@@ -179,28 +179,28 @@ def training_images(
     features = np.concatenate(rows)
     if not len(features):
         return None
-    kept = _some(len(features))
+    kept = _sampled(len(features))
     return TrainingImages(unit_length(features[kept]), np.concatenate(labels)[kept], np.concatenate(ids)[kept], source)
 
 
-def _some(number: int) -> NDArray[np.int64] | slice:
-    """Return all rows, or so many drawn at random that they can be looked through for every image."""
+def _sampled(number: int) -> NDArray[np.int64] | slice:
+    """Return all rows, or a random sample that is small enough to be searched for every image."""
     if number <= MOST:
         return slice(None)
     return np.sort(np.random.default_rng(0).permutation(number)[:MOST])
 
 
 def spread_over_classes(labels: NDArray[np.int64], number: int) -> Sequence[int]:
-    """Return rows of a few images, of as many classes as there may be.
+    """Return the rows of a few images from as many classes as possible.
 
     Examples
     --------
     >>> spread_over_classes(np.array([0, 0, 0, 1, 1]), 3)
     [0, 3, 1]
     """
-    turn = np.zeros(len(labels), dtype=np.int64)  # the how-many-th of its class each row is
+    place = np.zeros(len(labels), dtype=np.int64)  # of each row among the rows of its class
     for label in np.unique(labels):
-        own = labels == label
-        turn[own] = np.arange(own.sum())
-    order: list[int] = np.lexsort((np.arange(len(labels)), turn))[:number].tolist()
+        of_class = labels == label
+        place[of_class] = np.arange(of_class.sum())
+    order: list[int] = np.lexsort((np.arange(len(labels)), place))[:number].tolist()
     return order
