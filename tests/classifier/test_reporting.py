@@ -39,15 +39,15 @@ def test_of_very_many_pairs_the_nearest_are_shown_and_all_are_counted():
     assert all(by_hand[i, j] and cosine == pytest.approx(cosines[i, j]) for i, j, cosine in nearest)
 
 
-def test_a_large_set_says_what_was_not_searched(monkeypatch):
-    monkeypatch.setattr(reporting, "_MOST_COMPARED", 40)
+def test_a_large_set_says_what_was_not_searched():
     rng = np.random.default_rng(0)
     X = rng.standard_normal((90, 8)).astype(np.float32)
     X[60] = X[7]  # equal, in another split: found at any size
     ids = np.arange(90).astype(str)
     labels = np.arange(90) % 3
     splits = {"train": Split(X[:60], labels[:60], ids[:60]), "test": Split(X[60:], labels[60:], ids[60:])}
-    shown, searched = reporting._duplicates(Features(splits, ("a", "b", "c")), ["a", "b", "c"], lambda _: None)
+    features = Features(splits, ("a", "b", "c"))
+    shown, searched = reporting._duplicates(features, ["a", "b", "c"], lambda _: None, most_compared=40)
     assert shown[0].name == "7" and "the same features: also 60" in shown[0].says
     assert "1 pair of equal ones among all 90 images" in searched and "among 40 images drawn at random" in searched
 
