@@ -59,7 +59,7 @@ _COMPARED = 16  # training images that an exported file is compared with torch o
 
 
 class Scored(NamedTuple):
-    """Scores of n images, by :meth:`Classifier.classify`.
+    """Scores of n images, by :meth:`Classifier.score`.
 
     Attributes
     ----------
@@ -547,8 +547,8 @@ class Classifier(ImageClassifier):
         """Names of the labels 0, 1, ... of the data set, those of classes without an image too."""
         return list(self._all_names)
 
-    def classify(self, crops: NDArray[np.uint8]) -> Scored:
-        """Score images that are cropped already as one batch; a server that makes its own batches calls it.
+    def encode(self, crops: NDArray[np.uint8]) -> Array:
+        """Encode images that are cropped already as one batch; a server that makes its own batches calls it.
 
         Parameters
         ----------
@@ -557,11 +557,25 @@ class Classifier(ImageClassifier):
 
         Returns
         -------
-        Scored
+        ndarray of shape (n, d)
+            Features as the method reads them.
         """
         encode = self.encoder.encode_images_unprojected if self._is_unprojected else self.encoder.encode_images
         features = encode(crops)
-        features = features[1] if isinstance(features, tuple) else features  # (n, d)
+        return features[1] if isinstance(features, tuple) else features
+
+    def score(self, features: Array) -> Scored:
+        """Score images that are encoded already.
+
+        Parameters
+        ----------
+        features : ndarray of shape (n, d)
+            Of :meth:`encode`.
+
+        Returns
+        -------
+        Scored
+        """
         probabilities = self.estimator.predict_proba(features)
         if self.promises is not None:
             probabilities = self.promises.calibrated(probabilities)

@@ -172,8 +172,6 @@ def make_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        blank = predictor.crop(Image.new("RGB", (64, 64)))
-        await asyncio.to_thread(predictor.classify, blank[None])  # the first is slow: libraries load, memory is had
         await batcher.start()
         app.state.ready = True
         yield
@@ -236,7 +234,7 @@ def make_app(
 
     @app.post(
         "/predict", summary="Name what is on images", responses=_errors(400, 408, 413, 415, 422, 429),
-        response_model_exclude_none=True,
+        response_model=Predictions,
     )  # fmt: skip
     async def predict(
         files: Annotated[
@@ -249,7 +247,7 @@ def make_app(
         coverage: Annotated[float | None, Query(gt=0, lt=1, description="Also give sets of classes")] = None,
         zero_shot: Annotated[bool, Query(description="Also what the text alone says")] = False,
         nearest: Annotated[int, Query(ge=0, le=20, description="Nearest training images")] = 0,
-    ) -> Predictions:
+    ) -> Response:
         names = [_checked_name(file.filename) for file in files]
         if len(files) > limits.images:
             raise HTTPException(413, f"a request may hold {limits.images} images; got {len(files)}")
@@ -265,11 +263,12 @@ def make_app(
                     for name, each in zip(names, said, strict=True)
                 ]
 
-            images = await asyncio.to_thread(described)
+            images = await asyncio.to_thread(described) if nearest else described()  # thumbnails may have to be read
         if all(isinstance(each, Exception) for each in said):
             first = next(each for each in said if isinstance(each, Exception))
             raise HTTPException(413 if isinstance(first, TooManyPixelsError) else 415, str(first))
-        return Predictions(model=predictor.name, images=images)
+        document = Predictions(model=predictor.name, images=images)
+        return Response(document.model_dump_json(by_alias=True, exclude_none=True), media_type="application/json")
 
     # ------------------------------------------------------------------ the Open Inference Protocol
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
@@ -13,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cafe.classifier.classifier import Classifier
+from cafe.classifier.encoder_pair import encoders_of
 from cafe.classifier.onnx_classifier import OnnxClassifier
 from cafe.classifier.training_images import TrainingImages
 from cafe.data.images.decoding import decoding_with, read_image
@@ -56,6 +60,8 @@ class Predictor(Protocol):
         Of the Open Inference Protocol.
     batch_size : int
         Images that are classified together at most.
+    cores : int
+        That may be divided among batches side by side; 1 where batches run one after the other.
     row : dict or None
         How it did when it was tested.
     decoder : str
@@ -66,14 +72,15 @@ class Predictor(Protocol):
     class_names: list[str]
     platform: str
     batch_size: int
+    cores: int
     row: dict[str, Any] | None
     decoder: str
 
     def crop(self, image: Image.Image) -> NDArray[np.uint8]:
         """Resize and crop one RGB image."""
 
-    def classify(self, crops: NDArray[np.uint8]) -> list[ImageAnswer]:
-        """Say what is on n images."""
+    def classify(self, crops: NDArray[np.uint8], cores: int) -> list[ImageAnswer]:
+        """Say what is on n images, on so many cores; in any thread."""
 
     def threshold(self, rate: float | None) -> float | None:
         """Return the score above which an image is called unknown; None for the usual rate. Raises InputError."""
@@ -126,15 +133,20 @@ class RunPredictor:
         self.class_names = [str(name) for name in classifier.classes_]
         self.batch_size, self.decoder, self.row = classifier.encoder.batch_size, classifier.decoder, classifier.row
         self._images: TrainingImages | None = classifier.training_images() if with_training_images else None
+        self.cores = _divisible_cores(classifier)
+        self._scoring, self._counting, self._running = threading.Lock(), threading.Lock(), 0
         self._thumbnail = lru_cache(maxsize=_KEPT_THUMBNAILS)(self._made_thumbnail)
 
     def crop(self, image: Image.Image) -> NDArray[np.uint8]:
         """Resize and crop one RGB image."""
         return self._classifier.encoder.cropper(image)
 
-    def classify(self, crops: NDArray[np.uint8]) -> list[ImageAnswer]:
-        """Say what is on n images."""
-        scored = self._classifier.classify(crops)
+    def classify(self, crops: NDArray[np.uint8], cores: int) -> list[ImageAnswer]:
+        """Say what is on n images, on so many cores."""
+        with self._on_cores(cores):
+            features = self._classifier.encode(crops)
+        with self._scoring:  # methods are not made for several threads; this is a thousandth of the time
+            scored = self._classifier.score(features)
         zero_shot = [None] * len(crops) if scored.zero_shot is None else list(scored.zero_shot)
         return [
             ImageAnswer(probabilities, float(score), of_text, features)
@@ -142,6 +154,26 @@ class RunPredictor:
                 scored.probabilities, scored.unknown_scores, zero_shot, scored.features, strict=True
             )
         ]
+
+    @contextmanager
+    def _on_cores(self, cores: int) -> Iterator[None]:
+        """Run the body on so many threads of torch, which has a number for each thread and one for the process."""
+        if self.cores == 1:
+            yield
+            return
+        import torch
+
+        with self._counting:
+            self._running += 1
+        try:
+            if torch.get_num_threads() != cores:
+                torch.set_num_threads(cores)
+            yield
+        finally:
+            with self._counting:
+                self._running -= 1
+                if self._running == 0:
+                    torch.set_num_threads(self.cores)
 
     def threshold(self, rate: float | None) -> float | None:
         """Return the score above which an image is called unknown."""
@@ -173,10 +205,23 @@ class RunPredictor:
         return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
+def _divisible_cores(classifier: Classifier) -> int:
+    """Return the threads of torch where batches of a classifier may be encoded side by side, else 1."""
+    import torch
+
+    encoders = encoders_of(classifier.encoder)
+    # Features before the projection are taken out of the model's midst, which one call at a time may do.
+    unprojected = getattr(classifier.estimator, "projection", None) is not None
+    if unprojected or not all(each.device == "cpu" and each.parallel for each in encoders):
+        return 1
+    return torch.get_num_threads()
+
+
 class OnnxPredictor:
     """An exported file, with ONNX Runtime; see :class:`Predictor`."""
 
     platform = "onnxruntime_onnx"
+    cores = 1  # ONNX Runtime divides them itself
 
     def __init__(self, classifier: OnnxClassifier) -> None:
         self._classifier = classifier
@@ -188,7 +233,7 @@ class OnnxPredictor:
         """Resize and crop one RGB image."""
         return self._classifier.cropper(image)
 
-    def classify(self, crops: NDArray[np.uint8]) -> list[ImageAnswer]:
+    def classify(self, crops: NDArray[np.uint8], cores: int = 1) -> list[ImageAnswer]:
         """Say what is on n images."""
         return [
             ImageAnswer(

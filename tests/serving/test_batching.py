@@ -1,0 +1,115 @@
+"""Images become batches: one on all cores for few, several side by side for many; nobody waits for nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cafe.serving.batching import QUIET_SECONDS, Batcher, QueueFullError, plan_batches
+from cafe.serving.predictor import ImageAnswer
+
+
+class Counting:
+    """Says of each crop its first byte, and keeps what was asked for; slow enough for others to arrive."""
+
+    batch_size, cores = 32, 2
+
+    def __init__(self, seconds=0.05):
+        self.seconds, self.batches, self.at_once, self.most_at_once = seconds, [], 0, 0
+        self.lock = threading.Lock()
+
+    def crop(self, image: Image.Image):
+        return np.asarray(image)
+
+    def classify(self, crops, cores):
+        with self.lock:
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+            self.batches.append((len(crops), cores))
+        time.sleep(self.seconds)
+        with self.lock:
+            self.at_once -= 1
+        if (crops == 255).all():
+            raise RuntimeError("an image that breaks the classifier")
+        return [ImageAnswer(crop[0, 0, :1], None, None, None) for crop in crops]
+
+
+def crop_of(value):
+    return np.full((64, 64, 3), value, dtype=np.uint8)
+
+
+def run(predictor, use, queue_size=256):
+    async def working():
+        batcher = Batcher(predictor, queue_size)
+        await batcher.start()
+        predictor.batches.clear()  # of the first image, which is the batcher's own
+        try:
+            return await use(batcher)
+        finally:
+            await batcher.stop()
+
+    return asyncio.run(working())
+
+
+@pytest.mark.parametrize(
+    ("n_images", "cores", "expected"),
+    [(0, 2, (1, 32, 2)), (1, 1, (1, 32, 1)), (15, 2, (1, 32, 2)), (17, 2, (2, 9, 1)), (256, 2, (2, 32, 1)),
+     (32, 16, (4, 8, 4)), (500, 4, (4, 32, 1))],
+)  # fmt: skip
+def test_images_are_divided_among_cores(n_images, cores, expected):
+    plan = plan_batches(n_images, cores, batch_size=32)
+    assert (plan.side_by_side, plan.size, plan.cores) == expected
+
+
+def test_many_images_are_classified_side_by_side_and_each_gets_its_own_answer():
+    predictor = Counting()
+
+    async def use(batcher):
+        async def client(value):
+            with batcher.held_images(1):
+                return [int((await batcher.classify(crop_of(value))).probabilities[0]) for _ in range(3)]
+
+        return await asyncio.gather(*map(client, range(32)))
+
+    assert run(predictor, use) == [[value] * 3 for value in range(32)]
+    assert predictor.most_at_once == 2
+    assert sum(size for size, _ in predictor.batches) == 96
+    assert max(size for size, _ in predictor.batches) <= 16 and {cores for _, cores in predictor.batches} == {1}
+
+
+def test_a_single_client_is_not_waited_for_and_has_all_cores():
+    predictor = Counting(seconds=0.0)
+
+    async def use(batcher):
+        started = time.perf_counter()
+        for value in range(20):
+            with batcher.held_images(1):
+                await batcher.classify(crop_of(value))
+        return time.perf_counter() - started
+
+    assert run(predictor, use) < 20 * QUIET_SECONDS
+    assert predictor.batches == [(1, 2)] * 20
+
+
+def test_an_error_reaches_those_of_its_batch_and_the_next_batch_is_answered():
+    async def use(batcher):
+        with pytest.raises(RuntimeError, match="breaks the classifier"):
+            await batcher.classify(crop_of(255))
+        return int((await batcher.classify(crop_of(3))).probabilities[0])
+
+    assert run(Counting(), use) == 3
+
+
+def test_places_are_counted_and_given_back():
+    async def use(batcher):
+        with batcher.held_images(3), pytest.raises(QueueFullError, match="3 images are waiting already"):
+            batcher.held_images(2).__enter__()
+        with batcher.held_images(4):
+            return batcher.held
+
+    assert run(Counting(), use, queue_size=4) == 4
