@@ -9,6 +9,7 @@ cafe/kernels has no family, or a kernel is not launched by its own. A new module
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from unittest import mock
@@ -16,6 +17,7 @@ from unittest import mock
 import torch
 
 from cafe.kernels.cards import Card, Tile, possible_tiles
+from cafe.kernels.class_weights_reference import WeightsShape
 from cafe.kernels.reference import AdapterShape
 
 # Names of tests and tables: dtype of the operands, and how float32 enters a product.
@@ -109,21 +111,71 @@ def adapter_launches(precision: str, card: Card, quick: bool) -> Iterator[Launch
             ("text", AdapterShape("text", "paper", 128), sizes),
             ("both, released", AdapterShape("both", "released", 1024), {"g": 3, "b": 256, "d": 1024, "c": 20_000}),
         ]
-    tiles = possible_tiles(card, PRECISIONS[precision][0].itemsize, precision == "fp32")
     for number, (name, shape, size) in enumerate(forms):
-        # Every tile with the default's kernels, the smallest and the largest with their other forms.
-        for tile in tiles[-1:] if quick else tiles if number == 0 else dict.fromkeys([tiles[0], tiles[-1]]):
-            yield name, partial(with_tile, tile, partial(adapter_step, shape, precision, card, **size))
+        step = partial(adapter_step, shape, precision, card, **size)
+        yield from with_tiles(name, step, precision, card, quick, every=number == 0)
     for optimizer in () if quick else ("sgd", "none"):
-        for tile in dict.fromkeys([tiles[0], tiles[-1]]):
-            step = partial(adapter_step, forms[0][1], precision, card, **sizes, optimizer=optimizer)
-            yield f"image, {optimizer}", partial(with_tile, tile, step)
+        step = partial(adapter_step, forms[0][1], precision, card, **sizes, optimizer=optimizer)
+        yield from with_tiles(f"image, {optimizer}", step, precision, card, quick, every=False)
 
 
-def with_tile(tile: Tile, launch: Callable[[], None]) -> None:
-    """Launch with one tile in place of the one that would be chosen."""
-    with mock.patch("cafe.kernels.cuda.adapter.choose_tile", lambda *_: tile):
-        launch()
+def with_tiles(
+    name: str, launch: Callable[[], None], precision: str, card: Card, quick: bool, every: bool
+) -> Iterator[Launch]:
+    """Yield a case for every tile that can be chosen on the card, or the largest and smallest; the latter if quick.
+
+    All launches of a case have the same.
+    """
+    count = len(possible_tiles(card, 4, precision == "fp32"))
+    for number in range(count - 1 if quick else 0, count, 1 if every or count == 1 else count - 1):
+
+        def launch_with_tile(number: int = number) -> None:
+            def choose(card: Card, rows: int, columns: int, stack: int, width: int, exact: bool = False) -> Tile:
+                return possible_tiles(card, width, exact)[number]
+
+            with ExitStack() as stack:
+                for module in ("adapter", "class_weights"):
+                    stack.enter_context(mock.patch(f"cafe.kernels.cuda.{module}.choose_tile", choose))
+                launch()
+
+        yield name, launch_with_tile
+
+
+# ---------------------------------------------------------------------------- the step on class weights
+
+
+def class_weight_step(
+    shape: WeightsShape, precision: str, card: Card, g: int, b: int, d: int, c: int, n: int = 4096, held: bool = False
+) -> None:
+    """Take one step of a stack, updates included."""
+    from cafe.kernels.cuda.class_weights import TritonClassWeightStep
+    from cafe.training.steps import Tables
+
+    dtype, how = PRECISIONS[precision]
+    hyper = {name: empty(g) for name in ("logit_scale", "decay", "residual_scale", "index")}
+    step = TritonClassWeightStep(
+        shape, hyper, empty(n, d, dtype=dtype), empty(n, dtype=torch.int64), empty(c, d),
+        empty(3 * g, c) if held else None, held=held, precision=how, card=card,
+    )  # fmt: skip
+    parameters = {"weights": empty(g, c, d)} | ({"offset": empty(g, c)} if shape.offset else {})
+    counter = empty(1, dtype=torch.int64)
+    tables = Tables(empty(g, 16, b, dtype=torch.int64), empty(16, g), empty(16), counter, counter, empty(g))
+    step.whole_step("adamw" if shape.residual else "sgd", parameters, empty(g), 16)(tables)
+
+
+def class_weight_launches(precision: str, card: Card, quick: bool) -> Iterator[Launch]:
+    """Yield steps that launch every kernel in the forms of the methods."""
+    sizes = {"g": 1, "b": 256, "d": 512, "c": 1000}
+    forms = [("zs-lp", WeightsShape(), False, sizes)]
+    if not quick:
+        forms += [
+            ("clap", WeightsShape(), True, sizes),
+            ("task-res", WeightsShape(residual=True), True, {"g": 45, "b": 256, "d": 1024, "c": 102}),
+            ("lp++", WeightsShape(cosines=False, offset=True), False, {"g": 2, "b": 33, "d": 35, "c": 66}),
+        ]
+    for number, (name, shape, held, size) in enumerate(forms):
+        launch = partial(class_weight_step, shape, precision, card, **size, held=held)
+        yield from with_tiles(name, launch, precision, card, quick, every=number == 0)
 
 
 # ---------------------------------------------------------------------------- optimisers
@@ -153,6 +205,10 @@ FAMILIES = (
             "hidden_kernel": "d", "blend_kernel": "h", "logits_kernel": "d", "errors_kernel": "c",
             "through_kernel": "d", "weights_kernel": "b",
         },
+    ),
+    Family(
+        ("cafe.kernels.cuda.class_weights",), class_weight_launches, without_products=frozenset({"class_rows_kernel"}),
+        depths={"class_logits_kernel": "d", "class_update_kernel": "b"},
     ),
     Family(
         ("cafe.kernels.cuda.optimizers",), update_launches, precisions=("fp32",),

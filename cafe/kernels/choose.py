@@ -14,6 +14,8 @@ from cafe.errors import CafeWarning, InputError, unknown_name
 
 # Turing's; what Triton compiles for since its version 3.
 LEAST_CAPABILITY = (7, 5)
+# Ampere's: matrix units for bfloat16 and tf32.
+BFLOAT16_CAPABILITY = (8, 0)
 # Forms of the CPU's step (cpu.py has the formulas).
 CPU_FORMS = ("cpu-direct", "cpu-folded", "cpu-projected")
 KERNELS = ("auto", "reference", "cpu", *CPU_FORMS, "triton")
@@ -48,7 +50,7 @@ def choose_kernel(kernel: str, device: str) -> str:
             why = triton_fault(device)
             if why:
                 # The caller of `fit`, four calls up.
-                warnings.warn(f"adapters train without Triton's kernels, slower: {why}", CafeWarning, stacklevel=5)
+                warnings.warn(f"training goes without Triton's kernels, slower: {why}", CafeWarning, stacklevel=5)
             return "reference" if why else "triton"
         return "cpu" if device == "cpu" else "reference"
     if kernel in ("cpu", *CPU_FORMS) and device != "cpu":
@@ -63,6 +65,31 @@ def choose_kernel(kernel: str, device: str) -> str:
     if kernel == "triton" and device.startswith("cuda") and (why := triton_fault(device)):
         raise InputError(f"kernel 'triton' cannot run on {device!r}: {why}; use kernel='auto'")
     return kernel
+
+
+def triton_products(dtype: str, device: str) -> str:
+    """Return the precision in which Triton's kernels multiply.
+
+    Parameters
+    ----------
+    dtype : str
+        A precision is met; ``"auto"`` is bfloat16 on a GPU with matrix units for it, as the CPU's auto takes it where
+        it is faster: within 0.2 points of float32's accuracy, by tests/training/test_grid_precision.py. Else float32.
+    device : str
+        As :func:`cafe.compute.choose_device` returns it.
+
+    Examples
+    --------
+    >>> triton_products("auto", "cpu"), triton_products("tf32", "cuda:0")
+    ('float32', 'tf32')
+    """
+    if dtype != "auto":
+        return dtype
+    if not device.startswith("cuda") or interpreting():  # the interpreter multiplies the bits of bfloat16
+        return "float32"
+    import torch
+
+    return "bfloat16" if torch.cuda.get_device_capability(device) >= BFLOAT16_CAPABILITY else "float32"
 
 
 def triton_fault(device: str) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from cafe.compute import TRAINING_DTYPES, choose_training_dtypes
-from cafe.kernels.choose import KERNELS, choose_kernel
+from cafe.kernels.choose import KERNELS, choose_kernel, triton_products
 from cafe.kernels.fastest import choose_cpu_step
 from cafe.kernels.optimizers import OPTIMIZERS
 from cafe.kernels.reference import START_RATIO, AdapterShape
@@ -103,8 +103,8 @@ class CLIPAdapter(TrainedClassifier):
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``: where to train. Inference runs in NumPy.
     dtype : {"auto", "float32", "float64", "bfloat16", "tf32"}, default="auto"
         Precision of training. ``"bfloat16"`` is that of matrix products alone; ``"auto"`` takes it where a step of
-        this size was timed to be faster with it on this machine, else float32. ``"tf32"`` rounds products' inputs on
-        CUDA, kernel ``"triton"`` alone. ``dtype_`` says what ran.
+        this size was timed to be faster with it on this machine, and on CUDA where the GPU has matrix units for it,
+        else float32. ``"tf32"`` rounds products' inputs on CUDA, kernel ``"triton"`` alone. ``dtype_`` says what ran.
     random_state : int, default=None
         Seed of initial weights and batch order; None draws one.
 
@@ -273,7 +273,8 @@ class CLIPAdapter(TrainedClassifier):
         device = self.device_
         kernel = choose_kernel(self.kernel, device)
         sizes = AdapterObjective(torch.empty(1, *problem.base.class_embeddings.shape, device="meta"))
-        dtype, products = choose_training_dtypes(self.dtype, kernel)
+        wanted = triton_products(self.dtype, device) if kernel == "triton" else self.dtype
+        dtype, products = choose_training_dtypes(wanted, kernel)
         if kernel.startswith("cpu"):
             step = sizes.sizes(self._configuration(problem))
             n, in_memory = len(problem.base.y), not isinstance(problem.base.X, StoredRows)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from cafe.kernels.choose import choose_kernel, triton_products
 from cafe.kernels.class_weights_reference import WeightsShape
 from cafe.kernels.fastest import WeightSizes, choose_weights_precision
 from cafe.methods.base import Array, Problem, unit_length
@@ -56,7 +57,8 @@ class ZeroShotLinearProbe(TrainedClassifier):
     device : str, default="auto"
         Where to train.
     dtype : {"auto", "float32", "float64"}, default="auto"
-        Precision of training; auto is float32, with products in bfloat16 where they were measured to be faster.
+        Precision of training; auto is float32, with products in bfloat16 where they were measured to be faster, and on
+        CUDA where the GPU has matrix units for it.
     random_state : int, default=None
         Seed of the batch order and of the folds of ``"auto"``.
 
@@ -125,15 +127,23 @@ class ZeroShotLinearProbe(TrainedClassifier):
         placement = super()._placement(problem)
         c, d = problem.class_embeddings.shape
         sizes = WeightSizes(self._shape().cosines, min(self.batch_size, len(problem.rows)), d, c)
-        products = choose_weights_precision(self.dtype, placement.device, sizes)
-        return replace(placement, products=getattr(torch, products))
+        products, kernel = choose_weights_precision(self.dtype, placement.device, sizes), placement.kernel
+        # Triton's kernels sum in float32.
+        has_kernel = placement.device.startswith("cuda") and self.dtype != "float64"
+        if has_kernel and choose_kernel("auto", placement.device) == "triton":
+            products, kernel = triton_products(self.dtype, placement.device), "triton"
+        return replace(placement, products=getattr(torch, products), kernel=kernel)
 
     @classmethod
     def _objective(cls, run: Run) -> ClassWeightObjective:
         pulls = [estimator._pull(problem) for estimator, problem in zip(run.estimators, run.problems, strict=True)]
         pull = None if pulls[0] is None else run.tensor(np.stack(pulls))
         text = run.tensor(_scaled_text(run.base, run.estimators[0].text_norm))
-        return ClassWeightObjective(text, run.X.to(run.placement.products), pull)
+        held = pull is not None or any(estimator._decay() for estimator in run.estimators)
+        placement = run.placement
+        return ClassWeightObjective(
+            text, run.X.to(placement.products), pull, placement.kernel, placement.precision, held
+        )
 
     def _configuration(self, problem: Problem, index: int) -> Configuration:
         steps, warmup_steps = steps_with_warmup(self._epochs(problem), len(problem.rows), self.batch_size)

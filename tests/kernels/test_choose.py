@@ -6,7 +6,7 @@ import torch
 from cafe.errors import CafeWarning, InputError
 from cafe.kernels import cards, choose
 from cafe.kernels.cards import Card
-from cafe.kernels.choose import choose_kernel
+from cafe.kernels.choose import choose_kernel, triton_products
 
 
 def test_triton_is_taken_where_it_can_run_and_else_said_why_not(monkeypatch):
@@ -29,6 +29,16 @@ def test_triton_is_taken_where_it_can_run_and_else_said_why_not(monkeypatch):
         with pytest.raises(InputError, match=words):
             choose_kernel("triton", "cuda:0")
         card.update(before)
+
+
+def test_auto_multiplies_in_bfloat16_where_a_gpu_has_matrix_units_for_it(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    for capability, taken in (((9, 0), "bfloat16"), ((8, 0), "bfloat16"), ((7, 5), "float32")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        assert triton_products("auto", "cuda:0") == taken
+        assert [triton_products(dtype, "cuda:0") for dtype in ("float32", "tf32")] == ["float32", "tf32"]
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert triton_products("auto", "cuda:0") == "float32"
 
 
 def test_a_compiler_is_looked_for_where_triton_looks(monkeypatch, tmp_path):

@@ -28,7 +28,7 @@ sys.modules["labelled_device"] = labelled
 _spec.loader.exec_module(labelled)
 LabelledDevice = labelled.LabelledDevice
 # Its card has no kernels of Triton's, and a fit says so.
-pytestmark = pytest.mark.filterwarnings("ignore:adapters train without Triton")
+pytestmark = pytest.mark.filterwarnings("ignore:training goes without Triton")
 
 METHODS = [name for name in method_names() if name != "coop"]  # which needs a tower, and has a test of its own
 # How each method takes longer.

@@ -29,64 +29,27 @@ Never run on a GPU so far.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cafe.errors import unknown_name
 from cafe.kernels.cards import Card, card_of, choose_tile
 from cafe.kernels.cpu import Buffers, Ratio, ratio_forward, ratio_gradients
 from cafe.kernels.cuda.blend import blend_kernel
 from cafe.kernels.cuda.errors import errors_kernel
 from cafe.kernels.cuda.hidden import hidden_kernel
 from cafe.kernels.cuda.logits import logits_kernel
-from cafe.kernels.cuda.optimizers import TritonUpdate, correction_table
 from cafe.kernels.cuda.through import through_kernel
+from cafe.kernels.cuda.training import TritonTraining, Update
 from cafe.kernels.cuda.weights import weights_kernel
-from cafe.kernels.optimizers import BETAS, EPS, MOMENTUM, OPTIMIZERS
+from cafe.kernels.optimizers import BETAS, EPS, MOMENTUM
 from cafe.kernels.reference import AdapterShape, Parameters
-
-if TYPE_CHECKING:
-    from cafe.training.steps import Tables
 
 # Bytes of a logit.
 WIDE = 4
-
-
-@dataclass(frozen=True)
-class Update:
-    """What launch 6 does with a gradient.
-
-    Attributes
-    ----------
-    optimizer : str
-        ``"adamw"``, ``"sgd"``, or ``"none"``: gradients and losses are stored, and counters stay.
-    targets : dict of str to Tensor of shape (g, ...)
-        The parameters, or where gradients go.
-    first, second, narrow : dict of str to Tensor
-        Moments, and the copies that products read.
-    tail : Tensor of shape (g,)
-        Where losses are added, weighted by ``share``; or stored.
-    share, rates, decay, corrections : Tensor
-        Of shapes (steps,), (steps, g), (g,) and (steps, 2).
-    eps : float
-        AdamW's.
-    """
-
-    optimizer: str
-    targets: Parameters
-    first: Parameters
-    second: Parameters
-    narrow: Parameters
-    tail: Tensor
-    share: Tensor
-    rates: Tensor
-    decay: Tensor
-    corrections: Tensor
-    eps: float = EPS
 
 
 @dataclass
@@ -216,7 +179,7 @@ class TritonAdapterStep:
         own = Update(
             "none", self.gradients, {}, {}, self.narrow_weights(parameters), losses, nothing, nothing, nothing, nothing
         )
-        found = self.take(parameters, index.contiguous()[:, None], self.start, self.start, own)
+        found, _ = self.take(parameters, index.contiguous()[:, None], self.start, self.start, own)
         for name, value in found.items():
             self.gradients[name].copy_(value)
         return losses, self.gradients
@@ -227,9 +190,13 @@ class TritonAdapterStep:
         """Return the step that updates the parameters too; see :class:`TritonTraining`."""
         return TritonTraining(self, optimizer, parameters, decay, steps, eps)
 
+    def fused(self, parameters: Parameters) -> Parameters:
+        """Return the parameters that launch 6 updates: all but those of trained ratios."""
+        return {name: value for name, value in parameters.items() if name.endswith(("_down", "_up"))}
+
     def narrow_weights(self, parameters: Parameters) -> Parameters:
         """Return the weights as products read them: themselves, or copies in the features' dtype."""
-        weights = {name: value for name, value in parameters.items() if name.endswith(("_down", "_up"))}
+        weights = self.fused(parameters)
         if self.features.dtype == torch.float32:
             return weights
         copies = {name: self.buffers(f"narrow {name}", self.features, *value.shape) for name, value in weights.items()}
@@ -239,8 +206,10 @@ class TritonAdapterStep:
 
     # ------------------------------------------------------------------ launches
 
-    def take(self, parameters: Parameters, batches: Tensor, at: Tensor, done: Tensor, update: Update) -> Parameters:
-        """Take a step with the batch at the counters, and return the gradients of trained ratios.
+    def take(
+        self, parameters: Parameters, batches: Tensor, at: Tensor, done: Tensor, update: Update
+    ) -> tuple[Parameters, Tensor]:
+        """Take a step with the batch at the counters; return the gradients of trained ratios, and the step's number.
 
         Parameters
         ----------
@@ -276,7 +245,7 @@ class TritonAdapterStep:
             if side.ratio.mode != "fixed":
                 error = side.ratio_parts.sum(1)[..., None]  # (g, n, 1)
                 gradients |= ratio_gradients(side.ratio, error, parameters, *self._ratio_inputs(side, batch))
-        return gradients
+        return gradients, now
 
     def _launch(self, rows: int, columns: int, stack: int, width: int) -> tuple[tuple[int, int, int], dict[str, Any]]:
         """Return the grid of a product with so many rows and columns, and the options of its launch."""
@@ -405,75 +374,3 @@ class TritonAdapterStep:
             GATHER=side.gather, LOSSES=with_losses, OPTIMIZER=update.optimizer,
             NARROW=self.features.dtype != torch.float32, B1=BETAS[0], B2=BETAS[1], MOMENTUM=MOMENTUM, **options,
         )  # fmt: skip
-
-
-class TritonTraining:
-    """A whole step: from the batch at the counters to updated parameters.
-
-    Parameters
-    ----------
-    step : TritonAdapterStep
-        What makes the gradients.
-    optimizer : str
-        ``"adamw"`` or ``"sgd"``; formulas in :mod:`cafe.kernels.optimizers`.
-    parameters : dict of str to Tensor of shape (g, ...), float32, contiguous
-        Updated in place; always the same tensors.
-    decay : Tensor of shape (g,)
-        Weight decays.
-    steps : int
-        How many steps there will be at most.
-    eps : float
-        AdamW's.
-
-    Raises
-    ------
-    InputError
-        If the optimiser is not one of ``OPTIMIZERS``.
-    """
-
-    def __init__(
-        self,
-        step: TritonAdapterStep,
-        optimizer: str,
-        parameters: Parameters,
-        decay: Tensor,
-        steps: int,
-        eps: float = EPS,
-    ) -> None:
-        if optimizer not in OPTIMIZERS:
-            raise unknown_name("optimizer", optimizer, OPTIMIZERS)
-        self.step, self.optimizer, self.parameters, self.decay, self.eps = step, optimizer, parameters, decay, eps
-        weights = {name: value for name, value in parameters.items() if name.endswith(("_down", "_up"))}
-        self.first = {name: torch.zeros_like(value) for name, value in weights.items()}
-        self.second = {name: torch.zeros_like(value) for name, value in weights.items()} if optimizer == "adamw" else {}
-        self.corrections = correction_table(steps, decay)
-        self.narrow = step.narrow_weights(parameters)
-        ratios = {name: value for name, value in parameters.items() if name not in weights}
-        self.ratios = ratios
-        self.update_ratios = TritonUpdate(optimizer, ratios, decay, steps, eps) if ratios else None
-
-    def state(self) -> list[Tensor]:
-        """Return every tensor that a step changes, beside parameters and tables."""
-        copies = [value for name, value in self.narrow.items() if value is not self.parameters[name]]
-        return [*self._moments(), *copies]
-
-    def _moments(self) -> list[Tensor]:
-        own = [] if self.update_ratios is None else self.update_ratios.state()
-        return [*self.first.values(), *self.second.values(), *own]
-
-    def restart(self) -> None:
-        """Start again from the parameters' present values."""
-        for value in self._moments():
-            value.zero_()
-        self.step.narrow_weights(self.parameters)
-
-    def __call__(self, tables: Tables) -> None:
-        """Take one step."""
-        own = Update(
-            self.optimizer, self.parameters, self.first, self.second, self.narrow, tables.tail, tables.share,
-            tables.rates, self.decay, self.corrections, self.eps,
-        )  # fmt: skip
-        found = self.step.take(self.parameters, tables.batches, tables.at, tables.done, own)
-        if self.update_ratios is not None:
-            now = self.step.buffers("now", tables.batches, 1)
-            self.update_ratios(self.ratios, found, tables.rates.index_select(0, now)[0])

@@ -48,6 +48,26 @@ def sgd(p, m, place, inside, g, lr, decay, MOMENTUM: tl.constexpr):  # type: ign
 
 
 @triton.jit  # type: ignore[untyped-decorator]
+def update(  # type: ignore[no-untyped-def]
+    g, p, m, v, narrow, place, inside, fit, rates, decay, corrections, now, stack, eps,
+    OPTIMIZER: tl.constexpr, NARROW: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr, MOMENTUM: tl.constexpr,
+):  # fmt: skip
+    """Update one configuration's parameters at some places by their gradient g, or store it in p ("none")."""
+    if OPTIMIZER == "none":
+        tl.store(p + place, g, mask=inside)
+    else:
+        step = tl.load(now)
+        lr, shrink = tl.load(rates + step * stack + fit), tl.load(decay + fit)
+        if OPTIMIZER == "adamw":
+            c1, c2 = tl.load(corrections + 2 * step), tl.load(corrections + 2 * step + 1)
+            value = adamw(p, m, v, place, inside, g, lr, shrink, c1, c2, eps, B1, B2)
+        else:
+            value = sgd(p, m, place, inside, g, lr, shrink, MOMENTUM)
+        if NARROW:
+            tl.store(narrow + place, value.to(narrow.dtype.element_ty), mask=inside)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def adamw_kernel(p, g, m, v, lr, decay, corrections, size, eps, B1: tl.constexpr, B2: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip # noqa: E501
     """One step of a block of one configuration's parameters."""
     fit = tl.program_id(1).to(tl.int64)

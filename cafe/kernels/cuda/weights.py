@@ -9,30 +9,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from cafe.kernels.cuda.optimizers import adamw, sgd
+from cafe.kernels.cuda.optimizers import update
 from cafe.kernels.cuda.products import places_of
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def update_tile(  # type: ignore[no-untyped-def]
-    total, p, m, v, narrow, base, i, j, rows, columns, fit, rates, decay, corrections, now, g, eps,
-    OPTIMIZER: tl.constexpr, NARROW: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr, MOMENTUM: tl.constexpr,
-):  # fmt: skip
-    """Update a tile (i, j) of one configuration's weights by its gradient, or store the gradient in p."""
-    place = base + i[:, None] * columns + j[None, :]
-    inside = (i[:, None] < rows) & (j[None, :] < columns)
-    if OPTIMIZER == "none":
-        tl.store(p + place, total, mask=inside)
-    else:
-        step = tl.load(now)
-        lr, shrink = tl.load(rates + step * g + fit), tl.load(decay + fit)
-        if OPTIMIZER == "adamw":
-            c1, c2 = tl.load(corrections + 2 * step), tl.load(corrections + 2 * step + 1)
-            value = adamw(p, m, v, place, inside, total, lr, shrink, c1, c2, eps, B1, B2)
-        else:
-            value = sgd(p, m, place, inside, total, lr, shrink, MOMENTUM)
-        if NARROW:
-            tl.store(narrow + place, value.to(narrow.dtype.element_ty), mask=inside)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -61,8 +39,9 @@ def weights_kernel(  # type: ignore[no-untyped-def]
                 da + fit * n * d + r[:, None] * d + j[None, :], mask=(r[:, None] < n) & (j[None, :] < d), other=0.0
             )
             total = tl.dot(left, right, total, input_precision=PRECISION)
-        update_tile(
-            total, up, up_m, up_v, up_narrow, fit * h * d, i, j, h, d, fit, rates, decay, corrections, now, g, eps,
+        update(
+            total, up, up_m, up_v, up_narrow, fit * h * d + i[:, None] * d + j[None, :],
+            (i[:, None] < h) & (j[None, :] < d), fit, rates, decay, corrections, now, g, eps,
             OPTIMIZER, NARROW, B1, B2, MOMENTUM,
         )  # fmt: skip
     else:
@@ -76,9 +55,10 @@ def weights_kernel(  # type: ignore[no-untyped-def]
                 dh + fit * n * h + r[:, None] * h + j[None, :], mask=(r[:, None] < n) & (j[None, :] < h), other=0.0
             )
             total = tl.dot(left, right, total, input_precision=PRECISION)
-        update_tile(
-            total, down, down_m, down_v, down_narrow, fit * d * h, i, j, d, h, fit, rates, decay, corrections, now, g,
-            eps, OPTIMIZER, NARROW, B1, B2, MOMENTUM,
+        update(
+            total, down, down_m, down_v, down_narrow, fit * d * h + i[:, None] * h + j[None, :],
+            (i[:, None] < d) & (j[None, :] < h), fit, rates, decay, corrections, now, g, eps,
+            OPTIMIZER, NARROW, B1, B2, MOMENTUM,
         )  # fmt: skip
     if LOSSES and tile == 0:
         found = tl.zeros((BK,), dtype=tl.float32)

@@ -37,11 +37,20 @@ class ClassWeightObjective:
     pull : Tensor of shape (configurations, c), default=None
         Strength by which each class of each configuration of the run is held to t, by ``hyper["index"]``; None for
         zeros.
+    kernel : str, default="torch"
+        ``"triton"`` on a GPU that has it.
+    precision : {"ieee", "tf32"}, default="ieee"
+        How Triton's float32 operands enter a product.
+    held : bool, default=True
+        Whether any configuration has a decay or a pull.
     """
 
     start: Tensor
     features: Tensor | None = None
     pull: Tensor | None = None
+    kernel: str = "torch"
+    precision: str = "ieee"
+    held: bool = True
 
     def initial(self, configuration: Configuration, generator: torch.Generator) -> dict[str, Tensor]:
         """Start at the text itself: no random number is drawn."""
@@ -66,7 +75,18 @@ class ClassWeightObjective:
     def stepper(self, shape: Any, hyper: dict[str, Tensor], X: Tensor, y: Tensor, feature_mean: Tensor) -> Step:
         """Return the kernel's step function."""
         features = X if self.features is None else self.features
+        if self.kernel == "triton":
+            from cafe.kernels.cuda.class_weights import TritonClassWeightStep
+
+            return TritonClassWeightStep(
+                shape, hyper, features, y, self.start, self.pull, held=self.held, precision=self.precision
+            )
         return ClassWeightStep(shape, hyper, features, y, self.start, self._pulls(hyper))
+
+    @property
+    def on_device(self) -> bool:
+        """Whether a step never waits for its device, so that the trainer may record it."""
+        return self.kernel == "triton"
 
     def uses_feature_mean(self, shape: Any) -> bool:
         """Whether the mean training feature is used: never."""

@@ -1,4 +1,4 @@
-"""Run by test_adapter.py with TRITON_INTERPRET=1 and benchmarks/ on the path; prints which parts passed."""
+"""Run by test_interpreted.py with TRITON_INTERPRET=1 and benchmarks/ on the path; prints which parts passed."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The adapter's kernels in Triton's interpreter, on a CPU, against autograd in float64 and formulas.
+"""The kernels for a GPU in Triton's interpreter, on a CPU, against autograd in float64 and formulas.
 
 The interpreter has to be chosen before the kernels are imported, so these tests run in a process of their own.
 """
@@ -11,21 +11,23 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
 
 @pytest.mark.parametrize(
-    "parts",
+    ("script", "parts"),
     [
-        ("image_gradients", "text_gradients", "trained_ratios"),
-        ("launches", "training", "many_steps"),
-        ("updates", "fit", "graphs"),
+        ("interpreted_adapter.py", ("image_gradients", "text_gradients", "trained_ratios")),
+        ("interpreted_adapter.py", ("launches", "training", "many_steps")),
+        ("interpreted_adapter.py", ("updates", "fit", "graphs")),
+        ("interpreted_class_weights.py", ("gradients", "training", "fit")),
     ],
-    ids=" ".join,
 )
-def test_in_the_interpreter(parts):
-    script = Path(__file__).with_name("interpreted.py")
-    path = os.pathsep.join([str(Path(__file__).parents[3] / "benchmarks"), os.environ.get("PYTHONPATH", "")])
+def test_in_the_interpreter(script, parts):
+    script = Path(__file__).with_name(script)
+    folders = [ROOT / "benchmarks", ROOT / "tests" / "kernels"]
+    path = os.pathsep.join([*map(str, folders), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     run = subprocess.run([sys.executable, str(script), *parts], capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr[-3000:]
