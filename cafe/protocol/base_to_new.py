@@ -59,9 +59,9 @@ def _part(features: Features, first: int, end: int) -> Features:
     if text is not None:
         text = text[:, first:end]  # (m, classes of this part, d)
     if prompts is not None and owners is not None:
-        own = (owners >= first) & (owners < end)
-        prompts, owners = prompts[own], owners[own] - first
-    # What is not named here belongs to the encoder, and is the same for both parts: logit scale, projection, templates.
+        kept_prompts = (owners >= first) & (owners < end)
+        prompts, owners = prompts[kept_prompts], owners[kept_prompts] - first
+    # The other fields belong to the encoder, and are the same for both parts: logit scale, projection, templates.
     return replace(
         features, splits=splits, class_names=features.class_names[first:end], text_features=text,
         prompt_features=prompts, prompt_classes=owners,

@@ -1,7 +1,7 @@
-"""The one policy that looks at test data. It exists to measure what honest selection costs.
+"""The one policy that looks at test data, to measure what honest selection costs.
 
-Published figures of several methods were made so (METHODS: best epoch or ratio on the test set), and can only
-be compared with it. It has to be asked for by name, and every row and figure that it touches says so.
+Published figures of several methods were chosen on the test set (best epoch or ratio), and can only be compared with
+this policy. It has to be asked for by name, and every row and figure that it touches says so.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Refuses to test on what was trained on."""
+"""Finds samples that are in both train and test, and refuses to test on them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class SharedImagesWarning(CafeWarning):
 
 
 def without_shared(val: Split, test: Split) -> Split:
-    """Return the validation rows that are no test images, with a warning where some are.
+    """Return the validation rows that are not in the test split, with a warning where some are.
 
     Published splits hold a few such pairs (one image of Oxford Flowers stands in val and in test). A validation image
     is dispensable, so it is left out, where a training image that is tested on is refused.
@@ -128,12 +128,12 @@ def identical_rows(train: NDArray[Any], test: NDArray[Any]) -> list[tuple[int, i
 def _hash_rows(features: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[np.uint64]:
     """Hash every row to 64 bits: its bytes as integers, times fixed random odd numbers, modulo 2**64."""
     width = features.shape[1] * dtype.itemsize
-    words = -(-width // 8)
-    factors = np.random.default_rng(0).integers(1, 2**63, size=words, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    n_words = -(-width // 8)  # of 64 bits
+    factors = np.random.default_rng(0).integers(1, 2**63, size=n_words, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     hashes = np.empty(len(features), dtype=np.uint64)
     for start in range(0, len(features), _CHUNK):
         rows = np.ascontiguousarray(features[start : start + _CHUNK], dtype=dtype)
-        padded = np.zeros((len(rows), words * 8), dtype=np.uint8) if width % 8 else rows.view(np.uint8)
+        padded = np.zeros((len(rows), n_words * 8), dtype=np.uint8) if width % 8 else rows.view(np.uint8)
         if width % 8:
             padded[:, :width] = rows.view(np.uint8)
         hashes[start : start + len(rows)] = padded.view(np.uint64) @ factors

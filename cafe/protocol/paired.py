@@ -55,7 +55,7 @@ ROUNDING = 1e-24
 
 @dataclass(frozen=True)
 class PairedTest:
-    """What a paired test found.
+    """Result of a paired test.
 
     Attributes
     ----------
@@ -123,20 +123,20 @@ def paired_test(a: NDArray[Any], b: NDArray[Any]) -> PairedTest:
 
 
 def _variances(d: NDArray[np.float64]) -> tuple[float, float]:
-    """Return A and B, the variance of the mean of d (S, n) that seeds and images bring; formulas above."""
+    """Return A and B, the variances of the mean of d (S, n) from seeds and from images; formulas above."""
     seeds, n = d.shape
     of_images, of_seeds, mean = d.mean(axis=0), d.mean(axis=1), d.mean()
     ms_image = seeds * float(((of_images - mean) ** 2).sum()) / max(n - 1, 1)
     if seeds == 1:
         return 0.0, ms_image / n
     ms_seed = n * float(((of_seeds - mean) ** 2).sum()) / (seeds - 1)
-    rest = d - of_seeds[:, None] - of_images[None, :] + mean
-    ms_rest = float((rest**2).sum()) / ((seeds - 1) * max(n - 1, 1))
+    residual = d - of_seeds[:, None] - of_images[None, :] + mean
+    ms_rest = float((residual**2).sum()) / ((seeds - 1) * max(n - 1, 1))
     return ms_seed / (seeds * n), max(ms_image - ms_rest, ms_rest - ms_seed, 0.0) / (seeds * n)
 
 
 def _p_value(mean: float, of_seeds: float, of_images: float, seeds: int, n: int) -> float:
-    """Return the two-sided p-value of a mean, from the variances A and B that seeds and images bring."""
+    """Return the two-sided p-value of a mean, from its variances A and B from seeds and images."""
     if n == 1:
         return 1.0  # one image says nothing
     if of_seeds + of_images <= ROUNDING:
@@ -145,7 +145,7 @@ def _p_value(mean: float, of_seeds: float, of_images: float, seeds: int, n: int)
 
 
 def _interval(mean: float, of_seeds: float, of_images: float, seeds: int, n: int) -> tuple[float, float]:
-    """Return the 95 % interval of a mean, from the variances A and B that seeds and images bring."""
+    """Return the 95 % interval of a mean, from its variances A and B from seeds and images."""
     from scipy.optimize import brentq
 
     if n == 1:
@@ -202,7 +202,7 @@ def _nodes_of_t(df: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def _mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> tuple[int, int, float]:
-    """McNemar's exact test: of the images that one method alone has right, each is a fair coin under equality."""
+    """Return McNemar's exact test: the images that only A has right, those that only B has right, and the p-value."""
     from scipy import stats
 
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())

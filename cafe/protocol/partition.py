@@ -1,7 +1,7 @@
-"""The split given to a source that has none: fixed, stratified, by hash of the content.
+"""The split of a source that has none: fixed, stratified, by hash of the content.
 
-Where an image goes depends on its class and content alone, never on a random number, on the order of
-listing or on where the folder lies, so that two people with the same images have the same split.
+The split of an image depends on its class and content alone, not on a random number, the order of a
+listing or the place of the folder, so that two people with the same images have the same split.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from cafe.errors import InputError
 Shares = tuple[int, int, int]  # per cent of train, val, test
 
 PERCENT: Shares = (50, 20, 30)
-_HOW = "hash, stratified, "
-SPLIT_ORIGIN = f"{_HOW}50/20/30"
+_ORIGIN = "hash, stratified, "
+SPLIT_ORIGIN = f"{_ORIGIN}50/20/30"
 
-# Of this thread's block alone: sources divide what they list, and their interface has no argument for it.
+# The shares within a block of dividing_into, in this thread: the interface of sources has no argument for them.
 _chosen: ContextVar[Shares] = ContextVar("shares", default=PERCENT)
 
 
@@ -39,11 +39,11 @@ def read_shares(text: str) -> Shares:
     >>> read_shares("70/10/20"), read_shares("80/20")
     ((70, 10, 20), (80, 0, 20))
     """
-    words = [word.strip() for word in text.split("/")]
-    numbers = [int(word) for word in words if word.isascii() and word.isdecimal()]
-    if len(numbers) == len(words) == 2:
+    texts = [part.strip() for part in text.split("/")]
+    numbers = [int(part) for part in texts if part.isascii() and part.isdecimal()]
+    if len(numbers) == len(texts) == 2:
         numbers.insert(1, 0)
-    if len(numbers) != 3 or len(words) > 3 or sum(numbers) != 100 or not numbers[0]:
+    if len(numbers) != 3 or len(texts) > 3 or sum(numbers) != 100 or not numbers[0]:
         raise InputError(
             f"a split is per cent of train, val and test that sum to 100, such as 70/10/20 (or 80/20 for train and "
             f"test); got {text!r}"
@@ -53,7 +53,7 @@ def read_shares(text: str) -> Shares:
 
 @contextmanager
 def dividing_into(percent: Shares) -> Iterator[None]:
-    """Divide what has no splits into these shares within this block, in this thread alone.
+    """Divide data sets without splits into these shares within this block, in this thread alone.
 
     Examples
     --------
@@ -69,8 +69,8 @@ def dividing_into(percent: Shares) -> Iterator[None]:
 
 
 def chosen_origin() -> str:
-    """Return what a data set that is divided now records as the origin of its splits."""
-    return _HOW + "/".join(map(str, _chosen.get()))
+    """Return the origin of splits that a data set divided now records."""
+    return _ORIGIN + "/".join(map(str, _chosen.get()))
 
 
 def shares_of(origin: str) -> Shares | None:
@@ -81,10 +81,10 @@ def shares_of(origin: str) -> Shares | None:
     >>> shares_of("hash, stratified, 50/20/30"), shares_of("published")
     ((50, 20, 30), None)
     """
-    if not origin.startswith(_HOW):
+    if not origin.startswith(_ORIGIN):
         return None
     try:
-        return read_shares(origin.removeprefix(_HOW))
+        return read_shares(origin.removeprefix(_ORIGIN))
     except InputError:
         return None
 
@@ -137,7 +137,7 @@ def split_by_hash(labels: ArrayLike, keys: Sequence[str], percent: Shares | None
     shared = {key for key, classes in classes_of.items() if len(classes) > 1}
     parts = np.full(len(keys), "test", dtype="<U5")
     for rows in rows_of.values():
-        # Shared keys come first, so that they count towards the train share that they are bound for.
+        # Shared keys come first: they go to train, and count towards its share.
         rows.sort(key=lambda row: (keys[row] not in shared, keys[row]))
         for row, part in zip(rows, _assign([keys[row] for row in rows], shared, percent), strict=True):
             parts[row] = part

@@ -35,7 +35,7 @@ from cafe.errors import InputError, unknown_name
 from cafe.evaluation.metrics import negative_log_likelihood
 
 POLICIES = ("auto", "fixed", "few-shot-val", "cross-validation", "oracle-test")
-# What each policy chooses on, in a reader's words.
+# What each policy chooses on, as rows say it.
 CHOSEN_ON = {
     "fixed": "nothing",
     "few-shot-val": "validation",
@@ -60,7 +60,7 @@ class NothingToChooseByError(InputError):
 
 @dataclass(frozen=True)
 class Selection:
-    """What was chosen and how; stands in every row.
+    """What was chosen, and how; every row holds it.
 
     Attributes
     ----------
@@ -135,7 +135,7 @@ def mildest(estimator: Any, candidates: Sequence[Any], scores: Sequence[Score], 
     scores : sequence of (accuracy, -NLL)
         Of the candidates.
     score : callable
-        What scored them; a :class:`Scoring` knows how far accuracies can be told apart, any other is taken at its word.
+        What scored them; a :class:`Scoring` knows how many rows it scored by, any other is taken at its word.
 
     Examples
     --------
@@ -148,27 +148,30 @@ def mildest(estimator: Any, candidates: Sequence[Any], scores: Sequence[Score], 
     highest = max(accuracy for accuracy, _ in scores)
     allowance = score.allowance() if isinstance(score, Scoring) else 0.0
     names = list(published_start(estimator))
-    level = [i for i, (accuracy, _) in enumerate(scores) if accuracy >= highest - allowance - ROUNDING]
-    values = [{name: getattr(candidates[i], name) for name in names} for i in level]
-    steps = [steps_from_start(estimator, own) for own in values]
-    return candidates[level[min(range(len(level)), key=lambda k: steps[k])]]
+    accurate = [i for i, (accuracy, _) in enumerate(scores) if accuracy >= highest - allowance - ROUNDING]
+
+    def steps(i: int) -> float:
+        return steps_from_start(estimator, {name: getattr(candidates[i], name) for name in names})
+
+    return candidates[min(accurate, key=steps)]
 
 
 def score_fitted(estimator: Any, X: Array, rows: NDArray[np.int64]) -> Score:
     """Score a fitted classifier on rows: (accuracy, -NLL)."""
-    own = estimator.predict_proba(X)
+    predicted = estimator.predict_proba(X)
     # A method that started from class means has no column for a class without a training row.
-    probabilities = np.zeros((len(own), int(max(rows.max(), estimator.classes_.max())) + 1), dtype=own.dtype)
-    probabilities[:, estimator.classes_] = own
+    n_columns = int(max(rows.max(), estimator.classes_.max())) + 1
+    probabilities = np.zeros((len(predicted), n_columns), dtype=predicted.dtype)
+    probabilities[:, estimator.classes_] = predicted
     accuracy = float(np.mean(probabilities.argmax(axis=1) == rows))
     return accuracy, -negative_log_likelihood(probabilities, rows)
 
 
 def score_all(fits: Sequence[Any], X: Array, rows: NDArray[np.int64]) -> list[Score]:
     """Score fitted classifiers of one method on rows, together where the method has ``score_grid``."""
-    together = getattr(type(fits[0]), "score_grid", None)
-    found: list[Score] | None = None if together is None else together(fits, X, rows)
-    return [score_fitted(fit, X, rows) for fit in fits] if found is None else found
+    score_grid = getattr(type(fits[0]), "score_grid", None)
+    scores: list[Score] | None = None if score_grid is None else score_grid(fits, X, rows)
+    return [score_fitted(fit, X, rows) for fit in fits] if scores is None else scores
 
 
 def few_shot_val(fit_many: Any, X: Array, y: Array, train: NDArray[np.int64], val: tuple[Array, Array]) -> Scoring:
@@ -225,8 +228,8 @@ def cross_validation(fit_many: Any, X: Array, y: Array, train: NDArray[np.int64]
 
 
 def _rows_a_class(labels: NDArray[np.int64]) -> float:
-    # The median: that a few classes lack a row (images that also stand in the test split are left out, say) is no
-    # reason to choose nothing for all of them.
+    # The median, so that a few classes that lack a row, such as one left out for being in the test split as well, do
+    # not keep all parameters at their published start.
     return float(np.median(np.unique(labels, return_counts=True)[1]))
 
 
@@ -262,7 +265,6 @@ def choose(estimator: Any, policy: str, scorer: Scorer | None) -> tuple[Any, Sel
         )
     seen: list[Score] = []
 
-    # The scorer itself: what is handed on calls this function in its place.
     plain = scorer.score if isinstance(scorer, Scoring) else scorer
 
     def counting(candidates: list[Any]) -> list[Score]:
@@ -279,7 +281,7 @@ def choose(estimator: Any, policy: str, scorer: Scorer | None) -> tuple[Any, Sel
 
 
 def fall_back(estimator: Any, reason: str) -> tuple[Any, Selection]:
-    """Use the method's defaults where nothing can be chosen by, and say so."""
+    """Return the method with its defaults, and a selection that says why nothing could be chosen."""
     from sklearn.base import clone
 
     values = published_start(estimator)

@@ -1,4 +1,4 @@
-"""Distribution shift: learn on one data set, test on another whose classes are some of the same.
+"""Distribution shift: learn on one data set, test on another that has some of its classes.
 
 ImageNet-A and ImageNet-R hold 200 of ImageNet's classes. As their authors do, predictions are restricted to the
 classes that the test set has: ``p(k | x) / sum of p over those classes``, which is the softmax over their logits.
@@ -19,7 +19,7 @@ _WNID = re.compile(r"(?<![0-9a-z])n\d{8}(?!\d)")  # a WordNet id, as ImageNet's 
 
 
 def class_mapping(source: Features, target: Features) -> NDArray[np.int64]:
-    """Find each class of the test set among the classes learned.
+    """Match each class of the test set to a class that was learned.
 
     Lists that are equal match in order. Otherwise a class matches by its WordNet id, where both data sets keep one in
     the class name or in the paths of the images, else by its name (case and spaces aside).
@@ -27,7 +27,7 @@ def class_mapping(source: Features, target: Features) -> NDArray[np.int64]:
     Parameters
     ----------
     source, target : Features
-        What was learned from, and what is tested on.
+        The data set that was learned, and the one that is tested.
 
     Returns
     -------
@@ -37,7 +37,7 @@ def class_mapping(source: Features, target: Features) -> NDArray[np.int64]:
     Raises
     ------
     InputError
-        If a class of the target is none, or more than one, of the source's.
+        If a class of the target matches no class of the source, or several.
 
     Examples
     --------
@@ -48,21 +48,21 @@ def class_mapping(source: Features, target: Features) -> NDArray[np.int64]:
     if source.class_names == target.class_names:
         return np.arange(len(source.class_names))
     names, wnids = _places([_plain(name) for name in source.class_names]), _places(_wnids(source))
-    found, strange = [], []
+    matched, unmatched = [], []
     for name, wnid in zip(target.class_names, _wnids(target), strict=True):
         rows = wnids.get(wnid, []) if wnid else []
         rows = rows or names.get(_plain(name), [])
         if len(rows) != 1:
-            strange.append(name)
-        found.extend(rows[:1])
-    if strange or len(set(found)) != len(target.class_names):
-        shown = ", ".join(map(repr, strange[:5])) or "two classes that are the same one"
+            unmatched.append(name)
+        matched.extend(rows[:1])
+    if unmatched or len(set(matched)) != len(target.class_names):
+        shown = ", ".join(map(repr, unmatched[:5])) or "two classes that are the same one"
         raise InputError(
-            f"{len(strange) or 'some'} of the {len(target.class_names)} classes of the test set cannot be told among "
+            f"{len(unmatched) or 'some'} of the {len(target.class_names)} classes of the test set cannot be told among "
             f"the {len(source.class_names)} classes learned, such as {shown}; "
             "they are matched by WordNet id in the image paths, or by class name"
         )
-    return np.array(found, dtype=np.int64)
+    return np.array(matched, dtype=np.int64)
 
 
 def restricted(probabilities: NDArray[Any], columns: NDArray[np.int64]) -> NDArray[Any]:
@@ -75,7 +75,7 @@ def restricted(probabilities: NDArray[Any], columns: NDArray[np.int64]) -> NDArr
     """
     kept = probabilities[:, columns]
     total = kept.sum(axis=1, keepdims=True)
-    # A classifier that gives none of these classes any probability has no opinion among them.
+    # Where none of these classes has any probability, all get the same.
     even = np.full_like(kept, 1 / len(columns))
     return np.where(total > 0, kept / np.maximum(total, np.finfo(kept.dtype).tiny), even)
 

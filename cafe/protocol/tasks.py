@@ -33,7 +33,7 @@ class Task:
     val : Split or None
         min(shots, 4) validation images per class (all, where shots is None); None where there is no val split.
     test : Split
-        Never seen before a fit is over.
+        Not used before a fit is done.
     unlabelled : Unlabelled or None, default=None
         Images without labels, for methods that learn from those.
     """
@@ -52,12 +52,12 @@ class Task:
         if self.features.projection is None or any(split.projection_features is None for split in splits):
             return None
 
-        def moved(split: Split) -> Split:
+        def unprojected(split: Split) -> Split:
             assert split.projection_features is not None
             return replace(split, image_features=split.projection_features)
 
-        val = None if self.val is None else moved(self.val)
-        return replace(self, train=moved(self.train), val=val, test=moved(self.test))
+        val = None if self.val is None else unprojected(self.val)
+        return replace(self, train=unprojected(self.train), val=val, test=unprojected(self.test))
 
 
 def make_task(features: Features, shots: int | None, seed: int, check: bool = True) -> Task:
@@ -103,7 +103,7 @@ def make_task(features: Features, shots: int | None, seed: int, check: bool = Tr
     elif train.full_labels is not None:
         raise InputError(
             f"the cache of {dataset_name(features)} holds only the images of few-shot draws "
-            f"({_draws_there(features)}); name one of them with shots and seed, or extract all training images"
+            f"({_extracted_draws(features)}); name one of them with shots and seed, or extract all training images"
         )
     if check:
         check_overlap(train, test)
@@ -113,12 +113,12 @@ def make_task(features: Features, shots: int | None, seed: int, check: bool = Tr
 
 
 def _all_labels(split: Split) -> NDArray[np.int64]:
-    """Labels that the protocol draws from: of the whole split, also where only drawn rows were extracted."""
+    """Return the labels that the protocol draws from: of the whole split, even where only drawn rows were extracted."""
     return split.labels if split.full_labels is None else split.full_labels
 
 
 def _take_drawn(features: Features, name: str, drawn: NDArray[np.int64], shots: int, seed: int) -> Split:
-    """Take drawn rows of the whole split from what was extracted of it.
+    """Take drawn rows of the whole split from its extracted rows.
 
     Raises
     ------
@@ -128,25 +128,26 @@ def _take_drawn(features: Features, name: str, drawn: NDArray[np.int64], shots: 
     split = features.splits[name]
     if split.full_rows is None:
         return split.take(drawn)
-    position = {int(row): here for here, row in enumerate(split.full_rows)}
-    there = [position[row] for row in drawn.tolist() if row in position]
+    position = {int(row): place for place, row in enumerate(split.full_rows)}
+    extracted = [position[row] for row in drawn.tolist() if row in position]
     draws = features.provenance.get("image", {}).get("draws", {})
-    if len(there) < len(drawn):
+    n_missing = len(drawn) - len(extracted)
+    if n_missing:
         if shots not in draws.get("shots", ()) or seed not in draws.get("seeds", ()):
             raise InputError(
                 f"the cache of {dataset_name(features)} holds only the images of few-shot draws "
-                f"({_draws_there(features)}); shots {shots} with seed {seed} needs {len(drawn) - len(there)} more"
+                f"({_extracted_draws(features)}); shots {shots} with seed {seed} needs {n_missing} more"
             )
         warnings.warn(
-            f"{len(drawn) - len(there)} images drawn from split {name!r} could not be read when the cache was made; "
+            f"{n_missing} images drawn from split {name!r} could not be read when the cache was made; "
             f"the others are used",
             CafeWarning,
             stacklevel=3,
         )
-    return split.take(np.array(there, dtype=np.int64))
+    return split.take(np.array(extracted, dtype=np.int64))
 
 
-def _draws_there(features: Features) -> str:
+def _extracted_draws(features: Features) -> str:
     draws = features.provenance.get("image", {}).get("draws", {})
     shots, seeds = (", ".join(map(str, draws.get(key, ()))) for key in ("shots", "seeds"))
     return f"shots {shots}; seeds {seeds}"
@@ -163,7 +164,7 @@ def encoder_name(features: Features) -> str:
 
 
 def stacked(tasks: list[Task]) -> tuple[NDArray[Any], NDArray[np.int64], list[NDArray[np.int64]]]:
-    """Put the training rows of several tasks under each other, so that all can be fitted in one run.
+    """Concatenate the training rows of several tasks, so that all can be fitted in one run.
 
     Returns
     -------
@@ -172,31 +173,19 @@ def stacked(tasks: list[Task]) -> tuple[NDArray[Any], NDArray[np.int64], list[ND
         once for each draw: a few thousand rows cost less than finding the doubles. A task's unlabelled rows follow
         its own, with the label :data:`cafe.protocol.unlabelled.UNLABELLED`.
     """
-    if any(task.unlabelled is not None for task in tasks):
-        return _stacked_with_unlabelled(tasks)
-    if len(tasks) == 1:  # nothing to put together: features that are on disk stay there
+    if len(tasks) == 1 and tasks[0].unlabelled is None:  # features that are on disk stay there
         train = tasks[0].train
         return train.image_features, train.labels, [np.arange(len(train))]
-    X = np.concatenate([task.train.image_features for task in tasks])
-    y = np.concatenate([task.train.labels for task in tasks])
-    ends = np.cumsum([len(task.train) for task in tasks])
-    rows = [np.arange(end - len(task.train), end) for task, end in zip(tasks, ends, strict=True)]
-    return X, y, rows
-
-
-def _stacked_with_unlabelled(
-    tasks: list[Task],
-) -> tuple[NDArray[Any], NDArray[np.int64], list[NDArray[np.int64]]]:
-    """As :func:`stacked`."""
     X, y, rows, end = [], [], [], 0
     for task in tasks:
-        own = [(task.train.image_features, task.train.labels)]
+        start = end
+        parts = [(task.train.image_features, task.train.labels)]
         if task.unlabelled is not None:
-            aside = task.unlabelled.features
-            own.append((aside, np.full(len(aside), UNLABELLED, dtype=np.int64)))
-        X += [features for features, _ in own]
-        y += [labels for _, labels in own]
-        n = sum(len(labels) for _, labels in own)
-        rows.append(np.arange(end, end + n))
-        end += n
+            unlabelled = task.unlabelled.features
+            parts.append((unlabelled, np.full(len(unlabelled), UNLABELLED, dtype=np.int64)))
+        for features, labels in parts:
+            X.append(features)
+            y.append(labels)
+            end += len(labels)
+        rows.append(np.arange(start, end))
     return np.concatenate(X), np.concatenate(y), rows

@@ -1,4 +1,4 @@
-"""Images without labels that a method may learn from, none of which is tested on without saying so."""
+"""Images without labels that a method may learn from; test images among them are left out, or reported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cafe.errors import CafeWarning, InputError
 from cafe.features import Features, Split
 
-# The label that they carry beside labelled rows.
+# Their label among labelled rows.
 UNLABELLED = -1
 # Features of one image differ by the rounding of float16 (cosine 1 - 1e-6) or of another batch; other images, unless
 # they are copies, by far more.
@@ -27,11 +27,11 @@ class Unlabelled:
     Attributes
     ----------
     name : str
-        Where they are from, as a row says it.
+        Their source, as a row names it.
     features : ndarray of shape (m, d)
         As the encoder returned them.
     is_test : bool
-        Whether they are the images that are tested on: the method is then transductive.
+        Whether they are the test images, which makes the method transductive.
     """
 
     name: str
@@ -39,19 +39,19 @@ class Unlabelled:
     is_test: bool = False
 
 
-def unlabelled_rows(features: Features, train: Split, test: Split, given: str | NDArray[Any], name: str) -> Unlabelled:
-    """Return the rows that stand for "unlabelled".
+def unlabelled_rows(features: Features, train: Split, test: Split, source: str | NDArray[Any], name: str) -> Unlabelled:
+    """Return unlabelled images: rows of a split, or features of other images.
 
     Parameters
     ----------
     features : Features
         The data set.
     train, test : Split
-        The labelled rows, which are left out, and the rows that are tested on.
-    given : str or ndarray of shape (m, d)
+        The labelled rows, which are left out, and the test rows.
+    source : str or ndarray of shape (m, d)
         A split of the data set, whose labels are not read; or features of other images.
     name : str
-        What a row calls images that are no split.
+        Name of images that are no split, for the row.
 
     Raises
     ------
@@ -61,49 +61,51 @@ def unlabelled_rows(features: Features, train: Split, test: Split, given: str | 
     Warns
     -----
     UserWarning
-        If images that are tested on were among them, and were left out; or if they are the test split itself.
+        If test images were among them and are left out, or if they are the test split itself.
     """
-    if isinstance(given, str):
-        split = features.split(given)
+    if isinstance(source, str):
+        split = features.split(source)
         labelled = set(train.sample_ids.tolist())
         kept = np.array([row for row, sample in enumerate(split.sample_ids.tolist()) if sample not in labelled], int)
         rows = np.asarray(split.image_features)[kept]
-        if given == "test":
+        if source == "test":
             warnings.warn(
                 "the unlabelled images are those that are tested on: the accuracy is that of a transductive method",
                 CafeWarning,
                 stacklevel=2,
             )
-        found = Unlabelled(f"split {given}", rows, given == "test")
+        unlabelled = Unlabelled(f"split {source}", rows, source == "test")
     else:
-        found = Unlabelled(name, np.asarray(given))
+        unlabelled = Unlabelled(name, np.asarray(source))
     width = train.image_features.shape[1]
-    if found.features.ndim != 2 or found.features.shape[1] != width:
-        raise InputError(f"unlabelled features must be (images, {width}), but their shape is {found.features.shape}")
-    if not found.is_test:
-        tested = _tested_on(found.features, test.image_features)
+    if unlabelled.features.ndim != 2 or unlabelled.features.shape[1] != width:
+        raise InputError(
+            f"unlabelled features must be (images, {width}), but their shape is {unlabelled.features.shape}"
+        )
+    if not unlabelled.is_test:
+        tested = _tested_on(unlabelled.features, test.image_features)
         if tested.any():
             warnings.warn(
                 f"{int(tested.sum())} of {len(tested)} unlabelled images are tested on, and were left out",
                 CafeWarning,
                 stacklevel=2,
             )
-            found = Unlabelled(found.name, found.features[~tested])
-    if len(found.features) == 0:
+            unlabelled = Unlabelled(unlabelled.name, unlabelled.features[~tested])
+    if len(unlabelled.features) == 0:
         raise InputError(
-            f"no unlabelled image is left of {found.name}: all of them are labelled shots or tested on; "
+            f"no unlabelled image is left of {unlabelled.name}: all of them are labelled shots or tested on; "
             "name another split or folder, or fewer shots"
         )
-    return found
+    return unlabelled
 
 
 def _tested_on(rows: NDArray[Any], test: NDArray[Any]) -> NDArray[np.bool_]:
     """Return whether each row is the same image as one of the test rows."""
-    theirs = _unit(np.asarray(test, dtype=np.float32))
+    test_rows = _unit(np.asarray(test, dtype=np.float32))
     same = np.zeros(len(rows), dtype=bool)
     for start in range(0, len(rows), _BLOCK):
         part = _unit(np.asarray(rows[start : start + _BLOCK], dtype=np.float32))
-        same[start : start + _BLOCK] = (part @ theirs.T).max(axis=1, initial=-1.0) >= SAME_IMAGE
+        same[start : start + _BLOCK] = (part @ test_rows.T).max(axis=1, initial=-1.0) >= SAME_IMAGE
     return same
 
 

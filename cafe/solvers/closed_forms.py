@@ -95,8 +95,8 @@ def gaussian_path(
     Examples
     --------
     >>> X = np.array([[1.0, 0.1], [1.0, 0.2], [0.1, 1.0], [0.2, 1.0]])
-    >>> found, source = gaussian_path(X, np.array([0, 0, 1, 1]), 2, [1.0, 10.0])
-    >>> source, [bool((X[0] @ W.T + b).argmax() == 0) for W, b in found]
+    >>> path, source = gaussian_path(X, np.array([0, 0, 1, 1]), 2, [1.0, 10.0])
+    >>> source, [bool((X[0] @ W.T + b).argmax() == 0) for W, b in path]
     ('within', [True, True])
     """
     _check_positive("shrinkages", shrinkages)
@@ -119,15 +119,15 @@ def gaussian_path(
         shifts = [float(s * trace) for s in shrinkages]
         solved = shifted_solves(scatter, shifts, mu[index_like(np.flatnonzero(seen), mu)].T)
     means = on_host(mu)
-    return [_with_bias(d * on_host(own).T, means, seen) for own in solved], source
+    return [_with_bias(d * on_host(weights).T, means, seen) for weights in solved], source
 
 
-def _with_bias(own: Array, mu: Array, seen: NDArray[np.bool_]) -> tuple[Array, Array]:
-    """Return W and b from the weights of the classes that have a row."""
+def _with_bias(weights: Array, mu: Array, seen: NDArray[np.bool_]) -> tuple[Array, Array]:
+    """Return W and b of all classes from the weights of those that have a row."""
     W = np.zeros_like(mu)
-    W[seen] = own
+    W[seen] = weights
     b = -np.log(seen.sum()) - np.einsum("cd,cd->c", W, mu) / 2
-    # A class without a row is as likely as the average of those with one: its own part knows nothing.
+    # A class without a row scores the average of those with one.
     W[~seen], b[~seen] = W[seen].mean(axis=0), b[seen].mean()
     return W, b
 
@@ -174,16 +174,16 @@ def ridge_path(
     if start.shape != (n_classes, d):
         raise InputError(f"prior must be ({n_classes}, {d}), one row per class, but its shape is {start.shape}")
     targets = np.where(np.arange(n_classes) == y[:, None], 1.0, -1.0)
-    rest = targets - X @ start.T
-    rest -= rest.mean(axis=0)
+    residual = targets - X @ start.T
+    residual -= residual.mean(axis=0)
     centred = X - mean
     with threads_for(n * d * min(n, d)):
         if n < d:
-            steps = [centred.T @ one for one in shifted_solves(centred @ centred.T, penalties, rest)]
+            steps = [centred.T @ dual for dual in shifted_solves(centred @ centred.T, penalties, residual)]
         else:
-            steps = shifted_solves(centred.T @ centred, penalties, centred.T @ rest)
-    found = [start + step.T for step in steps]
-    return [(W, targets.mean(axis=0) - W @ mean) for W in found]
+            steps = shifted_solves(centred.T @ centred, penalties, centred.T @ residual)
+    weights = [start + step.T for step in steps]
+    return [(W, targets.mean(axis=0) - W @ mean) for W in weights]
 
 
 def _check_positive(name: str, values: Sequence[float]) -> None:

@@ -55,7 +55,7 @@ Memory = list[tuple[Tensor, Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Minimum:
-    """Where a run ended: the point, values F (g,), iterations taken and whether each problem is done (g,)."""
+    """Result of a minimisation: the point, values F (g,), iterations and whether each problem converged (g,)."""
 
     point: Point
     value: Tensor
@@ -84,7 +84,7 @@ def minimise(
     function : callable
         Takes points (g, p), returns the loss there.
     start : Point
-        Where to start; nothing is evaluated there again.
+        Where to start, already evaluated.
     ridge : Tensor, to broadcast with (g, p)
         r, not negative.
     precondition : callable
@@ -101,8 +101,8 @@ def minimise(
     >>> weights = torch.tensor([[1.0, 100.0]])
     >>> def bowl(x):
     ...     return Point(x, (1 + 0.5 * weights * (x - 3) ** 2).sum(1).double(), weights * (x - 3))
-    >>> found = minimise(bowl, bowl(torch.zeros(1, 2)), torch.zeros(1, 2), lambda q: q, 1e-8, 50, [])
-    >>> found.point.x.round(decimals=3).tolist()
+    >>> minimum = minimise(bowl, bowl(torch.zeros(1, 2)), torch.zeros(1, 2), lambda q: q, 1e-8, 50, [])
+    >>> minimum.point.x.round(decimals=3).tolist()
     [[3.0, 3.0]]
     """
     if start.x.device.type == "cuda":
@@ -115,7 +115,7 @@ def minimise(
     while True:
         direction = _direction(gradient, precondition, pairs)
         slope = _dot(gradient, direction)[:, 0]  # (g,)
-        lost = slope >= 0  # rounding has eaten the curvature: steepest descent, once more
+        lost = slope >= 0  # no descent, by rounding: take the steepest one
         if bool(lost.any()):
             direction = torch.where(lost[:, None], -precondition(gradient), direction)
             slope = _dot(gradient, direction)[:, 0]
@@ -145,7 +145,7 @@ def _minimise_on_device(
     max_iter: int,
     memory: Memory,
 ) -> Minimum:
-    """Do the same without letting the device wait; see the module's docstring."""
+    """Minimise on a GPU without host synchronisation; see the module's docstring."""
     point = start
     value, gradient = point.with_ridge(ridge)
     pairs = [_pair(s, change, useful, ridge) for s, change, useful in memory]
@@ -170,9 +170,9 @@ def _minimise_on_device(
             return Minimum(point, value, turn, done)
         turn += 1
         moved = function(torch.addcmul(point.x, direction, step[:, None]))
-        there = moved.with_ridge(ridge)[0]
+        new_value = moved.with_ridge(ridge)[0]
         slack = 4 * torch.finfo(direction.dtype).eps * value.abs()
-        good = (there <= value + ARMIJO * (step * slope).to(value.dtype) + slack) & ~done & ~stuck
+        good = (new_value <= value + ARMIJO * (step * slope).to(value.dtype) + slack) & ~done & ~stuck
         wide = good[:, None]
         s = torch.where(wide, moved.x - point.x, 0)
         change = torch.where(wide, moved.df - point.df, 0)
@@ -195,10 +195,10 @@ def _minimise_on_device(
 
 
 class LateFlag:
-    """Tells the host, one turn late, what the device found.
+    """Gives the host a flag that the device computed, one turn late, so that the device never waits.
 
-    The copy of a flag goes into pinned memory behind the work that makes it; an event says when it is there. That of
-    the turn before was queued before a whole evaluation, so that waiting for it leaves the device with work to do.
+    The flag is copied into pinned memory after the work that makes it, and an event is recorded behind the copy. The
+    copy of the turn before was queued before a whole evaluation, so the device has work while the host waits for it.
 
     Parameters
     ----------
@@ -210,18 +210,18 @@ class LateFlag:
         cuda: Any = torch.cuda  # the library does not annotate it
         self._stream = cuda.current_stream(device)
         self._flags = torch.zeros(2, dtype=torch.bool, pin_memory=True)
-        self._there = [cuda.Event() for _ in range(2)]
+        self._copied = [cuda.Event() for _ in range(2)]
         self._turn = 0
 
     def exchange(self, flag: Tensor) -> bool:
         """Send this turn's flag, a tensor of no dimensions, and return that of the turn before; False at first."""
         now, before = self._turn % 2, (self._turn + 1) % 2
         self._flags[now].copy_(flag, non_blocking=True)
-        self._there[now].record(self._stream)
+        self._copied[now].record(self._stream)
         self._turn += 1
         if self._turn == 1:
             return False
-        self._there[before].synchronize()
+        self._copied[before].synchronize()
         return bool(self._flags[before])
 
 

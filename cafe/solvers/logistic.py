@@ -22,7 +22,7 @@ With k_c = sum_i w_ic, m_c = sum_i w_ic x_i / k_c and S the covariance about tho
     S = sum_c sum_i w_ic (x_i - m_c) (x_i - m_c)^T / sum_c k_c,
 
 it is modelled as k_c ( S + m_c m_c^T,  m_c;  m_c^T,  1 ). At W = 0 that is exact, and S is the covariance of all rows;
-as the model learns to tell classes apart, S shrinks towards the covariance within classes. Rows pass in blocks, so
+as the model learns to tell classes apart, S shrinks towards the covariance within classes. RowSource pass in blocks, so
 logits stay in cache and features may be on disk.
 
 The path. What makes it fast is to need few passes over the rows. A path goes from strong penalty to weak. Each C
@@ -46,7 +46,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cafe.solvers.lbfgs import Memory, Minimum, Point, minimise
-from cafe.solvers.rows import Rows, row_blocks
+from cafe.solvers.rows import RowSource, row_blocks
 
 # Where two values of C are further apart, others are put between them, solved no better than to ROUGH.
 LARGEST_STEP = 8.0
@@ -83,7 +83,7 @@ class SoftmaxLoss:
     """
 
     def __init__(
-        self, X: Rows, y: NDArray[np.int64], n_classes: int, weights: NDArray[np.int64], dtype: torch.dtype
+        self, X: RowSource, y: NDArray[np.int64], n_classes: int, weights: NDArray[np.int64], dtype: torch.dtype
     ) -> None:
         self.g, self.c, (self.n, self.d), self.dtype = len(weights), n_classes, X.shape, dtype
         self.device = X.device if isinstance(X, Tensor) else torch.device("cpu")
@@ -96,7 +96,7 @@ class SoftmaxLoss:
         total = sum(block.sum(0, dtype=torch.float64) for _, block in row_blocks(X, self.d, dtype))
         self.mean = torch.as_tensor(total / self.n).to(dtype)  # (d,)
         self.centred, self.basis = isinstance(X, Tensor), torch.empty(0, device=self.device)
-        self.X: Rows = X.to(dtype) - self.mean if isinstance(X, Tensor) else X
+        self.X: RowSource = X.to(dtype) - self.mean if isinstance(X, Tensor) else X
 
     def turn(self, basis: Tensor) -> None:
         """Use the coordinates of rows of a tensor in a basis (d, r) that spans them; weights become (g, r + 1, c)."""
@@ -249,14 +249,14 @@ class LogisticFit:
     converged: bool
 
 
-# Bytes of solutions that a path remembers, to start later ones from.
-REMEMBERED_BYTES = 256 * 2**20
+# Bytes of solutions that a path keeps, to start later ones from.
+KEPT_BYTES = 256 * 2**20
 
 
 class PenaltyPath:
-    """Solutions at any C, each from those found before on both sides of it.
+    """Solutions at any C, each started from the earlier ones nearest to it.
 
-    It may be asked again and again: a value between two that were solved starts on the line, in log C, through these.
+    A value between two that were solved starts on the line, in log C, through these.
 
     Parameters
     ----------
@@ -289,7 +289,7 @@ class PenaltyPath:
             assert model is not None
         self.model = model
         size = 2 * self.point.x.element_size() * self.point.x.numel()  # a point and its gradient
-        self.most_remembered = max(2, REMEMBERED_BYTES // max(size, 1))
+        self.most_kept = max(2, KEPT_BYTES // max(size, 1))
 
     def _zero(self) -> Tensor:
         size = self.loss.g, (self.loss.d + 1) * self.loss.c
@@ -302,16 +302,11 @@ class PenaltyPath:
             *between, last = self.steps_to(C[place])
             for value in between:
                 self.solve(value, max(tolerance, ROUGH))
-            found = self.solve(last, tolerance)
-            values = (found.value * (last * self.loss.total)).tolist()  # from F to scikit-learn's objective
-            done = found.done.tolist()
+            minimum = self.solve(last, tolerance)
+            values = (minimum.value * (last * self.loss.total)).tolist()  # from F to scikit-learn's objective
+            done = minimum.done.tolist()
             fits[place] = [
-                LogisticFit(
-                    *self.loss.solution(found.point.x, k),
-                    values[k],
-                    found.iterations,
-                    done[k],
-                )
+                LogisticFit(*self.loss.solution(minimum.point.x, k), values[k], minimum.iterations, done[k])
                 for k in range(self.loss.g)
             ]
         return [fits[i] for i in range(len(C))]
@@ -333,19 +328,19 @@ class PenaltyPath:
         ridge = ridge.view(loss.g, -1)
         self._approach(C, ridge)
         precondition = Preconditioner(self.model, self.values, self.vectors, penalty, loss.seen)
-        found = minimise(loss, self.point, ridge, precondition, tolerance, self.max_iter, self.memory)
-        self.point = found.point
-        self._remember(C, found.point)
-        return found
+        minimum = minimise(loss, self.point, ridge, precondition, tolerance, self.max_iter, self.memory)
+        self.point = minimum.point
+        self._keep(C, minimum.point)
+        return minimum
 
-    def _remember(self, C: float, point: Point) -> None:
-        """Keep a solution, and let go of the one furthest from it where there are too many."""
+    def _keep(self, C: float, point: Point) -> None:
+        """Keep a solution, and drop the one furthest from it where there are too many."""
         self.solved = sorted([*(pair for pair in self.solved if pair[0] != C), (C, point)], key=lambda pair: pair[0])
-        if len(self.solved) > self.most_remembered:
+        if len(self.solved) > self.most_kept:
             self.solved.remove(max(self.solved, key=lambda pair: abs(math.log(pair[0] / C))))
 
     def _approach(self, C: float, ridge: Tensor) -> None:
-        """Move to where the solutions around C point, if that is better, and model the Hessian there."""
+        """Start from the extrapolation of the solutions around C, where it is better, and model the Hessian there."""
         if not self.solved:
             return  # the model at zero is the one to start with
         below = [pair for pair in self.solved if pair[0] <= C]
@@ -355,9 +350,9 @@ class PenaltyPath:
         kept = min(pair, key=lambda solved: abs(math.log(C / solved[0])))[1]
         ahead = kept.x
         if len(pair) == 2:
-            (first, one), (second, other) = pair
-            x, z = one.x, other.x
-            ahead = z + (z - x) * (math.log(C / second) / math.log(second / first))
+            (first, from_point), (second, to_point) = pair
+            step = to_point.x - from_point.x
+            ahead = to_point.x + step * (math.log(C / second) / math.log(second / first))
         reached, model = self.loss.evaluate(ahead, model=True, pooled=self.renew)
         assert model is not None
         better = reached.with_ridge(ridge)[0] <= kept.with_ridge(ridge)[0]  # (g,)
@@ -373,7 +368,7 @@ class PenaltyPath:
 
 
 def logistic_path(
-    X: Rows,
+    X: RowSource,
     y: NDArray[np.int64],
     n_classes: int,
     C: Sequence[float],

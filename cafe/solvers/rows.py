@@ -15,8 +15,8 @@ BLOCK_BYTES = 16 * 2**20
 DEVICE_BLOCK_BYTES = 2**30
 
 
-class Rows(Protocol):
-    """What a solver asks of features: a shape, and slices of rows. NumPy, memmaps, tensors and HDF5 sets have it."""
+class RowSource(Protocol):
+    """An array of rows that can be sliced, in memory or on disk: a NumPy array, memory map, tensor or HDF5 data set."""
 
     @property
     def shape(self) -> Any:
@@ -26,7 +26,7 @@ class Rows(Protocol):
         """Return rows as an array or tensor."""
 
 
-def row_blocks(X: Rows, columns: int, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+def row_blocks(X: RowSource, columns: int, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
     """Yield slices of rows with the rows themselves, cast.
 
     Parameters
@@ -34,7 +34,7 @@ def row_blocks(X: Rows, columns: int, dtype: torch.dtype) -> Iterator[tuple[slic
     X : array of shape (n, d)
         In memory or on disk; float16 is read as it is and cast here.
     columns : int
-        How many numbers per row the caller will make of a block, beside the d it reads.
+        Numbers per row that the caller computes from a block, beside the d that it reads.
     dtype : torch.dtype
         To compute in.
 

@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cafe.solvers.rows import Rows
+from cafe.solvers.rows import RowSource
 
 # Bytes of one block's affinities.
 BLOCK_BYTES = 8 * 2**20
@@ -33,7 +33,7 @@ DEVICE_BLOCK_BYTES = 512 * 2**20
 
 
 def tip_search(
-    queries: Rows,
+    queries: RowSource,
     labels: NDArray[np.int64],
     keys: Tensor,
     key_labels: NDArray[np.int64],
@@ -85,8 +85,8 @@ def tip_search(
     --------
     >>> eye = torch.eye(2)
     >>> queries, labels = np.eye(2, dtype=np.float32), np.array([1, 0])
-    >>> found, _ = tip_search(queries, labels, eye, np.array([1, 1]), eye, 1.0, [0, 9], [1])
-    >>> found.tolist()
+    >>> accuracy, _ = tip_search(queries, labels, eye, np.array([1, 1]), eye, 1.0, [0, 9], [1])
+    >>> accuracy.tolist()
     [[0.0, 0.5]]
     """
     n, c = queries.shape[0], len(text)

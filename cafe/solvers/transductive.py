@@ -35,18 +35,18 @@ def neighbours(rows: Array, queries: Array, k: int, skip_self: bool) -> tuple[ND
     k = min(k, n - 1 if skip_self else n)
     if is_tensor(rows):
         return _neighbours_on_device(rows, queries, k, skip_self)
-    found = np.zeros((len(rows), k), dtype=np.int64)
+    nearest = np.zeros((len(rows), k), dtype=np.int64)
     for start in range(0, len(rows), BLOCK):
         affinity = rows[start : start + BLOCK] @ queries.T
         if skip_self:
-            own = np.arange(len(affinity))
-            affinity[own, start + own] = -np.inf
-        found[start : start + BLOCK] = np.argpartition(-affinity, k - 1, axis=1)[:, :k] if k else 0
-    return found, np.einsum("rkd,rd->rk", queries[found], rows)
+            places = np.arange(len(affinity))
+            affinity[places, start + places] = -np.inf
+        nearest[start : start + BLOCK] = np.argpartition(-affinity, k - 1, axis=1)[:, :k] if k else 0
+    return nearest, np.einsum("rkd,rd->rk", queries[nearest], rows)
 
 
 def _neighbours_on_device(rows: Any, queries: Any, k: int, skip_self: bool) -> tuple[Any, Any]:
-    """Do the same with tensors."""
+    """Return the same as :func:`neighbours`, for tensors."""
     torch = functions(rows)
     columns, values = [], []
     for start in range(0, len(rows), BLOCK):
@@ -114,7 +114,9 @@ def transposed_product(matrix: Any, z: Any) -> Any:
 def neighbour_matrix(shots: Array, queries: Array, k: int) -> tuple[Any, Any]:
     """Return W among queries (n, n) and from shots to queries (s, n), sparse."""
     if is_tensor(queries):
-        among, from_shots = (neighbours(rows, queries, k, own) for rows, own in ((queries, True), (shots, False)))
+        among, from_shots = (
+            neighbours(rows, queries, k, skip_self) for rows, skip_self in ((queries, True), (shots, False))
+        )
         return NeighboursOnDevice(*among, len(queries)), NeighboursOnDevice(*from_shots, len(queries))
     from scipy.sparse import csr_array
 
@@ -138,10 +140,11 @@ def normalised_exp(scores: Array) -> Array:
 def unit(x: Array) -> Array:
     """Scale rows to length one; rows of zeros stay zeros."""
     tiny = np.finfo(np.float64).tiny
+    scaled: Array
     if is_tensor(x):
-        there: Array = x / x.norm(dim=-1, keepdim=True).clamp_min(tiny)
-        return there
-    scaled: Array = x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), tiny)
+        scaled = x / x.norm(dim=-1, keepdim=True).clamp_min(tiny)
+    else:
+        scaled = x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), tiny)
     return scaled
 
 
@@ -218,12 +221,12 @@ def starting_means(z: Array, queries: Array, shots: Array, labels: NDArray[np.in
     missing = np.setdiff1d(np.arange(z.shape[1]), labels)
     if is_tensor(z):
         if len(missing):
-            there = index_like(missing, z)
-            best = z[:, there].topk(min(CONFIDENT, len(z)), dim=0)  # (8, missing)
-            mu[there] = (best.values[..., None] * queries[best.indices]).sum(0)
+            columns = index_like(missing, z)
+            best = z[:, columns].topk(min(CONFIDENT, len(z)), dim=0)  # (8, missing)
+            mu[columns] = (best.values[..., None] * queries[best.indices]).sum(0)
         return unit(mu)
     for row in missing:
         best = np.argsort(-z[:, row], kind="stable")[:CONFIDENT]
         mu[row] = z[best, row] @ queries[best]
-    found: Array = unit(mu)
-    return found
+    means: Array = unit(mu)
+    return means

@@ -197,7 +197,7 @@ def test_a_search_that_comes_back_finds_what_single_fits_find_in_few_passes(monk
 def test_a_path_lets_go_of_the_furthest_solutions(monkeypatch):
     X, y, _, _ = problem()
     path = PenaltyPath(SoftmaxLoss(X, y, 5, np.ones((1, 60), np.int64), torch.float64), 1000)
-    path.most_remembered = 2
+    path.most_kept = 2
     for C in (0.1, 1.0, 10.0, 2.0):
         path.fits([C], 1e-9)
     assert len(path.solved) == 2 and 2.0 in [C for C, _ in path.solved]
