@@ -78,9 +78,10 @@ does not pay for its more and smaller products, 0.51 at reduction 8 and 0.27 at 
 Products run in the dtype of the features: float64, float32, or bfloat16 with float32 accumulation inside a product;
 softmax, norms, parameters and the update stay in the parameters' dtype.
 
-One configuration works on tensors (rows, d) with ``torch.mm``, k stacked ones on (k, rows, d) with ``torch.bmm``.
-Small steps gain by the stack, which shares the cost of calling an operation. Large ones lose by it in bfloat16: there
-``bmm`` takes up to twice as long as ``mm`` where an operand is transposed.
+One configuration works on tensors (rows, d) with ``torch.mm``, k stacked ones on (k, rows, d), so that small steps
+share the cost of calling an operation. Their products with shared classes are one, those with maps of their own
+``torch.bmm``; but in bfloat16 one ``torch.mm`` after the other, since there ``bmm`` takes up to twice as long where an
+operand is transposed.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ from torch import Tensor
 from cafe.kernels.optimizers import Row, empty_in_a_row, in_a_row
 from cafe.kernels.reference import START_LOGIT, AdapterShape, Parameters
 
-Multiply = Callable[..., Any]
+Multiply = Callable[..., Tensor]
 
 # Bytes of one block's logits and features: small beside a last-level cache, and measured best of 1, 2, 4 and 8 MiB.
 BLOCK_BYTES = 2**22
@@ -139,15 +140,15 @@ class Ratio:
         In the parameters' dtype; (1, 1) for a fixed ratio of one configuration.
     hidden : Tensor of shape (k, rows, q) or None
         tanh values v of ``"learned"``.
-    number : float or None
-        The ratio itself, where there is one configuration and its ratio is fixed.
+    numbers : list of float or None
+        The ratios of the configurations themselves, where they are fixed.
     """
 
     name: str
     mode: str
     values: Tensor
     hidden: Tensor | None = None
-    number: float | None = None
+    numbers: list[float] | None = None
 
 
 def ratio_forward(
@@ -221,18 +222,21 @@ class Side:
         self.name, self.x, self.weights, self.form, self.buffers = name, x, weights, form, buffers
         self.ratio = ratio
         self.ratio_values = ratio.values[0] if ratio.values.ndim > x.ndim else ratio.values
-        self.multiply: Multiply = torch.mm if x.ndim == 2 else torch.bmm
+        self.multiply = multiplier(x)
         down, up = weights
         self.hidden = self.multiply(x, down, out=buffers(f"{name} h", x, *x.shape[:-1], down.shape[-1])).relu_()
         self.adapted: Tensor | None = None
         q = buffers(f"{name} q", x, *x.shape)
-        if ratio.number is not None and form == "paper":
+        if ratio.numbers is not None and form == "paper" and (x.ndim == 2 or x.dtype == torch.bfloat16):
             # A itself is needed by nothing. addmm copies x before it adds, which costs more than a blend of its own
             # but in bfloat16, whose passes are slow.
-            if x.dtype == ratio.values.dtype:
-                self.q = torch.lerp(x, self.multiply(self.hidden, up, out=q), ratio.number, out=q)
-            else:
-                self.q = torch.addmm(x, self.hidden, up, beta=1 - ratio.number, alpha=ratio.number, out=q)
+            each = zip(ratio.numbers, _each(x), _each(self.hidden), _each(up), _each(q), strict=True)
+            for number, rows, hidden, up_of_one, out in each:
+                if x.dtype == ratio.values.dtype:
+                    torch.lerp(rows, torch.mm(hidden, up_of_one, out=out), number, out=out)
+                else:
+                    torch.addmm(rows, hidden, up_of_one, beta=1 - number, alpha=number, out=out)
+            self.q = q
         else:
             self.adapted = self.multiply(self.hidden, up, out=buffers(f"{name} a", x, *x.shape))
             if form == "released":
@@ -291,6 +295,25 @@ class Side:
 def invert(length: Tensor) -> Tensor:
     """Return 1 / length in its place, 0 where it is 0; a NaN stays."""
     return length.reciprocal_().nan_to_num_(nan=float("nan"), posinf=0.0)
+
+
+def multiplier(like: Tensor) -> Multiply:
+    """Return what multiplies matrices (rows, d), or stacks of them, of that dtype."""
+    if like.ndim == 2:
+        return torch.mm
+    return _one_after_the_other if like.dtype == torch.bfloat16 else torch.bmm
+
+
+def _one_after_the_other(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+    """Multiply stacks of matrices."""
+    for left, right, result in zip(a, b, out, strict=True):
+        torch.mm(left, right, out=result)
+    return out
+
+
+def _each(value: Tensor) -> list[Tensor]:
+    """Return the members of a stack, or the one that is none."""
+    return [value] if value.ndim == 2 else list(value)
 
 
 def scaled_rows(rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -424,14 +447,26 @@ class CpuAdapterStep:
         g, b = index.shape
         c, d = self.text.shape[1:]
         bytes_of_one = b * (c + 2 * d) * self.text.element_size()
-        # bfloat16 steps are large, and each configuration then goes alone: see the module's last paragraph.
-        stack = 1 if self.narrow_text.dtype != self.text.dtype else max(1, min(g, self.block_bytes // bytes_of_one))
+        stack = max(1, min(g, self.block_bytes // bytes_of_one))
         rows = min(b, max(self.least_rows, b * self.block_bytes // bytes_of_one))
+        self._whole = rows >= b
         losses = self.text.new_zeros(g) if with_losses else None
         for start in range(0, g, stack):
             part = start if stack == 1 else slice(start, min(g, start + stack))
             self._run(parameters, narrow, index[part], part, rows, None if losses is None else losses[part])
+        self._widen_gradients()
         return losses, self.gradients
+
+    def _widen_gradients(self) -> None:
+        """Copy the maps' gradients from the products' dtype, where they were written in that."""
+        if not self._whole or self.narrow_text.dtype == self.text.dtype:
+            return
+        wide, narrow = self._gradient_rows
+        if len(self._maps) == len(self.gradients) and wide is not None and narrow is not None:
+            wide.copy_(narrow)
+            return
+        for name in self._maps:
+            self.gradients[name].copy_(self._narrow_gradients[name])
 
     def prepare(self, parameters: Parameters) -> Parameters:
         """Make the buffers of gradients, once, and return the parameters in the products' dtype."""
@@ -439,6 +474,9 @@ class CpuAdapterStep:
             self.gradients = empty_in_a_row(parameters)
             self._narrow = empty_in_a_row(parameters, self.narrow_text.dtype)
             self._narrow_row = in_a_row(self._narrow)
+            self._maps = [name for name in parameters if name.endswith(("_down", "_up"))]
+            self._narrow_gradients = empty_in_a_row(parameters, self.narrow_text.dtype)
+            self._gradient_rows = in_a_row(self.gradients), in_a_row(self._narrow_gradients)
         if self.narrow_text.dtype == self.text.dtype:
             return parameters
         row = self._row(parameters)
@@ -479,7 +517,7 @@ class CpuAdapterStep:
                 self.store(parameters, image, dq, self.weighted, part, first == 0)
             if text is not None:
                 dots = of_block if dots is None or of_block is None else dots.add_(of_block)
-                product = text.multiply(error.mT, q, out=self.buffers("e", q, *classes.shape))
+                product = text.multiply(error.mT, q, out=self.buffers("e", q, *text.q.shape))
                 upstream = product if upstream is None and rows >= b else _add(upstream, product)
         if text is not None and upstream is not None:
             self.store(parameters, text, self._text_gradient(text, upstream, dots, b), False, part, True)
@@ -576,8 +614,9 @@ class CpuAdapterStep:
         ratio_name = {"image": "alpha", "text": "beta"}[name]
         mode: str = getattr(self.shape, f"{ratio_name}_mode")
         if mode == "fixed":
-            number = self.numbers[ratio_name][part] if isinstance(part, int) else None
-            ratio = Ratio(ratio_name, mode, self.fixed[ratio_name][part], number=number)
+            numbers = self.numbers[ratio_name]
+            numbers = [numbers[part]] if isinstance(part, int) else numbers[part]
+            ratio = Ratio(ratio_name, mode, self.fixed[ratio_name][part], numbers=numbers)
         else:
             own, mean = self._ratio_inputs(name, x, part)
             ratio = ratio_forward(ratio_name, mode, self.hyper[ratio_name], _span(parameters, part), own, mean)
@@ -666,8 +705,9 @@ class CpuAdapterStep:
         self, parameters: Parameters, side: Side, dq: Tensor, weighted: bool, part: int | slice, fresh: bool
     ) -> None:
         """Write, or from the second block of rows on add, the gradients of a side from that of its q."""
-        own = self.gradients[f"{side.name}_down"][part], self.gradients[f"{side.name}_up"][part]
-        direct = fresh and own[0].dtype == dq.dtype
+        direct = fresh and (self._whole or self.text.dtype == dq.dtype)
+        gradients = self.gradients if self.text.dtype == dq.dtype else self._narrow_gradients
+        own = gradients[f"{side.name}_down"][part], gradients[f"{side.name}_up"][part]
         down, up, error = side.gradients(dq, weighted, own if direct else None)
         named = {f"{side.name}_down": down, f"{side.name}_up": up}
         span: int | slice = part
@@ -689,7 +729,11 @@ class CpuAdapterStep:
         """Return a ([k,] rows, m) times b, (m, n) shared or (k, m, n) own; less ``minus``, in its place."""
         out = self.buffers(name, a, *a.shape[:-1], b.shape[-1]) if minus is None else minus
         if a.ndim == b.ndim == 3:
-            return torch.bmm(a, b, out=out) if minus is None else out.baddbmm_(a, b, beta=-1)
+            if minus is None:
+                return multiplier(a)(a, b, out=out)
+            for total, left, right in zip(out, a, b, strict=True):
+                total.addmm_(left, right, beta=-1)
+            return out
         flat, rows = out.view(-1, b.shape[-1]), a.view(-1, a.shape[-1])
         if minus is None:
             torch.mm(rows, b, out=flat)
