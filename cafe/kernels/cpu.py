@@ -509,8 +509,7 @@ class CpuAdapterStep:
         run_block = self._folded_block if self.folded else self._direct_block
         for first in range(0, b, rows):
             block = index[..., first : first + rows]
-            x = self.buffers("x", self.narrow_text, *block.shape, self.text.shape[-1])
-            torch.index_select(self.features, 0, block.reshape(-1), out=x.view(-1, x.shape[-1]))
+            x = self._rows_of(block)
             image = self._forward("image", parameters, narrow, x, part) if shape.adapts_image else None
             error, q, dq, of_block = run_block(image, x, classes, block, part, b, losses)
             if image is not None and dq is not None:
@@ -521,6 +520,15 @@ class CpuAdapterStep:
                 upstream = product if upstream is None and rows >= b else _add(upstream, product)
         if text is not None and upstream is not None:
             self.store(parameters, text, self._text_gradient(text, upstream, dots, b), False, part, True)
+
+    def _rows_of(self, block: Tensor) -> Tensor:
+        """Return the features of a block, ([k,] rows, d); configurations that share their rows share one copy."""
+        # torch.bmm would make the copies itself.
+        shared = block.ndim == 2 and block.stride(0) == 0 and self.features.dtype == torch.bfloat16
+        numbers = block[0] if shared else block
+        x = self.buffers("x", self.narrow_text, *numbers.shape, self.text.shape[-1])
+        torch.index_select(self.features, 0, numbers.reshape(-1), out=x.view(-1, x.shape[-1]))
+        return x.expand(len(block), *x.shape) if shared else x
 
     def _direct_block(
         self,

@@ -47,7 +47,8 @@ class Objective(Protocol):
     function takes the place of ``losses_and_gradients`` for that stack, and may keep what is constant and reuse its
     buffers: the gradients are read before the next call. One with ``uses_feature_mean(shape)`` gets zeros for means
     where that is false: they cost a pass over all rows. One with ``threads(configuration)`` says on how many threads a
-    step runs fastest on a CPU, or None. One whose ``on_device`` is true has a stepper that never
+    step runs fastest on a CPU, or None; one whose ``stacks_large_steps`` is true gains by stacks on a CPU however large
+    its steps are. One whose ``on_device`` is true has a stepper that never
     waits for its device; its steps are recorded and replayed (training/steps.py), with Triton's optimisers.
     """
 
@@ -166,8 +167,10 @@ def _cut(
         work, threads = objective.multiply_adds(first), torch.get_num_threads()
         if len(alike) * work >= SMALL:
             size = min(size, math.ceil(len(alike) / threads))
-        if work >= SMALL and threads > 1:
+        if work >= SMALL and threads > 1 and not getattr(objective, "stacks_large_steps", False):
             size = 1  # large enough to gain nothing by a stack, and many short fits leave no thread idle at the end
+    # Configurations that share their seed and rows come next to each other: a stack draws their batches once.
+    alike = sorted(alike, key=lambda i: (configurations[i].random_state, configurations[i].rows.tobytes(), i))
     return [alike[start : start + size] for start in range(0, len(alike), size)]
 
 
@@ -180,7 +183,7 @@ def _fit_stack(
 ) -> list[Trained]:
     """Train configurations of one shape, stacked along the leading axis."""
     first = stack[0]
-    initial, blocks = _draw(objective, stack)
+    initial, blocks = _draw(objective, stack, one_copy=X.device.type == "cpu")
 
     def tensor(values: Sequence[float]) -> Tensor:
         return torch.tensor(values, device=X.device, dtype=X.dtype)
@@ -255,10 +258,13 @@ def _stepper(
     return gathered
 
 
-def _draw(objective: Objective, stack: Sequence[Configuration]) -> tuple[dict[str, Tensor], Iterator[Tensor]]:
+def _draw(
+    objective: Objective, stack: Sequence[Configuration], one_copy: bool
+) -> tuple[dict[str, Tensor], Iterator[Tensor]]:
     """Draw initial parameters (g, ...) and batches of rows, each configuration from its own seed.
 
-    Batches come as blocks (g, steps, b) of up to DRAWN_STEPS steps.
+    Batches come as blocks (g, steps, b) of up to DRAWN_STEPS steps; with ``one_copy``, and where all configurations
+    share them, with a stride of 0 along the first axis.
     """
     initial: list[dict[str, Tensor]] = []
     # Configurations that differ in a ratio alone share their seed and rows, and so their batches: drawn once.
@@ -271,9 +277,10 @@ def _draw(objective: Objective, stack: Sequence[Configuration]) -> tuple[dict[st
         if key not in streams:
             streams[key] = _batches(configuration, generator)
         owners.append(list(streams).index(key))
-    blocks = (
-        torch.stack([drawn[owner] for owner in owners]) for drawn in zip(*streams.values(), strict=True)
-    )  # (g, steps, b) each
+    if one_copy and len(streams) == 1:
+        blocks = (drawn.expand(len(stack), -1, -1) for drawn in next(iter(streams.values())))
+    else:
+        blocks = (torch.stack([drawn[owner] for owner in owners]) for drawn in zip(*streams.values(), strict=True))
     return {k: torch.stack([p[k] for p in initial]) for k in initial[0]}, blocks
 
 

@@ -141,6 +141,25 @@ def test_a_stack_is_its_members(folded):
 
 
 @pytest.mark.parametrize("folded", [False, True], ids=["direct", "folded"])
+def test_a_stack_in_bfloat16_is_its_members_whether_their_rows_are_one_copy_or_several(folded):
+    shape = AdapterShape("image", "paper", 5)
+    parameters, hyper, X, y, index, text, mean = problem(shape, dtype=torch.float32)
+    X, shared = X.bfloat16(), index[:1].expand(3, -1)
+    results = [
+        CpuAdapterStep(shape, hyper, X, y, text, mean, folded)(parameters, rows)
+        for rows in (shared, shared.contiguous())
+    ]
+    for k in range(3):
+        one = slice(k, k + 1)
+        step = CpuAdapterStep(shape, {n: v[one] for n, v in hyper.items()}, X, y, text, mean[one], folded)
+        losses, alone = step({n: v[one] for n, v in parameters.items()}, shared[one])
+        for stack_losses, together in results:
+            torch.testing.assert_close(stack_losses[one], losses, rtol=1e-2, atol=1e-2)
+            for key, value in alone.items():
+                assert (together[key][one] - value).norm() <= 0.01 * value.norm()
+
+
+@pytest.mark.parametrize("folded", [False, True], ids=["direct", "folded"])
 def test_a_row_of_zeros_gives_no_nan(folded):
     shape = AdapterShape("both", "paper", 5)
     parameters, hyper, X, y, index, text, mean = problem(shape)

@@ -103,6 +103,26 @@ def test_a_grid_cut_by_memory_gives_the_same():
         np.testing.assert_allclose(a.parameters["image_up"], b.parameters["image_up"], rtol=1e-6)
 
 
+def test_the_batches_of_one_seed_are_drawn_once_for_all_its_ratios(monkeypatch):
+    X, y, text = data()
+    grid = [
+        configuration(np.arange(40), seed=seed, hyper={"alpha": alpha, "beta": 0.2, "logit_scale": 20.0})
+        for alpha in (0.2, 0.5, 0.8)
+        for seed in (0, 1)
+    ]
+    drawn, permute = [], torch.randperm
+
+    def counted(n, **arguments):
+        drawn.append(n)
+        return permute(n, **arguments)
+
+    monkeypatch.setattr(torch, "randperm", counted)
+    train_many(
+        AdapterObjective(text[None]), X, y, grid, memory=3 * AdapterObjective(text[None]).activation_bytes(grid[0])
+    )
+    assert len(drawn) == 2 * math.ceil(30 * 16 / 40)
+
+
 def test_every_row_is_seen_equally_often():
     X, y, text = data(n=10)
     counts = np.zeros(10)

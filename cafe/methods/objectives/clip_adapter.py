@@ -105,6 +105,11 @@ class AdapterObjective:
         """Whether a step never waits for its device, so that the trainer may record it."""
         return self.kernel == "triton"
 
+    @property
+    def stacks_large_steps(self) -> bool:
+        """Whether large steps gain by a stack on a CPU too: in bfloat16 calls weigh more beside the products."""
+        return self.features is not None and self.features.dtype == torch.bfloat16
+
     def activation_bytes(self, configuration: Configuration) -> int:
         """Four copies of logits and of both sides' features, which autograd keeps."""
         b = min(configuration.batch_size, len(configuration.rows))
