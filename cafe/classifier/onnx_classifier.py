@@ -96,6 +96,8 @@ class OnnxClassifier(ImageClassifier):
         options.log_severity_level = 4  # what is wrong is said by the exception
         # Weights are not repacked for large batches: for one image, that costs more than it saves.
         options.add_session_config_entry("session.disable_prepacking", "1")
+        # Threads sleep between two layers: those that spin take the cores from whatever else decodes and serves.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(str(self.run), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the library has classes of its own for every kind of damage

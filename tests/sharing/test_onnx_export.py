@@ -196,3 +196,27 @@ def test_twenty_lines_without_cafe_give_the_same(digit_file, digit_run, tmp_path
 def test_metadata_is_read_as_it_was_written(digit_file):
     metadata = OnnxClassifier(digit_file).metadata
     assert type(metadata).from_strings(digit_file, metadata.to_strings()) == metadata
+
+
+def test_learned_prompts_go_from_photographs_to_the_same_answers(photographs, tmp_path, capfd):
+    """CoOp, by the commands that a user types: its context is trained through the text tower, and exported as rows."""
+    from cafe.cli.app import call
+
+    run, file, caches = tmp_path / "run", tmp_path / "coop.onnx", ["--cache-dir", str(tmp_path / "caches")]
+    assert call(["fit", str(photographs), "--method", "coop", "--shots", "2", "--out", str(run), *caches]) == 0
+    assert call(["export", "--run", str(run), "--out", str(file), *caches]) == 0
+    images = [str(path) for path in sorted(photographs.rglob("*.jpg"))[::3]]
+    capfd.readouterr()
+    answers_of = []
+    for options in (["--run", str(run), "--dtype", "float32", *caches], ["--run", str(file)]):
+        assert call(["predict", *images, "--top", "4", "--json", "--quiet", *options]) == 0
+        answers_of.append(json.loads(capfd.readouterr().out)["images"])
+    said_by_torch, said_by_file = answers_of
+    row = json.loads((run / "run.json").read_text(encoding="utf-8"))["row"]
+    assert row["method"] == "coop" and len(said_by_file) == len(images)
+    for ours, theirs in zip(said_by_file, said_by_torch, strict=True):
+        probabilities = [
+            {each["class"]: each["probability"] for each in said["predictions"]} for said in (ours, theirs)
+        ]
+        assert probabilities[0] == pytest.approx(probabilities[1], abs=TOLERANCE)
+        assert ours["predictions"][0]["class"] == theirs["predictions"][0]["class"]
