@@ -54,6 +54,17 @@ def made_again(func, args, kwargs):
     return [value for value in out if value.untyped_storage()._cdata not in before]
 
 
+def written(func, args, kwargs):
+    """Return what an operation that writes to its arguments would return: these."""
+    given = dict(zip((one.name for one in func._schema.arguments), args, strict=False)) | kwargs
+    writes = [one.name for one in func._schema.arguments if one.alias_info is not None and one.alias_info.is_write]
+    found = [given[name] for name in writes if name in given]
+    returns = len(func._schema.returns)
+    if returns != len(found) and returns:
+        raise NotImplementedError(f"{func} while a graph is captured")
+    return None if not returns else found[0] if returns == 1 else tuple(found)
+
+
 class Stream:
     """A queue of the device, here without one: every operation is done when it returns."""
 
@@ -84,8 +95,10 @@ class Event:
 class Graph:
     """Captures the operations on labelled tensors, and does them again on the same memory."""
 
-    def __init__(self, device):
-        self.device, self.operations, self.stream, self.replays = device, [], None, 0
+    device: LabelledDevice  # of a class made for each
+
+    def __init__(self):
+        self.operations, self.stream, self.replays = [], None, 0
 
     def capture_begin(self, pool=None, capture_error_mode="global"):
         """Begin; CUDA cannot on the default stream."""
@@ -263,10 +276,7 @@ class LabelledDevice(TorchFunctionMode):
         capture = self.capturing is not None and on_device
         if capture and func._schema.is_mutable:  # nothing is computed yet
             self.capturing.append(lambda: func(*args, **kwargs))
-            out = kwargs.get("out", args[0] if func.overloadpacket.__name__.endswith("_") else None)
-            if out is None and func._schema.returns:
-                raise NotImplementedError(f"{func} while a graph is captured")
-            return out
+            return written(func, args, kwargs)
         out = func(*args, **kwargs)
         fresh = [
             value
@@ -325,7 +335,7 @@ class LabelledDevice(TorchFunctionMode):
             "is_current_stream_capturing": lambda: self.capturing is not None,
             "Stream": Stream,
             "Event": Event,
-            "CUDAGraph": lambda: Graph(self),
+            "CUDAGraph": type("CUDAGraph", (Graph,), {"device": self}),
             "current_stream": lambda device=None: self.stream,
             "stream": self.on_stream,
             "cudart": lambda: SimpleNamespace(cudaHostRegister=self.register, cudaHostUnregister=lambda place: 0),

@@ -22,7 +22,7 @@ LIBRARIES = {
 SCRIPTS = sorted(
     path
     for path in BENCHMARKS.rglob("*.py")
-    if path.stem not in LIBRARIES and path.parent.name != "outputs"  # parts of compare_outputs.py
+    if path.stem not in LIBRARIES and path.parent.name not in ("outputs", "gpu_parts")  # parts of a script
 )
 
 
