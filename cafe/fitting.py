@@ -27,21 +27,20 @@ from cafe.protocol.unlabelled import UNLABELLED, Unlabelled, unlabelled_rows
 from cafe.version import __version__
 
 DEFAULT_METHOD = "auto"
-MADE_FOR_TWO = ("auto", "zero-shot-plus", "linear-map")  # that tell the features of two encoders apart
-# Where only parameters of its own are given.
-ADAPTER = "clip-adapter"
+MADE_FOR_TWO = ("auto", "zero-shot-plus", "linear-map")  # they treat the features of two encoders differently
+ADAPTER = "clip-adapter"  # the default where one of its own parameters is named
 _OF_THE_ADAPTER = frozenset({"variant", "alpha", "beta", "reduction"})
 
 
 def chosen_method(method: str | None, parameters: Iterable[str] = ()) -> str:
-    """Return the method that is fitted: the one named, else by the parameters that are given.
+    """Return the method to fit: the one that is named, else the one that the parameters belong to.
 
     Parameters
     ----------
     method : str or None
-        As the user named it.
+        The name that the user gave.
     parameters : iterable of str, default=()
-        Names of those that are given.
+        Names of the parameters that the user gave.
 
     Examples
     --------
@@ -72,7 +71,7 @@ class FitRequest:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted method and the row that says how it did.
+    """A fitted method with its row of results.
 
     Attributes
     ----------
@@ -89,9 +88,9 @@ class Fitted:
     selection : Selection
         How its parameters were chosen.
     task : Task
-        What it was fitted on, as it was given.
+        The task of the fit.
     before_projection : bool, default=False
-        Whether it learned from features before the encoder's projection.
+        Whether it reads features before the encoder's projection.
     """
 
     estimator: Any
@@ -110,7 +109,7 @@ class Fitted:
         return right
 
     def inputs_of(self, split: Split) -> NDArray[Any]:
-        """Return the features of a split that this method reads: before the projection, where it learned from those.
+        """Return the features of a split that this method reads: those before the projection, if it learned from them.
 
         Raises
         ------
@@ -162,7 +161,7 @@ def fit_method(
         For methods that learn from images without labels: a split, whose labels are not read and whose labelled
         shots are left out; or features of other images.
     unlabelled_name : str, default="given"
-        What the row calls them where they are no split.
+        Their name in the row, where they are no split.
 
     Returns
     -------
@@ -220,12 +219,12 @@ def fit_untested(
         If device or dtype cannot be had, or the method has no choice of it.
     """
     check_device_and_dtype(device, dtype, method)
-    task = Task(features, None, seed, train, None, train, unlabelled)  # nobody looks at the last one here
+    task = Task(features, None, seed, train, None, train, unlabelled)  # the test split, the second train, is not used
     before = _learns_before_projection(FitRequest(method, parameters or {}), task)
-    moved = _input_of(task, before)
+    inputs = _input_of(task, before)
     unfitted = estimator_for(task, method, parameters or {}, device, dtype, before)
-    estimator, chosen = _resolve(unfitted, moved, selection)
-    X, y, rows = stacked([moved])
+    estimator, chosen = _resolve(unfitted, inputs, selection)
+    X, y, rows = stacked([inputs])
     (fitted,) = fit_many(X, y, [estimator], rows)
     return fitted, chosen
 
@@ -255,8 +254,8 @@ def check_learns_unlabelled(method: str) -> None:
         Naming the methods that do.
     """
     if "unlabelled" not in make_method(method).get_params(deep=False):
-        those = [name for name in method_names() if "unlabelled" in make_method(name).get_params(deep=False)]
-        raise InputError(f"{method} does not learn from unlabelled images; possible: {', '.join(those)}")
+        possible = [name for name in method_names() if "unlabelled" in make_method(name).get_params(deep=False)]
+        raise InputError(f"{method} does not learn from unlabelled images; possible: {', '.join(possible)}")
 
 
 def fit_all(
@@ -268,7 +267,7 @@ def fit_all(
 ) -> list[Fitted]:
     """Fit any mix of methods, parameters and tasks of one data set, in as few runs as possible.
 
-    A grid over a parameter, shots and seeds is one call: everything that a method can train side by side is.
+    A grid over a parameter, shots and seeds is one call, which trains side by side all that the methods can.
 
     Parameters
     ----------
@@ -296,24 +295,24 @@ def fit_all(
     for request in requests:
         if not 0 <= request.task < len(tasks):
             raise InputError(f"there is no task {request.task}: {len(tasks)} were given")
-    projected = [_learns_before_projection(request, tasks[request.task]) for request in requests]
+    reads_unprojected = [_learns_before_projection(request, tasks[request.task]) for request in requests]
     zero_shot = zero_shot_accuracy(tasks[0].features, tasks[0].test)
     fitted: list[Fitted | None] = [None] * len(requests)
     for before in (False, True):
         # Features before the projection have another width, so those fits are a run of their own.
-        members = [i for i, own in enumerate(projected) if own is before]
+        members = [i for i, unprojected in enumerate(reads_unprojected) if unprojected is before]
         if members:
             run = _fit_run(tasks, [requests[i] for i in members], before, zero_shot, selection, device, dtype)
-            for i, one in zip(members, run, strict=True):
-                fitted[i] = one
-    return [one for one in fitted if one is not None]
+            for i, fit in zip(members, run, strict=True):
+                fitted[i] = fit
+    return [fit for fit in fitted if fit is not None]
 
 
 def _learns_before_projection(request: FitRequest, task: Task) -> bool:
-    """Return whether a method trains the projection itself and the cache holds the features before it."""
+    """Return whether a method trains the encoder's projection and the cache holds the features before it."""
     known = make_method(request.method).get_params(deep=False)
-    asked = "projection" in known and "projection" not in request.parameters
-    return asked and task.before_projection() is not None
+    trains_projection = "projection" in known and "projection" not in request.parameters
+    return trains_projection and task.before_projection() is not None
 
 
 def _fit_run(
@@ -342,7 +341,7 @@ def _fit_run(
     fitted = []
     for fit, (_, chosen), request in zip(fits, resolved, requests, strict=True):
         task, test = tasks[request.task], inputs[request.task].test
-        # The one look at the test split.
+        # The only use of the test split.
         probabilities = full_probabilities(fit, test.image_features, len(task.features.class_names))
         row = make_row(fit, chosen, task, request.method, seconds, zero_shot, probabilities, test.labels)
         predicted = probabilities.argmax(axis=1)
@@ -352,10 +351,10 @@ def _fit_run(
 
 
 def _input_of(task: Task, before_projection: bool) -> Task:
-    """Return the task with the features that are learned from."""
-    moved = task.before_projection() if before_projection else task
-    assert moved is not None  # only those that have them are asked
-    return moved
+    """Return the task with the features that the method reads."""
+    inputs = task.before_projection() if before_projection else task
+    assert inputs is not None, "a task without these features is not asked for them"
+    return inputs
 
 
 def estimator_for(
@@ -363,11 +362,11 @@ def estimator_for(
 ) -> Any:
     """Make the unfitted method with the cache's class embeddings, logit scale, device and seed.
 
-    ``before_projection`` also hands over the projection, to a method that learns from features before it.
+    ``before_projection`` also sets the projection, for a method that learns from features before it.
     """
     features = task.features
     estimator = make_method(method, **parameters)
-    own = {
+    from_cache = {
         "class_embeddings": features.class_embeddings,
         "logit_scale": features.logit_scale,
         "device": device,
@@ -380,22 +379,22 @@ def estimator_for(
     }
     if features.second_width:
         check_learns_from_two(method)
-        own["second_width"] = features.second_width
+        from_cache["second_width"] = features.second_width
     if before_projection:
-        own["projection"] = features.projection
+        from_cache["projection"] = features.projection
     if task.unlabelled is not None:
-        own["unlabelled"] = UNLABELLED
+        from_cache["unlabelled"] = UNLABELLED
     known = estimator.get_params(deep=False)
     if known.get("template_weights", "uniform") != "uniform":
-        # Templates are many; only a method that weighs them carries them, and its run.
+        # Templates are many, so that only a method that weighs them gets them, and saves them with its run.
         prompts = features.prompt_features
-        own["text_features"] = features.text_features if prompts is None else prompts
-        own["prompt_classes"] = features.prompt_classes
-    return estimator.set_params(**{k: v for k, v in own.items() if k in known and k not in parameters})
+        from_cache["text_features"] = features.text_features if prompts is None else prompts
+        from_cache["prompt_classes"] = features.prompt_classes
+    return estimator.set_params(**{k: v for k, v in from_cache.items() if k in known and k not in parameters})
 
 
 def _resolve(estimator: Any, task: Task, selection: str) -> tuple[Any, policies.Selection]:
-    """Choose everything that is ``"auto"``; training and validation rows are all that a policy gets."""
+    """Choose every parameter that is ``"auto"``, by a policy that gets training and validation rows alone."""
     policy = policies.resolve_policy(selection, task.val is not None)
     if not estimator.automatic():
         return estimator, policies.Selection("fixed")
@@ -478,7 +477,7 @@ def make_row(
     uses_text = features.text_features is not None
     # A method that learned from no image names no shots and no seed.
     trains = estimator.learns_from_images(uses_text)
-    aside = task.unlabelled
+    unlabelled = task.unlabelled
     return {
         "dataset": dataset_name(features),
         "encoder": encoder_name(features),
@@ -492,7 +491,8 @@ def make_row(
         "zero_shot_acc1": zero_shot,
         "params": {k: v for k, v in parameters.items() if k not in _FROM_CACHE},
         **estimator.row_extras(),
-        **({} if aside is None else {"unlabelled": aside.name, **({"transductive": True} if aside.is_test else {})}),
+        **({} if unlabelled is None else {"unlabelled": unlabelled.name}),
+        **({"transductive": True} if unlabelled is not None and unlabelled.is_test else {}),
         "class_embeddings": "text" if uses_text else "class-means",
         "selection": chosen.as_json(),
         "chosen_on": chosen_on(estimator, chosen),
@@ -507,7 +507,7 @@ def make_row(
 
 
 def chosen_on(estimator: Any, chosen: policies.Selection) -> str:
-    """Say what was used to choose: by the selection policy, and by the method itself.
+    """Return what was used to choose, by the selection policy and by the method itself.
 
     Parameters
     ----------
@@ -536,7 +536,7 @@ def chosen_on(estimator: Any, chosen: policies.Selection) -> str:
 
 
 def check_device_and_dtype(device: str = "auto", dtype: str = "auto", method: str | None = None) -> None:
-    """Refuse a device or a precision that cannot be had.
+    """Refuse a device or a precision that is not available.
 
     Parameters
     ----------
@@ -545,13 +545,13 @@ def check_device_and_dtype(device: str = "auto", dtype: str = "auto", method: st
     dtype : str, default="auto"
         That of training: ``"auto"``, ``"float32"``, ``"float64"``, ``"bfloat16"`` or ``"tf32"``.
     method : str, default=None
-        The one method that is to run, which must be able to meet both; None for several, of which those that train
-        follow what is asked.
+        The method to fit, which must be able to meet both; None for several methods, of which those that train
+        follow the request.
 
     Raises
     ------
     InputError
-        If one is unknown or not here, or the method does not train and so has no choice.
+        If one is unknown or not available, or the method does not train and so has no choice.
 
     Examples
     --------

@@ -52,7 +52,7 @@ def described_fit(row: dict[str, Any], run: Path) -> str:
 
 def described_leaderboard(board: Leaderboard) -> str:
     """Write a leaderboard for people: the table, and what it says in a sentence."""
-    lines = [*align(HEAD, board.table(), words_last=True), "", board.verdict, board.caution]
+    lines = [*align(HEAD, board.table(), left_last=True), "", board.verdict, board.caution]
     lines += board.notes
     return "\n".join([*lines, f"The comparison took {duration(board.seconds)}."])
 

@@ -1,4 +1,4 @@
-"""How a classifier does class by class: recall, precision, the weakest classes, what is taken for what.
+"""Results of a classifier class by class: recall, precision, the weakest classes, the most frequent confusions.
 
 Letters: n predictions, c classes.
 """
@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class ClassResult:
-    """How one class did.
+    """Counts of one class.
 
     Attributes
     ----------
     label : int
         Its row of the class names.
     n_test : float
-        Test images of it. Where images were tested several times over, all counts are means over the repeats.
+        Its test images. Where images were tested several times, all counts are means over the repeats.
     n_right : float
-        How many of them were named right.
+        Those that were predicted as this class.
     n_predicted : float
-        Test images, of whatever class, that were given its name.
+        Test images of any class that were predicted as this class.
     """
 
     label: int
@@ -34,12 +34,12 @@ class ClassResult:
 
     @property
     def recall(self) -> float | None:
-        """Share of its test images that were named right; None without one."""
+        """Share of its test images that were predicted right; None without one."""
         return self.n_right / self.n_test if self.n_test else None
 
     @property
     def precision(self) -> float | None:
-        """Share of the images given its name that are of it; None if none was."""
+        """Share of the images predicted as this class that are of it; None if none was."""
         return self.n_right / self.n_predicted if self.n_predicted else None
 
 
@@ -50,9 +50,9 @@ class Confusion:
     Attributes
     ----------
     label, predicted : int
-        What they are, and what they were taken for.
+        Their class, and the predicted one.
     count : float
-        How many.
+        Number of images.
     """
 
     label: int
@@ -63,16 +63,16 @@ class Confusion:
 def class_results(
     predicted: NDArray[np.int64], labels: NDArray[np.int64], n_classes: int, repeats: int = 1
 ) -> list[ClassResult]:
-    """Return how each class did, in the order of the classes.
+    """Return the counts of each class, in the order of the classes.
 
     Parameters
     ----------
     predicted, labels : ndarray of shape (n,), int64
-        What each image was taken for, and what it is.
+        Predicted and true class of each image.
     n_classes : int
         c; classes without a test image are in the table too.
     repeats : int, default=1
-        How often each image stands among the n; counts are divided by it.
+        How often each image is among the n; counts are divided by it.
 
     Returns
     -------
@@ -117,7 +117,7 @@ def confused_pairs(
     Parameters
     ----------
     predicted, labels : ndarray of shape (n,), int64
-        What each image was taken for, and what it is.
+        Predicted and true class of each image.
     k : int or None, default=3
         None for all.
     repeats : int, default=1

@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say: reliability bins, and the temperature that makes them more honest.
+"""Calibration of probabilities: reliability bins, and the temperature of highest likelihood.
 
 Letters: n samples, c classes.
 """
@@ -28,7 +28,7 @@ class ReliabilityBin:
     low, high : float
         Confidence above ``low`` and up to ``high``.
     count : int
-        How many.
+        Number of predictions.
     confidence, accuracy : float or None
         Their mean confidence, and the share that is right; None in an empty bin.
     """
@@ -119,7 +119,7 @@ def tempered(probabilities: NDArray[Any], temperature: float) -> NDArray[np.floa
     """
     logits = np.log(np.maximum(probabilities.astype(np.float64), _SMALLEST)) / temperature  # (n, c)
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    powers[probabilities == 0] = 0.0  # a class that cannot be stays so
+    powers[probabilities == 0] = 0.0  # an impossible class stays impossible
     scaled: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
     return scaled
 
@@ -133,8 +133,8 @@ def fit_temperature(probabilities: NDArray[Any], labels: NDArray[np.int64]) -> f
 
         mean_i ( E_{softmax(b z_i)} [z_i]  -  z_{i, y_i} )
 
-    grows with b: its zero is halved in on. Rows must be ones that the fit has not seen, or the temperature is that of
-    rows learned by heart. Source: Guo et al. (ICML 2017), section 4.2.
+    grows with b, so bisection finds its zero. The fit must not have seen the rows, or the temperature is that of rows
+    learned by heart. Source: Guo et al. (ICML 2017), section 4.2.
 
     Parameters
     ----------
@@ -156,11 +156,11 @@ def fit_temperature(probabilities: NDArray[Any], labels: NDArray[np.int64]) -> f
     True
     """
     z = np.log(np.maximum(probabilities.astype(np.float64), _SMALLEST))  # (n, c)
-    own = np.take_along_axis(z, labels[:, None], axis=1)[:, 0]  # (n,)
+    label_logits = np.take_along_axis(z, labels[:, None], axis=1)[:, 0]  # (n,)
 
     def derivative(log_temperature: float) -> float:
         powers = tempered(probabilities, float(np.exp(log_temperature)))
-        return float(np.mean((powers * z).sum(axis=1) - own))
+        return float(np.mean((powers * z).sum(axis=1) - label_logits))
 
     low, high = np.log(LOWEST_TEMPERATURE), np.log(HIGHEST_TEMPERATURE)
     for _ in range(_HALVINGS):

@@ -1,4 +1,4 @@
-"""Sets of classes with a promise: split-conformal prediction, by LAC and by APS.
+"""Sets of classes with a promised coverage: split-conformal prediction, by LAC and by APS.
 
 Rows that the scoring fit has not seen get a score, which is high where the fit is surprised by their class. A new image
 gets every class whose score would not be among the largest. **What is proved**: if those n rows and the new image are
@@ -94,7 +94,7 @@ def fewest_rows(coverage: float) -> int:
 
 
 def check_coverage(coverage: float) -> None:
-    """Refuse what is no share between 0 and 1. Raises InputError."""
+    """Raise InputError unless a coverage is between 0 and 1."""
     if not 0 < coverage < 1:
         raise InputError(f"a coverage lies between 0 and 1, such as 0.95; got {coverage:g}")
 
@@ -117,7 +117,7 @@ def conformal_threshold(scores: NDArray[np.float64], coverage: float) -> float:
     Raises
     ------
     InputError
-        If the coverage is none, or the rows are too few for it.
+        If the coverage is not between 0 and 1, or the rows are too few for it.
 
     Examples
     --------

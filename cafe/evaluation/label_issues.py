@@ -24,7 +24,7 @@ class LabelIssue:
     Attributes
     ----------
     row : int
-        Its place among the rows that were given.
+        Its row in the probabilities.
     label, suggested : int
         What it is labelled as, and its most probable class.
     probability : float
@@ -70,8 +70,8 @@ def find_label_issues(probabilities: NDArray[Any], labels: NDArray[np.int64]) ->
     """
     p = probabilities.astype(np.float64)
     counts = np.bincount(labels, minlength=p.shape[1])  # (c,)
-    own = np.take_along_axis(p, labels[:, None], axis=1)[:, 0]  # (n,)
-    sums = np.bincount(labels, weights=own, minlength=p.shape[1])
+    of_label = np.take_along_axis(p, labels[:, None], axis=1)[:, 0]  # (n,)
+    sums = np.bincount(labels, weights=of_label, minlength=p.shape[1])
     # Nothing reaches the threshold of a class without a label.
     thresholds = np.where(counts > 0, np.maximum(sums / np.maximum(counts, 1), _LOWEST_THRESHOLD), np.inf)
     reaches = p >= thresholds - _TOLERANCE  # (n, c)
@@ -79,5 +79,5 @@ def find_label_issues(probabilities: NDArray[Any], labels: NDArray[np.int64]) ->
     most_probable = p.argmax(axis=1)
     guess = np.where(reaches.sum(axis=1) > 1, most_probable, reaches.argmax(axis=1))
     issues = np.flatnonzero(reaches.any(axis=1) & (guess != labels) & (most_probable != labels))
-    order = issues[np.argsort(own[issues], kind="stable")]
-    return [LabelIssue(int(i), int(labels[i]), int(most_probable[i]), float(own[i])) for i in order]
+    order = issues[np.argsort(of_label[issues], kind="stable")]
+    return [LabelIssue(int(i), int(labels[i]), int(most_probable[i]), float(of_label[i])) for i in order]

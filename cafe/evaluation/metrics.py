@@ -32,9 +32,9 @@ def top_k_accuracy(scores: NDArray[Any], labels: NDArray[np.int64], k: int) -> f
     >>> top_k_accuracy(np.array([[0.1, 0.9], [0.8, 0.2]]), np.array([1, 1]), 1)
     0.5
     """
-    own = np.take_along_axis(scores, labels[:, None], axis=1)  # (n, 1)
+    of_label = np.take_along_axis(scores, labels[:, None], axis=1)  # (n, 1)
     earlier = np.arange(scores.shape[1])[None, :] < labels[:, None]
-    before = ((scores > own) | ((scores == own) & earlier)).sum(axis=1)  # classes ranked before the label
+    before = ((scores > of_label) | ((scores == of_label) & earlier)).sum(axis=1)  # classes ranked before the label
     return float(np.mean(before < k))
 
 
@@ -82,8 +82,8 @@ def negative_log_likelihood(probabilities: NDArray[Any], labels: NDArray[np.int6
     >>> round(negative_log_likelihood(np.array([[0.5, 0.5]]), np.array([0])), 4)
     0.6931
     """
-    own = np.take_along_axis(probabilities, labels[:, None], axis=1)[:, 0].astype(np.float64)
-    return float(-np.log(np.maximum(own, np.finfo(np.float32).tiny)).mean())
+    of_label = np.take_along_axis(probabilities, labels[:, None], axis=1)[:, 0].astype(np.float64)
+    return float(-np.log(np.maximum(of_label, np.finfo(np.float32).tiny)).mean())
 
 
 def wilson_interval(share: float, n: int) -> list[float]:
@@ -108,7 +108,7 @@ def wilson_interval(share: float, n: int) -> list[float]:
 
 
 def majority_accuracy(labels: NDArray[np.int64]) -> float:
-    """Return the share of the most frequent class: what is right who always answers with that class.
+    """Return the share of the most frequent class, which is the accuracy of always predicting it.
 
     Examples
     --------
@@ -123,7 +123,7 @@ METRIC_FIELDS = ("acc1", "acc1_interval", "acc5", "mean_per_class_recall", "majo
 
 
 def all_metrics(probabilities: NDArray[Any], labels: NDArray[np.int64]) -> dict[str, Any]:
-    """Return the fields of ``METRIC_FIELDS``: everything that a row says of one fit's predictions.
+    """Return the metrics of a row, the fields of ``METRIC_FIELDS``.
 
     Parameters
     ----------

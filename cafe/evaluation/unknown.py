@@ -124,7 +124,7 @@ def far_texts(texts: NDArray[Any], class_embeddings: NDArray[Any], number: int, 
     Parameters
     ----------
     texts : ndarray of shape (k, d)
-        Whatever class text is at hand.
+        Class text of any data set.
     class_embeddings : ndarray of shape (c, d)
         Text of the classes.
     number : int
@@ -145,7 +145,7 @@ def far_texts(texts: NDArray[Any], class_embeddings: NDArray[Any], number: int, 
 def combined_score(
     X: NDArray[Any], class_embeddings: NDArray[Any], means: NDArray[Any] | None = None
 ) -> NDArray[np.float64]:
-    """Return the default score: how little one class stands out among all, and the distance to the training images.
+    """Return the default score: how little the best class stands out, plus the distance to the training images.
 
     ::
 
@@ -191,7 +191,7 @@ def unknown_threshold(scores: NDArray[np.float64], false_alarms: float) -> float
     Raises
     ------
     InputError
-        If the rate is none, or the images are too few for it.
+        If the rate is not between 0 and 1, or the images are too few for it.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What a suite gave, and how it wants to be shown: the one record that tables, figure and page are made from."""
+"""The results of a suite and their layout: the record that tables, figure and page are made from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ReportLayout:
-    """What stands across a table and along a figure.
+    """What the columns of a table and the axis of a figure are.
 
     Attributes
     ----------
@@ -22,10 +22,10 @@ class ReportLayout:
     figure : {"lines", "dots"}, default "lines"
         Lines along the axis, or one row of dots for each series.
     metrics : tuple of str, default ("acc1",)
-        What is shown first; the figure has one row of panels for each.
+        The metrics of the first tables; the figure has one row of panels for each.
     beside : tuple of str, default ("mean_per_class_recall",)
-        What tables show beneath where it differs: balanced accuracy is accuracy where all classes have equally
-        many test images.
+        Further metrics, with tables of their own where they differ from accuracy: balanced accuracy is equal to it
+        where all classes have as many test images.
     table : {"columns", "datasets"}, default "columns"
         ``"datasets"`` puts data sets across, as papers do, with a column for their average.
     """
@@ -44,17 +44,17 @@ BY_SHOTS = ReportLayout()
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a suite gave.
+    """The results of a suite.
 
     Attributes
     ----------
     suite, title : str
-        Its name, and what stands above tables and figures.
+        Its name, and the title of tables and figures.
     rows : list of dict
         One per fit and part of the test; see :func:`cafe.fitting.make_row`, plus ``series``, ``x``, ``part``, ``note``.
     summary : list of dict
-        One per data set, series and column: mean, standard deviation, 95 % interval and n over seeds, and how it
-        stands to the best of its column.
+        One per data set, series and column: mean, standard deviation, 95 % interval and n over seeds, and its standing
+        against the best of its column.
     pairs : list of dict
         Paired tests of every two series of a column; see :mod:`cafe.protocol.paired`.
     published : list of dict
@@ -62,7 +62,7 @@ class Comparison:
     notes : list of str
         What was left out, and why.
     layout : ReportLayout
-        How it wants to be shown.
+        How tables and figure show it.
     """
 
     suite: str

@@ -1,6 +1,6 @@
 """The figure of a comparison: one panel for each data set, encoder and metric, of lines along an axis or rows of dots.
 
-It is made without pyplot, display or global settings, so that drawing it changes nothing for whoever called.
+It is made without pyplot, display or global settings, so that drawing it changes nothing for the caller.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def draw(
     metric : str, default=None
         Which metric to draw; None for those of the layout.
     layout : ReportLayout
-        What stands along the axis, and whether lines or dots are drawn.
+        What the axis is, and whether lines or dots are drawn.
     theme : Theme, default LIGHT
         Colours.
     file_format : {"png", "svg", "pdf"}, default "png"
@@ -177,7 +177,7 @@ class _Plot(ABC):
     drawn : sequence of Panel
         All panels of the figure: a colour means the same in every one.
     layout : ReportLayout
-        What stands along the axis.
+        What the axis is.
     theme : Theme
         Colours.
     """
@@ -383,7 +383,7 @@ def _start(block: tuple[float, list[int]]) -> float:
 
 
 def _between(placed: list[float], order: Sequence[int], gap: float, low: float, high: float) -> list[float]:
-    """Push what is above the upper end down, then what is below the lower end up."""
+    """Push labels above the upper end down, then those below the lower end up."""
     ceiling = high
     for i in reversed(order):
         placed[i] = min(placed[i], ceiling)
@@ -404,9 +404,9 @@ class _DotPlot(_Plot):
     def styled(self) -> list[str]:
         """Return the columns: one colour for a column in every panel."""
         occurring = dict.fromkeys(column for panel in self.drawn for column in panel.columns)
-        words = [column for column in occurring if isinstance(column, str)]
+        texts = [column for column in occurring if isinstance(column, str)]
         numbers = sorted(column for column in occurring if not isinstance(column, str) and column > 0)
-        return [*map(column_label, words), *map(column_label, numbers)]
+        return [*map(column_label, texts), *map(column_label, numbers)]
 
     def panel_size(self) -> tuple[float, float]:
         """Return width and height in inches; names stand to the left of the rows."""

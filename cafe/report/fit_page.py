@@ -1,4 +1,4 @@
-"""The page of one fit as one HTML file: how good it is, class by class, and which images to look at."""
+"""The report of a fit as one HTML file: how good it is, class by class, and which images to look at."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cafe.evaluation.by_class import ClassResult, Confusion
 from cafe.evaluation.calibration import ReliabilityBin
 from cafe.names import visible, visible_name
 from cafe.report.leaderboard import HEAD, Leaderboard
-from cafe.report.page import STYLE, definitions, html_table
+from cafe.report.page import STYLE, definitions, html_document, html_table
 from cafe.report.rows import counted, display_text
 from cafe.report.sentences import against_majority, between, calibration, mean_of_classes
 from cafe.report.sentences import percent as _percent
@@ -81,16 +81,16 @@ figcaption { min-height: 3.2em; }
 
 @dataclass(frozen=True)
 class ShownImage:
-    """An image that is worth a look, and why.
+    """An image that the report shows, and why.
 
     Attributes
     ----------
     name : str
-        As the data set calls it.
+        Its id in the data set.
     says : str
-        Why it is here, in one line.
+        Why the report shows it, in one line.
     thumbnail : bytes or None
-        A small JPEG; None where the image is not at hand.
+        A small JPEG; None where the image cannot be opened.
     """
 
     name: str
@@ -100,7 +100,7 @@ class ShownImage:
 
 @dataclass(frozen=True)
 class FitReport:
-    """What the page of one fit shows; numbers, names and thumbnails, never paths.
+    """The contents of the report of a fit: numbers, names and thumbnails, never paths.
 
     Attributes
     ----------
@@ -117,17 +117,17 @@ class FitReport:
     bins : sequence of ReliabilityBin
         Of the test images, by the method's own probabilities.
     calibrated_bins : sequence of ReliabilityBin
-        Of images out of fold, by the probabilities that are given out; empty where nothing was scored out of fold.
+        Of images out of fold, by the calibrated probabilities; empty where nothing was scored out of fold.
     leaderboard : Leaderboard or None
         Of other methods on the same test images.
     mistakes, label_issues, duplicates : sequence of ShownImage
-        The most confident mistakes; images whose label looks wrong; pairs of images that are one, or nearly so.
+        The most confident mistakes; images whose label looks wrong; pairs of images that are equal, or nearly so.
     notes : sequence of str
-        What there is to say about the fit.
+        Sentences about the fit.
     left_out : mapping of str to str
-        Why a part of the page is not there.
+        Why a part of the report is missing, by its name.
     searched : mapping of str to str
-        What was looked through for the images of a part.
+        Which images were searched for those of a part, by its name.
     """
 
     row: Mapping[str, Any]
@@ -175,14 +175,10 @@ def fit_page(report: FitReport) -> str:
         definitions({key: visible_name(display_text(value)) for key, value in row.items() if _is_short(value)}),
         "<footer>Written by cafe fit.</footer>",
     ]
-    head = (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
-        "style-src 'unsafe-inline'\">\n"
-        f"<title>{_plain_name(title)}</title>\n<style>{STYLE}{_OWN_STYLE}</style>\n</head>\n<body>\n<main>\n"
-    )
-    return visible(head + "\n".join(parts) + "\n</main>\n</body>\n</html>\n")
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    meta = f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+    body = "<main>\n" + "\n".join(parts) + "\n</main>"
+    return visible(html_document(_plain_name(title), STYLE + _OWN_STYLE, body, meta))
 
 
 def _headline(report: FitReport) -> list[str]:
@@ -266,17 +262,11 @@ def _by_class(report: FitReport) -> list[str]:
         for r in order
     ]  # fmt: skip
     first = _scrolled(html_table(head, body[:SHOWN_CLASSES]), "Results by class")
-    rest = body[SHOWN_CLASSES:]
-    folded = (
-        [
-            f"<details><summary>{len(rest):,} more classes</summary>",
-            _scrolled(html_table(head, rest), "More"),
-            "</details>",
-        ]
-        if rest
-        else []
-    )
-    return ["<h2>Class by class, the weakest first</h2>", first, *folded]
+    parts = ["<h2>Class by class, the weakest first</h2>", first]
+    if others := body[SHOWN_CLASSES:]:
+        table = _scrolled(html_table(head, others), "More")
+        parts += [f"<details><summary>{len(others):,} more classes</summary>", table, "</details>"]
+    return parts
 
 
 def _confusion(report: FitReport) -> list[str]:
@@ -320,11 +310,11 @@ def _confusion(report: FitReport) -> list[str]:
 def _reliability(report: FitReport) -> list[str]:
     row = report.row
     drawn = []
-    if _full(report.bins):
+    if _filled(report.bins):
         own = "by the method's own probabilities" if report.calibrated_bins else ""
         said = f"Expected calibration error {_percent(row['ece'])}{', ' if own else ''}{own}."
         drawn.append(_diagram(report.bins, "Test images", said))
-    if _full(report.calibrated_bins):
+    if _filled(report.calibrated_bins):
         shown = row["ece_out_of_fold"] if row["temperature"] == 1.0 else row["ece_tempered"]
         said = f"Expected calibration error {_percent(shown)}, by the probabilities that predict gives."
         drawn.append(_diagram(report.calibrated_bins, "Images out of fold", said))
@@ -341,21 +331,21 @@ def _reliability(report: FitReport) -> list[str]:
     ]
 
 
-def _full(bins: Sequence[ReliabilityBin]) -> list[tuple[ReliabilityBin, float, float]]:
+def _filled(bins: Sequence[ReliabilityBin]) -> list[tuple[ReliabilityBin, float, float]]:
     """Return the bins that hold an image, with confidence and accuracy."""
     return [(b, b.confidence, b.accuracy) for b in bins if b.confidence is not None and b.accuracy is not None]
 
 
 def _diagram(bins: Sequence[ReliabilityBin], title: str, said: str) -> str:
-    """Draw a reliability diagram, with what it shows in a sentence and in a table."""
+    """Return a reliability diagram with a sentence and a table of its numbers."""
     side, edge = 240, 34
-    full = _full(bins)
-    most = max(b.count for b, _, _ in full)
+    filled = _filled(bins)
+    most = max(b.count for b, _, _ in filled)
     marks = "".join(
         f'<circle cx="{edge + side * confidence:.1f}" cy="{edge + side * (1 - accuracy):.1f}" '
         f'r="{3 + 6 * (b.count / most) ** 0.5:.1f}"><title>{b.count:,} images of '
         f"confidence {_percent(confidence)}: {_percent(accuracy)} right</title></circle>"
-        for b, confidence, accuracy in full
+        for b, confidence, accuracy in filled
     )
     ticks = "".join(
         f'<text x="{edge + side * t:.0f}" y="{edge + side + 16}" text-anchor="middle">{100 * t:.0f}</text>'
@@ -374,7 +364,7 @@ def _diagram(bins: Sequence[ReliabilityBin], title: str, said: str) -> str:
     head = ["confidence", "images", "mean confidence", "right"]
     body = [
         [f"{_percent(b.low)} to {_percent(b.high)}", f"{b.count:,}", _percent(confidence), _percent(accuracy)]
-        for b, confidence, accuracy in full
+        for b, confidence, accuracy in filled
     ]
     table = _scrolled(html_table(head, body), f"Reliability: {title}")
     return (
@@ -400,7 +390,7 @@ def _images(report: FitReport, key: str, title: str, images: Sequence[ShownImage
 
 
 def _scrolled(table: str, label: str) -> str:
-    """Let the keyboard scroll a table that is too wide."""
+    """Return a table that the keyboard can scroll where it is too wide."""
     return table.replace(
         '<div class="scroll">', f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}">', 1
     )
@@ -416,7 +406,7 @@ def _plain_name(name: str) -> str:
 
 
 def _name(name: str, longest: int = _LONGEST_NAME) -> str:
-    """Return a name that stays in its place whatever script it is in."""
+    """Return a name in an element that keeps its script's direction from the text around it."""
     return f"<bdi>{escape(_short(name, longest))}</bdi>"
 
 

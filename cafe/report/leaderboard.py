@@ -1,4 +1,4 @@
-"""How methods did on the same test images, and which of them can be told apart: record, table and sentence."""
+"""The leaderboard: how methods did on the same test images, and which of them can be told apart."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class LeaderboardEntry:
     Attributes
     ----------
     label : str
-        Its name, with what a reader has to know of it.
+        Its name, with what tells it from other entries of the same method.
     row : mapping
         ``method``, ``params``, ``n_test``, ``acc1``, ``acc1_interval``, ``mean_per_class_recall``, ``ece``,
         ``fit_seconds``, ``chosen_on``; as in the rows of ``cafe fit --json``.
@@ -53,7 +53,7 @@ class Leaderboard:
         Of every two methods: ``a``, ``b`` (labels), ``difference`` (acc1 of a minus b), ``a_only``, ``b_only`` (images
         that one alone has right), ``p_value``, ``p_holm``.
     test : str
-        What the p-values are of.
+        The name of the paired test.
     tested_by : str
         ``"test split"`` or ``"cross-validation"``.
     majority_class : str
@@ -61,7 +61,7 @@ class Leaderboard:
     majority_acc1 : float
         Its share.
     seconds : float
-        That all of it took.
+        Duration of the comparison.
     notes : sequence of str
         What was left out, and why.
     """
@@ -99,17 +99,17 @@ class Leaderboard:
         else:
             parts.append(f"{'all others are' if len(below) > 1 else f'{below[0]} is'} below by more than chance")
         corrected = counted(len(self.pairs), "pair")
-        said = f"{'; '.join(parts)} ({self.test} at 5 %, corrected for {corrected} by Holm)."
+        text = f"{'; '.join(parts)} ({self.test} at 5 %, corrected for {corrected} by Holm)."
         share, name = self.majority_acc1, visible_name(self.majority_class)
         if all(entry.row["acc1_interval"][0] <= share for entry in self.entries):
-            said += f" None of them is surely better than naming every image {name}, right for {100 * share:.2f} %."
+            text += f" None of them is surely better than naming every image {name}, right for {100 * share:.2f} %."
         balanced = max(self.entries, key=lambda entry: entry.row["mean_per_class_recall"])
         if balanced.row["mean_per_class_recall"] > best.row["mean_per_class_recall"]:
-            said += (
+            text += (
                 f" By balanced accuracy {balanced.label} is the first, with "
                 f"{100 * balanced.row['mean_per_class_recall']:.2f} %."
             )
-        return said
+        return text
 
     @property
     def caution(self) -> str:

@@ -80,12 +80,16 @@ def page(comparison: Comparison) -> str:
         "</details>",
         "<footer>Written by cafe. Every row holds what is needed to run it again.</footer>",
     ]
-    head = (
+    return html_document(escape(comparison.title), STYLE, "\n".join(parts))
+
+
+def html_document(title: str, style: str, body: str, meta: str = "") -> str:
+    """Return a page of a title and a body in HTML, with its style sheet and further ``meta`` elements."""
+    return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(comparison.title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n{meta}'
+        f"<title>{title}</title>\n<style>{style}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
-    return head + "\n".join(parts) + "\n</body>\n</html>\n"
 
 
 def _lead(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -223,5 +227,5 @@ def html_table(head: Sequence[str], body: Sequence[Sequence[str]], caption: str 
 
 
 def definitions(pairs: Mapping[str, str]) -> str:
-    """Return a list of names and what they stand for; all text is escaped."""
+    """Return a definition list of names and values; all text is escaped."""
     return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in pairs.items()) + "</dl>"

@@ -1,6 +1,6 @@
 """Sorts the summary of a comparison into panels: one for each data set and encoder, one line for each series.
 
-Tables, figure and page all read these, so that they cannot disagree.
+Tables, figure and page are all made from these panels, so that they agree.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NOT_PERCENT = ("nll", "silhouette", "scatter_ratio")
 ORACLE_MARK = "†"
 ORACLE_NOTE = f"{ORACLE_MARK} settings chosen on the test set (oracle-test): an upper bound, not a result."
 BEST_MARK = "°"
-# A value in brackets stands in a column to whose shots it owes nothing.
+# Explains a value in brackets: it stands in a column of shots that it does not use.
 CONSTANT_NOTE = "( ) uses no shots: the same in every column, and compared with the others there."
 _TEST = "(paired test over test images and seeds, Holm-corrected p ≥ 0.05)."
 
@@ -40,7 +40,7 @@ Column = float | str
 
 
 def metric_name(metric: str) -> str:
-    """Return a metric's name for people; a metric that has none goes by its own."""
+    """Return the name of a metric for people, which is its field's name where it has no other."""
     return METRIC_NAMES.get(metric, metric)
 
 
@@ -50,7 +50,7 @@ def is_percent(metric: str) -> bool:
 
 
 def factor(metric: str) -> int:
-    """Return what a metric is multiplied by to be shown: 100 for per cent."""
+    """Return the factor that a metric is shown with: 100 for per cent, else 1."""
     return 100 if is_percent(metric) else 1
 
 
@@ -104,12 +104,12 @@ class Line:
 
     @property
     def is_constant(self) -> bool:
-        """Whether it does not depend on what stands along the axis, and is drawn straight across the panel."""
+        """Whether it does not depend on the axis, and is drawn straight across the panel."""
         return bool(self.points) and set(self.points) <= {0.0, WITHOUT}
 
     @property
     def chosen_on_text(self) -> str:
-        """What was used to choose: in one word where all columns agree, else column by column.
+        """What was used to choose: a single phrase where all columns agree, else column by column.
 
         Examples
         --------
@@ -117,11 +117,11 @@ class Line:
         'nothing (1), validation (4, 16)'
         """
         columns: dict[str, list[Column]] = {}
-        for column, words in self.chosen_on.items():
-            columns.setdefault(words, []).append(column)
+        for column, chosen_on in self.chosen_on.items():
+            columns.setdefault(chosen_on, []).append(column)
         if len(columns) < 2:
             return next(iter(columns), "")
-        return ", ".join(f"{words} ({', '.join(map(column_label, own))})" for words, own in columns.items())
+        return ", ".join(f"{name} ({', '.join(map(column_label, own))})" for name, own in columns.items())
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Panel:
     lines : list of Line
         Those that need no training first, then in the order of the summary.
     columns : list of float or str
-        Every column that occurs: numbers ascending, words in the order of the summary.
+        Every column that occurs: text in the order of the summary, then numbers ascending.
     several_shots : bool, default=False
         Whether methods were trained with more than one number of shots.
     """
@@ -153,7 +153,7 @@ class Panel:
 
     @property
     def over_seeds(self) -> str:
-        """What the numbers are, as captions say it."""
+        """What the numbers are, for captions."""
         return f"mean ± standard deviation over {self.seeds} seeds" if self.seeds > 1 else "1 seed"
 
     @property
@@ -163,7 +163,7 @@ class Panel:
 
     @property
     def is_tested(self) -> bool:
-        """Whether a paired test said of any point that it is the best, or level with the best."""
+        """Whether a paired test has marked any point as the best, or as level with the best."""
         lines = self.lines
         return any(point.is_best for line in lines for point in line.points.values()) or any(
             is_best for line in lines for is_best in line.standings.values()
@@ -221,7 +221,7 @@ def _trained_shots(summary: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str]
 
 
 def _label(entry: Mapping[str, Any], layout: ReportLayout, several: bool) -> str:
-    """Name the line; where the columns are not shots, those of several shots are told apart."""
+    """Return the label of a line, which names its shots where the columns are something else."""
     if layout.axis == "shots" or not several or entry["shots"] == 0:
         return str(entry["series"])
     return f"{entry['series']}, " + ("all images" if entry["shots"] is None else f"{entry['shots']}-shot")
@@ -254,8 +254,8 @@ def _panel(dataset: str, encoder: str, lines: list[Line], several_shots: bool) -
     # A stable sort: lines that need no training come first, the rest stay as the suite has them.
     lines = sorted(lines, key=lambda line: not line.is_constant)
     occurring = dict.fromkeys(column for line in lines for column in line.points)
-    words = [column for column in occurring if isinstance(column, str)]
-    columns: list[Column] = [*words, *sorted(column for column in occurring if not isinstance(column, str))]
+    texts = [column for column in occurring if isinstance(column, str)]
+    columns: list[Column] = [*texts, *sorted(column for column in occurring if not isinstance(column, str))]
     return Panel(dataset, encoder, lines, columns, several_shots)
 
 
@@ -273,7 +273,7 @@ def column_label(column: Column) -> str:
 
 
 def best_note(shown: Sequence[Panel], layout: ReportLayout) -> str:
-    """Explain the mark: best among what, which depends on what makes the columns.
+    """Return the note on the mark of the best value: what it was compared with depends on the columns.
 
     Fits are compared with those of the same number of shots on the same part of the test. Those are a column only where
     columns are shots, or parts of the test after one number of shots. Where columns are values of a parameter, they are

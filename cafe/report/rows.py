@@ -80,7 +80,7 @@ def field_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def display_text(value: Any) -> str:
-    """Write one value for people: nothing for None, six digits of a float, JSON for what is nested.
+    """Write one value for people: empty for None, six digits of a float, JSON for lists and mappings.
 
     Examples
     --------
@@ -95,12 +95,12 @@ def display_text(value: Any) -> str:
     return visible_name(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def counted(number: int, thing: str, things: str | None = None) -> str:
-    """Write a number of things in English.
+def counted(number: int, singular: str, plural: str | None = None) -> str:
+    """Write a number with its noun; the plural ends in s where none is given.
 
     Examples
     --------
     >>> counted(1, "image"), counted(1200, "image"), counted(0, "class", "classes")
     ('1 image', '1,200 images', '0 classes')
     """
-    return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"
+    return f"{number:,} {singular if number == 1 else plural or f'{singular}s'}"

@@ -1,4 +1,4 @@
-"""What a row of a fit says in sentences, the same on the screen and on the page."""
+"""Sentences about a row of a fit, the same on the screen and in the report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def percent(share: float, digits: int = 1) -> str:
 
 
 def percent_below(share: float) -> str:
-    """Write a share in per cent, rounded down: of what can be promised at most.
+    """Write a share in per cent, rounded down, for the most that can be promised.
 
     Examples
     --------
@@ -32,7 +32,7 @@ def percent_below(share: float) -> str:
 
 
 def between(row: Mapping[str, Any]) -> str:
-    """Return what parts the classes that a row names: a comma, or a semicolon where a name has a comma itself.
+    """Return the separator of a row's class names: a comma, or a semicolon where a name has a comma itself.
 
     Examples
     --------
@@ -45,7 +45,7 @@ def between(row: Mapping[str, Any]) -> str:
 
 
 def against_majority(row: Mapping[str, Any]) -> str:
-    """Say how the accuracy stands to naming every image as the most frequent class; empty where it is surely above.
+    """Compare the accuracy with naming the most frequent class for every image; empty where it is surely above.
 
     Examples
     --------

@@ -80,7 +80,7 @@ def markdown_table(
     metric : str, default=None
         Which metric to show; None for those of the layout.
     layout : ReportLayout
-        What stands across.
+        What the columns are.
 
     Returns
     -------
@@ -100,25 +100,10 @@ def markdown_table(
 def terminal_table(
     summary: Sequence[Mapping[str, Any]], metric: str | None = None, layout: ReportLayout = BY_SHOTS
 ) -> str:
-    """Write a summary for a terminal: plain text, aligned columns, one table for each data set, encoder and metric.
-
-    Parameters
-    ----------
-    summary : sequence of mapping
-        As ``Comparison.summary`` has it.
-    metric : str, default=None
-        Which metric to show; None for those of the layout.
-    layout : ReportLayout
-        What stands across.
-
-    Returns
-    -------
-    str
-        Ends in a newline.
-    """
+    """Write a summary for a terminal, as plain text with aligned columns; see :func:`markdown_table`."""
     blocks = []
     for caption, head, body, notes in tables(summary, metric, layout):
-        lines = [caption, "", *align(head, body, words_last=True)]
+        lines = [caption, "", *align(head, body, left_last=True)]
         lines += [line for note in notes for line in ("", note)]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
@@ -127,7 +112,7 @@ def terminal_table(
 def tables(summary: Sequence[Mapping[str, Any]], metric: str | None, layout: ReportLayout) -> list[TextTable]:
     """Return every table of a summary, metric by metric; a metric that was not measured has none.
 
-    Without a metric named, those that stand beside accuracy follow it where they are not the same to the digits shown.
+    Without a metric, the layout's metrics come first, then those of ``layout.beside`` that differ from accuracy.
     """
     made: list[TextTable] = []
     for name in (*layout.metrics, *_beside(summary, layout)) if metric is None else (metric,):
@@ -152,7 +137,7 @@ def _beside(summary: Sequence[Mapping[str, Any]], layout: ReportLayout) -> list[
 
 
 def _table(panel: Panel, metric: str, layout: ReportLayout) -> TextTable:
-    """Lay one panel out: a row for each line, a column for each number of shots (0 is zero-shot), value or part."""
+    """Return the table of a panel: a row for each line, a column for each number of shots (0 is zero-shot) or value."""
     numbers = metric_name(metric) + (" in per cent" if is_percent(metric) else "")
     caption = f"{panel.dataset}, {panel.encoder}. {numbers} by {layout.axis_label}, {panel.over_seeds}"
     head = ["method", *map(column_label, panel.columns), CHOSEN_ON]
@@ -164,7 +149,7 @@ def _table(panel: Panel, metric: str, layout: ReportLayout) -> TextTable:
 
 
 def _cell(line: Line, column: Column, metric: str, layout: ReportLayout) -> str:
-    """Write one cell; a method without shots stands in brackets in every column of shots."""
+    """Return the text of a cell; the value of a method without shots is in brackets in every column of shots."""
     if column in line.points or layout.axis != "shots" or not line.is_constant:
         return mean_text(line.points.get(column), metric)
     point = replace(line.points[0.0], is_best=False)
@@ -236,7 +221,7 @@ def _table_across_datasets(measured: Sequence[Panel], metric: str, layout: Repor
 
 
 def _labels_and_columns(measured: Sequence[Panel]) -> list[tuple[str, Column]]:
-    """Return what stands down: label by label in the order of the suite, shots ascending."""
+    """Return the rows of the table: labels in the order of the suite, each with its shots ascending."""
     lines = [line for panel in measured for line in panel.lines]
     occurring = dict.fromkeys((line.label, column) for line in lines for column in line.points)
     order = list(dict.fromkeys(label for label, _ in occurring))
@@ -300,16 +285,16 @@ def markdown_row(cells: Sequence[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Escape what Markdown would read as its own."""
+    """Escape the characters that Markdown gives a meaning."""
     for special in ("\\", "|", "*", "_", "<", "`"):
         text = text.replace(special, "\\" + special)
     return text.replace("\n", " ")
 
 
-def align(head: Sequence[str], body: Sequence[Sequence[str]], *, words_last: bool = False) -> list[str]:
+def align(head: Sequence[str], body: Sequence[Sequence[str]], *, left_last: bool = False) -> list[str]:
     r"""Align columns by spaces: the first to the left, the others to the right, a rule under the head.
 
-    With ``words_last`` the last column is to the left too, and may be as long as it likes.
+    With ``left_last`` the last column is to the left too, and may have any length.
 
     Examples
     --------
@@ -322,7 +307,7 @@ def align(head: Sequence[str], body: Sequence[Sequence[str]], *, words_last: boo
 
     def line(row: Sequence[str]) -> str:
         last = len(row) - 1
-        left = {0, last} if words_last else {0}
+        left = {0, last} if left_last else {0}
         cells = [cell.ljust(widths[i]) if i in left else cell.rjust(widths[i]) for i, cell in enumerate(row)]
         return "  ".join(cells).rstrip()
 
@@ -330,7 +315,7 @@ def align(head: Sequence[str], body: Sequence[Sequence[str]], *, words_last: boo
 
 
 def align_left(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    r"""Align columns of words by spaces, all to the left; the last column may be as long as it likes.
+    r"""Align columns by spaces, all to the left; the last column may have any length.
 
     Examples
     --------
