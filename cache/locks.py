@@ -21,7 +21,7 @@ from cafe.files import create_file, host_name, open_lock_file, process_is_alive
 
 LEASE = 60.0  # seconds without a stamp after which a claim of another machine counts as abandoned
 STAMP_INTERVAL = 10.0  # seconds between two stamps
-_SECONDS_BETWEEN_TRIES = 0.05  # seconds between two tries
+_SECONDS_BETWEEN_TRIES = 0.05
 
 
 class Claim:
@@ -107,14 +107,14 @@ def try_claim(path: Path, *, stamp_interval: float = STAMP_INTERVAL) -> Claim | 
 
 
 def wait_for_claim(path: Path) -> Claim:
-    """Claim a file, after waiting for its holder. Raises FileNotFoundError like :func:`try_claim`."""
+    """Wait until a file can be claimed, and claim it. Raises FileNotFoundError like :func:`try_claim`."""
     while (claim := try_claim(path)) is None:
         time.sleep(_SECONDS_BETWEEN_TRIES)
     return claim
 
 
 def _lock(descriptor: int) -> Literal["taken", "held", "none"]:
-    """Take the kernel lock; ``"none"`` if the system has none, so that only the lease protects the claim."""
+    """Take the kernel lock, or return ``"none"`` where the system has no such locks and only the lease protects."""
     if os.name != "posix":
         return "none"
     import errno
@@ -141,7 +141,7 @@ def _is_same_file(path: Path, descriptor: int) -> bool:
 
 
 def _is_leased(path: Path, descriptor: int, lock: str) -> bool:
-    """Return whether the file names a holder that may be alive although no kernel lock shows it."""
+    """Return whether the file names a holder that may be alive without holding the kernel lock."""
     fields = os.pread(descriptor, 200, 0).decode("ascii", "replace").split()
     if len(fields) < 2 or not fields[1].isdecimal():
         return False

@@ -1,13 +1,13 @@
-"""A fitted method on disk: numbers in safetensors, the rest in JSON, nothing pickled; and where runs are found.
+"""A fitted method on disk, a run: numbers in safetensors, the rest in JSON, nothing pickled; and how runs are found.
 
 A run folder holds ``model.safetensors`` (every fitted array), ``run.json`` (method, parameters, fitted scalars, class
 names, encoder, thresholds, row), ``README.md`` (a model card), ``report.html``, and is readable without cafe. Since run
 version 2 ``run.json`` ends with ``sha256``: a checksum of every array (of its dtype, shape and bytes) under ``arrays``,
 and one over the document with these under ``document``, so that one flipped bit anywhere is an error and never another
-prediction. ``local.json`` says where images and cache are on this machine, and stays there.
+prediction. ``local.json`` says where images and cache are on this machine, and is not shared with the run.
 
-Runs and reports that were given no folder of their own stand in ``runs`` below the cache folder, and can be named by
-what stands behind that.
+Runs and reports without a folder of their own are in ``runs`` below the cache folder, and can be named by their path
+below that.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ RUN_FILE = "run.json"
 ARRAY_FILE = "model.safetensors"
 RUN_VERSION = 2  # 1 had no checksums
 FITTED_IMAGES = "fitted_images"  # SHA-256 of image files, where these are known
-PROMISES, SCORING_FIT = "promises", "scoring_fit"  # what the fit may promise, and another fit that goes with it
+PROMISES, SCORING_FIT = "promises", "scoring_fit"  # promises of new images, and the fit that they are made with
 RUNS = "runs"  # below the cache folder
 REPORT_FILE = "report.html"
 CARD_FILE = "README.md"  # the model card
-LOCAL_FILE = "local.json"  # where images and cache are on this machine; it does not go with a run that is shared
-_OWN_FILES = (RUN_FILE, ARRAY_FILE, REPORT_FILE, CARD_FILE, LOCAL_FILE)  # all that a run consists of
+LOCAL_FILE = "local.json"  # where images and cache are on this machine; not shared with the run
+_OWN_FILES = (RUN_FILE, ARRAY_FILE, REPORT_FILE, CARD_FILE, LOCAL_FILE)  # all files of a run
 CHECKSUMS = "sha256"  # key of run.json
 _SHOWN = 8  # names of runs that a message lists
-_FITTED = re.compile(r"[a-zA-Z]\w*_")  # what may be set on a method that is read back
+_FITTED = re.compile(r"[a-zA-Z]\w*_")  # names of attributes that may be set on a method that is read
 _MODEL_PARAMETER = "text_tower"
 
 
@@ -74,21 +74,21 @@ def save(
     run_dir : path
         Folder; made if it is not there. Files of an earlier run in it are replaced.
     row : dict, default=None
-        How it did, kept as it is.
+        The row of the fit, saved as it is.
     features : Features, default=None
-        Where class names, encoder and provenance come from, so that the run can classify new images.
+        Class names, encoder and provenance are saved from it, so that the run can classify new images.
     fitted_images : iterable of bytes, default=()
-        SHA-256 of the image files that it was fitted on, so that nothing is tested on them later.
+        SHA-256 of the image files that it was fitted on, so that later tests leave these out.
     promises : mapping, default=None
-        Numbers and arrays that say what the fit may promise of new images; ``run_["promises"]`` of what is loaded.
+        Numbers and arrays of the promises of new images; ``run_["promises"]`` of the loaded method.
     scoring_fit : fitted classifier, default=None
-        Another fit of the same method that goes with these; ``run_["scoring_fit"]`` of what is loaded.
+        Another fit of the same method, for the promises; ``run_["scoring_fit"]`` of the loaded method.
 
     Raises
     ------
     InputError
-        If it is no method of cafe, or a parameter is an object that JSON cannot hold, such as an open text tower.
-        Nothing is written then. Also if ``run_dir`` cannot be a folder.
+        If it is no method of cafe, a parameter is an object that JSON cannot hold, such as an open text tower, or
+        ``run_dir`` cannot be a folder. Nothing is written then.
     """
     method = next(
         (e.name for e in entries("methods", "METHOD").values() if e.class_name == type(estimator).__name__), None
@@ -126,18 +126,18 @@ def save(
         if isinstance(document[SCORING_FIT]["params"].get(_MODEL_PARAMETER), str):
             document[SCORING_FIT]["params"][_MODEL_PARAMETER] = state["params"][_MODEL_PARAMETER]
     stored = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
-    # As it will be read back: a float keeps its value, a tuple becomes a list.
+    # As it is read: a float keeps its value, a tuple becomes a list.
     document = json.loads(json.dumps(document, default=_plain))
     document[CHECKSUMS] = {"arrays": {key: _array_sha256(array) for key, array in stored.items()}}
     document[CHECKSUMS]["document"] = _document_sha256(document)
-    # The JSON is the mark of a whole run: it never stands beside the arrays of another.
+    # The JSON marks a whole run: it is never beside the arrays of another run.
     with replacing_together(Path(run_dir), (ARRAY_FILE, RUN_FILE), mark=RUN_FILE) as paths:
         write_safetensors(paths[ARRAY_FILE], stored)
         paths[RUN_FILE].write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def load(run_dir: Path | str) -> Any:
-    """Read a fitted method back; it predicts exactly what it did when it was saved.
+    """Read a fitted method; it predicts exactly what it did when it was saved.
 
     Parameters
     ----------
@@ -147,8 +147,8 @@ def load(run_dir: Path | str) -> Any:
     Returns
     -------
     fitted classifier
-        With ``run_`` added: the contents of ``run.json``, and in place of the name of ``fitted_images`` that array,
-        (n, 32) uint8, where it is known.
+        With ``run_`` added: the contents of ``run.json``, with the array ``fitted_images``, (n, 32) uint8, in place of
+        its name where it was saved.
 
     Raises
     ------
@@ -160,7 +160,7 @@ def load(run_dir: Path | str) -> Any:
 
 
 def load_to_predict(run_dir: Path | str) -> Any:
-    """Read what is needed to predict: arrays and NumPy, where the method's scores are a few products.
+    """Read a fitted method to predict with NumPy alone, where its scores are a few products of arrays.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ def load_to_predict(run_dir: Path | str) -> Any:
     Returns
     -------
     FittedMethod or fitted classifier
-        With ``run_`` as of :func:`load`; the classifier where the method needs more to predict, or the run has no
+        With ``run_`` as of :func:`load`; the classifier where NumPy is not enough to predict, or the run has no
         checksums (version 1).
 
     Raises
@@ -210,7 +210,7 @@ def _load(run_dir: Path | str, *, in_numpy: bool) -> Any:
 
 
 def _state(estimator: Any, prefix: str, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
-    """Return parameters and fitted attributes as JSON, with their arrays in ``arrays`` under ``prefix``."""
+    """Return parameters and fitted attributes as JSON, and put their arrays into ``arrays`` under ``prefix``."""
     fitted = {name: value for name, value in vars(estimator).items() if name.endswith("_") and name[0] != "_"}
     return {
         "params": {k: _pack(v, f"{prefix}params.{k}", arrays) for k, v in estimator.get_params(deep=False).items()},
@@ -219,7 +219,7 @@ def _state(estimator: Any, prefix: str, arrays: dict[str, NDArray[Any]]) -> dict
 
 
 def state_sha256(estimator: Any) -> str:
-    """Hash what decides how a fitted method predicts: its class, its parameters and what it has learned.
+    """Hash a fitted method: its class, its parameters and its fitted attributes.
 
     Of a method that :func:`load` read, it is the checksum of the run, where this has one.
 
@@ -232,8 +232,8 @@ def state_sha256(estimator: Any) -> str:
     """
     sums = getattr(estimator, "run_", {}).get(CHECKSUMS)
     if sums is not None:
-        whole: str = sums["document"]
-        return whole
+        checksum: str = sums["document"]
+        return checksum
     arrays: dict[str, NDArray[Any]] = {}
     bare = copy(estimator)
     vars(bare).pop("run_", None)
@@ -245,21 +245,21 @@ def state_sha256(estimator: Any) -> str:
 def _restored(
     document: dict[str, Any], state: dict[str, Any], arrays: dict[str, NDArray[Any]], path: Path, *, in_numpy: bool
 ) -> Any:
-    """Make the classifier of a state again, or what predicts like it in NumPy alone."""
+    """Return the classifier of a saved state, or a :class:`FittedMethod` that predicts like it in NumPy alone."""
     entry = find("methods", "METHOD", "method", str(document["method"]))
     with reading(path, "a run of this method"):
         parameters = {name: _unpack(value, arrays) for name, value in state["params"].items()}
         fitted = {name: _unpack(value, arrays) for name, value in state["fitted"].items()}
-        if strange := next((name for name in fitted if not _FITTED.fullmatch(name)), None):
-            raise InputError(f"{path} is damaged: no method has an attribute {strange!r} to be set")
+        if invalid := next((name for name in fitted if not _FITTED.fullmatch(name)), None):
+            raise InputError(f"{path} is damaged: no method has an attribute {invalid!r} to be set")
         if in_numpy:
 
-            def whole() -> Any:
+            def make_estimator() -> Any:
                 estimator = _restored(document, state, arrays, path, in_numpy=False)
                 estimator.run_ = document
                 return estimator
 
-            return FittedMethod(entry.name, entry.class_name, parameters, fitted, whole)
+            return FittedMethod(entry.name, entry.class_name, parameters, fitted, make_estimator)
         estimator = entry.load()(**parameters)
         for name, value in fitted.items():
             setattr(estimator, name, value)
@@ -267,13 +267,7 @@ def _restored(
 
 
 def _try_out(estimator: Any, path: Path) -> None:
-    """Let a run of version 1, which has no checksums, predict one row: what it lacks is told now and by name.
-
-    Raises
-    ------
-    InputError
-        If it cannot.
-    """
+    """Predict one row with a run of version 1, which has no checksums. Raises InputError that names what it lacks."""
     with reading(path, "a run of this method"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one row of zeros is no batch to learn anything from
         estimator.predict_proba(np.zeros((1, int(estimator.n_features_in_)), dtype=np.float32))
@@ -293,17 +287,17 @@ def read_run(run_dir: Path | str) -> dict[str, Any]:
         raise InputError(f"{path} is not a run of cafe, or is damaged: it has no run_version")
     if version > RUN_VERSION:
         raise InputError(f"{path} has run version {version}; this cafe {__version__} reads up to {RUN_VERSION}")
-    whole: dict[str, Any] = document
-    if version > 1 or CHECKSUMS in whole:
-        _check_document(path, whole)
-    if not all(isinstance(whole.get(key), dict) for key in ("params", "fitted")) or "method" not in whole:
+    run: dict[str, Any] = document
+    if version > 1 or CHECKSUMS in run:
+        _check_document(path, run)
+    if not all(isinstance(run.get(key), dict) for key in ("params", "fitted")) or "method" not in run:
         raise InputError(f"{path} is not a run of cafe, or is damaged: it lacks method, params or fitted")
-    if isinstance(whole.get("encoder"), str):
-        whole["encoder"] = model_beside(whole["encoder"], Path(run_dir))
-    if isinstance(whole.get("encoders"), list):
-        whole["encoders"] = [model_beside(str(name), Path(run_dir)) for name in whole["encoders"]]
-        whole["encoder"] = "+".join(whole["encoders"])
-    return whole
+    if isinstance(run.get("encoder"), str):
+        run["encoder"] = model_beside(run["encoder"], Path(run_dir))
+    if isinstance(run.get("encoders"), list):
+        run["encoders"] = [model_beside(str(name), Path(run_dir)) for name in run["encoders"]]
+        run["encoder"] = "+".join(run["encoders"])
+    return run
 
 
 def _check_document(path: Path, document: dict[str, Any]) -> None:
@@ -315,8 +309,8 @@ def _check_document(path: Path, document: dict[str, Any]) -> None:
 
 
 def _check_arrays(path: Path, arrays: dict[str, NDArray[Any]], sums: dict[str, Any]) -> None:
-    if strange := sorted(arrays.keys() ^ sums.keys()):
-        raise InputError(f"{path} is damaged: array {strange[0]!r} is in it or in {RUN_FILE}, but not in both")
+    if unmatched := sorted(arrays.keys() ^ sums.keys()):
+        raise InputError(f"{path} is damaged: array {unmatched[0]!r} is in it or in {RUN_FILE}, but not in both")
     for key, array in arrays.items():
         if _array_sha256(array) != sums[key]:
             raise InputError(f"{path} is damaged: array {key!r} does not match its checksum in {RUN_FILE}")
@@ -328,7 +322,7 @@ def _array_sha256(array: NDArray[Any]) -> str:
 
 
 def _document_sha256(document: dict[str, Any]) -> str:
-    """Hash everything but the checksum itself, in one form whatever spaces and line breaks the file has."""
+    """Hash everything but the checksum itself, whatever spaces and line breaks the file has."""
     sums = {key: value for key, value in document[CHECKSUMS].items() if key != "document"}
     return hashlib.sha256(json.dumps({**document, CHECKSUMS: sums}).encode()).hexdigest()
 
@@ -351,19 +345,19 @@ def absolute_model(model: str) -> str:
 
 
 def model_beside(model: str, run_dir: Path) -> str:
-    """Return a model's name; a folder that is not where it was is looked for beside the run and above it.
+    """Return a model's name; a folder that no longer exists is looked for beside the run and above it.
 
     Parameters
     ----------
     model : str
-        As a run has it.
+        The name in the run.
     run_dir : Path
         The run.
 
     Returns
     -------
     str
-        With the folder's new place, if it is found: the same relative path, or a folder of the same name.
+        With the folder's new path, if there is one: the same relative path, or a folder of the same name.
     """
     prefix, folder = _parts_of_model(model)
     if folder.expanduser().is_dir() or (":" in model and not prefix):
@@ -378,19 +372,19 @@ def model_beside(model: str, run_dir: Path) -> str:
 
 def _parts_of_model(model: str) -> tuple[str, Path]:
     """Split the name of a model into the names of loaders, each with its colon, and the folder behind them."""
-    loader, colon, rest = model.partition(":")
+    loader, colon, name = model.partition(":")
     if not colon or loader not in (*entries("encoders", "ENCODER"), "local-dir"):
         return "", Path(model)
-    others, folder = _parts_of_model(rest)
+    others, folder = _parts_of_model(name)
     return f"{loader}:{others}", folder
 
 
-def find_run(given: Path | str | None, cache_dir: Path) -> Path:
-    """Find the run that is meant.
+def find_run(run: Path | str | None, cache_dir: Path) -> Path:
+    """Find a run by its folder or name, or the one last used.
 
     Parameters
     ----------
-    given : path, str or None
+    run : path, str or None
         A folder; or the name of a run below ``<cache-dir>/runs``, such as ``demo/fit``; None for the one last used or
         made.
     cache_dir : Path
@@ -399,32 +393,32 @@ def find_run(given: Path | str | None, cache_dir: Path) -> Path:
     Returns
     -------
     Path
-        The folder given where it is a run, else the run of that name, else the folder given.
+        The folder if it is a run, else the run of that name, else the folder.
 
     Raises
     ------
     InputError
-        If there is none of these; the message names the runs that there are, nearest first.
+        If neither exists; the message names the existing runs, nearest first.
     """
-    if given is None:
+    if run is None:
         current = current_run(cache_dir)
         if current is None:
             raise InputError(f"there is no run in {cache_dir / RUNS} yet; make one with: cafe fit FOLDER")
         return current
-    folder, below = Path(given).expanduser(), cache_dir / RUNS
-    for candidate in (folder, below / given):
+    folder, below = Path(run).expanduser(), cache_dir / RUNS
+    for candidate in (folder, below / run):
         if (candidate / RUN_FILE).is_file():
             return candidate
     if folder.is_dir():
-        return folder  # whoever reads it says what it lacks
+        return folder  # reading it says what it lacks
     names = run_names(cache_dir)
-    near = get_close_matches(str(given), names, n=_SHOWN, cutoff=0.6)
+    near = get_close_matches(str(run), names, n=_SHOWN, cutoff=0.6)
     ordered = list(dict.fromkeys([*near, *names]))
     more = f", and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
     known = (
         f"runs there are: {', '.join(ordered[:_SHOWN])}{more}" if names else "there is none yet; `cafe fit` makes one"
     )
-    raise InputError(f"there is no run {str(given)!r}, neither as a folder nor in {below}; {known}")
+    raise InputError(f"there is no run {str(run)!r}, neither as a folder nor in {below}; {known}")
 
 
 def run_names(cache_dir: Path) -> list[str]:
@@ -438,7 +432,7 @@ def run_names(cache_dir: Path) -> list[str]:
     Returns
     -------
     list of str
-        Two levels deep, for the run of `cafe demo` lies within its report: ``demo/fit``.
+        Up to two levels deep, since the run of `cafe demo` lies within its report: ``demo/fit``.
     """
     below = cache_dir / RUNS
     files = [path for pattern in (f"*/{RUN_FILE}", f"*/*/{RUN_FILE}") for path in below.glob(pattern)]
@@ -455,17 +449,17 @@ class RunSummary:
     path : Path
         Its folder.
     name : str
-        What ``--run`` takes: its name below ``<cache-dir>/runs``, or the folder where it lies elsewhere.
+        The name that ``--run`` takes: its path below ``<cache-dir>/runs``, or its folder elsewhere.
     bytes : int
-        Of its files.
+        Size of its files.
     damaged : str or None
-        What is wrong with it; then everything below is empty.
+        What is wrong with it; the fields below are empty then.
     method, dataset, encoder, made : str
         As recorded; ``made`` is the time of its file, UTC, ISO 8601.
     n_classes : int
-        0 where it names none.
+        0 where it names no classes.
     acc1 : float or None
-        Of its row; None where it was not tested.
+        Accuracy of its row; None where it was not tested.
     """
 
     path: Path
@@ -511,10 +505,10 @@ def current_run(cache_dir: Path) -> Path | None:
 
 
 def summarise_run(folder: Path, cache_dir: Path) -> RunSummary:
-    """Tell what a run says about itself, without its arrays; what is wrong with it stands in ``damaged``."""
+    """Summarise a run without reading its arrays; ``damaged`` says what is wrong with it."""
     below = cache_dir / RUNS
     name = folder.relative_to(below).as_posix() if below in folder.parents else str(folder)
-    files = [folder / own for own in _OWN_FILES]
+    files = [folder / file for file in _OWN_FILES]
     size = sum(file.stat().st_size for file in files if file.is_file())
     try:
         document = read_run(folder)
@@ -535,7 +529,7 @@ def summarise_run(folder: Path, cache_dir: Path) -> RunSummary:
 
 
 def check_run(folder: Path) -> None:
-    """Refuse a folder that is no run. Raises InputError."""
+    """Raise InputError for a folder that is no run."""
     if not (folder / RUN_FILE).is_file():
         raise InputError(f"{folder} is not a run folder: it has no {RUN_FILE}; nothing was removed")
 
@@ -551,15 +545,15 @@ def remove_run(folder: Path) -> list[Path]:
     Returns
     -------
     list of Path
-        What else lies there, and stays.
+        Other files in the folder, which stay.
 
     Raises
     ------
     InputError
-        If it is no run: nothing is removed then.
+        If it is no run; nothing is removed then.
     """
     check_run(folder)
-    for name in _OWN_FILES:  # the mark of the run first: without it, nothing takes the rest for a run
+    for name in _OWN_FILES:  # run.json first: without it, the folder is no run any more
         (folder / name).unlink(missing_ok=True)
     remove_leftovers(folder)
     others = sorted(folder.iterdir())
@@ -569,7 +563,7 @@ def remove_run(folder: Path) -> list[Path]:
 
 
 def new_run_folder(cache_dir: Path, row: dict[str, Any]) -> Path:
-    """Name a new folder below ``<cache-dir>/runs`` after what was fitted.
+    """Name a new folder below ``<cache-dir>/runs`` after a fit.
 
     Parameters
     ----------
@@ -581,7 +575,7 @@ def new_run_folder(cache_dir: Path, row: dict[str, Any]) -> Path:
     Returns
     -------
     Path
-        A folder that is not there yet, with a number behind its name where a run of this name is.
+        A folder that does not exist yet, with a number behind its name where a run of this name exists.
 
     Examples
     --------
@@ -589,14 +583,14 @@ def new_run_folder(cache_dir: Path, row: dict[str, Any]) -> Path:
     >>> new_run_folder(Path("caches"), {**row, "shots": 16, "seed": 1, "n_train": 160}).as_posix()
     'caches/runs/digits-cafe-mini-clip-adapter-image-16-shot-seed-1'
     """
-    words = [row["dataset"], row["encoder"], row["method"]]
+    parts = [row["dataset"], row["encoder"], row["method"]]
     if row["n_train"] > 0:
-        words += [row["variant"], "all" if row["shots"] is None else f"{row['shots']}-shot", f"seed-{row['seed']}"]
-    return _new_folder(cache_dir, words)
+        parts += [row["variant"], "all" if row["shots"] is None else f"{row['shots']}-shot", f"seed-{row['seed']}"]
+    return _new_folder(cache_dir, parts)
 
 
 def new_report_folder(cache_dir: Path, suite: str, features: Sequence[Features]) -> Path:
-    """Name a new folder below ``<cache-dir>/runs`` after a comparison and what it ran on.
+    """Name a new folder below ``<cache-dir>/runs`` after a comparison and its caches.
 
     Parameters
     ----------
@@ -605,20 +599,20 @@ def new_report_folder(cache_dir: Path, suite: str, features: Sequence[Features])
     suite : str
         Name of the suite.
     features : sequence of Features
-        What it ran on.
+        The features that it ran on.
 
     Returns
     -------
     Path
-        A folder that is not there yet, with a number behind its name where a report of this name is.
+        A folder that does not exist yet, with a number behind its name where a report of this name exists.
     """
-    names = [word for part in features for word in (part.provenance["dataset"], part.provenance["encoder"])]
-    # Many data sets would make a name that no file system takes.
+    names = [part.provenance[key] for part in features for key in ("dataset", "encoder")]
+    # The names of many data sets would be longer than a file system takes.
     return _new_folder(cache_dir, ["compare", suite, *(names if len(features) <= 2 else [f"{len(features)}-caches"])])
 
 
-def _new_folder(cache_dir: Path, words: Sequence[str | None]) -> Path:
-    slugs = [file_name(word) for word in words if word is not None]
+def _new_folder(cache_dir: Path, parts: Sequence[str | None]) -> Path:
+    slugs = [file_name(part) for part in parts if part is not None]
     name = file_name("-".join(slug for slug in slugs if slug))
     first = cache_dir / RUNS / name
     return next(
@@ -629,13 +623,12 @@ def _new_folder(cache_dir: Path, words: Sequence[str | None]) -> Path:
 
 
 def _pack(value: Any, key: str, arrays: dict[str, NDArray[Any]]) -> Any:
-    """Move arrays into ``arrays`` and leave a reference; strings stay in JSON, since safetensors holds numbers."""
+    """Return a value as JSON, with its arrays moved into ``arrays``; arrays of strings stay in JSON."""
     if isinstance(value, np.ndarray):
         if value.dtype.kind in "US":
             return {"strings": value.tolist()}
         if value.dtype.kind == "O":
             return {"objects": value.tolist()}
-        # safetensors has no 0-d numpy scalars apart from arrays of shape (), which it keeps.
         arrays[key] = value
         return {"array": key}
     if isinstance(value, dict):
@@ -647,13 +640,13 @@ def _pack(value: Any, key: str, arrays: dict[str, NDArray[Any]]) -> Any:
     return value
 
 
-def _check_parameters(method: str, given: dict[str, Any], packed: dict[str, Any]) -> None:
+def _check_parameters(method: str, parameters: dict[str, Any], packed: dict[str, Any]) -> None:
     for name, value in packed.items():
         try:
             json.dumps(value, default=_plain)
         except TypeError as error:
             raise InputError(
-                f"parameter {name} of {method} is a {type(given[name]).__name__}, which a run folder cannot hold; "
+                f"parameter {name} of {method} is a {type(parameters[name]).__name__}, which a run folder cannot hold; "
                 f"before saving, set_params({name}=...) to a string, number, list or array: for a model, its id or "
                 "its folder as a string"
             ) from error
