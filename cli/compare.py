@@ -116,9 +116,12 @@ def compare(
             "pairs": comparison.pairs,
             "published": comparison.published,
             "notes": comparison.notes,
+            "seconds": comparison.seconds,
             "files": files,
         }
         screen.answer(document, terminal_table(comparison.summary, layout=comparison.layout))
         for note in comparison.notes:
             screen.say(f"note: {note}")
+        if spent := comparison.time_summary():
+            screen.say(spent)
         screen.say(f"\nfigure: {folder / 'figure.png'}\nreport: {folder / 'report.html'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -68,6 +69,9 @@ class Experiment:
         Called as progress(done, of, label).
     notes : list of str
         Series that were left out, and why; filled while the suite runs.
+    seconds : list of dict
+        What each grid of a series took, filled while the suite runs: ``dataset``, ``series``, ``seconds`` in all, and
+        of these ``fit_seconds``, choosing included; the others score the test.
     """
 
     features: tuple[Features, ...]
@@ -81,6 +85,7 @@ class Experiment:
     dtype: str = "auto"
     progress: Progress | None = None
     notes: list[str] = field(default_factory=list)
+    seconds: list[dict[str, Any]] = field(default_factory=list)
     # By position of the data set. It is no argument, since a copy with other data sets must make its own draws.
     _tasks: dict[int, list[Task]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -176,13 +181,16 @@ class Suite(ABC):
         for done, (position, label, group) in enumerate(work):
             name = dataset_name(experiment.features[position])
             experiment.report(done, len(work), f"{name}: {label}")
+            tasks, started = experiment.tasks(position), time.perf_counter()
             try:
-                fits = _fit_group(group, experiment.tasks(position), experiment)
+                fits = _fit_group(group, tasks, experiment)
             except CafeError as error:
                 if not all(series.optional for series in group):
                     raise
                 experiment.notes.append(f"{label} on {name} was left out: {error}")
                 continue
+            seconds, fitting = time.perf_counter() - started, sum(fit.row["fit_seconds"] for _, fit in fits)
+            experiment.seconds.append({"dataset": name, "series": label, "seconds": seconds, "fit_seconds": fitting})
             for series, fit in fits:
                 yield position, series, fit
         experiment.report(len(work), len(work), "done")

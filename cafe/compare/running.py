@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from cafe.compare.base import Experiment, Outcome, Progress, Suite
 from cafe.compare.published import beside_published
@@ -69,10 +70,17 @@ def compare(
         tuple(all_features), tuple(shots), tuple(seeds), None if methods is None else tuple(methods), tuple(include),
         tuple(values), selection, device, dtype, progress, notes,
     )  # fmt: skip
-    return sum_up(suite, chosen, chosen.run(experiment), experiment.notes)
+    outcomes = chosen.run(experiment)
+    return sum_up(suite, chosen, outcomes, experiment.notes, experiment.seconds)
 
 
-def sum_up(suite: str, chosen: Suite, outcomes: Sequence[Outcome], notes: Sequence[str] = ()) -> Comparison:
+def sum_up(
+    suite: str,
+    chosen: Suite,
+    outcomes: Sequence[Outcome],
+    notes: Sequence[str] = (),
+    seconds: Sequence[dict[str, Any]] = (),
+) -> Comparison:
     """Turn the outcomes of a suite into a comparison.
 
     Parameters
@@ -85,11 +93,21 @@ def sum_up(suite: str, chosen: Suite, outcomes: Sequence[Outcome], notes: Sequen
         Outcomes of one run, or of several runs of the same suite.
     notes : sequence of str, default=()
         Remarks about series that were left out.
+    seconds : sequence of dict, default=()
+        What each grid took; see :class:`cafe.compare.base.Experiment`.
     """
     rows = [outcome.row for outcome in outcomes]
     pairs = compare_pairs(outcomes)
     summary = sum_over_seeds(rows, pairs, chosen.layout.metrics)
     remarks = dict.fromkeys([*notes, *(row["note"] for row in rows if row["note"])])
     return Comparison(
-        suite, chosen.title, rows, summary, pairs, beside_published(summary), list(remarks), chosen.layout
+        suite,
+        chosen.title,
+        rows,
+        summary,
+        pairs,
+        beside_published(summary),
+        list(remarks),
+        chosen.layout,
+        list(seconds),
     )

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from cafe.arrays import kernel_name, on_device
-from cafe.methods.base import Array, FewShotClassifier, Problem
+from cafe.arrays import kernel_name, on_device, on_host
+from cafe.methods.base import Array, FewShotClassifier, Problem, softmax, unit_length
 from cafe.methods.inference import scores
 from cafe.methods.inputs.parameters import Choice, Constraint, Number
+from cafe.methods.inputs.problem import widen
 from cafe.methods.inputs.template_weights import TEMPLATE_CONSTRAINTS, embeddings_for
+from cafe.protocol.selection import score_probabilities
 from cafe.solvers.closed_forms import gaussian_path
 
 METHOD = "gda"
@@ -143,22 +145,37 @@ class GDA(FewShotClassifier):
     def _fit_problems(cls, estimators: Sequence[Any], problems: Sequence[Problem]) -> None:
         """Fit several; those that learn from the same rows share one decomposition, whatever their shrinkages."""
         together: dict[tuple[Any, ...], list[tuple[Any, Problem]]] = {}
-        for one, problem in zip(estimators, problems, strict=True):
-            if one.template_weights == "timo":
-                one.class_embeddings_ = embeddings_for(one, problem.X, problem.y)
-            key = (problem.base, problem.rows.tobytes(), one.zero_covariance, one.device_)
-            together.setdefault(key, []).append((one, problem))
+        for estimator, problem in zip(estimators, problems, strict=True):
+            if estimator.template_weights == "timo":
+                estimator.class_embeddings_ = embeddings_for(estimator, problem.X, problem.y)
+            key = (problem.base, problem.rows.tobytes(), estimator.zero_covariance, estimator.device_)
+            together.setdefault(key, []).append((estimator, problem))
         for members in together.values():
             first, problem = members[0]
-            values = sorted({float(one.shrinkage_) for one, _ in members})
-            found, source = gaussian_path(
+            values = sorted({float(estimator.shrinkage_) for estimator, _ in members})
+            models, source = gaussian_path(
                 on_device(problem.X, first.device_), problem.y, len(first.classes_), values, first.zero_covariance
             )
-            for one, _ in members:
-                one.alpha_, one.shrinkage_ = float(one.alpha_), float(one.shrinkage_)
-                parts = found[values.index(one.shrinkage_)]
-                one.weights_, one.intercept_ = (np.asarray(one.alpha_ * part, problem.base.X.dtype) for part in parts)
-                one.covariance_, one.kernel_ = source, kernel_name(one.device_)
+            for estimator, _ in members:
+                estimator.alpha_, estimator.shrinkage_ = float(estimator.alpha_), float(estimator.shrinkage_)
+                weights, intercept = models[values.index(estimator.shrinkage_)]
+                estimator.weights_ = np.asarray(estimator.alpha_ * weights, problem.base.X.dtype)
+                estimator.intercept_ = np.asarray(estimator.alpha_ * intercept, problem.base.X.dtype)
+                estimator.covariance_, estimator.kernel_ = source, kernel_name(estimator.device_)
+
+    @classmethod
+    def score_grid(cls, fits: Sequence[Any], X: Array, rows: NDArray[np.int64]) -> list[tuple[float, float]] | None:
+        """Return (accuracy, -NLL) of fits that share class embeddings, with text's logits made once; None else."""
+        first = fits[0]
+        if any(
+            fit.class_embeddings_ is not first.class_embeddings_ or fit.logit_scale != first.logit_scale for fit in fits
+        ):
+            return None
+        checked = np.asarray(widen(X))
+        queries = on_device(unit_length(checked) if first.normalize else checked, first._scoring_device())
+        text = scores.text_cosines(first, queries)  # (n, c)
+        logits = (on_host(text + scores.linear(fit, queries)) for fit in fits)
+        return [score_probabilities(fit, softmax(own), rows) for fit, own in zip(fits, logits, strict=True)]
 
     def _logits(self, X: Array) -> Array:
         return scores.gda(self, X)

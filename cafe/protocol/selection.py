@@ -158,7 +158,11 @@ def mildest(estimator: Any, candidates: Sequence[Any], scores: Sequence[Score], 
 
 def score_fitted(estimator: Any, X: Array, rows: NDArray[np.int64]) -> Score:
     """Score a fitted classifier on rows: (accuracy, -NLL)."""
-    predicted = estimator.predict_proba(X)
+    return score_probabilities(estimator, estimator.predict_proba(X), rows)
+
+
+def score_probabilities(estimator: Any, predicted: Array, rows: NDArray[np.int64]) -> Score:
+    """Score the probabilities (n, c) that a fitted classifier gives rows: (accuracy, -NLL)."""
     # A method that started from class means has no column for a class without a training row.
     n_columns = int(max(rows.max(), estimator.classes_.max())) + 1
     probabilities = np.zeros((len(predicted), n_columns), dtype=predicted.dtype)

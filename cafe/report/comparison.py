@@ -63,6 +63,8 @@ class Comparison:
         What was left out, and why.
     layout : ReportLayout
         How tables and figure show it.
+    seconds : list of dict
+        The time of each grid of a series: ``dataset``, ``series``, ``seconds`` in all, and of these ``fit_seconds``.
     """
 
     suite: str
@@ -73,3 +75,22 @@ class Comparison:
     published: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     layout: ReportLayout = BY_SHOTS
+    seconds: list[dict[str, Any]] = field(default_factory=list)
+
+    def time_summary(self, most: int = 5) -> str:
+        """Say which series took most of the time.
+
+        Examples
+        --------
+        >>> spent = {"dataset": "digits", "fit_seconds": 0.5}
+        >>> seconds = [{"series": name, "seconds": s, **spent} for name, s in (("gda", 1.0), ("coop", 9.0))]
+        >>> Comparison("methods", "Methods", [], [], seconds=seconds).time_summary()
+        'time: 10.0 s in all; coop 9.0 s (90 %), gda 1.0 s (10 %)'
+        """
+        by_series: dict[str, float] = {}
+        for grid in self.seconds:
+            by_series[grid["series"]] = by_series.get(grid["series"], 0.0) + grid["seconds"]
+        total = sum(by_series.values())
+        largest = sorted(by_series.items(), key=lambda pair: -pair[1])[:most]
+        shares = ", ".join(f"{name} {seconds:.1f} s ({100 * seconds / total:.0f} %)" for name, seconds in largest)
+        return f"time: {total:.1f} s in all; {shares}" if largest else ""

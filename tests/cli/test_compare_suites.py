@@ -11,6 +11,8 @@ def test_values_set_the_grid_and_pairs_stand_in_the_answer(cafe, blobs):
     assert (pair["a_x"], pair["b_x"], pair["n_seeds"], len(pair["mcnemar"])) == (0.0, 0.5, 2, 2)
     assert 0 <= pair["p_value"] <= pair["p_holm"] <= 1
     assert outcome.json["published"] == [] and outcome.json["notes"] == []
+    assert {grid["series"] for grid in outcome.json["seconds"]} == {row["series"] for row in outcome.json["rows"]}
+    assert "time: " in outcome.err
     for entry in outcome.json["summary"]:
         low, high = entry["acc1_ci95"]
         assert low <= entry["acc1_mean"] <= high

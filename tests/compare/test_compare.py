@@ -69,6 +69,8 @@ def test_every_suite_gives_complete_rows(suite, text):
     json.dumps(result.summary, allow_nan=False)
     json.dumps([result.pairs, result.published, result.notes], allow_nan=False)
     assert {r["series"] for r in result.rows} == {s["series"] for s in result.summary}
+    assert {grid["series"] for grid in result.seconds} <= {row["series"] for row in result.rows}
+    assert all(0 < grid["fit_seconds"] < grid["seconds"] for grid in result.seconds)
     assert terminal_table(result.summary, layout=result.layout).strip()
     assert draw(result.summary, layout=result.layout, dpi=30).startswith(b"\x89PNG")
 

@@ -72,6 +72,17 @@ def test_a_grid_of_alphas_is_one_factorisation(problem, monkeypatch):
     np.testing.assert_allclose(parts[0], parts[2], rtol=1e-6)
 
 
+def test_a_grid_is_scored_together_as_one_by_one(problem):
+    from cafe.protocol.selection import score_fitted
+
+    X, y, text, queries = problem
+    labels = np.arange(len(queries)) % len(text)
+    fits = fit_many(X, y, [GDA(text, alpha=a, shrinkage=s) for a in (0.1, 10.0) for s in (0.3, 1.0)])
+    for together, fit in zip(GDA.score_grid(fits, queries, labels), fits, strict=True):
+        assert together == pytest.approx(score_fitted(fit, queries, labels), rel=1e-9)
+    assert GDA.score_grid([*fits, GDA(text[::-1]).fit(X, y)], queries, labels) is None
+
+
 def test_auto_alpha_is_chosen_on_training_rows(problem):
     X, y, text, _ = problem
     model = GDA(text, alpha="auto", random_state=0).fit(np.vstack([X, X + 0.1]), np.tile(y, 2))
