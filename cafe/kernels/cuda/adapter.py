@@ -366,7 +366,8 @@ class TritonAdapterStep:
             parts += [target, first, update.second.get(name, first), update.narrow[name]]
         g, h, d = update.targets[f"{side.name}_up"].shape
         # As many tiles again for the other of the two weights.
-        (rows, columns, _), options = self._launch(h, d, 2 * g, self.features.element_size())
+        # As twice as wide: each of the two products has blocks of its own in shared memory.
+        (rows, columns, _), options = self._launch(h, d, 2 * g, 2 * self.features.element_size())
         tiles = rows * columns + triton.cdiv(d, options["BM"]) * triton.cdiv(h, options["BN"])
         weights_kernel[tiles, g](
             side.x, batch, side.hidden, side.da, side.dh, *parts, losses, update.tail, update.share, update.rates,

@@ -100,6 +100,8 @@ def check_gradients(shapes, products, precision="ieee", **sizes):
 def image_gradients():
     check_gradients((IMAGE, RELEASED), torch.float32, **ODD)
     check_gradients((IMAGE,), torch.float32, g=1, b=1, c=2, d=16)  # one row
+    # More tiles of classes than their log-sum-exp is made of at a time.
+    check_gradients((IMAGE, AdapterShape("both", "paper", 5)), torch.float32, g=1, b=3, c=540, d=16)
     as_a_gpu_rounds()
     check_gradients((IMAGE,), torch.float32, "tf32", **ODD)
     check_gradients((RELEASED,), torch.bfloat16, **ODD)
