@@ -272,11 +272,11 @@ def measure(name: str, shape: str, rows: Rows, rounds: int, steps: int, pairs: i
     if METHODS[name].batch is None:
         steps = max(2, steps // 10)
     model = fitted(name, rows, steps)  # warms up, and asks what is fastest here
-    one = OneStep(name, rows, model.dtype_)
-    apart = one.check()
-    seconds = side_by_side({"step": one.run, **one.parts()}, rounds)
+    step = OneStep(name, rows, model.dtype_)
+    apart = step.check()
+    seconds = side_by_side({"step": step.run, **step.parts()}, rounds)
     floor = seconds["products"] + seconds["traffic"]
-    flops = 4.0 * one.b * one.width * len(rows[2])
+    flops = 4.0 * step.b * step.width * len(rows[2])
     start = time.perf_counter()
     fitted(name, rows, steps)
     alone = time.perf_counter() - start

@@ -149,8 +149,8 @@ class APE(FewShotClassifier):
         channels = chosen_channels(X, y, text, self.share, self.variance_weight)
         order = np.argsort(y, kind="stable")
         keys, labels = unit_length(X[order][:, channels]), y[order]
-        there = on_device(keys, self.device_)
-        affinity = on_host(softmax(there @ like(unit_length(text[:, channels]), there).T))
+        device_keys = on_device(keys, self.device_)
+        affinity = on_host(softmax(device_keys @ like(unit_length(text[:, channels]), device_keys).T))
         own = affinity[np.arange(len(y)), labels]
         seen, segments = np.unique(labels, return_index=True)
         return {
@@ -179,7 +179,7 @@ class APE(FewShotClassifier):
         counts = np.diff(np.append(first.segments_, len(first.keys_)))
         order = np.argsort(first.classes_)
         keys, text = (torch.from_numpy(v).to(device) for v in (first.keys_, unit_length(first._entry_text(dtype))))
-        found: dict[tuple[float, float, float], tuple[float, float]] = {}
+        cells: dict[tuple[float, float, float], tuple[float, float]] = {}
         for gamma in gammas:
             accuracy, nll = tip_search(
                 queries,
@@ -195,12 +195,12 @@ class APE(FewShotClassifier):
                 key_weights=torch.from_numpy(np.exp(gamma * first.divergence_).astype(dtype)).to(device),
             )
             assert nll is not None
-            found |= {
+            cells |= {
                 (alpha, beta, gamma): (float(accuracy[i, j]), -float(nll[i, j]))
                 for i, beta in enumerate(betas)
                 for j, alpha in enumerate(alphas)
             }
-        return [found[float(fit.alpha_), float(fit.beta_), float(fit.gamma_)] for fit in fits]
+        return [cells[float(fit.alpha_), float(fit.beta_), float(fit.gamma_)] for fit in fits]
 
     def _logits(self, X: Array) -> Array:
         return scores.ape(self, X)

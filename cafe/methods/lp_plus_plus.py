@@ -148,7 +148,7 @@ def train(
 ) -> dict[int, tuple[Array, Array, Array]]:
     """Return W, alpha and b after each of some numbers of iterations; formulas in :class:`LPPlusPlus`.
 
-    What is kept is W = w + alpha t, so that a step of w is one of W, and the gradient in alpha is that in W, times t:
+    The parameters are W = w + alpha t, so that a step of w is a step of W, and alpha's gradient follows from W's:
 
         logits_c = f . W_c + b_c        dloss/dalpha_c = t_c . dloss/dW_c
 
@@ -211,8 +211,8 @@ def train(
 def _step(numerator: float, curvature: float, dtype: torch.dtype) -> float:
     """Return the length of a step where the curvature is at most this.
 
-    Where it is zero (rows of zeros have no gradient for w and alpha) that of one row of length one is taken, so that
-    b, which shares w's step, does not fly away.
+    Where the curvature is zero (rows of zeros have no gradient for w and alpha) that of a single row of length one
+    takes its place, so that b, which shares w's step, stays bounded.
 
     Raises
     ------

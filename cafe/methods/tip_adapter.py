@@ -102,29 +102,29 @@ class TipAdapter(FewShotClassifier):
     def _fit_problems(cls, estimators: Sequence[Any], problems: Sequence[Problem]) -> None:
         """Fit several; those on the same rows share their keys."""
         shared: dict[tuple[CheckedArrays, bytes], tuple[Array, Array, Array]] = {}
-        for one, problem in zip(estimators, problems, strict=True):
-            one.alpha_, one.beta_ = float(one.alpha_), float(one.beta_)
+        for estimator, problem in zip(estimators, problems, strict=True):
+            estimator.alpha_, estimator.beta_ = float(estimator.alpha_), float(estimator.beta_)
             key = (problem.base, problem.rows.tobytes())
             if key not in shared:
                 labels = problem.y
                 order = np.argsort(labels, kind="stable")
                 shared[key] = (unit_length(problem.X[order]), *np.unique(labels[order], return_index=True))
-            one.keys_, one.seen_, one.segments_ = shared[key]
-            one.kernel_ = kernel_name(one.device_)
+            estimator.keys_, estimator.seen_, estimator.segments_ = shared[key]
+            estimator.kernel_ = kernel_name(estimator.device_)
 
     @classmethod
     def score_grid(cls, fits: Sequence[Any], X: Array, rows: NDArray[np.int64]) -> list[tuple[float, float]] | None:
         """Return (accuracy, -NLL) of fits that share keys, with affinities computed once; None if some do not."""
         first = fits[0]
         if not np.isin(rows, first.classes_).all() or any(
-            one.keys_ is not first.keys_ or one.logit_scale != first.logit_scale for one in fits
+            fit.keys_ is not first.keys_ or fit.logit_scale != first.logit_scale for fit in fits
         ):
             return None
         import torch
 
         from cafe.solvers.tip_search import tip_search
 
-        alphas, betas = (sorted({getattr(one, name) for one in fits}) for name in ("alpha_", "beta_"))
+        alphas, betas = (sorted({getattr(fit, name) for fit in fits}) for name in ("alpha_", "beta_"))
         dtype, device = first.keys_.dtype, first.device_
         queries = unit_length(np.asarray(widen(X)))
         counts = np.diff(np.append(first.segments_, len(first.keys_)))
@@ -141,7 +141,7 @@ class TipAdapter(FewShotClassifier):
             with_likelihood=True,
         )
         assert nll is not None
-        places = [(betas.index(one.beta_), alphas.index(one.alpha_)) for one in fits]
+        places = [(betas.index(fit.beta_), alphas.index(fit.alpha_)) for fit in fits]
         return [(float(accuracy[place]), -float(nll[place])) for place in places]
 
     def _logits(self, X: Array) -> Array:

@@ -157,7 +157,7 @@ class TrainedClassifier(FewShotClassifier):
     def _train(cls, run: Run) -> None:
         objective = cls._objective(run)
         pairs = list(zip(run.estimators, run.problems, strict=True))
-        configurations = [one._configuration(problem, index) for index, (one, problem) in enumerate(pairs)]
+        configurations = [estimator._configuration(problem, i) for i, (estimator, problem) in enumerate(pairs)]
         # Estimators that differ only in what follows training are trained once. Without a seed each drew its own.
         distinct: dict[Hashable, list[int]] = {}
         for i, configuration in enumerate(configurations):
@@ -166,11 +166,11 @@ class TrainedClassifier(FewShotClassifier):
         trained = train_many(objective, run.X, run.labels(run.base.y), firsts)
         for members, fit in zip(distinct.values(), trained, strict=True):
             for i in members:
-                one, problem = pairs[i]
-                one.loss_, one.n_steps_ = fit.loss, configurations[i].steps
-                one.kernel_ = run.placement.kernel
-                one.dtype_ = run.placement.dtype_name
-                one._store(Result(problem, configurations[i], fit.parameters, objective))
+                estimator, problem = pairs[i]
+                estimator.loss_, estimator.n_steps_ = fit.loss, configurations[i].steps
+                estimator.kernel_ = run.placement.kernel
+                estimator.dtype_ = run.placement.dtype_name
+                estimator._store(Result(problem, configurations[i], fit.parameters, objective))
 
     def _placement(self, problem: Problem) -> Placement:
         """Return where and in which numbers the estimator is trained.

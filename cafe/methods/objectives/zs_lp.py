@@ -7,8 +7,9 @@ The loss stands in kernels/class_weights_reference.py. Of its choices
     TaskRes                           trains a residual x, from x = 0, with decay
     the cross-modal probe             has plain products, and text among its rows
 
-The length of t decides how far a step of given size turns w: PEER_RESULTS has the zero-shot-initialised probe at 64.55
-with raw text of length 8.7 and at 53.0 with unit-length text. So it is a parameter, ``text_norm``.
+The length of t decides how far a step of given size turns w. On ImageNet at 4 shots the released code's probe scores
+64.55 with raw text, whose length is 8.7, and 53.0 with text of length one. So the length is a parameter,
+``text_norm``.
 """
 
 from __future__ import annotations
