@@ -6,20 +6,28 @@ Both sides take the same recipe, the same number of steps, the same batches' siz
 threads as they are. The straight side is timed on one fit of each number of shots and multiplied by 9: its fits share
 nothing, and a ratio changes no operation. Accuracies at 16 shots, mean over 3 seeds x 3 ratios, must agree within
 0.2 points, or the command fails.
+
+The floor of the grid is that of its steps (bench_steps.py: products, softmax, update) in the precision of each fit, as
+many side by side as the grid's are; it is run in the same rounds, a quarter of the steps.
 """
 
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 import numpy as np
 from bench_adapter import BATCH, DECAY, LR, SAME, SCALE, accuracy, straight_loop
+from bench_steps import TOGETHER, Floor
 from harness import flowers_shape, is_smoke, parse, report, side_by_side
 
 from cafe import CLIPAdapter, draw_few_shot
+from cafe.compute import run_each
 from cafe.methods import fit_many
 
 SHOTS, SEEDS, RATIOS = (1, 2, 4, 8, 16), (1, 2, 3), (0.2, 0.5, 0.8)
+# Of the steps, how many the floor is timed on; and how many floors the grid may take.
+FLOOR_SHARE, WANTED = 4, 1.25
 RECIPE = {"lr": LR, "weight_decay": DECAY, "batch_size": BATCH, "logit_scale": SCALE}
 
 
@@ -52,8 +60,21 @@ def main() -> None:
             rows = draws[k, 1]
             model(rows, 1, RATIOS[0]).fit(X[rows], y[rows])
 
-    seconds = side_by_side({"grid": grid, "singles": singles, "cafe_singles": cafe_singles}, arguments.repeats)
     fits, theirs = grid(), []
+    turns = max(1, arguments.steps // FLOOR_SHARE // TOGETHER)
+    sizes = [(min(BATCH, len(rows)), X.shape[1], len(text), X.shape[1] // 4) for rows, _, _ in cells]
+    floors = [Floor(each, fit.dtype_) for each, fit in zip(sizes, fits, strict=True)]
+
+    def least(own: Floor) -> None:
+        for _ in range(turns):
+            own.run()
+
+    def floor() -> None:
+        run_each([partial(least, own) for own in floors])
+
+    runs = {"grid": grid, "floor": floor, "singles": singles, "cafe_singles": cafe_singles}
+    seconds = side_by_side(runs, arguments.repeats)
+    floor_seconds = seconds["floor"] * arguments.steps / (turns * TOGETHER)
     for rows, seed, alpha in cells[-9:]:
         loop = straight_loop(X[rows], y[rows], text, epochs(rows), seed, alpha)
         theirs.append(accuracy(loop, X_test, y_test, text, alpha))
@@ -65,6 +86,9 @@ def main() -> None:
         "straight_seconds": 9 * seconds["singles"],
         "cafe_singles_seconds": 9 * seconds["cafe_singles"],
         "cafe_seconds": seconds["grid"],
+        "floor_seconds": floor_seconds,
+        "fraction": floor_seconds / seconds["grid"],
+        "wanted_fraction": 1 / WANTED,
         "ratio": 9 * seconds["singles"] / seconds["grid"],
         "ratio_over_cafe_singles": 9 * seconds["cafe_singles"] / seconds["grid"],
         "straight_acc1_16_shots": float(np.mean(theirs)),

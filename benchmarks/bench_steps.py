@@ -173,11 +173,11 @@ class OneStep:
 class Floor:
     """What no step can do without: the products of the direct form, one softmax, one update."""
 
-    def __init__(self, step: OneStep) -> None:
-        b, d, c, h = step.sizes
+    def __init__(self, sizes: tuple[int, int, int, int], dtype: str) -> None:
+        b, d, c, h = sizes
 
         def drawn(*size: int) -> torch.Tensor:
-            return torch.rand(*size).sub_(0.5).to(step.products)
+            return torch.rand(*size).sub_(0.5).to(getattr(torch, dtype))
 
         x, q, da, hidden, dh, error = (drawn(b, size) for size in (d, d, d, h, h, c))
         w, down, up, grad_down, grad_up = (drawn(*size) for size in ((c, d), (d, h), (h, d), (d, h), (h, d)))
@@ -212,7 +212,7 @@ class Floor:
 
 def beside_floor(step: OneStep, rounds: int) -> dict[str, float]:
     """Return median seconds of a step and of each part of its floor, measured in turns on the step's threads."""
-    floor, threads = Floor(step), torch.get_num_threads()
+    floor, threads = Floor(step.sizes, step.dtype), torch.get_num_threads()
     seconds: dict[str, list[float]] = {"step": [], **{name: [] for name in floor.seconds}}
     torch.set_num_threads(step.threads)
     try:

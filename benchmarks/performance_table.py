@@ -53,7 +53,7 @@ ENTRIES = (
     ),
     Entry(
         "grid", "1632x512x102", "grid of 45 fits, Flowers shape", "45 straight loops",
-        "accuracy {cafe_acc1_16_shots:.2f} against {straight_acc1_16_shots:.2f}",
+        "{fraction:.2f} of its floor's rate, accuracy {cafe_acc1_16_shots:.2f} against {straight_acc1_16_shots:.2f}",
     ),
     Entry(
         "linear_probe", "", "linear probe, path of C", "scikit-learn, lbfgs, same objective",
