@@ -97,10 +97,12 @@ class Browser:
         for kind in ("dragEnter", "dragOver", "drop"):
             self.call("Input.dispatchDragEvent", type=kind, x=200, y=200, data=data)
 
-    def press(self, key: str) -> None:
-        """Press and release a key."""
+    def press(self, key: str, text: str = "") -> None:
+        """Press and release a key, which may write a text."""
+        number = {"Tab": 9, "Enter": 13, "Escape": 27}[key]
         for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key)
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, text=text if kind == "keyDown" else "",
+                      windowsVirtualKeyCode=number)  # fmt: skip
 
     def picture(self, path: Path) -> None:
         """Save what the page looks like."""

@@ -74,6 +74,29 @@ def test_an_exported_file_is_served_as_well(digit_file_of_run, predictor):
     assert (said["unknown"], tuple(said["set"]), said["nearest"]) == (expected.unknown, expected.set, [])
 
 
+def test_a_run_on_two_encoders_is_served(photo_folder, make_tiny_clip, tmp_path):
+    """By several clients at once, so that batches run side by side; its exported file says the same."""
+    import cafe
+
+    other, caches = make_tiny_clip(tmp_path / "tower", seed=1), tmp_path / "caches"
+    cafe.Classifier.fit(photo_folder, model=f"cafe:mini,{other}", cache_dir=caches, save=tmp_path / "pair")
+    classifier = cafe.Classifier.load(tmp_path / "pair", device="cpu", dtype="float32", cache_dir=caches)
+    classifier.export_onnx(tmp_path / "pair.onnx")
+    images = [digit(n, place) for n in (0, 1, 2) for place in range(8)]
+    files = [as_bytes(image) for image in images]
+    expected = classifier.top([np.asarray(image.convert("RGB")) for image in images], 3)
+    for predictor in (RunPredictor(classifier), OnnxPredictor(OnnxClassifier(tmp_path / "pair.onnx"))):
+        with running(make_app(predictor)) as address, ThreadPoolExecutor(len(files)) as pool:
+            options = {"top": 3, "zero_shot": True, "nearest": 2}
+            answers = list(pool.map(lambda file: send(address, ("a.png", file), **options), files))  # noqa: B023
+        for answer, prediction in zip(answers, expected, strict=True):
+            (said,) = answer.json()["images"]
+            probabilities = {each["class"]: each["probability"] for each in said["predictions"]}
+            assert probabilities == pytest.approx(dict(prediction.classes), abs=1e-4)
+            assert len(said["zero_shot"]) == 3
+            assert len(said["nearest"]) == (2 if isinstance(predictor, RunPredictor) else 0)
+
+
 @pytest.fixture(scope="module")
 def digit_file_of_run(predictor, tmp_path_factory):
     file = tmp_path_factory.mktemp("file") / "digits.onnx"
@@ -186,11 +209,11 @@ def test_a_full_queue_is_429_and_empties_again(predictor):
 
 
 def test_64_clients(address, app):
-    """For two seconds here; benchmarks/serving_load.py has the long form. No error but 429, and nothing is mixed up."""
+    """For ten seconds here; benchmarks/serving_load.py has the long form. No error but 429, and nothing is mixed up."""
     files = {name: as_bytes(digit(n)) for n, name in enumerate(("zero", "one", "two"))}
     expected = {name: send(address, ("a.png", file)).json()["images"][0]["predictions"] for name, file in files.items()}
     session = httpx.Client(timeout=30, limits=httpx.Limits(max_connections=64), verify=False)
-    until = time.monotonic() + 2
+    until = time.monotonic() + 10
 
     def client(number):
         statuses = []

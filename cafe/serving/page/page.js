@@ -19,12 +19,17 @@ function percent(share) {
   return (100 * share).toFixed(1) + " %";
 }
 
+// A <meter> is drawn differently by every browser, and by some with its bar beside its track.
 function meter(share, className, label) {
-  const made = element("meter", className);
-  made.min = 0;
-  made.max = 1;
-  made.value = share;
+  const made = element("div", `meter ${className}`.trim());
+  made.setAttribute("role", "meter");
+  made.setAttribute("aria-valuemin", 0);
+  made.setAttribute("aria-valuemax", 1);
+  made.setAttribute("aria-valuenow", share);
   made.setAttribute("aria-label", label);
+  const bar = element("i");
+  bar.style.width = `${100 * share}%`;
+  made.append(bar);
   return made;
 }
 
