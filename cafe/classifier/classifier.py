@@ -296,7 +296,7 @@ class Classifier(ImageClassifier):
             fitted.final.estimator, fitted.encoder(device), fitted.features.class_names, decoder=fitted.decoder
         )
         classifier._take_results(fitted)
-        classifier._source = FitSource.of(data, root, split, fitted.prepared.path)
+        classifier._source = FitSource.of(data, root, split, fitted.prepared.paths)
         classifier.cache_dir = cache_folder(cache_dir)
         if save is not False:
             classifier.save(None if save is True else save, cache_dir=cache_dir)

@@ -41,16 +41,19 @@ class FitSource:
         The shares of train, val and test that the user asked for.
     cache : str or None
         The cache of its features.
+    second_cache : str or None
+        That of the second encoder, where there are two.
     """
 
     data: str | None = None
     root: str | None = None
     split: str | None = None
     cache: str | None = None
+    second_cache: str | None = None
 
     @classmethod
-    def of(cls, data: Any, root: Path | str | None, split: str | None, cache: Path | None) -> FitSource:
-        """Return the source of a fit with absolute paths."""
+    def of(cls, data: Any, root: Path | str | None, split: str | None, caches: Sequence[Path]) -> FitSource:
+        """Return the source of a fit with absolute paths; of one cache, of two, or of none."""
         named = os.fspath(data) if isinstance(data, str | os.PathLike) else None
         if named is not None and Path(named).expanduser().exists():
             named = str(Path(named).expanduser().absolute())
@@ -58,7 +61,7 @@ class FitSource:
             named,
             None if root is None else str(Path(root).expanduser().absolute()),
             split,
-            None if cache is None else str(cache.absolute()),
+            *(str(cache.absolute()) for cache in caches),
         )
 
     def write(self, run: Path) -> None:
@@ -163,6 +166,8 @@ def training_images(
         return None
     try:
         cache = load_features(Path(source.cache), memmap=True)
+        if source.second_cache is not None:
+            cache = cache.join(load_features(Path(source.second_cache), memmap=True))
     except (CafeError, OSError):
         return None
     if image_fingerprint is None or cache.provenance.get("image_fingerprint") != image_fingerprint:

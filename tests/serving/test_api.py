@@ -75,26 +75,23 @@ def test_an_exported_file_is_served_as_well(digit_file_of_run, predictor):
 
 
 def test_a_run_on_two_encoders_is_served(photo_folder, make_tiny_clip, tmp_path):
-    """By several clients at once, so that batches run side by side; its exported file says the same."""
+    """By several clients at once, so that batches run side by side."""
     import cafe
 
     other, caches = make_tiny_clip(tmp_path / "tower", seed=1), tmp_path / "caches"
     cafe.Classifier.fit(photo_folder, model=f"cafe:mini,{other}", cache_dir=caches, save=tmp_path / "pair")
     classifier = cafe.Classifier.load(tmp_path / "pair", device="cpu", dtype="float32", cache_dir=caches)
-    classifier.export_onnx(tmp_path / "pair.onnx")
     images = [digit(n, place) for n in (0, 1, 2) for place in range(8)]
     files = [as_bytes(image) for image in images]
     expected = classifier.top([np.asarray(image.convert("RGB")) for image in images], 3)
-    for predictor in (RunPredictor(classifier), OnnxPredictor(OnnxClassifier(tmp_path / "pair.onnx"))):
-        with running(make_app(predictor)) as address, ThreadPoolExecutor(len(files)) as pool:
-            options = {"top": 3, "zero_shot": True, "nearest": 2}
-            answers = list(pool.map(lambda file: send(address, ("a.png", file), **options), files))  # noqa: B023
-        for answer, prediction in zip(answers, expected, strict=True):
-            (said,) = answer.json()["images"]
-            probabilities = {each["class"]: each["probability"] for each in said["predictions"]}
-            assert probabilities == pytest.approx(dict(prediction.classes), abs=1e-4)
-            assert len(said["zero_shot"]) == 3
-            assert len(said["nearest"]) == (2 if isinstance(predictor, RunPredictor) else 0)
+    with running(make_app(RunPredictor(classifier))) as address, ThreadPoolExecutor(len(files)) as pool:
+        options = {"top": 3, "zero_shot": True, "nearest": 2}
+        answers = list(pool.map(lambda file: send(address, ("a.png", file), **options), files))
+    for answer, prediction in zip(answers, expected, strict=True):
+        (said,) = answer.json()["images"]
+        probabilities = {each["class"]: each["probability"] for each in said["predictions"]}
+        assert probabilities == pytest.approx(dict(prediction.classes), abs=1e-4)
+        assert len(said["zero_shot"]) == 3 and len(said["nearest"]) == 2
 
 
 @pytest.fixture(scope="module")
