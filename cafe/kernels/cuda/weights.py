@@ -39,8 +39,10 @@ def weights_kernel(  # type: ignore[no-untyped-def]
                 da + fit * n * d + r[:, None] * d + j[None, :], mask=(r[:, None] < n) & (j[None, :] < d), other=0.0
             )
             total = tl.dot(left, right, total, input_precision=PRECISION)
+        # Whose matrix it is goes into the pointers: a place of 64 bits for each number would take too many registers.
+        own = fit * h * d
         update(
-            total, up, up_m, up_v, up_narrow, fit * h * d + i[:, None] * d + j[None, :],
+            total, up + own, up_m + own, up_v + own, up_narrow + own, i[:, None] * d + j[None, :],
             (i[:, None] < h) & (j[None, :] < d), fit, rates, decay, corrections, now, g, eps,
             OPTIMIZER, NARROW, B1, B2, MOMENTUM,
         )  # fmt: skip
@@ -55,8 +57,9 @@ def weights_kernel(  # type: ignore[no-untyped-def]
                 dh + fit * n * h + r[:, None] * h + j[None, :], mask=(r[:, None] < n) & (j[None, :] < h), other=0.0
             )
             total = tl.dot(left, right, total, input_precision=PRECISION)
+        own = fit * d * h
         update(
-            total, down, down_m, down_v, down_narrow, fit * d * h + i[:, None] * h + j[None, :],
+            total, down + own, down_m + own, down_v + own, down_narrow + own, i[:, None] * h + j[None, :],
             (i[:, None] < d) & (j[None, :] < h), fit, rates, decay, corrections, now, g, eps,
             OPTIMIZER, NARROW, B1, B2, MOMENTUM,
         )  # fmt: skip
