@@ -107,6 +107,10 @@ class ImageDecoder:
     decoder: str = PILLOW
     known: tuple[KnownKeys, ...] = ()
 
+    def decode_chunk(self, chunk: Chunk) -> list[DecodedImage]:
+        """Decode all images of a chunk, in their order; one task for a thread costs less than one for each image."""
+        return [self.decode(chunk, row) for row in chunk.rows]
+
     def decode(self, chunk: Chunk, row: int) -> DecodedImage:
         """Read one image, and decode it once for every cropper of the chunk that needs it, views included."""
         sample_id = self.dataset.splits[chunk.split].sample_ids[row]
@@ -138,7 +142,7 @@ class ImageDecoder:
         if self.views is not None:
             height, width = whole.shape[:2]
             crops += [augmented(image, sample_id, view, self.views.seed, height, width) for view in range(views)]
-        return np.stack(crops)  # (1 + views, height, width, 3)
+        return np.stack(crops) if views else whole[None]  # (1 + views, height, width, 3)
 
 
 class DecoderPool(ABC):
@@ -183,7 +187,7 @@ class DecoderThreads(DecoderPool):
     def __init__(self, decoder: ImageDecoder, ahead: int, threads: int | None = None) -> None:
         self._decoder = decoder
         self._ahead = ahead
-        self._pending: deque[list[Future[DecodedImage]]] = deque()
+        self._pending: deque[Future[list[DecodedImage]]] = deque()
         self._pool = ThreadPoolExecutor(threads or processors(), thread_name_prefix="decode")
 
     @property
@@ -198,11 +202,11 @@ class DecoderThreads(DecoderPool):
 
     def submit(self, chunk: Chunk) -> None:
         """Begin to decode a chunk."""
-        self._pending.append([self._pool.submit(self._decoder.decode, chunk, row) for row in chunk.rows])
+        self._pending.append(self._pool.submit(self._decoder.decode_chunk, chunk))
 
     def next_result(self) -> list[DecodedImage]:
         """Wait for the oldest chunk."""
-        return [future.result() for future in self._pending.popleft()]
+        return self._pending.popleft().result()
 
     def close(self) -> None:
         """Drop what is pending, and end the threads."""
