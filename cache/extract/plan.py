@@ -219,17 +219,9 @@ def plan_extraction(
     templates = () if own is not None else tuple(dataset.templates if templates is None else templates)
     if not templates and own is None and encoder.has_text:
         raise InputError("no template was given; at least one is needed, such as 'a photo of a {}.'")
-    if views is not None and "train" not in names:
-        raise InputError(f"views are of training images, but extracted are only: {', '.join(names)}")
-    if views is not None and not encoder.takes_views:
-        raise InputError(
-            f"encoder {encoder.id!r} takes images as its own preprocessing makes them; augmented views are not possible"
-        )
-    projection = encoder.projection() if projection_features else None
-    if projection_features and projection is None:
-        raise InputError(
-            f"encoder {encoder.id!r} has no final projection that is one matrix; leave out --projection-features"
-        )
+    if views is not None:
+        _check_views(encoder, names)
+    projection = _projection_of(encoder) if projection_features else None
     identity: dict[str, Any] = (
         {"image": encoder.image_identity(), "text": None, "recorded": {}} if images_alone else encoder.identity()
     )
@@ -264,6 +256,26 @@ def plan_extraction(
         decoder=decoder,
         notes=notes,
     )
+
+
+def _check_views(encoder: Encoder, splits: Sequence[str]) -> None:
+    """Refuse views where no training image is extracted, or the encoder takes none. Raises InputError."""
+    if "train" not in splits:
+        raise InputError(f"views are of training images, but extracted are only: {', '.join(splits)}")
+    if not encoder.takes_views:
+        raise InputError(
+            f"encoder {encoder.id!r} takes images as its own preprocessing makes them; augmented views are not possible"
+        )
+
+
+def _projection_of(encoder: Encoder) -> NDArray[np.float32]:
+    """Return an image tower's final projection (w, d). Raises InputError if it has none that is one matrix."""
+    projection = encoder.projection()
+    if projection is None:
+        raise InputError(
+            f"encoder {encoder.id!r} has no final projection that is one matrix; leave out --projection-features"
+        )
+    return projection
 
 
 def _text_left_out(encoder: Encoder, templates: Sequence[str] | None, prompts: Any) -> tuple[str, ...]:

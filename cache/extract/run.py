@@ -7,9 +7,10 @@ filled: planned and given a file (plan), opened among what is there already (unf
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from cafe.cache.extract.copies import look_for_copies
@@ -231,38 +232,17 @@ def extract_many(
     check_engine(engine, ray_address)
     reporter = Reporter(progress)
 
-    def planned(encoder: Encoder, out: Path) -> Extraction:
-        if encoder.reopen is not None:  # its dtype was left to cafe: that of what is there is taken
-            there = dtype_of_what_is_there(encoder, out, force=force)
-            if there not in (None, encoder.dtype):
-                encoder = encoder.reopen(there).with_batch_size(encoder.batch_size)
-        extraction = plan_extraction(
-            dataset,
-            encoder if batch_size is None else encoder.with_batch_size(batch_size),
-            splits=splits,
-            templates=templates,
-            prompts=prompts,
-            stored_dtype=stored_dtype,
-            views=views,
-            draws=draws,
-            projection_features=projection_features,
-            decoder=decoder,
-        )
-        folders = (out.parent,) if known_in is None else tuple(map(Path, known_in))
-        extraction = replace(extraction, known_in=() if force else folders)
-        return choose_file(extraction, out, force=force, named=named)
-
-    pairs = list(zip(encoders, map(Path, outs), strict=True))
-    extractions = [planned(encoder, out) for encoder, out in pairs]
-    for i, (encoder, out) in enumerate(pairs):
-        try:
-            extractions[i] = _open(extractions[i], batch_size, force, on_error)
-        except CacheError:
-            # Another process may have begun it in another dtype in the same moment: the first writer decides.
-            taken = extractions[i].encoder.dtype
-            if encoder.reopen is None or dtype_of_what_is_there(encoder, out, force=force) in (None, taken):
-                raise
-            extractions[i] = _open(planned(encoder, out), batch_size, force, on_error)
+    plan = partial(
+        plan_extraction, dataset, splits=splits, templates=templates, prompts=prompts, stored_dtype=stored_dtype,
+        views=views, draws=draws, projection_features=projection_features, decoder=decoder,
+    )  # fmt: skip
+    folders = None if known_in is None else tuple(map(Path, known_in))
+    requests = [
+        _Request(encoder, Path(out), plan, batch_size, force, named, folders)
+        for encoder, out in zip(encoders, outs, strict=True)
+    ]
+    planned = [request.plan_in_file() for request in requests]
+    extractions = [request.open(extraction, on_error) for request, extraction in zip(requests, planned, strict=True)]
     for group in _sharing_images(extractions):
         with _saying_what_is_kept([extractions[i] for i in group]):
             checked = [_check_what_is_kept(extractions[i], on_error) for i in group]
@@ -274,6 +254,57 @@ def extract_many(
             with _saying_what_text_is_kept(extraction):
                 replace_text(extraction, reporter)
     return [_summary(extraction, reporter) for extraction in extractions]
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is asked of one encoder.
+
+    Attributes
+    ----------
+    encoder : Encoder
+        As it was opened; where its dtype was left to cafe, the extraction may take another.
+    out : Path
+        The name of the cache.
+    plan : callable
+        From an encoder to its extraction, without a file.
+    batch_size, force, named
+        As of :func:`extract`.
+    known_in : tuple of Path or None
+        As of :func:`extract`.
+    """
+
+    encoder: Encoder
+    out: Path
+    plan: Callable[[Encoder], Extraction]
+    batch_size: int | None
+    force: bool
+    named: bool
+    known_in: tuple[Path, ...] | None
+
+    def plan_in_file(self) -> Extraction:
+        """Plan the extraction in the dtype of what is there, and choose its file."""
+        encoder = self.encoder
+        if encoder.reopen is not None:
+            there = self._dtype_there()
+            if there not in (None, encoder.dtype):
+                encoder = encoder.reopen(there).with_batch_size(encoder.batch_size)
+        extraction = self.plan(encoder if self.batch_size is None else encoder.with_batch_size(self.batch_size))
+        folders = (self.out.parent,) if self.known_in is None else self.known_in
+        extraction = replace(extraction, known_in=() if self.force else folders)
+        return choose_file(extraction, self.out, force=self.force, named=self.named)
+
+    def open(self, extraction: Extraction, on_error: OnError) -> Extraction:
+        """Open a planned extraction; plan it again if another process has begun it in another dtype meanwhile."""
+        try:
+            return _open(extraction, self.batch_size, self.force, on_error)
+        except CacheError:
+            if self.encoder.reopen is None or self._dtype_there() in (None, extraction.encoder.dtype):
+                raise
+        return _open(self.plan_in_file(), self.batch_size, self.force, on_error)
+
+    def _dtype_there(self) -> str | None:
+        return dtype_of_what_is_there(self.encoder, self.out, force=self.force)
 
 
 def _open(extraction: Extraction, batch_size: int | None, force: bool, on_error: OnError) -> Extraction:
