@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from PIL import Image
+from cafe.encoders.towers.pillow_cropper import PillowCropper
 
 # What the library takes where a file says nothing (CLIPImageProcessorPil and SiglipImageProcessorPil, transformers 5).
 _CLIP: dict[str, Any] = {
@@ -31,56 +29,35 @@ _RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # a
 _MOST = 4096  # pixels of a side, as everywhere
 
 
-@dataclass(frozen=True)
-class PillowCropper:
-    """Resizes and crops as transformers' image processor on Pillow does; picklable, and without the model.
+class CheckpointCropper(PillowCropper):
+    """Resizes and crops as transformers' image processor on Pillow does, and rescales and normalises in NumPy.
+
+    Parameters
+    ----------
+    specification : mapping
+        As of :class:`~cafe.encoders.towers.pillow_cropper.PillowCropper`, with ``rescale_factor``, ``image_mean`` and
+        ``image_std``: everything that changes a pixel.
 
     Attributes
     ----------
-    processor : str
-        The library's name for this preprocessing.
-    resample : int
-        Pillow's number of the filter.
-    shortest_edge : int or None
-        Length that the shorter side is brought to; None where ``size`` is given.
-    size : (int, int) or None
-        Height and width that images are brought to; None where neither, or only the shorter side, is given.
-    crop_size : (int, int) or None
-        Height and width that are cut from the middle; None for no cut.
     factor : float
         A feature sees ``(pixels * factor - mean) / std``.
     mean, std : tuple of float
         For each channel.
-    flags : tuple of bool
-        Whether to resize, crop, rescale and normalise.
     """
 
-    processor: str
-    resample: int
-    shortest_edge: int | None
-    size: tuple[int, int] | None
-    crop_size: tuple[int, int] | None
-    factor: float
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    flags: tuple[bool, bool, bool, bool]
+    def __init__(self, specification: Mapping[str, Any]) -> None:
+        super().__init__(specification)
+        self.factor = float(specification["rescale_factor"])
+        self.mean: tuple[float, ...] = tuple(specification["image_mean"])
+        self.std: tuple[float, ...] = tuple(specification["image_std"])
 
-    def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
-        """Resize and crop one RGB image: (height, width, 3), uint8."""
-        do_resize, do_crop, _, _ = self.flags
-        if do_resize:
-            height, width = self._resized(image.height, image.width)
-            image = image.resize((width, height), resample=self.resample)
-        pixels: NDArray[np.uint8] = np.array(image)  # (height, width, 3)
-        return _cut(pixels, *self.crop_size) if do_crop and self.crop_size is not None else pixels
-
-    def _resized(self, height: int, width: int) -> tuple[int, int]:
-        if self.size is not None:
-            return self.size
-        assert self.shortest_edge is not None, "one of both is given"
-        short, long = sorted((height, width))
-        new_long = int(self.shortest_edge * long / short)
-        return (new_long, self.shortest_edge) if width <= height else (self.shortest_edge, new_long)
+    @property
+    def crop_shape(self) -> tuple[int, int] | None:
+        """Height and width of every crop; None where images come out in different sizes."""
+        setting = self._specification
+        size = setting["crop_size"] if setting["do_center_crop"] else setting["size"] if setting["do_resize"] else None
+        return None if size is None or "shortest_edge" in size else (size["height"], size["width"])
 
     def rescale_and_normalise(self) -> tuple[float, list[float], list[float]]:
         """Return (factor, mean, std): a feature sees ``(pixels * factor - mean) / std``, per channel."""
@@ -96,25 +73,10 @@ class PillowCropper:
 
     def specification(self) -> dict[str, Any]:
         """Return everything that changes a pixel, as :class:`~cafe.encoders.towers.processors.ProcessorCropper`."""
-        do_resize, do_crop, do_rescale, do_normalize = self.flags
-        size = {"shortest_edge": self.shortest_edge} if self.size is None else _named(self.size)
-        return {
-            "processor": self.processor,
-            "backend": "pil",
-            "resample": _RESAMPLE[self.resample],
-            "rescale_factor": self.factor,
-            "image_mean": list(self.mean),
-            "image_std": list(self.std),
-            "do_resize": do_resize,
-            "do_center_crop": do_crop,
-            "do_rescale": do_rescale,
-            "do_normalize": do_normalize,
-            "size": size,
-            "crop_size": None if self.crop_size is None else _named(self.crop_size),
-        }
+        return dict(self._specification)
 
 
-def read_cropper(settings: Mapping[str, Any]) -> PillowCropper:
+def read_cropper(settings: Mapping[str, Any]) -> CheckpointCropper:
     """Make the cropper of a checkpoint's ``preprocessor_config.json``.
 
     Raises
@@ -128,35 +90,40 @@ def read_cropper(settings: Mapping[str, Any]) -> PillowCropper:
     if unknown := {key for key in settings.keys() - defaults.keys() - _CHANGE_NO_PIXEL if settings[key] is not None}:
         raise ValueError(f"settings {unknown}")
     chosen = {**defaults, **{key: settings[key] for key in defaults if settings.get(key) is not None}}
-    flags = tuple(chosen[f"do_{step}"] for step in ("resize", "center_crop", "rescale", "normalize"))
-    if not all(isinstance(flag, bool) for flag in flags) or chosen["resample"] not in range(len(_RESAMPLE)):
+    flags = {name: chosen[name] for name in ("do_resize", "do_center_crop", "do_rescale", "do_normalize")}
+    if not all(isinstance(flag, bool) for flag in flags.values()) or chosen["resample"] not in range(len(_RESAMPLE)):
         raise ValueError("a flag that is no flag, or an unknown filter")
     size, crop_size = chosen["size"], chosen["crop_size"]
     if isinstance(size, int):
         size = {"shortest_edge": size} if name == "CLIPImageProcessor" else {"height": size, "width": size}
     if isinstance(crop_size, int):
         crop_size = {"height": crop_size, "width": crop_size}
-    short = _side(size["shortest_edge"]) if size.keys() == {"shortest_edge"} else None
     factor = float(chosen["rescale_factor"]) if chosen["do_rescale"] else 1.0
     mean, std = (_three(chosen[f"image_{of}"]) for of in ("mean", "std"))
     if not chosen["do_normalize"]:
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if not math.isfinite(factor) or min(std) <= 0:
         raise ValueError("numbers that no pixel can be rescaled with")
-    return PillowCropper(
-        name, int(chosen["resample"]), short, None if short is not None else _pair(size),
-        None if crop_size is None else _pair(crop_size), factor, mean, std, flags,
-    )  # fmt: skip
+    shortest = size.keys() == {"shortest_edge"}
+    return CheckpointCropper(
+        {
+            "processor": name,
+            "backend": "pil",
+            "resample": _RESAMPLE[int(chosen["resample"])],
+            "rescale_factor": factor,
+            "image_mean": list(mean),
+            "image_std": list(std),
+            **flags,
+            "size": {"shortest_edge": _side(size["shortest_edge"])} if shortest else _pair(size),
+            "crop_size": None if crop_size is None else _pair(crop_size),
+        }
+    )
 
 
-def _pair(size: Mapping[str, Any]) -> tuple[int, int]:
+def _pair(size: Mapping[str, Any]) -> dict[str, int]:
     if size.keys() != {"height", "width"}:
         raise ValueError(f"a size of {sorted(size)}")
-    return _side(size["height"]), _side(size["width"])
-
-
-def _named(size: tuple[int, int]) -> dict[str, int]:
-    return {"height": size[0], "width": size[1]}
+    return {"height": _side(size["height"]), "width": _side(size["width"])}
 
 
 def _side(value: Any) -> int:
@@ -170,17 +137,3 @@ def _three(values: Any) -> tuple[float, float, float]:
     if not all(map(math.isfinite, (first, second, third))):
         raise ValueError("numbers that are not finite")
     return first, second, third
-
-
-def _cut(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Cut (height, width, 3) from the middle; what lies outside of the image is black."""
-    rows, columns = pixels.shape[:2]
-    top, left = (rows - height) // 2, (columns - width) // 2
-    if top >= 0 and left >= 0:
-        return np.ascontiguousarray(pixels[top : top + height, left : left + width])
-    # As the library: the image is centred in what holds both, rounded the other way, and the cut moves with it.
-    padded = np.zeros((max(height, rows), max(width, columns), 3), dtype=np.uint8)
-    above, before = math.ceil((padded.shape[0] - rows) / 2), math.ceil((padded.shape[1] - columns) / 2)
-    padded[above : above + rows, before : before + columns] = pixels
-    top, left = max(0, top + above), max(0, left + before)
-    return np.ascontiguousarray(padded[top : top + height, left : left + width])

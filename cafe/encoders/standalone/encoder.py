@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cafe.compute import choose_device, choose_encoding_dtype
 from cafe.encoders.base import Encoder
 from cafe.encoders.standalone.checkpoint import Checkpoint, architecture, read_checkpoint, text_shape, text_tensors
-from cafe.encoders.standalone.cropper import PillowCropper, read_cropper
+from cafe.encoders.standalone.cropper import CheckpointCropper, read_cropper
 from cafe.encoders.standalone.numpy_tower import NumpyImageTower
 from cafe.encoders.standalone.tokens import ClipTokenizer
 from cafe.encoders.text_towers.base import TextTower
@@ -37,7 +37,9 @@ FEW = 8
 class _Towers:
     """What is loaded once it is needed, and shared by copies of an encoder; batches come from several threads."""
 
-    def __init__(self, checkpoint: Checkpoint, cropper: PillowCropper, device: str, dtype: str, model_id: str) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, cropper: CheckpointCropper, device: str, dtype: str, model_id: str
+    ) -> None:
         self._checkpoint, self._cropper, self._device, self._dtype = checkpoint, cropper, device, dtype
         self._model_id, self._lock = model_id, threading.RLock()
 
@@ -126,7 +128,7 @@ class StandaloneCLIP(TorchEncoder):
         What the encoder calls itself.
     checkpoint : Checkpoint
         Its files.
-    cropper : PillowCropper
+    cropper : CheckpointCropper
         Its preprocessing.
     device, dtype : str
         Where and in what its towers run.
@@ -134,13 +136,13 @@ class StandaloneCLIP(TorchEncoder):
         Whether that dtype was asked for by name: a few images are encoded in float32 otherwise.
     """
 
-    cropper: PillowCropper
+    cropper: CheckpointCropper
 
     def __init__(
         self,
         model_id: str,
         checkpoint: Checkpoint,
-        cropper: PillowCropper,
+        cropper: CheckpointCropper,
         device: str,
         dtype: str,
         *,
@@ -275,8 +277,7 @@ def open_standalone(
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
     side = checkpoint.vision.image_size
-    cut_to = cropper.crop_size if cropper.flags[1] else cropper.size
-    if cut_to != (side, side) or not (cropper.flags[0] or cropper.flags[1]):
+    if cropper.crop_shape != (side, side):
         return None  # images of another size than the tower takes
     chosen = choose_device(device)
     products = checkpoint.vision.width, checkpoint.vision.mlp_width

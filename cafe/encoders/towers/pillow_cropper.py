@@ -84,7 +84,7 @@ class PillowCropper:
                 target = (int(size["width"]), int(size["height"]))
             if plain.get("processor") != _OPEN_CLIP or target != image.size:
                 image = image.resize(target, self._resample)
-        pixels = np.asarray(image)
+        pixels: NDArray[np.uint8] = np.array(image)  # (height, width, 3), which may be written to
         if plain.get("do_center_crop"):
             height, width = int(plain["crop_size"]["height"]), int(plain["crop_size"]["width"])
             pixels = _centre(pixels, height, width, rounded=plain.get("processor") == _OPEN_CLIP)
