@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -19,11 +19,11 @@ from cafe.registry import entries
 if TYPE_CHECKING:
     from cafe.cache.extract.plan import Draws
     from cafe.cache.extract.progress import ExtractionSummary
-    from cafe.cache.extract.views import Views
     from cafe.data.base import Dataset
     from cafe.encoders.base import Encoder
 
 DEFAULT_MODEL = "cafe:mini"
+_Value = TypeVar("_Value")
 
 
 def _complete_dataset(incomplete: str) -> list[str]:
@@ -176,16 +176,22 @@ def extract(
 
     Every image and class name goes through the frozen encoder; the features go to one HDF5 file.
     """
-    error_policy, stored = _one_of_two(on_error or "skip", stored_dtype)
+    policies: dict[str, Literal["skip", "fail"]] = {"skip": "skip", "fail": "fail"}
+    dtypes: dict[str, Literal["float16", "float32"]] = {"float16": "float16", "float32": "float32"}
+    error_policy = _one_of("--on-error", on_error or "skip", policies)
+    stored = _one_of("--stored-dtype", stored_dtype, dtypes)
     processes, source = _workers_of(workers), _source_of(data, dataset)
     with Screen(json=json, quiet=quiet) as screen:
         screen.say(f"looking at {source}")  # before anything is imported
-        augmented, draws = _views_of(views, seed), _draws_of(shots, seeds)
+        from cafe.cache.extract.views import Views
+
+        augmented, draws = Views(views, seed) if views else None, _draws_of(shots, seeds)
         opened, texts, own = _open(source, root, split, decoder, on_error == "skip", class_names, prompts, templates)
 
         # After the data set: a wrong path should not wait for torch.
         from cafe.cache.extract.ray_engine import check_engine
         from cafe.cache.extract.run import extract_many
+        from cafe.cache.locate import cache_path
         from cafe.classifier.extracting import choose_model, described_division, hint_for_photographs
         from cafe.files import cache_dir as cache_folder
         from cafe.last_used import note_use
@@ -199,7 +205,7 @@ def extract(
                 screen.say(hint)
         screen.say(f"opening the encoder {chosen}{why}")
         encoders = _encoders(chosen, device, dtype, out)
-        paths = _paths(opened, encoders, out, cache_dir)
+        paths = [out or cache_path(cache_folder(cache_dir), opened.name, encoder.id) for encoder in encoders]
         options: dict[str, Any] = {
             "splits": listed(splits) or None, "templates": texts, "prompts": own, "stored_dtype": stored,
             "views": augmented, "draws": draws, "projection_features": projection_features, "decoder": decoder,
@@ -273,28 +279,11 @@ def _encoders(model: str, device: str, dtype: str, out: Path | None) -> list[Enc
     return [open_encoder(name, device, dtype) for name in models]
 
 
-def _paths(opened: Dataset, encoders: list[Encoder], out: Path | None, cache_dir: Path | None) -> list[Path]:
-    from cafe.cache.locate import cache_path
-    from cafe.files import cache_dir as cache_folder
-
-    return [out or cache_path(cache_folder(cache_dir), opened.name, encoder.id) for encoder in encoders]
-
-
-def _one_of_two(on_error: str, stored_dtype: str) -> tuple[Literal["skip", "fail"], Literal["float16", "float32"]]:
-    policies: dict[str, Literal["skip", "fail"]] = {"skip": "skip", "fail": "fail"}
-    dtypes: dict[str, Literal["float16", "float32"]] = {"float16": "float16", "float32": "float32"}
-    if on_error not in policies:
-        raise unknown_name("--on-error", on_error, policies)
-    if stored_dtype not in dtypes:
-        raise unknown_name("--stored-dtype", stored_dtype, dtypes)
-    return policies[on_error], dtypes[stored_dtype]
-
-
-def _views_of(count: int, seed: int) -> Views | None:
-    """Return the views asked for; None for none. Raises InputError if a number is out of range."""
-    from cafe.cache.extract.views import Views
-
-    return None if count == 0 else Views(count, seed)
+def _one_of(option: str, name: str, values: dict[str, _Value]) -> _Value:
+    """Return the value of that name. Raises InputError."""
+    if name not in values:
+        raise unknown_name(option, name, values)
+    return values[name]
 
 
 def _draws_of(shots: Sequence[str] | None, seeds: Sequence[str] | None) -> Draws | None:

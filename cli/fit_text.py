@@ -9,7 +9,13 @@ from cafe.cli.screen import duration
 from cafe.names import visible_name
 from cafe.report.leaderboard import HEAD
 from cafe.report.rows import counted
-from cafe.report.sentences import against_majority, between, calibration, mean_of_classes, percent_below
+from cafe.report.sentences import (
+    describe_calibration,
+    describe_majority,
+    describe_tested_classes,
+    name_separator,
+    percent_below,
+)
 from cafe.report.tables import align, align_left
 
 if TYPE_CHECKING:
@@ -40,7 +46,7 @@ def described_fit(row: dict[str, Any], run: Path) -> str:
         ["weakest", _weakest(row)],
         ["confused", _confused(row)],
         ["not tested", _not_tested(row)],
-        ["probabilities", calibration(row)],
+        ["probabilities", describe_calibration(row)],
         ["promises", _promises(row)],
         ["chosen", _chosen(row["selection"])],
         ["kept", f"a fit on {row['refitted_on']:,} labelled images" if row.get("refitted_on") else ""],
@@ -85,25 +91,25 @@ def _majority(row: dict[str, Any]) -> str:
     if share is None:
         return ""
     who = f"{_percent(share)} would be right with {_short_name(name) if name else 'the most frequent class'} alone"
-    stands = against_majority(row)
+    stands = describe_majority(row)
     return f"{who}: {stands}" if stands else who
 
 
 def _balanced(row: dict[str, Any]) -> str:
     """Write the mean of the tested classes' accuracies, beside which the accuracy flatters where classes are uneven."""
     recall = row.get("mean_per_class_recall")
-    return "" if recall is None else f"{_percent(recall)}, {mean_of_classes(row)}"
+    return "" if recall is None else f"{_percent(recall)}, {describe_tested_classes(row)}"
 
 
 def _weakest(row: dict[str, Any]) -> str:
-    return between(row).join(
+    return name_separator(row).join(
         f"{_short_name(entry['class'])} {100 * entry['recall']:.1f} % of {entry['n_test']:g}"
         for entry in row.get("weakest_classes") or ()
     )
 
 
 def _confused(row: dict[str, Any]) -> str:
-    return between(row).join(
+    return name_separator(row).join(
         f"{_short_name(pair['class'])} taken for {_short_name(pair['predicted'])} "
         f"({pair['count']:.3g} of {pair['n_test']:g})"
         for pair in row.get("confused_pairs") or ()
@@ -116,7 +122,7 @@ def _not_tested(row: dict[str, Any]) -> str:
         return ""
     more = f" and {len(names) - _SHOWN_CLASSES:,} more" if len(names) > _SHOWN_CLASSES else ""
     few = f"{counted(len(names), 'class', 'classes')} without a test image: "
-    return few + between(row).join(map(_short_name, names[:_SHOWN_CLASSES])) + more
+    return few + name_separator(row).join(map(_short_name, names[:_SHOWN_CLASSES])) + more
 
 
 def _short_name(name: str) -> str:

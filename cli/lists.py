@@ -29,7 +29,12 @@ def datasets(
         known, sources = known_datasets(root), known_sources()
         known = _with_caches(known, "dataset", cache_dir)
         body = [
-            [dataset["name"], "yes" if dataset["available"] else "no", _count(dataset["caches"]), dataset["summary"]]
+            [
+                dataset["name"],
+                "yes" if dataset["available"] else "no",
+                _count_or_blank(dataset["caches"]),
+                dataset["summary"],
+            ]
             for dataset in known
         ]
         screen.answer({"datasets": known, "sources": sources}, _columns(["data set", "at hand", "caches", ""], body))
@@ -71,8 +76,8 @@ def models(cache_dir: CacheDir = None, json: Json = False, quiet: Quiet = False)
         known = _with_caches(known_models(), "encoder", cache_dir)
         body = [
             [
-                model["name"], _number(model["parameters"], " M"), _number(model["width"]),
-                _number(model["resolution"]), model["licence"], _count(model["caches"]),
+                model["name"], _number_or_blank(model["parameters"], " M"), _number_or_blank(model["width"]),
+                _number_or_blank(model["resolution"]), model["licence"], _count_or_blank(model["caches"]),
                 f"{model['summary']}: {model['good_at']}",
             ]
             for model in known
@@ -107,11 +112,11 @@ def _with_caches(known: Sequence[dict[str, Any]], key: str, cache_dir: Path | No
     return [{**entry, "caches": caches.get(entry["name"], [])} for entry in known]
 
 
-def _number(value: float | None, unit: str = "") -> str:
+def _number_or_blank(value: float | None, unit: str = "") -> str:
     return "" if value is None else f"{value:g}{unit}"
 
 
-def _count(caches: Sequence[str]) -> str:
+def _count_or_blank(caches: Sequence[str]) -> str:
     return str(len(caches) or "")
 
 

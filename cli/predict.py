@@ -117,7 +117,7 @@ def predict(
         classifier = _opened(run, classes, templates, model, device, dtype, cache_dir, screen)
         if rate == "auto" and not classes and classifier.why_nothing_is_unknown:
             screen.say(f"no image is called unknown: {classifier.why_nothing_is_unknown}")
-        labelled = _labelled(classifier, inputs, images)
+        labelled = _labelled_folder(classifier, inputs, images)
         total = len(inputs) if isinstance(inputs, list) else None
         progress = stack.enter_context(screen.progress("images"))
         widest = 0 if total is None else min(_WIDEST_NAME, max(len(image.name) for image in inputs))
@@ -223,10 +223,10 @@ def _opened(
     return Classifier.load(folder, model=model, device=device, dtype=dtype, cache_dir=cache_dir)
 
 
-def _labelled(
+def _labelled_folder(
     classifier: Classifier | OnnxClassifier, inputs: Iterable[ImageInput], paths: Sequence[str]
 ) -> LabelledFolder | None:
-    """Return what evaluates images by their folders; None where these are not called as the classes."""
+    """Return the object that evaluates images by their folders; None where no folder is named as a class."""
     from cafe.classifier.evaluation import LabelledFolder
 
     if not isinstance(inputs, list) or not all(map(os.path.isdir, paths)):
@@ -270,7 +270,7 @@ def _answer(document: dict[str, Any], evaluation: Evaluation | None, n_named: in
 
 
 def described_evaluation(evaluation: Evaluation) -> str:
-    """Write for people how a classifier did on a folder whose folders say what is on the images."""
+    """Write an evaluation on one line for people."""
     left_out = [
         text
         for number, text in (

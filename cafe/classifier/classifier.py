@@ -179,11 +179,9 @@ class Classifier(ImageClassifier):
         self._source: FitSource | None = None
         self._image_fingerprint: str | None = None
         labels = estimator.classes_
-        self._all_names = [str(name) for name in (labels if class_names is None else class_names)]
-        self._labels = np.arange(len(labels)) if class_names is None else np.asarray(labels, dtype=np.int64)
-        self.classes_: NDArray[np.str_] = np.array(
-            [str(label) if class_names is None else str(class_names[int(label)]) for label in labels]
-        )
+        self.all_class_names = [str(name) for name in (labels if class_names is None else class_names)]
+        self._labels = list(range(len(labels))) if class_names is None else [int(label) for label in labels]
+        self.classes_: NDArray[np.str_] = np.array([self.all_class_names[label] for label in self._labels])
 
     @classmethod
     def fit(
@@ -542,11 +540,6 @@ class Classifier(ImageClassifier):
         note_use(caches, "runs", target)
         return target
 
-    @property
-    def all_class_names(self) -> list[str]:
-        """Names of the labels 0, 1, ... of the data set, those of classes without an image too."""
-        return list(self._all_names)
-
     def encode(self, crops: NDArray[np.uint8]) -> Array:
         """Encode images that are cropped already as one batch; a server that makes its own batches calls it.
 
@@ -584,18 +577,7 @@ class Classifier(ImageClassifier):
         return Scored(features, probabilities, self._unknown_scores(features), zero_shot)
 
     def unknown_threshold(self, unknown: float | Literal["auto"] = "auto") -> float | None:
-        """Return the score above which an image is called unknown; None where ``"auto"`` has none.
-
-        Parameters
-        ----------
-        unknown : float or "auto", default="auto"
-            As of :meth:`predictions`.
-
-        Raises
-        ------
-        InputError
-            If images were too few for a rate that was given.
-        """
+        """Return the score above which an image is called unknown; see the base class."""
         if isinstance(unknown, float):
             return self._require_promises("threshold of unknown images").threshold(unknown)
         if self.promises is not None and self.promises.reaches(FALSE_ALARMS):
@@ -653,7 +635,7 @@ class Classifier(ImageClassifier):
             )
         return export_onnx(
             Path(out), self.estimator, encoder, self.classes_.tolist(), promised, self._images_to_compare_on(),
-            decoder=self.decoder, row=self.row, all_class_names=self._all_names, set_columns=self._labels.tolist(),
+            decoder=self.decoder, row=self.row, all_class_names=self.all_class_names, set_columns=self._labels,
         )  # fmt: skip
 
     def _images_to_compare_on(self) -> list[Image.Image]:
@@ -725,18 +707,14 @@ class Classifier(ImageClassifier):
     def _classes_in_set(self, detail: Array, best: int, coverage: float, score: ConformalScore) -> NDArray[np.bool_]:
         promises = self._require_promises("sets of classes")
         inside: NDArray[np.bool_] = promises.sets(
-            detail[None], np.array([best]), len(self._all_names), coverage, score
+            detail[None], np.array([best]), len(self.all_class_names), coverage, score
         )[0]
         return inside
-
-    def _column_labels(self) -> list[int]:
-        labels: list[int] = self._labels.tolist()
-        return labels
 
     def _batch_size(self) -> int:
         return self.encoder.batch_size
 
-    def _identity(self) -> dict[str, Any]:
+    def _prediction_identity(self) -> dict[str, Any]:
         encoder = self.encoder
         return {
             "method": state_sha256(self._fitted),

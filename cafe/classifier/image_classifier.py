@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -51,17 +51,16 @@ class ImageClassifier(ABC):
     ----------
     classes_ : ndarray of shape (n_classes,), str
         Name of each column of :meth:`predict_proba`.
+    all_class_names : list of str
+        Names of the labels 0, 1, ... of the data set, those of classes without an image too.
     fitted_images : frozenset of bytes or None
         SHA-256 of the image files that it was fitted on, or its settings chosen by; None where they are not known.
     """
 
     classes_: NDArray[np.str_]
+    all_class_names: list[str]
     fitted_images: frozenset[bytes] | None = None
-
-    @property
-    @abstractmethod
-    def all_class_names(self) -> list[str]:
-        """Names of the labels 0, 1, ... of the data set, those of classes without an image too."""
+    _labels: list[int]  # of each column of probabilities, places in all_class_names
 
     @property
     @abstractmethod
@@ -72,15 +71,7 @@ class ImageClassifier(ABC):
     def unknown_threshold(self, unknown: float | Literal["auto"] = "auto") -> float | None:
         """Return the score above which an image is called unknown; None where ``"auto"`` has none.
 
-        Parameters
-        ----------
-        unknown : float or "auto", default="auto"
-            As of :meth:`predictions`.
-
-        Raises
-        ------
-        InputError
-            If images were too few for a rate that was given.
+        ``unknown`` is as of :meth:`predictions`; a rate for which there were too few images raises InputError.
         """
 
     @abstractmethod
@@ -90,10 +81,6 @@ class ImageClassifier(ABC):
     @abstractmethod
     def _batch_size(self) -> int:
         """Return how many images are scored together."""
-
-    @abstractmethod
-    def _column_labels(self) -> Sequence[int]:
-        """Return the label of each column of probabilities, a place in ``all_class_names``."""
 
     @abstractmethod
     def _unknown_score(self, detail: Any) -> float | None:
@@ -108,7 +95,7 @@ class ImageClassifier(ABC):
         """Return which of all classes are in the set of an image, whose most probable label is ``best``."""
 
     @abstractmethod
-    def _identity(self) -> Mapping[str, Any]:
+    def _prediction_identity(self) -> Mapping[str, Any]:
         """Return, as JSON, all that a prediction depends on besides the image and the options of the call."""
 
     def predict(self, images: ImageLike | Iterable[ImageLike]) -> NDArray[np.str_]:
@@ -339,12 +326,11 @@ class ImageClassifier(ABC):
         coverage, score
             As of :meth:`sets`.
         """
-        labels = self._column_labels()
-        best = labels[int(probabilities.argmax())]
+        best = self._labels[int(probabilities.argmax())]
         inside = self._classes_in_set(detail, best, coverage, score)
         inside[best] = True
-        own = dict(zip(labels, probabilities.tolist(), strict=True))  # a class without images has no probability
-        order = sorted(np.flatnonzero(inside).tolist(), key=lambda label: -own.get(label, 0.0))
+        of_label = dict(zip(self._labels, probabilities.tolist(), strict=True))  # classes without images have none
+        order = sorted(np.flatnonzero(inside).tolist(), key=lambda label: -of_label.get(label, 0.0))
         return tuple(self.all_class_names[label] for label in order)
 
     def _readable(self, images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageScores]:
@@ -439,7 +425,7 @@ class ImageClassifier(ABC):
             Path(out),
             images,
             lambda others: self.predictions(others, k, unknown=unknown, coverage=coverage),
-            request={**self._identity(), "options": [k, unknown, coverage]},
+            request={**self._prediction_identity(), "options": [k, unknown, coverage]},
             batch_size=self._batch_size(),
             top=k,
             labelled=labelled,

@@ -109,6 +109,7 @@ class OnnxClassifier(ImageClassifier):
         if inputs != [CROPS] or PROBABILITIES not in self._outputs:
             raise InputError(f"{self.run} takes {', '.join(inputs)}, and a file of `cafe export` takes {CROPS}")
         self.classes_: NDArray[np.str_] = np.array(self.metadata.class_names)
+        self.all_class_names, self._labels = self.metadata.all_class_names, self.metadata.set_columns
         self.cropper = cropper_of(self.metadata.preprocessing)
         self.decoder = self.metadata.decoder
         self.row = self.metadata.row
@@ -120,23 +121,12 @@ class OnnxClassifier(ImageClassifier):
         return OnnxOutputs(*(values.get(name) for name in (PROBABILITIES, UNKNOWN_SCORE, ZERO_SHOT, SET_SCORES)))  # type: ignore[arg-type]
 
     @property
-    def all_class_names(self) -> list[str]:
-        """Names of all classes of the data set, those without an image too."""
-        return self.metadata.all_class_names
-
-    @property
     def why_nothing_is_unknown(self) -> str:
         """Why no image is called unknown unless a rate is asked for; empty where there is a threshold."""
         return "" if self.unknown_threshold() is not None else "the run that was exported has no threshold"
 
     def unknown_threshold(self, unknown: float | Literal["auto"] = "auto") -> float | None:
-        """Return the score above which an image is called unknown; None where ``"auto"`` has none.
-
-        Raises
-        ------
-        InputError
-            If images were too few for a rate that was given.
-        """
+        """Return the score above which an image is called unknown; see the base class."""
         if unknown == "auto":
             value = self.metadata.thresholds.get("unknown", {}).get(f"{FALSE_ALARMS:g}")
             return None if value is None else float(value)
@@ -169,13 +159,10 @@ class OnnxClassifier(ImageClassifier):
         inside: NDArray[np.bool_] = prediction_sets(detail.set_scores, threshold, score)[0]
         return inside
 
-    def _column_labels(self) -> list[int]:
-        return self.metadata.set_columns
-
     def _batch_size(self) -> int:
         return self.batch_size
 
-    def _identity(self) -> dict[str, Any]:
+    def _prediction_identity(self) -> dict[str, Any]:
         with self.run.open("rb") as stream:
             return {"onnx": hashlib.file_digest(stream, "sha256").hexdigest()}
 

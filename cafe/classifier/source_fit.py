@@ -89,21 +89,9 @@ def fit_source(
     tell: Callable[[str], None] | None,
     check_features: Callable[[Features], None] | None,
 ) -> SourceFit:
-    """Fit for use on a folder, a data set, a cache or features.
+    """Fit for use on a folder, a data set, a cache or features; see :meth:`Classifier.fit` for everything."""
 
-    Parameters
-    ----------
-    data, model, method, parameters, shots, seed, selection, split, templates, unlabelled, refit, root, device, dtype, \
-    promises, compare, cache_dir, progress, tell, check_features
-        As of :meth:`cafe.classifier.classifier.Classifier.fit`.
-
-    Raises
-    ------
-    InputError
-        If the data cannot be read, or an option does not go with them.
-    """
-
-    def check() -> None:  # after the data, so that a wrong path need not wait for torch
+    def check() -> None:  # once the data are found, so that a wrong path need not wait for torch
         from cafe.fitting import check_device_and_dtype, check_learns_unlabelled, chosen_method
         from cafe.methods import make_method
 

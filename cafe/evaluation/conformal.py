@@ -136,6 +136,7 @@ def conformal_threshold(scores: NDArray[np.float64], coverage: float) -> float:
 
 
 def _rank(n: int, coverage: float) -> int:
+    """Return which of n scores, in ascending order from 1, is the threshold."""
     # 20 x 0.95 is 19.000000000000004 in floating point, and its ceiling is meant to be 19.
     return max(1, math.ceil((n + 1) * coverage - 1e-9))
 

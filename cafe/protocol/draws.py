@@ -68,7 +68,7 @@ def draw_few_shot(
     >>> train_indices.tolist(), val_indices.tolist()
     ([0, 5], [0, 1])
     """
-    shots, seed = _integer("shots", shots, least=1), _integer("seed", seed, least=0)
+    shots, seed = _checked_integer("shots", shots, least=1), _checked_integer("seed", seed, least=0)
     train = _labels("train_labels", train_labels)
     val = _labels("val_labels", [] if val_labels is None else val_labels)
     if len(train) == 0:
@@ -111,7 +111,7 @@ def _warn(class_names: Sequence[str] | None, *parts: tuple[str, list[int], int])
         warnings.warn(message, FewerShotsWarning, stacklevel=3)
 
 
-def _integer(name: str, value: Any, least: int) -> int:
+def _checked_integer(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise InputError(f"{name} must be an integer of at least {least}, got {value!r}")
     # Python's random takes another path for NumPy integers, so that seed 1 would not be seed 1.

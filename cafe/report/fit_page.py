@@ -14,7 +14,12 @@ from cafe.names import visible, visible_name
 from cafe.report.leaderboard import HEAD, Leaderboard
 from cafe.report.page import STYLE, definitions, html_document, html_table
 from cafe.report.rows import counted, display_text
-from cafe.report.sentences import against_majority, between, calibration, mean_of_classes
+from cafe.report.sentences import (
+    describe_calibration,
+    describe_majority,
+    describe_tested_classes,
+    name_separator,
+)
 from cafe.report.sentences import percent as _percent
 
 WIDEST_MATRIX = 25  # classes of a confusion matrix that is drawn whole; of more, pairs are listed
@@ -192,13 +197,13 @@ def _headline(report: FitReport) -> list[str]:
     facts = {
         "95 % interval": f"{_percent(low)} to {_percent(high)}",
         "always the most frequent class": f"{_percent(row['majority_acc1'])}: {majority}",
-        "balanced accuracy": f"{_percent(row['mean_per_class_recall'])}, {mean_of_classes(row)}",
+        "balanced accuracy": f"{_percent(row['mean_per_class_recall'])}, {describe_tested_classes(row)}",
         "zero-shot": "" if row.get("zero_shot_acc1") is None else _percent(row["zero_shot_acc1"]),
-        "weakest classes": between(row).join(
+        "weakest classes": name_separator(row).join(
             f"{_name(entry['class'])} {_percent(entry['recall'])} of {entry['n_test']:g}"
             for entry in row.get("weakest_classes") or ()
         ),
-        "most confused": between(row).join(
+        "most confused": name_separator(row).join(
             f"{_name(pair['class'])} taken for {_name(pair['predicted'])} ({pair['count']:.3g} of {pair['n_test']:g})"
             for pair in row.get("confused_pairs") or ()
         ),
@@ -206,14 +211,14 @@ def _headline(report: FitReport) -> list[str]:
     listed = "".join(f"<dt>{escape(key)}</dt><dd>{value}</dd>" for key, value in facts.items() if value)
     lead = f"accuracy on {row['n_test']:,} {by}"
     parts = [f'<p class="headline">{_percent(row["acc1"])}</p>', f'<p class="lead">{lead}</p>']
-    if stands := against_majority(row):
+    if stands := describe_majority(row):
         parts.append(
             f'<p class="warning">Naming every image {majority} would be right for {_percent(row["majority_acc1"])}: '
             f"{stands}.</p>"
         )
     untested = row.get("untested_classes") or []
     if untested:
-        names = between(row).join(map(_name, untested[:SHOWN_CLASSES]))
+        names = name_separator(row).join(map(_name, untested[:SHOWN_CLASSES]))
         more = f" and {len(untested) - SHOWN_CLASSES:,} more" if len(untested) > SHOWN_CLASSES else ""
         number = counted(len(untested), "class has", "classes have")
         parts.append(f'<p class="warning">{number} no test image, so nothing is known of {names}{more}.</p>')
@@ -320,7 +325,7 @@ def _reliability(report: FitReport) -> list[str]:
         drawn.append(_diagram(report.calibrated_bins, "Images out of fold", said))
     if not drawn:
         return []
-    gives = calibration(row)
+    gives = describe_calibration(row)
     lead = "On the dashed line they do; below it the classifier is too sure of itself."
     if gives:
         lead += f" The probabilities that predict gives are {gives}."

@@ -31,27 +31,29 @@ def percent_below(share: float) -> str:
     return f"{math.floor(1000 * share) / 10:.1f} %"
 
 
-def between(row: Mapping[str, Any]) -> str:
+def name_separator(row: Mapping[str, Any]) -> str:
     """Return the separator of a row's class names: a comma, or a semicolon where a name has a comma itself.
 
     Examples
     --------
-    >>> between({"untested_classes": ["kite", "crane"]}), between({"untested_classes": ["kite", "crane, bird"]})
-    (', ', '; ')
+    >>> name_separator({"untested_classes": ["kite", "crane"]})
+    ', '
+    >>> name_separator({"untested_classes": ["kite", "crane, bird"]})
+    '; '
     """
     named = [*(row.get("weakest_classes") or ()), *(row.get("confused_pairs") or ())]
     names = [str(entry.get(key, "")) for entry in named for key in ("class", "predicted")]
     return "; " if any("," in name for name in [*names, *(row.get("untested_classes") or ())]) else ", "
 
 
-def against_majority(row: Mapping[str, Any]) -> str:
+def describe_majority(row: Mapping[str, Any]) -> str:
     """Compare the accuracy with naming the most frequent class for every image; empty where it is surely above.
 
     Examples
     --------
-    >>> against_majority({"acc1_interval": [0.5, 0.66], "majority_acc1": 0.87})
+    >>> describe_majority({"acc1_interval": [0.5, 0.66], "majority_acc1": 0.87})
     'the accuracy is below that'
-    >>> against_majority({"acc1_interval": [0.8, 0.9], "majority_acc1": 0.87})
+    >>> describe_majority({"acc1_interval": [0.8, 0.9], "majority_acc1": 0.87})
     'the accuracy is not surely above that'
     """
     interval, share = row.get("acc1_interval"), row.get("majority_acc1")
@@ -60,12 +62,12 @@ def against_majority(row: Mapping[str, Any]) -> str:
     return "the accuracy is below that" if interval[1] < share else "the accuracy is not surely above that"
 
 
-def mean_of_classes(row: Mapping[str, Any]) -> str:
-    """Say what balanced accuracy is a mean of, and how many of these classes were hardly tested.
+def describe_tested_classes(row: Mapping[str, Any]) -> str:
+    """Describe the classes that balanced accuracy is a mean of, and how many of them were hardly tested.
 
     Examples
     --------
-    >>> mean_of_classes({"tested_classes": 4, "barely_tested_classes": 2})
+    >>> describe_tested_classes({"tested_classes": 4, "barely_tested_classes": 2})
     'the mean over the 4 tested classes, 2 of them with fewer than 5 test images'
     """
     number, barely = row.get("tested_classes"), row.get("barely_tested_classes")
@@ -75,15 +77,15 @@ def mean_of_classes(row: Mapping[str, Any]) -> str:
     return f"the mean over the {counted(number, 'tested class', 'tested classes')}{few}"
 
 
-def calibration(row: Mapping[str, Any]) -> str:
-    """Say whether the probabilities are the method's own, and what a temperature does; empty where that is not known.
+def describe_calibration(row: Mapping[str, Any]) -> str:
+    """Describe the calibration: with or without a temperature, and the error of both; empty where it is not known.
 
     Examples
     --------
     >>> row = {"temperature": 2.5, "temperature_fitted": 2.5, "ece_out_of_fold": 0.1, "ece_tempered": 0.02}
-    >>> calibration(row)
+    >>> describe_calibration(row)
     'divided by a temperature of 2.5: calibration error 10.0 % before and 2.0 % after, out of fold'
-    >>> calibration({**row, "temperature": 1.0, "temperature_fitted": 0.9, "ece_tempered": 0.11})
+    >>> describe_calibration({**row, "temperature": 1.0, "temperature_fitted": 0.9, "ece_tempered": 0.11})
     "the method's own: a temperature (0.9) is not sure to help; calibration error 10.0 %, with it 11.0 %, out of fold"
     """
     if row.get("temperature_fitted") is None:

@@ -98,8 +98,8 @@ class SoftmaxLoss:
         self.centred, self.basis = isinstance(X, Tensor), torch.empty(0, device=self.device)
         self.X: RowSource = X.to(dtype) - self.mean if isinstance(X, Tensor) else X
 
-    def turn(self, basis: Tensor) -> None:
-        """Use the coordinates of rows of a tensor in a basis (d, r) that spans them; weights become (g, r + 1, c)."""
+    def use_basis(self, basis: Tensor) -> None:
+        """Replace a tensor's rows by their coordinates in a basis (d, r) that spans them; weights are (g, r + 1, c) then."""
         assert isinstance(self.X, Tensor)
         self.basis = basis.to(self.dtype)
         self.X, self.d = self.X @ self.basis, basis.shape[1]
@@ -109,7 +109,7 @@ class SoftmaxLoss:
         return self.evaluate(flat)[0]
 
     def evaluate(self, flat: Tensor, model: bool = False, pooled: bool = False) -> tuple[Point, Curvature | None]:
-        """Return the loss, and where ``model``, that of the Hessian, with its S where ``pooled``."""
+        """Return the loss, and with ``model`` the model of its Hessian, which has S with ``pooled``."""
         weights = flat.view(self.g, self.d + 1, self.c)
         columns = weights[:, :-1].permute(1, 0, 2).reshape(self.d, -1)  # (d, g c)
         offset = (weights[:, -1] + self.absent).reshape(1, -1)
@@ -268,30 +268,30 @@ class PenaltyPath:
 
     def __init__(self, loss: SoftmaxLoss, max_iter: int) -> None:
         self.loss, self.max_iter = loss, max_iter
-        self.two = torch.where(loss.seen.sum(1) == 2, 2.0, 1.0).double()  # (g,)
+        self.penalty_factor = torch.where(loss.seen.sum(1) == 2, 2.0, 1.0).double()  # (g,)
         self.memory: Memory = []
         self.solved: list[tuple[float, Point]] = []  # in ascending order of C
-        self.point, model = loss.evaluate(self._zero(), model=True, pooled=True)
+        self.point, model = loss.evaluate(self._zero_weights(), model=True, pooled=True)
         assert model is not None and model.S is not None
         self.values, vectors = torch.linalg.eigh(model.S)
         self.vectors: Tensor | None = vectors
-        # C at which the penalty is as strong as the curvature of the loss at zero: below, nothing is hard.
+        # C at which the penalty is as strong as the curvature of the loss at zero: below it few iterations suffice.
         top = (model.k.mean(1) * self.values[-1]).clamp_min(1e-12)
-        self.easy = float((self.two / (loss.total * top)).max())
+        self.easy_C = float((self.penalty_factor / (loss.total * top)).max())
         # A new S costs its sum over rows and an eigendecomposition; where that is over three passes, keep the first.
-        self.renew = loss.n * loss.d**2 + 25 * loss.d**3 <= 6 * loss.n * loss.g * loss.c * loss.d
-        if not self.renew and loss.centred:
+        self.updates_S = loss.n * loss.d**2 + 25 * loss.d**3 <= 6 * loss.n * loss.g * loss.c * loss.d
+        if not self.updates_S and loss.centred:
             # The basis stays, so features are turned into it once. Centred rows span n - 1 directions at most.
             kept = min(loss.d, max(1, loss.n - 1))
-            loss.turn(vectors[:, -kept:])
+            loss.use_basis(vectors[:, -kept:])
             self.values, self.vectors = self.values[-kept:], None
-            self.point, model = loss.evaluate(self._zero(), model=True)
+            self.point, model = loss.evaluate(self._zero_weights(), model=True)
             assert model is not None
         self.model = model
         size = 2 * self.point.x.element_size() * self.point.x.numel()  # a point and its gradient
         self.most_kept = max(2, KEPT_BYTES // max(size, 1))
 
-    def _zero(self) -> Tensor:
+    def _zero_weights(self) -> Tensor:
         size = self.loss.g, (self.loss.d + 1) * self.loss.c
         return torch.zeros(size, dtype=self.loss.dtype, device=self.loss.device)
 
@@ -315,14 +315,14 @@ class PenaltyPath:
         """Return the values of C on the way to the next one, itself the last; none where a larger one was solved."""
         if self.solved and self.solved[-1][0] >= C:
             return [C]
-        start = max(self.solved[-1][0] if self.solved else 0.0, self.easy)
+        start = max(self.solved[-1][0] if self.solved else 0.0, self.easy_C)
         count = max(1, math.ceil(math.log(max(C / start, 1)) / math.log(LARGEST_STEP)))
         return [start * (C / start) ** (i / count) for i in range(1, count)] + [C]
 
     def solve(self, C: float, tolerance: float) -> Minimum:
         """Minimise at one C."""
         loss = self.loss
-        penalty = self.two / (C * loss.total)  # (g,)
+        penalty = self.penalty_factor / (C * loss.total)  # (g,)
         ridge = penalty.to(loss.dtype)[:, None, None].repeat(1, loss.d + 1, loss.c)
         ridge[:, -1] = 0
         ridge = ridge.view(loss.g, -1)
@@ -353,7 +353,7 @@ class PenaltyPath:
             (first, from_point), (second, to_point) = pair
             step = to_point.x - from_point.x
             ahead = to_point.x + step * (math.log(C / second) / math.log(second / first))
-        reached, model = self.loss.evaluate(ahead, model=True, pooled=self.renew)
+        reached, model = self.loss.evaluate(ahead, model=True, pooled=self.updates_S)
         assert model is not None
         better = reached.with_ridge(ridge)[0] <= kept.with_ridge(ridge)[0]  # (g,)
         wide = better[:, None]

@@ -20,7 +20,7 @@ class RowSource(Protocol):
 
     @property
     def shape(self) -> Any:
-        """(n, d)."""
+        """Number of rows and their width."""
 
     def __getitem__(self, rows: slice) -> Any:
         """Return rows as an array or tensor."""

@@ -206,10 +206,10 @@ def test_a_path_lets_go_of_the_furthest_solutions(monkeypatch):
 def test_far_values_of_C_are_approached_in_steps():
     X, y, _, _ = problem()
     path = PenaltyPath(SoftmaxLoss(X, y, 5, np.ones((1, 60), np.int64), torch.float64), 100)
-    steps = path.steps_to(1e4 * path.easy)
-    ratios = np.diff(np.log([path.easy, *steps]))
+    steps = path.steps_to(1e4 * path.easy_C)
+    ratios = np.diff(np.log([path.easy_C, *steps]))
     np.testing.assert_allclose(ratios, ratios[0])
     assert ratios[0] <= np.log(8) * 1.000001
     assert len(steps) == 5
-    assert steps[-1] == pytest.approx(1e4 * path.easy)
-    assert path.steps_to(path.easy / 2) == [path.easy / 2]
+    assert steps[-1] == pytest.approx(1e4 * path.easy_C)
+    assert path.steps_to(path.easy_C / 2) == [path.easy_C / 2]
