@@ -99,7 +99,7 @@ class SoftmaxLoss:
         self.X: RowSource = X.to(dtype) - self.mean if isinstance(X, Tensor) else X
 
     def use_basis(self, basis: Tensor) -> None:
-        """Replace a tensor's rows by their coordinates in a basis (d, r) that spans them; weights are (g, r + 1, c) then."""
+        """Replace a tensor's rows by coordinates in a basis (d, r) that spans them; weights become (g, r + 1, c)."""
         assert isinstance(self.X, Tensor)
         self.basis = basis.to(self.dtype)
         self.X, self.d = self.X @ self.basis, basis.shape[1]
