@@ -51,39 +51,49 @@ def open_encoder(
     InputError
         If the model is unknown, not a CLIP or not to be had, or the device or dtype cannot be had.
     """
-    libraries = entries("encoders", "ENCODER")
-    library, source, named = DEFAULT_LIBRARY, os.fspath(model), False
-    folder = Path(source).expanduser()
-    if source == MINI:
+    library, source = _library_and_source(os.fspath(model))
+    choose_device(device)  # a wrong one is said before anything is read
+    encoder: Encoder | None = None
+    if library is None:
+        encoder = open_standalone(source, device, dtype, os.fspath(model), preferred_dtype=preferred_dtype)
+    if encoder is None:
+        library = library or (
+            IMAGES_ALONE if os.fspath(model) != MINI and _is_image_tower_alone(source) else DEFAULT_LIBRARY
+        )
+        wanted = preferred_dtype if dtype == "auto" and preferred_dtype is not None else dtype
+        encoder = entries("encoders", "ENCODER")[library].load().open(source, device, wanted, model_id=os.fspath(model))
+    assert encoder is not None, "an encoder, or an exception"
+    if dtype == "auto":
+        encoder.reopen = partial(open_encoder, model, encoder.device)
+    return encoder
+
+
+def _library_and_source(model: str) -> tuple[str | None, str]:
+    """Split what a user gave into the library, None where no library was named, and what that library takes.
+
+    Raises
+    ------
+    InputError
+        If it is no name that a model can have, or ``cafe:mini`` has not been trained.
+    """
+    folder = Path(model).expanduser()
+    if model == MINI:
         if not (MODEL_FOLDER / "config.json").is_file():
             raise InputError(
                 f"{MINI} has not been trained here: {MODEL_FOLDER} holds no model; "
                 f"make it with: python -m cafe.mini.train --out {MODEL_FOLDER}"
             )
-        source = str(MODEL_FOLDER)
-    elif source and folder.exists():
+        return None, str(MODEL_FOLDER)
+    if model and folder.exists():
         if not folder.is_dir():
             raise InputError(f"{model} is a file; give the folder that holds config.json and the weights")
-        source = str(folder)
-    else:
-        prefix, colon, rest = source.partition(":")
-        if colon and prefix in libraries:
-            library, source, named = prefix, rest, True
-        elif not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or source.startswith("."):
-            raise _unknown_model(source)
-    choose_device(device)  # a wrong one is said before anything is read
-    encoder: Encoder | None = None
-    if not named:
-        encoder = open_standalone(source, device, dtype, os.fspath(model), preferred_dtype=preferred_dtype)
-    if encoder is None:
-        if library == DEFAULT_LIBRARY and os.fspath(model) != MINI and _is_image_tower_alone(source):
-            library = IMAGES_ALONE
-        wanted = preferred_dtype if dtype == "auto" and preferred_dtype is not None else dtype
-        encoder = libraries[library].load().open(source, device, wanted, model_id=os.fspath(model))
-    assert encoder is not None, "an encoder, or an exception"
-    if dtype == "auto":
-        encoder.reopen = partial(open_encoder, model, encoder.device)
-    return encoder
+        return None, str(folder)
+    prefix, colon, rest = model.partition(":")
+    if colon and prefix in entries("encoders", "ENCODER"):
+        return prefix, rest
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", model) or model.startswith("."):
+        raise _unknown_model(model)
+    return None, model
 
 
 def _is_image_tower_alone(source: str) -> bool:
