@@ -75,6 +75,8 @@ class Compiled:
         Of the launch.
     instructions, matrix, multiply_adds, local : int
         How many instructions there are in the code, and of these of matrix units, single multiply-adds and spilling.
+    loop : int
+        Of the instructions, those of the longest loop that multiplies; 0 without one, or where it is not known.
     seconds : float
         To compile, or to find in Triton's cache.
     error : str
@@ -95,6 +97,7 @@ class Compiled:
     instructions: int = 0
     matrix: int = 0
     multiply_adds: int = 0
+    loop: int = 0
     local: int = 0
     seconds: float = 0.0
     error: str = ""
@@ -197,8 +200,28 @@ def read_code(asm: Any) -> dict[str, int]:
         "instructions": len(re.findall(r"^\s*/\*[0-9a-f]{4,}\*/\s+\S", code, re.MULTILINE)),
         "matrix": count("HMMA", "HGMMA", "UTCHMMA", "UTCQMMA"),
         "multiply_adds": count("FFMA", "FFMA2"),
+        "loop": longest_product_loop(code),
         "local": count("LDL", "STL"),
     }
+
+
+def longest_product_loop(code: str) -> int:
+    """Return the instructions of the longest loop with a product in it: from where a branch goes back to, to itself.
+
+    Examples
+    --------
+    >>> longest_product_loop("/*0010*/ HMMA R0 ; /*0020*/ IADD3 R1 ; /*0030*/ @P0 BRA 0x10 ; /*0040*/ EXIT ;")
+    3
+    """
+    lines = [(int(place, 16), text) for place, text in re.findall(r"/\*([0-9a-f]{4,})\*/\s+([^;]*);", code)]
+    longest = 0
+    for place, text in lines:
+        back = re.search(r"\bBRA\b.*?0x([0-9a-f]+)", text)
+        if back and int(back[1], 16) <= place:
+            body = [line for at, line in lines if int(back[1], 16) <= at <= place]
+            multiplies = any(re.search(r"\b(?:HMMA|HGMMA|UTCHMMA|UTCQMMA|FFMA2?)\b", line) for line in body)
+            longest = max(longest, len(body) * multiplies)
+    return longest
 
 
 def read_amd(text: str) -> dict[str, int]:

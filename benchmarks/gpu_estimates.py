@@ -3,14 +3,16 @@
     python benchmarks/gpu_estimates.py          # rows of the table in docs/performance.md, for an H100
     python benchmarks/run_all.py --no-run       # writes it
 
-For each launch of a step of the default recipe:
+For each launch of a step of the default recipe, with AdamW:
 
-    issue = blocks of the busiest multiprocessor x warps x instructions x turns of the loop / 4 a cycle / clock
+    time = LAUNCH + max(issue, waiting)
+    issue = blocks of the busiest multiprocessor x warps x (instructions + (turns - 1) x loop) / 4 a cycle / clock
+    waiting = waves of blocks x turns x (TURN + matrix instructions along the depth x DEPENDENT) / clock
 
-with the instructions that are in the machine code, all of them counted in every turn, and turns as deep as the product.
-That is neither a bound nor a measurement: waiting for memory and for other warps adds to it, and instructions outside
-of the loop are counted too often. A launch takes LAUNCH at least. The optimiser and what moves the counters on are
-counted as launches.
+with the instructions that are in the machine code, and turns as deep as the product. It is neither a bound nor a
+measurement: how well copies into shared memory run ahead, and how warps share the units, is not in it. Bytes are those
+of step_bytes.py, asked for by the kernels; the floor is what no launches could be faster than: multiply-adds at the
+card's rate for the precision, or each number that has to be kept once from where it is, whichever takes longer.
 """
 
 from __future__ import annotations
@@ -24,12 +26,22 @@ from typing import Any
 from compile_matrix import CARDS, Compiled, compiling
 from harness import parse, report
 from kernel_launches import DEPTHS, PRECISIONS, adapter_step
+from step_bytes import bytes_asked, least_bytes, multiply_adds
 
-# Boost clock of an H100 SXM (NVIDIA's data sheet), instructions that a multiprocessor issues a cycle, and a kernel's
-# shortest time within a graph, in microseconds (1.5 to 2.5 in published measurements of CUDA graphs).
+# Boost clock of an H100 SXM (NVIDIA's data sheet), instructions that a multiprocessor issues a cycle, and the time from
+# one kernel's start to the next within a graph, in microseconds (1.5 to 2.5 in published measurements of CUDA graphs).
 CLOCK, ISSUED, LAUNCH = 1.755e9, 4, 2.0
-# Launches of a recorded step beside those of the adapter: none, since the step is whole.
-BESIDE = 0
+# Cycles that a turn of the loop waits where nothing else runs: for a barrier and a read of shared memory, and for each
+# of its matrix instructions along the depth, which need each other (Luo et al., arXiv 2402.13499, latencies).
+TURN, DEPENDENT = 70, 35
+# How deep a matrix instruction is; plain float32 has none.
+DEPTH = {"fp32": 0, "tf32": 8, "bf16": 16}
+# Of a multiprocessor, for how many blocks fit in it.
+REGISTERS, WARPS = 65_536, 64
+# Multiply-adds a second without sparsity, bytes a second of memory and of the second-level cache, and its size (data
+# sheet; the cache's rate as measured by Chips and Cheese, 2023).
+RATES = {"fp32": 33.5e12, "tf32": 247e12, "bf16": 494e12}
+MEMORY, CACHE, CACHE_BYTES = 3.35e12, 5.5e12, 50 * 2**20
 
 
 def turns(kernel: str, sizes: dict[str, int], tile: str) -> int:
@@ -42,9 +54,21 @@ def turns(kernel: str, sizes: dict[str, int], tile: str) -> int:
 
 def microseconds(row: Compiled, sizes: dict[str, int]) -> float:
     """Return the estimate of one launch, in microseconds; see the module's docstring."""
-    busiest = -(-row.blocks // CARDS[row.target][1].multiprocessors)
-    issued = busiest * row.warps * row.instructions * turns(row.kernel, sizes, row.tile)
-    return max(LAUNCH, 1e6 * issued / ISSUED / CLOCK)
+    card, passed = CARDS[row.target][1], turns(row.kernel, sizes, row.tile)
+    busiest = -(-row.blocks // card.multiprocessors)
+    issue = busiest * row.warps * (row.instructions + (passed - 1) * row.loop) / ISSUED
+    limits = card.shared_memory // max(1, row.shared), REGISTERS // (32 * row.warps * row.registers), WARPS // row.warps
+    depth = DEPTH[row.precision]
+    chain = int(row.tile.rpartition("x")[2]) // depth * DEPENDENT if depth and row.tile else 0
+    waiting = -(-busiest // max(1, min(limits))) * passed * (TURN + chain)
+    return LAUNCH + 1e6 * max(issue, waiting) / CLOCK
+
+
+def floor(precision: str, sizes: dict[str, int]) -> float:
+    """Return what a step cannot be faster than on an H100, in microseconds."""
+    kept = least_bytes(sizes, PRECISIONS[precision][0].itemsize)
+    moving = kept / (CACHE if kept <= CACHE_BYTES else MEMORY)
+    return 1e6 * max(multiply_adds(sizes) / RATES[precision], moving)
 
 
 def estimate(target: str, precision: str, sizes: dict[str, int]) -> dict[str, Any]:
@@ -64,9 +88,14 @@ def estimate(target: str, precision: str, sizes: dict[str, int]) -> dict[str, An
         driver._active = before
     each = [(microseconds(row, sizes), row) for row in launched]
     longest = max(each, key=lambda pair: pair[0])
+    tiles = {row.kernel: tuple(map(int, row.tile.split("x")[:2])) for row in launched}
+    asked = bytes_asked(sizes, tiles, PRECISIONS[precision][0].itemsize)
     return {
-        "launches": len(each) + BESIDE,
-        "microseconds": sum(time for time, _ in each) + BESIDE * LAUNCH,
+        "launches": len(each),
+        "microseconds": sum(time for time, _ in each),
+        "floor_us": floor(precision, sizes),
+        "megabytes": sum(asked.values()) / 1e6,
+        "least_megabytes": least_bytes(sizes, PRECISIONS[precision][0].itemsize) / 1e6,
         "longest": f"{longest[1].kernel.removesuffix('_kernel')} {longest[0]:.0f}",
     }
 

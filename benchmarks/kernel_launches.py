@@ -130,8 +130,9 @@ def with_tiles(
     for number in range(count - 1 if quick else 0, count, 1 if every or count == 1 else count - 1):
 
         def launch_with_tile(number: int = number) -> None:
-            def choose(card: Card, rows: int, columns: int, stack: int, width: int, exact: bool = False) -> Tile:
-                return possible_tiles(card, width, exact)[number]
+            def choose(card: Card, rows: int, columns: int, stack: int, width: int, *form: bool) -> Tile:
+                tiles = possible_tiles(card, width, *form)
+                return tiles[min(number, len(tiles) - 1)]
 
             with ExitStack() as stack:
                 for module in ("adapter", "class_weights"):

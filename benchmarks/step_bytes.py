@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+# To a multiple of how many classes a row of logits is filled (cafe/kernels/cuda/products.py).
+ALIGNED = 16
 # Bytes of a logit, a parameter, a moment; of a row's number, a label or a counter.
 WIDE, INDEX = 4, 8
 
@@ -37,10 +39,11 @@ def bytes_asked(sizes: Mapping[str, int], tiles: Mapping[str, tuple[int, int]], 
     blend = width * (b * h * feature_parts + h * d * down + 2 * b * d)
     blend += feature_parts * (INDEX * b + WIDE * (b + down))
     down, class_parts = cut("logits_kernel", b, c)
-    logits = width * (b * d * class_parts + d * c * down) + WIDE * b * c
+    row = -(-c // ALIGNED) * ALIGNED
+    logits = width * (b * d * class_parts + d * c * down) + WIDE * b * row
     logits += WIDE * class_parts * (feature_parts * b + down + 2 * b)
     down, across = cut("errors_kernel", b, d)
-    errors = WIDE * b * c * across + width * (c * d * down + 2 * b * d) + 2 * WIDE * b
+    errors = WIDE * b * row * across + width * (c * d * down + 2 * b * d) + 2 * WIDE * b
     errors += across * (b * (INDEX + WIDE * (2 * class_parts + feature_parts)) + 2 * WIDE * down)
     down, across = cut("through_kernel", b, h)
     through = width * (b * d * across + d * h * down + 2 * b * h)

@@ -4,8 +4,9 @@ A tile of BM rows and BN columns sums over a depth in blocks of BK, of which ``s
 
     bytes of shared memory = stages (BM + BN) BK (bytes of a number)
 
-The largest tile is taken that still gives every multiprocessor a block, and as many stages as fit: a few large tiles
-would leave most of a GPU idle where one small fit is trained, many small ones read each number too often in a stack.
+The largest tile is taken that still gives nearly every multiprocessor a block, and as many stages as fit: a few large
+tiles would leave most of a GPU idle where one small fit is trained, many small ones read each number too often in a
+stack.
 """
 
 from __future__ import annotations
@@ -70,8 +71,12 @@ class Tile:
         }
 
 
-# (BM, BN, BK, warps), the largest first.
-SIZES = ((64, 128, 32, 8), (64, 64, 32, 4), (32, 32, 32, 4))
+# (BM, BN, BK, warps), the largest first; chosen by estimates from compiled code (benchmarks/gpu_estimates.py).
+SIZES = ((64, 128, 32, 8), (64, 64, 32, 4), (32, 64, 64, 4), (32, 32, 64, 4), (32, 32, 32, 4))
+# Where the left side is computed on the way in, again for each tile of columns: few rows, many columns.
+COMPUTED_SIZES = ((64, 128, 32, 8), (16, 64, 64, 4), (16, 64, 32, 4))
+# Share of the multiprocessors that must have a block: leaving a few idle costs less than reading numbers more often.
+BUSY = 0.75
 
 
 @functools.cache
@@ -91,7 +96,7 @@ def card_of(device: str) -> Card:
     return Card(int(shared) or COMMON_SHARED, int(about.multi_processor_count))
 
 
-def possible_tiles(card: Card, width: int, exact: bool = False) -> list[Tile]:
+def possible_tiles(card: Card, width: int, exact: bool = False, computed: bool = False) -> list[Tile]:
     """Return every tile that :func:`choose_tile` can take on a card, the largest first.
 
     Parameters
@@ -102,24 +107,30 @@ def possible_tiles(card: Card, width: int, exact: bool = False) -> list[Tile]:
         Bytes of a number of the operands.
     exact : bool, default=False
         Whether they are float32 and stay so: without matrix units a thread holds rows of both operands, and the largest
-        tile would need more registers than there are.
+        and deepest tiles would need more registers than there are.
+    computed : bool, default=False
+        Whether the left side is computed on the way in.
 
     Examples
     --------
     >>> possible_tiles(Card(99 * 1024, 58), 4)[0]
     Tile(rows=64, columns=128, depth=32, warps=8, stages=4)
     >>> [tile.stages for tile in possible_tiles(Card(64 * 1024, 304), 4)]
-    [2, 3, 4]
+    [2, 3, 2, 3, 4]
     """
     tiles = []
-    for rows, columns, depth, warps in SIZES[1:] if exact else SIZES:
+    for rows, columns, depth, warps in COMPUTED_SIZES if computed else SIZES:
+        if exact and (warps > 4 or depth > 32):
+            continue
         stages = (card.shared_memory - RESERVED) // ((rows + columns) * depth * width)
         if stages >= 1:
             tiles.append(Tile(rows, columns, depth, warps, min(MOST_STAGES, stages)))
     return tiles
 
 
-def choose_tile(card: Card, rows: int, columns: int, stack: int, width: int, exact: bool = False) -> Tile:
+def choose_tile(
+    card: Card, rows: int, columns: int, stack: int, width: int, exact: bool = False, computed: bool = False
+) -> Tile:
     """Return the tile for ``stack`` products of ``rows`` times ``columns`` numbers; arguments as above.
 
     Examples
@@ -128,8 +139,12 @@ def choose_tile(card: Card, rows: int, columns: int, stack: int, width: int, exa
     >>> (one.rows, one.columns), (many.rows, many.columns)
     ((32, 32), (64, 128))
     """
-    tiles = possible_tiles(card, width, exact)
+    tiles = possible_tiles(card, width, exact, computed)
+
+    def blocks(tile: Tile) -> int:
+        return -(-rows // tile.rows) * -(-columns // tile.columns) * stack
+
     for tile in tiles:
-        if -(-rows // tile.rows) * -(-columns // tile.columns) * stack >= card.multiprocessors:
+        if blocks(tile) >= BUSY * card.multiprocessors:
             return tile
-    return tiles[-1]
+    return max(tiles, key=blocks)  # the first of equals

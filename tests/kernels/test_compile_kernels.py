@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cafe.kernels.cards import SIZES, Card, choose_tile, possible_tiles
+from cafe.kernels.cards import COMPUTED_SIZES, SIZES, Card, choose_tile, possible_tiles
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed: nothing to compile with"
@@ -135,13 +135,14 @@ def test_a_row_tells_what_would_go_wrong(matrix):
 def test_tiles_fit_every_card(matrix):
     for _, card in matrix.CARDS.values():
         for width in (2, 4):
-            tiles = possible_tiles(card, width)
-            assert len(tiles) == len(SIZES)
-            for tile in tiles:
+            tiles, computed = possible_tiles(card, width), possible_tiles(card, width, computed=True)
+            assert (len(tiles), len(computed)) == (len(SIZES), len(COMPUTED_SIZES))
+            for tile in (*tiles, *computed):
                 assert (tile.rows + tile.columns) * tile.depth * width * tile.stages <= card.shared_memory
             # One of them is taken, whatever the problem.
             for rows, columns, stack in ((1, 1, 1), (256, 1000, 1), (256, 128, 45), (20_000, 1024, 3)):
                 assert choose_tile(card, rows, columns, stack, width) in tiles
+                assert choose_tile(card, rows, columns, stack, width, computed=True) in computed
 
 
 def test_a_card_without_room_has_smaller_tiles():

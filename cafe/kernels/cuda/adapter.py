@@ -42,6 +42,7 @@ from cafe.kernels.cuda.blend import blend_kernel
 from cafe.kernels.cuda.errors import errors_kernel
 from cafe.kernels.cuda.hidden import hidden_kernel
 from cafe.kernels.cuda.logits import logits_kernel
+from cafe.kernels.cuda.products import ALIGNED
 from cafe.kernels.cuda.through import through_kernel
 from cafe.kernels.cuda.training import TritonTraining, Update
 from cafe.kernels.cuda.weights import weights_kernel
@@ -247,10 +248,12 @@ class TritonAdapterStep:
                 gradients |= ratio_gradients(side.ratio, error, parameters, *self._ratio_inputs(side, batch))
         return gradients, now
 
-    def _launch(self, rows: int, columns: int, stack: int, width: int) -> tuple[tuple[int, int, int], dict[str, Any]]:
+    def _launch(
+        self, rows: int, columns: int, stack: int, width: int, computed: bool = False
+    ) -> tuple[tuple[int, int, int], dict[str, Any]]:
         """Return the grid of a product with so many rows and columns, and the options of its launch."""
         exact = self.features.element_size() == WIDE and self.precision == "ieee"
-        tile = choose_tile(self.card, rows, columns, stack, width, exact)
+        tile = choose_tile(self.card, rows, columns, stack, width, exact, computed)
         grid = (triton.cdiv(rows, tile.rows), triton.cdiv(columns, tile.columns), stack)
         return grid, {"PRECISION": self.precision, **tile.options()}
 
@@ -305,17 +308,17 @@ class TritonAdapterStep:
         self, g: int, b: int, image: Side | None, text: Side | None, batch: Tensor, at: Tensor, done: Tensor,
         advance: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """Launch 3: return logits (g, b, c), and highest and sums (g, parts, b) of tiles of classes."""
+        """Launch 3: return logits (g, b, c or some more), and highest and sums (g, parts, b) of tiles of classes."""
         (c, d), like = self.narrow_text.shape, self.features
         grid, options = self._launch(b, c, g, like.element_size())
-        logits = self.buffers("logits", like, g, b, c, dtype=torch.float32)
+        logits = self.buffers("logits", like, g, b, -(-c // ALIGNED) * ALIGNED, dtype=torch.float32)
         highest, sums = (self.buffers(name, like, g, grid[1], b, dtype=torch.float32) for name in ("highest", "sums"))
         q, row_squares = (self.features, self.row_squares) if image is None else (image.q, image.squares)
         p, squares = (self.unit_text, row_squares) if text is None else (text.q, text.squares)
         row_parts, parts = (1 if image is None else row_squares.shape[1]), (1 if text is None else squares.shape[1])
         logits_kernel[grid](
             q, batch, row_squares, p, squares, self.hyper["logit_scale"], logits, highest, sums, at, done,
-            b, c, d, 0 if image is None else b * d, 0 if text is None else c * d, b, row_parts, parts,
+            b, c, logits.shape[2], d, 0 if image is None else b * d, 0 if text is None else c * d, b, row_parts, parts,
             GATHER=image is None, UNIT=text is None, ADVANCE=advance,
             ROW_POWER=triton.next_power_of_2(row_parts), CLASS_POWER=triton.next_power_of_2(parts), **options,
         )  # fmt: skip
@@ -324,9 +327,9 @@ class TritonAdapterStep:
     def _errors(self, side: Side, other: Side | None, own: tuple[Tensor, ...], with_losses: bool) -> None:
         """Launch 4 for one side; ``own`` are what launch 3 made, with labels, batch and losses."""
         logits, highest, sums, labels, batch, losses = own
-        (g, b, c), d, classes = logits.shape, self.narrow_text.shape[1], side.name == "text"
+        (g, b, c_row), (c, d), classes = logits.shape, self.narrow_text.shape, side.name == "text"
         # A tile of logits is four bytes wide, whatever the product is.
-        grid, options = self._launch(side.n, d, g, WIDE)
+        grid, options = self._launch(side.n, d, g, WIDE, computed=True)
         trained = side.ratio.mode != "fixed"
         side.ratio_parts = self.buffers(f"{side.name} ratio", losses, g, grid[1], side.n) if trained else losses
         if other is not None:
@@ -340,7 +343,7 @@ class TritonAdapterStep:
         errors_kernel[grid](
             logits, highest, sums, labels, self.hyper["logit_scale"], side.x, batch, side.q, side.squares,
             side.adapted, values, rows, squares, side.da, side.ratio_parts, losses,
-            b, c, d, highest.shape[1], side.squares.shape[1], fit, stride, parts, ratio_row, ratio_fit,
+            b, c, c_row, d, highest.shape[1], side.squares.shape[1], fit, stride, parts, ratio_row, ratio_fit,
             CLASSES=classes, GATHER=other is None, UNIT=other is None and not classes,
             RELU=self.shape.form == "released", TRAINED=trained, LOSSES=with_losses,
             LOGIT_POWER=powers[0], POWER=powers[1], OTHER_POWER=powers[2], **options,

@@ -28,7 +28,7 @@ from cafe.kernels.cards import Card, card_of, choose_tile
 from cafe.kernels.class_weights_reference import WeightsShape
 from cafe.kernels.cpu import Buffers
 from cafe.kernels.cuda.optimizers import update
-from cafe.kernels.cuda.products import log_sum_exp, places_of
+from cafe.kernels.cuda.products import ALIGNED, FAR, log_sum_exp, places_of
 from cafe.kernels.cuda.training import TritonTraining, Update
 from cafe.kernels.optimizers import BETAS, EPS, MOMENTUM
 from cafe.kernels.reference import Parameters
@@ -51,7 +51,7 @@ def weights_of(p, anchor, place, row, inside, a, RESIDUAL: tl.constexpr):  # typ
 @triton.jit  # type: ignore[untyped-decorator]
 def class_logits_kernel(  # type: ignore[no-untyped-def]
     x, batches, at, done, labels, p, anchor, offset, scale, residual, batch, batch_labels, now,
-    lengths, away, logits, highest, sums, n_batches, b, c, d,
+    lengths, away, logits, highest, sums, n_batches, b, c, c_row, d,
     GATHER: tl.constexpr, COSINES: tl.constexpr, RESIDUAL: tl.constexpr, OFFSET: tl.constexpr, PULLED: tl.constexpr,
     PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
@@ -95,9 +95,9 @@ def class_logits_kernel(  # type: ignore[no-untyped-def]
             tl.store(lengths + fit * c + j, length, mask=j < c)
         if PULLED:
             tl.store(away + fit * c + j, tl.sum(moved, axis=0), mask=j < c)
-    inside = (rows[:, None] < b) & (j[None, :] < c)
-    tl.store(logits + fit * b * c + rows[:, None] * c + j[None, :], value, mask=inside)
-    value = tl.where(j[None, :] < c, value, float("-inf"))
+    value = tl.where(j[None, :] < c, value, FAR)
+    inside = (rows[:, None] < b) & (j[None, :] < c_row)
+    tl.store(logits + fit * b * c_row + rows[:, None] * c_row + j[None, :], value, mask=inside)
     high = tl.max(value, axis=1)
     part = (fit * tl.num_programs(1) + tl.program_id(1)) * b + rows
     tl.store(highest + part, high, mask=rows < b)
@@ -106,7 +106,7 @@ def class_logits_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def class_rows_kernel(  # type: ignore[no-untyped-def]
-    logits, highest, sums, batch, labels, row_weights, lse, losses, at, done, b, c, parts,
+    logits, highest, sums, batch, labels, row_weights, lse, losses, at, done, b, c_row, parts,
     WEIGHTED: tl.constexpr, ADVANCE: tl.constexpr, POWER: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Launch 2: logsumexp and loss of each row."""
@@ -114,7 +114,7 @@ def class_rows_kernel(  # type: ignore[no-untyped-def]
     rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     own = log_sum_exp(highest + fit * parts * b, sums + fit * parts * b, rows, b, parts, POWER)
     label = tl.load(labels + fit * b + rows, mask=rows < b, other=0)
-    loss = own - tl.load(logits + fit * b * c + rows * c + label, mask=rows < b, other=0.0)
+    loss = own - tl.load(logits + fit * b * c_row + rows * c_row + label, mask=rows < b, other=0.0)
     if WEIGHTED:
         place = tl.load(batch + fit * b + rows, mask=rows < b, other=0)
         loss *= tl.load(row_weights + place, mask=rows < b, other=0.0)
@@ -139,7 +139,7 @@ def strengths(pull, index, penalty, fit, j, c, a, PULL: tl.constexpr):  # type: 
 @triton.jit  # type: ignore[untyped-decorator]
 def class_update_kernel(  # type: ignore[no-untyped-def]
     x, batch, labels, logits, lse, losses, lengths, away, anchor, scale, residual, penalty, pull, index, row_weights,
-    weights, p, p_m, p_v, offset, o, o_m, o_v, tail, share, rates, decay, corrections, now, stack, b, c, d, eps,
+    weights, p, p_m, p_v, offset, o, o_m, o_v, tail, share, rates, decay, corrections, now, stack, b, c, c_row, d, eps,
     COSINES: tl.constexpr, RESIDUAL: tl.constexpr, OFFSET: tl.constexpr, PULLED: tl.constexpr, PULL: tl.constexpr,
     WEIGHTED: tl.constexpr, OPTIMIZER: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr, MOMENTUM: tl.constexpr,
     PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
@@ -155,17 +155,19 @@ def class_update_kernel(  # type: ignore[no-untyped-def]
         shift = tl.load(offset + fit * c + j, mask=j < c, other=0.0)
     for start in range(0, b, BK):
         r = start + tl.arange(0, BK)
-        inside = (j[:, None] < c) & (r[None, :] < b)
-        value = tl.load(logits + fit * b * c + r[None, :] * c + j[:, None], mask=inside, other=0.0)
-        label = tl.load(labels + fit * b + r, mask=r < b, other=0)
+        # Beyond the edge logits are far below all others, and no label is there: D is 0 without asking again.
+        inside = (j[:, None] < c_row) & (r[None, :] < b)
+        value = tl.load(logits + fit * b * c_row + r[None, :] * c_row + j[:, None], mask=inside, other=FAR)
+        label = tl.load(labels + fit * b + r, mask=r < b, other=-1).to(tl.int32)
         place = places_of(batch, fit, r, b, True)
         error = tl.exp(value - tl.load(lse + fit * b + r, mask=r < b, other=0.0)[None, :])
-        error -= (j[:, None] == label[None, :]).to(tl.float32)
-        v = (r < b).to(tl.float32)
+        error = tl.where(j[:, None] == label[None, :], error - 1, error)
         if WEIGHTED:
             v = tl.load(row_weights + place, mask=r < b, other=0.0)
-        error = tl.where(inside, error * v[None, :], 0.0)
-        counted += v
+            error *= v[None, :]
+            counted += v
+        else:
+            counted += (r < b).to(tl.float32)
         if COSINES:
             rho += tl.sum(error * (value - shift[:, None]), axis=1)
         if OFFSET:
@@ -342,17 +344,18 @@ class TritonClassWeightStep:
         kinds = {"COSINES": shape.cosines, "RESIDUAL": shape.residual, "OFFSET": shape.offset}
         kinds["PULLED"] = self.held
         grid, options = self._launch(b, c, g)
-        logits = self.buffers("logits", like, g, b, c)
+        logits = self.buffers("logits", like, g, b, -(-c // ALIGNED) * ALIGNED)
         highest, sums = (self.buffers(name, like, g, grid[1], b) for name in ("highest", "sums"))
         class_logits_kernel[grid](
             self.features, self.start if batches is None else batches, at, done, self.labels, weights, self.anchor,
             offset, hyper["logit_scale"], residual, batch, labels, now, lengths, away, logits, highest, sums,
-            1 if batches is None else batches.shape[1], b, c, d, GATHER=batches is not None, **kinds, **options,
+            1 if batches is None else batches.shape[1], b, c, logits.shape[2], d, GATHER=batches is not None,
+            **kinds, **options,
         )  # fmt: skip
         row_weights = losses if self.row_weights is None else self.row_weights
         weighted, advance = self.row_weights is not None, update.optimizer != "none"
         class_rows_kernel[triton.cdiv(b, ROWS), g](
-            logits, highest, sums, batch, labels, row_weights, lse, losses, at, done, b, c, grid[1],
+            logits, highest, sums, batch, labels, row_weights, lse, losses, at, done, b, logits.shape[2], grid[1],
             WEIGHTED=weighted, ADVANCE=advance, POWER=triton.next_power_of_2(grid[1]), BLOCK=ROWS, num_warps=4,
         )  # fmt: skip
         parts = []
@@ -360,20 +363,23 @@ class TritonClassWeightStep:
             target = update.targets.get(name, update.targets["weights"])
             first = update.first.get(name, target)
             parts.append((target, first, update.second.get(name, first)))
-        grid, options = self._launch(c, d, g)
+        grid, options = self._launch(c, d, g, computed=True)
         class_update_kernel[grid](
             self.features, batch, labels, logits, lse, losses, lengths, away, self.anchor, hyper["logit_scale"],
             residual, hyper["decay"], like if self.pull is None else self.pull, self.index, row_weights,
             weights, *parts[0], offset, *parts[1], update.tail, update.share, update.rates, update.decay,
-            update.corrections, now, g, b, c, d, update.eps, PULL=self.pull is not None, WEIGHTED=weighted,
-            OPTIMIZER=update.optimizer, B1=BETAS[0], B2=BETAS[1], MOMENTUM=MOMENTUM, **kinds, **options,
+            update.corrections, now, g, b, c, logits.shape[2], d, update.eps,
+            PULL=self.pull is not None, WEIGHTED=weighted, OPTIMIZER=update.optimizer, B1=BETAS[0], B2=BETAS[1],
+            MOMENTUM=MOMENTUM, **kinds, **options,
         )  # fmt: skip
         return {}, now
 
-    def _launch(self, rows: int, columns: int, stack: int) -> tuple[tuple[int, int, int], dict[str, Any]]:
+    def _launch(
+        self, rows: int, columns: int, stack: int, computed: bool = False
+    ) -> tuple[tuple[int, int, int], dict[str, Any]]:
         """Return the grid of a product with so many rows and columns, and the options of its launch."""
         exact = self.features.element_size() == WIDE and self.precision == "ieee"
         # Weights and logits are four bytes wide, whatever the products are.
-        tile = choose_tile(self.card, rows, columns, stack, WIDE, exact)
+        tile = choose_tile(self.card, rows, columns, stack, WIDE, exact, computed)
         grid = (triton.cdiv(rows, tile.rows), triton.cdiv(columns, tile.columns), stack)
         return grid, {"PRECISION": self.precision, **tile.options()}

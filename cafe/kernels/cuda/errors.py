@@ -13,14 +13,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from cafe.kernels.cuda.products import log_sum_exp, places_of, reciprocal_length
+from cafe.kernels.cuda.products import FAR, log_sum_exp, places_of, reciprocal_length
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def errors_kernel(  # type: ignore[no-untyped-def]
     logits, highest, sums, labels, scale, x, batch, q, squares, adapted, ratio,
     other, other_squares, out, ratio_parts, losses,
-    b, c, d, logit_parts, parts, other_fit, other_stride, other_parts, ratio_row, ratio_fit,
+    b, c, c_row, d, logit_parts, parts, other_fit, other_stride, other_parts, ratio_row, ratio_fit,
     CLASSES: tl.constexpr, GATHER: tl.constexpr, UNIT: tl.constexpr, RELU: tl.constexpr, TRAINED: tl.constexpr,
     LOSSES: tl.constexpr, LOGIT_POWER: tl.constexpr, POWER: tl.constexpr, OTHER_POWER: tl.constexpr,
     PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
@@ -32,7 +32,7 @@ def errors_kernel(  # type: ignore[no-untyped-def]
     fit = tl.program_id(2).to(tl.int64)
     u, k = tl.program_id(0) * BM + tl.arange(0, BM), tl.program_id(1) * BN + tl.arange(0, BN)
     n, depth = (c, b) if CLASSES else (b, c)
-    logits += fit * b * c
+    logits += fit * b * c_row
     highest += fit * logit_parts * b
     sums += fit * logit_parts * b
     labels += fit * b
@@ -42,27 +42,30 @@ def errors_kernel(  # type: ignore[no-untyped-def]
         other_squares += fit * other_parts * other_stride
     if not CLASSES:
         lse = log_sum_exp(highest, sums, u, b, logit_parts, LOGIT_POWER)
-        label = tl.load(labels + u, mask=u < b, other=0)
+        label = tl.load(labels + u, mask=u < b, other=-1).to(tl.int32)
         if LOSSES and tl.program_id(1) == 0:
-            tl.store(losses + u, lse - tl.load(logits + u * c + label, mask=u < b, other=0.0), mask=u < b)
+            tl.store(losses + u, lse - tl.load(logits + u * c_row + label, mask=u < b, other=0.0), mask=u < b)
     total = tl.zeros((BM, BN), dtype=tl.float32)
     along = tl.zeros((BM,), dtype=tl.float32)
     for start in range(0, depth, BK):
         v = start + tl.arange(0, BK)
-        inside = (u[:, None] < n) & (v[None, :] < depth)
+        # Beyond the edge logits are far below all others, and no label is there: D is 0 without asking again.
         if CLASSES:
             place = places_of(batch, fit, v, b, GATHER)
             lse = log_sum_exp(highest, sums, v, b, logit_parts, LOGIT_POWER)
-            label = tl.load(labels + v, mask=v < b, other=0)
+            label = tl.load(labels + v, mask=v < b, other=-1).to(tl.int32)
             if LOSSES and (tl.program_id(0) == 0) & (tl.program_id(1) == 0):
-                tl.store(losses + v, lse - tl.load(logits + v * c + label, mask=v < b, other=0.0), mask=v < b)
-            value = tl.load(logits + v[None, :] * c + u[:, None], mask=inside, other=0.0)
-            error = tl.exp(value - lse[None, :]) - (u[:, None] == label[None, :]).to(tl.float32)
+                tl.store(losses + v, lse - tl.load(logits + v * c_row + label, mask=v < b, other=0.0), mask=v < b)
+            inside = (u[:, None] < c_row) & (v[None, :] < b)
+            value = tl.load(logits + v[None, :] * c_row + u[:, None], mask=inside, other=FAR)
+            error = tl.exp(value - lse[None, :])
+            error = tl.where(u[:, None] == label[None, :], error - 1, error)
         else:
             place = v.to(tl.int64)
-            value = tl.load(logits + u[:, None] * c + v[None, :], mask=inside, other=0.0)
-            error = tl.exp(value - lse[:, None]) - (v[None, :] == label[:, None]).to(tl.float32)
-        error = tl.where(inside, error, 0.0)
+            inside = (u[:, None] < b) & (v[None, :] < c_row)
+            value = tl.load(logits + u[:, None] * c_row + v[None, :], mask=inside, other=FAR)
+            error = tl.exp(value - lse[:, None])
+            error = tl.where(v[None, :] == label[:, None], error - 1, error)
         along += tl.sum(error * value, axis=1)
         if not UNIT:
             length = reciprocal_length(other_squares, place, v < depth, other_stride, other_parts, OTHER_POWER)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from cafe.kernels.cuda.products import places_of, product_tile, reciprocal_length
+from cafe.kernels.cuda.products import FAR, places_of, product_tile, reciprocal_length
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def logits_kernel(  # type: ignore[no-untyped-def]
     q, batch, row_squares, p, class_squares, scale, logits, highest, sums, at, done,
-    b, c, d, q_fit, p_fit, row_stride, row_parts, class_parts,
+    b, c, c_row, d, q_fit, p_fit, row_stride, row_parts, class_parts,
     GATHER: tl.constexpr, UNIT: tl.constexpr, ADVANCE: tl.constexpr,
     ROW_POWER: tl.constexpr, CLASS_POWER: tl.constexpr,
     PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
@@ -32,9 +32,9 @@ def logits_kernel(  # type: ignore[no-untyped-def]
     if not UNIT:
         length = reciprocal_length(class_squares + fit * class_parts * c, j, j < c, c, class_parts, CLASS_POWER)
         value *= length[None, :]
-    inside = (rows[:, None] < b) & (j[None, :] < c)
-    tl.store(logits + fit * b * c + rows[:, None] * c + j[None, :], value, mask=inside)
-    value = tl.where(j[None, :] < c, value, float("-inf"))
+    value = tl.where(j[None, :] < c, value, FAR)
+    inside = (rows[:, None] < b) & (j[None, :] < c_row)
+    tl.store(logits + fit * b * c_row + rows[:, None] * c_row + j[None, :], value, mask=inside)
     high = tl.max(value, axis=1)
     part = (fit * tl.num_programs(1) + tl.program_id(1)) * b + rows
     tl.store(highest + part, high, mask=rows < b)

@@ -9,6 +9,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+# A logit whose exp is 0, and which times 0 is still 0: that of the classes which fill a row of logits up to a multiple
+# of ALIGNED, so that rows are read in pieces of 16 bytes whatever the number of classes.
+FAR: tl.constexpr = tl.constexpr(-1e30)
+ALIGNED = 16
+
 
 @triton.jit  # type: ignore[untyped-decorator]
 def product_tile(  # type: ignore[no-untyped-def]
