@@ -4,11 +4,12 @@
 
 ImageNet's shape at 4 and 16 shots (1,000 classes, 512 wide, rows drawn around its real class means) and Caltech69 at
 16. First one step of each method in the precision that cafe takes here. Its floor is measured in the same rounds: its
-matrix products one after the other in that precision, and its traffic: one softmax of the logits, the optimiser's
-update on as many numbers, in bfloat16 the copies of weights and gradient between the two precisions, and for APE-T one
-exponential of the votes. Then whole fits of so many steps: seconds of the plain loop over cafe's in pairs, each first
-in turn, and the mean of the log ratios with its 95 % interval. The plain loop is what one would write: autograd,
-torch.optim, shuffled batches, and rows of text beside images where a method has them.
+matrix products one after the other in that precision (of APE-T with the keys too, where their cosines do not fit in
+memory), and its traffic: one softmax of the logits, the optimiser's update on as many numbers, in bfloat16 the copies
+of weights and gradient between the two precisions, and for APE-T one exponential of the votes. Then whole fits of so
+many steps: seconds of the plain loop over cafe's in pairs, each first in turn, and the mean of the log ratios with its
+95 % interval. The plain loop is what one would write: autograd, torch.optim, shuffled batches, and rows of text beside
+images where a method has them.
 
 In every row the gradients of one step are compared with autograd's in float64, or the command fails.
 """
@@ -41,7 +42,7 @@ from cafe.kernels.class_weights import ClassWeightStep
 from cafe.kernels.class_weights_reference import WeightsShape, class_weight_losses_and_gradients
 from cafe.kernels.optimizers import make_update
 from cafe.methods import make_method
-from cafe.methods.objectives.ape_t import KeyedRows, ResidualKeysObjective
+from cafe.methods.objectives.ape_t import KEPT_BYTES, KeyedRows, ResidualKeysObjective
 from cafe.training.trainer import Batch
 
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -127,6 +128,13 @@ class OneStep:
         self.update = make_update(self.method.optimizer, self.parameters, torch.zeros(1))
         self.rate = torch.tensor([1e-6])
 
+    @property
+    def key_products(self) -> int:
+        """Multiply-adds of the cosines of a batch with all keys, where a step of APE-T makes them itself."""
+        n, d = self.X.shape
+        made = self.method.shape is None and n**2 * self.X.element_size() > KEPT_BYTES
+        return self.b * n * d if made else 0
+
     def check(self) -> float:
         """Return how far one step's gradients are from autograd's in float64, of their length."""
         _, own = self.step(self.parameters, self.index, True)
@@ -162,16 +170,20 @@ class OneStep:
         moved = {k: v.clone() for k, v in self.parameters.items()}
         slopes = {k: torch.rand_like(v) for k, v in moved.items()}
         update = make_update(self.method.optimizer, moved, torch.zeros(1))
-        votes = torch.rand(b, len(self.y) if self.method.shape is None else 0)
+        cosines = torch.rand(b, len(self.y) if self.method.shape is None else 0)
+        votes = torch.empty_like(cosines)
+        keys = self.X if self.key_products else self.X[:0]
+        rows, of_keys = self.X[self.batch[0]], torch.empty(b, len(keys))
 
         def products() -> None:
             torch.mm(f, w.T, out=logits)
             torch.mm(error.T, f, out=slope)
+            torch.mm(rows, keys.T, out=of_keys)
 
         def traffic() -> None:
             torch.softmax(wide_logits, -1, out=wide_logits)
             update(moved, slopes, self.rate)
-            votes.exp_()
+            torch.exp(cosines, out=votes)
             if self.dtype != torch.float32:
                 w.copy_(wide_weights)
                 wide_weights.copy_(slope)
@@ -276,7 +288,7 @@ def measure(name: str, shape: str, rows: Rows, rounds: int, steps: int, pairs: i
     apart = step.check()
     seconds = side_by_side({"step": step.run, **step.parts()}, rounds)
     floor = seconds["products"] + seconds["traffic"]
-    flops = 4.0 * step.b * step.width * len(rows[2])
+    flops = 4.0 * step.b * step.width * len(rows[2]) + 2.0 * step.key_products
     start = time.perf_counter()
     fitted(name, rows, steps)
     alone = time.perf_counter() - start
