@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 
 NUMBER = r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?"
-TIMES = ("(?:fit_)?seconds(?:_mean|_std)?", "images_per_second", "read", "encode", "write")
+TIMES = ("(?:fit_|promises_)?seconds(?:_mean|_std)?", "images_per_second", "read", "encode", "write")
 MASKED_COLUMNS = {"fit_seconds": "<seconds>", "cafe_version": "<version>"}
 SUBSTITUTIONS = [
     # JSON, on one line or indented; it stays JSON.
     (rf'"({"|".join(TIMES)})": {NUMBER}', r'"\1": "<seconds>"'),
     (rf'"fit_seconds_ci95": \[\s*{NUMBER},\s*{NUMBER}\s*\]', '"fit_seconds_ci95": ["<seconds>"]'),
     (r'"bottleneck": "(?:read|encode|write)"', '"bottleneck": "<clock>"'),
+    (r": 1\d{18}\b", ": <nanoseconds>"),  # of last_used.json
     (r'"cafe_version": "[^"]*"', '"cafe_version": "<version>"'),
     # Prose.
     (r"[\d,]+ images/s \(.*?\)", "<rate> images/s (<clocks>)"),
@@ -32,7 +33,7 @@ SUBSTITUTIONS = [
     # Where an error happened within the code is no business of the user's; that there is a traceback is.
     (r"(Traceback \(most recent call last\):\n)(?:[ ].*\n)+", r"\1  <frames>\n"),
 ]
-PATTERNS = [(re.compile(pattern, re.MULTILINE), words) for pattern, words in SUBSTITUTIONS]
+PATTERNS = [(re.compile(pattern, re.MULTILINE), text) for pattern, text in SUBSTITUTIONS]
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,10 @@ class Normaliser:
 
     def text(self, text: str) -> str:
         """Return prose or JSON without times, dates, versions and temporary folders."""
-        for folder, words in self.folders:
-            text = text.replace(str(folder), words)
-        for pattern, words in PATTERNS:
-            text = pattern.sub(words, text)
+        for folder, name in self.folders:
+            text = text.replace(str(folder), name)
+        for pattern, replacement in PATTERNS:
+            text = pattern.sub(replacement, text)
         return text
 
     def document(self, text: str) -> str:

@@ -69,7 +69,7 @@ VERBS = (
 
 @scene(1)
 def lists(desk: Desk) -> None:
-    """Help of every verb, and what there is by name."""
+    """Help of every verb, and the lists of names."""
     for verb in VERBS:
         desk.cafe(*verb.split(), "--help")
     desk.cafe("fit", "--help", COLUMNS="60")
@@ -100,7 +100,7 @@ def program(desk: Desk) -> None:
     after = f"import sys; print([name for name in {heavy} if name in sys.modules])"
     light = ("import cafe", "import cafe.cache", "import cafe; dir(cafe)", "import cafe; cafe.CLIPAdapter")
     calls = ("call(['fit', '--help'])", "call(['methods', '-q'])", "call(['cache', 'ls'])", "call(['fit'])")
-    for code in (*light, *(f"from cafe.cli.app import call; {one}" for one in calls)):
+    for code in (*light, *(f"from cafe.cli.app import call; {call}" for call in calls)):
         desk.program(start=("-c", f"{code}; {after}"))
 
 
@@ -229,11 +229,11 @@ def cache(desk: Desk) -> None:
 
 def old_format(desk: Desk) -> None:
     """Read the cache of format version 1 that the tests keep, and learn from it."""
-    found = [path for root in (ROOT, desk.code) for path in sorted(root.glob("tests/**/format-1.h5"))]
-    if not found:
+    files = [path for root in (ROOT, desk.code) for path in sorted(root.glob("tests/**/format-1.h5"))]
+    if not files:
         desk.write("old-format", "there is no format-1.h5 below tests\n")
         return
-    shutil.copy(found[0], desk.caches / "old.h5")
+    shutil.copy(files[0], desk.caches / "old.h5")
     desk.all(
         "cache info old", "cache info old --json", "cache verify old", "cache ls", "cache export old --out old.npz",
         "fit --cache old --shots 1", "fit --cache old --method zero-shot --json",
@@ -253,7 +253,7 @@ def exporting(desk: Desk) -> None:
 
 
 def importing(desk: Desk) -> None:
-    """Import every layout, by its own name and found out."""
+    """Import every layout, by its name and by ``auto``."""
     import torch
     from safetensors.numpy import save_file
 
@@ -465,7 +465,7 @@ def python(desk: Desk) -> None:
                 section(cafe, cache, lines.append)
             except Exception as error:
                 lines.append(f"raised {described_error(error)}")
-        told = (f"{type(one.message).__name__}: {one.message}" for one in warned if told_to_users(one.category))
+        told = (f"{type(w.message).__name__}: {w.message}" for w in warned if told_to_users(w.category))
         lines += [*(f"warned {text}" for text in told), "--- stdout", said[0], "--- stderr", said[1]]
         desk.write(section.__name__.replace("_", "-"), "\n".join(lines) + "\n")
 
@@ -715,11 +715,11 @@ def unpack(tar: Path, folder: Path, classes: int) -> None:
     with tarfile.open(tar) as archive:
         names = archive.getnames()
         (split_file,) = [name for name in names if name.endswith(".json")]
-        wanted = sorted({name.split("/")[-2] for name in names if name.endswith(".jpg")})[:classes]
-        own = [name for name in names if name.endswith(".jpg") and name.split("/")[-2] in wanted]
-        archive.extractall(folder, [archive.getmember(name) for name in [*own, split_file]], filter="data")
+        chosen = sorted({name.split("/")[-2] for name in names if name.endswith(".jpg")})[:classes]
+        images = [name for name in names if name.endswith(".jpg") and name.split("/")[-2] in chosen]
+        archive.extractall(folder, [archive.getmember(name) for name in [*images, split_file]], filter="data")
     parts = json.loads((folder / split_file).read_text(encoding="utf-8"))
-    kept = {split: [row for row in rows if row[0].split("/")[0] in wanted] for split, rows in parts.items()}
+    kept = {split: [row for row in rows if row[0].split("/")[0] in chosen] for split, rows in parts.items()}
     labels = {old: new for new, old in enumerate(sorted({row[1] for rows in kept.values() for row in rows}))}
     renamed = {split: [[path, labels[label], name] for path, label, name in rows] for split, rows in kept.items()}
     (folder / split_file).write_text(json.dumps(renamed), encoding="utf-8")

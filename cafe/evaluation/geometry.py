@@ -16,15 +16,15 @@ SILHOUETTE_ROWS = 5000
 _BLOCK = 2048
 
 
-def silhouette(x: NDArray[Any], labels: NDArray[np.int64]) -> float:
-    """Return the mean silhouette by cosine distance, -1 to 1, over at most 5,000 rows (a fixed draw).
+def silhouette(x: NDArray[Any], labels: NDArray[np.int64], max_rows: int = SILHOUETTE_ROWS) -> float:
+    """Return the mean silhouette by cosine distance, -1 to 1, over at most ``max_rows`` rows (a fixed draw).
 
     ``s = (b - a) / max(a, b)`` with a the mean distance of a row to its own class and b to the nearest other one.
     Source: Rousseeuw (1987), Journal of Computational and Applied Mathematics 20.
     """
     from sklearn.metrics import silhouette_score
 
-    size = SILHOUETTE_ROWS if len(x) > SILHOUETTE_ROWS else None
+    size = max_rows if len(x) > max_rows else None
     return float(silhouette_score(x, labels, metric="cosine", sample_size=size, random_state=0))
 
 

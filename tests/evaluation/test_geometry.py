@@ -46,11 +46,8 @@ def test_length_does_not_matter():
     assert one == pytest.approx(other, rel=1e-4)
 
 
-def test_a_fixed_part_of_many_rows_stands_for_all(monkeypatch):
-    import cafe.evaluation.geometry as room
-
+def test_a_fixed_part_of_many_rows_stands_for_all():
     x, y = clusters(n=600)
-    whole = silhouette(x, y)
-    monkeypatch.setattr(room, "SILHOUETTE_ROWS", 300)
-    assert silhouette(x, y) == silhouette(x, y) != whole
-    assert silhouette(x, y) == pytest.approx(whole, abs=0.05)
+    whole, part = silhouette(x, y), silhouette(x, y, max_rows=300)
+    assert part == silhouette(x, y, max_rows=300) != whole
+    assert part == pytest.approx(whole, abs=0.05)

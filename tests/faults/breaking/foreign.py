@@ -198,7 +198,7 @@ class Foreign(Campaign):
 
     def prepare(self, folder: Path) -> None:
         """Write the examples."""
-        self.examples: list[tuple[str, Path, str]] = []  # what reads it, the folder, what is given below that
+        self.examples: list[tuple[str, Path, str]] = []  # reader, folder, path of the source below it
         self.write_examples(folder)
 
     @abstractmethod
@@ -210,15 +210,15 @@ class Foreign(Campaign):
 
         Returns
         -------
-        reader, given, kind, what : str, Path, str, str
+        reader, source, kind, what : str, Path, str, str
         changed : Path
             The file that was changed.
         marker : Path
             A file that appears if code of the example runs.
         """
-        reader, source, inner = self.examples[rng.randrange(len(self.examples))]
+        reader, example, inner = self.examples[rng.randrange(len(self.examples))]
         root = folder / "given"
-        shutil.copytree(source, root, symlinks=True)
+        shutil.copytree(example, root, symlinks=True)
         outside = folder / "outside"
         outside.mkdir()
         (outside / "secret.txt").write_bytes(SECRET)
@@ -252,11 +252,11 @@ class Foreign(Campaign):
             what, data = mutate_bytes(path.read_bytes(), rng)
             path.write_bytes(data)
         note(folder, f"{reader}, {kind}")
-        given = root / inner if inner else root
-        return reader, given, kind, f"{reader}: {path.relative_to(root)}: {what}", path, marker
+        source = root / inner if inner else root
+        return reader, source, kind, f"{reader}: {path.relative_to(root)}: {what}", path, marker
 
     def judged(self, reader: str, kind: str, what: str, work: Callable[[], object], names: list[str]) -> Outcome:
-        """Judge a call from Python: it works, or raises one of cafe's own errors that names something given."""
+        """Judge a call from Python: it works, or raises an error of cafe that names the file or its reader."""
         from cafe.errors import CafeError
 
         try:
@@ -359,14 +359,14 @@ class Imports(Foreign):
             rows = rng.standard_normal((n, 8))
             splits[name] = ((rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16), np.arange(n) % 2)
         for name, entry in entries("cache.transfer.importers", "IMPORTER").items():
-            for wanted in (("train", "val", "test"), ("train", "test"), ("train",)):
-                own = folder / f"{name}-{len(wanted)}"
-                own.mkdir()
+            for names in (("train", "val", "test"), ("train", "test"), ("train",)):
+                example = folder / f"{name}-{len(names)}"
+                example.mkdir()
                 try:
-                    given = entry.load().write_example(own, {key: splits[key] for key in wanted})
+                    source = entry.load().write_example(example, {key: splits[key] for key in names})
                 except Exception:  # a format that has no val, or a library that is not installed
                     continue
-                self.examples.append((name, own, str(given.relative_to(own)) if given != own else ""))
+                self.examples.append((name, example, str(source.relative_to(example)) if source != example else ""))
         self._write_arrays(folder, splits)
 
     def _write_arrays(self, folder: Path, splits: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
@@ -376,31 +376,31 @@ class Imports(Foreign):
         arrays = {f"{name}_{what}": array for name, pair in splits.items()
                   for what, array in zip(("features", "labels"), pair, strict=True)}  # fmt: skip
         for suffix in ("npz", "pt", "safetensors"):
-            own = folder / f"arrays-{suffix}"
-            own.mkdir()
-            path = own / f"features.{suffix}"
+            example = folder / f"arrays-{suffix}"
+            example.mkdir()
+            path = example / f"features.{suffix}"
             if suffix == "npz":
                 np.savez(path, **arrays, class_names=np.array(["cat", "dog"]))
             elif suffix == "pt":
                 torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, path)
             else:
                 save_file(arrays, path)
-            self.examples.append((f"arrays {suffix}", own, path.name))
+            self.examples.append((f"arrays {suffix}", example, path.name))
 
     def attempt(self, number: int, rng: random.Random, folder: Path) -> Outcome:
         """Import a mutated example, and verify what comes of it."""
         from cafe.cache.format.verify import verify_cache
 
-        reader, given, kind, what, changed, marker = self.copy_and_mutate(rng, folder)
+        reader, source, kind, what, changed, marker = self.copy_and_mutate(rng, folder)
         out = folder / "out.h5"
         layout = ["--format", reader] if rng.random() < 0.3 and not reader.startswith("arrays ") else []
-        answer = run_cafe(folder, "cache", "import", given, "--out", out, *layout)
+        answer = run_cafe(folder, "cache", "import", source, "--out", out, *layout)
         if marker.exists():
             return Outcome("harm", f"{reader}, {kind}", f"{what}; code of the file has run")
         outcome = judge(answer, f"{reader}, {kind}", what)
         if outcome.verdict == "detected":
             root = folder / "given"
-            names = [changed.name, given.name, *(str(path.relative_to(root)) for path in root.rglob("*"))]
+            names = [changed.name, source.name, *(str(path.relative_to(root)) for path in root.rglob("*"))]
             words = ("array", "split", "label", "text features", "rows", "got '")
             if not any(name in answer.complaint for name in (*names, *words)):
                 return Outcome("unnamed", outcome.kind, outcome.detail)
@@ -425,23 +425,23 @@ class Sources(Foreign):
         from cafe.registry import entries
 
         for name, entry in entries("data", "SOURCE").items():
-            own = folder / f"source-{name}"
-            own.mkdir()
+            example = folder / f"source-{name}"
+            example.mkdir()
             try:
-                given = entry.load().write_example(own)
+                source = entry.load().write_example(example)
             except CafeError:  # its library is not installed
                 continue
-            self.examples.append((name, own, str(given.relative_to(own)) if given != own else ""))
+            self.examples.append((name, example, str(source.relative_to(example)) if source != example else ""))
         self.named = {}
         for name, entry in entries("data", "DATASET").items():
-            own = folder / f"dataset-{name}"
-            own.mkdir()
-            entry.load().write_example(own)
-            if any(own.iterdir()):
-                self.examples.append((name, own, ""))
-                self.named[name] = own
+            example = folder / f"dataset-{name}"
+            example.mkdir()
+            entry.load().write_example(example)
+            if any(example.iterdir()):
+                self.examples.append((name, example, ""))
+                self.named[name] = example
         # What an extraction imports is there before processes with bounded memory are forked.
-        first = next(given for given in self.examples if given[0] == "image-folder")
+        first = next(example for example in self.examples if example[0] == "image-folder")
         answer = run_cafe(folder / "try", "extract", "--dataset", first[1], "--workers", "0", "--device", "cpu")
         assert answer.code == 0, answer
 
@@ -450,11 +450,11 @@ class Sources(Foreign):
         from cafe.data.opening import open_dataset
         from cafe.errors import UnreadableImageError
 
-        reader, given, kind, what, changed, marker = self.copy_and_mutate(rng, folder)
+        reader, source, kind, what, changed, marker = self.copy_and_mutate(rng, folder)
         root = folder / "given"
 
         def work() -> None:
-            dataset = open_dataset(reader, root) if reader in self.named else open_dataset(str(given))
+            dataset = open_dataset(reader, root) if reader in self.named else open_dataset(str(source))
             for name, split in dataset.splits.items():
                 for index, sample_id in enumerate(split.sample_ids):
                     path = Path(sample_id)
@@ -465,13 +465,13 @@ class Sources(Foreign):
                     except UnreadableImageError:
                         continue
 
-        names = [changed.name, str(given), str(root), reader]
+        names = [changed.name, str(source), str(root), reader]
         if number % self._COMMANDS_EVERY:
             outcome = self.judged(reader, kind, what, work, names)
         else:
-            words = ["--dataset", reader, "--root", root] if reader in self.named else [given]
-            if words == [given]:
-                words = ["--dataset", given]
+            words = ["--dataset", reader, "--root", root] if reader in self.named else [source]
+            if words == [source]:
+                words = ["--dataset", source]
             answer = run_cafe(folder, "extract", *words, "--workers", "0", "--quiet", "--device", "cpu")
             outcome = judge(answer, f"{reader}, {kind}", f"{what}; cafe extract")
         if marker.exists():
@@ -491,34 +491,34 @@ class Models(Foreign):
         from cafe.errors import CafeError
         from cafe.registry import entries
 
-        self.given: dict[str, str] = {}
+        self.models: dict[str, str] = {}
         for name, entry in entries("encoders", "ENCODER").items():
-            own = folder / name
-            own.mkdir()
+            example = folder / name
+            example.mkdir()
             try:
-                model = entry.load().write_example(own)
+                model = entry.load().write_example(example)
                 open_encoder(model, device="cpu", dtype="float32")
             except CafeError:  # its library is not installed
                 continue
-            self.given[name] = model.replace(str(own), "{}")
-            self.examples.append((name, own, ""))
+            self.models[name] = model.replace(str(example), "{}")
+            self.examples.append((name, example, ""))
 
     def attempt(self, number: int, rng: random.Random, folder: Path) -> Outcome:
         """Open a mutated model and encode with it."""
         from cafe.encoders.opening import open_encoder
 
-        reader, given, kind, what, changed, marker = self.copy_and_mutate(rng, folder)
+        reader, source, kind, what, changed, marker = self.copy_and_mutate(rng, folder)
         if number % 5 == 0:
-            kind, what = "own code", self._ask_for_code(given, rng, marker) or what
+            kind, what = "own code", self._ask_for_code(source, rng, marker) or what
 
-        model = self.given[reader].format(given)
+        model = self.models[reader].format(source)
 
         def work() -> None:
             encoder = open_encoder(model, device="cpu", dtype="float32")
             encoder.encode_images(np.stack([encoder.cropper(_grey()) for _ in range(2)]))
             encoder.encode_text(["a photo of a cat."])
 
-        outcome = self.judged(reader, kind, what, work, [changed.name, str(given)])
+        outcome = self.judged(reader, kind, what, work, [changed.name, str(source)])
         if marker.exists():
             return Outcome("harm", outcome.kind, f"{what}; code of the model has run")
         return outcome
@@ -588,13 +588,13 @@ class Images(Foreign):
         """Read a mutated picture."""
         from cafe.data.images.decoding import read_image
 
-        reader, given, kind, what, changed, marker = self.copy_and_mutate(rng, folder)
+        reader, source, kind, what, changed, marker = self.copy_and_mutate(rng, folder)
         if number % 12 == 1:
-            kind, what = "bomb", self._bomb(given, rng)
+            kind, what = "bomb", self._bomb(source, rng)
         if number % self._COMMANDS_EVERY == 0:
-            answer = run_cafe(folder, "predict", given, "--run", self.run, "--device", "cpu")
-            return judge(answer, f"{reader}, {kind}", f"{what}; cafe predict", named=[given.name])
-        return self.judged(reader, kind, what, lambda: read_image(given, given.name), [given.name])
+            answer = run_cafe(folder, "predict", source, "--run", self.run, "--device", "cpu")
+            return judge(answer, f"{reader}, {kind}", f"{what}; cafe predict", named=[source.name])
+        return self.judged(reader, kind, what, lambda: read_image(source, source.name), [source.name])
 
     def _bomb(self, path: Path, rng: random.Random) -> str:
         """Write a small PNG file that says it is huge."""
