@@ -275,28 +275,30 @@ def mutate_tar(path: Path, rng: random.Random) -> str:
         members = [(member, archive.extractfile(member)) for member in archive.getmembers()]
         kept = [(member, stream.read()) for member, stream in members if stream is not None]
     member, data = kept[rng.randrange(len(kept))]
-    how = rng.choice(["sparse", "link", "hard link", "outside", "absolute", "device", "class", "json", "twice", "name"])
+    attack = rng.choice(
+        ["sparse", "link", "hard link", "outside", "absolute", "device", "class", "json", "twice", "name"]
+    )
     before = member.name
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
         for other, content in kept:
             if other is not member:
                 archive.addfile(other, io.BytesIO(content))
-        if how == "outside":
+        if attack == "outside":
             member.name = f"../../{member.name}"
-        elif how == "absolute":
+        elif attack == "absolute":
             member.name = f"/etc/{member.name}"
-        elif how == "name":
+        elif attack == "name":
             member.name = rng.choice(
                 ["a\x1b[31m.png", ".png", "a" * 5000 + ".png", "\udcff.png", "a/../b.png", "a.png.cls"]
             )
-        elif how in ("link", "hard link", "device"):
-            member.type = {"link": tarfile.SYMTYPE, "hard link": tarfile.LNKTYPE, "device": tarfile.CHRTYPE}[how]
+        elif attack in ("link", "hard link", "device"):
+            member.type = {"link": tarfile.SYMTYPE, "hard link": tarfile.LNKTYPE, "device": tarfile.CHRTYPE}[attack]
             member.linkname, member.size, data = "/etc/passwd", 0, b""
-        elif how == "class":
+        elif attack == "class":
             member.name, data = f"{member.name.split('.')[0]}.cls", rng.choice(_WORDS)
-        elif how == "json":
+        elif attack == "json":
             member.name, data = f"{member.name.split('.')[0]}.json", rng.choice(_WORDS)
-        elif how == "sparse":
+        elif attack == "sparse":
             # A sparse file as GNU tar writes it in pax headers: 64 GB of holes, and nothing else.
             member.name = f"{member.name.split('.')[0]}.cls"
             member.pax_headers = {
@@ -306,9 +308,9 @@ def mutate_tar(path: Path, rng: random.Random) -> str:
             data = b"1\n" + f"{(64 << 30) - 1}\n1\n".encode()
             data += bytes(512 - len(data)) + b"x"
         member.size = len(data)
-        for _ in range(2 if how == "twice" else 1):
+        for _ in range(2 if attack == "twice" else 1):
             archive.addfile(member, io.BytesIO(data))
-    return f"{before} became {how}"
+    return f"{before} became {attack}"
 
 
 def mutate_parquet(path: Path, rng: random.Random) -> str:
@@ -333,15 +335,15 @@ def mutate_parquet(path: Path, rng: random.Random) -> str:
         "booleans": lambda: pa.array([True] * n),
         "dictionary": lambda: pa.array(["a"] * n).dictionary_encode(),
     }
-    how = rng.choice([*choices, "no rows", "gone"])
-    if how == "no rows":
+    attack = rng.choice([*choices, "no rows", "gone"])
+    if attack == "no rows":
         table = table.slice(0, 0)
-    elif how == "gone":
+    elif attack == "gone":
         table = table.drop_columns([name])
     else:
-        table = table.set_column(table.column_names.index(name), name, choices[how]())
+        table = table.set_column(table.column_names.index(name), name, choices[attack]())
     parquet.write_table(table, path)
-    return f"{name}: {how}"
+    return f"{name}: {attack}"
 
 
 class Imports(Foreign):
