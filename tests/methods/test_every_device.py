@@ -21,6 +21,7 @@ from cafe.encoders import open_encoder
 from cafe.errors import InputError
 from cafe.fitting import check_device_and_dtype
 from cafe.methods import fit_many, make_method, method_names
+from cafe.methods.inputs import stored_rows
 
 _spec = importlib.util.spec_from_file_location("labelled_device", Path(__file__).parents[1] / "labelled_device.py")
 labelled = importlib.util.module_from_spec(_spec)
@@ -301,3 +302,38 @@ def test_a_fit_and_its_scores_have_exact_products(monkeypatch):
     finally:
         cafe.compute._product_precision(before)
     assert len(seen) == 2 and set(seen) <= {"ieee", "none"}
+
+
+@pytest.fixture
+def mapped(tmp_path):
+    X, y, text = problem(per_class=10)
+    X.astype(np.float16).tofile(tmp_path / "x")
+    return np.memmap(tmp_path / "x", np.float16, mode="r", shape=X.shape), y, text
+
+
+@pytest.mark.parametrize("name", ["clip-adapter", "task-res", "linear-probe", "gda"])
+def test_features_on_disk_lie_whole_on_a_device_that_has_room(mapped, name, monkeypatch):
+    X, y, text = mapped
+    monkeypatch.setattr(stored_rows, "BLOCK_ROWS", 16)
+    waits = []
+    for longer in (False, True):
+        with LabelledDevice() as device:
+            model = make(name, text, "cuda", longer).fit(X, y)
+        assert model.device_ == "cuda:0"
+        waits.append((device.reads, device.uploads))
+    assert waits[0] == waits[1], "a step reads its rows from the host"
+    whole = make(name, text, "cpu", True).fit(np.array(X, np.float32), y)
+    np.testing.assert_allclose(model.logits(X), whole.logits(X), atol=2e-3 * np.abs(whole.logits(X)).max())
+
+
+def test_features_that_a_device_has_no_room_for_stay_where_they_are(mapped, monkeypatch):
+    X, y, text = mapped
+    monkeypatch.setattr("cafe.compute.LEAST_FOR_GPU", 0)
+    with LabelledDevice(memory=X.size * 4):
+        assert make("clip-adapter", text, "auto").fit(X, y).device_ == "cpu"
+        with pytest.raises(
+            InputError, match=r"the features need 0.0 GiB in float32, and cuda:0 has .* use device='cpu'"
+        ):
+            make("clip-adapter", text, "cuda").fit(X, y)
+    with LabelledDevice(memory=X.size * 4 * 2):
+        assert make("clip-adapter", text, "auto").fit(X, y).device_ == "cuda:0"

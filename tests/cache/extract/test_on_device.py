@@ -4,11 +4,13 @@ import gc
 import importlib.util
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from cafe.cache.extract import local_engine
 from cafe.cache.extract.run import extract
 from cafe.cache.format.reader import load_features
 from cafe.data import open_dataset
@@ -53,3 +55,23 @@ def test_batches_are_copied_from_registered_memory_and_the_forward_pass_is_repla
     there, here = (load_features(tmp_path / f"{name}.h5").splits["train"] for name in ("device", "cpu"))
     assert list(there.sample_ids) == list(here.sample_ids)
     np.testing.assert_allclose(there.image_features.astype(float), here.image_features.astype(float), atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("device", "images", "expected"),
+    [
+        ("cuda:0", 10_000, 13),  # 10 ms to decode, 1 to encode: ten, and a quarter more
+        ("cuda:0", 100, 0),  # done in less time than processes take to start: threads
+        ("cpu", 10_000, 32),  # whatever time the encoder leaves
+    ],
+)
+def test_as_many_processes_decode_as_the_device_can_use(monkeypatch, device, images, expected):
+    extraction = SimpleNamespace(n_images=images, known=(), encoder=SimpleNamespace(device=device))
+    sample = local_engine._Sample(0.010, (np.zeros((1, 8, 8, 3), np.uint8),))
+    monkeypatch.setattr(local_engine, "processors", lambda: 32)
+    monkeypatch.setattr(local_engine, "_encoding_seconds", lambda extraction, crops: 0.001)
+    assert local_engine._choose_number("a decoder that can be pickled", [extraction], sample) == expected
+    monkeypatch.setattr(local_engine, "processors", lambda: 4)
+    assert local_engine._choose_number("a decoder", [extraction], sample) == min(
+        expected, 4 - device.startswith("cuda")
+    )
