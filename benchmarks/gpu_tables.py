@@ -45,14 +45,15 @@ def estimates(folder: Path) -> str:
     if not rows:
         return f"Estimates: {NEVER}."
     lines = [
-        "| estimate for a step of | b x d x h, classes | precision | launches | estimate, us | longest launch, us "
-        "| estimate for 12,500 steps, s | commit |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| estimate for a step of | b x d x h, classes | precision | launches | MB asked for (kept) | floor, us "
+        "| estimate, us | longest launch, us | estimate for 12,500 steps, s | commit |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         fits = "one fit" if row["g"] == 1 else f"{row['g']} fits"
         lines.append(
             f"| {fits} | {row['b']} x {row['d']} x {row['h']}, {row['c']:,} | {row['precision']} | {row['launches']} "
+            f"| {row['megabytes']:.0f} ({row['least_megabytes']:.0f}) | {row['floor_us']:.1f} "
             f"| {row['microseconds']:.0f} | {row['longest']} | {12_500 * row['microseconds'] / 1e6:.2f} "
             f"| {row['commit']} |"
         )

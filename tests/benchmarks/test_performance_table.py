@@ -163,11 +163,11 @@ def test_what_compilers_say_is_by_card_and_release_and_the_last_run_counts(gpu, 
 def test_estimates_say_that_they_are(gpu, tmp_path):
     sizes = {"g": 1, "b": 256, "d": 512, "h": 128, "c": 20_000}
     step = {"target": "90", "card": "H100", "triton": "3.8.0", "shape": "1x256x512x128x20000", "precision": "bf16"}
-    write(
-        tmp_path, "gpu_estimates", step | sizes | {"launches": 6, "microseconds": 40.0, "longest": "a 9", "commit": "x"}
-    )
+    found = {"launches": 6, "microseconds": 40.0, "longest": "a 9", "commit": "x"}
+    found |= {"megabytes": 54.4, "least_megabytes": 4.6, "floor_us": 0.94}
+    write(tmp_path, "gpu_estimates", step | sizes | found)
     head, _, line, _, last = gpu.estimates(tmp_path).splitlines()
-    assert line == "| one fit | 256 x 512 x 128, 20,000 | bf16 | 6 | 40 | a 9 | 0.50 | x |"
+    assert line == "| one fit | 256 x 512 x 128, 20,000 | bf16 | 6 | 54 (5) | 0.9 | 40 | a 9 | 0.50 | x |"
     assert head.count("estimate") == 3 and last == "Estimated, not measured, for H100, Triton 3.8.0."
 
 

@@ -1,5 +1,6 @@
-"""The adapter's step on CUDA, in Triton: `adapter` has the derivation and the order of launches, and one file each
-launch's kernel: `hidden`, `blend`, `logits`, `errors`, `through`, `weights`; `products` has what they share.
+"""Steps on a GPU, in Triton: `adapter` has the derivation and the order of its launches, each with a file of its own:
+`hidden`, `blend`, `logits`, `errors`, `through`, `weights`. `class_weights` is the step on class weights, kernels and
+all. `products` has what kernels share, `optimizers` the updates they end with, `training` the whole steps made of them.
 
 Tested in Triton's interpreter against float64, and compiled for real cards; never run on a GPU so far.
 """
