@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, TypeAlias, TypeVar
 
 import typer
 
 from cafe.errors import InputError
 
 ALL = "all"
+_Number = TypeVar("_Number", int, float)
 NAMES_FOR_RATIO = ("auto", "learned", "scalar")
 
 
@@ -122,6 +123,23 @@ def listed(values: Sequence[str] | None) -> list[str]:
     return [part for value in values or () for part in map(str.strip, value.split(",")) if part]
 
 
+def _distinct(
+    values: Sequence[str] | None, convert: Callable[[str], _Number], is_valid: Callable[[_Number], bool], expected: str
+) -> list[_Number]:
+    """Convert the parts of a list, each once. Raises InputError, which begins with ``expected``."""
+    numbers: dict[_Number, None] = {}
+    for text in listed(values):
+        try:
+            number = convert(text)
+            valid = is_valid(number)
+        except ValueError:
+            valid = False
+        if not valid:
+            raise InputError(f"{expected}; got {text!r}")
+        numbers[number] = None
+    return list(numbers)
+
+
 def whole_numbers(values: Sequence[str] | None, option: str, *, least: int) -> list[int]:
     """Read a list of whole numbers; a number given twice counts once.
 
@@ -135,16 +153,9 @@ def whole_numbers(values: Sequence[str] | None, option: str, *, least: int) -> l
     >>> whole_numbers(["1,2,4"], "--shots", least=1)
     [1, 2, 4]
     """
-    numbers: dict[int, None] = {}
-    for text in listed(values):
-        try:
-            number = int(text)
-        except ValueError:
-            number = least - 1
-        if number < least:
-            raise InputError(f"{option} takes whole numbers of at least {least}, such as 1,2,4; got {text!r}")
-        numbers[number] = None
-    return list(numbers)
+    return _distinct(
+        values, int, lambda n: n >= least, f"{option} takes whole numbers of at least {least}, such as 1,2,4"
+    )
 
 
 def numbers_of_shots(values: Sequence[str]) -> list[int | None]:
@@ -198,16 +209,7 @@ def numbers(values: Sequence[str] | None, option: str) -> list[float]:
     >>> numbers(["0,0.2", "1"], "--values")
     [0.0, 0.2, 1.0]
     """
-    read: dict[float, None] = {}
-    for text in listed(values):
-        try:
-            number = float(text)
-        except ValueError:
-            number = math.nan
-        if not math.isfinite(number):
-            raise InputError(f"{option} takes numbers, such as 0,0.2,1; got {text!r}")
-        read[number] = None
-    return list(read)
+    return _distinct(values, float, math.isfinite, f"{option} takes numbers, such as 0,0.2,1")
 
 
 def ratio(text: str, option: str) -> float | str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cafe.classifier.encoder_pair import decoder_of, encoders_of, open_encoders, parts_of_provenance
 from cafe.classifier.images import image_inputs
-from cafe.classifier.reading import read_ahead
+from cafe.classifier.reading import in_batches, read_ahead
 from cafe.encoders.base import Encoder
 from cafe.errors import CafeWarning, InputError
 from cafe.features import Features
@@ -59,16 +59,12 @@ def encode_like(
     images, decoder = list(image_inputs(folder)), decoder_of(features.provenance)
     encoder = open_again(features, device, dtype)
     parts: list[NDArray[np.float32]] = []
-    crops: list[NDArray[np.uint8]] = []
-    unreadable = []
-    for done, image in enumerate(read_ahead(images, lambda: encoder.cropper, decoder), start=1):
-        if image.unreadable is not None:
-            unreadable.append(f"{image.input.name!r}: {image.unreadable.reason}")
-        elif image.crop is not None:
-            crops.append(image.crop)
-        if crops and (len(crops) == encoder.batch_size or done == len(images)):
+    unreadable, done = list[str](), 0
+    for batch in in_batches(read_ahead(images, lambda: encoder.cropper, decoder), encoder.batch_size):
+        unreadable += [f"{image.input.name!r}: {image.unreadable.reason}" for image in batch if image.unreadable]
+        if crops := [image.crop for image in batch if image.crop is not None]:
             parts.append(encoder.encode_images(np.stack(crops)))
-            crops = []
+        done += len(batch)
         if progress is not None:
             progress(done, len(images))
     if not parts:

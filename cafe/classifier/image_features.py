@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from cafe.classifier.images import image_inputs
-from cafe.classifier.reading import read_ahead
+from cafe.classifier.reading import in_batches, read_ahead
 from cafe.data.images.decoding import PILLOW, check_decoder
 from cafe.encoders.base import Encoder
 from cafe.encoders.opening import MINI, open_encoder
@@ -108,18 +108,11 @@ class ImageFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         images = list(image_inputs(rows)) if rows else []
         if len(images) != len(rows):
             raise InputError(f"{len(rows)} rows stand for {len(images)} images; name one image in each, and no folder")
-        crops: list[NDArray[np.uint8]] = []
         parts = [np.zeros((0, encoder.dim), dtype=np.float32)]
-        for image in read_ahead(images, lambda: encoder.cropper, self.decoder):
-            if image.unreadable is not None:
-                raise image.unreadable
-            assert image.crop is not None, "every readable image is decoded"
-            crops.append(image.crop)
-            if len(crops) == encoder.batch_size:
-                parts.append(encoder.encode_images(np.stack(crops)))
-                crops = []
-        if crops:
-            parts.append(encoder.encode_images(np.stack(crops)))
+        for batch in in_batches(read_ahead(images, lambda: encoder.cropper, self.decoder), encoder.batch_size):
+            if unreadable := next((image.unreadable for image in batch if image.unreadable), None):
+                raise unreadable
+            parts.append(encoder.encode_images(np.stack([image.crop for image in batch if image.crop is not None])))
         features: NDArray[np.float32] = np.concatenate(parts)  # (n, d)
         return features
 
