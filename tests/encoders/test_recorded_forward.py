@@ -40,6 +40,21 @@ def test_a_shape_that_comes_again_is_recorded_and_replayed(monkeypatch):
     assert [float(features[0, 0]) for features in kept] == [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
 
 
+def test_no_more_shapes_are_recorded_than_there_is_memory_for(monkeypatch):
+    recorded = []
+
+    def record(self, there):
+        recorded.append(there.shape[0])
+        return there.clone(), FakeGraph(lambda crops: crops + 1, there, there + 1), there + 1
+
+    monkeypatch.setattr(RecordedForward, "_record", record)
+    forward = RecordedForward(lambda crops: crops + 1)
+    for size in range(1, 8):
+        for _ in range(RecordedForward.AFTER + 2):
+            assert forward(torch.zeros(size, 1)).shape == (size, 1)
+    assert recorded == list(range(1, RecordedForward.MOST + 1))
+
+
 def test_what_cannot_be_recorded_runs_as_it_is(monkeypatch):
     tried = []
 

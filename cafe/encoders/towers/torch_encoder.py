@@ -214,6 +214,8 @@ class RecordedForward:
 
     # Batches of one shape before it is recorded: the first loads kernels, and a last small batch never comes again.
     AFTER = 3
+    # Shapes that are recorded: each graph holds the memory of a whole forward pass.
+    MOST = 4
 
     def __init__(self, encode: Callable[[torch.Tensor], torch.Tensor]) -> None:
         self._encode = encode
@@ -225,7 +227,8 @@ class RecordedForward:
         """Return features (n, d) of crops on the device."""
         shape = tuple(there.shape)
         self._seen[shape] = self._seen.get(shape, 0) + 1
-        if shape not in self._recorded and (self._refused or self._seen[shape] <= self.AFTER):
+        full = len(self._recorded) >= self.MOST
+        if shape not in self._recorded and (self._refused or full or self._seen[shape] <= self.AFTER):
             return self._encode(there)
         if shape not in self._recorded:
             try:
