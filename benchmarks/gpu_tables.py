@@ -41,7 +41,9 @@ def compiled(folder: Path) -> str:
 
 def estimates(folder: Path) -> str:
     """Return the estimates of a step's time as Markdown; each line says that it is one."""
-    rows = newest_of(rows_of(folder, "gpu_estimates"), "target", "shape", "precision")
+    # Rows without bytes are of an older formula, which counted every instruction in every turn.
+    counted = [row for row in rows_of(folder, "gpu_estimates") if "megabytes" in row]
+    rows = newest_of(counted, "target", "shape", "precision")
     if not rows:
         return f"Estimates: {NEVER}."
     lines = [
