@@ -68,7 +68,7 @@ def plan_batches(n_images: int, cores: int, batch_size: int) -> BatchPlan:
     Parameters
     ----------
     n_images : int
-        That are waiting or being classified.
+        That are being decoded, wait, or are being classified.
     cores : int
         That there are; 1 where batches run one after the other.
     batch_size : int
@@ -166,7 +166,8 @@ class Batcher:
             self.waiting -= 1
 
     def _plan(self) -> BatchPlan:
-        return plan_batches(self.waiting, self._predictor.cores, self._predictor.batch_size)
+        # Images that are being decoded count: their batch is about to begin.
+        return plan_batches(max(self.held, self.waiting), self._predictor.cores, self._predictor.batch_size)
 
     async def _work(self) -> None:
         while True:

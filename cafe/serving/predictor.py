@@ -105,6 +105,8 @@ def decode(predictor: Predictor, content: bytes, name: str, most_pixels: int) ->
     try:
         with Image.open(io.BytesIO(content)) as opened:  # reads the header alone
             width, height = opened.size
+    except Image.DecompressionBombError as error:  # Pillow has a limit of its own
+        raise TooManyPixelsError(f"it has more pixels than the limit of {most_pixels:,}") from error
     except Exception:
         width = height = 0  # what is wrong is said below
     if width * height > most_pixels:
