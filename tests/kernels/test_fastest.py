@@ -11,9 +11,12 @@ from cafe.kernels.fastest import (
     LEAST_MEASURED,
     MOST_TIMED,
     StepSizes,
+    WeightSizes,
     choose_cpu_step,
     choose_cpu_threads,
+    choose_weights_precision,
     measured_steps,
+    measured_weight_steps,
 )
 from cafe.kernels.reference import AdapterShape
 from cafe.measured import keep_in
@@ -172,3 +175,25 @@ def test_a_fit_shows_what_ran_and_every_form_gives_one_answer(monkeypatch, rates
         # Rounding of 20 steps in float32; Adam's first steps have the size of the rate whatever the gradient's.
         np.testing.assert_allclose(fit.logits(X), fits[0].logits(X), atol=0.05)
         assert (fit.predict(X) == fits[0].predict(X)).all()
+
+
+@pytest.mark.parametrize(("bfloat16", "taken"), [(0.3, "bfloat16"), (0.97, "float32"), (1.75, "float32")])
+def test_the_precision_of_class_weights_follows_the_measurement(bfloat16, taken, monkeypatch):
+    large, small = WeightSizes(True, 256, 512, 1000), WeightSizes(True, 32, 512, 10)
+    seconds = {"float32": 0.002, "bfloat16": 0.002 * bfloat16}
+    monkeypatch.setattr("cafe.kernels.fastest.measured_weight_steps", lambda sizes: seconds)
+    assert choose_weights_precision("auto", "cpu", large) == taken
+    for dtype in ("float32", "float64"):
+        assert choose_weights_precision(dtype, "cpu", large) == dtype  # as asked for
+    assert choose_weights_precision("auto", "cpu", small) == "float32"  # measuring would take as long as the fit
+
+
+def test_steps_of_class_weights_are_measured_once_for_a_class_of_sizes(tmp_path):
+    keep_in(tmp_path)
+    try:
+        first = measured_weight_steps(WeightSizes(False, 4000, 16, 60))
+        assert first["float32"] > 0
+        assert measured_weight_steps(WeightSizes(False, 4100, 17, 64)) == first
+        assert WeightSizes(True, 16_000, 512, 1000).representative().multiply_adds <= MOST_TIMED
+    finally:
+        keep_in(None)
