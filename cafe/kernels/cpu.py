@@ -32,7 +32,7 @@ goes on the classes, and rows of images are scaled to length one before the prod
     through the L2 norm:   dq = r (U - v (v . U))          dp = s t (E - t^2 p (p . E))
 
 which is what weight normalisation (Salimans and Kingma, arXiv 1602.07868) does to the rows of a matrix, forward and
-backward in one pass each. 1 / Z leaves with dq where no class is trained.
+backward in one pass each. 1 / Z goes on dq where no class is trained.
 
     through the blend:     dA = ratio dq                   dratio = dq . (A - x)    (summed over rows that share it)
     through the adapter:   dA = 0 where A = 0 ("released") dW2 = H^T dA
@@ -256,7 +256,9 @@ class Side:
 
     def unit(self) -> Tensor:
         """Return q / |q| in the dtype of the products, rounded once."""
-        wide = torch.mul(self.wide, self.r, out=self.buffers(f"{self.name} unit wide", self.r, *self.q.shape))
+        wide = self.wide
+        self.r = invert(torch.linalg.vector_norm(wide, dim=-1, keepdim=True))
+        wide = torch.mul(wide, self.r, out=self.buffers(f"{self.name} unit wide", self.r, *self.q.shape))
         if wide.dtype == self.q.dtype:
             return wide
         return self.buffers(f"{self.name} unit", self.q, *self.q.shape).copy_(wide)
@@ -504,7 +506,7 @@ class CpuAdapterStep:
             x = self.narrow_text[0] if isinstance(part, int) else self.narrow_text.expand(len(index), -1, -1)
             text = self._forward("text", parameters, narrow, x, part)
         classes = self._classes(text, part)
-        upstream: Tensor | None = None  # E, or E b
+        upstream: Tensor | None = None  # E
         dots: Tensor | None = None  # sum_i D_ij L_ij
         run_block = self._folded_block if self.folded else self._direct_block
         for first in range(0, b, rows):
@@ -558,7 +560,7 @@ class CpuAdapterStep:
         b: int,
         losses: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor | None, None]:
-        """Return D, v and dq (None without an adapter); Z D where text is fixed."""
+        """Return D / b, v and dq (None without an adapter); Z D where text is fixed."""
         q = x if image is None else image.q
         n = q.numel() // q.shape[-1]
         rows_of_one = self.buffers("ones", q, n, 1).fill_(1)
@@ -567,14 +569,14 @@ class CpuAdapterStep:
         totals = self.buffers("totals", self.scale, *block.shape, 1)  # Z
         for rows, _, raw, total in self._exponentials(error, None, block, b, losses):
             if self.shape.adapts_text:
-                raw.div_(total)
+                raw.div_(total * b)
             _rows(totals, rows).copy_(total)
             if raw.dtype != error.dtype:
                 _rows(error, rows).copy_(raw)
         if image is None:
             return error, v, None, None
         _, weight = self._scale_and_weight(part, b)
-        share = totals.fill_(1).mul_(weight) if self.shape.adapts_text else totals.reciprocal_().mul_(weight)
+        share = totals.fill_(b).mul_(weight) if self.shape.adapts_text else totals.reciprocal_().mul_(weight)
         u = self._times("u", error, classes)
         return error, v, through_scaled_rows(u, q, share.view(n, 1).to(q.dtype), had), None
 
@@ -583,9 +585,13 @@ class CpuAdapterStep:
         if not self.folded:
             return self.unit_text if text is None else text.unit()
         if text is not None:
-            self.text_lengths = self.scale[part].expand(*text.q.shape[:-1], 1).reshape(-1, 1).contiguous()
-            self.text_wide = text.wide
-            scaled, self.text_had = scaled_rows(self.text_wide, self.text_lengths)
+            lengths = self.scale[part].expand(*text.q.shape[:-1], 1).reshape(-1, 1).contiguous()
+            narrow = lengths.to(text.q.dtype)
+            # A scale that the products' dtype does not have would be rounded in every logit alike.
+            self.text_rows, self.text_lengths = text.q, narrow
+            if narrow.dtype != lengths.dtype and not torch.equal(narrow.to(lengths.dtype), lengths):
+                self.text_rows, self.text_lengths = text.wide, lengths
+            scaled, self.text_had = scaled_rows(self.text_rows, self.text_lengths)
             return self._narrow_copy("text unit", scaled)
         scales = self.numbers["logit_scale"]
         key = tuple(dict.fromkeys([scales[part]] if isinstance(part, int) else scales[part]))
@@ -596,14 +602,13 @@ class CpuAdapterStep:
         return self._scaled_text[key]
 
     def _text_gradient(self, text: Side, upstream: Tensor, dots: Tensor | None, b: int) -> Tensor:
-        """Return dp, ([k,] c, d), from E and the sums of D L, or from E b alone in the folded form."""
+        """Return dp, ([k,] c, d), from E and the sums of D L, or from E alone in the folded form."""
         if dots is not None:
-            radial = torch.mul(
-                text.wide, dots.mul_(text.r).mul_(text.r).div_(b), out=self.buffers("along", text.r, *text.q.shape)
-            )
-            return self._narrow_copy("dp", self._wide("e wide", upstream).mul_(text.r).sub_(radial))
-        wide = self._wide("e wide", upstream).div_(b)
-        return self._narrow_copy("dp", through_scaled_rows(wide, self.text_wide, self.text_lengths, self.text_had))
+            u = upstream.mul_(text.r).to(self.narrow_text.dtype)
+            along = dots.mul_(text.r).mul_(text.r).div_(b).to(u.dtype)
+            return u.sub_(torch.mul(text.q, along, out=self.buffers("along", u, *u.shape)))
+        gradient = upstream.to(self.text_rows.dtype)
+        return self._narrow_copy("dp", through_scaled_rows(gradient, self.text_rows, self.text_lengths, self.text_had))
 
     def _wide(self, name: str, value: Tensor) -> Tensor:
         """Return the value in the parameters' dtype, in a buffer of that name where that is another."""

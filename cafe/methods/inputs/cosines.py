@@ -48,12 +48,12 @@ def unit_length(x: Array) -> Array:
         return _unit_rows(x)
     scaled, rows = np.empty_like(x), max(1, _BLOCK // x.shape[1])
     for first in range(0, len(x), rows):
-        scaled[first : first + rows] = _unit_rows(x[first : first + rows])
+        _unit_rows(x[first : first + rows], scaled[first : first + rows])
     return scaled
 
 
-def _unit_rows(x: Array) -> Array:
-    """Do it with all rows at once."""
+def _unit_rows(x: Array, out: Array | None = None) -> Array:
+    """Do it with all rows at once, and write them to ``out``, of x's dtype, where one is given."""
     wide = x.astype(np.float32) if x.dtype == np.float16 else x
     limits = np.finfo(wide.dtype)
     with np.errstate(over="ignore", under="ignore"):
@@ -68,7 +68,8 @@ def _unit_rows(x: Array) -> Array:
             wide = wide / divisor
             length = np.linalg.norm(wide, axis=-1, keepdims=True)
     with np.errstate(under="ignore", invalid="ignore"):
-        scaled: Array = wide / np.where(length > 0, length, 1).astype(wide.dtype)
+        divisor = np.where(length > 0, length, 1).astype(wide.dtype)
+        scaled: Array = np.divide(wide, divisor, out=out, casting="same_kind")
     return scaled.astype(x.dtype, copy=False)
 
 
