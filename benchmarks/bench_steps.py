@@ -1,8 +1,9 @@
 """The adapter's step against its floor, and whole fits against the straight PyTorch loop on a grid of shapes.
 
-    python benchmarks/bench_steps.py [--full] [--only steps|fits]
+    python benchmarks/bench_steps.py [--full] [--only parts|steps|fits]
 
-First the step: 16,000 rows of 512 and 1,024 numbers, 1,000 and 102 classes, batch 256, in the precision, form and
+First where a step's processor time goes on one thread, by kind of operation, which other programs disturb least. Then
+the step: 16,000 rows of 512 and 1,024 numbers, 1,000 and 102 classes, batch 256, in the precision, form and
 number of threads that cafe takes here. Its floor is measured in the same rounds and in the same order: the matrix
 products of a step, one softmax of the logits between those that go forward and those that go back, and the optimiser's
 update on as many numbers; operands are as large and lie as the step's do, so that they come from the same caches. Then
@@ -23,6 +24,7 @@ import functools
 import itertools
 import math
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -32,6 +34,7 @@ from harness import is_smoke, matrix_peak, parse, report, unit
 from scipy.stats import t as student
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cafe import CLIPAdapter
 from cafe.kernels.cpu import CpuAdapterStep, CpuProjectedStep, FrozenLogits, direct_multiply_adds
@@ -173,8 +176,11 @@ class OneStep:
 class Floor:
     """What no step can do without: the products of the direct form, one softmax, one update."""
 
-    def __init__(self, sizes: tuple[int, int, int, int], dtype: str) -> None:
+    def __init__(
+        self, sizes: tuple[int, int, int, int], dtype: str, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         b, d, c, h = sizes
+        self.clock = clock
 
         def drawn(*size: int) -> torch.Tensor:
             return torch.rand(*size).sub_(0.5).to(getattr(torch, dtype))
@@ -191,7 +197,7 @@ class Floor:
 
     def run(self) -> None:
         """Do as many times what :meth:`OneStep.run` needs, in its order, and set ``seconds`` of each part."""
-        clock = time.perf_counter
+        clock = self.clock
         self.seconds = dict.fromkeys(self.seconds, 0.0)
         for _ in range(TOGETHER):
             start = clock()
@@ -260,6 +266,59 @@ def measure_floor(n: int, d: int, c: int, batch: int, rounds: int, steps: int, p
     }
 
 
+# Operations of a step, by what they do. The rest, under "calls", is Python, views and arithmetic on a number a row.
+KINDS = {
+    "products": ("mm", "addmm", "addmm_", "bmm"),
+    "softmax": ("amax", "sub", "exp_", "sum", "scatter_add_", "gather", "mul_", "div_"),
+    "norms": ("_weight_norm_interface", "_weight_norm_interface_backward", "linalg_vector_norm"),
+    "casts": ("copy_", "_to_copy"),
+    "gather": ("index_select",),
+    "ReLU": ("relu_", "threshold_backward"),
+    "update": ("_fused_adamw_",),
+}
+
+
+class Clocked(TorchDispatchMode):
+    """Adds up the processor time of every operation, by its kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: dict[str, list[float]] = {}
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(operation).split(".")[1]
+        kind = next((kind for kind, names in KINDS.items() if name in names), "rest")
+        start = time.thread_time()
+        result = operation(*args, **(kwargs or {}))
+        self.seconds.setdefault(kind, []).append(time.thread_time() - start)
+        return result
+
+
+def measure_parts(n: int, d: int, c: int, batch: int, rounds: int) -> dict[str, Any]:
+    """Return where a step's processor time goes on one thread, in milliseconds, medians over rounds."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        own = OneStep(*problem(n, d, c), "image", batch)
+        floor = Floor(own.sizes, own.dtype, time.thread_time)
+        totals: dict[str, list[float]] = {name: [] for name in (*KINDS, "step", "floor")}
+        for turn in range(rounds + 1):
+            start = time.thread_time()
+            own.run()
+            whole = time.thread_time() - start
+            floor.run()
+            with Clocked() as clocked:
+                own.run()
+            spent = {name: sum(clocked.seconds.get(name, ())) for name in KINDS}
+            for name, value in {**spent, "step": whole, "floor": sum(floor.seconds.values())}.items():
+                totals[name] += [1e3 * value / TOGETHER] if turn else []
+    finally:
+        torch.set_num_threads(threads)
+    parts = {name: float(np.median(values)) for name, values in totals.items()}
+    parts["calls"] = parts["step"] - sum(parts[name] for name in KINDS)
+    return {"shape": f"parts {n}x{d}x{c}", "dtype": own.dtype, "kernel": own.kernel, "milliseconds": parts}
+
+
 def fit_row(
     X: np.ndarray, y: np.ndarray, text: np.ndarray, variant: str, batch: int, steps: int, pairs: int
 ) -> dict[str, Any]:
@@ -318,11 +377,16 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5, help="of fits, at the most")
     parser.add_argument("--rounds", type=int, default=15, help="of the step and its floor")
     parser.add_argument("--full", action="store_true", help="every number of rows with every width: twice as long")
-    parser.add_argument("--only", choices=("steps", "fits"), help="a part")
+    parser.add_argument("--only", choices=("steps", "fits", "parts"), help="one of the three")
     arguments = parse(parser, {"steps": 2, "grid_steps": 2, "pairs": 2, "rounds": 1})
     shapes = [(400, 64, 20)] if is_smoke() else [(16_000, d, c) for d in (512, 1024) for c in (1000, 102)]
     cells = [(100, 64, 3, v, 32) for v in ("image", "text", "both")] if is_smoke() else grid(arguments.full)
     started = datetime.now(UTC).isoformat(timespec="seconds")
+    if arguments.only in (None, "parts"):
+        for shape in shapes:
+            report("step_parts", None, [measure_parts(*shape, 256, arguments.rounds)], started=started)
+    if arguments.only == "parts":
+        return
     rows = []
     for shape in [] if arguments.only == "fits" else shapes:
         rows.append(measure_floor(*shape, 256, arguments.rounds, arguments.steps, arguments.pairs))
