@@ -207,34 +207,39 @@ def test_a_full_queue_is_429_and_empties_again(predictor):
         assert app.state.batcher.held == 0
 
 
-def test_64_clients(address, app):
+def test_64_clients(predictor):
     """For ten seconds here; benchmarks/serving_load.py has the long form. No error but 429, and nothing is mixed up."""
-    files = {name: as_bytes(digit(n)) for n, name in enumerate(("zero", "one", "two"))}
-    expected = {name: send(address, ("a.png", file)).json()["images"][0]["predictions"] for name, file in files.items()}
-    session = httpx.Client(timeout=30, limits=httpx.Limits(max_connections=64), verify=False)
-    until = time.monotonic() + 10
+    # The clients share this process with the server, so that one of them may take seconds to send its few bytes.
+    app = make_app(predictor, Limits(waiting=64, seconds=30.0))
+    with running(app) as address:
+        files = {name: as_bytes(digit(n)) for n, name in enumerate(("zero", "one", "two"))}
+        expected = {
+            name: send(address, ("a.png", file)).json()["images"][0]["predictions"] for name, file in files.items()
+        }
+        session = httpx.Client(timeout=30, limits=httpx.Limits(max_connections=64), verify=False)
+        until = time.monotonic() + 10
 
-    def client(number):
-        statuses = []
-        name = list(files)[number % 3]
-        while time.monotonic() < until:
-            answer = session.post(f"{address}/predict", files=[("files", ("a.png", files[name], "image/png"))])
-            statuses.append(answer.status_code)
-            if answer.status_code == 200:
-                shown = answer.json()["images"][0]["predictions"]
-                assert shown[0]["class"] == expected[name][0]["class"]
-                ours, theirs = ([each["probability"] for each in some] for some in (shown, expected[name]))
-                np.testing.assert_allclose(ours, theirs, atol=1e-5)
-        return statuses
+        def client(number):
+            statuses = []
+            name = list(files)[number % 3]
+            while time.monotonic() < until:
+                answer = session.post(f"{address}/predict", files=[("files", ("a.png", files[name], "image/png"))])
+                statuses.append(answer.status_code)
+                if answer.status_code == 200:
+                    shown = answer.json()["images"][0]["predictions"]
+                    assert shown[0]["class"] == expected[name][0]["class"]
+                    ours, theirs = ([each["probability"] for each in some] for some in (shown, expected[name]))
+                    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+            return statuses
 
-    with ThreadPoolExecutor(64) as pool:
-        statuses = [status for some in pool.map(client, range(64)) for status in some]
-    assert set(statuses) <= {200, 429} and statuses.count(200) >= 64
-    assert app.state.batcher.held == 0
-    text = httpx.get(f"{address}/metrics").text
-    batches = float(re.search(r"^cafe_batch_images_count (\S+)", text, flags=re.M)[1])
-    images = float(re.search(r"^cafe_images_total (\S+)", text, flags=re.M)[1])
-    assert images > 1.5 * batches  # images of several clients went together
+        with ThreadPoolExecutor(64) as pool:
+            statuses = [status for some in pool.map(client, range(64)) for status in some]
+        assert set(statuses) <= {200, 429} and statuses.count(200) >= 64
+        assert app.state.batcher.held == 0
+        text = httpx.get(f"{address}/metrics").text
+        batches = float(re.search(r"^cafe_batch_images_count (\S+)", text, flags=re.M)[1])
+        images = float(re.search(r"^cafe_images_total (\S+)", text, flags=re.M)[1])
+        assert images > 1.5 * batches  # images of several clients went together
 
 
 def test_one_line_of_log_a_request(address, caplog):
