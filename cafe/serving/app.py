@@ -432,9 +432,9 @@ def _answer_with_sentences(app: FastAPI) -> None:
         return JSONResponse({"error": str(error)}, 422)
 
 
-def _checked_name(given: str | None) -> str:
+def _checked_name(file_name: str | None) -> str:
     """Return the name of an uploaded file, which is only ever echoed. Raises HTTPException for a path."""
-    name = given or "image"
+    name = file_name or "image"
     if "/" in name or "\\" in name or "\0" in name or name in (".", ".."):
         raise HTTPException(400, "the name of a file holds no path; send the name alone")
     return name[:_MOST_NAME]

@@ -163,29 +163,29 @@ def read_request(body: bytes, header_length: str | None, most_images: int) -> As
         raise InputError("the request is nested too deep") from None
     except ValueError as error:
         raise InputError(f"the request is not JSON of the Open Inference Protocol: {_first_line(error)}") from error
-    given = request.inputs[0]
-    if len(request.inputs) > 1 or given.name != INPUT:
+    tensor = request.inputs[0]
+    if len(request.inputs) > 1 or tensor.name != INPUT:
         names = ", ".join(repr(each.name[:40]) for each in request.inputs[:4])
         raise InputError(f"the model has one input, {INPUT!r}; got {names}")
-    n = given.shape[0] if given.shape else 0
+    n = tensor.shape[0] if tensor.shape else 0
     if not 1 <= n <= most_images:
-        raise InputError(f"a request holds 1 to {most_images} images; the shape is {given.shape}")
-    size = (given.parameters or {}).get(_BINARY_SIZE)
+        raise InputError(f"a request holds 1 to {most_images} images; the shape is {tensor.shape}")
+    size = (tensor.parameters or {}).get(_BINARY_SIZE)
     raw = None
     if size is not None:
         if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(body) - end:
             raise InputError(f"{_BINARY_SIZE} is {size!r}, and {len(body) - end} bytes stand behind the JSON")
         raw = body[end : end + size]
-    if given.datatype == "BYTES" and given.shape in ([n], [n, 1]):
-        files = _files_in(raw) if raw is not None else [_file(each) for each in _flat(given.data or [])]
+    if tensor.datatype == "BYTES" and tensor.shape in ([n], [n, 1]):
+        files = _files_in(raw) if raw is not None else [_file(each) for each in _flat(tensor.data or [])]
         if len(files) != n:
             raise InputError(f"the shape says {n} images, and {len(files)} came")
         return Asked(files, request)
-    if given.datatype == "UINT8" and len(given.shape) == 4 and given.shape[3] == 3 and min(given.shape) > 0:
-        return Asked(_pixels(given, raw), request)
+    if tensor.datatype == "UINT8" and len(tensor.shape) == 4 and tensor.shape[3] == 3 and min(tensor.shape) > 0:
+        return Asked(_pixels(tensor, raw), request)
     raise InputError(
         f"{INPUT!r} is BYTES of shape [n], the files of images, or UINT8 of shape [n, height, width, 3]; got "
-        f"{given.datatype[:20]} of shape {given.shape}"
+        f"{tensor.datatype[:20]} of shape {tensor.shape}"
     )
 
 
@@ -214,10 +214,10 @@ def write_response(
     if all(answer.unknown_score is not None for answer in answers):
         values[UNKNOWN_SCORE] = ("FP32", np.array([answer.unknown_score for answer in answers], dtype="<f4"))
     everywhere = bool((request.parameters or {}).get("binary_data_output", False))
-    wanted = [output.name for output in request.outputs or ()] or list(values)
+    output_names = [output.name for output in request.outputs or ()] or list(values)
     asked = {output.name: output.parameters or {} for output in request.outputs or ()}
     outputs, tail = [], b""
-    for name in wanted:
+    for name in output_names:
         if name not in values:
             continue
         datatype, value = values[name]
@@ -255,15 +255,15 @@ def _file(text: Any) -> bytes:
 
 def _files_in(raw: bytes) -> list[bytes]:
     """Take apart elements that each stand behind their length, 4 bytes, little endian."""
-    files, place = [], 0
-    while place < len(raw):
-        if place + 4 > len(raw):
+    files, offset = [], 0
+    while offset < len(raw):
+        if offset + 4 > len(raw):
             raise InputError("the binary data of BYTES ends within a length")
-        (length,) = struct.unpack_from("<I", raw, place)
-        if place + 4 + length > len(raw):
+        (length,) = struct.unpack_from("<I", raw, offset)
+        if offset + 4 + length > len(raw):
             raise InputError("the binary data of BYTES is shorter than its lengths say")
-        files.append(raw[place + 4 : place + 4 + length])
-        place += 4 + length
+        files.append(raw[offset + 4 : offset + 4 + length])
+        offset += 4 + length
     return files
 
 
@@ -272,18 +272,18 @@ def _lengths(values: Sequence[str]) -> bytes:
     return b"".join(struct.pack("<I", len(part)) + part for part in parts)
 
 
-def _pixels(given: RequestedInput, raw: bytes | None) -> NDArray[np.uint8]:
+def _pixels(tensor: RequestedInput, raw: bytes | None) -> NDArray[np.uint8]:
     n_bytes = 1
-    for side in given.shape:
+    for side in tensor.shape:
         n_bytes *= side
     if raw is not None:
         if len(raw) != n_bytes:
-            raise InputError(f"shape {given.shape} of UINT8 has {n_bytes} bytes, and {len(raw)} came")
-        return np.frombuffer(raw, dtype=np.uint8).reshape(given.shape)
+            raise InputError(f"shape {tensor.shape} of UINT8 has {n_bytes} bytes, and {len(raw)} came")
+        return np.frombuffer(raw, dtype=np.uint8).reshape(tensor.shape)
     try:
-        values = np.asarray(given.data if given.data is not None else [])
+        values = np.asarray(tensor.data if tensor.data is not None else [])
     except ValueError:
         raise InputError("the data has rows of different lengths") from None
     if values.size != n_bytes or values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 255:
-        raise InputError(f"data of shape {given.shape} are {n_bytes} whole numbers of 0 to 255")
-    return values.astype(np.uint8).reshape(given.shape)
+        raise InputError(f"data of shape {tensor.shape} are {n_bytes} whole numbers of 0 to 255")
+    return values.astype(np.uint8).reshape(tensor.shape)

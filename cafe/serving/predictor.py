@@ -189,12 +189,12 @@ class RunPredictor:
         """Return the nearest training images."""
         if self._images is None:
             return []
-        found = []
+        neighbours = []
         for row, cosine in self._images.nearest(answer.detail, k):
             label = int(self._images.labels[row])
             name = self._classifier.all_class_names[label]
-            found.append({"class": name, "similarity": cosine, "thumbnail": self._thumbnail(row)})
-        return found
+            neighbours.append({"class": name, "similarity": cosine, "thumbnail": self._thumbnail(row)})
+        return neighbours
 
     def _made_thumbnail(self, row: int) -> str | None:
         assert self._images is not None

@@ -80,10 +80,10 @@ def bind(host: str, port: int) -> socket.socket:
         If it is in use, is none of this machine, or may not be taken.
     """
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError, OverflowError) as error:
         raise InputError(f"{host!r} is no address of this machine; such as 127.0.0.1, or 0.0.0.0 for all") from error
-    family, _, _, _, address = found[0]
+    family, _, _, _, address = addresses[0]
     try:
         return socket.create_server(address[:2], family=family, backlog=2048)
     except OSError as error:

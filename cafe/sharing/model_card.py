@@ -94,9 +94,9 @@ def check_card(run: Path) -> None:
         raise InputError(f"{run} has no model card ({CARD_FILE}); {again}")
     heads = []
     for text in (path.read_text(encoding="utf-8", errors="replace"), model_card(read_run(run))):
-        found = re.match(r"---\r?\n(.*?)\r?\n---\r?\n", text, flags=re.S)
+        head_match = re.match(r"---\r?\n(.*?)\r?\n---\r?\n", text, flags=re.S)
         try:
-            head = yaml.safe_load(found[1]) if found else None
+            head = yaml.safe_load(head_match[1]) if head_match else None
         except yaml.YAMLError:
             head = None
         if not isinstance(head, dict):

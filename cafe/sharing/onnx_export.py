@@ -142,7 +142,7 @@ def export_onnx(
             f"encoder {encoder.id!r} is not one on the CPU in float32, in which an exported file computes; fit on "
             f"features of one that is"
         )
-    identities = [one.identity() for one in each]
+    identities = [part.identity() for part in each]
     parts = [identity["image"] for identity in identities]
     preprocessing = parts[0]["preprocessing"]
     if len(parts) == 2:
@@ -150,9 +150,9 @@ def export_onnx(
     cropper = _same_cropper(preprocessing, encoder, images)
     unprojected = getattr(estimator, "projection", None) is not None
     all_names = list(map(str, all_class_names or class_names))
-    towers = [one.image_tower(unprojected=unprojected) for one in each]
+    towers = [part.image_tower(unprojected=unprojected) for part in each]
     blank = Image.new("RGB", (32, 32))
-    tower = towers[0] if len(each) == 1 else PairTower(towers, [one.cropper(blank).shape for one in each])
+    tower = towers[0] if len(each) == 1 else PairTower(towers, [part.cropper(blank).shape for part in each])
     module = ExportedGraph(tower, estimator, promised, encoder.logit_scale, len(all_names)).eval()
     check_size(module, encoder.id)
     metadata = OnnxMetadata(

@@ -112,7 +112,7 @@ class ExportedGraph(nn.Module):
             ZERO_SHOT: self.has_text,
             SET_SCORES: self.set_head is not None,
         }
-        self.outputs = tuple(name for name, there in names.items() if there)
+        self.outputs = tuple(name for name, is_made in names.items() if is_made)
 
     def forward(self, crops: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs for crops (n, height, width, 3)."""

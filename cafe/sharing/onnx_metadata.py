@@ -72,7 +72,7 @@ class OnnxMetadata:
         return {key: json.dumps(value, ensure_ascii=False) for key, value in asdict(self).items()}
 
     @classmethod
-    def from_strings(cls, path: Path, found: Mapping[str, str]) -> OnnxMetadata:
+    def from_strings(cls, path: Path, texts: Mapping[str, str]) -> OnnxMetadata:
         """Read it back.
 
         Raises
@@ -81,7 +81,7 @@ class OnnxMetadata:
             If it is another program's file, a damaged one, or one of a newer format.
         """
         try:
-            values = {each.name: json.loads(found[each.name]) for each in fields(cls)}
+            values = {each.name: json.loads(texts[each.name]) for each in fields(cls)}
         except (KeyError, ValueError) as error:
             raise InputError(
                 f"{path} says nothing of classes and preprocessing in its metadata, so it was not written by "
