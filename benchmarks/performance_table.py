@@ -115,14 +115,14 @@ def table(folder: Path, entries: Iterable[Entry] = ENTRIES) -> str:
         "| what | against | wanted, CPU | measured, CPU | commit | one GPU |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for one in entries:
-        rows = rows_of(folder, one.benchmark)
-        cpu, gpu = (newest(rows, one.shape, on_gpu) for on_gpu in (False, True))
-        target = cpu["target"] if cpu else one.wanted
+    for entry in entries:
+        rows = rows_of(folder, entry.benchmark)
+        cpu, gpu = (newest(rows, entry.shape, on_gpu) for on_gpu in (False, True))
+        target = cpu["target"] if cpu else entry.wanted
         wanted = f"{target:g}x" if target else ""
-        against = one.against.format(**cpu) if cpu else one.against.split(", in {")[0]
+        against = entry.against.format(**cpu) if cpu else entry.against.split(", in {")[0]
         commit = cpu["commit"] if cpu else ""
-        lines.append(f"| {one.what} | {against} | {wanted} | {said(cpu, one.note)} | {commit} | {said(gpu)} |")
+        lines.append(f"| {entry.what} | {against} | {wanted} | {said(cpu, entry.note)} | {commit} | {said(gpu)} |")
     machines = {_machine(r) for e in entries if (r := newest(rows_of(folder, e.benchmark), e.shape, False))}
     return "\n".join([*lines, "", *(f"Measured on {machine}." for machine in sorted(machines))])
 

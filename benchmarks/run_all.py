@@ -23,7 +23,7 @@ from performance_table import ENTRIES, class_weights, put_between, scaling, slow
 HERE = Path(__file__).parent
 PAGE, FIGURE = HERE.parent / "docs" / "performance.md", HERE.parent / "docs" / "scaling.png"
 NAMES = tuple(
-    dict.fromkeys([*(one.benchmark for one in ENTRIES), "steps", "class_weights", "time_to_accuracy", "scaling"])
+    dict.fromkeys([*(entry.benchmark for entry in ENTRIES), "steps", "class_weights", "time_to_accuracy", "scaling"])
 )
 
 

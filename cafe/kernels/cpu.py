@@ -41,9 +41,9 @@ backward in one pass each. 1 / Z goes on dq where no class is trained.
 Without an adapter on a side, q = x or p = W are constants and their rows need no gradient. Losses are
 logsumexp(L) - L[label], only computed on steps that ask for them.
 
-A ratio is had in one of three ways, of which two are trained:
+There are three kinds of ratio, of which two are trained:
 
-    fixed    ratio_g = what was given
+    fixed    ratio_g = the given number
     scalar   ratio_g = sigmoid(start + bias_g),  start = logit of the default ratio
     learned  ratio_i = sigmoid(z_i),  z_i = v_i . o + start + bias,  v_i = tanh(x_i U + m V)
 
@@ -623,7 +623,7 @@ class CpuAdapterStep:
         return self.buffers(name, self.narrow_text, *value.shape).copy_(value)
 
     def _forward(self, name: str, parameters: Parameters, narrow: Parameters, x: Tensor, part: int | slice) -> Side:
-        """Run one side forward."""
+        """Return one side after its forward pass."""
         ratio_name = {"image": "alpha", "text": "beta"}[name]
         mode: str = getattr(self.shape, f"{ratio_name}_mode")
         if mode == "fixed":

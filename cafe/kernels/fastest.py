@@ -40,6 +40,8 @@ GAIN_OF_BFLOAT16, GAIN_OF_FORM = 1.1, 1.03
 # A precision that takes so many times longer for one small product is not timed further: without an instruction of
 # its own bfloat16 can be a hundred times slower.
 HOPELESS = 4
+# Of the adapter's steps: a larger number measures again where an older program has left its notes.
+REVISION = 2
 # The projected form's frozen logits have to be earned back within so many steps, and to fit in so many bytes.
 EARNED_BACK, FROZEN_BYTES = 100, 512 * 2**20
 
@@ -242,7 +244,7 @@ def _load_of_others() -> float:
 def _question(timed: StepSizes) -> str:
     shape = timed.shape
     return (
-        f"adapter step, {shape.variant}, {shape.form}, batch {timed.batch}, width {timed.width}, "
+        f"adapter step, revision {REVISION}, {shape.variant}, {shape.form}, batch {timed.batch}, width {timed.width}, "
         f"bottleneck {shape.bottleneck}, {timed.classes} classes"
     )
 

@@ -43,7 +43,7 @@ class AdapterShape:
     bottleneck : int
         Hidden width h.
     alpha_mode, beta_mode : str
-        How the ratio is had: ``"fixed"``, ``"scalar"`` (one trained number) or ``"learned"`` (hypernetwork).
+        Kind of ratio: ``"fixed"``, ``"scalar"`` (one trained number) or ``"learned"`` (hypernetwork).
     """
 
     variant: str

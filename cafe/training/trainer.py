@@ -263,8 +263,8 @@ def _draw(
 ) -> tuple[dict[str, Tensor], Iterator[Tensor]]:
     """Draw initial parameters (g, ...) and batches of rows, each configuration from its own seed.
 
-    Batches come as blocks (g, steps, b) of up to DRAWN_STEPS steps; with ``one_copy``, and where all configurations
-    share them, with a stride of 0 along the first axis.
+    Batches come as blocks (g, steps, b) of up to DRAWN_STEPS steps. Where ``one_copy`` is true and all configurations
+    share their batches, the blocks have a stride of 0 along the first axis.
     """
     initial: list[dict[str, Tensor]] = []
     # Configurations that differ in a ratio alone share their seed and rows, and so their batches: drawn once.
