@@ -36,7 +36,7 @@ import triton
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cafe.kernels.cards import Card, card_of, choose_tile
+from cafe.kernels.cards import Card, card_of, choose_tile, possible_tiles
 from cafe.kernels.cpu import Buffers, Ratio, ratio_forward, ratio_gradients
 from cafe.kernels.cuda.blend import blend_kernel
 from cafe.kernels.cuda.errors import errors_kernel
@@ -248,12 +248,16 @@ class TritonAdapterStep:
                 gradients |= ratio_gradients(side.ratio, error, parameters, *self._ratio_inputs(side, batch))
         return gradients, now
 
+    @property
+    def _exact(self) -> bool:
+        """Whether operands are float32 and stay so."""
+        return self.features.element_size() == WIDE and self.precision == "ieee"
+
     def _launch(
         self, rows: int, columns: int, stack: int, width: int, computed: bool = False
     ) -> tuple[tuple[int, int, int], dict[str, Any]]:
         """Return the grid of a product with so many rows and columns, and the options of its launch."""
-        exact = self.features.element_size() == WIDE and self.precision == "ieee"
-        tile = choose_tile(self.card, rows, columns, stack, width, exact, computed)
+        tile = choose_tile(self.card, rows, columns, stack, width, self._exact, computed)
         grid = (triton.cdiv(rows, tile.rows), triton.cdiv(columns, tile.columns), stack)
         return grid, {"PRECISION": self.precision, **tile.options()}
 
@@ -370,7 +374,16 @@ class TritonAdapterStep:
         g, h, d = update.targets[f"{side.name}_up"].shape
         # As many tiles again for the other of the two weights.
         # As twice as wide: each of the two products has blocks of its own in shared memory.
-        (rows, columns, _), options = self._launch(h, d, 2 * g, 2 * self.features.element_size())
+        width = 2 * self.features.element_size()
+        (rows, columns, _), options = self._launch(h, d, 2 * g, width)
+        if h % ALIGNED or d % ALIGNED:
+            # Numbers are read one by one, and the update of a large tile would need more registers than there are.
+            small = possible_tiles(self.card, width, self._exact)[-1]
+            rows, columns, options = (
+                triton.cdiv(h, small.rows),
+                triton.cdiv(d, small.columns),
+                options | small.options(),
+            )
         tiles = rows * columns + triton.cdiv(d, options["BM"]) * triton.cdiv(h, options["BN"])
         weights_kernel[tiles, g](
             side.x, batch, side.hidden, side.da, side.dh, *parts, losses, update.tail, update.share, update.rates,
