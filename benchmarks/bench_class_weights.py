@@ -6,9 +6,10 @@ ImageNet's shape at 4 and 16 shots (1,000 classes, 512 wide, rows drawn around i
 16. First one step of each method in the precision that cafe takes here. Its floor is measured in the same rounds: its
 matrix products one after the other in that precision (of APE-T with the keys too, where their cosines do not fit in
 memory), and its traffic: one softmax of the logits, the optimiser's update on as many numbers, in bfloat16 the copies
-of weights and gradient between the two precisions, and for APE-T one exponential of the votes. Then whole fits of so
-many steps: seconds of the plain loop over cafe's in pairs, each first in turn, and the mean of the log ratios with its
-95 % interval. The plain loop is what one would write: autograd, torch.optim, shuffled batches, and rows of text beside
+of weights and gradient between the two precisions, and for APE-T one exponential of the votes. Then whole fits, of the
+default's number of steps where that is one and takes a second or so, else of so many, which shows set-up larger than it
+is: seconds of the plain loop over cafe's in pairs, each first in turn, and the mean of the log ratios with its 95 %
+interval. The plain loop is what one would write: autograd, torch.optim, shuffled batches, and rows of text beside
 images where a method has them.
 
 In every row the gradients of one step are compared with autograd's in float64, or the command fails.
@@ -68,20 +69,23 @@ class Trained:
         Rows of a step; None for all.
     lr : float
         Of the plain loop.
+    iterations : int or None
+        Steps of its default fit; None where these are epochs, which take minutes on ImageNet's shape.
     """
 
     shape: WeightsShape | None
     optimizer: str
     batch: int | None
     lr: float
+    iterations: int | None = None
 
 
 METHODS = {
     "zs-lp": Trained(WeightsShape(), "sgd", BATCH, 0.1),
     "clap": Trained(WeightsShape(), "sgd", BATCH, 0.1),
     "task-res": Trained(WeightsShape(residual=True), "adamw", BATCH, 2e-3),
-    "lp++": Trained(WeightsShape(cosines=False, offset=True), "sgd", None, 1.0),
-    "cross-modal-linear-probe": Trained(WeightsShape(cosines=False), "adamw", 32, 1e-4),
+    "lp++": Trained(WeightsShape(cosines=False, offset=True), "sgd", None, 1.0, 300),
+    "cross-modal-linear-probe": Trained(WeightsShape(cosines=False), "adamw", 32, 1e-4, 500),
     "ape-t": Trained(None, "adamw", BATCH, 1e-3),
 }
 
@@ -279,10 +283,18 @@ def plain_loss(
     return [x, v], votes
 
 
+def steps_of(name: str, rows: Rows, steps: int) -> int:
+    """Return how many steps a fit takes here: those of the method's default fit where these take a second or so."""
+    method = METHODS[name]
+    if is_smoke() or method.iterations is None:
+        return steps
+    a_step = 4 * min(len(rows[0]), method.batch or len(rows[0])) * rows[2].size
+    return method.iterations if method.iterations * a_step < 1e11 else max(2, steps // 10)
+
+
 def measure(name: str, shape: str, rows: Rows, rounds: int, steps: int, pairs: int) -> dict[str, Any]:
     """Time a method's step beside its floor, and its fit beside the plain loop."""
-    if METHODS[name].batch is None:
-        steps = max(2, steps // 10)
+    steps = steps_of(name, rows, steps)
     model = fitted(name, rows, steps)  # warms up, and asks what is fastest here
     step = OneStep(name, rows, model.dtype_)
     apart = step.check()
@@ -329,7 +341,7 @@ def problems() -> dict[str, Rows]:
 def main() -> None:
     """Measure every method on every shape."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=100, help="of a fit; a tenth of them where a step has all rows")
+    parser.add_argument("--steps", type=int, default=100, help="of a long fit; a tenth where a step has all rows")
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--rounds", type=int, default=25, help="of a step and its floor")
     parser.add_argument("--methods", default=",".join(METHODS), help=f"some of {', '.join(METHODS)}")

@@ -33,7 +33,8 @@ def open_encoder(
     model : str, default "cafe:mini"
         ``"cafe:mini"``, a local folder in the hub's layout, or a hub id such as
         ``"openai/clip-vit-base-patch32"`` or ``"facebook/dinov2-base"``. A leading library name and a colon choose
-        another loader: ``"open_clip:RN50/openai"``, ``"open_clip:local-dir:PATH"``.
+        another loader: ``"open_clip:RN50/openai"``, ``"open_clip:local-dir:PATH"``; or the engine of the image tower:
+        ``"onnx:MODEL"``, ``"onnx-int8:MODEL"``.
     device : str, default "auto"
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
     dtype : str, default "auto"

@@ -15,6 +15,7 @@ LIBRARIES = {
     "real_features",
     "paper_data",
     "performance_table",
+    "gpu_tables",
     "kernel_launches",
     "step_bytes",
     "tasks",

@@ -92,7 +92,9 @@ def test_kind(kind, photos, mini, tmp_path):
     (tmp_path / "model").mkdir()
     model = save(kind, tmp_path / "model")
     try:
-        encoder = open_encoder(model, "cpu", "float32")
+        encoder = open_encoder(model, "cpu")
+        if len(encoder.dtypes) > 1:
+            encoder = open_encoder(model, "cpu", "float32")
     except CafeError as error:
         if "pip install" not in str(error):
             raise
