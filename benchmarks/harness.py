@@ -169,7 +169,9 @@ def photographs(folder: Path) -> Any:
 
     if not _smoke:
         with tarfile.open(real_data() / "caltech101_images.tar") as archive:
-            archive.extractall(folder, filter="data")
+            # Python before 3.11.4 has no filter, and takes no argument of that name.
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)
+            archive.extractall(folder)
         return open_dataset("caltech101", folder)
     digits = open_dataset("digits")
     for i, label in enumerate(digits.splits["train"].labels[:200]):

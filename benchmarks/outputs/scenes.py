@@ -717,7 +717,9 @@ def unpack(tar: Path, folder: Path, classes: int) -> None:
         (split_file,) = [name for name in names if name.endswith(".json")]
         chosen = sorted({name.split("/")[-2] for name in names if name.endswith(".jpg")})[:classes]
         images = [name for name in names if name.endswith(".jpg") and name.split("/")[-2] in chosen]
-        archive.extractall(folder, [archive.getmember(name) for name in [*images, split_file]], filter="data")
+        # Python before 3.11.4 has no filter, and takes no argument of that name.
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)
+        archive.extractall(folder, [archive.getmember(name) for name in [*images, split_file]])
     parts = json.loads((folder / split_file).read_text(encoding="utf-8"))
     kept = {split: [row for row in rows if row[0].split("/")[0] in chosen] for split, rows in parts.items()}
     labels = {old: new for new, old in enumerate(sorted({row[1] for rows in kept.values() for row in rows}))}

@@ -172,6 +172,13 @@ def open_unfinished(
         if batch_size is None:
             batch_size = default_batch_size if existing is None else existing["identity"]["batch_size"]
         wanted = _manifest(image, batch_size, recorded, force)
+        if existing is None:
+            shards = cut_shards(splits, wanted["identity"]["shard_images"])
+            unfinished = UnfinishedCache(path, shards, wanted, wanted["recorded"], before)
+            if unfinished.look_for_cache():
+                # Finished while this process waited for the lock. A folder begun now would gather shards that others
+                # had still been encoding, and nobody would remove it.
+                return unfinished
         existing = _join(folder, existing, wanted)
     shards = cut_shards(splits, existing["identity"]["shard_images"])
     return UnfinishedCache(path, shards, wanted, existing["recorded"], before)

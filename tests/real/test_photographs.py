@@ -20,7 +20,9 @@ def photographs(real_data, tmp_path_factory):
         pytest.skip(f"CAFE_REAL_DATA has no {archive.name}")
     folder = tmp_path_factory.mktemp("photographs")
     with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
+        # Python before 3.11.4 has no filter, and takes no argument of that name.
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)
+        tar.extractall(folder)
     return Path(shutil.move(folder / "caltech-101" / "101_ObjectCategories", folder / "my_photos"))
 
 

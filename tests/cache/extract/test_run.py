@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+import time
 from collections import namedtuple
 from pathlib import Path
 
@@ -11,13 +12,14 @@ import numpy as np
 import pytest
 
 from cafe import files as atomic
-from cafe.cache.extract import run
+from cafe.cache.extract import run, unfinished
 from cafe.cache.extract.finish import finish
 from cafe.cache.extract.run import extract, extract_many
 from cafe.cache.extract.views import Views
 from cafe.cache.format.reader import load_features, load_sizes
 from cafe.cache.format.verify import verify_cache
 from cafe.cache.locate import list_caches
+from cafe.cache.locks import wait_for_claim
 from cafe.errors import CacheError, CafeError, InputError
 
 
@@ -273,6 +275,23 @@ def test_two_extractors_at_once(fakes, tmp_path):
     assert failures == []
     assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
     assert verify_cache(tmp_path / "a.h5").ok
+
+
+def test_a_cache_finished_while_another_waits_to_begin(fakes, tmp_path, monkeypatch):
+    path, results, begun = tmp_path / "a.h5", [], []
+    # A folder that is begun though the cache is there gathers shards of others, and then is not empty at the end.
+    monkeypatch.setattr(unfinished.UnfinishedCache, "remove_if_empty", lambda self: begun.append(self.folder.exists()))
+    made = extract(fakes[0](), fakes[1](), tmp_path / "b.h5").path
+    begun.clear()
+    with wait_for_claim(unfinished._lock_path(unfinished.partial_folder(path))):
+        waiting = threading.Thread(target=lambda: results.append(extract(fakes[0](), fakes[1](), path)))
+        waiting.start()
+        time.sleep(0.3)  # it has seen that there is no cache
+        made.rename(path)
+    waiting.join()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
+    assert (results[0].path, results[0].encoded, begun) == (path, 0, [False])
+    assert verify_cache(path).ok
 
 
 def read_bytes():
