@@ -303,13 +303,11 @@ def measured_encoding_dtype(inputs: int, outputs: int) -> str:
         seconds = seconds_of(
             f"encoding, layers of {inputs} and {outputs}", ("float32", "bfloat16"),
             lambda: {name: work(getattr(torch, name)) for name in ("float32", "bfloat16")},
-            library=f"torch {torch.__version__}", threads=threads,
+            library=f"torch {torch.__version__}", threads=threads, at_least=2,
         )  # fmt: skip
     finally:
         torch.set_num_threads(threads)
-    # Where the tenth of a second did not reach it, float32 stays.
-    other = seconds.get("bfloat16")
-    return "bfloat16" if other is not None and seconds["float32"] >= WORTH_BFLOAT16 * other else "float32"
+    return "bfloat16" if seconds["float32"] >= WORTH_BFLOAT16 * seconds["bfloat16"] else "float32"
 
 
 def heaviest_products(shapes: Iterable[Sequence[int]]) -> tuple[int, int] | None:

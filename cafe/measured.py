@@ -57,6 +57,7 @@ def seconds_of(
     threads: int,
     clock: Clock = time.thread_time,
     budget: float = BUDGET,
+    at_least: int = 1,
     keep: bool = True,
 ) -> dict[str, float]:
     """Return how long each of several ways takes on this machine: from the note, else measured now and noted.
@@ -74,7 +75,7 @@ def seconds_of(
         What runs them, with its version: ``"torch 2.14.1"``.
     threads : int
         How many threads it has when it is used.
-    clock, budget
+    clock, budget, at_least
         As of :func:`time_ways`; making the ways is part of the budget.
     keep : bool, default=True
         Whether what is measured now is noted for later processes; False where it may not hold for them.
@@ -82,7 +83,7 @@ def seconds_of(
     Returns
     -------
     dict of str to float
-        Seconds of one run of each way that the budget reached, the first at least.
+        Seconds of one run of each way that the budget reached.
 
     Examples
     --------
@@ -103,14 +104,16 @@ def seconds_of(
         start = clock()
         ways = make()
         ready = {name: ways[name] for name in names if name in ways}
-        known = time_ways(ready, clock=clock, budget=budget - (clock() - start))
+        known = time_ways(ready, clock=clock, budget=budget - (clock() - start), at_least=at_least)
         if keep:
             _note(folder, key, known)
     _of_this_process[key] = known
     return dict(known)
 
 
-def time_ways(ways: Ways, *, clock: Clock = time.thread_time, budget: float = BUDGET) -> dict[str, float]:
+def time_ways(
+    ways: Ways, *, clock: Clock = time.thread_time, budget: float = BUDGET, at_least: int = 1
+) -> dict[str, float]:
     """Time several ways in turns, and return the shortest seconds of each.
 
     The shortest, because what else the machine does only ever adds to it. Each way is run once to warm up first. Ways
@@ -124,11 +127,13 @@ def time_ways(ways: Ways, *, clock: Clock = time.thread_time, budget: float = BU
         Returns seconds.
     budget : float, default=0.1
         Seconds for all of it.
+    at_least : int, default=1
+        How many of the ways are run whatever the budget, where a comparison with fewer would answer nothing.
     """
     start = clock()
     best: dict[str, float] = {}
     for name, run in ways.items():
-        if best and clock() - start >= budget:
+        if len(best) >= at_least and clock() - start >= budget:
             break
         run()
         best[name] = _seconds(run, clock)

@@ -81,7 +81,8 @@ def test_bfloat16_is_taken_where_it_is_a_third_faster(bfloat16, taken, monkeypat
 
     asked: list[str] = []
 
-    def seconds(question, names, make, *, library, threads):
+    def seconds(question, names, make, *, library, threads, at_least):
+        assert at_least == 2
         assert set(names) == set(make())
         assert all(way().shape == (128, 64) for way in make().values())
         assert torch.get_num_threads() == 1

@@ -83,6 +83,13 @@ def test_ways_that_the_budget_does_not_reach_are_left_out(folder):
     assert not ask(clock, a=0.15, b=0.01)[1]
 
 
+def test_what_has_to_be_compared_is_run_whatever_the_budget():
+    clock = Clock()
+    seconds = time_ways(clock.ways(a=0.15, b=0.01, c=0.01), clock=clock, at_least=2)
+    assert seconds == pytest.approx({"a": 0.15, "b": 0.01})
+    assert clock.runs == ["a", "a", "b", "b"]
+
+
 def test_an_answer_is_kept_for_the_process_and_on_disk(folder):
     clock = Clock()
     first, was_measured = ask(clock, a=0.01, b=0.02)

@@ -3,8 +3,9 @@
 The adapter's step has forms and precisions, that of class weights has precisions. Neither follows from what a
 processor says of itself: with AVX512_BF16 and no AMX, bfloat16 products ran at 0.6 of float32's rate on an Intel and at
 4 times it on an AMD; on an Intel with AMX at 6 times. So the steps themselves are run on random rows of the sizes in
-question, in every form and precision, once for each class of shapes (``cafe/measured.py`` times and keeps them). A
-class is sizes rounded to powers of two, so that the answer does not depend on which of its members came first.
+question, first the direct form in every precision, then every form in the faster one, once for each class of shapes
+(``cafe/measured.py`` times and keeps them). A class is sizes rounded to powers of two, so that the answer does not
+depend on which of its members came first.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
 import torch
 
@@ -23,10 +24,16 @@ from cafe.errors import InputError
 from cafe.kernels.choose import CPU_FORMS
 from cafe.kernels.class_weights import ClassWeightStep
 from cafe.kernels.class_weights_reference import WeightsShape
-from cafe.kernels.cpu import CpuAdapterStep, CpuProjectedStep, FrozenLogits
+from cafe.kernels.cpu import (
+    CpuAdapterStep,
+    CpuProjectedStep,
+    FrozenLogits,
+    direct_multiply_adds,
+    projected_multiply_adds,
+)
 from cafe.kernels.optimizers import copied_in_a_row, make_update
 from cafe.kernels.reference import AdapterShape
-from cafe.measured import seconds_of, time_ways
+from cafe.measured import BUDGET, seconds_of, time_ways
 
 PRECISIONS = ("float32", "bfloat16")
 # Multiply-adds of a step (forward and backward) from which it is worth a question: those of the default recipe's 313
@@ -34,14 +41,18 @@ PRECISIONS = ("float32", "bfloat16")
 LEAST_MEASURED = 20_000_000
 # Multiply-adds of the steps that are timed: with larger ones the ways would not all be run in the time there is. The
 # rate of a product no longer depends on its size there.
-MOST_TIMED = 600_000_000
+MOST_TIMED = 550_000_000
+# Rows of a batch that are timed where it has them: with fewer, copies of weights between precisions weigh more.
+LEAST_BATCH = 256
 # How much faster bfloat16 has to be to be taken, since it rounds; and another form than the direct one.
 GAIN_OF_BFLOAT16, GAIN_OF_FORM = 1.1, 1.03
 # A precision that takes so many times longer for one small product is not timed further: without an instruction of
 # its own bfloat16 can be a hundred times slower.
 HOPELESS = 4
+# Share of the direct form's multiply-adds from which on the projected form's more and smaller products do not pay.
+PROJECTED_SHARE = 0.85
 # Of the adapter's steps: a larger number measures again where an older program has left its notes.
-REVISION = 2
+REVISION = 3
 # The projected form's frozen logits have to be earned back within so many steps, and to fit in so many bytes.
 EARNED_BACK, FROZEN_BYTES = 100, 512 * 2**20
 
@@ -70,14 +81,23 @@ class StepSizes:
         return 3 * self.width * (self.batch * self.classes + 2 * rows * self.shape.bottleneck)
 
     def representative(self) -> StepSizes:
-        """Return the sizes that stand for their class: powers of two, not too large to be timed."""
+        """Return the sizes that stand for their class: powers of two, not too large to be timed.
+
+        Which form is faster depends on classes against features, so that both are halved together where neither many
+        classes nor a large batch can be cut.
+        """
         width = _power_of_two(self.width)
         bottleneck = max(1, round(self.shape.bottleneck * width / self.width))
         shape = AdapterShape(self.shape.variant, self.shape.form, bottleneck)
         sizes = StepSizes(shape, _power_of_two(self.batch), width, _power_of_two(self.classes))
-        while sizes.multiply_adds > MOST_TIMED and max(sizes.batch, sizes.classes) > 1:
-            larger = "classes" if sizes.classes >= sizes.batch else "batch"
-            sizes = replace(sizes, **{larger: getattr(sizes, larger) // 2})
+        while sizes.multiply_adds > MOST_TIMED:
+            if sizes.classes >= 4 * sizes.width:
+                sizes = replace(sizes, classes=sizes.classes // 2)
+            elif sizes.batch > LEAST_BATCH:
+                sizes = replace(sizes, batch=sizes.batch // 2)
+            else:
+                shape = replace(sizes.shape, bottleneck=max(1, sizes.shape.bottleneck // 2))
+                sizes = StepSizes(shape, sizes.batch, sizes.width // 2, max(1, sizes.classes // 2))
         return sizes
 
     def can_be_projected(self) -> bool:
@@ -131,27 +151,33 @@ def choose_cpu_step(kernel: str, dtype: str, sizes: StepSizes, n: int, *, in_mem
         )
     if dtype == "float64" or (given and dtype != "auto") or sizes.multiply_adds < LEAST_MEASURED:
         return given or CPU_FORMS[0], "float32" if dtype == "auto" else dtype
-    seconds = measured_steps(sizes)
-    allowed = [form for form in CPU_FORMS if form == given or (given is None and (form != CPU_FORMS[2] or in_memory))]
-    best: dict[str, tuple[str, float]] = {}
-    for precision in PRECISIONS if dtype == "auto" else (dtype,):
-        by_form = {form: seconds[form, precision] for form in allowed if (form, precision) in seconds}
-        if given is None and CPU_FORMS[2] in by_form and not _earned_back(sizes, n, precision, by_form):
-            del by_form[CPU_FORMS[2]]
-        if by_form:
-            best[precision] = _fastest(by_form)
-    if not best:  # the time for measuring did not reach it
-        return given or CPU_FORMS[0], "float32" if dtype == "auto" else dtype
-    if len(best) == 2 and best["bfloat16"][1] * GAIN_OF_BFLOAT16 > best["float32"][1]:
-        del best["bfloat16"]
-    precision = min(best, key=lambda name: best[name][1])
-    return best[precision][0], precision
+    precision = _faster_precision(given or CPU_FORMS[0], sizes) if dtype == "auto" else dtype
+    return given or _fastest_form(sizes, precision, n, in_memory), precision
 
 
-def _fastest(seconds: Mapping[str, float]) -> tuple[str, float]:
-    """Return the fastest form, the direct one unless another is clearly faster."""
-    form = min(seconds, key=lambda name: seconds[name] * (1 if name == CPU_FORMS[0] else GAIN_OF_FORM))
-    return form, seconds[form]
+def _faster_precision(form: str, sizes: StepSizes) -> str:
+    """Return bfloat16 where a step in that form is clearly faster in it, else float32."""
+    seconds = measured_steps(sizes, [(form, precision) for precision in PRECISIONS])
+    wide, narrow = (seconds.get((form, precision), math.inf) for precision in PRECISIONS)
+    return PRECISIONS[1] if narrow * GAIN_OF_BFLOAT16 < wide else PRECISIONS[0]
+
+
+def _fastest_form(sizes: StepSizes, precision: str, n: int, in_memory: bool) -> str:
+    """Return the fastest form in that precision, the direct one unless another is clearly faster."""
+    seconds = measured_steps(sizes, [(form, precision) for form in CPU_FORMS if _may_pay(form, sizes)])
+    by_form = {form: value for (form, _), value in seconds.items()}
+    if not (in_memory and CPU_FORMS[2] in by_form and _earned_back(sizes, n, precision, by_form)):
+        by_form.pop(CPU_FORMS[2], None)
+    return min(by_form, key=lambda form: by_form[form] * (1 if form == CPU_FORMS[0] else GAIN_OF_FORM))
+
+
+def _may_pay(form: str, sizes: StepSizes) -> bool:
+    """Return whether a form exists for such a step, and has not about as many multiply-adds as the direct one."""
+    if form != CPU_FORMS[2]:
+        return True
+    of_step = (sizes.batch, sizes.width, sizes.classes, sizes.shape.bottleneck)
+    fewer = projected_multiply_adds(*of_step) < PROJECTED_SHARE * direct_multiply_adds(*of_step)
+    return sizes.can_be_projected() and fewer
 
 
 def _earned_back(sizes: StepSizes, n: int, precision: str, seconds: Mapping[str, float]) -> bool:
@@ -167,22 +193,28 @@ def _earned_back(sizes: StepSizes, n: int, precision: str, seconds: Mapping[str,
     return n * sizes.width * sizes.classes * seconds_each <= EARNED_BACK * saved
 
 
-def measured_steps(sizes: StepSizes) -> dict[tuple[str, str], float]:
-    """Return the seconds of a step of that class, update included, by form and precision."""
+def measured_steps(sizes: StepSizes, ways: Sequence[tuple[str, str]]) -> dict[tuple[str, str], float]:
+    """Return the seconds of a step of that class, update included, by form and precision.
+
+    Parameters
+    ----------
+    sizes : StepSizes
+        Of the step.
+    ways : sequence of (form, precision)
+        To be compared. Two precisions are compared even where that takes longer than is meant for it: a machine that is
+        so slow, or so busy, is the one on which a wrong answer costs most.
+    """
     timed = sizes.representative()
-    # Direct and folded differ little, precisions much: what matters most comes first.
-    ways = [(form, precision) for form in CPU_FORMS for precision in PRECISIONS if _exists(form, timed)]
-    names = tuple(" ".join(way) for way in ways)
+    names = {way: " ".join(way) for way in ways}
+    precisions = {precision for _, precision in ways}
     library, threads = f"torch {torch.__version__}", torch.get_num_threads()
     with threads_for(0):
         seconds = seconds_of(
-            _question(timed), names, partial(_make_steps, timed, ways), library=library, threads=threads
-        )
-    return {way: seconds[name] for way, name in zip(ways, names, strict=True) if name in seconds}
-
-
-def _exists(form: str, sizes: StepSizes) -> bool:
-    return form != CPU_FORMS[2] or sizes.can_be_projected()
+            f"{_question(timed)}, {' or '.join(names.values())}", tuple(names.values()),
+            partial(_make_steps, timed, ways), library=library, threads=threads,
+            budget=BUDGET / 2, at_least=len(precisions),
+        )  # fmt: skip
+    return {way: seconds[name] for way, name in names.items() if name in seconds}
 
 
 def choose_cpu_threads(kernel: str, dtype: str, sizes: StepSizes) -> int:
@@ -209,7 +241,7 @@ def choose_cpu_threads(kernel: str, dtype: str, sizes: StepSizes) -> int:
     timed = sizes.representative()
 
     def make() -> dict[str, Callable[[], object]]:
-        run = _make_step(timed, kernel, dtype)
+        run = _make_step(_drawn(timed), timed, kernel, dtype)
 
         def on(number: int) -> Callable[[], object]:
             def limited() -> None:
@@ -249,32 +281,59 @@ def _question(timed: StepSizes) -> str:
     )
 
 
-def _make_steps(sizes: StepSizes, ways: list[tuple[str, str]]) -> dict[str, Callable[[], object]]:
-    """Return steps on random rows, ready to be run, by name."""
-    hopeless = _hopeless_precisions()
-    return {" ".join(way): _make_step(sizes, *way) for way in ways if way[1] not in hopeless}
+def _make_steps(sizes: StepSizes, ways: Sequence[tuple[str, str]]) -> dict[str, Callable[[], object]]:
+    """Return steps on random rows by name; each is made when it is first run, since not all may be reached."""
+    tried = {precision for _, precision in ways}
+    hopeless = _hopeless_precisions() if len(tried) > 1 else []
+    draw = cache(partial(_drawn, sizes))
+
+    def way(form: str, precision: str) -> Callable[[], object]:
+        made: list[Callable[[], object]] = []
+
+        def run() -> None:
+            if not made:
+                made.append(_make_step(draw(), sizes, form, precision))
+            made[0]()
+
+        return run
+
+    return {" ".join(each): way(*each) for each in ways if each[1] not in hopeless}
 
 
-def _make_step(sizes: StepSizes, form: str, precision: str) -> Callable[[], object]:
-    """Return a step of that form and precision, its update included, on random rows."""
+@dataclass(frozen=True)
+class _Drawn:
+    """Random rows (b, d), class embeddings (1, c, d) and parameters of a step of one configuration."""
+
+    rows: torch.Tensor
+    text: torch.Tensor
+    parameters: dict[str, torch.Tensor]
+
+
+def _drawn(sizes: StepSizes) -> _Drawn:
     generator = torch.Generator().manual_seed(0)
     shape, b, d, c, h = sizes.shape, sizes.batch, sizes.width, sizes.classes, sizes.shape.bottleneck
 
     def draw(*size: int) -> torch.Tensor:
         return torch.rand(*size, generator=generator).mul_(2 / math.sqrt(size[-1])).sub_(1 / math.sqrt(size[-1]))
 
-    rows, text = draw(b, d), draw(1, c, d)
+    sides = [side for side, used in (("image", shape.adapts_image), ("text", shape.adapts_text)) if used]
+    maps = (("down", (d, h)), ("up", (h, d)))
+    parameters = {f"{side}_{part}": draw(1, *size) for side in sides for part, size in maps}
+    return _Drawn(draw(b, d), draw(1, c, d), parameters)
+
+
+def _make_step(drawn: _Drawn, sizes: StepSizes, form: str, precision: str) -> Callable[[], object]:
+    """Return a step of that form and precision, its update included."""
+    b, c = sizes.batch, sizes.classes
     hyper = {"alpha": torch.tensor([0.2]), "beta": torch.tensor([0.2]), "logit_scale": torch.tensor([100.0])}
-    arguments = (shape, hyper, rows.to(getattr(torch, precision)), torch.arange(b) % c, text, rows.mean(0)[None, None])
+    rows, labels = drawn.rows.to(getattr(torch, precision)), torch.arange(b) % c
+    arguments = (sizes.shape, hyper, rows, labels, drawn.text, drawn.rows.mean(0)[None, None])
     step: CpuAdapterStep = (
         CpuProjectedStep(*arguments, FrozenLogits())
         if form == CPU_FORMS[2]
         else CpuAdapterStep(*arguments, form == CPU_FORMS[1])
     )
-    sides = [side for side, used in (("image", shape.adapts_image), ("text", shape.adapts_text)) if used]
-    parameters = copied_in_a_row(
-        {f"{side}_{part}": draw(1, *size) for side in sides for part, size in (("down", (d, h)), ("up", (h, d)))}
-    )
+    parameters = copied_in_a_row(drawn.parameters)
     update = make_update("adamw", parameters, torch.zeros(1))
     index, rate = torch.arange(b)[None], torch.tensor([1e-3])
 
@@ -353,7 +412,9 @@ def measured_weight_steps(sizes: WeightSizes) -> dict[str, float]:
     question = f"class weights, {kind}, batch {timed.batch}, width {timed.width}, {timed.classes} classes"
     library, threads = f"torch {torch.__version__}", torch.get_num_threads()
     with threads_for(0):
-        return seconds_of(question, PRECISIONS, partial(_make_weight_steps, timed), library=library, threads=threads)
+        return seconds_of(
+            question, PRECISIONS, partial(_make_weight_steps, timed), library=library, threads=threads, at_least=2
+        )
 
 
 def _make_weight_steps(sizes: WeightSizes) -> dict[str, Callable[[], object]]:

@@ -1,5 +1,7 @@
 """Which form and precision runs: what was measured here, whatever the processor says of itself."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from cafe.kernels.fastest import (
     MOST_TIMED,
     StepSizes,
     WeightSizes,
+    _hopeless_precisions,
     choose_cpu_step,
     choose_cpu_threads,
     choose_weights_precision,
@@ -21,7 +24,7 @@ from cafe.kernels.fastest import (
 from cafe.kernels.reference import AdapterShape
 from cafe.measured import keep_in
 
-IMAGE = StepSizes(AdapterShape("image", "paper", 128), 256, 512, 1000)
+IMAGE = StepSizes(AdapterShape("image", "paper", 64), 256, 512, 1000)
 # Seconds of a step relative to float32's, by processor, as seen: see docs/performance.md.
 AMX, VECTORS_OF_INTEL, VECTORS_OF_AMD = 1 / 3, 1.75, 1 / 3
 
@@ -36,7 +39,8 @@ def rates(monkeypatch):
             for form, factor in ({"direct": 1.0} | forms).items()
             for precision in ("float32", "bfloat16")
         }
-        monkeypatch.setattr("cafe.kernels.fastest.measured_steps", lambda sizes: seconds)
+        measured = lambda sizes, ways: {way: seconds[way] for way in ways if way in seconds}  # noqa: E731
+        monkeypatch.setattr("cafe.kernels.fastest.measured_steps", measured)
 
     return set_rates
 
@@ -119,8 +123,33 @@ def test_a_projected_step_that_does_not_exist_is_refused():
         choose_cpu_step("cpu-projected", "auto", IMAGE, 16_000, in_memory=False)
 
 
+def test_both_precisions_are_timed_however_long_that_takes(tmp_path, monkeypatch):
+    """Making the ways once took all the time there was, and the first, float32, was kept for good."""
+    monkeypatch.setattr("cafe.measured._of_this_process", {})
+    monkeypatch.setattr("cafe.kernels.fastest.BUDGET", 1e-9)
+    keep_in(tmp_path)
+    try:
+        sizes = StepSizes(AdapterShape("image", "paper", 16), 64, 64, 64)
+        seconds = measured_steps(sizes, [("cpu-direct", "float32"), ("cpu-direct", "bfloat16")])
+        assert len(seconds) == 2 or "bfloat16" in _hopeless_precisions()
+        assert len(measured_steps(sizes, [("cpu-direct", "float32"), ("cpu-folded", "float32")])) == 1
+    finally:
+        keep_in(None)
+
+
+def test_a_projected_form_without_a_gain_is_not_timed(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "cafe.kernels.fastest.measured_steps", lambda _, ways: asked.append(ways) or dict.fromkeys(ways, 0.01)
+    )
+    for reduction, timed in ((4, False), (16, True)):
+        sizes = StepSizes(AdapterShape("image", "paper", 512 // reduction), 256, 512, 1000)
+        choose_cpu_step("auto", "float32", sizes, 16_000)
+        assert (("cpu-projected", "float32") in asked.pop()) == timed
+
+
 def test_small_steps_are_not_asked_about(monkeypatch):
-    monkeypatch.setattr("cafe.kernels.fastest.measured_steps", lambda sizes: pytest.fail("measured"))
+    monkeypatch.setattr("cafe.kernels.fastest.measured_steps", lambda *_: pytest.fail("measured"))
     small = StepSizes(AdapterShape("image", "paper", 32), 160, 128, 10)
     assert small.multiply_adds < LEAST_MEASURED
     assert choose_cpu_step("auto", "auto", small, 160) == ("cpu-direct", "float32")
@@ -130,10 +159,13 @@ def test_members_of_a_class_get_one_answer_and_none_is_too_large_to_time():
     shape = AdapterShape("both", "released", 256, "learned", "fixed")
     one, other = (StepSizes(shape, 256, d, c).representative() for d, c in ((1024, 1000), (1024, 800)))
     assert one == other
-    for c in (2, 102, 1000, 20_000):
-        sizes = StepSizes(AdapterShape("text", "paper", 288), 256, 1152, c).representative()
-        assert sizes.multiply_adds <= MOST_TIMED
-        assert sizes.width == 1024
+    for variant in ("image", "text", "both"):
+        for d, c in itertools.product((64, 512, 1152), (2, 102, 1000, 20_000)):
+            sizes = StepSizes(AdapterShape(variant, "paper", d // 4), 256, d, c).representative()
+            assert sizes.multiply_adds <= MOST_TIMED
+            # What decides between the forms stays as it is.
+            assert (sizes.classes > sizes.width) == (c > d)
+            assert sizes.shape.bottleneck == sizes.width // 4
 
 
 def test_what_is_measured_here_is_kept_and_obeyed(tmp_path, monkeypatch):
@@ -142,13 +174,14 @@ def test_what_is_measured_here_is_kept_and_obeyed(tmp_path, monkeypatch):
     monkeypatch.setattr("cafe.measured._of_this_process", {})
     keep_in(tmp_path)
     try:
-        seconds = measured_steps(sizes)
+        ways = [(form, precision) for form in CPU_FORMS for precision in ("float32", "bfloat16")]
+        seconds = measured_steps(sizes, ways)
         assert ("cpu-direct", "float32") in seconds
         assert all(value > 0 for value in seconds.values())
         assert (tmp_path / "measured.json").is_file()
         monkeypatch.setattr("cafe.measured._of_this_process", {})
         monkeypatch.setattr("cafe.kernels.fastest._make_steps", lambda *_: pytest.fail("measured again"))
-        assert measured_steps(sizes) == seconds
+        assert measured_steps(sizes, ways) == seconds
     finally:
         keep_in(None)
 
@@ -165,7 +198,7 @@ def test_a_fit_shows_what_ran_and_every_form_gives_one_answer(monkeypatch, rates
         if form == "cpu-projected" and variant != "image":
             continue
         rates(2.0, **{form.removeprefix("cpu-"): 0.5})
-        fit = CLIPAdapter(text, variant=variant, epochs=20, device="cpu", random_state=0).fit(X, y)
+        fit = CLIPAdapter(text, variant=variant, reduction=16, epochs=20, device="cpu", random_state=0).fit(X, y)
         assert (fit.kernel_, fit.dtype_) == (form, "float32")
         fits.append(fit)
     rates(0.3)
