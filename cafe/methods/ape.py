@@ -25,6 +25,7 @@ from cafe.methods.base import Array, FewShotClassifier, Problem, softmax, unit_l
 from cafe.methods.inference import scores
 from cafe.methods.inputs.parameters import Constraint, Number
 from cafe.methods.inputs.problem import widen
+from cafe.protocol.selection import RowsScore
 
 METHOD = "ape"
 
@@ -179,8 +180,9 @@ class APE(FewShotClassifier):
         counts = np.diff(np.append(first.segments_, len(first.keys_)))
         order = np.argsort(first.classes_)
         keys, text = (torch.from_numpy(v).to(device) for v in (first.keys_, unit_length(first._entry_text(dtype))))
-        cells: dict[tuple[float, float, float], tuple[float, float]] = {}
+        cells: dict[tuple[float, float, float], RowsScore] = {}
         for gamma in gammas:
+            correct = np.empty((len(betas), len(alphas), len(rows)), dtype=bool)
             accuracy, nll = tip_search(
                 queries,
                 order[np.searchsorted(first.classes_[order], rows)],
@@ -193,10 +195,11 @@ class APE(FewShotClassifier):
                 with_likelihood=True,
                 channels=first.channels_,
                 key_weights=torch.from_numpy(np.exp(gamma * first.divergence_).astype(dtype)).to(device),
+                correct=correct,
             )
             assert nll is not None
             cells |= {
-                (alpha, beta, gamma): (float(accuracy[i, j]), -float(nll[i, j]))
+                (alpha, beta, gamma): RowsScore(float(accuracy[i, j]), -float(nll[i, j]), correct[i, j])
                 for i, beta in enumerate(betas)
                 for j, alpha in enumerate(alphas)
             }

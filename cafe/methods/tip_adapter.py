@@ -13,6 +13,7 @@ from cafe.methods.base import Array, FewShotClassifier, Problem, unit_length
 from cafe.methods.inference import scores
 from cafe.methods.inputs.parameters import Constraint, Number
 from cafe.methods.inputs.problem import CheckedArrays, widen
+from cafe.protocol.selection import RowsScore
 
 METHOD = "tip-adapter"
 
@@ -129,6 +130,7 @@ class TipAdapter(FewShotClassifier):
         queries = unit_length(np.asarray(widen(X)))
         counts = np.diff(np.append(first.segments_, len(first.keys_)))
         order = np.argsort(first.classes_)
+        correct = np.empty((len(betas), len(alphas), len(rows)), dtype=bool)
         accuracy, nll = tip_search(
             on_device(queries.astype(dtype, copy=False), device),
             order[np.searchsorted(first.classes_[order], rows)],
@@ -139,10 +141,11 @@ class TipAdapter(FewShotClassifier):
             alphas,
             betas,
             with_likelihood=True,
+            correct=correct,
         )
         assert nll is not None
         places = [(betas.index(fit.beta_), alphas.index(fit.alpha_)) for fit in fits]
-        return [(float(accuracy[place]), -float(nll[place])) for place in places]
+        return [RowsScore(float(accuracy[place]), -float(nll[place]), correct[place]) for place in places]
 
     def _logits(self, X: Array) -> Array:
         return scores.tip_adapter(self, X)

@@ -15,10 +15,12 @@ cross-validation
 
 Which candidate
 ---------------
-The most accurate; of equals the *mildest*: the one nearest to the method's published start, counted in steps of its
-grid and summed over parameters; of equals again the first of the grid. With fewer than four rows a
-class to choose by, the published start itself. Likelihood, which broke ties before, rewards sharpness: on one row a
-class it chose Tip-Adapter's alpha at 10 to 50. benchmarks/studies/search_study.py measures both.
+The most accurate of those with *evidence* against the method's published start; of equals the *mildest*: the one
+nearest to that start, counted in steps of its grid and summed over parameters; of equals again the first of the grid.
+Evidence is a gain of at least one row and ``ERRORS`` paired standard errors over the start, on the rows that are chosen
+by. Where no candidate has it, and with fewer than four rows a class to choose by, the published start stays. Likelihood,
+which broke ties before, rewards sharpness: on one row a class it chose Tip-Adapter's alpha at 10 to 50.
+benchmarks/studies/search_study.py measures these rules.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,11 +49,42 @@ ROUNDING = 1e-9  # of a mean over folds
 # Rows a class from which the highest accuracy is taken at its word; the few-shot protocol has min(shots, 4) validation
 # rows a class. A rule of one standard error for fewer rows was tried and lost six points in a cell.
 ENOUGH_ROWS_A_CLASS = 4
+# Paired standard errors beside the one row that a candidate has to gain on the published start to take its place;
+# chosen by the rule in benchmarks/studies/README.md, "what counts as evidence".
+ERRORS = 0.0
+MOST_ACCURATE = "most accurate"
 PUBLISHED_START = "published start: fewer than four rows a class"
+NO_EVIDENCE = "published start: no candidate gains more than its error"
 
 Score = tuple[float, float]
 Scorer = Callable[[list[Any]], list[Score]]
 Array = NDArray[Any]
+
+
+class RowsScore(tuple[float, float]):
+    """(accuracy, -NLL), and which rows are right, by which two candidates can be compared row by row.
+
+    Parameters
+    ----------
+    accuracy, likelihood : float
+        Accuracy from 0 to 1, and minus the mean negative log-likelihood.
+    correct : ndarray of shape (n,), bool
+        Of each row scored on whether it was right.
+
+    Examples
+    --------
+    >>> score = RowsScore(0.5, -0.7, np.array([True, False]))
+    >>> score, score.correct.tolist()
+    ((0.5, -0.7), [True, False])
+    """
+
+    correct: NDArray[np.bool_]
+
+    def __new__(cls, accuracy: float, likelihood: float, correct: NDArray[np.bool_]) -> Self:
+        """Make the pair."""
+        score = super().__new__(cls, (accuracy, likelihood))
+        score.correct = correct
+        return score
 
 
 class NothingToChooseByError(InputError):
@@ -77,7 +110,8 @@ class Selection:
     rows_a_class : float or None
         Rows of a class that were chosen by, their median; None where nothing was chosen.
     rule : str
-        ``"most accurate"``, or ``"published start: fewer than four rows a class"``; empty where nothing was chosen.
+        ``"most accurate"``, ``"published start: fewer than four rows a class"`` or ``"published start: no candidate
+        gains more than its error"``; empty where nothing was chosen.
     """
 
     policy: str
@@ -118,12 +152,41 @@ class Scoring:
         """Return (accuracy, -NLL) of each candidate."""
         return self.score(candidates)
 
-    def allowance(self) -> float:
-        """Return how far below the highest accuracy a milder candidate may be: 0, or any distance with too few rows."""
-        return 0.0 if self.rows_a_class >= ENOUGH_ROWS_A_CLASS else math.inf
+    def is_enough(self) -> bool:
+        """Return whether a class has rows enough for anything to be chosen by them."""
+        return self.rows_a_class >= ENOUGH_ROWS_A_CLASS
 
 
-def mildest(estimator: Any, candidates: Sequence[Any], scores: Sequence[Score], score: Any) -> Any:
+def has_evidence(candidate: Score, start: Score, errors: float) -> bool:
+    """Return whether a candidate gains at least one row and so many paired standard errors on the published start.
+
+    With b rows that the candidate alone gets right and c that the start alone does, of n, the paired standard error of
+    b - c is sqrt(b + c - (b - c)^2 / n). Scores that do not say which rows are right are taken at their word.
+
+    Parameters
+    ----------
+    candidate, start : (accuracy, -NLL)
+        :class:`RowsScore` where rows are known.
+    errors : float
+        How many standard errors; 0 asks for one row.
+
+    Examples
+    --------
+    >>> start = RowsScore(0.5, 0.0, np.arange(8) < 4)
+    >>> [has_evidence(RowsScore(k / 8, 0.0, np.arange(8) < k), start, errors=1) for k in (5, 6, 7, 8)]
+    [False, False, True, True]
+    """
+    if not (isinstance(candidate, RowsScore) and isinstance(start, RowsScore)):
+        return candidate[0] > start[0] + ROUNDING
+    gained = int(np.sum(candidate.correct & ~start.correct))
+    lost = int(np.sum(start.correct & ~candidate.correct))
+    error = math.sqrt(gained + lost - (gained - lost) ** 2 / len(start.correct))
+    return gained - lost >= 1 + errors * error
+
+
+def mildest(
+    estimator: Any, candidates: Sequence[Any], scores: Sequence[Score], score: Any, errors: float = ERRORS
+) -> Any:
     """Return the candidate that the module's rule picks.
 
     Parameters
@@ -136,6 +199,8 @@ def mildest(estimator: Any, candidates: Sequence[Any], scores: Sequence[Score], 
         Of the candidates.
     score : callable
         What scored them; a :class:`Scoring` knows how many rows it scored by, any other is taken at its word.
+    errors : float, default=ERRORS
+        Paired standard errors that evidence asks for, of a :class:`Scoring`.
 
     Examples
     --------
@@ -145,15 +210,17 @@ def mildest(estimator: Any, candidates: Sequence[Any], scores: Sequence[Score], 
     >>> mildest(unfitted, tried, [(0.8, -1.0), (0.9, -2.0), (0.9, -0.1)], None).alpha
     2.0
     """
-    highest = max(accuracy for accuracy, _ in scores)
-    allowance = score.allowance() if isinstance(score, Scoring) else 0.0
     names = list(published_start(estimator))
-    accurate = [i for i, (accuracy, _) in enumerate(scores) if accuracy >= highest - allowance - ROUNDING]
-
-    def steps(i: int) -> float:
-        return steps_from_start(estimator, {name: getattr(candidates[i], name) for name in names})
-
-    return candidates[min(accurate, key=steps)]
+    steps = [
+        steps_from_start(estimator, {name: getattr(candidate, name) for name in names}) for candidate in candidates
+    ]
+    start = min(range(len(candidates)), key=steps.__getitem__)
+    allowed = list(range(len(candidates)))
+    if isinstance(score, Scoring):
+        allowed = [i for i in allowed if score.is_enough() and has_evidence(scores[i], scores[start], errors)]
+    highest = max((scores[i][0] for i in allowed), default=0.0)
+    accurate = [i for i in allowed if scores[i][0] >= highest - ROUNDING]
+    return candidates[min(accurate, key=steps.__getitem__, default=start)]
 
 
 def score_fitted(estimator: Any, X: Array, rows: NDArray[np.int64]) -> Score:
@@ -167,8 +234,8 @@ def score_probabilities(estimator: Any, predicted: Array, rows: NDArray[np.int64
     n_columns = int(max(rows.max(), estimator.classes_.max())) + 1
     probabilities = np.zeros((len(predicted), n_columns), dtype=predicted.dtype)
     probabilities[:, estimator.classes_] = predicted
-    accuracy = float(np.mean(probabilities.argmax(axis=1) == rows))
-    return accuracy, -negative_log_likelihood(probabilities, rows)
+    correct: NDArray[np.bool_] = probabilities.argmax(axis=1) == rows
+    return RowsScore(float(np.mean(correct)), -negative_log_likelihood(probabilities, rows), correct)
 
 
 def score_all(fits: Sequence[Any], X: Array, rows: NDArray[np.int64]) -> list[Score]:
@@ -225,10 +292,17 @@ def cross_validation(fit_many: Any, X: Array, y: Array, train: NDArray[np.int64]
         rows = [fitted_on for fitted_on, _ in folds for _ in candidates]
         fits, size = fit_many(X, y, grid, rows), len(candidates)
         parts = [fits[k * size : (k + 1) * size] for k in range(len(folds))]
-        scores = np.array([score_all(part, X[held], y[held]) for part, (_, held) in zip(parts, folds, strict=True)])
-        return [(float(a), float(b)) for a, b in scores.mean(axis=0)]
+        scores = [score_all(part, X[held], y[held]) for part, (_, held) in zip(parts, folds, strict=True)]
+        return [_over_folds(of_folds) for of_folds in zip(*scores, strict=True)]
 
     return Scoring(score, len(train), _rows_a_class(y[train]))
+
+
+def _over_folds(scores: Sequence[Score]) -> Score:
+    accuracy, likelihood = (float(value) for value in np.mean(scores, axis=0))
+    correct = [score.correct for score in scores if isinstance(score, RowsScore)]
+    known = len(correct) == len(scores)
+    return RowsScore(accuracy, likelihood, np.concatenate(correct)) if known else (accuracy, likelihood)
 
 
 def _rows_a_class(labels: NDArray[np.int64]) -> float:
@@ -279,8 +353,11 @@ def choose(estimator: Any, policy: str, scorer: Scorer | None) -> tuple[Any, Sel
     chosen = estimator.search(replace(scorer, score=counting) if isinstance(scorer, Scoring) else counting)
     values = {name: chosen.get_params()[name] for name in names}
     rows = scorer.rows_a_class if isinstance(scorer, Scoring) else None
-    few = rows is not None and rows < ENOUGH_ROWS_A_CLASS
-    rule = PUBLISHED_START if few else "most accurate"
+    if isinstance(scorer, Scoring) and not scorer.is_enough():
+        rule = PUBLISHED_START
+    else:
+        stayed = isinstance(scorer, Scoring) and steps_from_start(estimator, values) == 0
+        rule = NO_EVIDENCE if stayed else MOST_ACCURATE
     return chosen, Selection(policy, values, max(seen)[0], len(seen), rows_a_class=rows, rule=rule)
 
 

@@ -45,6 +45,7 @@ def tip_search(
     with_likelihood: bool = False,
     channels: NDArray[np.int64] | None = None,
     key_weights: Tensor | None = None,
+    correct: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
     """Score every pair of alpha and beta on labelled queries.
 
@@ -70,6 +71,8 @@ def tip_search(
         Columns of queries that are compared with keys, which are then (k, m); scaled to length one again. None for all.
     key_weights : Tensor of shape (k,), default=None
         By which the vote of each key is multiplied; None for ones.
+    correct : ndarray of shape (len(betas), len(alphas), n), bool, default=None
+        Filled with which queries each pair gets right.
 
     Returns
     -------
@@ -119,7 +122,12 @@ def tip_search(
             else:  # where additions are atomic, and so in any order
                 votes = torch.segment_reduce(near, "sum", lengths=counts, axis=0, unsafe=True)
             low, high = _intervals(votes - votes.gather(0, y), ahead)
-            right[i] += _stabbed(low, high, at) if on_cpu else _stabbed_on_device(low, high, scored)
+            if correct is not None:
+                inside = _inside(low, high, scored)
+                correct[i, :, start : start + inside.shape[0]] = inside.T.cpu().numpy()
+                right[i] += inside.sum(0)
+            else:
+                right[i] += _stabbed(low, high, at) if on_cpu else _inside(low, high, scored).sum(0)
             if nll is not None:
                 for j, alpha in enumerate(at):
                     logits = torch.add(base, votes, alpha=float(alpha))
@@ -138,14 +146,13 @@ def _intervals(gain: Tensor, ahead: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(never, torch.inf, low), high
 
 
-def _stabbed_on_device(low: Tensor, high: Tensor, alphas: Tensor) -> Tensor:
-    """Count the intervals that hold each alpha, without asking the device how many there are."""
-    inside = (low.double()[:, None] <= alphas) & (alphas <= high.double()[:, None])  # (rows, alphas)
-    return inside.sum(0)
+def _inside(low: Tensor, high: Tensor, alphas: Tensor) -> Tensor:
+    """Return which intervals hold each alpha, (rows, alphas), without asking a device how many there are."""
+    return (low.double()[:, None] <= alphas) & (alphas <= high.double()[:, None])
 
 
 def _stabbed(low: Tensor, high: Tensor, alphas: NDArray[np.float64]) -> Tensor:
-    """Count the intervals that hold each alpha."""
+    """Count the intervals that hold each alpha; by sorting, which many rows on a CPU need."""
     lows, highs = (np.sort(v.double().numpy()) for v in (low[low <= high], high[low <= high]))
     started = np.searchsorted(lows, alphas, side="right")
     ended = np.searchsorted(highs, alphas, side="left")

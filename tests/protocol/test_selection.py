@@ -10,13 +10,16 @@ from cafe.errors import InputError
 from cafe.methods import fit_many, make_method, method_names
 from cafe.protocol import selection
 from cafe.protocol.selection import (
+    NO_EVIDENCE,
     PUBLISHED_START,
     NothingToChooseByError,
+    RowsScore,
     Scoring,
     choose,
     cross_validation,
     fall_back,
     few_shot_val,
+    mildest,
     published_start,
     resolve_policy,
 )
@@ -114,10 +117,49 @@ def test_one_class_that_lacks_a_validation_row_does_not_switch_the_search_off():
     """Flowers at 16 shots has 407 validation rows for 102 classes: one stands in the test split too."""
     labels = np.repeat(np.arange(5), 4)
     X = np.eye(5)[labels]
-    for held, rule in ((labels[1:], "most accurate"), (labels[labels < 3][::2], PUBLISHED_START)):
+    # All candidates are right everywhere, so that none has evidence, where rows are enough to ask for it.
+    for held, rule in ((labels[1:], NO_EVIDENCE), (labels[labels < 3][::2], PUBLISHED_START)):
         scoring = few_shot_val(fit_many, X, labels, np.arange(len(labels)), (np.eye(5)[held], held))
         _, selection = choose(TipAdapter(alpha="auto"), "few-shot-val", scoring)
         assert selection.rule == rule
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "errors", "takes"),
+    [
+        (1, 0, 0, True),
+        (1, 1, 0, False),
+        (2, 0, 1, False),
+        (3, 0, 1, True),
+        (5, 2, 1, False),
+        (6, 0, 2, True),
+        (5, 0, 2, False),
+    ],
+)
+def test_a_candidate_leaves_the_published_start_only_with_evidence(gained, lost, errors, takes):
+    """Of 40 rows the start has 30 right; 2 rows more, none lost, are sqrt(2 - 4 / 40) = 1.38 errors of one row each."""
+    start, other = np.arange(40) < 30, np.arange(40) < 30 + gained
+    other[:lost] = False
+    tip = TipAdapter(alpha="auto")
+    tried = [tip.varied(alpha=alpha) for alpha in (1.17, 20.0)]
+    scores = [RowsScore(correct.mean(), 0.0, correct) for correct in (start, other)]
+    scoring = Scoring(lambda candidates: scores, 40, 4)
+    assert mildest(tip, tried, scores, scoring, errors).alpha == (20.0 if takes else 1.17)
+
+
+@pytest.mark.parametrize("name", ["tip-adapter", "ape", "gda", "lp++", "linear-probe"])
+def test_scores_say_which_rows_are_right(name):
+    X, y, text = problem(per_class=20)
+    plain = make_method(name, class_embeddings=text)
+    parameter, values = next(iter(plain.grid.items()))
+    tried = [plain.varied(**{parameter: value}) for value in values]
+    scoring = few_shot_val(fit_many, X, y, np.arange(12), (X[12:], y[12:]))
+    fitted = fit_many(X, y, tried, [np.arange(12)] * len(tried))
+    for score, fit in zip(scoring(tried), fitted, strict=True):
+        assert score[0] == pytest.approx(score.correct.mean())
+        assert np.array_equal(score.correct, fit.predict(X[12:]) == y[12:])
+    folded = cross_validation(fit_many, X, y, np.arange(60), 0)(tried)
+    assert all(score.correct.shape == (60,) and score[0] == pytest.approx(score.correct.mean()) for score in folded)
 
 
 def test_search_of_c_bisects_around_the_best():
