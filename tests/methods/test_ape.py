@@ -79,10 +79,18 @@ def test_ape_scores_a_grid_together_as_one_by_one(problem):
     assert APE.score_grid(apart, queries, labels) is None
 
 
-@pytest.mark.parametrize("key_labels", [[2, 0, 1, 2], [1, 0, 0, 1, 2, 2]], ids=["unbalanced", "balanced"])
+@pytest.mark.parametrize(
+    "key_labels",
+    [[2, 0, 1, 2], [1, 0, 0, 1, 2, 2], [2, 2, 0, 2, 1, 2, 2, 2]],
+    ids=["layers with gaps", "balanced", "sorted by class"],
+)
 @pytest.mark.parametrize("kept_bytes", [KEPT_BYTES, 0])
-def test_ape_t_loss_and_gradients_are_its_equation_and_inference_agrees(key_labels, kept_bytes, monkeypatch):
+@pytest.mark.parametrize("small", [False, True])
+def test_ape_t_loss_and_gradients_are_its_equation_and_inference_agrees(key_labels, kept_bytes, small, monkeypatch):
     monkeypatch.setattr("cafe.methods.objectives.ape_t.KEPT_BYTES", kept_bytes)
+    if small:  # blocks of one row, and layers one by one
+        monkeypatch.setattr("cafe.methods.objectives.ape_t.BLOCK_BYTES", 1)
+        monkeypatch.setattr("cafe.methods.objectives.ape_t.LEAST_LAYER", 0)
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape):
@@ -101,8 +109,9 @@ def test_ape_t_loss_and_gradients_are_its_equation_and_inference_agrees(key_labe
     parameters = {"residual": x, "values": v}
     losses, gradients = objective.losses_and_gradients(Batch((n, 4), parameters, hyper, queries, labels, None))
     step = objective.stepper((n, 4), hyper, queries[0], labels[0], None)
-    own = step(parameters, torch.arange(5)[None], True)
-    torch.testing.assert_close(own, (losses, gradients), rtol=1e-11, atol=1e-12)
+    for _ in range(2):  # buffers are used again
+        own = step(parameters, torch.arange(5)[None], True)
+        torch.testing.assert_close(own, (losses, gradients), rtol=1e-11, atol=1e-12)
     residual = torch.zeros(3, 6).double()
     residual[:, kept] = x[0]
     logits = torch.zeros(5, 3).double()
