@@ -15,11 +15,8 @@ for images (q, r of shape (b, d), (b, 1); ratio alpha) and classes (p, t of (c, 
         where both dots are sums of D L, so that no row of d numbers is read again for them:
         r^2 (q . U)_i = (r_i^2 / b) sum_j D_ij L_ij        (p . t E)_j = (1 / b) sum_i D_ij L_ij
 
-Softmax is never written: each row's exponentials stay as they are until they are scaled anyway,
-
-    m = max_j L_j       F = exp(L - m)       Z = sum_j F_j       Z D = F - Z Y       loss = m + log Z - L[label]
-
-and the part of U along q leaves with the product that makes U: its sum starts from the first term,
+D takes the place of P, where one is subtracted at each label, and the part of U along q leaves with the product that
+makes U: its sum starts from the first term,
 
     dq = - q (r^2 (q . U)) + G w
 
@@ -32,7 +29,7 @@ goes on the classes, and rows of images are scaled to length one before the prod
     through the L2 norm:   dq = r (U - v (v . U))          dp = s t (E - t^2 p (p . E))
 
 which is what weight normalisation (Salimans and Kingma, arXiv 1602.07868) does to the rows of a matrix, forward and
-backward in one pass each. 1 / Z goes on dq where no class is trained.
+backward in one pass each; 1 / b goes with their lengths.
 
     through the blend:     dA = ratio dq                   dratio = dq . (A - x)    (summed over rows that share it)
     through the adapter:   dA = 0 where A = 0 ("released") dW2 = H^T dA
@@ -105,9 +102,9 @@ Multiply = Callable[..., Tensor]
 BLOCK_BYTES = 2**22
 # Products with fewer rows than this waste more than the cache saves.
 LEAST_ROWS = 64
-# Logits that softmax works on at a time: two buffers of them in float32 are half of a core's second-level cache (2 MiB
-# on Intel's servers, 1 MiB on AMD's), and the seven passes over them then read it and not the next one.
-SOFTMAX_NUMBERS = 2**17
+# Logits that softmax works on at a time: in float32 1 MiB, which the second-level caches of two cores hold. Parts of a
+# half, a quarter and an eighth of it took 1.1, 1.3 and 1.5 times as long at 256 x 1,000.
+SOFTMAX_NUMBERS = 2**18
 
 
 class Buffers:
@@ -123,6 +120,13 @@ class Buffers:
             buffer = like.new_empty(shape, dtype=dtype or like.dtype)
             self._buffers[name, shape] = buffer
         return buffer
+
+    def filled(self, value: float, like: Tensor, *shape: int) -> Tensor:
+        """Return a tensor of that shape with one value everywhere, to be read alone."""
+        key = f"filled with {value} in {like.dtype}", shape
+        if key not in self._buffers:
+            self._buffers[key] = like.new_full(shape, value)
+        return self._buffers[key]
 
 
 # ---------------------------------------------------------------------------- ratios
@@ -560,25 +564,25 @@ class CpuAdapterStep:
         b: int,
         losses: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor | None, None]:
-        """Return D / b, v and dq (None without an adapter); Z D where text is fixed."""
+        """Return D, v and dq (None without an adapter)."""
         q = x if image is None else image.q
         n = q.numel() // q.shape[-1]
-        rows_of_one = self.buffers("ones", q, n, 1).fill_(1)
-        v, had = scaled_rows(q, rows_of_one)
+        v, had = scaled_rows(q, self.buffers.filled(1, q, n, 1))
         error = self._times("cosines", v, classes.mT)
-        totals = self.buffers("totals", self.scale, *block.shape, 1)  # Z
-        for rows, _, raw, total in self._exponentials(error, None, block, b, losses):
-            if self.shape.adapts_text:
-                raw.div_(total * b)
-            _rows(totals, rows).copy_(total)
+        for rows, _, raw in self._softmax_errors(error, None, block, b, losses):
             if raw.dtype != error.dtype:
                 _rows(error, rows).copy_(raw)
         if image is None:
             return error, v, None, None
-        _, weight = self._scale_and_weight(part, b)
-        share = totals.fill_(b).mul_(weight) if self.shape.adapts_text else totals.reciprocal_().mul_(weight)
         u = self._times("u", error, classes)
-        return error, v, through_scaled_rows(u, q, share.view(n, 1).to(q.dtype), had), None
+        return error, v, through_scaled_rows(u, q, self._shares(part, block, b, q.dtype), had), None
+
+    def _shares(self, part: int | slice, block: Tensor, b: int, dtype: torch.dtype) -> Tensor:
+        """Return what dq is multiplied by in the folded form, 1 / b or with the ratio, (all rows of the block, 1)."""
+        _, weight = self._scale_and_weight(part, b)
+        if isinstance(weight, float):
+            return self.buffers.filled(weight, self.narrow_text, block.numel(), 1)
+        return weight.expand(*block.shape, 1).reshape(-1, 1).to(dtype)
 
     def _classes(self, text: Side | None, part: int | slice) -> Tensor:
         """Return class embeddings of length one, or of length s in the folded form: (c, d) shared, (k, c, d) own."""
@@ -607,8 +611,8 @@ class CpuAdapterStep:
             u = upstream.mul_(text.r).to(self.narrow_text.dtype)
             along = dots.mul_(text.r).mul_(text.r).div_(b).to(u.dtype)
             return u.sub_(torch.mul(text.q, along, out=self.buffers("along", u, *u.shape)))
-        gradient = upstream.to(self.text_rows.dtype)
-        return self._narrow_copy("dp", through_scaled_rows(gradient, self.text_rows, self.text_lengths, self.text_had))
+        gradient, lengths = upstream.to(self.text_rows.dtype), self.text_lengths / b
+        return self._narrow_copy("dp", through_scaled_rows(gradient, self.text_rows, lengths, self.text_had))
 
     def _wide(self, name: str, value: Tensor) -> Tensor:
         """Return the value in the parameters' dtype, in a buffer of that name where that is another."""
@@ -667,19 +671,19 @@ class CpuAdapterStep:
         errors = self.buffers("errors", cosines, *cosines.shape) if cosines.dtype == r.dtype else cosines
         alongs = self.buffers("alongs", r, *r.shape)
         dots: Tensor | None = None
-        for rows, logits, raw, total in self._exponentials(cosines, factor, block, b, losses, errors):
-            along = torch.sum(logits.mul_(raw), -1, keepdim=True, out=_rows(alongs, rows))  # Z D L
+        for rows, logits, raw in self._softmax_errors(cosines, factor, block, b, losses, errors):
+            along = torch.sum(logits.mul_(raw), -1, keepdim=True, out=_rows(alongs, rows))  # sum_j D L
             if self.shape.adapts_text:
-                of_rows = torch.matmul(total.reciprocal().mT, logits).mT
+                of_rows = logits.sum(-2, keepdim=True).mT
                 dots = of_rows if dots is None else dots.add_(of_rows)
-            share = (_rows(r, rows) / total).mul_(weight)
+            share = _rows(r, rows) * weight
             raw.mul_(share * scale)
             along.mul_(share.mul_(_rows(r, rows)))
             if raw.dtype != errors.dtype:
                 _rows(errors, rows).copy_(raw)
         return errors, alongs, dots
 
-    def _exponentials(
+    def _softmax_errors(
         self,
         product: Tensor,
         factor: Tensor | None,
@@ -687,32 +691,30 @@ class CpuAdapterStep:
         b: int,
         losses: Tensor | None,
         errors: Tensor | None = None,
-    ) -> Iterator[tuple[slice | None, Tensor, Tensor, Tensor]]:
-        """Yield rows, L, Z D and Z in the parameters' dtype, for so many rows at a time as stay in cache.
+    ) -> Iterator[tuple[slice | None, Tensor, Tensor]]:
+        """Yield rows, L and D in the parameters' dtype, for so many rows at a time as stay in cache.
 
-        L is the product, times the factor of each row. Z D is written to ``errors`` where that has its dtype; it takes
+        L is the product, times the factor of each row. D is written to ``errors`` where that has its dtype; it takes
         L's place where no factor is given. Adds the block's share to ``losses``, if there is one.
         """
         labels = self.labels.index_select(0, block.reshape(-1)).view(*block.shape, 1)
+        minus = self.buffers.filled(-1, self.text, *labels.shape)
         for rows in _row_slices(product):
             # Casts go through buffers of their own: mixed dtypes inside one operation allocate a temporary.
             logits = self._wide("logits", _rows(product, rows))
             label = _rows(labels, rows)
             if factor is not None:
                 logits.mul_(_rows(factor, rows))
+            if losses is not None:
+                losses += (logits.logsumexp(-1, keepdim=True) - logits.gather(-1, label))[..., 0].sum(-1) / b
             if factor is None:
                 raw = logits
             elif errors is not None and errors.dtype == logits.dtype:
                 raw = _rows(errors, rows)
             else:
                 raw = self.buffers("raw", logits, *logits.shape)
-            largest = logits.amax(-1, keepdim=True)
-            at_label = logits.gather(-1, label) if losses is not None else None
-            total = torch.sub(logits, largest, out=raw).exp_().sum(-1, keepdim=True)
-            if losses is not None and at_label is not None:
-                losses += (total.log() + largest - at_label)[..., 0].sum(-1) / b
-            raw.scatter_add_(-1, label, total.neg())
-            yield rows, logits, raw, total
+            torch.softmax(logits, -1, out=raw).scatter_add_(-1, label, _rows(minus, rows))
+            yield rows, logits, raw
 
     def store(
         self, parameters: Parameters, side: Side, dq: Tensor, weighted: bool, part: int | slice, fresh: bool
