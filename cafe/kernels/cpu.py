@@ -317,6 +317,11 @@ def _one_after_the_other(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
     return out
 
 
+def _flat(value: Tensor) -> Tensor:
+    """Return a stack of rows as one matrix; a view is not free, so a matrix is itself."""
+    return value if value.ndim == 2 else value.view(-1, value.shape[-1])
+
+
 def _each(value: Tensor) -> list[Tensor]:
     """Return the members of a stack, or the one that is none."""
     return [value] if value.ndim == 2 else list(value)
@@ -332,20 +337,20 @@ def scaled_rows(rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     lengths : Tensor of shape (all rows, 1)
         Of the same dtype.
     """
-    scaled, had = torch._weight_norm_interface(rows.view(-1, rows.shape[-1]), lengths, 0)
+    scaled, had = torch._weight_norm_interface(_flat(rows), lengths, 0)
     if float(had.min()) == 0:
         # No gradient goes through a row of infinite length.
         zeros = had == 0
         scaled.masked_fill_(zeros, 0)
         had.masked_fill_(zeros, math.inf)
-    return scaled.view(rows.shape), had
+    return scaled if rows.ndim == 2 else scaled.view(rows.shape), had
 
 
 def through_scaled_rows(gradient: Tensor, rows: Tensor, lengths: Tensor, had: Tensor) -> Tensor:
     """Return the gradient of rows from that of rows of other lengths; arguments as :func:`scaled_rows` has them."""
-    flat, width = torch.ops.aten._weight_norm_interface_backward, rows.shape[-1]
-    of_rows: Tensor = flat(gradient.view(-1, width), rows.view(-1, width), lengths, had, 0)[0]
-    return of_rows.view(rows.shape)
+    backward = torch.ops.aten._weight_norm_interface_backward
+    of_rows: Tensor = backward(_flat(gradient), _flat(rows), lengths, had, 0)[0]
+    return of_rows if rows.ndim == 2 else of_rows.view(rows.shape)
 
 
 def zero_where_zero(gradient: Tensor, activation: Tensor) -> None:
@@ -533,7 +538,7 @@ class CpuAdapterStep:
         shared = block.ndim == 2 and block.stride(0) == 0 and self.features.dtype == torch.bfloat16
         numbers = block[0] if shared else block
         x = self.buffers("x", self.narrow_text, *numbers.shape, self.text.shape[-1])
-        torch.index_select(self.features, 0, numbers.reshape(-1), out=x.view(-1, x.shape[-1]))
+        torch.index_select(self.features, 0, numbers.reshape(-1), out=_flat(x))
         return x.expand(len(block), *x.shape) if shared else x
 
     def _direct_block(
@@ -749,11 +754,10 @@ class CpuAdapterStep:
             for total, left, right in zip(out, a, b, strict=True):
                 total.addmm_(left, right, beta=-1)
             return out
-        flat, rows = out.view(-1, b.shape[-1]), a.view(-1, a.shape[-1])
         if minus is None:
-            torch.mm(rows, b, out=flat)
+            torch.mm(_flat(a), b, out=_flat(out))
         else:
-            flat.addmm_(rows, b, beta=-1)
+            _flat(out).addmm_(_flat(a), b, beta=-1)
         return out
 
 
