@@ -1,13 +1,15 @@
 """From the rows of results/ to the tables of docs/performance.md.
 
-Of every entry the newest run counts. A row whose kernel is Triton ran on a GPU; all others are the CPU's.
+Every processor has tables of its own, that of the newest run first, and of every entry the newest run on it counts: a
+ratio or a share of a floor on one processor says nothing about another. A row whose kernel is Triton ran on a GPU; all
+others are the CPU's.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +55,7 @@ ENTRIES = (
     ),
     Entry(
         "grid", "1632x512x102", "grid of 45 fits, Flowers shape", "45 straight loops",
-        "{fraction:.2f} of its floor's rate, accuracy {cafe_acc1_16_shots:.2f} against {straight_acc1_16_shots:.2f}",
+        "accuracy {cafe_acc1_16_shots:.2f} against {straight_acc1_16_shots:.2f}",
     ),
     Entry(
         "linear_probe", "", "linear probe, path of C", "scikit-learn, lbfgs, same objective",
@@ -96,143 +98,236 @@ def newest(rows: Iterable[Row], shape: str, gpu: bool) -> Row | None:
 
 
 def said(row: Row | None, note: str = "") -> str:
-    """Say what was measured, and whether it fell short."""
+    """Say the ratio, what was wanted, and whether it fell short."""
     if row is None:
         return NOT_MEASURED
     target, ratio = row["target"], row["ratio"]
     text = f"{ratio:.0f}x" if ratio >= 100 else f"{ratio:.1f}x"
-    if target is not None and ratio < target:
-        text += ": missed"
+    if target is not None:
+        text += f" ({target:g}x)" + (": missed" if ratio < target else "")
     try:
         return f"{text}, {note.format(**row)}" if note else text
     except KeyError:  # a row from before a field was reported
         return text
 
 
+def floor_of(row: Row) -> tuple[str, str, str]:
+    """Return peak, floor and share of the floor as they stand in the table, "-" where a benchmark has none.
+
+    A row with a rate but no floor has that of its products at the peak's rate.
+    """
+    share = row.get("fraction", row.get("fraction_of_peak"))
+    if share is None:
+        return "-", "-", "-"
+    floor = row.get("floor_seconds", row["cafe_seconds"] * share)
+    wanted = row.get("wanted_fraction")
+    missed = "" if wanted is None else f" ({wanted:g})" + (": missed" if share < wanted else "")
+    peak = f"{row['peak_gflops']:.0f}" if "peak_gflops" in row else "-"
+    return peak, f"{floor:.3g} s", f"{share:.2f}{missed}"
+
+
 def table(folder: Path, entries: Iterable[Entry] = ENTRIES) -> str:
-    """Return the table of claims as Markdown."""
-    lines = [
-        "| what | against | wanted, CPU | measured, CPU | commit | one GPU |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for entry in entries:
-        rows = rows_of(folder, entry.benchmark)
-        cpu, gpu = (newest(rows, entry.shape, on_gpu) for on_gpu in (False, True))
-        target = cpu["target"] if cpu else entry.wanted
-        wanted = f"{target:g}x" if target else ""
-        against = entry.against.format(**cpu) if cpu else entry.against.split(", in {")[0]
-        commit = cpu["commit"] if cpu else ""
-        lines.append(f"| {entry.what} | {against} | {wanted} | {said(cpu, entry.note)} | {commit} | {said(gpu)} |")
-    machines = {_machine(r) for e in entries if (r := newest(rows_of(folder, e.benchmark), e.shape, False))}
-    return "\n".join([*lines, "", *(f"Measured on {machine}." for machine in sorted(machines))])
+    """Return the table of claims as Markdown, one for each processor."""
+    entries = list(entries)
+    rows = {entry: rows_of(folder, entry.benchmark) for entry in entries}
+    of_cpus = [row for of_entry in rows.values() for row in of_entry if row.get("kernel") != "triton"]
+
+    def lines(machine: str | None) -> list[str]:
+        made = [
+            "| what | against | peak, GFLOP/s | floor | measured | fraction (wanted) | ratio (wanted) | commit "
+            "| one GPU |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        ]
+        for entry, of_entry in rows.items():
+            cpu = newest([row for row in of_entry if processor_of(row) == machine], entry.shape, False)
+            if cpu is None and machine is not None:
+                continue
+            gpu = newest(of_entry, entry.shape, True)
+            against = entry.against.format(**cpu) if cpu else entry.against.split(", in {")[0]
+            peak, floor, share = floor_of(cpu) if cpu else ("", "", "")
+            measured = f"{cpu['cafe_seconds']:.3g} s" if cpu and "cafe_seconds" in cpu else ""
+            wanted = f" ({entry.wanted:g}x)" if cpu is None and entry.wanted else ""
+            made.append(
+                f"| {entry.what} | {against} | {peak} | {floor} | {measured} | {share} "
+                f"| {said(cpu, entry.note)}{wanted} | {cpu['commit'] if cpu else ''} | {said(gpu)} |"
+            )
+        return made
+
+    machines = list(by_processor(of_cpus))
+    if not machines:
+        return "\n".join(lines(None))
+    return "\n\n".join("\n".join([_heading(of_cpus, machine), "", *lines(machine)]) for machine in machines)
 
 
-def _machine(row: Row) -> str:
+def processor_of(row: Row) -> str:
+    """Return the name of the processor on which a row was measured."""
     units = row["bfloat16_units"]
     own = "AMX" if units["amx"] else "AVX512-BF16" if units["avx512_bf16"] else "no bfloat16 units"
-    threads = "one thread" if row["cores"] == 1 else f"{row['cores']} threads"
-    return f"{threads} of {row['device']} ({own}), torch {row['torch']}, scikit-learn {row['sklearn']}"
+    # Rows of before this was written down have no family and model.
+    told = ", ".join(word for word in (row.get("processor"), own) if word)
+    return f"{row['device']} ({told})"
+
+
+def by_processor(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Return the rows of each processor, oldest first; the processor of the newest row first."""
+    machines: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: str(row["time"])):
+        machines.setdefault(processor_of(row), []).append(row)
+    return dict(sorted(machines.items(), key=lambda each: str(each[1][-1]["time"]), reverse=True))
+
+
+def _heading(rows: Iterable[Row], machine: str) -> str:
+    """Return the sentence above a processor's table, with threads and libraries of its newest row."""
+    last = by_processor(rows)[machine][-1]
+    threads = "one thread" if last["cores"] == 1 else f"{last['cores']} threads"
+    return f"On {threads} of {machine}, torch {last['torch']}, scikit-learn {last['sklearn']}:"
+
+
+def each_processor(
+    rows: list[Row], draw: Callable[[list[Row]], list[str]], newest_of: Callable[[list[Row]], list[Row]] | None = None
+) -> str:
+    """Return what ``draw`` makes of each processor's newest rows, under a sentence that names the processor.
+
+    The newest are those of its last run, or what ``newest_of`` takes.
+    """
+    taken = newest_of or _last_run
+    parts = [
+        "\n".join([_heading(rows, machine), "", *draw(taken(of_machine))])
+        for machine, of_machine in by_processor(rows).items()
+    ]
+    return "\n\n".join(parts)
 
 
 def time_to_accuracy(folder: Path) -> str:
     """Return the table of seconds to the mark as Markdown."""
-    lines = [
-        "| data | mark | released: seconds, steps | default: seconds, steps | ratio | full lengths | commit |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
     rows = rows_of(folder, "time_to_accuracy")
-    for shape in dict.fromkeys(str(row["shape"]) for row in rows):
-        row = newest(rows, shape, False)
-        if row is None:
-            continue
-        passed = f"{row['default_seconds']:.2f}, {row['default_steps']}" if row["default_passed"] else "not reached"
-        full = (
-            f"{row['released_full_acc1']:.2f} in {row['released_full_seconds']:.1f} s against "
-            f"{row['default_full_acc1']:.2f} in {row['default_full_seconds']:.1f} s"
-        )
-        lines.append(
-            f"| {shape} | {row['mark']:.2f} | {row['released_seconds']:.2f}, {row['released_steps']} | {passed} | "
-            f"{row['ratio']:.1f}x | {full} | {row['commit']} |"
-        )
-    return "\n".join(lines) if len(lines) > 2 else f"Time to accuracy: {NOT_MEASURED}."
+
+    def lines(of_machine: list[Row]) -> list[str]:
+        made = [
+            "| data | mark | released: seconds, steps | default: seconds, steps | ratio | full lengths | commit |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
+        ]
+        for row in of_machine:
+            passed = f"{row['default_seconds']:.2f}, {row['default_steps']}" if row["default_passed"] else "not reached"
+            full = (
+                f"{row['released_full_acc1']:.2f} in {row['released_full_seconds']:.1f} s against "
+                f"{row['default_full_acc1']:.2f} in {row['default_full_seconds']:.1f} s"
+            )
+            made.append(
+                f"| {row['shape']} | {row['mark']:.2f} | {row['released_seconds']:.2f}, {row['released_steps']} "
+                f"| {passed} | {row['ratio']:.1f}x | {full} | {row['commit']} |"
+            )
+        return made
+
+    def last_of_each(of_machine: list[Row]) -> list[Row]:
+        return list({row["shape"]: row for row in of_machine}.values())
+
+    return each_processor(rows, lines, last_of_each) or f"Time to accuracy: {NOT_MEASURED}."
 
 
 def scaling(folder: Path, figure: Path) -> str:
-    """Return the slopes as Markdown, with the figure where there is one."""
+    """Return the slopes as Markdown, with the figure of the newest run where there is one."""
     rows = rows_of(folder, "scaling")
+
+    def lines(of_machine: list[Row]) -> list[str]:
+        made = ["| seconds of | from | to | slope | commit |", "| --- | --- | --- | --- | --- |"]
+        for row in of_machine:
+            ends = [f"{row['seconds'][i]:.3g} s at {row['at'][i]:,.0f}" for i in (0, -1)]
+            made.append(f"| {row['shape']} | {ends[0]} | {ends[1]} | {row['slope']:.2f} | {row['commit']} |")
+        return made
+
     if not rows:
         return f"Scaling: {NOT_MEASURED}."
-    last = max(str(row["time"]) for row in rows)
-    rows = [row for row in rows if row["time"] == last]
-    lines = ["| seconds of | from | to | slope | commit |", "| --- | --- | --- | --- | --- |"]
-    for row in rows:
-        ends = [f"{row['seconds'][i]:.3g} s at {row['at'][i]:,.0f}" for i in (0, -1)]
-        lines.append(f"| {row['shape']} | {ends[0]} | {ends[1]} | {row['slope']:.2f} | {row['commit']} |")
     picture = [f"![Seconds against rows, width, classes and configurations]({figure.name})", ""]
-    return "\n".join([*(picture if figure.is_file() else []), *lines])
+    return "\n".join([*(picture if figure.is_file() else []), each_processor(rows, lines)])
 
 
 def steps(folder: Path) -> str:
     """Return the table of the adapter's step against its floor, and what the grid of fits showed, as Markdown."""
-    rows = _last_run(rows_of(folder, "steps"))
-    if not rows:
-        return f"Steps: {NOT_MEASURED}."
-    lines = [
-        "| step of | runs as | peak, products: GFLOP/s | floor: products, softmax, update | measured "
-        "| fraction (wanted) | fit against the straight loop | set-up | commit |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in rows:
-        short = row["wanted_fraction"] is not None and row["fraction"] < row["wanted_fraction"]
-        wanted = f"{row['fraction']:.2f} ({row['wanted_fraction']}){': missed' if short else ''}"
-        threads = "one thread" if row["threads"] == 1 else f"{row['threads']} threads"
-        parts = ", ".join(
-            f"{row[f'{part}_ms']:.2f}" for part in ("products", "softmax", "update") if f"{part}_ms" in row
-        )
-        lines.append(
-            f"| {row['shape'].removeprefix('step ').replace('x', ' x ')} | {row['dtype']}, {row['kernel']}, {threads} "
-            f"| {row['peak_gflops']:.0f}, {row['products_gflops']:.0f} "
-            f"| {row['floor_ms']:.2f} ms{f': {parts}' if parts else ''} | {row['step_ms']:.2f} ms | {wanted} "
-            f"| {row['ratio']:.2f}x ({row['ratio_low']:.2f} to {row['ratio_high']:.2f}) "
-            f"| {row['set_up_ms']:.0f} ms | {row['commit']} |"
-        )
-    lines += ["", f"Measured on {_machine(rows[0])}."]
-    fits = _last_run(rows_of(folder, "step_grid"))
-    if fits:
-        slower = [row for row in fits if row["ratio_high"] < 1]
-        ratios = sorted(row["ratio"] for row in fits)
-        lines += [
-            "",
-            f"Fits of {len(fits)} shapes ({fits[0]['steps']} steps each, commit {fits[0]['commit']}): "
-            f"the straight loop takes {ratios[0]:.2f} to {ratios[-1]:.2f} times as long, "
-            f"{ratios[len(ratios) // 2]:.2f} in the middle; "
-            f"slower than it, by the upper 95 % bound: {len(slower)}"
-            + "".join(f"; {row['shape'].removeprefix('fit ')} ({row['ratio']:.2f}x)" for row in slower)
-            + ".",
+    fits = by_processor(rows_of(folder, "step_grid"))
+
+    def lines(of_machine: list[Row]) -> list[str]:
+        made = [
+            "| step of | runs as | peak, products: GFLOP/s | floor: products, softmax, update | measured "
+            "| fraction (wanted) | fit against the straight loop | set-up | commit |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+            *map(_step_line, of_machine),
         ]
-    return "\n".join(lines)
+        grid = _last_run(fits.get(processor_of(of_machine[0]), []))
+        return [*made, "", _grid_sentence(grid)] if grid else made
+
+    return each_processor(rows_of(folder, "steps"), lines) or f"Steps: {NOT_MEASURED}."
+
+
+def _step_line(row: Row) -> str:
+    short = row["wanted_fraction"] is not None and row["fraction"] < row["wanted_fraction"]
+    wanted = f"{row['fraction']:.2f} ({row['wanted_fraction']}){': missed' if short else ''}"
+    threads = "one thread" if row["threads"] == 1 else f"{row['threads']} threads"
+    parts = ", ".join(f"{row[f'{part}_ms']:.2f}" for part in ("products", "softmax", "update") if f"{part}_ms" in row)
+    return (
+        f"| {row['shape'].removeprefix('step ').replace('x', ' x ')} | {row['dtype']}, {row['kernel']}, {threads} "
+        f"| {row['peak_gflops']:.0f}, {row['products_gflops']:.0f} "
+        f"| {row['floor_ms']:.2f} ms{f': {parts}' if parts else ''} | {row['step_ms']:.2f} ms | {wanted} "
+        f"| {row['ratio']:.2f}x ({row['ratio_low']:.2f} to {row['ratio_high']:.2f}) "
+        f"| {row['set_up_ms']:.0f} ms | {row['commit']} |"
+    )
+
+
+def _grid_sentence(fits: list[Row]) -> str:
+    below = [row for row in fits if row["ratio_high"] < 1]
+    ratios = sorted(row["ratio"] for row in fits)
+    return (
+        f"Fits of {len(fits)} shapes ({fits[0]['steps']} steps each, commit {fits[0]['commit']}): "
+        f"the straight loop takes {ratios[0]:.2f} to {ratios[-1]:.2f} times as long, "
+        f"{ratios[len(ratios) // 2]:.2f} in the middle; "
+        f"slower than it, by the upper 95 % bound: {len(below)}"
+        + "".join(f"; {row['shape'].removeprefix('fit ')} ({row['ratio']:.2f}x)" for row in below)
+        + "."
+    )
+
+
+def step_parts(folder: Path) -> str:
+    """Return where a step's processor time goes on one thread, as Markdown."""
+
+    def lines(of_machine: list[Row]) -> list[str]:
+        kinds = [name for name in of_machine[0]["milliseconds"] if name not in ("step", "floor")]
+        made = [
+            f"| ms of a step | runs as | {' | '.join(kinds)} | step | floor | fraction | commit |",
+            f"| {' | '.join(['---'] * (len(kinds) + 6))} |",
+        ]
+        for row in of_machine:
+            spent = row["milliseconds"]
+            numbers = " | ".join(f"{spent.get(name, 0):.2f}" for name in (*kinds, "step", "floor"))
+            made.append(
+                f"| {row['shape'].removeprefix('parts ').replace('x', ' x ')} | {row['dtype']}, {row['kernel']} "
+                f"| {numbers} | {spent['floor'] / spent['step']:.2f} | {row['commit']} |"
+            )
+        return made
+
+    return each_processor(rows_of(folder, "step_parts"), lines) or f"Parts of a step: {NOT_MEASURED}."
 
 
 def class_weights(folder: Path) -> str:
     """Return the table of the methods that train class weights, against their floor and the plain loop, as Markdown."""
-    rows = _last_run(rows_of(folder, "class_weights"))
-    if not rows:
-        return f"Class weights: {NOT_MEASURED}."
-    lines = [
-        "| method | shape | products in | products: ms, GFLOP/s (peak) | floor | measured | fraction (wanted) "
-        "| fit against the plain loop | commit |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in rows:
-        missed = ": missed" if row["fraction"] < row["wanted_fraction"] else ""
-        slower = ": slower" if row["ratio_high"] < 1 else ""
-        lines.append(
-            f"| {row['method']} | {row['shape']} | {row['dtype']} | {row['products_ms']:.2f}, "
-            f"{row['products_gflops']:.0f} ({row['peak_gflops']:.0f}) | {row['floor_ms']:.2f} ms "
-            f"| {row['step_ms']:.2f} ms | {row['fraction']:.2f} ({row['wanted_fraction']:.2f}){missed} "
-            f"| {row['ratio']:.2f}x ({row['ratio_low']:.2f} to {row['ratio_high']:.2f}){slower} | {row['commit']} |"
-        )
-    return "\n".join([*lines, "", f"Measured on {_machine(rows[0])}."])
+
+    def lines(of_machine: list[Row]) -> list[str]:
+        made = [
+            "| method | shape | products in | products: ms, GFLOP/s (peak) | floor | measured | fraction (wanted) "
+            "| fit against the plain loop | commit |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        ]
+        for row in of_machine:
+            missed = ": missed" if row["fraction"] < row["wanted_fraction"] else ""
+            below = ": slower" if row["ratio_high"] < 1 else ""
+            made.append(
+                f"| {row['method']} | {row['shape']} | {row['dtype']} | {row['products_ms']:.2f}, "
+                f"{row['products_gflops']:.0f} ({row['peak_gflops']:.0f}) | {row['floor_ms']:.2f} ms "
+                f"| {row['step_ms']:.2f} ms | {row['fraction']:.2f} ({row['wanted_fraction']:.2f}){missed} "
+                f"| {row['ratio']:.2f}x ({row['ratio_low']:.2f} to {row['ratio_high']:.2f}){below} | {row['commit']} |"
+            )
+        return made
+
+    return each_processor(rows_of(folder, "class_weights"), lines) or f"Class weights: {NOT_MEASURED}."
 
 
 def slower(folder: Path) -> list[str]:

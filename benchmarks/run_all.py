@@ -18,7 +18,17 @@ from pathlib import Path
 
 from gpu_tables import compiled, estimates
 from harness import is_smoke, parse
-from performance_table import ENTRIES, class_weights, put_between, scaling, slower, steps, table, time_to_accuracy
+from performance_table import (
+    ENTRIES,
+    class_weights,
+    put_between,
+    scaling,
+    slower,
+    step_parts,
+    steps,
+    table,
+    time_to_accuracy,
+)
 
 HERE = Path(__file__).parent
 PAGE, FIGURE = HERE.parent / "docs" / "performance.md", HERE.parent / "docs" / "scaling.png"
@@ -44,6 +54,7 @@ def write_page() -> None:
     made = {
         "benchmarks": table(results),
         "steps": steps(results),
+        "step-parts": step_parts(results),
         "class-weights": class_weights(results),
         "time-to-accuracy": time_to_accuracy(results),
         "scaling": scaling(results, FIGURE),

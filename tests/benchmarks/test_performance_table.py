@@ -34,47 +34,85 @@ def write(folder, benchmark, *rows):
 
 
 def line_of(made, folder, entry):
-    return made.table(folder, [entry]).splitlines()[2]
+    return made.table(folder, [entry]).splitlines()[-1]
 
 
 def test_the_newest_run_counts_and_its_first_row(made, tmp_path):
     old, new, float32 = row("2026-01-01", 9.0), row("2026-01-02", 4.26), row("2026-01-02", 1.5)
     write(tmp_path, "adapter", old, new, float32)
     entry = made.Entry("adapter", "1632x", "a fit", "a loop")
-    assert line_of(made, tmp_path, entry) == "| a fit | a loop | 3x | 4.3x | abc | not measured |"
-    assert "Measured on 2 threads of CPU (AVX512-BF16), torch 2" in made.table(tmp_path, [entry])
+    assert line_of(made, tmp_path, entry) == "| a fit | a loop | - | - |  | - | 4.3x (3x) | abc | not measured |"
+    assert made.table(tmp_path, [entry]).startswith("On 2 threads of CPU (AVX512-BF16), torch 2, scikit-learn 1:")
 
 
 def test_what_falls_short_is_said(made, tmp_path):
     write(tmp_path, "adapter", row("2026-01-01", 2.96, accuracy=90.126))
     entry = made.Entry("adapter", "", "a fit", "a loop", "accuracy {accuracy:.2f}")
-    assert "| 3.0x: missed, accuracy 90.13 |" in line_of(made, tmp_path, entry)
+    assert "| 3.0x (3x): missed, accuracy 90.13 |" in line_of(made, tmp_path, entry)
+
+
+def test_peak_floor_and_share_stand_beside_the_ratio(made, tmp_path):
+    entry = made.Entry("adapter", "", "a fit", "a loop")
+    write(tmp_path, "adapter", row("2026-01-01", 3.5, cafe_seconds=2.0, fraction_of_peak=0.5, peak_gflops=985.0))
+    assert "| 985 | 1 s | 2 s | 0.50 | 3.5x (3x) |" in line_of(made, tmp_path, entry)
+    shares = {"cafe_seconds": 2.0, "floor_seconds": 1.4, "fraction": 0.7, "wanted_fraction": 0.8}
+    write(tmp_path, "adapter", row("2026-01-01", 3.5, **shares))
+    assert "| - | 1.4 s | 2 s | 0.70 (0.8): missed | 3.5x (3x) |" in line_of(made, tmp_path, entry)
+
+
+def test_every_processor_has_a_table_of_its_own(made, tmp_path):
+    """One name, two processors: neither's rows may stand among the other's."""
+    amx = {"device": "Other", "bfloat16_units": {"amx": True, "avx512_bf16": True}}
+    first = row("2026-01-01", 5.0, processor="family 26, model 2", commit="old")
+    second = row("2026-01-03", 2.0, processor="family 25, model 17", commit="new")
+    write(tmp_path, "adapter", first, row("2026-01-02", 3.5, commit="amx", **amx), second)
+    entries = [made.Entry("adapter", "", "a fit", "a loop"), made.Entry("grid", "", "a grid", "loops")]
+    write(tmp_path, "grid", row("2026-01-02", 6.0, commit="grid", **amx))
+    parts = made.table(tmp_path, entries).split("\n\n")
+    assert [part.splitlines()[0] for part in parts[::2]] == [
+        "On 2 threads of CPU (family 25, model 17, AVX512-BF16), torch 2, scikit-learn 1:",
+        "On 2 threads of Other (AMX), torch 2, scikit-learn 1:",
+        "On 2 threads of CPU (family 26, model 2, AVX512-BF16), torch 2, scikit-learn 1:",
+    ]
+    commits = [[line.split(" | ")[-2] for line in part.splitlines()[2:]] for part in parts[1::2]]
+    assert commits == [["new"], ["amx", "grid"], ["old"]]
+    scale = {"at": [1, 2], "seconds": [1, 2], "slope": 1.0}
+    write(tmp_path, "scaling", *(one | scale for one in (first, second)))
+    assert [
+        line.split(" | ")[-1] for line in made.scaling(tmp_path, tmp_path / "x").splitlines() if "x102" in line
+    ] == [
+        "new |",
+        "old |",
+    ]
 
 
 def test_a_gpus_rows_have_their_own_column(made, tmp_path):
     write(tmp_path, "adapter", row("2026-01-01", 3.5), row("2026-01-02", 250.4, kernel="triton", target=10.0))
     line = line_of(made, tmp_path, made.Entry("adapter", "", "a fit", "a loop"))
-    assert line == "| a fit | a loop | 3x | 3.5x | abc | 250x |"
+    assert line == "| a fit | a loop | - | - |  | - | 3.5x (3x) | abc | 250x (10x) |"
 
 
 def test_what_never_ran_is_not_measured(made, tmp_path):
     line = line_of(made, tmp_path, made.Entry("adapter", "", "a fit", "a loop, in {chunks} chunks", "{chunks}"))
-    assert line == "| a fit | a loop |  | not measured |  | not measured |"
+    assert line == "| a fit | a loop |  |  |  |  | not measured |  | not measured |"
     assert "not measured" in made.time_to_accuracy(tmp_path)
     assert "not measured" in made.scaling(tmp_path, tmp_path / "scaling.png")
 
 
 def test_a_row_without_a_later_field_still_counts(made, tmp_path):
     write(tmp_path, "adapter", row("2026-01-01", 3.5))
-    assert "| 3.5x |" in line_of(made, tmp_path, made.Entry("adapter", "", "a", "b", "{never_reported}"))
+    assert "| 3.5x (3x) |" in line_of(made, tmp_path, made.Entry("adapter", "", "a", "b", "{never_reported}"))
 
 
 def test_time_to_accuracy_and_scaling(made, tmp_path):
     times = {"released_seconds": 7.8, "released_steps": 6900, "default_seconds": 0.06, "default_steps": 38}
     full = {"released_full_acc1": 94.0, "released_full_seconds": 8.5, "default_full_acc1": 94.3}
     more = {**times, **full, "default_full_seconds": 0.8, "mark": 93.8, "default_passed": False}
-    write(tmp_path, "time_to_accuracy", row("2026-01-01", 0.0, "digits", **more))
-    assert "| digits | 93.80 | 7.80, 6900 | not reached | 0.0x |" in made.time_to_accuracy(tmp_path)
+    times = [("2026-01-01", 9.0, "digits"), ("2026-01-02", 0.0, "digits"), ("2026-01-03", 1.0, "flowers")]
+    write(tmp_path, "time_to_accuracy", *(row(*each, **more) for each in times))
+    digits, flowers = made.time_to_accuracy(tmp_path).splitlines()[-2:]  # data sets are no one run
+    assert digits.startswith("| digits | 93.80 | 7.80, 6900 | not reached | 0.0x |")
+    assert flowers.startswith("| flowers |")
     write(
         tmp_path, "scaling",
         row("2026-01-01", 0, "renamed since", at=[1, 2], seconds=[1, 2], slope=1.0),
@@ -98,7 +136,17 @@ def test_every_entry_has_its_script_and_the_page_its_markers(made):
     for one in made.ENTRIES:
         assert (BENCHMARKS / f"bench_{one.benchmark}.py").is_file()
     page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
-    for name in ("benchmarks", "steps", "time-to-accuracy", "scaling", "compiled", "estimates"):
+    tables = (
+        "benchmarks",
+        "steps",
+        "step-parts",
+        "class-weights",
+        "time-to-accuracy",
+        "scaling",
+        "compiled",
+        "estimates",
+    )
+    for name in tables:
         assert made.put_between(page, name, "").count(f"<!-- /{name} -->") == 1
 
 
@@ -118,7 +166,7 @@ def test_steps_say_what_was_measured_and_which_fits_are_slower(made, tmp_path):
     }  # fmt: skip
     write(tmp_path, "steps", old | step, row("2026-01-02", 2.0, "step 16000x512x1000") | step)
     table = made.steps(tmp_path)
-    assert table.splitlines()[2] == (
+    assert table.splitlines()[4] == (
         "| 16000 x 512 x 1000 | bfloat16, cpu-direct, one thread | 985, 800 | 0.80 ms: 0.60, 0.05, 0.15 | 1.00 ms "
         "| 0.80 (0.85): missed "
         "| 2.00x (1.90 to 2.10) | 9 ms | abc |"
@@ -169,6 +217,16 @@ def test_estimates_say_that_they_are(gpu, tmp_path):
     head, _, line, _, last = gpu.estimates(tmp_path).splitlines()
     assert line == "| one fit | 256 x 512 x 128, 20,000 | bf16 | 6 | 54 (5) | 0.9 | 40 | a 9 | 0.50 | x |"
     assert head.count("estimate") == 3 and last == "Estimated, not measured, for H100, Triton 3.8.0."
+
+
+def test_the_parts_of_a_step_are_said(made, tmp_path):
+    assert made.step_parts(tmp_path) == "Parts of a step: not measured."
+    spent = {"products": 0.6, "calls": 0.2, "step": 1.0, "floor": 0.7}
+    more = {"milliseconds": spent, "dtype": "bfloat16", "kernel": "cpu-folded"}
+    write(tmp_path, "step_parts", row("2026-01-01", 0.0, "parts 16000x512x102", **more))
+    head, _, line = made.step_parts(tmp_path).splitlines()[2:]
+    assert head == "| ms of a step | runs as | products | calls | step | floor | fraction | commit |"
+    assert line == "| 16000 x 512 x 102 | bfloat16, cpu-folded | 0.60 | 0.20 | 1.00 | 0.70 | 0.70 | abc |"
 
 
 def test_methods_on_class_weights_say_what_is_missed_and_what_is_slower(made, tmp_path):
