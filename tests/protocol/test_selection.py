@@ -10,6 +10,7 @@ from cafe.errors import InputError
 from cafe.methods import fit_many, make_method, method_names
 from cafe.protocol import selection
 from cafe.protocol.selection import (
+    ERRORS,
     NO_EVIDENCE,
     PUBLISHED_START,
     NothingToChooseByError,
@@ -134,6 +135,9 @@ def test_one_class_that_lacks_a_validation_row_does_not_switch_the_search_off():
         (5, 2, 1, False),
         (6, 0, 2, True),
         (5, 0, 2, False),
+        (1, 0, ERRORS, False),
+        (2, 0, ERRORS, True),
+        (4, 2, ERRORS, False),
     ],
 )
 def test_a_candidate_leaves_the_published_start_only_with_evidence(gained, lost, errors, takes):
