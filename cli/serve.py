@@ -72,8 +72,9 @@ def serve(
         except ImportError as error:
             raise MissingDependencyError(str(error.name), "serve", "serving") from error
         with bind(host, port) as taken:  # before the encoder: a wrong address should not wait for it
-            from cafe.serving.app import Limits, make_app
+            from cafe.serving.app import make_app
             from cafe.serving.predictor import OnnxPredictor, Predictor, RunPredictor
+            from cafe.serving.service import Limits
 
             predictor: Predictor
             if is_exported_file(run):

@@ -1,15 +1,20 @@
-"""Images of many requests are classified together: a bounded queue, and batches as large as what is waiting.
+"""Images of many requests are decoded and classified together: a bounded queue, and batches that grow with it.
 
 Few images at once are one batch on all cores, which answers soonest. Of many, several batches run side by side, each on
 its share of the cores: threads that share a batch meet at a barrier after every layer, and where requests are read and
 images decoded on the same cores, each of them spins until the others are scheduled. Batches that share nothing do not
 wait for each other. Seen on two cores (Intel with AMX, a ViT-B/32 in bfloat16, beside other work): an image of a batch
 of 16 takes 18 ms of processor time on one thread, and 70 to 85 ms on two.
+
+A batch has one of a few sizes (:func:`batch_sizes`), since libraries of matrix products keep compiled code and memory
+for every shape that they meet, on every thread: of 13 images that wait, 12 are a batch, and the last begins the next.
+No batch is filled up: an empty place would cost as much as an image.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,14 +29,34 @@ from PIL import Image
 from cafe.errors import CafeError
 from cafe.serving.predictor import ImageAnswer, Predictor
 
-# Images from which a batch on one core is about as fast for each image as a larger one (a ViT-B/32 in bfloat16: 21 ms
-# at 8, 19 ms at 16 and at 32, 54 ms alone).
+# Images from which a batch on one core is about as fast for each image as a larger one. A ViT-B/32 in bfloat16, ms of a
+# core for an image: 21 at 8, 19 at 16 and at 32, 54 alone (Intel with AMX); 56 at 8, 58 at 16, 59 at 32, 92 alone (AMD
+# EPYC without; both beside other work).
 LEAST_SIDE_BY_SIDE = 8
 # Whoever was just answered often asks again at once, so a batch waits until it is as large as the one before, for this
 # share of that batch's seconds at most.
 WAITED_SHARE = 0.25
 # It stops waiting once nothing has arrived for so many seconds, and no image is being decoded.
 QUIET_SECONDS = 0.02
+
+
+def batch_sizes(most: int) -> list[int]:
+    """Return the sizes that a batch may have: powers of two, and what is halfway between two of them.
+
+    Of the images that wait, the largest size that they fill leaves a third at most.
+
+    Parameters
+    ----------
+    most : int
+        Images of a batch at most; a size itself.
+
+    Examples
+    --------
+    >>> batch_sizes(32)
+    [1, 2, 3, 4, 6, 8, 12, 16, 24, 32]
+    """
+    powers = [1 << i for i in range(most.bit_length())]
+    return sorted(size for size in {most, *powers, *(3 * power for power in powers)} if size <= most)
 
 
 class QueueFullError(CafeError):
@@ -45,14 +70,14 @@ class _Waiting(NamedTuple):
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How images that are waiting are divided.
+    """How images are divided.
 
     Attributes
     ----------
     side_by_side : int
         Batches at once.
     size : int
-        Images of a batch at most.
+        Images of a batch at most, one of :func:`batch_sizes`.
     cores : int
         Of each batch.
     """
@@ -64,6 +89,9 @@ class BatchPlan:
 
 def plan_batches(n_images: int, cores: int, batch_size: int) -> BatchPlan:
     """Divide images among batches that run side by side, each on its share of the cores.
+
+    Where there are enough, a batch takes half of its share: while it runs, the other half is decoded and waits, so that
+    no core is without work when it ends.
 
     Parameters
     ----------
@@ -79,15 +107,22 @@ def plan_batches(n_images: int, cores: int, batch_size: int) -> BatchPlan:
     >>> plan_batches(1, cores=2, batch_size=32)
     BatchPlan(side_by_side=1, size=32, cores=2)
     >>> plan_batches(32, cores=2, batch_size=32)
-    BatchPlan(side_by_side=2, size=16, cores=1)
+    BatchPlan(side_by_side=2, size=8, cores=1)
     """
     side_by_side = max(1, min(cores, n_images // LEAST_SIDE_BY_SIDE))
-    size = batch_size if side_by_side == 1 else min(batch_size, -(-n_images // side_by_side))
-    return BatchPlan(side_by_side, size, cores // side_by_side)
+    if side_by_side == 1:
+        return BatchPlan(1, batch_size, cores)
+    half = max(LEAST_SIDE_BY_SIDE, n_images // side_by_side // 2)
+    return BatchPlan(side_by_side, _largest_size(half, batch_size), cores // side_by_side)
+
+
+def _largest_size(n_images: int, batch_size: int) -> int:
+    """Return the largest size of a batch that so many images fill."""
+    return max(size for size in batch_sizes(batch_size) if size <= max(1, n_images))
 
 
 class Batcher:
-    """Classifies images in batches, one after the other or side by side, in threads of its own.
+    """Decodes images, and classifies them in batches, one after the other or side by side, in threads of its own.
 
     While a batch is computed, what arrives gathers to the next, so batches grow with the load. A batch that is smaller
     than the one before waits a little for images that are on their way; a single client is never waited for.
@@ -100,15 +135,23 @@ class Batcher:
         Images that are held at once, from the moment their request is read to their answer.
     on_batch : callable, default: nothing
         Called with the size of each batch.
+
+    Attributes
+    ----------
+    held : int
+        Images of requests that are being answered.
     """
 
     def __init__(
         self, predictor: Predictor, queue_size: int, on_batch: Callable[[int], None] = lambda size: None
     ) -> None:
         self._predictor, self._on_batch = predictor, on_batch
-        self.queue_size, self.held, self.waiting = queue_size, 0, 0
+        self.queue_size, self.held = queue_size, 0
+        self._decoded_now = 0  # images that are being decoded
+        self._unanswered = 0  # images that are decoded, and wait or are being classified
         self._queue: deque[_Waiting] = deque()
         self._changed = asyncio.Event()  # an image has come, or a batch is done
+        self._decoding = ThreadPoolExecutor(_cores_of_process(), "cafe-decode")
         # A batch on all cores is always computed in the first thread. OpenMP keeps helpers for each thread that asks
         # for them, and once these are more than the cores it lets all of them sleep between any two layers: an image
         # alone then took 50 ms in place of 27.
@@ -133,7 +176,7 @@ class Batcher:
         for task in self._tasks:
             with suppress(asyncio.CancelledError):
                 await task
-        for thread in self._threads:
+        for thread in (*self._threads, self._decoding):
             thread.shutdown(wait=True)
 
     @contextmanager
@@ -154,28 +197,39 @@ class Batcher:
         finally:
             self.held -= number
 
-    async def classify(self, crop: NDArray[np.uint8]) -> ImageAnswer:
-        """Return what is said of one crop, once its batch is done."""
-        answer: asyncio.Future[ImageAnswer] = asyncio.get_running_loop().create_future()
-        self.waiting += 1
+    async def classify(self, decode: Callable[[], NDArray[np.uint8]]) -> ImageAnswer:
+        """Return what is said of one image, once its batch is done.
+
+        Parameters
+        ----------
+        decode : callable
+            Returns the crop, (height, width, 3); called in a thread. What it raises is raised here.
+        """
+        loop = asyncio.get_running_loop()
+        self._decoded_now += 1
+        try:
+            crop = await loop.run_in_executor(self._decoding, decode)
+        finally:
+            self._decoded_now -= 1
+            self._changed.set()
+        answer: asyncio.Future[ImageAnswer] = loop.create_future()
+        self._unanswered += 1
         try:
             self._queue.append(_Waiting(crop, answer))
-            self._changed.set()
             return await answer
         finally:
-            self.waiting -= 1
+            self._unanswered -= 1
 
     def _plan(self) -> BatchPlan:
         # Images that are being decoded count: their batch is about to begin.
-        return plan_batches(max(self.held, self.waiting), self._predictor.cores, self._predictor.batch_size)
+        n_images = self._decoded_now + self._unanswered
+        return plan_batches(n_images, self._predictor.cores, self._predictor.batch_size)
 
     async def _work(self) -> None:
         while True:
             async with self._gathering:  # one batch gathers, while others are computed
                 await self._wait_for_images()
-                plan = self._plan()
-                batch = [self._queue.popleft() for _ in range(min(plan.size, len(self._queue)))]
-                batch = [each for each in batch if not each.answer.done()]  # whose client is gone
+                plan, batch = self._plan(), self._next_batch()
                 self._running += 1
             try:
                 if batch:
@@ -184,6 +238,14 @@ class Batcher:
                 self._running -= 1
                 self._changed.set()
 
+    def _next_batch(self) -> list[_Waiting]:
+        """Take a batch out of the queue; none if all who waited are gone."""
+        self._queue = deque(each for each in self._queue if not each.answer.done())  # whose client is still there
+        if not self._queue:
+            return []
+        size = _largest_size(min(self._plan().size, len(self._queue)), self._predictor.batch_size)
+        return [self._queue.popleft() for _ in range(size)]
+
     async def _wait_for_images(self) -> None:
         """Return once a batch should begin."""
         while not self._queue or self._running >= self._plan().side_by_side:
@@ -191,7 +253,7 @@ class Batcher:
         now = asyncio.get_running_loop().time
         deadline = now() + WAITED_SHARE * self._last_seconds
         while len(self._queue) < self._plan().size:
-            on_their_way = self.held > self.waiting  # images that are being read or decoded
+            on_their_way = self._decoded_now > 0
             if len(self._queue) >= self._last_size and not on_their_way:
                 return
             until = deadline if on_their_way else min(deadline, self._last_arrival + QUIET_SECONDS)
@@ -231,3 +293,7 @@ class Batcher:
             return await asyncio.get_running_loop().run_in_executor(thread, self._predictor.classify, crops, cores)
         finally:
             self._free.append(thread)
+
+
+def _cores_of_process() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

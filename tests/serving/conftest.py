@@ -17,9 +17,10 @@ import uvicorn
 from PIL import Image
 
 import cafe
-from cafe.serving.app import Limits, make_app
+from cafe.serving.app import make_app
 from cafe.serving.predictor import RunPredictor
 from cafe.serving.server import _PunctualProtocol, bind
+from cafe.serving.service import Limits
 
 
 def digit(number: int, place: int = 0) -> Image.Image:

@@ -21,8 +21,9 @@ from PIL import Image
 
 from cafe.classifier.onnx_classifier import OnnxClassifier
 from cafe.errors import InputError
-from cafe.serving.app import Limits, make_app
+from cafe.serving.app import make_app
 from cafe.serving.predictor import OnnxPredictor, RunPredictor
+from cafe.serving.service import Limits
 
 from .conftest import as_bytes, digit, running
 
@@ -204,7 +205,7 @@ def test_a_full_queue_is_429_and_empties_again(predictor):
         refused(send(address, *((f"{i}.png", one) for i in range(4))), 429, "waiting", "try again")
         assert send(address, *((f"{i}.png", one) for i in range(4))).headers["retry-after"] == "1"
         assert send(address, ("a.png", one)).status_code == 200
-        assert app.state.batcher.held == 0
+        assert app.state.service.batcher.held == 0
 
 
 def test_64_clients(predictor):
@@ -235,7 +236,7 @@ def test_64_clients(predictor):
         with ThreadPoolExecutor(64) as pool:
             statuses = [status for some in pool.map(client, range(64)) for status in some]
         assert set(statuses) <= {200, 429} and statuses.count(200) >= 64
-        assert app.state.batcher.held == 0
+        assert app.state.service.batcher.held == 0
         text = httpx.get(f"{address}/metrics").text
         batches = float(re.search(r"^cafe_batch_images_count (\S+)", text, flags=re.M)[1])
         images = float(re.search(r"^cafe_images_total (\S+)", text, flags=re.M)[1])

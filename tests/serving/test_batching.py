@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cafe.serving.batching import QUIET_SECONDS, Batcher, QueueFullError, plan_batches
+from cafe.serving import batching
+from cafe.serving.batching import QUIET_SECONDS, Batcher, QueueFullError, batch_sizes, plan_batches
 from cafe.serving.predictor import ImageAnswer
 
 
@@ -40,7 +41,8 @@ class Counting:
 
 
 def crop_of(value):
-    return np.full((64, 64, 3), value, dtype=np.uint8)
+    """Return what decodes an image of one grey."""
+    return lambda: np.full((64, 64, 3), value, dtype=np.uint8)
 
 
 def run(predictor, use, queue_size=256):
@@ -58,8 +60,8 @@ def run(predictor, use, queue_size=256):
 
 @pytest.mark.parametrize(
     ("n_images", "cores", "expected"),
-    [(0, 2, (1, 32, 2)), (1, 1, (1, 32, 1)), (15, 2, (1, 32, 2)), (17, 2, (2, 9, 1)), (256, 2, (2, 32, 1)),
-     (32, 16, (4, 8, 4)), (500, 4, (4, 32, 1))],
+    [(0, 2, (1, 32, 2)), (1, 1, (1, 32, 1)), (15, 2, (1, 32, 2)), (17, 2, (2, 8, 1)), (32, 2, (2, 8, 1)),
+     (64, 2, (2, 16, 1)), (90, 2, (2, 16, 1)), (256, 2, (2, 32, 1)), (32, 16, (4, 8, 4)), (500, 4, (4, 32, 1))],
 )  # fmt: skip
 def test_images_are_divided_among_cores(n_images, cores, expected):
     plan = plan_batches(n_images, cores, batch_size=32)
@@ -79,7 +81,56 @@ def test_many_images_are_classified_side_by_side_and_each_gets_its_own_answer():
     assert run(predictor, use) == [[value] * 3 for value in range(32)]
     assert predictor.most_at_once == 2
     assert sum(size for size, _ in predictor.batches) == 96
-    assert max(size for size, _ in predictor.batches) <= 16 and {cores for _, cores in predictor.batches} == {1}
+    # The last few, after which nobody asks again, are one batch on all cores.
+    assert {(size <= 8, cores) for size, cores in predictor.batches[:8]} == {(True, 1)}
+
+
+@pytest.mark.parametrize("n_images", [1, 5, 7, 13, 31, 63])
+def test_batches_have_few_sizes_and_are_not_filled_up(n_images):
+    """Each size is compiled for, and kept, by the libraries that multiply matrices."""
+    predictor = Counting(seconds=0.01)
+
+    async def use(batcher):
+        with batcher.held_images(n_images):
+            answers = await asyncio.gather(*(batcher.classify(crop_of(value)) for value in range(n_images)))
+        return [int(answer.probabilities[0]) for answer in answers]
+
+    assert run(predictor, use) == list(range(n_images))
+    assert {size for size, _ in predictor.batches} <= {1, 2, 3, 4, 6, 8, 12, 16, 24, 32} == set(batch_sizes(32))
+    assert sum(size for size, _ in predictor.batches) == n_images
+
+
+def test_the_rest_of_a_request_begins_at_once(monkeypatch):
+    """Of 5 images, 4 are a batch; the last does not wait for those that are answered already."""
+    monkeypatch.setattr(batching, "WAITED_SHARE", 1000.0)
+    predictor = Counting(seconds=0.02)
+
+    async def use(batcher):
+        await batcher.classify(crop_of(0))
+        started = time.perf_counter()
+        with batcher.held_images(5):
+            await asyncio.gather(*(batcher.classify(crop_of(value)) for value in range(5)))
+        return time.perf_counter() - started
+
+    assert run(predictor, use) < 10
+    assert predictor.batches == [(1, 2), (4, 2), (1, 2)]
+
+
+def test_images_whose_clients_are_gone_are_not_classified():
+    predictor = Counting(seconds=0.2)
+
+    async def use(batcher):
+        first = asyncio.create_task(batcher.classify(crop_of(1)))
+        await asyncio.sleep(0.1)
+        gone = [asyncio.create_task(batcher.classify(crop_of(value))) for value in (2, 3)]
+        stays = asyncio.create_task(batcher.classify(crop_of(4)))
+        await asyncio.sleep(0.05)
+        for task in gone:
+            task.cancel()
+        return [int((await task).probabilities[0]) for task in (first, stays)]
+
+    assert run(predictor, use) == [1, 4]
+    assert [size for size, _ in predictor.batches] == [1, 1]
 
 
 def test_a_single_client_is_not_waited_for_and_has_all_cores():
