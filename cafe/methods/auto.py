@@ -60,7 +60,8 @@ class Auto(FewShotClassifier):
     Attributes
     ----------
     weights_ : ndarray of shape (c, d)
-        Everything above, merged: the mixture is linear in f, of two encoders in both parts of f at unit length.
+        Everything above, merged: the mixture is linear in f, of two encoders in both parts of f at unit length. Less
+        the mean of all classes, as ``intercept_`` is.
     intercept_ : ndarray of shape (c,)
         Of the images' part.
     mixture_ : dict of str to float
@@ -139,7 +140,11 @@ class Auto(FewShotClassifier):
             weights[:, : rows.first.shape[1]] += mixture.of_text * residual
             self.mixture_ = {"text_scale": scale, "residual": mixture.of_text, **self.mixture_}
             self.kernel_, self.dtype_ = "torch", str(DTYPES[self.dtype]).removeprefix("torch.")
-        self.weights_, self.intercept_ = (v.astype(problem.base.X.dtype) for v in (weights, mixture.offset))
+        # What all classes share changes no probability. Where features lie close together it is a hundred times what
+        # tells classes apart, which float32 would round by as much.
+        self.weights_, self.intercept_ = (
+            (shared - shared.mean(axis=0)).astype(problem.base.X.dtype) for shared in (weights, mixture.offset)
+        )
 
     def chosen_on(self) -> str:
         """Return that weights are chosen on held-out rows of the shots, where there are any; see the base class."""

@@ -51,6 +51,23 @@ class Linear(nn.Module):
         return scores if self.intercept is None else scores + self.intercept  # type: ignore[operator]
 
 
+def class_scores(weights: ArrayLike, intercept: ArrayLike) -> Linear:
+    """Return what scores rows (n, d) by class weights (c, d), less what all classes share.
+
+    That changes no probability, and float32 rounds logits at their size: the rows of a Gaussian can share a part that
+    is a hundred times what tells them apart, and so can those of random towers, whose features lie close together.
+
+    Examples
+    --------
+    >>> class_scores([[1001.0, 0.0], [1003.0, 0.0]], [5.0, 5.0])(torch.tensor([[1.0, 0.0]]))
+    tensor([[-1.,  1.]])
+    """
+    rows, offsets = np.asarray(weights, dtype=np.float64), np.asarray(intercept, dtype=np.float64)
+    seen = np.isfinite(offsets)  # a class without a training image may have an intercept of minus infinity
+    shared_row, shared_offset = rows[seen].mean(axis=0), offsets[seen].mean()
+    return Linear(np.where(seen[:, None], rows - shared_row, rows), offsets - shared_offset)
+
+
 class Cosine(nn.Module):
     """``scale`` times the cosine with each class's row, (n, c)."""
 
@@ -196,7 +213,7 @@ def _zero_shot(estimator: Any) -> nn.Module:
 
 def _linear(weights: str) -> Callable[[Any], nn.Module]:
     def head(estimator: Any) -> nn.Module:
-        linear = Linear(getattr(estimator, weights), estimator.intercept_)
+        linear = class_scores(getattr(estimator, weights), estimator.intercept_)
         second_width = int(getattr(estimator, "second_width", 0))
         return nn.Sequential(UnitParts(second_width), linear) if second_width else linear
 
@@ -208,7 +225,7 @@ def _cosine(rows: str) -> Callable[[Any], nn.Module]:
 
 
 def _gda(estimator: Any) -> nn.Module:
-    return Sum(_zero_shot(estimator), Linear(estimator.weights_, estimator.intercept_))
+    return Sum(_zero_shot(estimator), class_scores(estimator.weights_, estimator.intercept_))
 
 
 def _clip_adapter(estimator: Any) -> nn.Module:

@@ -38,6 +38,11 @@ def made(shots, noise, text_noise, seed=0, n_classes=6, d=24):
     return *draw(shots), text, *draw(100)
 
 
+def less_what_is_shared(logits):
+    """What all classes share changes no probability, and a fit leaves it out."""
+    return logits - logits.mean(axis=1, keepdims=True)
+
+
 def test_a_fit_predicts_what_its_mixture_says():
     """The parts come from the two methods they are taken from, GDA and TaskRes."""
     X, y, text, queries, _ = made(4, 0.5, 0.5)
@@ -48,7 +53,18 @@ def test_a_fit_predicts_what_its_mixture_says():
     w = TaskRes(text, **settings).fit(X, y).weights_
     gaussian = GDA(text, alpha=1.0).fit(X, y).logits(queries) - ZeroShot(text).fit(X, y).logits(queries) + np.log(6)
     expected = mixture["residual"] * scale * queries @ unit(w).T + mixture["images"] * gaussian
-    np.testing.assert_allclose(model.logits(queries), expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(model.logits(queries), less_what_is_shared(expected), rtol=1e-9, atol=1e-9)
+
+
+def test_what_all_classes_share_costs_no_precision():
+    """Features that lie close together, as those of a random tower: Gaussians of them are large and nearly the same."""
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(4), 8)
+    X = unit(rng.standard_normal(24) + 1e-3 * rng.standard_normal((4, 24))[y] + 1e-3 * rng.standard_normal((32, 24)))
+    fitted = Auto(random_state=0).fit(X.astype(np.float32), y)
+    assert np.abs(fitted.weights_.mean(axis=0)).max() < 1e-6 * np.abs(fitted.weights_).max()
+    exact = fitted.predict_proba(X.astype(np.float32).astype(np.float64))
+    np.testing.assert_allclose(fitted.predict_proba(X.astype(np.float32)), exact, rtol=0, atol=2e-5)
 
 
 def test_one_shot_is_its_formula():
@@ -66,7 +82,7 @@ def test_one_shot_is_its_formula():
     images = 0.5 / np.sqrt(np.square(own).sum() / 30)
     assert model.mixture_["images"] == pytest.approx(images)
     expected = scale * queries @ unit(w).T + images * (queries - m) @ unit(X - m).T
-    np.testing.assert_allclose(model.logits(queries), expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(model.logits(queries), less_what_is_shared(expected), rtol=1e-9, atol=1e-9)
 
 
 def test_a_row_left_out_is_scored_as_by_a_model_that_never_had_it():

@@ -68,6 +68,22 @@ def test_a_class_that_the_linear_probe_has_never_seen_has_probability_zero():
     np.testing.assert_allclose(probabilities(fitted, X), fitted.predict_proba(X), atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("method", ["auto", "gda", "linear-map", "linear-probe"])
+def test_what_all_classes_share_costs_no_precision(method):
+    """Gaussians of features that lie close together have rows that are nearly the same, and large."""
+    X, y, text = blobs()
+    fitted = entries("methods", "METHOD")[method].load()(text).fit(X, y)
+    name = "coef_" if method == "linear-probe" else "weights_"
+    shared = np.random.default_rng(1).standard_normal(X.shape[1]).astype(np.float32)
+    setattr(fitted, name, getattr(fitted, name) + 30_000 * shared)
+    fitted.intercept_ = fitted.intercept_ + np.float32(3000)
+    path = np.linspace(0, 1, 200, dtype=np.float32)[:, None]
+    between = unit_length((1 - path) * X[0] + path * X[-1])  # from one class to another, through every probability
+    exact = fitted.predict_proba(between.astype(np.float64))
+    assert np.abs(fitted.predict_proba(between) - exact).max() > 3 * TOLERANCE  # what float32 makes of them as they are
+    np.testing.assert_allclose(probabilities(fitted, between), exact, rtol=0, atol=TOLERANCE)
+
+
 def test_methods_are_exported_or_say_why_not():
     X, y, text = blobs()
     for name, entry in entries("methods", "METHOD").items():
