@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cafe.compute import threads_for
+from cafe.compute import run_each, threads_for
 from cafe.errors import InputError
 from cafe.methods.base import Array, FewShotClassifier, Problem
 from cafe.methods.inference import scores
@@ -227,23 +228,42 @@ def _fit_paths(members: Sequence[tuple[LinearProbe, Problem]], max_iter: int, de
     together: dict[tuple[float, ...], list[list[tuple[LinearProbe, Problem]]]] = {}
     for group in groups.values():
         together.setdefault(tuple(sorted({one.C_ for one, _ in group})), []).append(group)
+    n_classes, d = len(base.class_embeddings), base.X.shape[1]
     for path, batch in together.items():
         used = np.unique(np.concatenate([group[0][1].rows for group in batch]))
-        counts = np.stack([np.bincount(group[0][1].rows, minlength=len(base.y))[used] for group in batch])
-        n_classes = len(base.class_embeddings)
-        work = len(used) * min(base.X.shape[1], len(used)) * n_classes
-        small = work <= SMALL_PROBLEM
-        with threads_for(work * len(batch)):
-            # Features on disk pass in blocks, once for each evaluation.
-            X = base.X.take(used) if isinstance(base.X, StoredRows) else base.X[used]
-            known = batch[0][0][0]._paths
-            basis, solver = _path_of(X, base.y[used], n_classes, counts, small, max_iter, known, device)
-            fits = solver.fits(path, 1e-10 if small else 5e-6)
-        for place, group in enumerate(batch):
-            for one, _ in group:
-                fit = fits[path.index(one.C_)][place]
-                coef = fit.coef if basis is None else fit.coef @ basis
-                one._store(coef, fit.intercept, fit.iterations, base.X.dtype)
+        work = len(used) * min(d, len(used)) * n_classes
+        if len(batch) == 1 or device != "cpu" or isinstance(base.X, StoredRows) or work <= SMALL_PROBLEM:
+            with threads_for(work * len(batch)):
+                _fit_batch(batch, path, max_iter, device)
+        else:
+            # Each alone has products with its own rows only, and is done when it is done; there are enough of them
+            # for all threads, and a large one gains little by company.
+            run_each([partial(_fit_batch, [group], path, max_iter, device, len(batch)) for group in batch])
+
+
+def _fit_batch(
+    batch: Sequence[Sequence[tuple[LinearProbe, Problem]]],
+    path: tuple[float, ...],
+    max_iter: int,
+    device: str,
+    others: int = 1,
+) -> None:
+    """Fit problems, each a group of estimators on the same rows, along one path; one of so many batches at once."""
+    base = batch[0][0][1].base
+    used = np.unique(np.concatenate([group[0][1].rows for group in batch]))
+    counts = np.stack([np.bincount(group[0][1].rows, minlength=len(base.y))[used] for group in batch])
+    n_classes = len(base.class_embeddings)
+    small = len(used) * min(base.X.shape[1], len(used)) * n_classes <= SMALL_PROBLEM
+    # Features on disk pass in blocks, once for each evaluation.
+    X = base.X.take(used) if isinstance(base.X, StoredRows) else base.X[used]
+    known = batch[0][0][0]._paths
+    basis, solver = _path_of(X, base.y[used], n_classes, counts, small, max_iter, known, device, others)
+    fits = solver.fits(path, 1e-10 if small else 5e-6)
+    for place, group in enumerate(batch):
+        for one, _ in group:
+            fit = fits[path.index(one.C_)][place]
+            coef = fit.coef if basis is None else fit.coef @ basis
+            one._store(coef, fit.intercept, fit.iterations, base.X.dtype)
 
 
 def _path_of(
@@ -255,11 +275,12 @@ def _path_of(
     max_iter: int,
     known: _Paths | None,
     device: str,
+    others: int,
 ) -> tuple[Array | None, PenaltyPath]:
     """Return the basis of the rows' span and the path of their solutions: the one of this search, where it was met."""
     import torch
 
-    from cafe.solvers.logistic import PenaltyPath, SoftmaxLoss
+    from cafe.solvers.logistic import KEPT_BYTES, PenaltyPath, SoftmaxLoss
 
     key = None
     if known is not None and not isinstance(X, StoredRows):
@@ -276,7 +297,7 @@ def _path_of(
     else:
         rows, basis = _in_their_span(torch.from_numpy(X).to(device))
     loss = SoftmaxLoss(rows, y, n_classes, counts, torch.float64 if small else torch.float32)
-    path = basis, PenaltyPath(loss, max_iter)
+    path = basis, PenaltyPath(loss, max_iter, KEPT_BYTES // others)
     if known is not None and key is not None:
         known[key] = path
     return path

@@ -27,8 +27,8 @@ logits stay in cache and features may be on disk.
 
 The path. What makes it fast is to need few passes over the rows. A path goes from strong penalty to weak. Each C
 starts on the line, in log C, through the last two solutions, and one that is asked for later through those on both
-sides of it (so a search that halves its steps pays for few passes at each); there the Hessian is modelled anew, which
-preconditions L-BFGS (lbfgs.py); and L-BFGS keeps its pairs from one C to the next. Where C jumps, it is approached in
+sides of it (so a search that halves its steps pays for few passes at each); there the Hessian is modelled anew, if C is
+not next to where it was modelled last, and the model preconditions L-BFGS (lbfgs.py); and L-BFGS keeps its pairs from one C to the next. Where C jumps, it is approached in
 steps. Small problems keep the eigenvectors of their first model, and are solved in as many of them as their rows
 span.
 """
@@ -51,6 +51,10 @@ from cafe.solvers.rows import RowSource, row_blocks
 # Where two values of C are further apart, others are put between them, solved no better than to ROUGH.
 LARGEST_STEP = 8.0
 ROUGH = 1e-4
+
+# How far C may be from where the Hessian was modelled last, as a factor: within it the model is kept, which costs three
+# products and the eigenvectors of S, as much as two passes.
+KEPT_MODEL = 2.0
 
 # ---------------------------------------------------------------------------- the loss and a model of its Hessian
 
@@ -264,9 +268,11 @@ class PenaltyPath:
         The problems.
     max_iter : int
         Iterations at each C.
+    kept_bytes : int, default=KEPT_BYTES
+        Of solutions.
     """
 
-    def __init__(self, loss: SoftmaxLoss, max_iter: int) -> None:
+    def __init__(self, loss: SoftmaxLoss, max_iter: int, kept_bytes: int = KEPT_BYTES) -> None:
         self.loss, self.max_iter = loss, max_iter
         self.penalty_factor = torch.where(loss.seen.sum(1) == 2, 2.0, 1.0).double()  # (g,)
         self.memory: Memory = []
@@ -287,9 +293,9 @@ class PenaltyPath:
             self.values, self.vectors = self.values[-kept:], None
             self.point, model = loss.evaluate(self._zero_weights(), model=True)
             assert model is not None
-        self.model = model
+        self.model, self.modelled_C = model, 0.0
         size = 2 * self.point.x.element_size() * self.point.x.numel()  # a point and its gradient
-        self.most_kept = max(2, KEPT_BYTES // max(size, 1))
+        self.most_kept = max(2, kept_bytes // max(size, 1))
 
     def _zero_weights(self) -> Tensor:
         size = self.loss.g, (self.loss.d + 1) * self.loss.c
@@ -353,8 +359,8 @@ class PenaltyPath:
             (first, from_point), (second, to_point) = pair
             step = to_point.x - from_point.x
             ahead = to_point.x + step * (math.log(C / second) / math.log(second / first))
-        reached, model = self.loss.evaluate(ahead, model=True, pooled=self.updates_S)
-        assert model is not None
+        is_new = not 1 / KEPT_MODEL <= C / max(self.modelled_C, 1e-300) <= KEPT_MODEL
+        reached, model = self.loss.evaluate(ahead, model=is_new, pooled=is_new and self.updates_S)
         better = reached.with_ridge(ridge)[0] <= kept.with_ridge(ridge)[0]  # (g,)
         wide = better[:, None]
         self.point = Point(
@@ -362,7 +368,9 @@ class PenaltyPath:
             torch.where(better, reached.f, kept.f),
             torch.where(wide, reached.df, kept.df),
         )
-        self.model = model
+        if model is None:
+            return
+        self.model, self.modelled_C = model, C
         if model.S is not None:
             self.values, self.vectors = torch.linalg.eigh(model.S)
 

@@ -194,6 +194,23 @@ def test_a_search_that_comes_back_finds_what_single_fits_find_in_few_passes(monk
     assert warm < 0.6 * (len(passes) - warm)  # 0.5 when written
 
 
+def test_the_hessian_is_modelled_anew_only_where_C_has_moved(monkeypatch):
+    X, y, _, _ = problem(400, 30, 8)
+    models, evaluate = [], SoftmaxLoss.evaluate
+
+    def counted(self, flat, model=False, pooled=False):
+        models.append(model)
+        return evaluate(self, flat, model, pooled)
+
+    path = PenaltyPath(SoftmaxLoss(X, y, 8, np.ones((1, 400), np.int64), torch.float64), 1000)
+    path.fits([1.0, 4.0], 1e-9)
+    monkeypatch.setattr(SoftmaxLoss, "evaluate", counted)
+    path.fits([5.0, 3.0], 1e-9)
+    assert models and not any(models)
+    path.fits([9.0], 1e-9)
+    assert sum(models) == 1
+
+
 def test_a_path_lets_go_of_the_furthest_solutions(monkeypatch):
     X, y, _, _ = problem()
     path = PenaltyPath(SoftmaxLoss(X, y, 5, np.ones((1, 60), np.int64), torch.float64), 1000)
