@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from cafe.methods.base import Array, FewShotClassifier, Problem, unit_length
 from cafe.methods.inference import scores
@@ -185,6 +185,14 @@ class TipAdapterF(TrainedClassifier):
     def _store(self, result: Result) -> None:
         self.keys_ = result.parameters["keys"]
         self.seen_, self.segments_ = np.unique(np.sort(result.problem.y), return_index=True)
+
+    @classmethod
+    def score_grid(cls, fits: Sequence[Any], X: Array, rows: NDArray[np.int64]) -> list[tuple[float, float]] | None:
+        """Return (accuracy, -NLL) of fits whose keys were trained once, with affinities computed once; None for others.
+
+        Scores are Tip-Adapter's.
+        """
+        return TipAdapter.score_grid(fits, X, rows)
 
     # ------------------------------------------------------------------ inference
 

@@ -28,9 +28,9 @@ logits stay in cache and features may be on disk.
 The path. What makes it fast is to need few passes over the rows. A path goes from strong penalty to weak. Each C
 starts on the line, in log C, through the last two solutions, and one that is asked for later through those on both
 sides of it (so a search that halves its steps pays for few passes at each); there the Hessian is modelled anew, if C is
-not next to where it was modelled last, and the model preconditions L-BFGS (lbfgs.py); and L-BFGS keeps its pairs from one C to the next. Where C jumps, it is approached in
-steps. Small problems keep the eigenvectors of their first model, and are solved in as many of them as their rows
-span.
+not next to where it was modelled last, and the model preconditions L-BFGS (lbfgs.py); and L-BFGS keeps its pairs from
+one C to the next. Where C jumps, it is approached in steps. Small problems keep the eigenvectors of their first model,
+and are solved in as many of them as their rows span.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def tip_search(
     labels : ndarray of shape (n,), int64
         Row of ``text`` that each query belongs to.
     keys : Tensor of shape (k, d)
-        Unit-length training features, sorted by class; their dtype is that of the computation.
+        Training features sorted by class, of unit length unless trained; their dtype is that of the computation.
     key_labels : ndarray of shape (k,), int64
         Non-decreasing.
     text : Tensor of shape (c, d)

@@ -11,6 +11,7 @@ import torch
 from cafe import TipAdapter, TipAdapterF, fit_many
 from cafe.errors import InputError
 from cafe.methods.objectives.tip_adapter_f import KeysObjective, KeysShape
+from cafe.protocol.selection import score_fitted
 from cafe.training.trainer import Batch
 
 
@@ -201,3 +202,18 @@ def test_on_imagenet_as_the_released_code():
     keep = (X_test.astype(np.float32) @ X.astype(np.float32).T).max(axis=1) < 0.93
     model = TipAdapterF(data["text_features"], random_state=1).fit(X, y)
     assert 100 * model.score(X_test[keep], y_test[keep]) == pytest.approx(64.47, abs=0.3)
+
+
+def test_candidates_of_one_training_are_scored_together(problem):
+    X, y, text, queries = problem
+    grid = [
+        TipAdapterF(text, alpha=a, beta=b, train_alpha=1.0, train_beta=1.0, epochs=5, lr=0.05, random_state=0)
+        for a in (0.5, 20.0)
+        for b in (1.0, 5.5)
+    ]
+    fits = fit_many(X, y, grid, [np.arange(7)] * 4)
+    labels = np.array([0, 1, 2, 3, 1])
+    for together, fit in zip(TipAdapterF.score_grid(fits, queries, labels), fits, strict=True):
+        assert together == pytest.approx(score_fitted(fit, queries, labels), rel=1e-4)
+    apart = fit_many(X, y, [TipAdapterF(text, epochs=1, lr=lr, random_state=0) for lr in (0.1, 0.2)])
+    assert TipAdapterF.score_grid(apart, queries, labels) is None
