@@ -107,6 +107,8 @@ class ClassWeightStep:
         self.stacked = features.dtype != torch.bfloat16
         self.unscaled = not shape.cosines and bool((self.scale == 1).all())
         self.minus_one = anchor.new_full((1, 1), -1.0)
+        # Of each configuration alone; views cost as much as arithmetic on a few classes.
+        self.scales, self.strengths = self.scale.unbind(0), self.strength.unbind(0)
         self.buffers, self.gradients = Buffers(), Parameters()
 
     @cached_property
@@ -149,12 +151,14 @@ class ClassWeightStep:
         offset = parameters["offset"][part][..., None, :] if self.shape.offset else None
         b = len(self.labels) if index is None else index.shape[-1]
         r = invert(torch.linalg.vector_norm(w, dim=-1, keepdim=True)) if self.shape.cosines else None  # ([g,] c, 1)
-        columns = self.scale[part] if r is None else self.scale[part] * r.mT
+        scale = self.scales[part] if isinstance(part, int) else self.scale
+        columns = scale if r is None else scale * r.mT
         share = 1.0 / b if self.row_weights is None else 1.0
         total = None if self.row_weights is None else self._taken(self.row_weights, index).sum(-1, keepdim=True)
         rho = offset_gradient = None
         rows = max(self.least_rows, self.block_bytes // (2 * w.element_size() * w[..., 0].numel()))
-        factor = self.a[part] * columns * share  # of D in G
+        a = self.numbers[0][part] if isinstance(part, int) else self.a
+        factor = columns * (a * share)  # of D in G
         # One number scales the gradient just as well, where that has fewer numbers than D.
         scales_gradient = r is None and b > w.shape[-1]
         for first in range(0, b, rows):
@@ -228,7 +232,8 @@ class ClassWeightStep:
             each = torch.logsumexp(full, -1, keepdim=True) - full.gather(-1, labels_of)
             losses[part] += share * (each if v is None else v * each).sum((-2, -1))
         torch.softmax(full, -1, out=errors)
-        errors.scatter_add_(-1, labels.expand(*errors.shape[:-1], 1), self.minus_one.expand(*errors.shape[:-1], 1))
+        own = labels if labels.ndim == errors.ndim else labels.expand(*errors.shape[:-1], 1)
+        errors.scatter_add_(-1, own, self.minus_one.expand(own.shape))
         return errors if v is None else errors.mul_(v)
 
     def _add_product(self, target: Tensor, error: Tensor, f: Tensor, fresh: bool) -> None:
@@ -252,9 +257,11 @@ class ClassWeightStep:
     ) -> None:
         """Add to the gradient what stands beside the product in it."""
         target = self.gradients["weights"][part]
-        factor = self.strength[part] if self.pulled is not None else None
+        alone = isinstance(part, int)
+        factor = None if self.pulled is None else self.strengths[part] if alone else self.strength
         if r is not None and rho is not None:
-            along = rho.mT * (r * r) * (-share * self.a[part])  # -a r^2 rho, ([g,] c, 1)
+            a = self.numbers[0][part] if alone else self.a
+            along = (rho.mT * r).mul_(r).mul_(-share * a)  # -a r^2 rho, ([g,] c, 1)
             factor = along if factor is None else along.add_(factor)
         if factor is not None:
             target.addcmul_(w, factor)
