@@ -196,8 +196,8 @@ def table(rows: list[dict[str, Any]]) -> None:
     print("| --- | --- |" + " ---: |" * len(RULES) + " --- | --- | --- |")
     for which, said in SETS.items():
         for method in AUTOMATIC:
-            # Rows of the first runs, which did not say so, are of what was built on.
-            own = [row for row in rows if row["method"] == method and row.get("sets", "built") == which]
+            # Rows of the first runs know neither the rule that ships nor what they are of.
+            own = [row for row in rows if SHIPS in row and row["method"] == method and row["sets"] == which]
             if not own:
                 continue
             sets = dict.fromkeys(row["dataset"] for row in own)
