@@ -3,14 +3,15 @@
     CAFE_REAL_DATA=... python benchmarks/bench_class_weights.py [--steps 100] [--pairs 7] [--methods clap,lp++]
 
 ImageNet's shape at 4 and 16 shots (1,000 classes, 512 wide, rows drawn around its real class means) and Caltech69 at
-16. First one step of each method in the precision that cafe takes here. Its floor is measured in the same rounds: its
-matrix products one after the other in that precision (of APE-T with the keys too, where their cosines do not fit in
-memory), and its traffic: one softmax of the logits, the optimiser's update on as many numbers, in bfloat16 the copies
-of weights and gradient between the two precisions, and for APE-T one exponential of the votes. Then whole fits, of the
-default's number of steps where that is one and takes a second or so, else of so many, which shows set-up larger than it
-is: seconds of the plain loop over cafe's in pairs, each first in turn, and the mean of the log ratios with its 95 %
-interval. The plain loop is what one would write: autograd, torch.optim, shuffled batches, and rows of text beside
-images where a method has them.
+16. First one step of each method, in the precision and on the threads that cafe takes here: steps of less than 50
+million multiply-adds run on one. Its floor is measured in the same rounds: its matrix products one after the other in
+that precision (of APE-T with the keys too, where their affinities do not fit in memory), and its traffic: one softmax
+of the logits, the optimiser's update on as many numbers, in bfloat16 the copies of weights and gradient between the two
+precisions, and for APE-T the affinities of the batch, read where they are kept, else one exponential of them. Then
+whole fits, of the default's number of steps where that is one and takes a second or so, else of so many, which shows
+set-up larger than it is: seconds of the plain loop over cafe's in pairs, each first in turn, and the mean of the log
+ratios with its 95 % interval. The plain loop is what one would write: autograd, torch.optim, shuffled batches, and rows
+of text beside images where a method has them.
 
 In every row the gradients of one step are compared with autograd's in float64, or the command fails.
 """
@@ -39,6 +40,7 @@ from harness import (
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
+from cafe.compute import threads_for
 from cafe.kernels.class_weights import ClassWeightStep
 from cafe.kernels.class_weights_reference import WeightsShape, class_weight_losses_and_gradients
 from cafe.kernels.optimizers import make_update
@@ -139,6 +141,12 @@ class OneStep:
         made = self.method.shape is None and n**2 * self.X.element_size() > KEPT_BYTES
         return self.b * n * d if made else 0
 
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds by which a fit chooses its threads: of a step's two products, of LP++ of one."""
+        products = 1 if self.method.batch is None else 2
+        return products * self.b * self.width * len(next(iter(self.parameters.values()))[0])
+
     def check(self) -> float:
         """Return how far one step's gradients are from autograd's in float64, of their length."""
         _, own = self.step(self.parameters, self.index, True)
@@ -178,6 +186,7 @@ class OneStep:
         votes = torch.empty_like(cosines)
         keys = self.X if self.key_products else self.X[:0]
         rows, of_keys = self.X[self.batch[0]], torch.empty(b, len(keys))
+        kept = torch.rand(len(self.y), cosines.shape[1]) if cosines.numel() and not self.key_products else None
 
         def products() -> None:
             torch.mm(f, w.T, out=logits)
@@ -187,7 +196,10 @@ class OneStep:
         def traffic() -> None:
             torch.softmax(wide_logits, -1, out=wide_logits)
             update(moved, slopes, self.rate)
-            torch.exp(cosines, out=votes)
+            if kept is None:
+                torch.exp(cosines, out=votes)
+            else:
+                torch.index_select(kept, 0, self.batch[0], out=votes)
             if self.dtype != torch.float32:
                 w.copy_(wide_weights)
                 wide_weights.copy_(slope)
@@ -298,7 +310,9 @@ def measure(name: str, shape: str, rows: Rows, rounds: int, steps: int, pairs: i
     model = fitted(name, rows, steps)  # warms up, and asks what is fastest here
     step = OneStep(name, rows, model.dtype_)
     apart = step.check()
-    seconds = side_by_side({"step": step.run, **step.parts()}, rounds)
+    with threads_for(step.multiply_adds):  # as many as a fit takes
+        seconds = side_by_side({"step": step.run, **step.parts()}, rounds)
+        threads = torch.get_num_threads()
     floor = seconds["products"] + seconds["traffic"]
     flops = 4.0 * step.b * step.width * len(rows[2]) + 2.0 * step.key_products
     start = time.perf_counter()
@@ -310,6 +324,7 @@ def measure(name: str, shape: str, rows: Rows, rounds: int, steps: int, pairs: i
         "shape": shape,
         "method": name,
         "dtype": model.dtype_,
+        "threads": threads,
         "peak_gflops": matrix_peak()[model.dtype_],
         "products_gflops": flops / seconds["products"] / 1e9,
         "products_ms": 1e3 * seconds["products"],

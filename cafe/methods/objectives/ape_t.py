@@ -84,7 +84,8 @@ class ResidualKeysObjective:
 
     text: Tensor
     shots: list[KeyedRows]
-    frozen: dict[str, Tensor] = field(default_factory=dict)
+    # s T of all rows, (n, c), by s.
+    frozen: dict[float, Tensor] = field(default_factory=dict)
 
     def initial(self, configuration: Configuration, generator: torch.Generator) -> dict[str, Tensor]:
         """Start at Tip-Adapter: no residual, values of one; no random number is drawn."""
@@ -111,9 +112,10 @@ class ResidualKeysObjective:
 
     def stepper(self, shape: object, hyper: dict[str, Tensor], X: Tensor, y: Tensor, feature_mean: Tensor) -> Step:
         """Return the step by the formulas, one configuration after the other."""
-        if "text" not in self.frozen:
-            self.frozen["text"] = X @ self.text.T  # T of all rows, (n, c)
         numbers = {name: value.tolist() for name, value in hyper.items()}
+        for scale in numbers["logit_scale"]:
+            if scale not in self.frozen:
+                self.frozen[scale] = (X @ self.text.T).mul_(scale)
         buffers = Buffers()
         steps = [
             ResidualKeysStep(
@@ -121,7 +123,7 @@ class ResidualKeysObjective:
                 {name: value[k] for name, value in numbers.items()},
                 X,
                 y,
-                self.frozen["text"],
+                self.frozen[numbers["logit_scale"][k]],
                 buffers,
             )
             for k, index in enumerate(numbers["index"])
@@ -175,8 +177,8 @@ class ResidualKeysStep:
         ``alpha``, ``beta``, ``logit_scale``.
     X, y : Tensor of shape (n, d) and (n,)
         All rows and their class rows.
-    text_cosines : Tensor of shape (n, c)
-        T of all rows.
+    text_logits : Tensor of shape (n, c)
+        s T of all rows.
     buffers : Buffers
         Shared with others that are called in turn.
     """
@@ -187,13 +189,13 @@ class ResidualKeysStep:
         hyper: dict[str, float],
         X: Tensor,
         y: Tensor,
-        text_cosines: Tensor,
+        text_logits: Tensor,
         buffers: Buffers,
     ) -> None:
-        self.shots, self.hyper, self.X, self.y, self.text_cosines = shots, hyper, X, y, text_cosines
+        self.shots, self.hyper, self.X, self.y, self.text_logits = shots, hyper, X, y, text_logits
         self.buffers = buffers
         self.X_kept = X[:, shots.kept]
-        n, c = len(shots.labels), text_cosines.shape[1]
+        n, c = len(shots.labels), text_logits.shape[1]
         counts = torch.bincount(shots.labels, minlength=c)
         most = int(counts.max())
         self.layers = most if most * c <= MOST_PLACES * n else 0
@@ -226,7 +228,7 @@ class ResidualKeysStep:
         gradients : dict of str to Tensor
             ``residual`` and ``values``, of the same shapes; overwritten.
         """
-        b, c = len(index), self.text_cosines.shape[1]
+        b, c = len(index), self.text_logits.shape[1]
         alpha, beta, scale = (self.hyper[name] for name in ("alpha", "beta", "logit_scale"))
         rows = torch.index_select(self.X_kept, 0, index, out=self.buffers("rows", self.X, b, self.X_kept.shape[1]))
         Z = torch.mm(rows, residual.T, out=self.buffers("of residual", self.X, b, c))
@@ -241,8 +243,8 @@ class ResidualKeysStep:
             part = slice(first, first + size)
             A = self._affinity(index[part])
             S = self._sums_by_class(A)  # alpha S
-            logits = torch.index_select(self.text_cosines, 0, index[part], out=slope[part])
-            logits.add_(Z[part]).mul_(scale)
+            logits = torch.index_select(self.text_logits, 0, index[part], out=slope[part])
+            logits.add_(Z[part], alpha=scale)
             B = Z[part].mul_(beta).exp_() if beta != 1 else Z[part].exp_()  # B / alpha
             logits.addcmul_(S, B)
             if loss is not None:
@@ -269,7 +271,7 @@ class ResidualKeysStep:
 
     def _sums_by_class(self, A: Tensor) -> Tensor:
         """Return the sums (rows, c) of alpha A v over the keys of each class."""
-        c = self.text_cosines.shape[1]
+        c = self.text_logits.shape[1]
         sums = self.buffers("sums", self.X, len(A), c)
         if not self.layers:
             return sums.zero_().index_add_(1, self.shots.labels, A * self.weights)
