@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -11,6 +12,7 @@ import typer
 from cafe.cli import cache, compare, demo, export, extract, fit, lists, predict, push, runs, serve
 from cafe.cli.problems import run
 from cafe.cli.verbs import Verbs, help_without_verb
+from cafe.cli.waiting import wait_briefly
 from cafe.version import __version__
 
 _EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong usage or bad input, 130 interrupted. CAFE_DEBUG=1 shows tracebacks."
@@ -88,4 +90,5 @@ def call(arguments: Sequence[str] | None = None) -> int:
 
 def main() -> None:
     """Run ``cafe`` as a program."""
+    wait_briefly(os.environ)
     sys.exit(call())
