@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from cafe import CLIPAdapter
-from cafe.kernels.cpu import direct_multiply_adds, projected_multiply_adds
+from cafe.kernels.cpu_projected import direct_multiply_adds, projected_multiply_adds
 
 ALPHA, LR, DECAY, BATCH, SCALE = 0.2, 1e-3, 3.0, 256, 100.0
 # Points of accuracy that the two sides may differ by.
@@ -69,7 +69,7 @@ def fitted(X: np.ndarray, y: np.ndarray, text: np.ndarray, epochs: float, seed: 
 
 
 def step_flops(b: int, d: int, c: int, kernel: str) -> float:
-    """Return the operations of the products of a step; the forms are in cafe/kernels/cpu.py."""
+    """Return the operations of the products of a step; the forms are in cafe/kernels/cpu_projected.py."""
     count = projected_multiply_adds if kernel == "cpu-projected" else direct_multiply_adds
     return 2.0 * count(b, d, c, d // 4)
 

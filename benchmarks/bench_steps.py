@@ -37,7 +37,8 @@ from torch.nn.functional import cross_entropy, normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cafe import CLIPAdapter
-from cafe.kernels.cpu import CpuAdapterStep, CpuProjectedStep, FrozenLogits, direct_multiply_adds
+from cafe.kernels.cpu import CpuAdapterStep
+from cafe.kernels.cpu_projected import CpuProjectedStep, FrozenLogits, direct_multiply_adds
 from cafe.kernels.fastest import StepSizes, choose_cpu_step, choose_cpu_threads
 from cafe.kernels.optimizers import copied_in_a_row, make_update
 from cafe.kernels.reference import AdapterShape, adapter_losses_and_gradients

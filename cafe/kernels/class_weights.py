@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from cafe.kernels.class_weights_reference import Parameters, WeightsShape
-from cafe.kernels.cpu import Buffers, invert
+from cafe.kernels.cpu_sides import Buffers, invert
 
 # Bytes of one block's logits and their gradient: small beside a last-level cache. Of 1 to 16 MiB, 4 and more took the
 # same time on 4,000 x 512 x 1,000, and less a fifth more.

@@ -38,39 +38,8 @@ backward in one pass each; 1 / b goes with their lengths.
 Without an adapter on a side, q = x or p = W are constants and their rows need no gradient. Losses are
 logsumexp(L) - L[label], only computed on steps that ask for them.
 
-There are three kinds of ratio, of which two are trained:
-
-    fixed    ratio_g = the given number
-    scalar   ratio_g = sigmoid(start + bias_g),  start = logit of the default ratio
-    learned  ratio_i = sigmoid(z_i),  z_i = v_i . o + start + bias,  v_i = tanh(x_i U + m V)
-
-With e_i = dratio_i from above, and every sum over the rows i of one configuration:
-
-    dz_i = e_i ratio_i (1 - ratio_i)        dbias = sum dz_i        do = sum dz_i v_i
-    dpre_i = dz_i o (1 - v_i^2)             dU = sum x_i^T dpre_i   dV = m^T sum dpre_i
-
-An image adapter of form "paper" with a fixed ratio a has a second form, the projected one: everything d wide goes
-through the class embeddings, and A is never made. F are the frozen logits, N the squared lengths, of all rows, both
-computed once for every step and every configuration of a grid:
-
-    F = x w^T      N = |x|^2      M = W2 w^T      K = W2 W2^T      H = ReLU(x W1)      z = x W2^T
-
-    q w^T  = a H M + (1 - a) F                          y = q W2^T = a H K + (1 - a) z
-    |q|^2  = a H . y + (1 - a) (a H . z + (1 - a) N)    since q . A = H . y and q . x = a H . z + (1 - a) N
-
-and with G' = a G and k = a (r^2 / b) sum_j D_ij L_ij, so that dA = G' w - k q,
-
-    dH  = dA W2^T = G' M^T - k y, 0 where H = 0         dW1 = x^T dH
-    dW2 = H^T dA  = (H^T G') w - a (H^T k H) W2 - (1 - a) (k H)^T x
-
-Multiply-adds of a step (b rows, d features, c classes, h bottleneck):
-
-    direct      2 b d c + 5 b d h
-    projected   4 b d h + 3 b h c + 2 h d c + 2 h^2 (b + d)
-
-The products with classes shrink from d to h wide, at the price of two that cost h d c whatever the batch: cheaper
-where h is small against b and d. At 256 x 512 with 1,000 classes it is 0.93 of the direct form's at reduction 4, which
-does not pay for its more and smaller products, 0.51 at reduction 8 and 0.27 at 16.
+One side forward and back, with ratios that are trained, is in cpu_sides.py. An image adapter with a fixed ratio has
+another form yet, in cpu_projected.py, in which everything d wide goes through the class embeddings.
 
 Products run in the dtype of the features: float64, float32, or bfloat16 with float32 accumulation inside a product;
 softmax, norms, parameters and the update stay in the parameters' dtype.
@@ -83,20 +52,27 @@ operand is transposed.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import cached_property
-from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from cafe.kernels.cpu_sides import Buffers as Buffers
+from cafe.kernels.cpu_sides import Ratio as Ratio
+from cafe.kernels.cpu_sides import (
+    Side,
+    flat,
+    invert,
+    multiplier,
+    scaled_rows,
+    through_scaled_rows,
+)
+from cafe.kernels.cpu_sides import ratio_forward as ratio_forward
+from cafe.kernels.cpu_sides import ratio_gradients as ratio_gradients
 from cafe.kernels.optimizers import Row, empty_in_a_row, in_a_row
-from cafe.kernels.reference import START_LOGIT, AdapterShape, Parameters
-
-Multiply = Callable[..., Tensor]
+from cafe.kernels.reference import AdapterShape, Parameters
 
 # Bytes of one block's logits and features: small beside a last-level cache, and measured best of 1, 2, 4 and 8 MiB.
 BLOCK_BYTES = 2**22
@@ -105,260 +81,6 @@ LEAST_ROWS = 64
 # Logits that softmax works on at a time: in float32 1 MiB, which the second-level caches of two cores hold. Parts of a
 # half, a quarter and an eighth of it took 1.1, 1.3 and 1.5 times as long at 256 x 1,000.
 SOFTMAX_NUMBERS = 2**18
-
-
-class Buffers:
-    """Memory by name, made once: fresh memory costs a page fault per 4 KiB, as much as the arithmetic on it."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[tuple[str, tuple[int, ...]], Tensor] = {}
-
-    def __call__(self, name: str, like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-        """Return the uninitialised buffer of that name and shape, of ``like``'s device and dtype."""
-        buffer = self._buffers.get((name, shape))
-        if buffer is None:
-            buffer = like.new_empty(shape, dtype=dtype or like.dtype)
-            self._buffers[name, shape] = buffer
-        return buffer
-
-    def filled(self, value: float, like: Tensor, *shape: int) -> Tensor:
-        """Return a tensor of that shape with one value everywhere, to be read alone."""
-        key = f"filled with {value} in {like.dtype}", shape
-        if key not in self._buffers:
-            self._buffers[key] = like.new_full(shape, value)
-        return self._buffers[key]
-
-
-# ---------------------------------------------------------------------------- ratios
-
-
-@dataclass
-class Ratio:
-    """Values of a ratio and what its gradient needs.
-
-    Attributes
-    ----------
-    name, mode : str
-        ``"alpha"`` or ``"beta"``; ``"fixed"``, ``"scalar"`` or ``"learned"``.
-    values : Tensor of shape (k, rows or 1, 1)
-        In the parameters' dtype; (1, 1) for a fixed ratio of one configuration.
-    hidden : Tensor of shape (k, rows, q) or None
-        tanh values v of ``"learned"``.
-    numbers : list of float or None
-        The ratios of the configurations themselves, where they are fixed.
-    """
-
-    name: str
-    mode: str
-    values: Tensor
-    hidden: Tensor | None = None
-    numbers: list[float] | None = None
-
-
-def ratio_forward(
-    name: str, mode: str, fixed: Tensor, parameters: Parameters, own: Tensor, other_mean: Tensor
-) -> Ratio:
-    """Return the ratio of k configurations; arguments as ``reference.ratio_values``."""
-    if mode == "fixed":
-        return Ratio(name, mode, fixed[:, None, None])
-    bias = START_LOGIT + parameters[f"{name}_bias"][:, None, None]  # (k, 1, 1)
-    if mode == "scalar":
-        return Ratio(name, mode, torch.sigmoid(bias))
-    pre = own.to(bias.dtype) @ parameters[f"{name}_own"] + other_mean @ parameters[f"{name}_other"]
-    hidden = torch.tanh(pre)  # (k, rows, q)
-    return Ratio(name, mode, torch.sigmoid(hidden @ parameters[f"{name}_out"][:, :, None] + bias), hidden)
-
-
-def ratio_gradients(ratio: Ratio, error: Tensor, parameters: Parameters, own: Tensor, other_mean: Tensor) -> Parameters:
-    """Return the gradients of the ratio's own parameters.
-
-    Parameters
-    ----------
-    ratio : Ratio
-        From :func:`ratio_forward`.
-    error : Tensor of shape (k, rows, 1)
-        Gradient of the loss in each row's ratio.
-    parameters, own, other_mean
-        As given to :func:`ratio_forward`.
-    """
-    name, values = ratio.name, ratio.values
-    if ratio.mode == "fixed":
-        return {}
-    if ratio.hidden is None:
-        total = error.sum(1, keepdim=True) * values * (1 - values)
-        return {f"{name}_bias": total.view(-1)}
-    dz = error * values * (1 - values)  # (k, rows, 1)
-    out = parameters[f"{name}_out"]
-    dpre = dz * out[:, None, :] * (1 - ratio.hidden * ratio.hidden)  # (k, rows, q)
-    return {
-        f"{name}_bias": dz.sum((1, 2)),
-        f"{name}_out": (dz * ratio.hidden).sum(1),
-        f"{name}_own": own.to(dpre.dtype).transpose(1, 2) @ dpre,
-        f"{name}_other": other_mean.transpose(1, 2) @ dpre.sum(1, keepdim=True),
-    }
-
-
-# ---------------------------------------------------------------------------- one side, image or text
-
-
-class Side:
-    """Forward, then backward, of one side of one configuration (rows, d) or of a stack (k, rows, d).
-
-    Parameters
-    ----------
-    name : str
-        ``"image"`` or ``"text"``.
-    x : Tensor of shape (rows, d) or (k, rows, d)
-        What goes in, in the dtype of the products.
-    weights : tuple of Tensor
-        W1 (..., d, h) and W2 (..., h, d), in x's dtype.
-    ratio : Ratio
-        Weight of the adapted rows; of one configuration where x is that of one.
-    form : str
-        ``"paper"`` or ``"released"``.
-    buffers : Buffers
-        Memory to work in.
-    """
-
-    def __init__(
-        self, name: str, x: Tensor, weights: tuple[Tensor, Tensor], ratio: Ratio, form: str, buffers: Buffers
-    ) -> None:
-        self.name, self.x, self.weights, self.form, self.buffers = name, x, weights, form, buffers
-        self.ratio = ratio
-        self.ratio_values = ratio.values[0] if ratio.values.ndim > x.ndim else ratio.values
-        self.multiply = multiplier(x)
-        down, up = weights
-        self.hidden = self.multiply(x, down, out=buffers(f"{name} h", x, *x.shape[:-1], down.shape[-1])).relu_()
-        self.adapted: Tensor | None = None
-        q = buffers(f"{name} q", x, *x.shape)
-        if ratio.numbers is not None and form == "paper" and (x.ndim == 2 or x.dtype == torch.bfloat16):
-            # A itself is needed by nothing. addmm copies x before it adds, which costs more than a blend of its own
-            # but in bfloat16, whose passes are slow.
-            each = zip(ratio.numbers, _each(x), _each(self.hidden), _each(up), _each(q), strict=True)
-            for number, rows, hidden, up_of_one, out in each:
-                if x.dtype == ratio.values.dtype:
-                    torch.lerp(rows, torch.mm(hidden, up_of_one, out=out), number, out=out)
-                else:
-                    torch.addmm(rows, hidden, up_of_one, beta=1 - number, alpha=number, out=out)
-            self.q = q
-        else:
-            self.adapted = self.multiply(self.hidden, up, out=buffers(f"{name} a", x, *x.shape))
-            if form == "released":
-                self.adapted.relu_()
-            self.q = torch.lerp(x, self.adapted, self.ratio_values.to(x.dtype), out=q)
-
-    @cached_property
-    def r(self) -> Tensor:
-        """Return 1 / |q| in the parameters' dtype, (..., rows, 1)."""
-        return invert(torch.linalg.vector_norm(self.q, dim=-1, keepdim=True, dtype=self.ratio_values.dtype))
-
-    @property
-    def wide(self) -> Tensor:
-        """Return q in the parameters' dtype: q itself, or a copy."""
-        q, dtype = self.q, self.ratio_values.dtype
-        return q if q.dtype == dtype else self.buffers("wide", q, *q.shape, dtype=dtype).copy_(q)
-
-    def unit(self) -> Tensor:
-        """Return q / |q| in the dtype of the products, rounded once."""
-        wide = self.wide
-        self.r = invert(torch.linalg.vector_norm(wide, dim=-1, keepdim=True))
-        wide = torch.mul(wide, self.r, out=self.buffers(f"{self.name} unit wide", self.r, *self.q.shape))
-        if wide.dtype == self.q.dtype:
-            return wide
-        return self.buffers(f"{self.name} unit", self.q, *self.q.shape).copy_(wide)
-
-    def gradients(
-        self, dq: Tensor, weighted: bool = False, targets: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return dW1, dW2 and, where the ratio is trained, dratio (..., rows, 1).
-
-        Parameters
-        ----------
-        dq : Tensor of q's shape
-            Gradient of q; overwritten.
-        weighted : bool, default=False
-            Whether it is already multiplied by the ratio.
-        targets : tuple of two Tensor, default=None
-            Where dW1 and dW2 are written; None for buffers of its own.
-        """
-        buffers, name, multiply, adapted = self.buffers, self.name, self.multiply, self.adapted
-        error = None
-        if self.ratio.mode != "fixed" and adapted is not None:
-            error = ((adapted - self.x) * dq).sum(-1, keepdim=True).to(self.r.dtype)
-        da = dq if weighted else dq.mul_(self.ratio_values.to(dq.dtype))
-        if self.form == "released" and adapted is not None:
-            zero_where_zero(da, adapted)
-        down, up = self.weights
-        dh = multiply(da, up.mT, out=buffers(f"{name} dh", dq, *self.hidden.shape))
-        zero_where_zero(dh, self.hidden)
-        if targets is None:
-            targets = buffers(f"{name} down", dq, *down.shape), buffers(f"{name} up", dq, *up.shape)
-        multiply(self.x.mT, dh, out=targets[0])
-        multiply(self.hidden.mT, da, out=targets[1])
-        return *targets, error
-
-
-def invert(length: Tensor) -> Tensor:
-    """Return 1 / length in its place, 0 where it is 0; a NaN stays."""
-    return length.reciprocal_().nan_to_num_(nan=float("nan"), posinf=0.0)
-
-
-def multiplier(like: Tensor) -> Multiply:
-    """Return what multiplies matrices (rows, d), or stacks of them, of that dtype."""
-    if like.ndim == 2:
-        return torch.mm
-    return _one_after_the_other if like.dtype == torch.bfloat16 else torch.bmm
-
-
-def _one_after_the_other(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
-    """Multiply stacks of matrices."""
-    for left, right, result in zip(a, b, out, strict=True):
-        torch.mm(left, right, out=result)
-    return out
-
-
-def _flat(value: Tensor) -> Tensor:
-    """Return a stack of rows as one matrix; a view is not free, so a matrix is itself."""
-    return value if value.ndim == 2 else value.view(-1, value.shape[-1])
-
-
-def _each(value: Tensor) -> list[Tensor]:
-    """Return the members of a stack, or the one that is none."""
-    return [value] if value.ndim == 2 else list(value)
-
-
-def scaled_rows(rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Return rows of those lengths, (..., rows, d), and the lengths they had, (all rows, 1); zeros stay zeros.
-
-    Parameters
-    ----------
-    rows : Tensor of shape (..., rows, d)
-        Contiguous.
-    lengths : Tensor of shape (all rows, 1)
-        Of the same dtype.
-    """
-    scaled, had = torch._weight_norm_interface(_flat(rows), lengths, 0)
-    if float(had.min()) == 0:
-        # No gradient goes through a row of infinite length.
-        zeros = had == 0
-        scaled.masked_fill_(zeros, 0)
-        had.masked_fill_(zeros, math.inf)
-    return scaled if rows.ndim == 2 else scaled.view(rows.shape), had
-
-
-def through_scaled_rows(gradient: Tensor, rows: Tensor, lengths: Tensor, had: Tensor) -> Tensor:
-    """Return the gradient of rows from that of rows of other lengths; arguments as :func:`scaled_rows` has them."""
-    backward = torch.ops.aten._weight_norm_interface_backward
-    of_rows: Tensor = backward(_flat(gradient), _flat(rows), lengths, had, 0)[0]
-    return of_rows if rows.ndim == 2 else of_rows.view(rows.shape)
-
-
-def zero_where_zero(gradient: Tensor, activation: Tensor) -> None:
-    """ReLU's derivative, in place: zero the gradient where the activation is zero."""
-    torch.ops.aten.threshold_backward.grad_input(gradient, activation, 0, grad_input=gradient)
-
-
-# ---------------------------------------------------------------------------- a step
 
 
 class CpuAdapterStep:
@@ -538,7 +260,7 @@ class CpuAdapterStep:
         shared = block.ndim == 2 and block.stride(0) == 0 and self.features.dtype == torch.bfloat16
         numbers = block[0] if shared else block
         x = self.buffers("x", self.narrow_text, *numbers.shape, self.text.shape[-1])
-        torch.index_select(self.features, 0, numbers.reshape(-1), out=_flat(x))
+        torch.index_select(self.features, 0, numbers.reshape(-1), out=flat(x))
         return x.expand(len(block), *x.shape) if shared else x
 
     def _direct_block(
@@ -755,9 +477,9 @@ class CpuAdapterStep:
                 total.addmm_(left, right, beta=-1)
             return out
         if minus is None:
-            torch.mm(_flat(a), b, out=_flat(out))
+            torch.mm(flat(a), b, out=flat(out))
         else:
-            _flat(out).addmm_(_flat(a), b, beta=-1)
+            flat(out).addmm_(flat(a), b, beta=-1)
         return out
 
 
@@ -785,102 +507,3 @@ def _add(total: Tensor | None, of_block: Tensor) -> Tensor:
     """Sum blocks of rows in at least float32."""
     wide = of_block.to(torch.promote_types(of_block.dtype, torch.float32), copy=True)
     return wide if total is None else total.add_(wide)
-
-
-# ---------------------------------------------------------------------------- the projected form
-
-
-def direct_multiply_adds(b: int, d: int, c: int, h: int) -> int:
-    """Return the multiply-adds of a step of an image adapter in the direct form."""
-    return 2 * b * d * c + 5 * b * d * h
-
-
-def projected_multiply_adds(b: int, d: int, c: int, h: int) -> int:
-    """Return the multiply-adds of a step in the projected form."""
-    return 4 * b * d * h + 3 * b * h * c + 2 * h * d * c + 2 * h * h * (b + d)
-
-
-class FrozenLogits:
-    """F (n, c) and N (n, 1) of all rows, made when first asked for and shared by every group of a grid."""
-
-    def __init__(self) -> None:
-        self._made: tuple[Tensor, Tensor] | None = None
-        self._lock = Lock()
-
-    def __call__(self, features: Tensor, classes: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return F in the features' dtype and N in the parameters', of features (n, d) and unit classes (c, d)."""
-        with self._lock:
-            if self._made is None:
-                length = torch.linalg.vector_norm(features, dim=-1, keepdim=True, dtype=dtype)
-                self._made = torch.mm(features, classes.mT), length.square_()
-            return self._made
-
-
-class CpuProjectedStep(CpuAdapterStep):
-    """As :class:`CpuAdapterStep`, in the projected form: an image adapter of form "paper" with fixed ratios.
-
-    Parameters
-    ----------
-    shape, hyper, features, labels, text, feature_mean
-        As there.
-    frozen : FrozenLogits
-        What the configurations of a grid share.
-    """
-
-    def __init__(
-        self,
-        shape: AdapterShape,
-        hyper: dict[str, Tensor],
-        features: Tensor,
-        labels: Tensor,
-        text: Tensor,
-        feature_mean: Tensor,
-        frozen: FrozenLogits,
-    ) -> None:
-        super().__init__(shape, hyper, features, labels, text, feature_mean)
-        self.frozen, self.squares = frozen(features, self.unit_text, text.dtype)
-
-    def __call__(
-        self, parameters: Parameters, index: Tensor, with_losses: bool = True
-    ) -> tuple[Tensor | None, Parameters]:
-        """Return losses (g,) and gradients, one configuration after the other; see the base class."""
-        narrow = self.prepare(parameters)
-        losses = self.text.new_zeros(len(index)) if with_losses else None
-        for k, rows in enumerate(index):
-            weights = narrow["image_down"][k], narrow["image_up"][k]
-            self._run_one(weights, rows, k, None if losses is None else losses[k])
-        return losses, self.gradients
-
-    def _run_one(self, weights: tuple[Tensor, Tensor], index: Tensor, number: int, losses: Tensor | None) -> None:
-        """Do the configuration of that number; letters as in the module's docstring."""
-        (down, up), a, buffers, w = weights, self.numbers["alpha"][number], self.buffers, self.unit_text
-        (d, h), b, c = down.shape, len(index), len(w)
-        x = torch.index_select(self.features, 0, index, out=buffers("x", w, b, d))
-        hidden = torch.mm(x, down, out=buffers("h", w, b, h)).relu_()
-        z = torch.mm(x, up.mT, out=buffers("z", w, b, h))
-        m = torch.mm(up, w.mT, out=buffers("m", w, h, c))
-        k = torch.mm(up, up.mT, out=buffers("k", w, h, h))
-        y = torch.addmm(z, hidden, k, beta=1 - a, alpha=a, out=buffers("y", w, b, h))
-        frozen = torch.index_select(self.frozen, 0, index, out=buffers("f", w, b, c))
-        cosines = torch.addmm(frozen, hidden, m, beta=1 - a, alpha=a, out=buffers("cosines", w, b, c))
-        r = self._reciprocal_lengths(hidden, y, z, self.squares.index_select(0, index), a)
-        error, along, _ = self.errors(cosines, r, index, number, b, losses)
-        along = along.to(w.dtype)
-        dh = torch.mm(error, m.mT, out=buffers("dh", w, b, h)).addcmul_(y, along, value=-1)
-        zero_where_zero(dh, hidden)
-        self.gradients["image_down"][number].copy_(torch.mm(x.mT, dh, out=buffers("down", w, d, h)))
-        kept = torch.mul(hidden, along, out=buffers("kh", w, b, h))
-        s = torch.mm(hidden.mT, error, out=buffers("s", w, h, c))
-        inner = torch.mm(hidden.mT, kept, out=buffers("r", w, h, h))
-        # Three terms that nearly cancel along q: each is rounded once, and they are added in the parameters' dtype.
-        total = self.gradients["image_up"][number].copy_(torch.mm(s, w, out=buffers("sw", w, h, d)))
-        total.sub_(self._wide("wide gradient", torch.mm(inner, up, out=buffers("rw", w, h, d))), alpha=a)
-        total.sub_(self._wide("wide gradient", torch.mm(kept.mT, x, out=buffers("kx", w, h, d))), alpha=1 - a)
-
-    def _reciprocal_lengths(self, hidden: Tensor, y: Tensor, z: Tensor, squares: Tensor, a: float) -> Tensor:
-        """Return 1 / |q|, (b, 1), 0 where q is 0; a sum that rounding made negative is one."""
-        wide, buffers = torch.promote_types(hidden.dtype, squares.dtype), self.buffers
-        first, second = (buffers(name, squares, *y.shape, dtype=wide) for name in ("hy", "hz"))
-        by_y = first.copy_(hidden).mul_(y).sum(-1, keepdim=True)
-        by_z = second.copy_(hidden).mul_(z).sum(-1, keepdim=True)
-        return invert((a * by_y + (1 - a) * (a * by_z + (1 - a) * squares)).clamp_min_(0).sqrt_())

@@ -24,13 +24,8 @@ from cafe.errors import InputError
 from cafe.kernels.choose import CPU_FORMS
 from cafe.kernels.class_weights import ClassWeightStep
 from cafe.kernels.class_weights_reference import WeightsShape
-from cafe.kernels.cpu import (
-    CpuAdapterStep,
-    CpuProjectedStep,
-    FrozenLogits,
-    direct_multiply_adds,
-    projected_multiply_adds,
-)
+from cafe.kernels.cpu import CpuAdapterStep
+from cafe.kernels.cpu_projected import CpuProjectedStep, FrozenLogits, direct_multiply_adds, projected_multiply_adds
 from cafe.kernels.optimizers import copied_in_a_row, make_update
 from cafe.kernels.reference import AdapterShape
 from cafe.measured import BUDGET, seconds_of, time_ways

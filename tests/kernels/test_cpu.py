@@ -7,11 +7,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from cafe.kernels.cpu import (
-    CpuAdapterStep,
-    CpuProjectedStep,
-    FrozenLogits,
-)
+from cafe.kernels.cpu import CpuAdapterStep
+from cafe.kernels.cpu_projected import CpuProjectedStep, FrozenLogits
 from cafe.kernels.reference import AdapterShape, adapter_losses_and_gradients
 
 SHAPES = [

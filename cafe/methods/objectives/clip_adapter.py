@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cafe.kernels.choose import CPU_FORMS
-from cafe.kernels.cpu import FrozenLogits
+from cafe.kernels.cpu_projected import FrozenLogits
 from cafe.kernels.fastest import StepSizes, choose_cpu_threads
 from cafe.kernels.reference import adapter_losses_and_gradients
 from cafe.training.trainer import Batch, Configuration, Step
@@ -83,7 +83,7 @@ class AdapterObjective:
         """Return the step function of the chosen kernel; None for the reference."""
         features = X if self.features is None else self.features
         if self.kernel == "cpu-projected":
-            from cafe.kernels.cpu import CpuProjectedStep
+            from cafe.kernels.cpu_projected import CpuProjectedStep
 
             return CpuProjectedStep(shape, hyper, features, y, self.text, feature_mean, self.frozen)
         if self.kernel in ("cpu-direct", "cpu-folded"):
