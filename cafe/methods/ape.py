@@ -15,6 +15,7 @@ The released code has four nested loops for S, 3e8 turns for ImageNet at 16 shot
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,6 +31,7 @@ from cafe.protocol.selection import RowsScore
 METHOD = "ape"
 
 
+@dataclass(eq=False, repr=False)
 class APE(FewShotClassifier):
     """Choose channels by prior knowledge, and add votes of similar shots on these to the zero-shot logits.
 
@@ -92,6 +94,18 @@ class APE(FewShotClassifier):
     array([0])
     """
 
+    class_embeddings: ArrayLike | None = None
+    alpha: float | str = 2.0
+    beta: float | str = 1.0
+    gamma: float | str = 0.1
+    share: float = 0.5
+    variance_weight: float = 0.3
+    logit_scale: float = 100.0
+    classes: ArrayLike | None = None
+    normalize: bool = True
+    device: str = "auto"
+    random_state: int | None = None
+
     one_encoder: ClassVar[str] = "channels are chosen by the text of one encoder"
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {
         "alpha": (0.1, 0.5, 1.0, 2.0, 4.0, 7.0),
@@ -105,32 +119,6 @@ class APE(FewShotClassifier):
         "variance_weight": Number(0),
         "share": Number(0, 1, above=True),
     }
-
-    def __init__(
-        self,
-        class_embeddings: ArrayLike | None = None,
-        alpha: float | str = 2.0,
-        beta: float | str = 1.0,
-        gamma: float | str = 0.1,
-        share: float = 0.5,
-        variance_weight: float = 0.3,
-        logit_scale: float = 100.0,
-        classes: ArrayLike | None = None,
-        normalize: bool = True,
-        device: str = "auto",
-        random_state: int | None = None,
-    ) -> None:
-        self.class_embeddings = class_embeddings
-        self.alpha = alpha
-        self.beta = beta
-        self.gamma = gamma
-        self.share = share
-        self.variance_weight = variance_weight
-        self.logit_scale = logit_scale
-        self.classes = classes
-        self.normalize = normalize
-        self.device = device
-        self.random_state = random_state
 
     @classmethod
     def _fit_problems(cls, estimators: Sequence[Any], problems: Sequence[Problem]) -> None:

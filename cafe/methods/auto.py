@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from cafe.methods.objectives.base import DTYPES
 METHOD = "auto"
 
 
+@dataclass(eq=False, repr=False)
 class Auto(FewShotClassifier):
     """The method to take when there is no reason for another: it chooses everything itself, on the shots alone.
 
@@ -84,6 +86,17 @@ class Auto(FewShotClassifier):
     array([0])
     """
 
+    class_embeddings: ArrayLike | None = None
+    folds: int = 4
+    steps: int = 100
+    logit_scale: float = 100.0
+    classes: ArrayLike | None = None
+    normalize: bool = True
+    device: str = "auto"
+    dtype: str = "auto"
+    random_state: int | None = None
+    second_width: int = 0
+
     constraints: ClassVar[dict[str, Constraint]] = {
         "folds": Number(2, whole=True),
         "steps": Number(1, whole=True),
@@ -91,30 +104,6 @@ class Auto(FewShotClassifier):
         "random_state": Seed(),
         "second_width": Number(0, whole=True),
     }
-
-    def __init__(
-        self,
-        class_embeddings: ArrayLike | None = None,
-        folds: int = 4,
-        steps: int = 100,
-        logit_scale: float = 100.0,
-        classes: ArrayLike | None = None,
-        normalize: bool = True,
-        device: str = "auto",
-        dtype: str = "auto",
-        random_state: int | None = None,
-        second_width: int = 0,
-    ) -> None:
-        self.class_embeddings = class_embeddings
-        self.folds = folds
-        self.steps = steps
-        self.logit_scale = logit_scale
-        self.classes = classes
-        self.normalize = normalize
-        self.device = device
-        self.dtype = dtype
-        self.random_state = random_state
-        self.second_width = second_width
 
     def _multiply_adds(self, n: int, d: int, c: int) -> float:
         # The residual in every fold and in the end, and the shared covariance with its inverse.

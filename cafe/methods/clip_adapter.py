@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -44,6 +45,7 @@ JUDGED_ROWS = 2048
 SGD_DECAY = 5e-4
 
 
+@dataclass(eq=False, repr=False)
 class CLIPAdapter(TrainedClassifier):
     """Train a small residual adapter on image features, text features, or both.
 
@@ -142,6 +144,25 @@ class CLIPAdapter(TrainedClassifier):
     True
     """
 
+    class_embeddings: ArrayLike | None = None
+    variant: str = "image"
+    alpha: float | str = 0.2
+    beta: float | str = 0.2
+    reduction: int = 4
+    form: str = "paper"
+    epochs: float | None = None
+    batch_size: int = 256
+    lr: float = 1e-3
+    optimizer: str = "adamw"
+    weight_decay: float | None = None
+    logit_scale: float = 100.0
+    classes: ArrayLike | None = None
+    normalize: bool = True
+    kernel: str = "auto"
+    device: str = "auto"
+    dtype: str = "auto"
+    random_state: int | None = None
+
     grid: ClassVar = {
         "alpha": tuple(round(0.1 * i, 1) for i in range(1, 10)),
         "beta": tuple(round(0.1 * i, 1) for i in range(1, 10)),
@@ -158,46 +179,6 @@ class CLIPAdapter(TrainedClassifier):
         "kernel": Choice(KERNELS),
         "dtype": Choice(TRAINING_DTYPES),
     }
-
-    def __init__(
-        self,
-        class_embeddings: ArrayLike | None = None,
-        variant: str = "image",
-        alpha: float | str = 0.2,
-        beta: float | str = 0.2,
-        reduction: int = 4,
-        form: str = "paper",
-        epochs: float | None = None,
-        batch_size: int = 256,
-        lr: float = 1e-3,
-        optimizer: str = "adamw",
-        weight_decay: float | None = None,
-        logit_scale: float = 100.0,
-        classes: ArrayLike | None = None,
-        normalize: bool = True,
-        kernel: str = "auto",
-        device: str = "auto",
-        dtype: str = "auto",
-        random_state: int | None = None,
-    ) -> None:
-        self.class_embeddings = class_embeddings
-        self.variant = variant
-        self.alpha = alpha
-        self.beta = beta
-        self.reduction = reduction
-        self.form = form
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.lr = lr
-        self.optimizer = optimizer
-        self.weight_decay = weight_decay
-        self.logit_scale = logit_scale
-        self.classes = classes
-        self.normalize = normalize
-        self.kernel = kernel
-        self.device = device
-        self.dtype = dtype
-        self.random_state = random_state
 
     # ------------------------------------------------------------------ learning
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -57,6 +58,7 @@ FITTING_CHECKS = [
 NEEDS_TOWER = "trains prompts through a live text tower (text_tower=, class_names=), which the check does not give"
 
 
+@dataclass(eq=False, repr=False)
 class CoOp(TrainedClassifier):
     """Learn context vectors v of the prompt "v_1 ... v_M NAME." through the frozen text tower.
 
@@ -152,6 +154,28 @@ class CoOp(TrainedClassifier):
     (4, 128)
     """
 
+    class_embeddings: ArrayLike | None = None
+    class_names: Sequence[str] | None = None
+    text_tower: Any = None
+    text_tower_sha256: str | None = None
+    n_context: int = 16
+    class_token: str = "end"
+    class_specific: bool = False
+    context_init: str | None = None
+    epochs: float | None = None
+    warmup_epochs: float = 1
+    batch_size: int = 32
+    lr: float = 0.002
+    weight_decay: float = 5e-4
+    class_chunk: int | None = None
+    checkpoint: bool | None = None
+    logit_scale: float = 100.0
+    classes: ArrayLike | None = None
+    normalize: bool = True
+    device: str = "auto"
+    dtype: str = "auto"
+    random_state: int | None = None
+
     one_encoder: ClassVar[str] = "prompts are learned through one text tower, whose features are those of one encoder"
     expected_failed_checks: ClassVar = {f"check_{name}": NEEDS_TOWER for name in FITTING_CHECKS}
     constraints: ClassVar[dict[str, Constraint]] = {
@@ -162,52 +186,6 @@ class CoOp(TrainedClassifier):
         "class_chunk": Number(1, whole=True, none=True),
     }
     _kernel = "autograd"
-
-    def __init__(
-        self,
-        class_embeddings: ArrayLike | None = None,
-        class_names: Sequence[str] | None = None,
-        text_tower: Any = None,
-        text_tower_sha256: str | None = None,
-        n_context: int = 16,
-        class_token: str = "end",
-        class_specific: bool = False,
-        context_init: str | None = None,
-        epochs: float | None = None,
-        warmup_epochs: float = 1,
-        batch_size: int = 32,
-        lr: float = 0.002,
-        weight_decay: float = 5e-4,
-        class_chunk: int | None = None,
-        checkpoint: bool | None = None,
-        logit_scale: float = 100.0,
-        classes: ArrayLike | None = None,
-        normalize: bool = True,
-        device: str = "auto",
-        dtype: str = "auto",
-        random_state: int | None = None,
-    ) -> None:
-        self.class_embeddings = class_embeddings
-        self.class_names = class_names
-        self.text_tower = text_tower
-        self.text_tower_sha256 = text_tower_sha256
-        self.n_context = n_context
-        self.class_token = class_token
-        self.class_specific = class_specific
-        self.context_init = context_init
-        self.epochs = epochs
-        self.warmup_epochs = warmup_epochs
-        self.batch_size = batch_size
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.class_chunk = class_chunk
-        self.checkpoint = checkpoint
-        self.logit_scale = logit_scale
-        self.classes = classes
-        self.normalize = normalize
-        self.device = device
-        self.dtype = dtype
-        self.random_state = random_state
 
     # ------------------------------------------------------------------ learning
 

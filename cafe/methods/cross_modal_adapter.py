@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from numpy.typing import ArrayLike
@@ -14,6 +15,7 @@ from cafe.methods.inputs.parameters import Constraint, Number
 METHOD = "cross-modal-adapter"
 
 
+@dataclass(eq=False, repr=False)
 class CrossModalAdapter(CrossModalLinearProbe):
     """Train CLIP-Adapter's bottleneck on image features and class embeddings alike, with a head that starts at text.
 
@@ -71,6 +73,20 @@ class CrossModalAdapter(CrossModalLinearProbe):
     array([1])
     """
 
+    class_embeddings: ArrayLike | None = None
+    alpha: float = 0.2
+    reduction: int = 4
+    iterations: int | str = 500
+    batch_size: int = 8
+    lr: float | str = 1e-4
+    weight_decay: float | str = 1e-3
+    logit_scale: float = 100.0
+    classes: ArrayLike | None = None
+    normalize: bool = True
+    device: str = "auto"
+    dtype: str = "auto"
+    random_state: int | None = None
+
     one_encoder: ClassVar[str] = "text is a training sample, and lacks what the second encoder sees"
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {
         "iterations": (100, 400, 1600, 6400),
@@ -78,36 +94,6 @@ class CrossModalAdapter(CrossModalLinearProbe):
         "weight_decay": (0.0, 1e-3, 1e-5),
     }
     constraints: ClassVar[dict[str, Constraint]] = {"alpha": Number(0, 1), "reduction": Number(1, whole=True)}
-
-    def __init__(
-        self,
-        class_embeddings: ArrayLike | None = None,
-        alpha: float = 0.2,
-        reduction: int = 4,
-        iterations: int | str = 500,
-        batch_size: int = 8,
-        lr: float | str = 1e-4,
-        weight_decay: float | str = 1e-3,
-        logit_scale: float = 100.0,
-        classes: ArrayLike | None = None,
-        normalize: bool = True,
-        device: str = "auto",
-        dtype: str = "auto",
-        random_state: int | None = None,
-    ) -> None:
-        self.class_embeddings = class_embeddings
-        self.alpha = alpha
-        self.reduction = reduction
-        self.iterations = iterations
-        self.batch_size = batch_size
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.logit_scale = logit_scale
-        self.classes = classes
-        self.normalize = normalize
-        self.device = device
-        self.dtype = dtype
-        self.random_state = random_state
 
     def _bottleneck(self, problem: Problem) -> int:
         return int(max(1, problem.base.X.shape[1] // self.reduction))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,6 +23,7 @@ METHOD = "gda"
 ZERO_COVARIANCE = ("zero-shot", "total")
 
 
+@dataclass(eq=False, repr=False)
 class GDA(FewShotClassifier):
     """Model every class as a Gaussian with one shared covariance; nothing is trained.
 
@@ -97,6 +99,20 @@ class GDA(FewShotClassifier):
     array([0])
     """
 
+    class_embeddings: ArrayLike | None = None
+    alpha: float | str = 0.1
+    zero_covariance: str = "zero-shot"
+    logit_scale: float = 100.0
+    classes: ArrayLike | None = None
+    normalize: bool = True
+    device: str = "auto"
+    random_state: int | None = None
+    shrinkage: float | str = 1.0
+    template_weights: str = "uniform"
+    text_features: ArrayLike | None = None
+    prompt_classes: ArrayLike | None = None
+    template_gamma: float = 50.0
+
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {
         "alpha": (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0),
         "shrinkage": (0.1, 0.3, 1.0, 3.0, 10.0),
@@ -107,36 +123,6 @@ class GDA(FewShotClassifier):
         "zero_covariance": Choice(ZERO_COVARIANCE),
         **TEMPLATE_CONSTRAINTS,
     }
-
-    def __init__(
-        self,
-        class_embeddings: ArrayLike | None = None,
-        alpha: float | str = 0.1,
-        zero_covariance: str = "zero-shot",
-        logit_scale: float = 100.0,
-        classes: ArrayLike | None = None,
-        normalize: bool = True,
-        device: str = "auto",
-        random_state: int | None = None,
-        shrinkage: float | str = 1.0,
-        template_weights: str = "uniform",
-        text_features: ArrayLike | None = None,
-        prompt_classes: ArrayLike | None = None,
-        template_gamma: float = 50.0,
-    ) -> None:
-        self.class_embeddings = class_embeddings
-        self.alpha = alpha
-        self.zero_covariance = zero_covariance
-        self.logit_scale = logit_scale
-        self.classes = classes
-        self.normalize = normalize
-        self.device = device
-        self.random_state = random_state
-        self.shrinkage = shrinkage
-        self.template_weights = template_weights
-        self.text_features = text_features
-        self.prompt_classes = prompt_classes
-        self.template_gamma = template_gamma
 
     def _multiply_adds(self, n: int, d: int, c: int) -> float:
         return float(n + 10 * d) * d * d

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -23,6 +24,7 @@ PENALTIES: Final = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 PENALTY_WITHOUT_EVIDENCE: Final = 0.3
 
 
+@dataclass(eq=False, repr=False)
 class LinearMap(FewShotClassifier):
     """Map the second encoder's features to where the first one's text of their class lies, and compare them there.
 
@@ -82,28 +84,18 @@ class LinearMap(FewShotClassifier):
     ((2, 2), array([1]))
     """
 
+    class_embeddings: ArrayLike | None = None
+    penalty: float | None = None
+    logit_scale: float = 100.0
+    classes: ArrayLike | None = None
+    normalize: bool = True
+    second_width: int = 0
+    device: str = "auto"
+
     constraints: ClassVar[dict[str, Constraint]] = {
         "penalty": Number(0, above=True, none=True),
         "second_width": Number(0, whole=True),
     }
-
-    def __init__(
-        self,
-        class_embeddings: ArrayLike | None = None,
-        penalty: float | None = None,
-        logit_scale: float = 100.0,
-        classes: ArrayLike | None = None,
-        normalize: bool = True,
-        second_width: int = 0,
-        device: str = "auto",
-    ) -> None:
-        self.class_embeddings = class_embeddings
-        self.penalty = penalty
-        self.logit_scale = logit_scale
-        self.classes = classes
-        self.normalize = normalize
-        self.second_width = second_width
-        self.device = device
 
     def _fit_rows(self, problem: Problem) -> None:
         has_text = self.embedding_source_ == "text"

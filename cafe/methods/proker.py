@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,6 +29,7 @@ PUBLISHED: dict[int, tuple[float, float]] = {
 MOST_ROWS = 20_000
 
 
+@dataclass(eq=False, repr=False)
 class ProKeR(FewShotClassifier):
     """Add to zero-shot a kernel regression on its errors about the shots; nothing is trained or chosen.
 
@@ -92,30 +94,20 @@ class ProKeR(FewShotClassifier):
     array(['cat'], dtype='<U3')
     """
 
-    beta_: float
-    penalty_: float
+    class_embeddings: ArrayLike | None = None
+    beta: float | None = None
+    penalty: float | None = None
+    logit_scale: float = 100.0
+    classes: ArrayLike | None = None
+    normalize: bool = True
+    device: str = "auto"
+    beta_: float = field(init=False)
+    penalty_: float = field(init=False)
+
     constraints: ClassVar[dict[str, Constraint]] = {
         "beta": Number(0, above=True, none=True),
         "penalty": Number(0, above=True, none=True),
     }
-
-    def __init__(
-        self,
-        class_embeddings: ArrayLike | None = None,
-        beta: float | None = None,
-        penalty: float | None = None,
-        logit_scale: float = 100.0,
-        classes: ArrayLike | None = None,
-        normalize: bool = True,
-        device: str = "auto",
-    ) -> None:
-        self.class_embeddings = class_embeddings
-        self.beta = beta
-        self.penalty = penalty
-        self.logit_scale = logit_scale
-        self.classes = classes
-        self.normalize = normalize
-        self.device = device
 
     def _multiply_adds(self, n: int, d: int, c: int) -> float:
         return float(n) * n * (n + d + c)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,6 +24,7 @@ METHOD = "prolip"
 STRENGTHS = {"1/n": 1.0, "1/n2": 2.0}
 
 
+@dataclass(eq=False, repr=False)
 class ProLIP(TrainedClassifier):
     """Train the visual projection W by cross-entropy, with a pull to its pretrained value W0; the rest is frozen.
 
@@ -85,6 +86,21 @@ class ProLIP(TrainedClassifier):
     array([0])
     """
 
+    class_embeddings: ArrayLike | None = None
+    projection: ArrayLike | None = None
+    bias: ArrayLike | None = None
+    strength: float | str = "1/n"
+    lr: float | str = 1e-5
+    steps: int = 300
+    logit_scale: float = 100.0
+    classes: ArrayLike | None = None
+    normalize: bool = True
+    device: str = "auto"
+    dtype: str = "auto"
+    random_state: int | None = None
+    strength_: float = field(init=False)
+    lr_: float = field(init=False)
+
     one_encoder: ClassVar[str] = "it trains the projection of one image tower"
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {
         "lr": (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8),
@@ -94,36 +110,6 @@ class ProLIP(TrainedClassifier):
         "strength": Number(0, words=tuple(STRENGTHS)),
         "steps": Number(1, whole=True),
     }
-    strength_: float
-    lr_: float
-
-    def __init__(
-        self,
-        class_embeddings: ArrayLike | None = None,
-        projection: ArrayLike | None = None,
-        bias: ArrayLike | None = None,
-        strength: float | str = "1/n",
-        lr: float | str = 1e-5,
-        steps: int = 300,
-        logit_scale: float = 100.0,
-        classes: ArrayLike | None = None,
-        normalize: bool = True,
-        device: str = "auto",
-        dtype: str = "auto",
-        random_state: int | None = None,
-    ) -> None:
-        self.class_embeddings = class_embeddings
-        self.projection = projection
-        self.bias = bias
-        self.strength = strength
-        self.lr = lr
-        self.steps = steps
-        self.logit_scale = logit_scale
-        self.classes = classes
-        self.normalize = normalize
-        self.device = device
-        self.dtype = dtype
-        self.random_state = random_state
 
     def row_extras(self) -> dict[str, Any]:
         """Say which map was trained."""

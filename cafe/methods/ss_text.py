@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,6 +27,7 @@ TURNS, SINKHORN = 3, 10
 UNSEEN_SHARE = 4.0
 
 
+@dataclass(eq=False, repr=False)
 class SSText(FewShotClassifier):
     """Add the shots to the text of their class; unlabelled images join them with labels that are transported.
 
@@ -99,26 +101,16 @@ class SSText(FewShotClassifier):
     (array([0]), 1)
     """
 
-    constraints: ClassVar[dict[str, Constraint]] = {"text_images": Number(0, above=True, none=True)}
-    n_unlabelled_: int
+    class_embeddings: ArrayLike | None = None
+    unlabelled: int | str | None = None
+    text_images: float | None = 20.0
+    logit_scale: float = 100.0
+    classes: ArrayLike | None = None
+    normalize: bool = True
+    device: str = "auto"
+    n_unlabelled_: int = field(init=False)
 
-    def __init__(
-        self,
-        class_embeddings: ArrayLike | None = None,
-        unlabelled: int | str | None = None,
-        text_images: float | None = 20.0,
-        logit_scale: float = 100.0,
-        classes: ArrayLike | None = None,
-        normalize: bool = True,
-        device: str = "auto",
-    ) -> None:
-        self.class_embeddings = class_embeddings
-        self.unlabelled = unlabelled
-        self.text_images = text_images
-        self.logit_scale = logit_scale
-        self.classes = classes
-        self.normalize = normalize
-        self.device = device
+    constraints: ClassVar[dict[str, Constraint]] = {"text_images": Number(0, above=True, none=True)}
 
     @classmethod
     def fit_grid(

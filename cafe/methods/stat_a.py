@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from numpy.typing import ArrayLike
@@ -17,6 +18,7 @@ METHOD = "stat-a"
 _TRANSDUCTIVE = "transductive: what is predicted for a row depends on the rows it is predicted with"
 
 
+@dataclass(eq=False, repr=False)
 class StatA(FewShotClassifier):
     """Fit a Gaussian mixture, anchored to text, to the rows to be classified; TRANSDUCTIVE, for batches of any classes.
 
@@ -68,6 +70,15 @@ class StatA(FewShotClassifier):
     array([0, 0])
     """
 
+    class_embeddings: ArrayLike | None = None
+    alpha: float = 1.0
+    neighbors: int = 3
+    iterations: int = 10
+    logit_scale: float = 100.0
+    classes: ArrayLike | None = None
+    normalize: bool = True
+    device: str = "auto"
+
     one_encoder: ClassVar[str] = "every class is anchored at its text, and the second encoder's features have none"
     transductive: ClassVar[bool] = True
     expected_failed_checks: ClassVar[dict[str, str]] = {
@@ -78,26 +89,6 @@ class StatA(FewShotClassifier):
         "neighbors": Number(1, whole=True),
         "iterations": Number(1, whole=True),
     }
-
-    def __init__(
-        self,
-        class_embeddings: ArrayLike | None = None,
-        alpha: float = 1.0,
-        neighbors: int = 3,
-        iterations: int = 10,
-        logit_scale: float = 100.0,
-        classes: ArrayLike | None = None,
-        normalize: bool = True,
-        device: str = "auto",
-    ) -> None:
-        self.class_embeddings = class_embeddings
-        self.alpha = alpha
-        self.neighbors = neighbors
-        self.iterations = iterations
-        self.logit_scale = logit_scale
-        self.classes = classes
-        self.normalize = normalize
-        self.device = device
 
     def learns_from_images(self, has_text: bool) -> bool:
         """Return whether training images change a prediction: only where class means stand in for text."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from cafe.protocol.selection import RowsScore
 METHOD = "tip-adapter"
 
 
+@dataclass(eq=False, repr=False)
 class TipAdapter(FewShotClassifier):
     """Add votes of similar training images to the zero-shot logits; nothing is trained.
 
@@ -72,32 +74,21 @@ class TipAdapter(FewShotClassifier):
     array([0])
     """
 
+    class_embeddings: ArrayLike | None = None
+    alpha: float | str = 1.17
+    beta: float | str = 1.0
+    logit_scale: float = 100.0
+    classes: ArrayLike | None = None
+    normalize: bool = True
+    device: str = "auto"
+    random_state: int | None = None
+
     # Logarithmic, and wide enough for the released per-dataset ranges: alpha to 50, beta to 50.
     grid: ClassVar = {
         "alpha": (0.1, 0.3, 0.6, 1.0, 1.17, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0),
         "beta": (0.1, 0.5, 1.0, 2.0, 3.5, 5.5, 8.0, 12.0, 20.0, 50.0),
     }
     constraints: ClassVar[dict[str, Constraint]] = {"alpha": Number(0), "beta": Number(0, above=True)}
-
-    def __init__(
-        self,
-        class_embeddings: ArrayLike | None = None,
-        alpha: float | str = 1.17,
-        beta: float | str = 1.0,
-        logit_scale: float = 100.0,
-        classes: ArrayLike | None = None,
-        normalize: bool = True,
-        device: str = "auto",
-        random_state: int | None = None,
-    ) -> None:
-        self.class_embeddings = class_embeddings
-        self.alpha = alpha
-        self.beta = beta
-        self.logit_scale = logit_scale
-        self.classes = classes
-        self.normalize = normalize
-        self.device = device
-        self.random_state = random_state
 
     @classmethod
     def _fit_problems(cls, estimators: Sequence[Any], problems: Sequence[Problem]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,6 +24,7 @@ START = {"alpha": 1.17, "beta": 1.0}
 EPS = 1e-4  # of AdamW, as released
 
 
+@dataclass(eq=False, repr=False)
 class TipAdapterF(TrainedClassifier):
     """Fine-tune the keys of Tip-Adapter: zero-shot logits plus votes of trained copies of the shots.
 
@@ -98,6 +100,24 @@ class TipAdapterF(TrainedClassifier):
     True
     """
 
+    class_embeddings: ArrayLike | None = None
+    alpha: float | str = 1.17
+    beta: float | str = 1.0
+    train_alpha: float | None = None
+    train_beta: float | None = None
+    epochs: float = 20
+    batch_size: int = 256
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    logit_scale: float = 100.0
+    classes: ArrayLike | None = None
+    normalize: bool = True
+    device: str = "auto"
+    dtype: str = "auto"
+    random_state: int | None = None
+    alpha_: float = field(init=False)
+    beta_: float = field(init=False)
+
     grid: ClassVar = TipAdapter.grid
     constraints: ClassVar[dict[str, Constraint]] = {
         "alpha": Number(0),
@@ -105,44 +125,8 @@ class TipAdapterF(TrainedClassifier):
         "train_alpha": Number(0, none=True),
         "train_beta": Number(0, above=True, none=True),
     }
-    alpha_: float
-    beta_: float
     _kernel = "reference"
     _trains_on_cosines = True
-
-    def __init__(
-        self,
-        class_embeddings: ArrayLike | None = None,
-        alpha: float | str = 1.17,
-        beta: float | str = 1.0,
-        train_alpha: float | None = None,
-        train_beta: float | None = None,
-        epochs: float = 20,
-        batch_size: int = 256,
-        lr: float = 1e-3,
-        weight_decay: float = 0.01,
-        logit_scale: float = 100.0,
-        classes: ArrayLike | None = None,
-        normalize: bool = True,
-        device: str = "auto",
-        dtype: str = "auto",
-        random_state: int | None = None,
-    ) -> None:
-        self.class_embeddings = class_embeddings
-        self.alpha = alpha
-        self.beta = beta
-        self.train_alpha = train_alpha
-        self.train_beta = train_beta
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.logit_scale = logit_scale
-        self.classes = classes
-        self.normalize = normalize
-        self.device = device
-        self.dtype = dtype
-        self.random_state = random_state
 
     # ------------------------------------------------------------------ learning
 

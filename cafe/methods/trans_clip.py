@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,6 +21,7 @@ SETTINGS = ("few-shot", "zero-shot")
 _TRANSDUCTIVE = "transductive: what is predicted for a row depends on the rows it is predicted with"
 
 
+@dataclass(eq=False, repr=False)
 class TransCLIP(FewShotClassifier):
     """Fit a Gaussian mixture to all rows to be classified; TRANSDUCTIVE: a prediction depends on its whole batch.
 
@@ -86,11 +88,22 @@ class TransCLIP(FewShotClassifier):
     array([1, 1, 0, 0])
     """
 
+    class_embeddings: ArrayLike | None = None
+    setting: str = "few-shot"
+    gamma: float | str = 0.002
+    neighbors: int = 3
+    iterations: int = 10
+    logit_scale: float = 100.0
+    classes: ArrayLike | None = None
+    normalize: bool = True
+    device: str = "auto"
+    random_state: int | None = None
+    gamma_: float = field(init=False)
+
     transductive: ClassVar[bool] = True
     expected_failed_checks: ClassVar[dict[str, str]] = {
         "check_methods_subset_invariance": _TRANSDUCTIVE,
     }
-    gamma_: float
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {"gamma": (0.002, 0.01, 0.02, 0.2)}
     constraints: ClassVar[dict[str, Constraint]] = {
         "setting": Choice(SETTINGS),
@@ -98,30 +111,6 @@ class TransCLIP(FewShotClassifier):
         "neighbors": Number(1, whole=True),
         "iterations": Number(1, whole=True),
     }
-
-    def __init__(
-        self,
-        class_embeddings: ArrayLike | None = None,
-        setting: str = "few-shot",
-        gamma: float | str = 0.002,
-        neighbors: int = 3,
-        iterations: int = 10,
-        logit_scale: float = 100.0,
-        classes: ArrayLike | None = None,
-        normalize: bool = True,
-        device: str = "auto",
-        random_state: int | None = None,
-    ) -> None:
-        self.class_embeddings = class_embeddings
-        self.setting = setting
-        self.gamma = gamma
-        self.neighbors = neighbors
-        self.iterations = iterations
-        self.logit_scale = logit_scale
-        self.classes = classes
-        self.normalize = normalize
-        self.device = device
-        self.random_state = random_state
 
     def chosen_on(self) -> str:
         """Return that a prediction depends on its batch; see the base class."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from numpy.typing import ArrayLike
@@ -16,6 +17,7 @@ from cafe.methods.inputs.template_weights import TEMPLATE_CONSTRAINTS, embedding
 METHOD = "zero-shot"
 
 
+@dataclass(eq=False, repr=False)
 class ZeroShot(FewShotClassifier):
     """Score every class by the cosine of image feature and class embedding; nothing is trained.
 
@@ -63,29 +65,17 @@ class ZeroShot(FewShotClassifier):
     array(['cat'], dtype='<U3')
     """
 
-    constraints: ClassVar[dict[str, Constraint]] = {**TEMPLATE_CONSTRAINTS}
+    class_embeddings: ArrayLike | None = None
+    classes: ArrayLike | None = None
+    logit_scale: float = 100.0
+    normalize: bool = True
+    template_weights: str = "uniform"
+    text_features: ArrayLike | None = None
+    prompt_classes: ArrayLike | None = None
+    template_gamma: float = 50.0
+    device: str = "auto"
 
-    def __init__(
-        self,
-        class_embeddings: ArrayLike | None = None,
-        classes: ArrayLike | None = None,
-        logit_scale: float = 100.0,
-        normalize: bool = True,
-        template_weights: str = "uniform",
-        text_features: ArrayLike | None = None,
-        prompt_classes: ArrayLike | None = None,
-        template_gamma: float = 50.0,
-        device: str = "auto",
-    ) -> None:
-        self.class_embeddings = class_embeddings
-        self.classes = classes
-        self.logit_scale = logit_scale
-        self.normalize = normalize
-        self.template_weights = template_weights
-        self.text_features = text_features
-        self.prompt_classes = prompt_classes
-        self.template_gamma = template_gamma
-        self.device = device
+    constraints: ClassVar[dict[str, Constraint]] = {**TEMPLATE_CONSTRAINTS}
 
     def learns_from_images(self, has_text: bool) -> bool:
         """Return whether training images change a prediction: by class means, or by the weights of templates."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from cafe.methods.mixture.mixing import Rows, mix_experts
 METHOD = "zero-shot-plus"
 
 
+@dataclass(eq=False, repr=False)
 class ZeroShotPlus(FewShotClassifier):
     """Text names the classes through one encoder, and a second one that sees better, but has no text, learns the shots.
 
@@ -77,31 +79,20 @@ class ZeroShotPlus(FewShotClassifier):
     array([1])
     """
 
+    class_embeddings: ArrayLike | None = None
+    folds: int = 4
+    logit_scale: float = 100.0
+    classes: ArrayLike | None = None
+    normalize: bool = True
+    random_state: int | None = None
+    second_width: int = 0
+    device: str = "auto"
+
     constraints: ClassVar[dict[str, Constraint]] = {
         "folds": Number(2, whole=True),
         "random_state": Seed(),
         "second_width": Number(0, whole=True),
     }
-
-    def __init__(
-        self,
-        class_embeddings: ArrayLike | None = None,
-        folds: int = 4,
-        logit_scale: float = 100.0,
-        classes: ArrayLike | None = None,
-        normalize: bool = True,
-        random_state: int | None = None,
-        second_width: int = 0,
-        device: str = "auto",
-    ) -> None:
-        self.class_embeddings = class_embeddings
-        self.folds = folds
-        self.logit_scale = logit_scale
-        self.classes = classes
-        self.normalize = normalize
-        self.random_state = random_state
-        self.second_width = second_width
-        self.device = device
 
     def _fit_rows(self, problem: Problem) -> None:
         has_text = self.embedding_source_ == "text"
