@@ -1,7 +1,7 @@
-"""What code needs that computes with NumPy arrays and with tensors on a device alike.
+"""Functions for code that computes with NumPy arrays and with PyTorch tensors alike.
 
-On a CPU methods and solvers work on NumPy arrays, without importing PyTorch; on a GPU the same lines work on tensors
-there. PyTorch has most functions under the same names (``functions(x).exp``); here is the rest. Sums over rows of a
+On a CPU methods and solvers work on NumPy arrays, without importing PyTorch; on a GPU the same lines work on tensors.
+PyTorch has most functions under the same names (``functions(x).exp``); this module has the rest. Sums over rows of a
 class are products or segments, never atomic additions, so that they are the same in every run.
 """
 
@@ -63,7 +63,7 @@ def on_host(x: Any) -> Array:
 
 
 def like(values: Array, x: Any) -> Any:
-    """Return an array of numbers in x's dtype, where x is.
+    """Return values in x's dtype and on x's device: as an array, or as a tensor if x is one.
 
     Examples
     --------
@@ -78,7 +78,7 @@ def like(values: Array, x: Any) -> Any:
 
 
 def index_like(rows: Array, x: Any) -> Any:
-    """Return indices or a mask for x: themselves, or a tensor where x is."""
+    """Return row indices or a mask in a form that x can be indexed with: as a tensor on x's device if x is a tensor."""
     return on_device(rows, str(x.device)) if is_tensor(x) else rows
 
 
@@ -98,13 +98,18 @@ def double(x: Any) -> Any:
     return x.double() if is_tensor(x) else x.astype(np.float64)
 
 
+def in_dtype_of(values: Any, x: Any) -> Any:
+    """Return values, an array or a tensor as x is, in x's dtype."""
+    return values.to(x.dtype) if is_tensor(values) else values.astype(x.dtype)
+
+
 def relu(x: Any) -> Any:
-    """Return the numbers above zero, and zero in the others' place."""
+    """Return max(0, x) of every number."""
     return functions(x).relu(x) if is_tensor(x) else np.maximum(x, 0)
 
 
 def one_hot(labels: Array, n_classes: int, x: Any) -> Any:
-    """Return one in each row's class and zero elsewhere, (n, n_classes), in x's dtype where x is.
+    """Return labels as rows of zeros with a 1 in the column of the class, (n, n_classes), in x's dtype, on its device.
 
     Examples
     --------
@@ -154,7 +159,7 @@ def segment_sums(values: Any, starts: Array) -> Any:
 
 
 def kernel_name(device: str) -> str:
-    """Return which library computes what is written with this module, for ``kernel_``.
+    """Return the name of the library that computes on a device, for ``kernel_``.
 
     Examples
     --------

@@ -25,8 +25,7 @@ from cafe.arrays import kernel_name, like, on_device, on_host
 from cafe.methods.base import Array, FewShotClassifier, Problem, softmax, unit_length
 from cafe.methods.inference import scores
 from cafe.methods.inputs.parameters import Constraint, Number
-from cafe.methods.inputs.problem import widen
-from cafe.protocol.selection import RowsScore
+from cafe.methods.tip_adapter import KeySearch
 
 METHOD = "ape"
 
@@ -153,45 +152,19 @@ class APE(FewShotClassifier):
     @classmethod
     def score_grid(cls, fits: Sequence[Any], X: Array, rows: NDArray[np.int64]) -> list[tuple[float, float]] | None:
         """Return (accuracy, -NLL) of fits that share keys, with affinities shared; None if some do not."""
-        first = fits[0]
-        if not np.isin(rows, first.classes_).all() or any(
-            fit.keys_ is not first.keys_ or fit.logit_scale != first.logit_scale for fit in fits
-        ):
+        search = KeySearch.of(fits, X, rows)
+        if search is None:
             return None
         import torch
 
-        from cafe.solvers.tip_search import tip_search
-
-        alphas, betas, gammas = (sorted({float(getattr(fit, f"{name}_")) for fit in fits}) for name in cls.grid)
-        dtype, device = first.keys_.dtype, first.device_
-        queries = on_device(unit_length(np.asarray(widen(X))).astype(dtype, copy=False), device)
-        counts = np.diff(np.append(first.segments_, len(first.keys_)))
-        order = np.argsort(first.classes_)
-        keys, text = (torch.from_numpy(v).to(device) for v in (first.keys_, unit_length(first._entry_text(dtype))))
-        cells: dict[tuple[float, float, float], RowsScore] = {}
-        for gamma in gammas:
-            correct = np.empty((len(betas), len(alphas), len(rows)), dtype=bool)
-            accuracy, nll = tip_search(
-                queries,
-                order[np.searchsorted(first.classes_[order], rows)],
-                keys,
-                np.repeat(first.seen_, counts),
-                text,
-                first.logit_scale,
-                alphas,
-                betas,
-                with_likelihood=True,
-                channels=first.channels_,
-                key_weights=torch.from_numpy(np.exp(gamma * first.divergence_).astype(dtype)).to(device),
-                correct=correct,
+        first = search.fit
+        scores_of = {}
+        for gamma in {float(fit.gamma_) for fit in fits}:
+            key_weights = np.exp(gamma * first.divergence_).astype(first.keys_.dtype)
+            scores_of[gamma] = search.scores(
+                channels=first.channels_, key_weights=torch.from_numpy(key_weights).to(first.device_)
             )
-            assert nll is not None
-            cells |= {
-                (alpha, beta, gamma): RowsScore(float(accuracy[i, j]), -float(nll[i, j]), correct[i, j])
-                for i, beta in enumerate(betas)
-                for j, alpha in enumerate(alphas)
-            }
-        return [cells[float(fit.alpha_), float(fit.beta_), float(fit.gamma_)] for fit in fits]
+        return [scores_of[float(fit.gamma_)][float(fit.alpha_), float(fit.beta_)] for fit in fits]
 
     def _logits(self, X: Array) -> Array:
         return scores.ape(self, X)

@@ -9,18 +9,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cafe.arrays import kernel_name
-from cafe.methods.base import Array, FewShotClassifier, Problem
-from cafe.methods.inference import scores
+from cafe.methods.base import Problem
 from cafe.methods.inputs.parameters import Choice, Constraint, Number, Seed, seed_of
 from cafe.methods.mixture.experts import fit_residual
-from cafe.methods.mixture.mixing import Rows, mix_experts
+from cafe.methods.mixture.mixing import MixtureClassifier, mix_experts
 from cafe.methods.objectives.base import DTYPES
 
 METHOD = "auto"
 
 
 @dataclass(eq=False, repr=False)
-class Auto(FewShotClassifier):
+class Auto(MixtureClassifier):
     """The method to take when there is no reason for another: it chooses everything itself, on the shots alone.
 
     ::
@@ -102,7 +101,6 @@ class Auto(FewShotClassifier):
         "steps": Number(1, whole=True),
         "dtype": Choice(tuple(DTYPES)),
         "random_state": Seed(),
-        "second_width": Number(0, whole=True),
     }
 
     def _multiply_adds(self, n: int, d: int, c: int) -> float:
@@ -110,8 +108,7 @@ class Auto(FewShotClassifier):
         return float(2 * (self.folds + 1) * self.steps * min(256, n) * d * c + (n + d) * d * d)
 
     def _fit_rows(self, problem: Problem) -> None:
-        has_text = self.embedding_source_ == "text"
-        rows = Rows.of(problem.X, problem.y, problem.class_embeddings, has_text, self.logit_scale, self.second_width)
+        rows = self._rows_by_encoder(problem)
         settings: dict[str, Any] = {
             "steps": self.steps,
             "logit_scale": rows.logit_scale,
@@ -121,27 +118,18 @@ class Auto(FewShotClassifier):
         }
         scale = rows.text_scale(settings["random_state"])
         mixture = mix_experts(rows, rows.encoders, scale, self.folds, settings)
-        weights, self.evidence_ = np.concatenate(mixture.weights, axis=1), mixture.evidence
+        self.evidence_, text_weights = mixture.evidence, None
         self.mixture_ = dict(zip(("images", "second_images"), mixture.of_images, strict=False))
         self.kernel_, self.dtype_ = kernel_name(self.device_), "float64"
         if rows.text is not None:
             residual = fit_residual(rows.first, rows.y, rows.text, scale * rows.logit_scale, settings)
-            weights[:, : rows.first.shape[1]] += mixture.of_text * residual
+            text_weights = mixture.of_text * residual
             self.mixture_ = {"text_scale": scale, "residual": mixture.of_text, **self.mixture_}
             self.kernel_, self.dtype_ = "torch", str(DTYPES[self.dtype]).removeprefix("torch.")
-        # What all classes share changes no probability. Where features lie close together it is a hundred times what
-        # tells classes apart, which float32 would round by as much.
-        self.weights_, self.intercept_ = (
-            (shared - shared.mean(axis=0)).astype(problem.base.X.dtype) for shared in (weights, mixture.offset)
+        self._store_merged(
+            problem, np.concatenate(mixture.weights, axis=1), mixture.offset, text_weights, centred=True
         )
 
-    def chosen_on(self) -> str:
-        """Return that weights are chosen on held-out rows of the shots, where there are any; see the base class."""
-        return "cross-validation" if self.evidence_.get("held_out") else "nothing"
-
     def row_extras(self) -> dict[str, Any]:
-        """Say what was chosen, and by what evidence."""
-        return {"auto": {**self.mixture_, **self.evidence_}}
-
-    def _logits(self, X: Array) -> Array:
-        return scores.linear_of_parts(self, X)
+        """Return the weights that were chosen, and the evidence for them."""
+        return {"auto": super().row_extras()["mixture"]}

@@ -1,6 +1,7 @@
 """What all methods share: labels, class embeddings, normalisation, and inference from logits.
 
-A method subclasses :class:`FewShotClassifier`, stores its parameters in ``__init__`` and writes two functions:
+A method subclasses :class:`FewShotClassifier`, has its parameters as fields of a dataclass (or stores them in an
+``__init__`` of its own) and writes two functions:
 ``_fit_rows`` (learn from checked arrays) and ``_logits`` (score rows). Methods whose fits can share work write
 ``_fit_problems`` instead of the first; what the trainer trains is a
 :class:`~cafe.methods.objectives.base.TrainedClassifier`.
@@ -32,8 +33,11 @@ from cafe.methods.inputs.stored_rows import no_room
 from cafe.methods.many import fit_many
 from cafe.protocol.selection import mildest, published_start, resolve_automatic
 
-# What a method needs from here is one import.
-__all__ = ["Array", "CheckedArrays", "FewShotClassifier", "Problem", "cosine_logits", "softmax", "unit_length"]
+# A method imports what it needs from this module alone.
+__all__ = [
+    "Array", "CheckedArrays", "FewShotClassifier", "Problem", "TransductiveClassifier", "cosine_logits", "softmax",
+    "unit_length",
+]  # fmt: skip
 
 
 class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -326,6 +330,25 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         best = self.logits(X).argmax(axis=1)  # first, for it says where the classifier was not fitted
         labels: Array = self.classes_[best]
         return labels
+
+
+class TransductiveClassifier(FewShotClassifier):
+    """Base of the methods that solve for all rows of a batch together, each time they predict."""
+
+    transductive: ClassVar[bool] = True
+    expected_failed_checks: ClassVar[dict[str, str]] = {
+        "check_methods_subset_invariance": (
+            "transductive: what is predicted for a row depends on the rows it is predicted with"
+        )
+    }
+
+    def chosen_on(self) -> str:
+        """Return that a prediction depends on its batch; see the base class."""
+        return "the batch"
+
+    def row_extras(self) -> dict[str, Any]:
+        """Return that the row is transductive."""
+        return {"transductive": True}
 
 
 def _short(value: Any) -> str:

@@ -10,12 +10,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from cafe.arrays import functions, kernel_name, on_device, on_host
 from cafe.compute import threads_for
-from cafe.methods.base import Array, FewShotClassifier, Problem
-from cafe.methods.inference import scores
+from cafe.methods.base import Array, Problem
 from cafe.methods.inputs.parameters import Constraint, Number
-from cafe.methods.mixture.experts import HeldOut
+from cafe.methods.mixture.experts import HeldOutLogits
 from cafe.methods.mixture.gaussians import CHUNK, class_means
-from cafe.methods.mixture.mixing import Rows
+from cafe.methods.mixture.mixing import MixtureClassifier, TrainingRows
 from cafe.methods.mixture.weights import pick_weights, weight_without_evidence
 
 METHOD = "linear-map"
@@ -25,7 +24,7 @@ PENALTY_WITHOUT_EVIDENCE: Final = 0.3
 
 
 @dataclass(eq=False, repr=False)
-class LinearMap(FewShotClassifier):
+class LinearMap(MixtureClassifier):
     """Map the second encoder's features to where the first one's text of their class lies, and compare them there.
 
     ::
@@ -92,88 +91,79 @@ class LinearMap(FewShotClassifier):
     second_width: int = 0
     device: str = "auto"
 
-    constraints: ClassVar[dict[str, Constraint]] = {
-        "penalty": Number(0, above=True, none=True),
-        "second_width": Number(0, whole=True),
-    }
+    constraints: ClassVar[dict[str, Constraint]] = {"penalty": Number(0, above=True, none=True)}
 
     def _fit_rows(self, problem: Problem) -> None:
-        has_text = self.embedding_source_ == "text"
-        embeddings = problem.class_embeddings
-        rows = Rows.of(problem.X, problem.y, embeddings, has_text, self.logit_scale, self.second_width)
-        first_width = rows.first.shape[1]
+        rows = self._rows_by_encoder(problem)
         means = class_means(rows.first, rows.y, rows.n_classes) if rows.text is None else rows.text
         prototypes = np.asarray(means, np.float64)  # (c, d1)
         X, y = rows.encoders[-1], rows.y  # (n, d2)
-        counts = np.bincount(y, minlength=rows.n_classes)
-        enough = bool(2 * np.sum(counts > 1) >= np.sum(counts > 0))
-        # Rows that can be left out of their class, some thousands where there are more.
-        held = rows.scored(0)[counts[y[rows.scored(0)]] > 1] if enough else np.empty(0, np.int64)
+        left_out = _rows_to_leave_out(rows)
         ridge = _Ridge(X, y, prototypes, self.device_)
-        if self.penalty is not None or not len(held):
+        if self.penalty is not None or not len(left_out):
             self.penalty_ = PENALTY_WITHOUT_EVIDENCE if self.penalty is None else float(self.penalty)
         else:
-            missed = {penalty: float(np.square(ridge.left_out(held, penalty)[1]).sum()) for penalty in PENALTIES}
-            self.penalty_ = min(missed, key=lambda penalty: missed[penalty])
+            errors = {penalty: float(np.square(ridge.left_out(left_out, penalty)[1]).sum()) for penalty in PENALTIES}
+            self.penalty_ = min(errors, key=lambda penalty: errors[penalty])
         map_ = ridge.map(self.penalty_)  # (d2, d1)
-        towards = (prototypes - ridge.target_mean) @ map_.T  # (c, d2): a row's logits are (f2 - m) times these
+        weights = (prototypes - ridge.target_mean) @ map_.T  # (c, d2): logits of the map are (f2 - m) times these
         scale = rows.text_scale(0)
-        if len(held):
-            mapped = ridge.left_out(held, self.penalty_)[0] - ridge.target_mean  # (k, d1)
-            of_text, of_images, self.evidence_ = _weights(
-                rows, held, mapped @ (prototypes - ridge.target_mean).T, scale
-            )
+        if len(left_out):
+            mapped = ridge.left_out(left_out, self.penalty_)[0] - ridge.target_mean  # (k, d1)
+            map_logits = mapped @ (prototypes - ridge.target_mean).T
+            of_text, of_map, self.evidence_ = _weigh_text_and_map(rows, left_out, map_logits, scale)
         else:
-            logits = X @ towards.T
             of_text, self.evidence_ = 1.0, {"held_out": 0}
-            of_images = weight_without_evidence(logits, y, rows.text is not None)
-        weights = np.zeros((rows.n_classes, problem.X.shape[1]))
-        weights[:, -X.shape[1] :] = of_images * towards
-        self.mixture_ = {"images": of_images}
+            of_map = weight_without_evidence(X @ weights.T, y, rows.text is not None)
+        self.mixture_, text_weights = {"images": of_map}, None
         if rows.text is not None:
-            weights[:, :first_width] += of_text * scale * rows.logit_scale * rows.text
+            text_weights = of_text * scale * rows.logit_scale * rows.text
             self.mixture_ = {"text_scale": scale, "text": of_text, **self.mixture_}
-        dtype = problem.base.X.dtype
-        self.map_, self.weights_ = map_.astype(dtype), weights.astype(dtype)
-        self.intercept_ = (-of_images * towards @ ridge.mean).astype(dtype)
+        self._store_merged(problem, of_map * weights, -of_map * weights @ ridge.mean, text_weights)
+        self.map_ = map_.astype(problem.base.X.dtype)
         self.kernel_, self.dtype_ = kernel_name(self.device_), "float64"
 
-    def chosen_on(self) -> str:
-        """Return that weights are chosen on rows that were left out, where there are any; see the base class."""
-        return "cross-validation" if self.evidence_.get("held_out") else "nothing"
-
     def row_extras(self) -> dict[str, Any]:
-        """Say what was chosen, and by what evidence."""
+        """Return the weights and the penalty that were chosen, and the evidence for them."""
         return {"mixture": {**self.mixture_, "penalty": self.penalty_, **self.evidence_}}
 
-    def _logits(self, X: Array) -> Array:
-        return scores.linear_of_parts(self, X)
+
+def _rows_to_leave_out(rows: TrainingRows) -> NDArray[np.int64]:
+    """Return the rows that are predicted without themselves: of classes with a second row, at most some thousands.
+
+    None where too few classes have a second row.
+    """
+    if not rows.enough_to_hold_out:
+        return np.empty(0, np.int64)
+    sample = rows.scored(0)
+    return sample[np.bincount(rows.y)[rows.y[sample]] > 1]
 
 
-def _weights(rows: Rows, held: NDArray[np.int64], of_map: Array, scale: float) -> tuple[float, float, dict[str, Any]]:
-    """Return the weights of text and of the map, and what they rest on.
+def _weigh_text_and_map(
+    rows: TrainingRows, left_out: NDArray[np.int64], map_logits: Array, scale: float
+) -> tuple[float, float, dict[str, Any]]:
+    """Return the weights of text and of the map, and the evidence for them.
 
     Parameters
     ----------
-    rows : Rows
-        All.
-    held : ndarray of shape (k,), int64
-        Those that are scored.
-    of_map : ndarray of shape (k, c)
+    rows : TrainingRows
+        All rows.
+    left_out : ndarray of shape (k,), int64
+        The rows that are scored.
+    map_logits : ndarray of shape (k, c)
         Their logits by maps that were fitted without them.
     scale : float
-        Of :meth:`Rows.text_scale`.
+        Of :meth:`TrainingRows.text_scale`.
     """
-    counts, y = np.bincount(rows.y), rows.y[held]
-    experts, of_text = [of_map], None
+    counts, y = np.bincount(rows.y), rows.y[left_out]
+    experts, text_logits = [map_logits], None
     if rows.text is not None:
-        of_text = rows.logit_scale * (rows.first[held] @ rows.text.T)  # (k, c)
-        experts = [scale * of_text, of_map]
+        text_logits = rows.logit_scale * (rows.first[left_out] @ rows.text.T)  # (k, c)
+        experts = [scale * text_logits, map_logits]
     shots = float(counts[y].mean())
-    chosen, evidence = pick_weights(
-        HeldOut(np.stack(experts), of_text, y, shots, shots - 1), len(rows.y) / np.sum(counts > 0)
-    )
-    return float(chosen[0]), float(chosen[-1]), evidence
+    held_out = HeldOutLogits(np.stack(experts), text_logits, y, shots, shots - 1)
+    weights, evidence = pick_weights(held_out, len(rows.y) / np.sum(counts > 0))
+    return float(weights[0]), float(weights[-1]), evidence
 
 
 class _Ridge:
@@ -182,8 +172,8 @@ class _Ridge:
     With X - m = U S V^T of rank r and R = U^T (T - u), T (n, d1) the prototypes of the rows' classes:
 
         W    = V diag(s / (s^2 + lam)) R                fitted = u + U diag(h) R        h = s^2 / (s^2 + lam)
-        H_ii = 1 / n + sum_j U_ij^2 h_j                 left out, a row misses its target by 1 / (1 - H_ii) times
-                                                        what it misses it by when it is fitted (Allen's PRESS, 1974)
+        H_ii = 1 / n + sum_j U_ij^2 h_j                 error of row i when it is left out: 1 / (1 - H_ii) times its
+                                                        error when it is fitted (Allen's PRESS, 1974)
 
     V and S come from the smaller of the two products of X with itself, rows of U as they are asked for, and S R =
     V^T (X - m)^T (T - u) from sums over classes; so nothing here is as large as X but X.
@@ -201,8 +191,8 @@ class _Ridge:
                 squares, self._v = map(on_host, functions(scatter).linalg.eigh(scatter))
                 self._s = np.sqrt(np.maximum(squares, 0))
             else:
-                whole = on_device(self._centred(slice(None)), device)
-                _, self._s, vt = map(on_host, functions(whole).linalg.svd(whole, full_matrices=False))
+                centred = on_device(self._centred(slice(None)), device)
+                _, self._s, vt = map(on_host, functions(centred).linalg.svd(centred, full_matrices=False))
                 self._v = vt.T
         kept = self._s > np.finfo(np.float32).eps * self._s.max(initial=0.0)
         self._s, self._v = self._s[kept], self._v[:, kept]
@@ -210,6 +200,7 @@ class _Ridge:
         self._r = (self._v.T @ sums.T @ (prototypes - self.target_mean)) / self._s[:, None]  # (r, d1)
 
     def _centred(self, rows: slice | NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return rows of X minus the mean of all, in float64."""
         centred: NDArray[np.float64] = np.asarray(self._X[rows], np.float64) - self.mean
         return centred
 
@@ -219,16 +210,17 @@ class _Ridge:
         return mapped
 
     def left_out(self, rows: NDArray[np.int64], penalty: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return what rows are mapped to by all rows but themselves, and by how much that misses, both (k, d1)."""
+        """Return what each row is mapped to by a fit without it, and the error of that, both (k, d1)."""
         h = self._s**2 / (self._s**2 + penalty)
         u = self._centred(rows) @ self._v / self._s  # (k, r)
         targets = self._targets[self._y[rows]]
-        share = 1 / len(self._y) + np.square(u) @ h
-        missed: NDArray[np.float64] = targets - self.target_mean - u @ (h[:, None] * self._r)
-        missed /= np.maximum(1 - share, np.finfo(np.float64).eps)[:, None]
-        mapped: NDArray[np.float64] = targets - missed
-        return mapped, missed
+        leverage = 1 / len(self._y) + np.square(u) @ h  # H_ii
+        error: NDArray[np.float64] = targets - self.target_mean - u @ (h[:, None] * self._r)
+        error /= np.maximum(1 - leverage, np.finfo(np.float64).eps)[:, None]
+        mapped: NDArray[np.float64] = targets - error
+        return mapped, error
 
 
 def _blocks(n: int) -> list[slice]:
+    """Cut n rows into slices of at most CHUNK rows."""
     return [slice(start, start + CHUNK) for start in range(0, n, CHUNK)]

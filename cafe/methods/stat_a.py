@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from numpy.typing import ArrayLike
 
-from cafe.arrays import double, is_tensor, kernel_name
-from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits, unit_length
+from cafe.arrays import double, in_dtype_of, kernel_name
+from cafe.methods.base import Array, Problem, TransductiveClassifier, cosine_logits, unit_length
 from cafe.methods.inputs.parameters import Constraint, Number
 from cafe.solvers.anchored_mixture import solve_anchored
 
 METHOD = "stat-a"
 
-_TRANSDUCTIVE = "transductive: what is predicted for a row depends on the rows it is predicted with"
-
 
 @dataclass(eq=False, repr=False)
-class StatA(FewShotClassifier):
+class StatA(TransductiveClassifier):
     """Fit a Gaussian mixture, anchored to text, to the rows to be classified; TRANSDUCTIVE, for batches of any classes.
 
     ::
@@ -80,10 +78,6 @@ class StatA(FewShotClassifier):
     device: str = "auto"
 
     one_encoder: ClassVar[str] = "every class is anchored at its text, and the second encoder's features have none"
-    transductive: ClassVar[bool] = True
-    expected_failed_checks: ClassVar[dict[str, str]] = {
-        "check_methods_subset_invariance": _TRANSDUCTIVE,
-    }
     constraints: ClassVar[dict[str, Constraint]] = {
         "alpha": Number(0, above=True),
         "neighbors": Number(1, whole=True),
@@ -93,14 +87,6 @@ class StatA(FewShotClassifier):
     def learns_from_images(self, has_text: bool) -> bool:
         """Return whether training images change a prediction: only where class means stand in for text."""
         return not has_text
-
-    def chosen_on(self) -> str:
-        """Return that a prediction depends on its batch; see the base class."""
-        return "the batch"
-
-    def row_extras(self) -> dict[str, Any]:
-        """Say that the row is transductive."""
-        return {"transductive": True}
 
     def _fit_rows(self, problem: Problem) -> None:
         self.kernel_ = f"{kernel_name(self.device_)}, transductive"
@@ -119,5 +105,5 @@ class StatA(FewShotClassifier):
             self.neighbors,
             self.iterations,
         )
-        logits: Array = log_z.to(X.dtype) if is_tensor(log_z) else log_z.astype(X.dtype)
+        logits: Array = in_dtype_of(log_z, X)
         return logits

@@ -107,36 +107,76 @@ class TipAdapter(FewShotClassifier):
     @classmethod
     def score_grid(cls, fits: Sequence[Any], X: Array, rows: NDArray[np.int64]) -> list[tuple[float, float]] | None:
         """Return (accuracy, -NLL) of fits that share keys, with affinities computed once; None if some do not."""
+        search = KeySearch.of(fits, X, rows)
+        if search is None:
+            return None
+        scores_of = search.scores()
+        return [scores_of[fit.alpha_, fit.beta_] for fit in fits]
+
+    def _logits(self, X: Array) -> Array:
+        return scores.tip_adapter(self, X)
+
+
+@dataclass(frozen=True)
+class KeySearch:
+    """Scores of fits that share their keys and differ in alpha and beta, with affinities computed once.
+
+    Attributes
+    ----------
+    fit : classifier
+        Any of the fits.
+    alphas, betas : list of float
+        Their values, sorted.
+    queries : ndarray of shape (n, d)
+        Unit-length rows, in the dtype of the keys and on the device of the fits.
+    labels : ndarray of shape (n,), int64
+        Class row of each query.
+    """
+
+    fit: Any
+    alphas: list[float]
+    betas: list[float]
+    queries: Array
+    labels: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, fits: Sequence[Any], X: Array, labels: NDArray[np.int64]) -> KeySearch | None:
+        """Return the search over fits on rows X (n, d) with labels; None if fits share no keys, or lack a class."""
         first = fits[0]
-        if not np.isin(rows, first.classes_).all() or any(
+        if not np.isin(labels, first.classes_).all() or any(
             fit.keys_ is not first.keys_ or fit.logit_scale != first.logit_scale for fit in fits
         ):
             return None
+        alphas, betas = (sorted({float(getattr(fit, name)) for fit in fits}) for name in ("alpha_", "beta_"))
+        queries = unit_length(np.asarray(widen(X))).astype(first.keys_.dtype, copy=False)
+        order = np.argsort(first.classes_)
+        class_rows = order[np.searchsorted(first.classes_[order], labels)]
+        return cls(first, alphas, betas, on_device(queries, first.device_), class_rows)
+
+    def scores(self, **options: Any) -> dict[tuple[float, float], RowsScore]:
+        """Return the score of every alpha and beta; options go to :func:`cafe.solvers.tip_search.tip_search`."""
         import torch
 
         from cafe.solvers.tip_search import tip_search
 
-        alphas, betas = (sorted({getattr(fit, name) for fit in fits}) for name in ("alpha_", "beta_"))
-        dtype, device = first.keys_.dtype, first.device_
-        queries = unit_length(np.asarray(widen(X)))
-        counts = np.diff(np.append(first.segments_, len(first.keys_)))
-        order = np.argsort(first.classes_)
-        correct = np.empty((len(betas), len(alphas), len(rows)), dtype=bool)
+        fit, dtype = self.fit, self.fit.keys_.dtype
+        correct = np.empty((len(self.betas), len(self.alphas), len(self.labels)), dtype=bool)
         accuracy, nll = tip_search(
-            on_device(queries.astype(dtype, copy=False), device),
-            order[np.searchsorted(first.classes_[order], rows)],
-            torch.from_numpy(first.keys_).to(device),
-            np.repeat(first.seen_, counts),
-            torch.from_numpy(unit_length(first._entry_text(dtype))).to(device),
-            first.logit_scale,
-            alphas,
-            betas,
+            self.queries,
+            self.labels,
+            torch.from_numpy(fit.keys_).to(fit.device_),
+            np.repeat(fit.seen_, np.diff(np.append(fit.segments_, len(fit.keys_)))),
+            torch.from_numpy(unit_length(fit._entry_text(dtype))).to(fit.device_),
+            fit.logit_scale,
+            self.alphas,
+            self.betas,
             with_likelihood=True,
             correct=correct,
+            **options,
         )
         assert nll is not None
-        places = [(betas.index(fit.beta_), alphas.index(fit.alpha_)) for fit in fits]
-        return [RowsScore(float(accuracy[place]), -float(nll[place]), correct[place]) for place in places]
-
-    def _logits(self, X: Array) -> Array:
-        return scores.tip_adapter(self, X)
+        return {
+            (alpha, beta): RowsScore(float(accuracy[i, j]), -float(nll[i, j]), correct[i, j])
+            for i, beta in enumerate(self.betas)
+            for j, alpha in enumerate(self.alphas)
+        }

@@ -9,20 +9,19 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cafe.arrays import double, is_tensor, kernel_name, like, on_host
+from cafe.arrays import double, in_dtype_of, kernel_name, like, on_host
 from cafe.errors import CafeWarning
-from cafe.methods.base import Array, FewShotClassifier, Problem, cosine_logits, unit_length
+from cafe.methods.base import Array, Problem, TransductiveClassifier, cosine_logits, unit_length
 from cafe.methods.inputs.parameters import Choice, Constraint, Number
 from cafe.solvers.transductive import solve
 
 METHOD = "trans-clip"
 
 SETTINGS = ("few-shot", "zero-shot")
-_TRANSDUCTIVE = "transductive: what is predicted for a row depends on the rows it is predicted with"
 
 
 @dataclass(eq=False, repr=False)
-class TransCLIP(FewShotClassifier):
+class TransCLIP(TransductiveClassifier):
     """Fit a Gaussian mixture to all rows to be classified; TRANSDUCTIVE: a prediction depends on its whole batch.
 
     ::
@@ -100,10 +99,6 @@ class TransCLIP(FewShotClassifier):
     random_state: int | None = None
     gamma_: float = field(init=False)
 
-    transductive: ClassVar[bool] = True
-    expected_failed_checks: ClassVar[dict[str, str]] = {
-        "check_methods_subset_invariance": _TRANSDUCTIVE,
-    }
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {"gamma": (0.002, 0.01, 0.02, 0.2)}
     constraints: ClassVar[dict[str, Constraint]] = {
         "setting": Choice(SETTINGS),
@@ -111,14 +106,6 @@ class TransCLIP(FewShotClassifier):
         "neighbors": Number(1, whole=True),
         "iterations": Number(1, whole=True),
     }
-
-    def chosen_on(self) -> str:
-        """Return that a prediction depends on its batch; see the base class."""
-        return "the batch"
-
-    def row_extras(self) -> dict[str, Any]:
-        """Say that the row is transductive."""
-        return {"transductive": True}
 
     def _fit_rows(self, problem: Problem) -> None:
         self.shots_, self.shot_labels_ = unit_length(problem.X), problem.y
@@ -139,7 +126,8 @@ class TransCLIP(FewShotClassifier):
             self.neighbors,
             self.iterations,
         )
-        return log_z.to(X.dtype) if is_tensor(log_z) else log_z.astype(X.dtype)
+        logits: Array = in_dtype_of(log_z, X)
+        return logits
 
 
 def _warn_of_few_classes(best: NDArray[np.int64], n_classes: int) -> None:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from cafe.arrays import kernel_name
-from cafe.methods.base import Array, FewShotClassifier, Problem
-from cafe.methods.inference import scores
+from cafe.methods.base import Problem
 from cafe.methods.inputs.parameters import Constraint, Number, Seed, seed_of
-from cafe.methods.mixture.mixing import Rows, mix_experts
+from cafe.methods.mixture.mixing import MixtureClassifier, mix_experts
 
 METHOD = "zero-shot-plus"
 
 
 @dataclass(eq=False, repr=False)
-class ZeroShotPlus(FewShotClassifier):
+class ZeroShotPlus(MixtureClassifier):
     """Text names the classes through one encoder, and a second one that sees better, but has no text, learns the shots.
 
     ::
@@ -91,33 +89,18 @@ class ZeroShotPlus(FewShotClassifier):
     constraints: ClassVar[dict[str, Constraint]] = {
         "folds": Number(2, whole=True),
         "random_state": Seed(),
-        "second_width": Number(0, whole=True),
     }
 
     def _fit_rows(self, problem: Problem) -> None:
-        has_text = self.embedding_source_ == "text"
-        rows = Rows.of(problem.X, problem.y, problem.class_embeddings, has_text, self.logit_scale, self.second_width)
+        rows = self._rows_by_encoder(problem)
         seed = seed_of(self) if self.random_state is not None else 0
         settings = {"logit_scale": rows.logit_scale, "random_state": seed, "device": self.device_}
         scale = rows.text_scale(seed)
         mixture = mix_experts(rows, rows.encoders[-1:], scale, self.folds, settings, residual=False)
-        (of_images,), self.evidence_ = mixture.weights, mixture.evidence
-        weights = np.zeros((rows.n_classes, problem.X.shape[1]))
-        weights[:, -of_images.shape[1] :] = of_images
+        self.evidence_, text_weights = mixture.evidence, None
         self.mixture_ = {"images": mixture.of_images[0]}
         if rows.text is not None:
-            weights[:, : rows.first.shape[1]] += mixture.of_text * scale * rows.logit_scale * rows.text
+            text_weights = mixture.of_text * scale * rows.logit_scale * rows.text
             self.mixture_ = {"text_scale": scale, "text": mixture.of_text, **self.mixture_}
-        self.weights_, self.intercept_ = (v.astype(problem.base.X.dtype) for v in (weights, mixture.offset))
+        self._store_merged(problem, mixture.weights[0], mixture.offset, text_weights)
         self.kernel_, self.dtype_ = kernel_name(self.device_), "float64"
-
-    def chosen_on(self) -> str:
-        """Return that weights are chosen on held-out rows of the shots, where there are any; see the base class."""
-        return "cross-validation" if self.evidence_.get("held_out") else "nothing"
-
-    def row_extras(self) -> dict[str, Any]:
-        """Say what was chosen, and by what evidence."""
-        return {"mixture": {**self.mixture_, **self.evidence_}}
-
-    def _logits(self, X: Array) -> Array:
-        return scores.linear_of_parts(self, X)

@@ -9,14 +9,14 @@ from cafe import GDA, Auto, TaskRes, ZeroShot
 from cafe.errors import InputError
 from cafe.evaluation.metrics import expected_calibration_error
 from cafe.methods.mixture.experts import (
-    HeldOut,
+    HeldOutLogits,
     centred_means,
     distinct_rows,
     fold_rows,
-    held_out_scores,
+    held_out_expert_logits,
 )
 from cafe.methods.mixture.gaussians import fit_gaussian, held_out_logits
-from cafe.methods.mixture.weights import losses, pick_weights, spread, stack, text_scale
+from cafe.methods.mixture.weights import likeliest_scale, losses, pick_weights, spread, stack
 
 LONG = "CAFE_LONG_TESTS" in os.environ
 SETTINGS = {"steps": 20, "logit_scale": 30.0, "device": "cpu", "dtype": "float64", "random_state": 0}
@@ -122,7 +122,7 @@ def test_held_out_rows_are_scored_by_experts_that_did_not_see_them():
     rng = np.random.default_rng(0)
     X, text, y = unit(rng.normal(size=(60, 48))), unit(rng.normal(size=(6, 48))), np.arange(60) % 6
     gaussian = fit_gaussian(X, y, 6)
-    scores = held_out_scores(X, y, text, 30.0, [(X, gaussian)], 4, SETTINGS)
+    scores = held_out_expert_logits(X, y, text, 30.0, [(X, gaussian)], 4, SETTINGS)
     assert scores.logits.shape == (2, 60, 6)
     assert (scores.rows_of_class, scores.kept_of_class) == (10, 7.4)  # folds of 3, 3, 2 and 2
     for expert in scores.logits:
@@ -136,11 +136,11 @@ def test_text_is_weighed_by_what_it_says_of_the_shots():
     y = np.arange(60) % 6
     signal = np.log(np.eye(6)[y] * 0.6 + 0.4 / 6)  # a class is right with 2/3
     labels = np.array([rng.choice(6, p=np.exp(row)) for row in signal])
-    assert text_scale(signal, labels) == pytest.approx(1, abs=0.25)
-    assert text_scale(5 * signal, labels) == pytest.approx(0.2, abs=0.1)
-    assert text_scale(20 * rng.normal(size=(60, 6)), labels) < 0.05
+    assert likeliest_scale(signal, labels) == pytest.approx(1, abs=0.25)
+    assert likeliest_scale(5 * signal, labels) == pytest.approx(0.2, abs=0.1)
+    assert likeliest_scale(20 * rng.normal(size=(60, 6)), labels) < 0.05
     for rows in (labels[:1], 5 - labels[:1]):
-        assert 0 < text_scale(signal[:1], rows) < 20
+        assert 0 < likeliest_scale(signal[:1], rows) < 20
 
 
 def test_spread_leaves_out_what_a_model_knows_by_heart():
@@ -186,7 +186,7 @@ def test_an_expert_that_knows_gets_the_weight():
     for place in range(2):
         logits = np.stack([guesses, guesses])
         logits[place] = knows
-        weights, evidence = pick_weights(HeldOut(logits, guesses, y, 8.0, 6.0), 8.0)
+        weights, evidence = pick_weights(HeldOutLogits(logits, guesses, y, 8.0, 6.0), 8.0)
         assert weights.argmax() == place
         assert evidence["held_out"] == 400
         assert evidence["accuracy"] > 0.8 > 0.3 > evidence["zero_shot_accuracy"]
@@ -204,12 +204,12 @@ def test_the_best_scale_of_a_gaussian_grows_with_the_rows_of_its_means():
             centres = 3 * rng.normal(size=(n_classes, d))
             means = centres + rng.normal(size=(n_classes, d)) / np.sqrt(rows)
             queries = centres[y] + rng.normal(size=(len(y), d))
-            scales.append(text_scale(queries @ means.T - np.square(means).sum(axis=1) / 2, y))
+            scales.append(likeliest_scale(queries @ means.T - np.square(means).sum(axis=1) / 2, y))
         return np.mean(scales)
 
     assert best(2) / best(1) == pytest.approx((2 / 3) / (1 / 2), rel=0.05)
     logits = np.stack([np.eye(3) + rng.normal(size=(3, 3)) for _ in range(2)])
-    weights = [pick_weights(HeldOut(logits, logits[0], np.arange(3), k, k - 1.0), 2.0)[0] for k in (2.0, 1e9)]
+    weights = [pick_weights(HeldOutLogits(logits, logits[0], np.arange(3), k, k - 1.0), 2.0)[0] for k in (2.0, 1e9)]
     np.testing.assert_allclose(weights[0] / weights[1], [1, (2 / 3) / (1 / 2)], rtol=1e-6)
 
 

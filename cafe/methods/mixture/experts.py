@@ -26,7 +26,7 @@ Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOutLogits:
     """Logits of experts on rows that they were not fitted on.
 
     Attributes
@@ -49,7 +49,7 @@ class HeldOut:
 
 
 def distinct_rows(X: Array, y: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the first of equal rows of a class, in order: a copy of a row is no evidence about another row.
+    """Return the indices of a class's rows without duplicates: a copy of a row is no evidence about another row.
 
     Examples
     --------
@@ -107,7 +107,7 @@ def centred_means(X: Array, y: NDArray[np.int64], n_classes: int) -> tuple[Array
     return weights, -weights @ centre
 
 
-def held_out_scores(
+def held_out_expert_logits(
     X: Array,
     y: NDArray[np.int64],
     text: Array | None,
@@ -116,8 +116,8 @@ def held_out_scores(
     folds: int,
     settings: dict[str, Any],
     residual: bool = True,
-) -> HeldOut:
-    """Score rows by experts that were not fitted on them.
+) -> HeldOutLogits:
+    """Return the logits of all experts on rows that they were not fitted on.
 
     Parameters
     ----------
@@ -150,11 +150,11 @@ def held_out_scores(
     elif text is not None:
         residuals = [X[held] @ fit_residual(X[kept], y[kept], text, text_scale, settings).T for kept, held in parts]
         logits.insert(0, np.concatenate(residuals))
-    return HeldOut(np.stack(logits), of_text, labels, float(counts[labels].mean()), float(kept_counts.mean()))
+    return HeldOutLogits(np.stack(logits), of_text, labels, float(counts[labels].mean()), float(kept_counts.mean()))
 
 
 def scored_folds(y: NDArray[np.int64], folds: int, random_state: int) -> list[Fold]:
-    """Split rows as :func:`fold_rows`, and take some of those held out where they are very many; no fold is empty."""
+    """Split rows as :func:`fold_rows`, drop empty folds, and sample held-out rows where there are very many."""
     parts = [part for part in fold_rows(y, folds, random_state) if len(part[1])]
     draw = np.random.default_rng(random_state)
     return [(kept, draw.permutation(held)[: max(1, SCORED_ROWS // len(parts))]) for kept, held in parts]

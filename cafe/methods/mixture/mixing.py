@@ -1,24 +1,30 @@
-"""From rows by one encoder or two to weighted models of the images, beside an expert on the text of the first."""
+"""What ``auto``, ``zero-shot-plus`` and ``linear-map`` share: rows by one encoder or two, and the mixture of experts.
+
+One expert reads the text of the first encoder, and one for each encoder models the images. All scores are linear in the
+features, so a fit keeps one weight matrix.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.methods.base import Array, unit_length
+from cafe.methods.base import Array, FewShotClassifier, Problem, unit_length
+from cafe.methods.inference import scores
 from cafe.methods.inputs.cosines import parts_of
-from cafe.methods.mixture.experts import SCORED_ROWS, centred_means, distinct_rows, held_out_scores
+from cafe.methods.inputs.parameters import Constraint, Number
+from cafe.methods.mixture.experts import SCORED_ROWS, centred_means, distinct_rows, held_out_expert_logits
 from cafe.methods.mixture.gaussians import fit_gaussian
-from cafe.methods.mixture.weights import pick_weights, text_scale, weight_without_evidence
+from cafe.methods.mixture.weights import likeliest_scale, pick_weights, weight_without_evidence
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Training rows by each encoder, copies left out, and text of the first.
+class TrainingRows:
+    """Training rows by each encoder without duplicates, and the text of the first encoder.
 
     Attributes
     ----------
@@ -41,26 +47,21 @@ class Rows:
     n_classes: int
 
     @classmethod
-    def of(
-        cls, X: Array, y: NDArray[np.int64], embeddings: Array, has_text: bool, logit_scale: float, second_width: int
-    ) -> Rows:
-        """Take a problem's arrays apart.
+    def of(cls, problem: Problem, has_text: bool, logit_scale: float, second_width: int) -> TrainingRows:
+        """Split the arrays of a problem by encoder, and leave duplicate rows of a class out.
 
         Parameters
         ----------
-        X : ndarray of shape (n, d)
-            Features; of two encoders as :meth:`cafe.features.Features.join` puts them beside each other.
-        y : ndarray of shape (n,), int64
-            Class rows.
-        embeddings : ndarray of shape (c, d)
-            Class embeddings.
+        problem : Problem
+            Its features (n, d) are, of two encoders, as :meth:`cafe.features.Features.join` puts them beside each other.
         has_text : bool
-            Whether these are text.
+            Whether the problem's class embeddings are text.
         logit_scale : float
-            Of cosines in d columns.
+            Factor of cosines in d columns.
         second_width : int
             Columns of the second encoder; 0 for one encoder.
         """
+        X, y, embeddings = problem.X, problem.y, problem.class_embeddings
         kept = distinct_rows(X, y)
         X, y = X[kept], y[kept]
         if not second_width:
@@ -80,11 +81,17 @@ class Rows:
         return np.random.default_rng(random_state).permutation(len(self.y))[:SCORED_ROWS]
 
     def text_scale(self, random_state: int) -> float:
-        """Return by how much cosines with text are to be multiplied beyond ``logit_scale``; 1 without text."""
+        """Return the likeliest factor of cosines with text beyond ``logit_scale``; 1 without text."""
         if self.text is None:
             return 1.0
         scored = self.scored(random_state)
-        return text_scale(self.logit_scale * (self.first[scored] @ self.text.T), self.y[scored])
+        return likeliest_scale(self.logit_scale * (self.first[scored] @ self.text.T), self.y[scored])
+
+    @property
+    def enough_to_hold_out(self) -> bool:
+        """Whether at least half of the classes with a row have a second one, so that rows can be held out."""
+        counts = np.bincount(self.y, minlength=self.n_classes)
+        return bool(2 * np.sum(counts > 1) >= np.sum(counts > 0))
 
 
 @dataclass(frozen=True)
@@ -113,31 +120,30 @@ class Mixture:
 
 
 def mix_experts(
-    rows: Rows,
+    rows: TrainingRows,
     encoders: Sequence[Array],
     scale: float,
     folds: int,
     settings: dict[str, Any],
     residual: bool = True,
 ) -> Mixture:
-    """Model the images of each encoder, and weigh these models and the expert on text by rows that are held out.
+    """Fit a model of the images by each encoder, and weigh these models and the expert on text on held-out rows.
 
     Parameters
     ----------
-    rows : Rows
+    rows : TrainingRows
         Labels, and what the expert on text sees.
     encoders : sequence of ndarray of shape (n, width)
         Those of ``rows.encoders`` whose images are modelled.
     scale : float
-        Of :meth:`Rows.text_scale`.
+        Of :meth:`TrainingRows.text_scale`.
     folds : int
         At most.
     settings, residual
-        As of :func:`~cafe.methods.mixture.experts.held_out_scores`.
+        As of :func:`~cafe.methods.mixture.experts.held_out_expert_logits`.
     """
     y, n_classes, has_text = rows.y, rows.n_classes, rows.text is not None
-    counts = np.bincount(y, minlength=n_classes)
-    enough = 2 * np.sum(counts > 1) >= np.sum(counts > 0)
+    enough = rows.enough_to_hold_out
     gaussians = [fit_gaussian(X, y, n_classes, settings["device"]) if enough else None for X in encoders]
     usable = [(X, model) for X, model in zip(encoders, gaussians, strict=True) if model is not None]
     if not usable:
@@ -149,14 +155,15 @@ def mix_experts(
             for X, (weights, offset) in zip(encoders, models, strict=True)
         ]
     else:
-        scores = held_out_scores(rows.first, y, rows.text, scale * rows.logit_scale, usable, folds, settings, residual)
-        chosen, evidence = pick_weights(scores, len(y) / np.sum(counts > 0))
+        held_out = held_out_expert_logits(
+            rows.first, y, rows.text, scale * rows.logit_scale, usable, folds, settings, residual
+        )
+        chosen, evidence = pick_weights(held_out, len(y) / len(np.unique(y)))
         of_text, own = float(chosen[0]), iter(chosen[-len(usable) :])
-        # Rows of an encoder that do not differ within any class have no covariance; the other encoder's have.
-        none = [(np.zeros((n_classes, X.shape[1])), np.zeros(n_classes)) for X in encoders]
+        # An encoder whose rows do not differ within any class has no covariance, and so no model.
         models = [
-            empty if model is None else (model.weights, model.offset)
-            for empty, model in zip(none, gaussians, strict=True)
+            (np.zeros((n_classes, X.shape[1])), np.zeros(n_classes)) if model is None else (model.weights, model.offset)
+            for X, model in zip(encoders, gaussians, strict=True)
         ]
         of_images = [0.0 if model is None else float(next(own)) for model in gaussians]
     weighted = list(zip(of_images, models, strict=True))
@@ -167,3 +174,64 @@ def mix_experts(
         np.sum([weight * offset for weight, (_, offset) in weighted], axis=0),
         evidence,
     )
+
+
+class MixtureClassifier(FewShotClassifier):
+    """Base of the methods whose fit is one linear score of the features: text of the first encoder, beside images.
+
+    Attributes
+    ----------
+    weights_, intercept_ : ndarray of shape (c, d), ndarray of shape (c,)
+        The whole mixture, merged.
+    mixture_, evidence_ : dict
+        The weights of the experts, and what the choice of them rested on.
+    """
+
+    constraints: ClassVar[dict[str, Constraint]] = {"second_width": Number(0, whole=True)}
+    second_width: int
+    weights_: Array
+    intercept_: Array
+    mixture_: dict[str, float]
+    evidence_: dict[str, Any]
+
+    def _rows_by_encoder(self, problem: Problem) -> TrainingRows:
+        """Return the training rows of a problem by encoder."""
+        return TrainingRows.of(problem, self.embedding_source_ == "text", self.logit_scale, self.second_width)
+
+    def _store_merged(
+        self, problem: Problem, images: Array, intercept: Array, text: Array | None, *, centred: bool = False
+    ) -> None:
+        """Set ``weights_`` and ``intercept_``.
+
+        Parameters
+        ----------
+        problem : Problem
+            What was learned from.
+        images : ndarray of shape (c, k)
+            Weights of the models of the images, for the last k columns of the features.
+        intercept : ndarray of shape (c,)
+            Of the same models.
+        text : ndarray of shape (c, d1) or None
+            Weights of the expert on text, for the first d1 columns; None without text.
+        centred : bool, default=False
+            Whether to subtract the mean over all classes. What all classes share changes no probability; where features
+            lie close together it is a hundred times what tells classes apart, which float32 would round by as much.
+        """
+        weights = np.zeros((len(images), problem.base.X.shape[1]))
+        weights[:, -images.shape[1] :] = images
+        if text is not None:
+            weights[:, : text.shape[1]] += text
+        self.weights_, self.intercept_ = (
+            (v - v.mean(axis=0) if centred else v).astype(problem.base.X.dtype) for v in (weights, intercept)
+        )
+
+    def chosen_on(self) -> str:
+        """Return that weights are chosen on held-out rows of the shots, where there are any; see the base class."""
+        return "cross-validation" if self.evidence_.get("held_out") else "nothing"
+
+    def row_extras(self) -> dict[str, Any]:
+        """Return the weights that were chosen, and the evidence for them."""
+        return {"mixture": {**self.mixture_, **self.evidence_}}
+
+    def _logits(self, X: Array) -> Array:
+        return scores.linear_of_parts(self, X)

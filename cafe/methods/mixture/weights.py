@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.methods.base import Array
-from cafe.methods.mixture.experts import HeldOut
+from cafe.methods.mixture.experts import HeldOutLogits
 
 # v0 of the residual and of images; and of images where there is no text. All constants: docs/auto.md.
 CENTRE: Final = (1.0, 1.0)
@@ -37,8 +37,8 @@ LEAST: Final = 0.1
 TEXT_SCALES: Final = (-6.0, 3.0)
 
 
-def text_scale(logits: Array, labels: NDArray[np.int64]) -> float:
-    """Return s, by how much to multiply logits of text (n, c); formula in the module's docstring.
+def likeliest_scale(logits: Array, labels: NDArray[np.int64]) -> float:
+    """Return the likeliest factor s of the logits of text (n, c), by the formula in the module's docstring.
 
     Text never saw the shots, so its likelihood on them is honest at any number of them: where text says nothing, s
     goes to zero.
@@ -51,7 +51,7 @@ def text_scale(logits: Array, labels: NDArray[np.int64]) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=TEXT_SCALES, method="bounded").x))
 
 
-def pick_weights(scores: HeldOut, shots: float) -> tuple[Array, dict[str, Any]]:
+def pick_weights(held_out: HeldOutLogits, shots: float) -> tuple[Array, dict[str, Any]]:
     """Choose the weights of the experts; formulas in the module's docstring.
 
     The images' weight is raised for what its final class means gain on those of a fold: the mean of k rows of variance
@@ -59,8 +59,8 @@ def pick_weights(scores: HeldOut, shots: float) -> tuple[Array, dict[str, Any]]:
 
     Parameters
     ----------
-    scores : HeldOut
-        On held-out rows.
+    held_out : HeldOutLogits
+        Logits of the experts on rows that they were not fitted on.
     shots : float
         Rows a class, on average.
 
@@ -69,21 +69,21 @@ def pick_weights(scores: HeldOut, shots: float) -> tuple[Array, dict[str, Any]]:
     tuple of ndarray of shape (e,) and dict
         Weights of the experts' logits; and what the choice rested on, as JSON.
     """
-    y, with_text = scores.labels, scores.text is not None
-    n_images = len(scores.logits) - with_text
-    unit = np.ones(len(scores.logits))
+    y, with_text = held_out.labels, held_out.text is not None
+    n_images = len(held_out.logits) - with_text
+    scale = np.ones(len(held_out.logits))  # u of the module's docstring
     for expert in range(-n_images, 0):
-        unit[expert] = 1 / positive(spread(scores.logits[expert], y))
+        scale[expert] = 1 / positive(spread(held_out.logits[expert], y))
     strength = STRENGTH * len(y) * max(shots - 1, 0.5) ** -3 + FLOOR
     (*of_text, of_images) = CENTRE if with_text else CENTRE_WITHOUT_TEXT
     centre = np.array([*of_text, *[of_images / math.sqrt(n_images)] * n_images])
-    weights = unit * stack(scores.logits * unit[:, None, None], y, centre, strength)
-    chosen = np.tensordot(weights, scores.logits, 1)
+    weights = scale * stack(held_out.logits * scale[:, None, None], y, centre, strength)
+    chosen = np.tensordot(weights, held_out.logits, 1)
     evidence = {"held_out": len(y), "accuracy": accuracy(chosen, y), "loss": float(losses(chosen, y).mean())}
-    if scores.text is not None:
-        evidence["zero_shot_accuracy"] = accuracy(scores.text, y)
-        evidence["zero_shot_loss"] = float(losses(scores.text, y).mean())
-    k, kept = scores.rows_of_class, scores.kept_of_class
+    if held_out.text is not None:
+        evidence["zero_shot_accuracy"] = accuracy(held_out.text, y)
+        evidence["zero_shot_loss"] = float(losses(held_out.text, y).mean())
+    k, kept = held_out.rows_of_class, held_out.kept_of_class
     weights[-n_images:] *= k / (k + 1) * (kept + 1) / kept
     return weights, evidence
 
