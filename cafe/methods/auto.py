@@ -108,6 +108,7 @@ class Auto(MixtureClassifier):
         return float(2 * (self.folds + 1) * self.steps * min(256, n) * d * c + (n + d) * d * d)
 
     def _fit_rows(self, problem: Problem) -> None:
+        """Fit the experts, weigh them on held-out rows, and merge them into one linear score."""
         rows = self._rows_by_encoder(problem)
         settings: dict[str, Any] = {
             "steps": self.steps,

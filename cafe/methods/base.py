@@ -29,7 +29,7 @@ from cafe.methods.inference.scores import check_finite, entry_text, text_like
 from cafe.methods.inputs.cosines import Array, cosine_logits, softmax, unit_length
 from cafe.methods.inputs.parameters import Constraint, Number, check_parameters, method_name
 from cafe.methods.inputs.problem import CheckedArrays, Problem, problems_of, widen
-from cafe.methods.inputs.stored_rows import no_room
+from cafe.methods.inputs.stored_rows import why_no_room
 from cafe.methods.many import fit_many
 from cafe.protocol.selection import mildest, published_start, resolve_automatic
 
@@ -98,7 +98,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def fit_grid(
         cls, estimators: Sequence[Any], X: ArrayLike, y: ArrayLike, rows: Sequence[NDArray[np.int64]] | None
     ) -> None:
-        """Fit several estimators of this class in place; each on its own rows of the same arrays."""
+        """Fit several estimators of this class in place, each on its own rows of the same arrays."""
         for estimator in estimators:
             estimator._check_parameters()
         problems = problems_of(estimators, X, y, rows)
@@ -109,18 +109,18 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     @classmethod
     def _fit_where_chosen(cls, estimators: Sequence[Any], problems: Sequence[Problem]) -> None:
-        """Fit each estimator on its problem, its device chosen before."""
-        with exact_products("cuda" if any(one.device_.startswith("cuda") for one in estimators) else "cpu"):
+        """Fit each estimator on its problem, with exact products on the device that was chosen for it."""
+        with exact_products("cuda" if any(estimator.device_.startswith("cuda") for estimator in estimators) else "cpu"):
             cls._fit_problems(estimators, problems)
 
     def _choose_device(self, problem: Problem) -> None:
         """Set ``device_``: as asked for, or by the size of the problem. Raises InputError."""
         n, d = len(problem.rows), problem.base.X.shape[1]
         work = self._multiply_adds(n, d, len(problem.base.class_embeddings))
-        # A method of one's own may have no choice of it.
+        # A method that a user wrote may have no parameter of that name.
         asked = getattr(self, "device", "cpu")
         self.device_ = choose_device_for(asked, work)
-        if why := no_room(problem.base.X, self.device_):
+        if why := why_no_room(problem.base.X, self.device_):
             if asked != "auto":
                 raise InputError(why)
             self.device_ = "cpu"
@@ -163,7 +163,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return True
 
     def chosen_on(self) -> str:
-        """Return what the fitted method itself chose or adapted on beside its shots: ``"nothing"`` for most.
+        """Return which data beside its shots the fitted method itself made choices on: ``"nothing"`` for most.
 
         ``"cross-validation"`` where it holds rows of the shots out, ``"unlabelled rows"``, or ``"the batch"`` where a
         prediction depends on the images it is made with. What a selection policy chose is not meant here: rows say both
@@ -172,7 +172,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return "nothing"
 
     def row_extras(self) -> dict[str, Any]:
-        """Return what else a row should say of this fitted method, as JSON; nothing for most."""
+        """Return further fields for the row of results of this fitted method, as JSON; none for most methods."""
         return {}
 
     def __repr__(self, N_CHAR_MAX: int = 700) -> str:
@@ -189,7 +189,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     # ------------------------------------------------------------------ choosing
 
     def automatic(self) -> list[str]:
-        """Return the names of the parameters that are to be chosen by a selection policy."""
+        """Return the names of the parameters that are ``"auto"``, to be chosen by a selection policy."""
         return [
             name
             for name, value in self.get_params(deep=False).items()
@@ -310,7 +310,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return "cpu"
 
     def _scales_rows(self) -> bool:
-        """Return whether rows are scaled to length one on entry."""
+        """Return whether rows to be scored are scaled to length one on entry."""
         return self.normalize
 
     def decision_function(self, X: ArrayLike) -> Array:
@@ -327,7 +327,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, X: ArrayLike) -> Array:
         """Return the most probable label of every row, (n,)."""
-        best = self.logits(X).argmax(axis=1)  # first, for it says where the classifier was not fitted
+        best = self.logits(X).argmax(axis=1)  # before classes_ is read: it raises NotFittedError
         labels: Array = self.classes_[best]
         return labels
 

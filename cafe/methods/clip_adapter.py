@@ -20,7 +20,7 @@ from cafe.methods.base import Array, Problem, cosine_logits
 from cafe.methods.inference import scores
 from cafe.methods.inputs.parameters import Choice, Constraint, Number, seed_of
 from cafe.methods.inputs.problem import CheckedArrays
-from cafe.methods.inputs.stored_rows import StoredRows, parts
+from cafe.methods.inputs.stored_rows import StoredRows, row_blocks
 from cafe.methods.inputs.streamed import Streamed, mean_of
 from cafe.methods.objectives.base import Placement, Result, Run, TrainedClassifier
 from cafe.methods.objectives.clip_adapter import AdapterObjective
@@ -39,8 +39,8 @@ STEPS = 313
 DECAY, MOST_DECAY = 10.0, 100.0
 # With ratios computed from the features, whose map the decay would shrink to a constant: the study had given ratios.
 LEARNED_DECAY = 0.01
-# Rows that text is judged by; more change nothing.
-JUDGED_ROWS = 2048
+# Rows on which zero-shot is tested for the weight decay; more change nothing.
+TESTED_ROWS = 2048
 # Of the released configuration, whose optimiser is SGD; there it is an L2 penalty, and 10 would leave nothing.
 SGD_DECAY = 5e-4
 
@@ -183,7 +183,7 @@ class CLIPAdapter(TrainedClassifier):
     # ------------------------------------------------------------------ learning
 
     def automatic(self) -> list[str]:
-        """Return the ratios to be chosen; a ratio that the variant does not have is none of them."""
+        """Return the names of the ratios that are to be chosen and that the variant has."""
         # An unknown variant is refused by `fit`, with a sentence.
         used = {"image": ("alpha",), "text": ("beta",)}.get(self.variant, ("alpha", "beta"))
         return [name for name in super().automatic() if name in used]
@@ -197,11 +197,12 @@ class CLIPAdapter(TrainedClassifier):
             return super().search(score)
         from sklearn.base import clone
 
-        half = clone(self).set_params(beta=START_RATIO)
-        alpha = super(CLIPAdapter, half).search(score).alpha
+        with_default_beta = clone(self).set_params(beta=START_RATIO)
+        alpha = super(CLIPAdapter, with_default_beta).search(score).alpha
         return super(CLIPAdapter, clone(self).set_params(alpha=alpha)).search(score)
 
     def _choose(self, problem: Problem) -> None:
+        """Choose the ratios that are ``"auto"``, and set the mode of each: fixed, scalar or learned."""
         super()._choose(problem)
         for name in ("alpha", "beta"):
             value = getattr(self, f"{name}_")
@@ -210,6 +211,7 @@ class CLIPAdapter(TrainedClassifier):
             setattr(self, f"{name}_", START_RATIO if isinstance(value, str) else float(value))
 
     def _configuration(self, problem: Problem, index: int = 0) -> Configuration:
+        """Return how the adapters are trained, with the default recipe where nothing is given."""
         n, d = len(problem.rows), problem.base.X.shape[1]
         steps = STEPS if self.epochs is None else steps_for(self.epochs, n, self.batch_size)
         decay = self.weight_decay
@@ -232,25 +234,27 @@ class CLIPAdapter(TrainedClassifier):
         )
 
     def _text_is_right(self, problem: Problem) -> NDArray[np.bool_] | None:
-        """Return whether text is right about each of the rows that it is judged by; None where there is none."""
+        """Return whether zero-shot classifies each training row (a sample of many) right; None without text."""
         if self.embedding_source_ != "text":
             return None
         rows = problem.rows
-        if len(rows) > JUDGED_ROWS:
-            rows = rows[np.sort(np.random.default_rng(0).permutation(len(rows))[:JUDGED_ROWS])]
+        if len(rows) > TESTED_ROWS:
+            rows = rows[np.sort(np.random.default_rng(0).permutation(len(rows))[:TESTED_ROWS])]
         X, W = problem.base.X, problem.class_embeddings
         # In blocks, because rows on disk are never read as a whole.
-        best = [cosine_logits(X[rows[part]], W, 1.0).argmax(axis=1) for part in parts(len(rows))]
+        best = [cosine_logits(X[rows[part]], W, 1.0).argmax(axis=1) for part in row_blocks(len(rows))]
         right: NDArray[np.bool_] = np.concatenate(best) == problem.base.y[rows]
         return right
 
     def _multiply_adds(self, n: int, d: int, c: int) -> float:
+        """Return an estimate of what training costs; see the base class."""
         h, b = max(1, d // self.reduction), min(n, self.batch_size)
         rows = b * STEPS if self.epochs is None else n * self.epochs
         in_text = c * rows / b if self.variant != "image" else 0
         return float(3.0 * d * (rows * c + 2 * h * (rows + in_text)))
 
     def _placement(self, problem: Problem) -> Placement:
+        """Choose kernel and precision for the problem on its device."""
         device = self.device_
         kernel = choose_kernel(self.kernel, device)
         sizes = AdapterObjective(torch.empty(1, *problem.base.class_embeddings.shape, device="meta"))
@@ -272,6 +276,7 @@ class CLIPAdapter(TrainedClassifier):
 
     @classmethod
     def _objective(cls, run: Run) -> Objective:
+        """Return the adapters' loss; where features stay on disk, one that reads each batch from there."""
         stored, placement = run.base.X, run.placement
         products = placement.dtype if placement.products is None else placement.products
         objective = AdapterObjective(
@@ -285,6 +290,7 @@ class CLIPAdapter(TrainedClassifier):
         return objective
 
     def _store(self, result: Result) -> None:
+        """Keep the trained adapters, the adapted text and a summary of trained ratios."""
         self.parameters_ = result.parameters
         self.weight_decay_ = result.configuration.weight_decay
         for name in ("alpha", "beta"):
@@ -341,7 +347,7 @@ class CLIPAdapter(TrainedClassifier):
         """
         values: dict[str, Array] = {}
         if self.variant != "text" and self.alpha_mode_ != "fixed":
-            values["alpha"] = np.concatenate([self.ratios(rows[part]) for part in parts(len(rows))])
+            values["alpha"] = np.concatenate([self.ratios(rows[part]) for part in row_blocks(len(rows))])
         if self.variant != "image" and self.beta_mode_ != "fixed":
             values["beta"] = self._text_ratios(text)
         kinds: dict[str, Callable[[Array], Any]] = {"mean": np.mean, "std": np.std, "min": np.min, "max": np.max}
@@ -349,7 +355,7 @@ class CLIPAdapter(TrainedClassifier):
 
 
 def stays_on_disk(base: CheckedArrays, placement: Placement) -> bool:
-    """Return whether each step reads its rows: where they are stored, and there is no GPU, on which they lie whole."""
+    """Return whether each training step reads its rows from where they are stored: on a CPU, but not on a GPU."""
     return isinstance(base.X, StoredRows) and not placement.device.startswith("cuda")
 
 

@@ -239,7 +239,7 @@ class CoOp(TrainedClassifier):
         return embeddings
 
     def _choose(self, problem: Problem) -> None:
-        """Choose nothing, but compare the tower with names, features and what is known of the tower."""
+        """Refuse a tower that does not fit the class names, the features or the hash given; nothing is chosen."""
         c, d = problem.class_embeddings.shape
         tower = self._tower()
         if len(self.names()) != c:
@@ -256,16 +256,18 @@ class CoOp(TrainedClassifier):
             )
 
     def _alike(self) -> Hashable:
-        """Return what estimators must share to share prompts."""
+        """Return what estimators must have in common to be trained on the same prompts."""
         names = ("n_context", "context_init", "class_token", "class_specific", "class_chunk", "checkpoint")
         return self._tower(), tuple(self.names()), *(getattr(self, name) for name in names)
 
     @classmethod
     def _objective(cls, run: Run) -> ContextObjective:
+        """Return the loss of prompts with learned context, through the tower of the run's first estimator."""
         tower = run.estimators[0]._tower().placed(run.placement.device, run.placement.dtype)
         return ContextObjective.of(run.estimators[0], tower)
 
     def _configuration(self, problem: Problem, index: int) -> Configuration:
+        """Return how the contexts are trained; see the base class."""
         n = len(problem.rows)
         batch = min(self.batch_size, n)
         epochs = self.epochs
@@ -286,7 +288,7 @@ class CoOp(TrainedClassifier):
         )
 
     def _store(self, result: Result) -> None:
-        """Keep contexts and what they encode to; with these, no tower is needed any more."""
+        """Keep the contexts and the class embeddings they encode to, so that predicting needs no tower."""
         self.contexts_ = result.parameters["contexts"]
         self.text_ = result.objective.encode(self.contexts_)
         tower = result.objective.prompts.tower

@@ -94,6 +94,7 @@ class LinearMap(MixtureClassifier):
     constraints: ClassVar[dict[str, Constraint]] = {"penalty": Number(0, above=True, none=True)}
 
     def _fit_rows(self, problem: Problem) -> None:
+        """Fit the map and its penalty, weigh it and zero-shot, and merge both into one linear score."""
         rows = self._rows_by_encoder(problem)
         means = class_means(rows.first, rows.y, rows.n_classes) if rows.text is None else rows.text
         prototypes = np.asarray(means, np.float64)  # (c, d1)
@@ -119,8 +120,8 @@ class LinearMap(MixtureClassifier):
         if rows.text is not None:
             text_weights = of_text * scale * rows.logit_scale * rows.text
             self.mixture_ = {"text_scale": scale, "text": of_text, **self.mixture_}
-        self._store_merged(problem, of_map * weights, -of_map * weights @ ridge.mean, text_weights)
         self.map_ = map_.astype(problem.base.X.dtype)
+        self._store_merged(problem, of_map * weights, -of_map * weights @ ridge.mean, text_weights)
         self.kernel_, self.dtype_ = kernel_name(self.device_), "float64"
 
     def row_extras(self) -> dict[str, Any]:

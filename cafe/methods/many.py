@@ -84,10 +84,10 @@ def fit_many(
     >>> [fit.alpha for fit in fits]
     [0.2, 0.6]
     """
-    fresh = [one.varied() for one in configurations]
+    fresh = [estimator.varied() for estimator in configurations]
     groups: dict[type[FewShotClassifier], list[int]] = {}
-    for i, one in enumerate(fresh):
-        groups.setdefault(type(one), []).append(i)
+    for i, estimator in enumerate(fresh):
+        groups.setdefault(type(estimator), []).append(i)
     for method, members in groups.items():
         chosen = None if rows is None else [np.asarray(rows[i]) for i in members]
         method.fit_grid([fresh[i] for i in members], X, y, chosen)

@@ -113,13 +113,14 @@ class ProKeR(FewShotClassifier):
         return float(n) * n * (n + d + c)
 
     def _fit_rows(self, problem: Problem) -> None:
+        """Solve for the dual weights A in closed form; raises InputError where the rows are too many."""
         n = len(problem.rows)
         if n > MOST_ROWS:
             raise InputError(
                 f"proker holds a number for every pair of training rows, and {n:,} rows are too many "
                 f"(at most {MOST_ROWS:,}); take fewer shots, or a method that does not, such as gda"
             )
-        beta, penalty = published_settings(_shots(problem.y))
+        beta, penalty = published_settings(_mean_shots(problem.y))
         self.beta_ = float(beta if self.beta is None else self.beta)
         self.penalty_ = float(penalty if self.penalty is None else self.penalty)
         keys = unit_length(double(on_device(problem.X, self.device_)))
@@ -148,14 +149,14 @@ def published_settings(shots: float) -> tuple[float, float]:
     return float(np.interp(where, at, betas)), float(np.interp(where, at, penalties))
 
 
-def _shots(y: NDArray[np.int64]) -> float:
+def _mean_shots(y: NDArray[np.int64]) -> float:
     """Return the mean number of rows of the classes that have one."""
     counts = np.bincount(y)
     return float(counts[counts > 0].mean())
 
 
 def _solve(keys: Array, targets: Array, beta: float, penalty: float) -> NDArray[Any]:
-    """Return A; the matrix is symmetric and its eigenvalues are at least 1."""
+    """Return the dual weights A, (n, c): K / penalty + I has a Cholesky factor, its eigenvalues being at least 1."""
     from scipy.linalg import cho_factor, cho_solve
 
     n = len(keys)
@@ -163,8 +164,8 @@ def _solve(keys: Array, targets: Array, beta: float, penalty: float) -> NDArray[
         gram: Any = scores.kernel(keys, keys, beta) / penalty
         gram.diagonal().add_(1)
         lower = functions(gram).linalg.cholesky(gram)
-        there: NDArray[Any] = functions(gram).cholesky_solve(targets, lower)
-        return there
+        on_device_solved: NDArray[Any] = functions(gram).cholesky_solve(targets, lower)
+        return on_device_solved
     with threads_for(n * n * max(n, keys.shape[1])):
         gram = scores.kernel(keys, keys, beta)
         gram /= penalty

@@ -36,7 +36,7 @@ class ProLIP(TrainedClassifier):
     Full batch, Adam, cosine. Trains as many numbers as the projection has.
 
     With ``projection`` given, ``X`` are features before the projection (``Split.projection_features`` of a cache
-    that holds them) and are not scaled to length one. Without it ``X`` are image features and W0 is the identity:
+    that holds them) and are not scaled to length estimator. Without it ``X`` are image features and W0 is the identity:
     the regularised linear adapter of the authors' repository, which every cache can have.
 
     Parameters
@@ -112,7 +112,7 @@ class ProLIP(TrainedClassifier):
     }
 
     def row_extras(self) -> dict[str, Any]:
-        """Say which map was trained."""
+        """Return which map was trained: the visual projection, or an identity on image features."""
         return {"trained_map": "identity on image features" if self.projection is None else "visual projection"}
 
     # ------------------------------------------------------------------ learning
@@ -121,11 +121,11 @@ class ProLIP(TrainedClassifier):
     def fit_grid(
         cls, estimators: Sequence[Any], X: ArrayLike, y: ArrayLike, rows: Sequence[NDArray[np.int64]] | None
     ) -> None:
-        """Fit several; those with the same projection side by side."""
+        """Fit several estimators; those with the same projection are trained side by side."""
         groups: dict[Any, list[int]] = {}
-        for i, one in enumerate(estimators):
-            one._check_parameters()
-            start = (one.projection, one.bias)
+        for i, estimator in enumerate(estimators):
+            estimator._check_parameters()
+            start = (estimator.projection, estimator.bias)
             groups.setdefault(tuple(None if v is None else np.asarray(v).tobytes() for v in start), []).append(i)
         for members in groups.values():
             chosen = None if rows is None else [rows[i] for i in members]
@@ -135,16 +135,18 @@ class ProLIP(TrainedClassifier):
     def _fit_same_start(
         cls, estimators: list[Any], X: ArrayLike, y: ArrayLike, rows: list[NDArray[np.int64]] | None
     ) -> None:
+        """Fit estimators with the same projection and bias side by side."""
         problems = problems_of(estimators, estimators[0]._project(X), y, rows)
         if estimators[0].projection is not None:
             problems = _before_projection(problems, estimators, np.asarray(X), rows)
-        for one, problem in zip(estimators, problems, strict=True):
-            one.n_features_in_ = problem.base.X.shape[1]
-            one._choose_device(problem)
-            one._choose(problem)
+        for estimator, problem in zip(estimators, problems, strict=True):
+            estimator.n_features_in_ = problem.base.X.shape[1]
+            estimator._choose_device(problem)
+            estimator._choose(problem)
         cls._fit_where_chosen(estimators, problems)
 
     def _choose(self, problem: Problem) -> None:
+        """Choose lr and strength, and turn a strength such as ``"1/n"`` into a number."""
         super()._choose(problem)
         power = STRENGTHS.get(str(self.strength_))
         self.strength_ = float(self.strength_) if power is None else float(problem.most_shots**-power)
@@ -152,12 +154,14 @@ class ProLIP(TrainedClassifier):
 
     @classmethod
     def _objective(cls, run: Run) -> ProjectionObjective:
+        """Return the loss of a projection that starts at W0 and is pulled back to it."""
         first, text = run.estimators[0], run.base.class_embeddings
         W0 = np.eye(text.shape[1]) if first.projection is None else np.asarray(first.projection)
         b = np.zeros(text.shape[1]) if first.bias is None else np.asarray(first.bias)
         return ProjectionObjective(*(run.tensor(np.array(v)) for v in (W0, b, text)))
 
     def _configuration(self, problem: Problem, index: int) -> Configuration:
+        """Return how the projection is trained; see the base class."""
         return Configuration(
             rows=problem.rows,
             random_state=seed_of(self),
@@ -172,6 +176,7 @@ class ProLIP(TrainedClassifier):
         )
 
     def _store(self, result: Result) -> None:
+        """Keep the trained projection and its bias."""
         change = result.parameters["change"].astype(result.problem.base.X.dtype)
         start = np.eye(len(change)) if self.projection is None else np.asarray(self.projection)
         self.projection_ = change + start.astype(change.dtype)
@@ -180,7 +185,7 @@ class ProLIP(TrainedClassifier):
         )
 
     def _project(self, X: ArrayLike) -> ArrayLike:
-        """Return X W0 + b where X are features before the projection; X itself without one."""
+        """Return X W0 + b where X are features before the projection; X itself without estimator."""
         if self.projection is None:
             return X
         W0, features = np.asarray(self.projection), np.asarray(X)
@@ -193,6 +198,7 @@ class ProLIP(TrainedClassifier):
         return projected if self.bias is None else projected + np.asarray(self.bias)
 
     def _check_parameters(self) -> None:
+        """Check shapes of projection and bias beside what the base class checks. Raises InputError."""
         super()._check_parameters()
         if self.projection is not None and np.ndim(self.projection) != 2:
             raise InputError(f"projection of ProLIP must be (width of X, d), but has shape {np.shape(self.projection)}")
@@ -212,10 +218,10 @@ class ProLIP(TrainedClassifier):
 def _before_projection(
     problems: list[Problem], estimators: list[Any], X: Array, rows: list[NDArray[np.int64]] | None
 ) -> list[Problem]:
-    """Put the features before the projection in the place of the projected ones, which were checked."""
+    """Return the problems, checked with projected features, with the features before the projection in their place."""
     bases: dict[CheckedArrays, CheckedArrays] = {}
-    for i, (one, problem) in enumerate(zip(estimators, problems, strict=True)):
-        own = X if one.class_embeddings is not None or rows is None else X[rows[i]]
+    for i, (estimator, problem) in enumerate(zip(estimators, problems, strict=True)):
+        own = X if estimator.class_embeddings is not None or rows is None else X[rows[i]]
         if problem.base not in bases:
             bases[problem.base] = replace(problem.base, X=own.astype(problem.base.X.dtype))
     return [Problem(bases[problem.base], problem.rows) for problem in problems]

@@ -116,16 +116,17 @@ class SSText(FewShotClassifier):
     def fit_grid(
         cls, estimators: Sequence[Any], X: ArrayLike, y: ArrayLike, rows: Sequence[NDArray[np.int64]] | None
     ) -> None:
-        """Fit several; rows whose label means "unlabelled" are taken aside before labels are checked."""
-        plain = [i for i, one in enumerate(estimators) if one.unlabelled is None]
+        """Fit several; rows whose label means "unlabelled" are set apart before labels are checked."""
+        plain = [i for i, estimator in enumerate(estimators) if estimator.unlabelled is None]
         if plain:
             own = None if rows is None else [rows[i] for i in plain]
             super().fit_grid([estimators[i] for i in plain], X, y, own)
-        for i, one in enumerate(estimators):
-            if one.unlabelled is not None:
-                one._fit_with_unlabelled(X, y, None if rows is None else rows[i])
+        for i, estimator in enumerate(estimators):
+            if estimator.unlabelled is not None:
+                estimator._fit_with_unlabelled(X, y, None if rows is None else rows[i])
 
     def _fit_with_unlabelled(self, X: ArrayLike, y: ArrayLike, rows: NDArray[np.int64] | None) -> None:
+        """Fit a copy, which holds the unlabelled rows, on the labelled ones; take its attributes over."""
         self._check_parameters()
         labels = column_or_1d(y, warn=True)
         if issparse(X) or np.shape(X)[:1] != labels.shape:
@@ -143,12 +144,12 @@ class SSText(FewShotClassifier):
                 f"every training row has the label {self.unlabelled!r}, which means unlabelled; "
                 "ss-text needs at least one labelled row, and zero-shot none"
             )
-        aside = check_array(
+        unlabelled_rows = check_array(
             widen(np.asarray(X)[chosen[unlabelled]]), dtype=[np.float32, np.float64], ensure_min_samples=0
         )
         helper = copy(self)
         helper.unlabelled = None
-        helper._aside = aside
+        helper._unlabelled_rows = unlabelled_rows
         kept = labels[chosen[~unlabelled]].tolist() if labels.dtype == object else labels[chosen[~unlabelled]]
         super().fit_grid([helper], np.asarray(X)[chosen[~unlabelled]], kept, None)
         for name, value in vars(helper).items():
@@ -156,16 +157,19 @@ class SSText(FewShotClassifier):
                 setattr(self, name, value)
 
     def _fit_rows(self, problem: Problem) -> None:
+        """Add the labelled rows to the text, then the unlabelled rows with transported labels."""
         text = self._text_with_length(problem.X)
         X, counts = on_device(problem.X, self.device_), np.bincount(problem.y, minlength=len(text))
         sums = on_host(sums_by_class(double(X), problem.y, len(text)))
         labelled = text + (self.logit_scale * counts / (2 * counts.sum()))[:, None] * sums  # (c, d)
-        aside = getattr(self, "_aside", np.empty((0, text.shape[1])))
-        self.n_unlabelled_ = len(aside)
+        unlabelled_rows = getattr(self, "_unlabelled_rows", np.empty((0, text.shape[1])))
+        self.n_unlabelled_ = len(unlabelled_rows)
         self.class_shares_ = class_shares(counts)
         weights = labelled
-        if len(aside):
-            rows = on_device((unit_length(aside) if self.normalize else aside).astype(np.float64), self.device_)
+        if len(unlabelled_rows):
+            rows = on_device(
+                (unit_length(unlabelled_rows) if self.normalize else unlabelled_rows).astype(np.float64), self.device_
+            )
             labelled, weights = like(labelled, rows), like(text, rows)
             for _ in range(TURNS):
                 q = transported_labels(cosine_logits(rows, weights, self.logit_scale), self.class_shares_, SINKHORN)
@@ -175,7 +179,7 @@ class SSText(FewShotClassifier):
         self.kernel_ = kernel_name(self.device_)
 
     def _text_with_length(self, X: Array) -> Array:
-        """Return L (c, d), float64: see the class's notes."""
+        """Return the text of each class with its length L, (c, d), float64; formula in the class's notes."""
         text: Array = self.class_embeddings_.astype(np.float64)
         if self.text_images is None:
             return text
@@ -187,7 +191,7 @@ class SSText(FewShotClassifier):
         return "unlabelled rows" if self.n_unlabelled_ else "nothing"
 
     def row_extras(self) -> dict[str, Any]:
-        """Say how many unlabelled images were learned from."""
+        """Return how many unlabelled images were learned from; nothing if none."""
         return {"n_unlabelled": self.n_unlabelled_} if self.n_unlabelled_ else {}
 
     def _logits(self, X: Array) -> Array:
@@ -195,7 +199,7 @@ class SSText(FewShotClassifier):
 
 
 def class_shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return how frequent each class is taken to be, (c,), from its labelled rows.
+    """Estimate the frequency of each class, (c,), from the number of its labelled rows.
 
     Examples
     --------
@@ -209,12 +213,12 @@ def class_shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def transported_labels(logits: Array, shares: NDArray[np.float64], iterations: int) -> NDArray[np.float64]:
-    """Give rows to classes so that classes get their shares: Sinkhorn's iterations, in logarithms.
+    """Assign rows to classes softly so that each class gets its share: Sinkhorn's iterations, in logarithms.
 
     Parameters
     ----------
     logits : ndarray of shape (m, c)
-        What is gained by giving a row to a class.
+        Gain of assigning a row to a class.
     shares : ndarray of shape (c,)
         Positive, of sum 1.
     iterations : int
@@ -232,9 +236,9 @@ def transported_labels(logits: Array, shares: NDArray[np.float64], iterations: i
     ([1.0, 1.0], [1, 0])
     """
     log_q: NDArray[np.float64] = double(logits)
-    wanted = like(np.log(len(log_q) * shares), log_q)
+    log_column_sums = like(np.log(len(log_q) * shares), log_q)
     for _ in range(iterations):
-        log_q = log_q + wanted - _log_sum(log_q, 0)
+        log_q = log_q + log_column_sums - _log_sum(log_q, 0)
         log_q = log_q - _log_sum(log_q, 1)
     q: NDArray[np.float64] = functions(log_q).exp(log_q)
     return q
@@ -242,7 +246,7 @@ def transported_labels(logits: Array, shares: NDArray[np.float64], iterations: i
 
 def _log_sum(scores: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
     """Return log sum exp along an axis, which is kept."""
-    of = functions(scores)
-    top = of.amax(scores, axis=axis, keepdims=True)
-    total: NDArray[np.float64] = top + of.log(of.exp(scores - top).sum(axis=axis, keepdims=True))
+    library = functions(scores)
+    top = library.amax(scores, axis=axis, keepdims=True)
+    total: NDArray[np.float64] = top + library.log(library.exp(scores - top).sum(axis=axis, keepdims=True))
     return total

@@ -96,6 +96,7 @@ class StatA(TransductiveClassifier):
         return self._with_embeddings(class_embeddings)
 
     def _logits(self, X: Array) -> Array:
+        """Solve the anchored mixture for the batch X; return the logarithms of its assignments."""
         text = self._text_like(X)
         log_z = solve_anchored(
             unit_length(double(X)),

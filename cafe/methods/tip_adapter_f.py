@@ -149,9 +149,11 @@ class TipAdapterF(TrainedClassifier):
 
     @classmethod
     def _objective(cls, run: Run) -> KeysObjective:
+        """Return Tip-Adapter's loss as a function of its keys."""
         return KeysObjective(run.tensor(unit_length(run.base.class_embeddings)), run.X, run.base.y)
 
     def _configuration(self, problem: Problem, index: int) -> Configuration:
+        """Return how the keys are trained; see the base class."""
         counts = np.bincount(problem.y, minlength=len(problem.class_embeddings))
         return Configuration(
             rows=problem.rows,
@@ -167,6 +169,7 @@ class TipAdapterF(TrainedClassifier):
         )
 
     def _store(self, result: Result) -> None:
+        """Keep the trained keys, and which class each belongs to."""
         self.keys_ = result.parameters["keys"]
         self.seen_, self.segments_ = np.unique(np.sort(result.problem.y), return_index=True)
 

@@ -108,10 +108,12 @@ class TransCLIP(TransductiveClassifier):
     }
 
     def _fit_rows(self, problem: Problem) -> None:
+        """Keep the shots; every prediction solves anew."""
         self.shots_, self.shot_labels_ = unit_length(problem.X), problem.y
         self.kernel_ = f"{kernel_name(self.device_)}, transductive"
 
     def _logits(self, X: Array) -> Array:
+        """Solve the mixture for the batch X; return the logarithms of its assignments."""
         few_shot = self.setting == "few-shot"
         text_logits = double(cosine_logits(X, self._text_like(X), self.logit_scale))
         _warn_of_few_classes(on_host(text_logits.argmax(axis=1)), text_logits.shape[1])

@@ -82,6 +82,7 @@ class ZeroShot(FewShotClassifier):
         return not has_text or self.template_weights == "timo"
 
     def _fit_rows(self, problem: Problem) -> None:
+        """Weigh templates by the training images if that was asked for; nothing else is learned."""
         if self.template_weights == "timo":
             self.class_embeddings_ = embeddings_for(self, problem.X, problem.y)
         self.kernel_ = kernel_name(self.device_)

@@ -92,6 +92,7 @@ class ZeroShotPlus(MixtureClassifier):
     }
 
     def _fit_rows(self, problem: Problem) -> None:
+        """Fit the model of the images by the last encoder, weigh it and text, and merge both into one linear score."""
         rows = self._rows_by_encoder(problem)
         seed = seed_of(self) if self.random_state is not None else 0
         settings = {"logit_scale": rows.logit_scale, "random_state": seed, "device": self.device_}

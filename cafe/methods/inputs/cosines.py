@@ -42,8 +42,8 @@ def unit_length(x: Array) -> Array:
     """
     # Squares leave the range of the dtype long before the numbers do. float32 holds all squares of float16.
     if is_tensor(x):
-        there: Array = _unit_length_on_device(x)
-        return there
+        tensor: Array = _unit_length_on_device(x)
+        return tensor
     if x.ndim != 2 or x.size <= _BLOCK:
         return _unit_rows(x)
     scaled, rows = np.empty_like(x), max(1, _BLOCK // x.shape[1])
@@ -53,7 +53,7 @@ def unit_length(x: Array) -> Array:
 
 
 def _unit_rows(x: Array, out: Array | None = None) -> Array:
-    """Do it with all rows at once, and write them to ``out``, of x's dtype, where one is given."""
+    """Scale all rows to length one at once; the result is written to ``out``, of x's dtype, if that is given."""
     wide = x.astype(np.float32) if x.dtype == np.float16 else x
     limits = np.finfo(wide.dtype)
     with np.errstate(over="ignore", under="ignore"):
@@ -74,7 +74,7 @@ def _unit_rows(x: Array, out: Array | None = None) -> Array:
 
 
 def _unit_length_on_device(x: Any) -> Any:
-    """Do the same with a tensor; always by the largest entry first, since to ask would be to wait for the device."""
+    """Scale the rows of a tensor to length one, by the largest entry first: a check would wait for the device."""
     wide = x.float() if x.dtype.itemsize < 4 else x
     largest = wide.abs().amax(-1, keepdim=True)
     wide = wide / largest.where(largest > 0, 1.0)
@@ -83,7 +83,7 @@ def _unit_length_on_device(x: Any) -> Any:
 
 
 def unit_parts(X: Array, second_width: int) -> Array:
-    """Scale both parts of rows to length one: of the first encoder, and of the second in the last columns.
+    """Scale the features of both encoders in each row to length one; the last columns are the second encoder's.
 
     Parameters
     ----------
@@ -97,12 +97,12 @@ def unit_parts(X: Array, second_width: int) -> Array:
     >>> unit_parts(np.array([[3.0, 4.0, 7.0]]), 1).tolist()
     [[0.6, 0.8, 1.0]]
     """
-    parts: Array = functions(X).concatenate(parts_of(X, second_width), axis=-1)
+    parts: Array = functions(X).concatenate(split_encoders(X, second_width), axis=-1)
     return parts
 
 
-def parts_of(X: Array, second_width: int) -> list[Array]:
-    """Return both parts of rows, each of unit length, (n, d1) and (n, second_width); as of :func:`unit_parts`.
+def split_encoders(X: Array, second_width: int) -> list[Array]:
+    """Return the features of each encoder, of unit length, (n, d1) and (n, second_width); as of :func:`unit_parts`.
 
     Raises
     ------

@@ -92,6 +92,7 @@ class Number:
             raise InputError(f"{parameter} must be {self.possible(words)}, but is {value!r}{why}")
 
     def _holds(self, value: Any) -> bool:
+        """Return whether a value is a number of the right kind within the bounds."""
         if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
             return False
         if np.isnan(value) or (np.isinf(value) and not self.infinite) or (self.whole and value != int(value)):
@@ -99,7 +100,7 @@ class Number:
         return bool(self.low < value if self.above else self.low <= value) and bool(value <= self.high)
 
     def possible(self, words: Iterable[str]) -> str:
-        """Return what is possible, for a message."""
+        """Describe the possible values, for a message."""
         kind = "a whole number" if self.whole else "a number"
         if np.isfinite(self.low) and np.isfinite(self.high):
             start = f"above {self.low:g} and at most" if self.above else f"from {self.low:g} to"

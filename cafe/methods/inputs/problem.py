@@ -18,7 +18,7 @@ from sklearn.utils.validation import validate_data
 
 from cafe.errors import InputError, WrongTypeError
 from cafe.methods.inputs.cosines import Array, unit_length
-from cafe.methods.inputs.stored_rows import StoredRows, check_stored, parts, stays_stored
+from cafe.methods.inputs.stored_rows import StoredRows, check_stored, row_blocks, stays_stored
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,7 @@ class Problem:
 
     @property
     def selected(self) -> Array | StoredRows:
-        """Features of the rows, (n_train, d), to be read alone: not gathered where they are stored, or are all rows."""
+        """Features of the rows, (n_train, d), read-only: no copy where they are stored, or where they are all rows."""
         if isinstance(self.base.X, StoredRows):
             return self.base.X.take(self.rows)
         return self.base.X if np.array_equal(self.rows, np.arange(len(self.base.y))) else self.X
@@ -86,37 +86,37 @@ class Problem:
 def problems_of(
     estimators: Sequence[Any], X: ArrayLike, y: ArrayLike, rows: Sequence[NDArray[np.int64]] | None
 ) -> list[Problem]:
-    """Check the arrays once for each way of reading them, and cut out each estimator's rows.
+    """Check the arrays once for each set of class embeddings, and return the problem of each estimator.
 
     Estimators given the same class embeddings, classes and normalisation share one checked copy of X.
     """
     shared: dict[tuple[Any, ...], tuple[CheckedArrays, Any]] = {}
     problems = []
-    # A grid shares its arrays, and each is read once for all its candidates; the estimators keep them alive.
-    read: dict[int, bytes | None] = {}
+    # By id, which stays that of the array while the estimators hold it: a grid shares its arrays.
+    contents: dict[int, bytes | None] = {}
 
     def content(values: ArrayLike | None) -> bytes | None:
-        if id(values) not in read:
-            read[id(values)] = _content(values)
-        return read[id(values)]
+        if id(values) not in contents:
+            contents[id(values)] = _content_of_array(values)
+        return contents[id(values)]
 
     for i, estimator in enumerate(estimators):
         own = None if rows is None else np.ascontiguousarray(rows[i])
         # Class means come from the rows trained on: only estimators that train on the same ones can share them.
-        cut = estimator.class_embeddings is None and own is not None
-        # A method that brings embeddings of its own (from its text tower) shares with nobody.
-        brings = "starting_embeddings" in vars(type(estimator)) and estimator.class_embeddings is None
+        by_rows = estimator.class_embeddings is None and own is not None
+        # Embeddings that a method makes itself (by its text tower) are shared with no other estimator.
+        has_own_start = "starting_embeddings" in vars(type(estimator)) and estimator.class_embeddings is None
         key = (
             content(estimator.class_embeddings), content(estimator.classes), bool(estimator.normalize),
-            _content(own) if cut else None, i if brings else None,
+            _content_of_array(own) if by_rows else None, i if has_own_start else None,
         )  # fmt: skip
         if key not in shared:
-            arrays = (_cut(X, own), np.asarray(y)[own]) if cut else (X, y)
+            arrays = (_rows_of(X, own), np.asarray(y)[own]) if by_rows else (X, y)
             shared[key] = (check_arrays(estimator, *arrays), estimator)
         base, first = shared[key]
         for name in ("classes_", "class_embeddings_", "embedding_source_", "n_features_in_"):
             setattr(estimator, name, getattr(first, name))
-        problems.append(Problem(base, np.arange(len(base.y)) if cut or own is None else own))
+        problems.append(Problem(base, np.arange(len(base.y)) if by_rows or own is None else own))
     return problems
 
 
@@ -185,6 +185,7 @@ def _check_labels(y: Any) -> None:
 
 
 def _kind(label: Any) -> str:
+    """Name the kind of a label, for a message."""
     if label is None:
         return "None"
     if isinstance(label, bytes):
@@ -215,12 +216,12 @@ def _check_with_text(estimator: Any, X: Array | StoredRows, y: Array, embeddings
 
 
 def _narrowed(embeddings: Array, dtype: Any, *, scale: bool) -> Array:
-    """Cast class embeddings to the features' dtype; rows that it cannot hold come at length one, where that may be.
+    """Cast class embeddings to the dtype of the features; where it cannot hold them, scale them to length one first.
 
     Raises
     ------
     InputError
-        If it cannot hold them and ``scale`` is False.
+        If the dtype cannot hold them and ``scale`` is False.
     """
     with np.errstate(over="ignore", under="ignore"):
         cast: Array = embeddings.astype(dtype)
@@ -238,21 +239,21 @@ def _check_with_class_means(estimator: Any, X: Array | StoredRows, y: Array) -> 
     """Use class means of the training features where there is no text."""
     estimator.classes_, rows = np.unique(y, return_inverse=True)
     if len(estimator.classes_) < 2:
-        raise InputError(
-            f"a classifier needs at least two classes, but every label is {_plain(estimator.classes_[0])!r}: one class"
-        )
+        label = _as_python(estimator.classes_[0])
+        raise InputError(f"a classifier needs at least two classes, but every label is {label!r}: one class")
     sums = np.zeros((len(estimator.classes_), X.shape[1]), dtype=np.float64)
-    for part in parts(len(rows)):
+    for part in row_blocks(len(rows)):
         np.add.at(sums, rows[part], unit_length(X[part]) if estimator.normalize else X[part])
     estimator.class_embeddings_ = (sums / np.bincount(rows)[:, None]).astype(X.dtype)
     if not (directed := estimator.class_embeddings_.any(axis=1)).all():
-        label = _plain(estimator.classes_[directed.argmin()])
+        label = _as_python(estimator.classes_[directed.argmin()])
         raise InputError(f"the mean of the training rows of label {label!r} has length zero: it has no direction")
     estimator.embedding_source_ = "class-means"
     return _normalised(estimator, X, rows)
 
 
 def _normalised(estimator: Any, X: Array | StoredRows, rows: NDArray[np.int64]) -> CheckedArrays:
+    """Scale features and class embeddings to length one if the estimator normalises, else refuse numbers too large."""
     embeddings = estimator.class_embeddings_
     if estimator.normalize:
         scaled = X.normalised() if isinstance(X, StoredRows) else unit_length(X)
@@ -273,15 +274,15 @@ def _refuse_too_large(name: str, numbers: Array) -> None:
         )
 
 
-def _cut(X: Any, rows: Any) -> Any:
-    """Return rows of X; where it is stored, all of them are X itself and some of them stay where they are."""
+def _rows_of(X: Any, rows: Any) -> Any:
+    """Return the given rows of X, without reading them where X stays stored."""
     if not stays_stored(X):
         return np.asarray(X)[rows]
     return (X if isinstance(X, StoredRows) else StoredRows(X)).take(rows)
 
 
-def _content(values: ArrayLike | None) -> bytes | None:
-    """Return what makes two parameters the same although scikit-learn's ``clone`` copied them."""
+def _content_of_array(values: ArrayLike | None) -> bytes | None:
+    """Return shape, dtype and bytes of an array, equal for copies such as those of scikit-learn's ``clone``."""
     if values is None:
         return None
     try:
@@ -298,13 +299,13 @@ def widen(X: ArrayLike) -> ArrayLike:
     return X
 
 
-def _plain(label: Any) -> Any:
+def _as_python(label: Any) -> Any:
     """Return a label as Python prints it, for messages."""
     return label.item() if isinstance(label, np.generic) else label
 
 
 def _label_rows(y: Array, classes: ArrayLike | None, n_classes: int) -> tuple[Array, NDArray[np.int64]]:
-    """Return classes_ and, for each label, its row of the class embeddings.
+    """Return ``classes_``, and the row of the class embeddings that each label belongs to.
 
     Raises
     ------
@@ -319,7 +320,7 @@ def _label_rows(y: Array, classes: ArrayLike | None, n_classes: int) -> tuple[Ar
         if not np.issubdtype(y.dtype, np.number) or np.any(y != np.floor(y)) or y.min() < 0 or y.max() >= n_classes:
             raise InputError(
                 f"with class_embeddings and no classes, labels must be integers 0 to {n_classes - 1} "
-                f"(the row of each class); got labels such as {_plain(y[0])!r}. "
+                f"(the row of each class); got labels such as {_as_python(y[0])!r}. "
                 "Pass classes, one label per row, for others"
             )
         return np.arange(n_classes), y.astype(np.int64)
@@ -331,7 +332,7 @@ def _label_rows(y: Array, classes: ArrayLike | None, n_classes: int) -> tuple[Ar
     order = np.argsort(names)
     place = np.clip(np.searchsorted(names[order], y), 0, n_classes - 1)
     rows = order[place]
-    strange = names[rows] != y
-    if np.any(strange):
-        raise InputError(f"label {_plain(y[strange][0])!r} is none of the {n_classes} classes given")
+    unknown = names[rows] != y
+    if np.any(unknown):
+        raise InputError(f"label {_as_python(y[unknown][0])!r} is none of the {n_classes} classes given")
     return names, rows.astype(np.int64)

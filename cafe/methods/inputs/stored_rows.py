@@ -25,7 +25,7 @@ SHARE_OF_DEVICE = 0.6
 
 
 class StoredRows:
-    """An (n, d) array of float32 (float64, where that is stored) whose rows are made when they are read.
+    """An (n, d) array of float32 (float64, where that is stored) whose rows are converted when they are read.
 
     Parameters
     ----------
@@ -54,22 +54,22 @@ class StoredRows:
 
     def __getitem__(self, key: Any) -> Array:
         """Return rows as an array; the key is a slice, or an array of indices or of booleans."""
-        found = np.asarray(self.stored[key if self.rows is None else self.rows[key]])
-        wide = np.array(found, dtype=self.dtype)  # a copy: what is mapped read-only stays as it is
+        stored = np.asarray(self.stored[key if self.rows is None else self.rows[key]])
+        wide = np.array(stored, dtype=self.dtype)  # a copy, since the memory map is read-only
         return unit_length(wide) if self.normalize else wide
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        """Return all rows, in memory."""
+        """Return all rows as an array in memory."""
         return self[:].astype(dtype or self.dtype, copy=False)
 
     def take(self, rows: NDArray[np.int64]) -> StoredRows:
-        """Return only these rows, still where they are."""
+        """Return the given rows without reading them."""
         if len(rows) == len(self) and np.array_equal(rows, np.arange(len(self))):
             return self
         return StoredRows(self.stored, self.normalize, rows if self.rows is None else self.rows[rows])
 
     def normalised(self) -> StoredRows:
-        """Return the same rows scaled to length one."""
+        """Return the same rows, scaled to length one when they are read."""
         return StoredRows(self.stored, True, self.rows)
 
 
@@ -89,7 +89,7 @@ def stays_stored(X: Any) -> bool:
 
 
 def check_stored(estimator: Any, X: Any, y: Any) -> tuple[StoredRows, Array]:
-    """Check what scikit-learn's ``validate_data`` checks, block by block.
+    """Check features that stay stored, and labels, as scikit-learn's ``validate_data`` does, block by block.
 
     Raises
     ------
@@ -99,18 +99,18 @@ def check_stored(estimator: Any, X: Any, y: Any) -> tuple[StoredRows, Array]:
     rows = X if isinstance(X, StoredRows) else StoredRows(X)
     labels: Array = check_array(y, ensure_2d=False, dtype=None, input_name="y")
     check_consistent_length(rows, labels)
-    for part in parts(len(rows)):
+    for part in row_blocks(len(rows)):
         check_array(rows[part], dtype=[np.float32, np.float64], input_name="X", estimator=estimator)
     validate_data(estimator, rows[:1], dtype=[np.float32, np.float64])  # sets n_features_in_
     return rows, labels
 
 
-def no_room(X: Array | StoredRows, device: str) -> str:
+def why_no_room(X: Array | StoredRows, device: str) -> str:
     """Return why features do not fit on a GPU, as a sentence, or "" where they do.
 
     Examples
     --------
-    >>> no_room(np.zeros((2, 2)), "cpu")
+    >>> why_no_room(np.zeros((2, 2)), "cpu")
     ''
     """
     if not device.startswith("cuda"):
@@ -137,23 +137,22 @@ def uploaded(rows: StoredRows, device: str, dtype: Any = None) -> Any:
         Of a GPU.
     dtype : torch.dtype, default=None
         Of the tensor; None for that of the rows.
-
     """
     import torch
 
     kind = torch.from_numpy(np.zeros(0, rows.dtype)).dtype if dtype is None else dtype
-    whole = torch.empty(rows.shape, dtype=kind, device=device)
-    for part in parts(len(rows)):
-        whole[part] = torch.from_numpy(rows[part]).to(device, kind)
-    return whole
+    tensor = torch.empty(rows.shape, dtype=kind, device=device)
+    for part in row_blocks(len(rows)):
+        tensor[part] = torch.from_numpy(rows[part]).to(device, kind)
+    return tensor
 
 
-def parts(n: int) -> Iterator[slice]:
+def row_blocks(n: int) -> Iterator[slice]:
     """Cut n rows into slices of BLOCK_ROWS.
 
     Examples
     --------
-    >>> list(parts(BLOCK_ROWS + 1))
+    >>> list(row_blocks(BLOCK_ROWS + 1))
     [slice(0, 8192, None), slice(8192, 8193, None)]
     """
     for start in range(0, n, BLOCK_ROWS):

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cafe.methods.inputs.stored_rows import StoredRows, parts
+from cafe.methods.inputs.stored_rows import StoredRows, row_blocks
 from cafe.training.steps import Batch, Configuration, Step
 
 
@@ -49,11 +49,11 @@ class Streamed:
         return result
 
     def activation_bytes(self, configuration: Configuration) -> int:
-        """Estimate of what one configuration's step needs beside its parameters."""
+        """Estimate the bytes that a step of one configuration needs beside its parameters."""
         return int(self.objective.activation_bytes(configuration))
 
     def multiply_adds(self, configuration: Configuration) -> int:
-        """Estimate of the multiply-adds of one configuration's step."""
+        """Estimate the multiply-adds of a step of one configuration."""
         return int(self.objective.multiply_adds(configuration))
 
     def threads(self, configuration: Configuration) -> int | None:
@@ -62,7 +62,7 @@ class Streamed:
         return threads
 
     def uses_feature_mean(self, shape: Any) -> bool:
-        """Whether configurations of that shape use the mean training feature."""
+        """Return whether configurations of that shape use the mean training feature."""
         return bool(self.objective.uses_feature_mean(shape))
 
     def feature_mean(self, rows: NDArray[np.int64]) -> Tensor:
@@ -82,8 +82,8 @@ class Streamed:
                 features = rows.view(*index.shape, -1)  # (g, b, d)
                 return self.losses_and_gradients(Batch(shape, parameters, hyper, features, labels, feature_mean))
             kernel.use(rows.to(self.products), labels.reshape(-1))
-            here = torch.arange(index.numel(), device=index.device).view(index.shape)
-            result: tuple[Tensor | None, dict[str, Tensor]] = kernel(parameters, here, with_losses)
+            places = torch.arange(index.numel(), device=index.device).view(index.shape)  # of the batch in `rows`
+            result: tuple[Tensor | None, dict[str, Tensor]] = kernel(parameters, places, with_losses)
             return result
 
         return step
@@ -98,7 +98,7 @@ def mean_of(rows: StoredRows) -> NDArray[np.float64]:
     [0.5, 0.5]
     """
     total = np.zeros(rows.shape[1])
-    for part in parts(len(rows)):
+    for part in row_blocks(len(rows)):
         total += rows[part].sum(axis=0, dtype=np.float64)
     mean: NDArray[np.float64] = total / len(rows)
     return mean

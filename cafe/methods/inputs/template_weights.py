@@ -11,7 +11,7 @@ from cafe.errors import InputError
 from cafe.methods.inputs.cosines import Array, unit_length
 from cafe.methods.inputs.parameters import Choice, Constraint, Number
 
-# What a method that offers the choice says of its parameters; its docstring names them.
+# Values and constraints of the parameters ``template_weights`` and ``template_gamma`` of several methods.
 TEMPLATE_WEIGHTS = ("uniform", "timo")
 TEMPLATE_CONSTRAINTS: dict[str, Constraint] = {
     "template_weights": Choice(TEMPLATE_WEIGHTS),
@@ -36,8 +36,7 @@ def flat_prompts(
     Raises
     ------
     InputError
-        If there is no prompt, or shapes do not fit each other, or a class has none, or none has more than one, so that
-        there is nothing to weigh.
+        If there is no prompt, if shapes do not fit each other, or if a class has no prompt or every class just one.
 
     Examples
     --------
@@ -116,8 +115,8 @@ def weighted_embeddings(
     Examples
     --------
     >>> prompts, owners = np.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]), np.array([0, 0, 1])
-    >>> found, weights = weighted_embeddings(prompts, owners, np.array([[1.0, 0.0]]), np.array([0]), 2, 50.0)
-    >>> found.round(3).tolist(), weights.round(3).tolist()
+    >>> embeddings, weights = weighted_embeddings(prompts, owners, np.array([[1.0, 0.0]]), np.array([0]), 2, 50.0)
+    >>> embeddings.round(3).tolist(), weights.round(3).tolist()
     ([[1.0, 0.0], [0.6, 0.8]], [1.0, 0.0, 1.0])
     """
     means = np.zeros((n_classes, prompts.shape[1]))
@@ -134,9 +133,7 @@ def weighted_embeddings(
 
 def embeddings_for(estimator: Any, X: Array, y: NDArray[np.int64]) -> Array:
     """Return the class embeddings (c, d) of an estimator whose templates are weighted, in the dtype of its own."""
-    given = estimator.class_embeddings
-    prompts, owners = flat_prompts(estimator.text_features, estimator.prompt_classes, given)
+    prompts, owners = flat_prompts(estimator.text_features, estimator.prompt_classes, estimator.class_embeddings)
     gamma = float(estimator.template_gamma)
-    found, _ = weighted_embeddings(prompts, owners, X, y, len(estimator.class_embeddings_), gamma)
-    embeddings: Array = found.astype(estimator.class_embeddings_.dtype)
-    return embeddings
+    embeddings, _ = weighted_embeddings(prompts, owners, X, y, len(estimator.class_embeddings_), gamma)
+    return embeddings.astype(estimator.class_embeddings_.dtype)

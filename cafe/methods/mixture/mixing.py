@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cafe.methods.base import Array, FewShotClassifier, Problem, unit_length
 from cafe.methods.inference import scores
-from cafe.methods.inputs.cosines import parts_of
+from cafe.methods.inputs.cosines import split_encoders
 from cafe.methods.inputs.parameters import Constraint, Number
 from cafe.methods.mixture.experts import SCORED_ROWS, centred_means, distinct_rows, held_out_expert_logits
 from cafe.methods.mixture.gaussians import fit_gaussian
@@ -53,7 +53,7 @@ class TrainingRows:
         Parameters
         ----------
         problem : Problem
-            Its features (n, d) are, of two encoders, as :meth:`cafe.features.Features.join` puts them beside each other.
+            Of two encoders, its features are as :meth:`cafe.features.Features.join` puts them beside each other.
         has_text : bool
             Whether the problem's class embeddings are text.
         logit_scale : float
@@ -66,7 +66,7 @@ class TrainingRows:
         X, y = X[kept], y[kept]
         if not second_width:
             return cls([X], y, embeddings if has_text else None, logit_scale, len(embeddings))
-        encoders = parts_of(X, second_width)
+        encoders = split_encoders(X, second_width)
         text = unit_length(embeddings[:, :-second_width]) if has_text else None
         # Cosines with text are sqrt(2) times as large between rows of the first encoder as between joined ones.
         return cls(encoders, y, text, logit_scale / np.sqrt(2).item(), len(embeddings))

@@ -1,4 +1,4 @@
-"""Methods that the one trainer trains: what such a method says, and how several are trained side by side.
+"""The base of the methods that :mod:`cafe.training.trainer` trains, and how several estimators train side by side.
 
 Estimators that read the same checked arrays and have the same placement (device, precision, and what else their
 method says) are trained in one run; those whose configurations are equal, in one fit.
@@ -26,7 +26,7 @@ DTYPES = {"auto": torch.float32, "float32": torch.float32, "float64": torch.floa
 
 @dataclass(frozen=True)
 class Placement:
-    """Where and in which numbers estimators are trained; those with equal ones are trained together.
+    """Device, precision and kernel of a training run; estimators with equal placements are trained together.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ class Run:
     base : CheckedArrays
         What they learn from.
     placement : Placement
-        Where and in which numbers.
+        Device, precision and kernel.
     X : Tensor of shape (n, d)
         Features as the trainer gets them.
     estimators, problems : list
@@ -80,17 +80,17 @@ class Run:
     problems: list[Problem]
 
     def tensor(self, values: Any) -> Tensor:
-        """Return numbers on the run's device, in its precision."""
+        """Return values as a tensor on the run's device, in its precision."""
         return torch.as_tensor(values).to(device=self.placement.device, dtype=self.placement.dtype)
 
     def labels(self, values: NDArray[np.int64]) -> Tensor:
-        """Return class rows on the run's device."""
+        """Return class rows as a tensor on the run's device."""
         return torch.as_tensor(values).to(self.placement.device)
 
 
 @dataclass(frozen=True)
 class Result:
-    """What training made of one estimator.
+    """The result of training one estimator.
 
     Attributes
     ----------
@@ -155,13 +155,14 @@ class TrainedClassifier(FewShotClassifier):
 
     @classmethod
     def _train(cls, run: Run) -> None:
+        """Train the estimators of a run side by side, equal configurations once, and store the results."""
         objective = cls._objective(run)
         pairs = list(zip(run.estimators, run.problems, strict=True))
         configurations = [estimator._configuration(problem, i) for i, (estimator, problem) in enumerate(pairs)]
         # Estimators that differ only in what follows training are trained once. Without a seed each drew its own.
         distinct: dict[Hashable, list[int]] = {}
         for i, configuration in enumerate(configurations):
-            distinct.setdefault(_content(configuration), []).append(i)
+            distinct.setdefault(_configuration_key(configuration), []).append(i)
         firsts = [configurations[members[0]] for members in distinct.values()]
         trained = train_many(objective, run.X, run.labels(run.base.y), firsts)
         for members, fit in zip(distinct.values(), trained, strict=True):
@@ -173,7 +174,7 @@ class TrainedClassifier(FewShotClassifier):
                 estimator._store(Result(problem, configurations[i], fit.parameters, objective))
 
     def _placement(self, problem: Problem) -> Placement:
-        """Return where and in which numbers the estimator is trained.
+        """Return the device, precision and kernel that the estimator is trained with.
 
         Raises
         ------
@@ -183,6 +184,7 @@ class TrainedClassifier(FewShotClassifier):
         return Placement(self.device_, DTYPES[self.dtype], self._kernel, alike=self._alike())
 
     def _multiply_adds(self, n: int, d: int, c: int) -> float:
+        """Return an estimate of what training costs; see the base class."""
         # Forward and backward of every pass over the rows; None is the default of methods that train longest.
         epochs: Any = getattr(self, "epochs", None)
         passes = 300.0 if epochs is None else float(epochs)
@@ -197,8 +199,8 @@ class TrainedClassifier(FewShotClassifier):
         """Return the rows that the trainer gets, (n, d)."""
         if isinstance(base.X, StoredRows) and placement.device.startswith("cuda"):
             stored = base.X.normalised() if cls._trains_on_cosines else base.X
-            whole: Tensor = uploaded(stored, placement.device, placement.dtype)
-            return whole
+            features: Tensor = uploaded(stored, placement.device, placement.dtype)
+            return features
         X: ArrayLike = unit_length(np.asarray(base.X)) if cls._trains_on_cosines else base.X
         return torch.as_tensor(np.ascontiguousarray(X)).to(device=placement.device, dtype=placement.dtype)
 
@@ -217,7 +219,7 @@ class TrainedClassifier(FewShotClassifier):
 
 
 def steps_with_warmup(epochs: float, n_rows: int, batch_size: int) -> tuple[int, int]:
-    """Return the steps of so many epochs, and of the first one, in which CoOp's published schedule warms up.
+    """Return the number of steps of all epochs, and of the warm-up, which is the first epoch as CoOp published it.
 
     Examples
     --------
@@ -228,8 +230,8 @@ def steps_with_warmup(epochs: float, n_rows: int, batch_size: int) -> tuple[int,
     return steps, min(steps - 1, steps_for(1, n_rows, batch_size))
 
 
-def _content(configuration: Configuration) -> Hashable:
-    """Return what makes two configurations the same."""
+def _configuration_key(configuration: Configuration) -> Hashable:
+    """Return a key that is equal for configurations of equal content."""
     values = vars(configuration) | {
         "rows": configuration.rows.tobytes(),
         "hyper": tuple(configuration.hyper.items()),
