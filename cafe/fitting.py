@@ -70,6 +70,34 @@ class FitRequest:
 
 
 @dataclass(frozen=True)
+class FitSettings:
+    """How all fits of one call are made.
+
+    Attributes
+    ----------
+    method, parameters, seed, selection, device, dtype
+        As of :func:`fit_method`.
+    """
+
+    method: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 1
+    selection: str = "auto"
+    device: str = "auto"
+    dtype: str = "auto"
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The keywords ``selection``, ``device`` and ``dtype`` of the functions of this module."""
+        return {"selection": self.selection, "device": self.device, "dtype": self.dtype}
+
+    def fit_each(self, tasks: Sequence[Task]) -> list[Fitted]:
+        """Fit the method on each of several tasks of one data set."""
+        requests = [FitRequest(self.method, self.parameters, number) for number in range(len(tasks))]
+        return fit_all(tasks, requests, **self.options)
+
+
+@dataclass(frozen=True)
 class Fitted:
     """A fitted method with its row of results.
 
@@ -107,6 +135,11 @@ class Fitted:
         """Whether each test sample was predicted right, (n_test,)."""
         right: NDArray[np.bool_] = self.predicted == self.labels
         return right
+
+    def test_probabilities(self) -> NDArray[Any]:
+        """Return the probability of every class of the data set on each test sample, (n_test, c)."""
+        X = self.inputs_of(self.task.test)
+        return full_probabilities(self.estimator, X, len(self.task.features.class_names))
 
     def inputs_of(self, split: Split) -> NDArray[Any]:
         """Return the features of a split that this method reads: those before the projection, if it learned from them.

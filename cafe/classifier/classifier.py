@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cafe.classifier.encoder_pair import decoder_of, dtypes_of, encoders_of, model_names, open_encoders
-from cafe.classifier.encoding import check_encoders
+from cafe.classifier.encoding import check_encoders, open_again, unlabelled_images
 from cafe.classifier.image_classifier import ImageClassifier, ImageScores
 from cafe.classifier.images import ImageInput
 from cafe.classifier.out_of_fold import Promises, class_text, unknown_scores
@@ -50,12 +51,13 @@ from cafe.sharing.model_card import write_card
 
 if TYPE_CHECKING:
     from cafe.cache.extract.progress import ExtractionSummary, ProgressCallback
-    from cafe.classifier.source_fit import SourceFit
+    from cafe.classifier.extracting import Prepared
+    from cafe.classifier.final_fit import FinalFit
     from cafe.features import Features
     from cafe.report.leaderboard import Leaderboard
     from cafe.sharing.onnx_export import ExportSummary
 
-_COMPARED = 16  # training images that an exported file is compared with torch on, and half as many digits
+_N_COMPARED = 16  # training images on which an exported file is compared with torch, and half as many digits
 
 
 class Scored(NamedTuple):
@@ -167,10 +169,8 @@ class Classifier(ImageClassifier):
         self.no_promises = "it was fitted without"
         self.leaderboard: Leaderboard | None = None
         self.notes: tuple[str, ...] = ()
-        self.cache: Path | None = None
         self.cache_dir: Path | None = None
         self.caches: tuple[Path, ...] = ()
-        self.extraction: ExtractionSummary | None = None
         self.extractions: tuple[ExtractionSummary, ...] = ()
         self.contents: dict[str, Any] | None = None
         self._encoder = encoder
@@ -282,35 +282,53 @@ class Classifier(ImageClassifier):
         >>> classifier.row["n_test"], len(classifier.classes_)
         (546, 10)
         """
-        from cafe.classifier.source_fit import fit_source
+        from cafe.classifier.extracting import prepare
 
-        fitted = fit_source(
-            data, model=model, method=method, parameters=parameters, shots=shots, seed=seed, selection=selection,
-            split=split, templates=templates, unlabelled=unlabelled, refit=refit, root=root, device=device,
-            dtype=dtype, promises=promises, compare=compare, cache_dir=cache_dir, progress=progress, tell=tell,
-            check_features=check_features,
+        prepared = prepare(
+            data, model=model, split=split, templates=templates, root=root, device=device, cache_dir=cache_dir,
+            progress=progress, tell=tell,
+            check=partial(_check_request, method, parameters or {}, device, dtype, unlabelled is not None),
         )  # fmt: skip
-        classifier = cls(
-            fitted.final.estimator, fitted.encoder(device), fitted.features.class_names, decoder=fitted.decoder
-        )
-        classifier._take_results(fitted)
-        classifier._source = FitSource.of(data, root, split, fitted.prepared.paths)
+        from cafe.classifier.final_fit import fit_for_use
+
+        features = prepared.features
+        if check_features is not None:
+            check_features(features)
+        say = tell or (lambda _: None)
+        say(f"fitting on {sum(map(len, features.splits.values())):,} images of {len(features.class_names)} classes")
+        final = fit_for_use(
+            features, method, parameters, shots=shots, seed=seed, selection=selection, refit=refit, device=device,
+            dtype=dtype, unlabelled=unlabelled_images(unlabelled, features, device), unlabelled_name=str(unlabelled),
+            promises=promises, compare=compare, tell=tell,
+        )  # fmt: skip
+        for note in final.notes:
+            say(note)
+        encoder = partial(open_again, features, device) if prepared.encoder is None else prepared.encoder
+        classifier = cls(final.estimator, encoder, features.class_names, decoder=decoder_of(features.provenance))
+        classifier._take_results(prepared, final)
+        classifier._source = FitSource.of(data, root, split, prepared.paths)
         classifier.cache_dir = cache_folder(cache_dir)
         if save is not False:
             classifier.save(None if save is True else save, cache_dir=cache_dir)
         return classifier
 
-    def _take_results(self, fitted: SourceFit) -> None:
+    def _take_results(self, prepared: Prepared, final: FinalFit) -> None:
         """Take all results of a fit but its estimator: row, promises, notes, features, extraction."""
-        final, prepared = fitted.final, fitted.prepared
         self.row, self.fitted_images = final.row, final.fitted_images
         self.promises, self.no_promises = final.promises, final.no_promises
-        self.leaderboard = final.leaderboard
-        self.cache, self.extraction = prepared.path, prepared.summary
-        self.contents, self.notes = prepared.contents, fitted.notes
+        self.leaderboard, self.contents = final.leaderboard, prepared.contents
+        self.notes = (*filter(None, [prepared.division]), *prepared.notes, *final.notes)
         self.caches, self.extractions = prepared.paths, prepared.summaries
-        self._features, self._page = fitted.features, fitted.page
-        self._image_fingerprint = fitted.features.provenance.get("image_fingerprint")
+        self._features = prepared.features
+        self._image_fingerprint = prepared.features.provenance.get("image_fingerprint")
+
+        def page() -> str:
+            from cafe.classifier.reporting import fit_report
+            from cafe.report.fit_page import fit_page
+
+            return fit_page(fit_report(final, prepared.dataset, self.notes))
+
+        self._page = page
 
     @classmethod
     def load(
@@ -362,7 +380,7 @@ class Classifier(ImageClassifier):
             raise InputError(f"the run {folder} names no encoder and no classes, so it cannot name what is on an image")
         made_in = dtypes_of(saved["provenance"]) if choose_device(device) == "cpu" else None
         try:
-            encoder = open_encoders(_models_of(saved, model, folder), device, dtype, made_in)
+            encoder = open_encoders(_encoder_names(saved, model, folder), device, dtype, made_in)
         except InputError as error:
             if model is not None:
                 raise
@@ -454,18 +472,28 @@ class Classifier(ImageClassifier):
         from cafe.methods.zero_shot import ZeroShot
 
         names = [str(name).strip() for name in classes]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if len(names) < 2 or "" in names or twice is not None:
-            what = (
-                f"{twice!r} twice" if twice else f"{len(names)}: {', '.join(names)}" if all(names) else "an empty one"
-            )
-            raise InputError(f"classes are at least two names that differ, such as cat,dog; got {what}")
+        repeated = next((name for name in names if names.count(name) > 1), None)
+        if len(names) < 2 or "" in names or repeated is not None:
+            given = f"{len(names)}: {', '.join(names)}" if all(names) else "an empty one"
+            if repeated:
+                given = f"{repeated!r} twice"
+            raise InputError(f"classes are at least two names that differ, such as cat,dog; got {given}")
         encoder = open_encoder(model or os.environ.get("CAFE_MODEL") or MINI, device, dtype)
         texts = read_templates([templates] if isinstance(templates, str) else templates) or [GENERIC_TEMPLATE]
         text = encoder.encode_text(prompts(texts, names)).reshape(len(texts), len(names), -1)  # (m, c, d)
         embeddings = class_embeddings(text)  # (c, d)
         method = ZeroShot(embeddings, classes=names, logit_scale=encoder.logit_scale)
         return cls(method.fit(embeddings, names), encoder)
+
+    @property
+    def cache(self) -> Path | None:
+        """The cache that it was fitted on in this process, the first of two; None elsewhere."""
+        return next(iter(self.caches), None)
+
+    @property
+    def extraction(self) -> ExtractionSummary | None:
+        """The summary of the extraction, the first of two, where fitting needed one; None elsewhere."""
+        return next(iter(self.extractions), None)
 
     @property
     def temperature(self) -> float:
@@ -520,15 +548,14 @@ class Classifier(ImageClassifier):
             raise InputError("this classifier was not made by Classifier.fit, so there is nothing to save it from")
         caches = cache_folder(cache_dir)
         target = new_run_folder(caches, self.row) if folder is None else Path(folder)
-        made = self.promises
         save_run(
             self.estimator,
             target,
             row=self.row,
             features=self._features,
             fitted_images=self.fitted_images or (),
-            promises=None if made is None else made.to_save(),
-            scoring_fit=None if made is None else made.scoring_fit,
+            promises=None if self.promises is None else self.promises.to_save(),
+            scoring_fit=None if self.promises is None else self.promises.scoring_fit,
         )
         if self._page is not None:
             with replacing(target / REPORT_FILE) as temporary:
@@ -643,12 +670,12 @@ class Classifier(ImageClassifier):
         from cafe.data.opening import open_dataset
 
         own = self.training_images()
-        rows = () if own is None else spread_over_classes(own.labels, _COMPARED)
+        rows = () if own is None else spread_over_classes(own.labels, _N_COMPARED)
         pictures = [] if own is None else [own.picture(row) for row in rows]
         digits = open_dataset("digits")
         return [
             *(picture for picture in pictures if picture is not None),
-            *(digits.image("test", i) for i in range(_COMPARED // 2)),
+            *(digits.image("test", i) for i in range(_N_COMPARED // 2)),
         ]
 
     def training_images(self) -> TrainingImages | None:
@@ -682,6 +709,7 @@ class Classifier(ImageClassifier):
         return (self.run / REPORT_FILE).read_text(encoding="utf-8")
 
     def _scores(self, images: Iterable[ImageInput]) -> Iterator[ImageScores]:
+        """Score images by the fitted method, after the temperature; see the base class."""
         for scores in score_images(images, self.encoder, self._fitted, self.decoder, self.cache_dir):
             if scores.image.unreadable is None and self.promises is not None:
                 yield scores._replace(probabilities=self.promises.calibrated(scores.probabilities[None])[0])
@@ -689,9 +717,11 @@ class Classifier(ImageClassifier):
                 yield scores
 
     def _unknown_score(self, detail: Array) -> float:
+        """Return the unknown score of an image from its features."""
         return float(self._unknown_scores(detail[None])[0])
 
     def _unknown_scores(self, features: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the unknown scores of features (n, d), by text and by the class means of the fit."""
         means = np.zeros((0, features.shape[1]), np.float32) if self.promises is None else self.promises.means
         return unknown_scores(features, class_text(self._fitted, features.shape[1]), means)
 
@@ -702,9 +732,11 @@ class Classifier(ImageClassifier):
         return self.promises
 
     def _check_coverage(self, coverage: float, score: ConformalScore) -> None:
+        """Raise InputError where images were too few for sets of this coverage."""
         conformal_threshold(self._require_promises("sets of classes").own_scores[score], coverage)
 
     def _classes_in_set(self, detail: Array, best: int, coverage: float, score: ConformalScore) -> NDArray[np.bool_]:
+        """Return which classes are in the set of an image, from its features; see the base class."""
         promises = self._require_promises("sets of classes")
         inside: NDArray[np.bool_] = promises.sets(
             detail[None], np.array([best]), len(self.all_class_names), coverage, score
@@ -712,9 +744,11 @@ class Classifier(ImageClassifier):
         return inside
 
     def _batch_size(self) -> int:
+        """Return the encoder's batch size."""
         return self.encoder.batch_size
 
     def _prediction_identity(self) -> dict[str, Any]:
+        """Return a hash of the method, and what else predictions depend on; see the base class."""
         encoder = self.encoder
         return {
             "method": state_sha256(self._fitted),
@@ -724,7 +758,7 @@ class Classifier(ImageClassifier):
         }
 
     def _facts(self) -> dict[str, str]:
-        """Return the facts that its representations show: method, classes, encoder, accuracy, run."""
+        """Return what ``repr`` and notebooks show: method, classes, encoder, accuracy, run."""
         shown = ", ".join(self.classes_[:6]) + (f", ... ({len(self.classes_)})" if len(self.classes_) > 6 else "")
         facts = {"method": getattr(self._fitted, "class_name", type(self._fitted).__name__), "classes": shown}
         if isinstance(self._encoder, Encoder):
@@ -750,7 +784,29 @@ class Classifier(ImageClassifier):
         return f"<table><caption>cafe classifier</caption>{rows}</table>"
 
 
-def _models_of(saved: Mapping[str, Any], model: str | None, folder: Path) -> list[str]:
+def _check_request(
+    method: str | None, parameters: Mapping[str, Any], device: str, dtype: str, with_unlabelled: bool
+) -> None:
+    """Refuse a method, parameters, device or precision that cannot be had, before images are read.
+
+    Torch is imported only here, so that an error about the data need not wait for it.
+
+    Raises
+    ------
+    InputError
+        Saying what is wrong.
+    """
+    from cafe.fitting import check_device_and_dtype, check_learns_unlabelled, chosen_method
+    from cafe.methods import make_method
+
+    name = chosen_method(method, parameters)
+    make_method(name, **parameters)
+    check_device_and_dtype(device, dtype, name)
+    if with_unlabelled:
+        check_learns_unlabelled(name)
+
+
+def _encoder_names(saved: Mapping[str, Any], model: str | None, folder: Path) -> list[str]:
     """Return the names of a run's encoders: as it has them, or where a user says they are now.
 
     Raises

@@ -1,7 +1,8 @@
-"""Features of further images, by the encoder that made a cache."""
+"""Encodes new images with the encoder that made a cache."""
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,7 +27,7 @@ def encode_like(
     dtype: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
-    """Encode the images of a folder as a cache's were encoded.
+    """Encode the images of a folder as the images of a cache were encoded.
 
     Parameters
     ----------
@@ -74,6 +75,26 @@ def encode_like(
         warnings.warn(message, CafeWarning, stacklevel=2)
     encoded: NDArray[np.float32] = np.concatenate(parts)  # (m, d)
     return encoded
+
+
+def unlabelled_images(source: Path | str | None, features: Features, device: str) -> str | NDArray[np.float32] | None:
+    """Return the name of a split of unlabelled images, or the features of the images in a folder; None for None.
+
+    Raises
+    ------
+    InputError
+        If the source is neither a split of the features nor a folder, or as of :func:`encode_like`.
+    """
+    if source is None:
+        return None
+    if source in features.splits:
+        return str(source)
+    if not Path(source).is_dir():
+        raise InputError(
+            f"unlabelled images are a split of the data set ({', '.join(features.splits)}) or a folder of images; "
+            f"got {os.fspath(source)!r}"
+        )
+    return encode_like(features, source, device=device)
 
 
 def open_again(features: Features, device: str, dtype: str = "auto") -> Encoder:

@@ -1,4 +1,4 @@
-"""Gets the features of whatever a user names: a cache is loaded, a data set is extracted where it has no cache."""
+"""Gets the features of a source that a user names: a cache is loaded, a data set without a cache is extracted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from cafe.cache.format.reader import load_features, open_cache, read_provenance,
 from cafe.cache.locate import cache_path, caches_by_last_use, find_cache, find_caches
 from cafe.classifier.encoder_pair import MOST_ENCODERS, EncoderPair, decoder_of, pair_of
 from cafe.data.opening import open_dataset
+from cafe.encoders.opening import MINI
 from cafe.errors import CacheError, InputError
 from cafe.features import Features
 from cafe.files import cache_dir as cache_folder
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from cafe.encoders.base import Encoder
 
 MODEL_VARIABLE = "CAFE_MODEL"
-MINI = "cafe:mini"
 FOR_PHOTOGRAPHS = "openai/clip-vit-base-patch32"
 
 Tell = Callable[[str], None]
@@ -65,7 +65,7 @@ class Prepared:
     paths: tuple[Path, ...] = ()
     encoder: Encoder | None = None
     summaries: tuple[ExtractionSummary, ...] = ()
-    division: str = field(default="")
+    division: str = ""
     dataset: Dataset | None = None
     contents: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
@@ -134,49 +134,64 @@ def prepare(
     folder = cache_folder(cache_dir)
     say: Tell = tell or (lambda _: None)
     templates = [templates] if isinstance(templates, str) else templates
-    if not isinstance(source, str | os.PathLike) or not names_dataset(source, folder):
-        for name, value in {"model": model, "split": split, "templates": templates}.items():
-            if value is not None:
-                raise InputError(f"{name} is of the extraction of a data set, and there is none here: give a folder")
-        if isinstance(source, Features):
-            check()
-            return Prepared(source)
-        if source is not None and not isinstance(source, str | os.PathLike):
-            return _prepare_two(source, folder, check)
-        path = find_cache(source, folder)
-        if source is None:
-            say(f"using the cache last used: {path}")
+    if isinstance(source, str | os.PathLike) and names_dataset(source, folder):
+        texts = read_templates(templates)
+        dataset = open_dataset(source, None if root is None else Path(root), split=split)
+        return _prepare_dataset(source, dataset, model, texts, device, folder, progress, say, check)
+    for name, value in {"model": model, "split": split, "templates": templates}.items():
+        if value is not None:
+            raise InputError(f"{name} is of the extraction of a data set, and there is none here: give a folder")
+    if isinstance(source, Features):
         check()
-        note_use(folder, "caches", path)
-        return Prepared(load_features(path, memmap="auto"), (path,))
-    texts = read_templates(templates)
-    dataset = open_dataset(source, None if root is None else Path(root), split=split)
+        return Prepared(source)
+    if source is not None and not isinstance(source, str | os.PathLike):
+        return _prepare_two(source, folder, check)
+    path = find_cache(source, folder)
+    if source is None:
+        say(f"using the cache last used: {path}")
+    check()
+    note_use(folder, "caches", path)
+    return _loaded(path)
+
+
+def _prepare_dataset(
+    source: Path | str,
+    dataset: Dataset,
+    model: str | None,
+    templates: Sequence[str] | None,
+    device: str,
+    folder: Path,
+    progress: ProgressCallback | None,
+    say: Tell,
+    check: Callable[[], None],
+) -> Prepared:
+    """Load the caches of a data set, after extracting what is in none; see :func:`prepare`."""
     names: Sequence[str | None] = [None] if model is None else pair_of(model)
-    ready = [_fitting_cache(dataset, name, texts, folder) for name in names]
+    caches = [_matching_cache(dataset, name, templates, folder) for name in names]
     division = described_division(dataset)
     check()
     if division:
         say(division)
-    if None not in ready:
-        paths = [path for path in ready if path is not None]
+    paths = [path for path in caches if path is not None]
+    if len(paths) == len(caches):
         contents, copies = look_for_copies(dataset, paths[0])
         unreadable = [note for path in paths for note in _unreadable_in(path)]
         notes = tuple(dict.fromkeys((*dataset.notes, *copies, *unreadable)))
         for note in notes:
             say(f"note: {note}")
         say(f"its features are there already: {' and '.join(map(str, paths))}")
-        prepared = _load_or_extract(dataset, names, ready, texts, device, folder, progress, division)
+        prepared = _load_or_extract(dataset, names, caches, templates, device, folder, progress, division)
         return replace(prepared, contents=contents.to_json(), notes=notes)
     chosen, why = choose_model(model, dataset.name, folder)
     names = pair_of(chosen)
-    ready = [_fitting_cache(dataset, name, texts, folder) if len(names) > 1 else None for name in names]
+    caches = [_matching_cache(dataset, name, templates, folder) if len(names) > 1 else None for name in names]
     for name in names:
         if hint := hint_for_photographs(str(name), dataset, source):
             say(hint)
-    lacking = [str(name) for name, path in zip(names, ready, strict=True) if path is None]
+    lacking = [str(name) for name, path in zip(names, caches, strict=True) if path is None]
     if lacking:
         say(f"opening the encoder{'s' if len(lacking) > 1 else ''} {' and '.join(lacking)}{why}")
-    return _load_or_extract(dataset, names, ready, texts, device, folder, progress, division)
+    return _load_or_extract(dataset, names, caches, templates, device, folder, progress, division)
 
 
 def _prepare_two(sources: Sequence[FeatureSource], folder: Path, check: Callable[[], None]) -> Prepared:
@@ -198,6 +213,7 @@ def _prepare_two(sources: Sequence[FeatureSource], folder: Path, check: Callable
 
 
 def _loaded(path: Path) -> Prepared:
+    """Return the features of one cache."""
     return Prepared(load_features(path, memmap="auto"), (path,))
 
 
@@ -221,16 +237,16 @@ def _joined(parts: Sequence[Prepared]) -> Prepared:
 def _load_or_extract(
     dataset: Dataset,
     names: Sequence[str | None],
-    ready: Sequence[Path | None],
+    caches: Sequence[Path | None],
     templates: Sequence[str] | None,
     device: str,
     folder: Path,
     progress: ProgressCallback | None,
     division: str,
 ) -> Prepared:
-    """Load the features that are in a cache (``ready``), and extract those of the other encoders."""
-    lacking = [str(name) for name, path in zip(names, ready, strict=True) if path is None]
-    made: Iterator[tuple[Encoder, ExtractionSummary]] = iter(())
+    """Load the features of each encoder from its cache, and extract those of the encoders without one."""
+    lacking = [str(name) for name, path in zip(names, caches, strict=True) if path is None]
+    extracted: Iterator[tuple[Encoder, ExtractionSummary]] = iter(())
     if lacking:
         from cafe.cache.extract.run import extract_many
         from cafe.encoders.opening import open_encoder
@@ -238,13 +254,13 @@ def _load_or_extract(
         encoders = [open_encoder(name, device) for name in lacking]
         paths = [cache_path(folder, dataset.name, encoder.id) for encoder in encoders]
         summaries = extract_many(dataset, encoders, paths, templates=templates, progress=progress)
-        made = zip(encoders, summaries, strict=True)
+        extracted = zip(encoders, summaries, strict=True)
     parts = []
-    for path in ready:
+    for path in caches:
         if path is not None:
             part = replace(_loaded(path), division=division, dataset=dataset)
         else:
-            encoder, summary = next(made)
+            encoder, summary = next(extracted)
             unreadable = [f"image {each['sample_id']!r} was left out: {each['reason']}" for each in summary.unreadable]
             part = replace(
                 _loaded(summary.path), encoder=encoder, summaries=(summary,), division=division, dataset=dataset,
@@ -334,8 +350,8 @@ def described_division(dataset: Dataset) -> str:
     return f"{dataset.name} has no splits, so it was divided {asked}, copies kept together: {parts}"
 
 
-def _fitting_cache(dataset: Dataset, model: str | None, templates: Sequence[str] | None, folder: Path) -> Path | None:
-    """Find a cache of a whole data set as it is now; where model and templates are named, of these."""
+def _matching_cache(dataset: Dataset, model: str | None, templates: Sequence[str] | None, folder: Path) -> Path | None:
+    """Find a cache of the whole data set as it is now, by the model and with the templates if these are given."""
     identity = dataset.identity()
     class_names = list(identity.pop("class_names"))
     for path in caches_by_last_use(folder):
@@ -356,9 +372,11 @@ def _fitting_cache(dataset: Dataset, model: str | None, templates: Sequence[str]
 
 
 def _same(recorded: Any, current: Any) -> bool:
+    """Return whether two values are the same as JSON."""
     return json.dumps(recorded, sort_keys=True) == json.dumps(current, sort_keys=True)
 
 
 def _provenance(path: Path) -> dict[str, Any]:
+    """Read the provenance of a cache."""
     with open_cache(path) as file:
         return read_provenance(file)

@@ -31,9 +31,8 @@ from cafe.errors import InputError
 from cafe.evaluation.metrics import METRIC_FIELDS, all_metrics, wilson_interval
 from cafe.features import Features, Split
 from cafe.fitting import (
-    FitRequest,
+    FitSettings,
     chosen_method,
-    fit_all,
     fit_method,
     fit_untested,
     make_row,
@@ -186,19 +185,18 @@ def fit_for_use(
         If ``refit`` is asked for where the test split is not cafe's own, or images of it were not extracted; or a
         method to compare with is unknown.
     """
-    parameters, name = parameters or {}, chosen_method(method, parameters or {})
+    parameters = parameters or {}
+    settings = FitSettings(chosen_method(method, parameters), parameters, seed, selection, device, dtype)
     for other in () if isinstance(compare, bool) else compare:
         find("methods", "METHOD", "method", other)
-    final = _tested_and_kept(
-        features, method, parameters, shots=shots, seed=seed, selection=selection, refit=refit, device=device,
-        dtype=dtype, unlabelled=unlabelled, unlabelled_name=unlabelled_name,
-    )  # fmt: skip
+    by_default = method is None and not parameters and unlabelled is None
+    refit = _whether_to_refit(features, refit, shots, by_default)
+    if shots is None and unlabelled is None and _is_cross_validated(features):
+        final = _cross_validate_and_fit(features, settings, keep_all=refit)
+    else:
+        final = _test_and_fit(features, settings, shots, refit, unlabelled, unlabelled_name)
     if promises:
-        policy = selection if selection in ("fixed", "cross-validation") else "auto"  # no fold sees val or test rows
-        final = _with_promises(
-            final, name, parameters, unlabelled is not None, tell,
-            seed=seed, selection=policy, device=device, dtype=dtype,
-        )  # fmt: skip
+        final = _with_promises(final, settings, unlabelled is not None, tell)
     else:
         final = replace(final, no_promises=NOT_ASKED_FOR)
     if final.promises is None:
@@ -206,7 +204,8 @@ def fit_for_use(
     if compare is False or final.tested is None:
         return final
     board = compare_methods(
-        final.tasks, Contender(name, parameters, final.row, final.tested.predicted, final.tested.confidence),
+        final.tasks,
+        Contender(settings.method, parameters, final.row, final.tested.predicted, final.tested.confidence),
         images=final.tested.rows, methods=None if compare is True else compare, selection=selection,
         device=device, dtype=dtype, tell=tell,
     )  # fmt: skip
@@ -214,25 +213,21 @@ def fit_for_use(
 
 
 def _with_promises(
-    final: FinalFit,
-    method: str,
-    parameters: Mapping[str, Any],
-    unlabelled: bool,
-    tell: Callable[[str], None] | None,
-    **chosen: Any,
+    final: FinalFit, settings: FitSettings, unlabelled: bool, tell: Callable[[str], None] | None
 ) -> FinalFit:
-    """Add the promises of new images, from scores out of fold."""
-    seen = final.seen
+    """Add the promises of new images, from scores out of fold; ``no_promises`` says why where there can be none."""
+    seen, seed = final.seen, settings.seed
     if unlabelled:
         return replace(final, no_promises="it learned from unlabelled images, which no fold can be kept from")
     if "text_tower" in final.estimator.get_params(deep=False):
-        return replace(final, no_promises=f"{method} would train with the text tower once more for each fold")
+        reason = f"{settings.method} would train with the text tower once more for each fold"
+        return replace(final, no_promises=reason)
     started = time.perf_counter()
     groups = identical_groups(seen)
-    held_out = folds(seen.labels, groups, chosen["seed"], n_folds=PROMISE_FOLDS, repeats=1)
+    held_out = folds(seen.labels, groups, seed, n_folds=PROMISE_FOLDS, repeats=1)
     if len(held_out) < 2:
         return replace(final, no_promises=why_untestable(seen))
-    third, parts = random_parts(groups, chosen["seed"], PROMISE_FOLDS)[0], random_parts(groups, chosen["seed"], PARTS)
+    third, parts = random_parts(groups, seed, PROMISE_FOLDS)[0], random_parts(groups, seed, PARTS)
     if len(np.unique(np.delete(seen.labels, third))) < 2:
         return replace(final, no_promises="without a third of its images it would know a single class")
     n_fits, last = len(held_out) + 1, final.row["fit_seconds"] / max(1, len(final.tasks))
@@ -241,72 +236,96 @@ def _with_promises(
             f"fitting {n_fits} times more on parts of the images, for what it may promise of new ones: about "
             f"{n_fits * last:.0f} s (--no-promises leaves that out)"
         )
-    scored = score_out_of_fold(final.features, seen, held_out, third, parts, method, parameters, **chosen)
+    if settings.selection not in ("fixed", "cross-validation"):
+        settings = replace(settings, selection="auto")  # no fold sees val or test rows
+    scored = score_out_of_fold(final.features, seen, held_out, third, parts, settings)
     X = seen.image_features if getattr(final.estimator, "projection", None) is None else seen.projection_features
     calibration = Calibration.of(scored)
     promises = Promises.of(scored, means_of_classes(np.asarray(X), seen.labels), calibration.temperature)
-    reach = {"coverage_at_most": promises.highest_coverage, "false_alarms_at_least": promises.lowest_false_alarms}
+    limits = {"coverage_at_most": promises.highest_coverage, "false_alarms_at_least": promises.lowest_false_alarms}
     cost = {"promises_fits": n_fits, "promises_seconds": time.perf_counter() - started}
-    row = {**final.row, **calibration.fields(), **reach, **cost}
+    row = {**final.row, **calibration.fields(), **limits, **cost}
     return replace(final, row=row, promises=promises, scored=scored, calibration=calibration)
 
 
-def _tested_and_kept(
-    features: Features,
-    method: str | None,
-    parameters: Mapping[str, Any] | None,
-    *,
-    shots: int | None,
-    seed: int,
-    selection: str,
-    refit: bool | None,
-    device: str,
-    dtype: str,
-    unlabelled: str | NDArray[Any] | None,
-    unlabelled_name: str,
-) -> FinalFit:
-    """Fit and test a method, and fit it once more where that is asked for or is the default."""
-    parameters = parameters or {}
-    name = chosen_method(method, parameters)
-    is_own = divided_by_cafe(features) is not None and all(
-        split.full_labels is None for split in features.splits.values()
-    )
-    if refit and (not is_own or shots is not None):
+def _whole_and_divided_by_cafe(features: Features) -> bool:
+    """Return whether cafe itself divided what a user brought, and all of its images are here."""
+    is_whole = all(split.full_labels is None for split in features.splits.values())
+    return divided_by_cafe(features) is not None and is_whole
+
+
+def _whether_to_refit(features: Features, refit: bool | None, shots: int | None, by_default: bool) -> bool:
+    """Return whether to fit once more after the test, on every labelled image.
+
+    Parameters
+    ----------
+    features : Features
+        A loaded cache.
+    refit : bool or None
+        What the user asked for; None for nothing.
+    shots : int or None
+        Training images per class.
+    by_default : bool
+        Whether the user chose nothing else either, so that the default applies.
+
+    Raises
+    ------
+    InputError
+        If it was asked for where the test split is not cafe's own, or together with shots.
+    """
+    is_own = _whole_and_divided_by_cafe(features)
+    if refit and not is_own:
         raise InputError(
             "a fit on all labelled images is for a folder that cafe itself divided, with all its images; the test "
             "split of this data set is its own, and is not learned from"
-            if not is_own
-            else f"refit learns from all labelled images, and shots from {shots} of each class; give one of them"
         )
-    chosen: dict[str, Any] = {"seed": seed, "selection": selection, "device": device, "dtype": dtype}
-    if refit is None:
-        refit = is_own and shots is None and method is None and not parameters and unlabelled is None
+    if refit and shots is not None:
+        raise InputError(
+            f"refit learns from all labelled images, and shots from {shots} of each class; give one of them"
+        )
+    return is_own and shots is None and by_default if refit is None else refit
+
+
+def _is_cross_validated(features: Features) -> bool:
+    """Return whether test images are so few, or missing, that every image is tested by cross-validation instead."""
+    is_own = _whole_and_divided_by_cafe(features)
     n_test, n_images = len(features.splits.get("test", ())), sum(map(len, features.splits.values()))
     few = is_own and n_test < FEW_TEST_IMAGES and n_images <= FEW_IMAGES
-    untested = not n_test and (is_own or _brings_no_test_split(features))
-    if shots is None and unlabelled is None and (few or untested):
-        return _fit_few(features, name, parameters, keep_all=refit, **chosen)
+    return few or (not n_test and (is_own or _brings_no_test_split(features)))
+
+
+def _test_and_fit(
+    features: Features,
+    settings: FitSettings,
+    shots: int | None,
+    refit: bool,
+    unlabelled: str | NDArray[Any] | None,
+    unlabelled_name: str,
+) -> FinalFit:
+    """Fit a method and test it on the test split; keep that fit, or one more on all labelled images."""
     fitted = fit_method(
-        features, name, parameters, shots=shots, unlabelled=unlabelled, unlabelled_name=unlabelled_name, **chosen
-    )
-    test = fitted.task.test
+        features, settings.method, settings.parameters, shots=shots, seed=settings.seed,
+        unlabelled=unlabelled, unlabelled_name=unlabelled_name, **settings.options,
+    )  # fmt: skip
+    task = fitted.task
     tested = TestedImages(
-        fitted.labels, fitted.predicted, fitted.confidence, test.sample_ids, features.class_names
-    )  # each once
+        fitted.labels, fitted.predicted, fitted.confidence, task.test.sample_ids, features.class_names
+    )
     row = {**fitted.row, "tested_by": "test split", "refitted_on": None, **tested.fields()}
     if refit:
         everything = all_labelled(features)
-        # A split's images are labelled ones now; those of a folder are still without labels.
-        aside = None if isinstance(unlabelled, str) else fitted.task.unlabelled
+        # The images of a split that was learned from without labels are labelled now; those of a folder are not.
+        still_unlabelled = None if isinstance(unlabelled, str) else task.unlabelled
         estimator, _ = fit_untested(
-            features, everything, name, parameters, **{**chosen, "selection": "auto"}, unlabelled=aside
-        )
+            features, everything, settings.method, settings.parameters, seed=settings.seed, unlabelled=still_unlabelled,
+            **{**settings.options, "selection": "auto"},
+        )  # fmt: skip
         row["refitted_on"] = len(everything)
-        return FinalFit(estimator, row, features, everything, tested=tested, tasks=(fitted.task,))
-    seen = fitted.task.train
-    if fitted.task.val is not None and row["selection"]["policy"] == "few-shot-val":
-        seen = joined([seen, fitted.task.val])
-    return FinalFit(fitted.estimator, row, features, seen, tested=tested, tasks=(fitted.task,))
+        return FinalFit(estimator, row, features, everything, tested=tested, tasks=(task,))
+    seen = task.train
+    if task.val is not None and row["selection"]["policy"] == "few-shot-val":
+        seen = concatenated([seen, task.val])
+    return FinalFit(fitted.estimator, row, features, seen, tested=tested, tasks=(task,))
 
 
 def _brings_no_test_split(features: Features) -> bool:
@@ -324,33 +343,34 @@ def _brings_no_test_split(features: Features) -> bool:
 
 def all_labelled(features: Features) -> Split:
     """Return the images of all splits as one, in their order."""
-    return joined(list(features.splits.values()))
+    return concatenated(list(features.splits.values()))
 
 
-def joined(splits: list[Split]) -> Split:
-    """Concatenate splits; an array that only some of them hold is left out."""
+def concatenated(splits: list[Split]) -> Split:
+    """Return the images of several splits as one split; an array that only some of them hold is left out."""
 
-    def concatenated(name: str) -> Any:
+    def whole(name: str) -> Any:
         parts = [getattr(split, name) for split in splits]
         return None if any(part is None for part in parts) else np.concatenate(parts)
 
     names = ("image_features", "labels", "sample_ids", "projection_features", "image_sha256")
-    return Split(**{name: concatenated(name) for name in names})
+    return Split(**{name: whole(name) for name in names})
 
 
-def _fit_few(
-    features: Features, method: str, parameters: Mapping[str, Any], *, keep_all: bool, selection: str, **chosen: Any
-) -> FinalFit:
+def _cross_validate_and_fit(features: Features, settings: FitSettings, *, keep_all: bool) -> FinalFit:
     """Test every image by cross-validation, and keep a fit on all of them, or on those of the train split."""
     everything = all_labelled(features)
-    policy = "auto" if selection == "few-shot-val" else selection
-    row, tested, tasks = _cross_validated(features, everything, method, parameters, selection=policy, **chosen)
+    if settings.selection == "few-shot-val":
+        settings = replace(settings, selection="auto")
+    row, tested, tasks = _cross_validated(features, everything, settings)
     kept = everything if keep_all or "train" not in features.splits else features.splits["train"]
-    estimator, selected = fit_untested(features, kept, method, parameters, selection=policy, **chosen)
+    estimator, selected = fit_untested(
+        features, kept, settings.method, settings.parameters, seed=settings.seed, **settings.options
+    )
     if row is None:
         probabilities = full_probabilities(estimator, kept.image_features, len(features.class_names))
-        task = Task(features, None, chosen["seed"], kept, None, kept)
-        row = make_row(estimator, selected, task, method, 0.0, None, probabilities, kept.labels)
+        task = Task(features, None, settings.seed, kept, None, kept)
+        row = make_row(estimator, selected, task, settings.method, 0.0, None, probabilities, kept.labels)
         row = {**row, **dict.fromkeys(METRIC_FIELDS), "n_test": 0, "tested_by": None}
     refitted = len(everything) if kept is everything else len(kept)
     reason = "" if row["tested_by"] else why_untestable(everything)
@@ -358,22 +378,19 @@ def _fit_few(
 
 
 def _cross_validated(
-    features: Features, labelled: Split, method: str, parameters: Mapping[str, Any], *, seed: int, **chosen: Any
+    features: Features, labelled: Split, settings: FitSettings
 ) -> tuple[dict[str, Any] | None, TestedImages | None, tuple[Task, ...]]:
-    """Test images by repeated cross-validation; None, None, () where none can be tested."""
+    """Test images by repeated cross-validation: return row, tested images, tasks; None, None, () if none can be."""
     groups = identical_groups(labelled)
-    held_out = folds(labelled.labels, groups, seed, repeats=REPEATS if len(labelled) <= FEW_IMAGES else 1)
+    held_out = folds(labelled.labels, groups, settings.seed, repeats=REPEATS if len(labelled) <= FEW_IMAGES else 1)
     if not held_out:
         return None, None, ()
     tasks = []
-    for tested in held_out:
-        train = np.setdiff1d(np.arange(len(labelled)), tested)
-        tasks.append(Task(features, None, seed, labelled.take(train), None, labelled.take(tested)))
-    requests = [FitRequest(method, parameters, number) for number in range(len(tasks))]
-    fits = fit_all(tasks, requests, **chosen)
-    probabilities = np.concatenate(
-        [full_probabilities(f.estimator, f.inputs_of(f.task.test), len(features.class_names)) for f in fits]
-    )  # (repeats x n, c)
+    for rows in held_out:
+        train = np.setdiff1d(np.arange(len(labelled)), rows)
+        tasks.append(Task(features, None, settings.seed, labelled.take(train), None, labelled.take(rows)))
+    fits = settings.fit_each(tasks)
+    probabilities = np.concatenate([fit.test_probabilities() for fit in fits])  # (repeats x n, c)
     labels = np.concatenate([fit.labels for fit in fits])
     tested = np.unique(np.concatenate(held_out))
     metrics = all_metrics(probabilities, labels)

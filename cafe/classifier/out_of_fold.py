@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,9 @@ from cafe.evaluation.unknown import FALSE_ALARMS, combined_score, unknown_thresh
 from cafe.features import Features, Split
 from cafe.methods.inference.fitted import full_probabilities
 from cafe.methods.inputs.cosines import unit_length
+
+if TYPE_CHECKING:
+    from cafe.fitting import FitSettings
 
 FOLDS = 3
 PARTS = 20  # the means of 19 of 20 images are nearly those of all
@@ -92,9 +95,7 @@ def score_out_of_fold(
     held_out: list[NDArray[np.int64]],
     third: NDArray[np.int64],
     parts: list[NDArray[np.int64]],
-    method: str,
-    parameters: Mapping[str, Any],
-    **chosen: Any,
+    settings: FitSettings,
 ) -> OutOfFold:
     """Score each image by fits that have not seen it.
 
@@ -110,32 +111,27 @@ def score_out_of_fold(
         Rows that the scoring fit does not see, drawn at random.
     parts : list of ndarray of int64
         Rows of each part, drawn at random, that is scored by the means of all others.
-    method, parameters : str, mapping
-        As of :func:`cafe.fitting.fit_method`.
-    **chosen
-        ``seed``, ``selection``, ``device`` and ``dtype`` of :func:`cafe.fitting.fit_method`.
+    settings : FitSettings
+        Method and parameters, and how they are fitted.
 
     Returns
     -------
     OutOfFold
     """
-    from cafe.fitting import FitRequest, fit_all
     from cafe.protocol.tasks import Task
 
-    seed = chosen.pop("seed")
     divisions = [*held_out, third]
     most = max(1, _MOST_NUMBERS // (len(features.class_names) * len(divisions)))
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(settings.seed)
     scored = [np.sort(random.permutation(rows)[:most]) for rows in divisions]
     everything = np.arange(len(images))
     trained = [images.take(np.setdiff1d(everything, rows)) for rows in divisions]
     tasks = [
-        Task(features, None, seed, train, None, images.take(rows)) for train, rows in zip(trained, scored, strict=True)
+        Task(features, None, settings.seed, train, None, images.take(rows))
+        for train, rows in zip(trained, scored, strict=True)
     ]
-    fits = fit_all(tasks, [FitRequest(method, parameters, number) for number in range(len(tasks))], **chosen)
-    probabilities = [
-        full_probabilities(fit.estimator, fit.inputs_of(fit.task.test), len(features.class_names)) for fit in fits
-    ]
+    fits = settings.fit_each(tasks)
+    probabilities = [fit.test_probabilities() for fit in fits]
     X = np.asarray(fits[0].inputs_of(images))
     text, unknown = class_text(fits[0].estimator, X.shape[1]), []
     for rows in parts:

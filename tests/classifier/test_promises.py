@@ -19,6 +19,7 @@ from cafe.classifier.out_of_fold import FOLDS, Calibration, OutOfFold, random_pa
 from cafe.errors import InputError
 from cafe.evaluation.metrics import expected_calibration_error
 from cafe.features import Features, Split
+from cafe.fitting import FitSettings
 
 
 def blobs(n_each: int, seed: int = 0, noise: float = 0.9, classes: int = 4) -> Features:
@@ -39,9 +40,7 @@ def test_every_row_is_scored_by_a_fit_of_the_other_folds():
     held_out = folds(images.labels, identical_groups(images), 1, n_folds=FOLDS, repeats=1)
     thirds = random_parts(identical_groups(images), 1, FOLDS)
     assert np.array_equal(np.sort(np.concatenate(thirds)), np.arange(len(images)))
-    scored = score_out_of_fold(
-        features, images, held_out, thirds[0], thirds, "gda", {}, seed=1, selection="auto", device="auto", dtype="auto"
-    )
+    scored = score_out_of_fold(features, images, held_out, thirds[0], thirds, FitSettings("gda"))
     assert sorted(scored.rows.tolist()) == list(range(len(images)))
     for fold, rows in enumerate(held_out):
         others = np.setdiff1d(np.arange(len(images)), rows)
