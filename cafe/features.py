@@ -1,4 +1,4 @@
-"""Features: the one currency between rooms.
+"""Features of a data set by a frozen encoder, in memory: what all parts of the program pass to each other.
 
 Letters used throughout the project: n samples, d feature width, c classes, m templates, v views.
 """
@@ -202,7 +202,7 @@ class Features:
     def class_embeddings(self) -> NDArray[np.float32] | None:
         """Unit-length per-class mean of the unit-length text (or prompt) features, (c, d); None without text.
 
-        Computed once, and one array for everyone who asks.
+        Computed once; every caller gets the same array.
         """
         if self.text_features is None:
             return None
@@ -228,10 +228,11 @@ class Features:
         Features
             Splits, labels, ids and text of the one that has text (of this one, where both have or neither has).
 
-            ``image_features`` are (n, d1 + d2): those of the one and, behind them, ``second_width`` = d2 columns of the
-            other, each part of unit length, as :func:`side_by_side` makes them. So the cosine of two images is the mean
-            of their cosines by both. ``text_features`` have zeros in the last d2 columns, where no text can be, and
-            ``logit_scale`` is sqrt(2) times as large: logits of text are what they were without the second encoder.
+            ``image_features`` are (n, d1 + d2): the features of the first and, behind them, ``second_width`` = d2
+            columns of the other, each part of unit length, as :func:`side_by_side` makes them. So the cosine of two
+            images is the mean of their cosines by both. ``text_features`` have zeros in the last d2 columns, where
+            there is no text, and ``logit_scale`` is sqrt(2) times as large: logits of text are what they were without
+            the second encoder.
 
             Encoder, fingerprint and image fingerprint of the provenance are both, as ``"A+B"``; ``joined`` holds the
             provenance of each. Views and features before the projection are left out.
@@ -337,7 +338,7 @@ def side_by_side(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
 
 
 def _with_zeros(text: NDArray[Any] | None, width: int) -> NDArray[Any] | None:
-    """Return text features with zeros in so many further columns: of a second encoder there is no text."""
+    """Return text features with ``width`` columns of zeros added, those of a second encoder, which has no text."""
     return None if text is None else np.concatenate([text, np.zeros((*text.shape[:-1], width), text.dtype)], axis=-1)
 
 
@@ -353,10 +354,12 @@ def _check_joinable(first: Features, second: Features, names: list[str]) -> None
         raise InputError(f"{' and '.join(names)} cannot be joined: one of them is of two encoders already")
     if first.class_names != second.class_names:
         differing = [pair for pair in zip(first.class_names, second.class_names, strict=False) if pair[0] != pair[1]]
-        what = f"{differing[0][0]!r} and {differing[0][1]!r}" if differing else "the same ones, of which one has more"
+        example = "the same ones, of which one has more"
+        if differing:
+            example = f"{differing[0][0]!r} and {differing[0][1]!r}"
         raise InputError(
             f"the caches of {names[0]} and {names[1]} are of different classes ({len(first.class_names)} and "
-            f"{len(second.class_names)}: {what}); extract one data set with both"
+            f"{len(second.class_names)}: {example}); extract one data set with both"
         )
     encoders = [(part.provenance.get("image") or {}).get("encoder") for part in (first, second)]
     same_name = names[0] == names[1] and "encoder" in first.provenance
@@ -381,8 +384,8 @@ def _rows_of_same_images(name: str, split: Split, first: Features, second: Featu
     """
     parts = list(second.splits.values())
     if split.image_sha256 is not None and all(part.image_sha256 is not None for part in parts):
-        wanted: NDArray[Any] = _keys(split.image_sha256)  # (n,)
-        there: list[NDArray[Any]] = [_keys(part.image_sha256) for part in parts if part.image_sha256 is not None]
+        keys: NDArray[Any] = _hash_keys(split.image_sha256)  # (n,)
+        second_keys = np.concatenate([_hash_keys(part.image_sha256) for part in parts if part.image_sha256 is not None])
     else:
         identity, other = (_split_identity(part, name) for part in (first, second))
         if identity is None or identity != other:
@@ -391,18 +394,18 @@ def _rows_of_same_images(name: str, split: Split, first: Features, second: Featu
                 f"known to be the same in both; extract again with both: cafe extract --model {names[0]},{names[1]}"
             )
         parts = [second.split(name)]
-        wanted, there = split.sample_ids, [parts[0].sample_ids]
-    distinct, first_places = np.unique(np.concatenate(there), return_index=True)
-    found = np.searchsorted(distinct, wanted).clip(max=len(distinct) - 1)
-    lacking = np.flatnonzero(distinct[found] != wanted)
+        keys, second_keys = split.sample_ids, parts[0].sample_ids
+    distinct, first_places = np.unique(second_keys, return_index=True)
+    nearest = np.searchsorted(distinct, keys).clip(max=len(distinct) - 1)
+    lacking = np.flatnonzero(distinct[nearest] != keys)
     if len(lacking):
         raise InputError(
-            f"{len(lacking):,} of {len(wanted):,} images of split {name!r} are not in the cache of {names[1]}, the "
+            f"{len(lacking):,} of {len(keys):,} images of split {name!r} are not in the cache of {names[1]}, the "
             f"first {str(split.sample_ids[lacking[0]])!r}; both must be of the same images: cafe extract --model "
             f"{names[0]},{names[1]}"
         )
-    places = first_places[found]  # (n,), among the rows of all parts
-    _check_labels_of_same_images(name, split, parts, wanted, np.concatenate(there), places, names)
+    places = first_places[nearest]  # (n,), among the rows of all parts
+    _check_labels_of_same_images(name, split, parts, keys, second_keys, places, names)
     starts = np.cumsum([0, *map(len, parts)])
     for part, start in zip(parts, starts[:-1], strict=True):
         if np.array_equal(places, start + np.arange(len(part))):
@@ -419,12 +422,14 @@ def _check_labels_of_same_images(
     name: str,
     split: Split,
     parts: list[Split],
-    wanted: NDArray[Any],
-    there: NDArray[Any],
+    keys: NDArray[Any],
+    second_keys: NDArray[Any],
     places: NDArray[np.int64],
     names: list[str],
 ) -> None:
-    """Refuse images that are of one class here and of another there; of copies, one of the same class is enough.
+    """Refuse images that have another label in the second cache, unless one of their copies there has the same.
+
+    ``keys`` and ``second_keys`` are equal for the same images; ``places`` are their rows in the second cache.
 
     Raises
     ------
@@ -435,8 +440,8 @@ def _check_labels_of_same_images(
     differing = np.flatnonzero(labels[places] != split.labels)
     if not len(differing):
         return
-    pairs = set(zip(there.tolist(), labels.tolist(), strict=True))
-    wrong = [i for i in differing.tolist() if (wanted[i].item(), int(split.labels[i])) not in pairs]
+    labelled = set(zip(second_keys.tolist(), labels.tolist(), strict=True))
+    wrong = [i for i in differing.tolist() if (keys[i].item(), int(split.labels[i])) not in labelled]
     if wrong:
         raise InputError(
             f"{len(wrong):,} of {len(split):,} images of split {name!r} have another label in the cache of {names[1]} "
@@ -445,12 +450,12 @@ def _check_labels_of_same_images(
         )
 
 
-def _keys(sha256: NDArray[np.uint8]) -> NDArray[np.bytes_]:
-    """Return hashes (n, 32) as one comparable value each, (n,)."""
+def _hash_keys(sha256: NDArray[np.uint8]) -> NDArray[np.bytes_]:
+    """Return each hash of (n, 32) bytes as a single value that can be compared and sorted, (n,)."""
     return np.ascontiguousarray(sha256).view("S32").reshape(-1)
 
 
 def _split_identity(features: Features, name: str) -> Any:
-    """Return what the provenance says of a split: a hash over its ids, labels and sizes; None where it says nothing."""
+    """Return the hash over ids, labels and sizes of a split, from the provenance; None where it has none."""
     dataset = (features.provenance.get("image") or {}).get("dataset")
     return (dataset or {}).get("splits", {}).get(name)

@@ -308,6 +308,7 @@ def prepare_folder(folder: Path) -> None:
 
 
 def _make_folder(folder: Path) -> None:
+    """Make a folder if needed; raise InputError if it cannot be made or written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -317,13 +318,13 @@ def _make_folder(folder: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder and its files. Other processes see one step; a later call removes what a kill leaves over."""
-    doomed = temporary_beside(folder)
+    """Remove a folder and its files, in one step for other processes; a later call finishes after a kill."""
+    removed = temporary_beside(folder)
     try:
-        folder.rename(doomed)
+        folder.rename(removed)
     except FileNotFoundError:
         return
-    shutil.rmtree(doomed, ignore_errors=True)
+    shutil.rmtree(removed, ignore_errors=True)
 
 
 def check_free_space(folder: Path, needed: int) -> None:

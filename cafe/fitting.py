@@ -28,8 +28,8 @@ from cafe.version import __version__
 
 DEFAULT_METHOD = "auto"
 MADE_FOR_TWO = ("auto", "zero-shot-plus", "linear-map")  # they treat the features of two encoders differently
-ADAPTER = "clip-adapter"  # the default where one of its own parameters is named
-_OF_THE_ADAPTER = frozenset({"variant", "alpha", "beta", "reduction"})
+ADAPTER = "clip-adapter"  # the default where one of its own parameters is given
+_ADAPTER_PARAMETERS = frozenset({"variant", "alpha", "beta", "reduction"})
 
 
 def chosen_method(method: str | None, parameters: Iterable[str] = ()) -> str:
@@ -47,7 +47,7 @@ def chosen_method(method: str | None, parameters: Iterable[str] = ()) -> str:
     >>> chosen_method(None), chosen_method(None, ["alpha"]), chosen_method("coop")
     ('auto', 'clip-adapter', 'coop')
     """
-    return method or (ADAPTER if _OF_THE_ADAPTER & set(parameters) else DEFAULT_METHOD)
+    return method or (ADAPTER if _ADAPTER_PARAMETERS & set(parameters) else DEFAULT_METHOD)
 
 
 @dataclass(frozen=True)
@@ -328,12 +328,12 @@ def fit_all(
     for request in requests:
         if not 0 <= request.task < len(tasks):
             raise InputError(f"there is no task {request.task}: {len(tasks)} were given")
-    reads_unprojected = [_learns_before_projection(request, tasks[request.task]) for request in requests]
+    before_projection = [_learns_before_projection(request, tasks[request.task]) for request in requests]
     zero_shot = zero_shot_accuracy(tasks[0].features, tasks[0].test)
     fitted: list[Fitted | None] = [None] * len(requests)
     for before in (False, True):
         # Features before the projection have another width, so those fits are a run of their own.
-        members = [i for i, unprojected in enumerate(reads_unprojected) if unprojected is before]
+        members = [i for i, unprojected in enumerate(before_projection) if unprojected is before]
         if members:
             run = _fit_run(tasks, [requests[i] for i in members], before, zero_shot, selection, device, dtype)
             for i, fit in zip(members, run, strict=True):
@@ -357,7 +357,7 @@ def _fit_run(
     device: str,
     dtype: str,
 ) -> list[Fitted]:
-    """Fit requests whose inputs have one width."""
+    """Fit requests whose features all have the same width, in one run, and test each."""
     started = time.perf_counter()
     used = list(dict.fromkeys(request.task for request in requests))  # positions, in the order of the requests
     inputs = {position: _input_of(tasks[position], before_projection) for position in used}
@@ -374,7 +374,7 @@ def _fit_run(
     fitted = []
     for fit, (_, chosen), request in zip(fits, resolved, requests, strict=True):
         task, test = tasks[request.task], inputs[request.task].test
-        # The only use of the test split.
+        # The test split is used here and nowhere else.
         probabilities = full_probabilities(fit, test.image_features, len(task.features.class_names))
         row = make_row(fit, chosen, task, request.method, seconds, zero_shot, probabilities, test.labels)
         predicted = probabilities.argmax(axis=1)
@@ -384,16 +384,16 @@ def _fit_run(
 
 
 def _input_of(task: Task, before_projection: bool) -> Task:
-    """Return the task with the features that the method reads."""
+    """Return the task, or the same task with features before the encoder's projection."""
     inputs = task.before_projection() if before_projection else task
-    assert inputs is not None, "a task without these features is not asked for them"
+    assert inputs is not None, "fits before the projection are only of tasks that have these features"
     return inputs
 
 
 def estimator_for(
     task: Task, method: str, parameters: Mapping[str, Any], device: str, dtype: str, before_projection: bool = False
 ) -> Any:
-    """Make the unfitted method with the cache's class embeddings, logit scale, device and seed.
+    """Make the unfitted method with class embeddings, logit scale and text from the cache, and the device and seed.
 
     ``before_projection`` also sets the projection, for a method that learns from features before it.
     """
@@ -427,7 +427,7 @@ def estimator_for(
 
 
 def _resolve(estimator: Any, task: Task, selection: str) -> tuple[Any, policies.Selection]:
-    """Choose every parameter that is ``"auto"``, by a policy that gets training and validation rows alone."""
+    """Return the estimator with every ``"auto"`` parameter chosen, and how: on training and validation rows alone."""
     policy = policies.resolve_policy(selection, task.val is not None)
     if not estimator.automatic():
         return estimator, policies.Selection("fixed")
@@ -479,7 +479,7 @@ def make_row(
     probabilities: NDArray[Any],
     labels: NDArray[np.int64],
 ) -> dict[str, Any]:
-    """Write the row of one fitted method on one test split.
+    """Make the row of results of one fitted method on one test split.
 
     Parameters
     ----------

@@ -19,7 +19,7 @@ from cafe.files import replacing
 Kind = Literal["caches", "runs"]
 
 USE_FILE = "last_used.json"
-_MAX_NOTES = 1000  # records of each kind; the oldest are dropped
+_MAX_RECORDS = 1000  # records of each kind; the oldest are dropped
 
 
 def note_use(cache_dir: Path, kind: Kind, path: Path) -> None:
@@ -46,16 +46,16 @@ def note_use(cache_dir: Path, kind: Kind, path: Path) -> None:
     >>> [path.name for path in by_last_use(folder, "caches", [new, old])]
     ['old.h5', 'new.h5']
     """
-    notes = _notes(cache_dir)
-    moments = {key: moment for key, moment in notes.get(kind, {}).items() if Path(key).exists()}
+    records = _records(cache_dir)
+    moments = {key: moment for key, moment in records.get(kind, {}).items() if Path(key).exists()}
     moments[_key(path)] = time.time_ns()
-    newest = sorted(moments.items(), key=lambda item: item[1], reverse=True)[:_MAX_NOTES]
+    newest = sorted(moments.items(), key=lambda item: item[1], reverse=True)[:_MAX_RECORDS]
     with suppress(OSError, InputError), replacing(cache_dir / USE_FILE, prepare=False) as temporary:
-        temporary.write_text(json.dumps({**notes, kind: dict(newest)}, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps({**records, kind: dict(newest)}, indent=1) + "\n", encoding="utf-8")
 
 
 def by_last_use(cache_dir: Path, kind: Kind, paths: Iterable[Path]) -> list[Path]:
-    """Sort caches or runs: the one last used or made first.
+    """Sort caches or runs, the most recently used or made first.
 
     Parameters
     ----------
@@ -71,18 +71,18 @@ def by_last_use(cache_dir: Path, kind: Kind, paths: Iterable[Path]) -> list[Path
     list of Path
         Those that exist.
     """
-    noted = _notes(cache_dir).get(kind, {})
+    recorded = _records(cache_dir).get(kind, {})
     moments = {}
     for path in paths:
         with suppress(OSError):
-            moments[path] = max(_time_made(path), noted.get(_key(path), 0))
+            moments[path] = max(_time_made(path), recorded.get(_key(path), 0))
     return sorted(moments, key=lambda path: moments[path], reverse=True)
 
 
 def used_elsewhere(cache_dir: Path, kind: Kind) -> list[Path]:
     """Return the caches or runs that were used with this cache folder and lie outside of it."""
     inside = cache_dir.absolute()
-    return [path for key in _notes(cache_dir).get(kind, {}) if inside not in (path := Path(key)).parents]
+    return [path for key in _records(cache_dir).get(kind, {}) if inside not in (path := Path(key)).parents]
 
 
 def _time_made(path: Path) -> int:
@@ -96,8 +96,8 @@ def _key(path: Path) -> str:
     return str(path.absolute())
 
 
-def _notes(cache_dir: Path) -> dict[str, dict[str, int]]:
-    """Read the record, empty if it is missing or damaged."""
+def _records(cache_dir: Path) -> dict[str, dict[str, int]]:
+    """Read the record: the times of use by kind and path; empty if the file is missing or damaged."""
     try:
         document = json.loads((cache_dir / USE_FILE).read_text(encoding="utf-8"))
         return {

@@ -123,7 +123,7 @@ def read_entry(path: Path, module: str, constant: str) -> Entry | None:
     path : Path
         The file.
     module : str
-        As what it is imported.
+        Its full name when it is imported.
     constant : str
         As for :func:`entries`.
 
@@ -169,6 +169,7 @@ def _constant(path: Path, tree: ast.Module, constant: str) -> str | None:
 
 
 def _folder(folder: str) -> Path:
+    """Return the path of a package below ``cafe``, given as in :func:`entries`."""
     parts = folder.split(".")
     path = _CAFE.joinpath(*parts)
     # cafe/cache and cafe/cli are links, which some checkouts (Windows) lack; the folders stand beside cafe then.

@@ -1,4 +1,4 @@
-"""A fitted method on disk, a run: numbers in safetensors, the rest in JSON, nothing pickled; and how runs are found.
+"""Saves, loads, finds and lists runs. A run is a fitted method on disk: safetensors and JSON, nothing pickled.
 
 A run folder holds ``model.safetensors`` (every fitted array), ``run.json`` (method, parameters, fitted scalars, class
 names, encoder, thresholds, row), ``README.md`` (a model card), ``report.html``, and is readable without cafe. Since run
@@ -52,7 +52,7 @@ _OWN_FILES = (RUN_FILE, ARRAY_FILE, REPORT_FILE, CARD_FILE, LOCAL_FILE)  # all f
 CHECKSUMS = "sha256"  # key of run.json
 _SHOWN = 8  # names of runs that a message lists
 _FITTED = re.compile(r"[a-zA-Z]\w*_")  # names of attributes that may be set on a method that is read
-_MODEL_PARAMETER = "text_tower"
+_MODEL_PARAMETER = "text_tower"  # the parameter of a method that names a model
 
 
 def save(
@@ -96,26 +96,11 @@ def save(
     if method is None:
         raise InputError(f"{type(estimator).__name__} is not a method of cafe/methods, so it cannot be saved")
     arrays: dict[str, NDArray[Any]] = {}
-    state = _state(estimator, "", arrays)
-    _check_parameters(method, estimator.get_params(deep=False), state["params"])
-    tower = state["params"].get(_MODEL_PARAMETER)
-    if isinstance(tower, str):
-        state["params"][_MODEL_PARAMETER] = absolute_model(tower)
-    document: dict[str, Any] = {
-        "run_version": RUN_VERSION,
-        "cafe_version": __version__,
-        "method": method,
-        **state,
+    document = {
+        **_method_document(method, estimator, arrays),
         "row": row,
+        **({} if features is None else _features_document(features)),
     }
-    if features is not None:
-        document["class_names"] = list(features.class_names)
-        encoder = features.provenance.get("encoder")
-        document["encoder"] = absolute_model(encoder) if isinstance(encoder, str) else encoder
-        if joined := features.provenance.get("joined"):
-            document["encoders"] = [absolute_model(str(part.get("encoder", ""))) for part in joined]
-            document["encoder"] = "+".join(document["encoders"])
-        document["provenance"] = dict(features.provenance)
     if images := sorted(fitted_images):
         arrays[FITTED_IMAGES] = np.frombuffer(b"".join(images), dtype=np.uint8).reshape(-1, 32)
         document[FITTED_IMAGES] = {"array": FITTED_IMAGES}
@@ -124,16 +109,43 @@ def save(
     if scoring_fit is not None:
         document[SCORING_FIT] = _state(scoring_fit, f"{SCORING_FIT}.", arrays)
         if isinstance(document[SCORING_FIT]["params"].get(_MODEL_PARAMETER), str):
-            document[SCORING_FIT]["params"][_MODEL_PARAMETER] = state["params"][_MODEL_PARAMETER]
+            document[SCORING_FIT]["params"][_MODEL_PARAMETER] = document["params"][_MODEL_PARAMETER]
     stored = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
-    # As it is read: a float keeps its value, a tuple becomes a list.
-    document = json.loads(json.dumps(document, default=_plain))
+    # The checksum is that of the document as it is read: a tuple is a list then.
+    document = json.loads(json.dumps(document, default=_json_default))
     document[CHECKSUMS] = {"arrays": {key: _array_sha256(array) for key, array in stored.items()}}
     document[CHECKSUMS]["document"] = _document_sha256(document)
     # The JSON marks a whole run: it is never beside the arrays of another run.
     with replacing_together(Path(run_dir), (ARRAY_FILE, RUN_FILE), mark=RUN_FILE) as paths:
         write_safetensors(paths[ARRAY_FILE], stored)
         paths[RUN_FILE].write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def _method_document(method: str, estimator: Any, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    """Return what ``run.json`` says of the method: versions, name, parameters, fitted attributes.
+
+    Arrays are added to ``arrays``. A parameter that JSON cannot hold raises InputError.
+    """
+    state = _state(estimator, "", arrays)
+    _check_parameters(method, estimator.get_params(deep=False), state["params"])
+    model = state["params"].get(_MODEL_PARAMETER)
+    if isinstance(model, str):
+        state["params"][_MODEL_PARAMETER] = absolute_model(model)
+    return {"run_version": RUN_VERSION, "cafe_version": __version__, "method": method, **state}
+
+
+def _features_document(features: Features) -> dict[str, Any]:
+    """Return what ``run.json`` says of the features: class names, encoder or both encoders, provenance."""
+    encoder = features.provenance.get("encoder")
+    document: dict[str, Any] = {
+        "class_names": list(features.class_names),
+        "encoder": absolute_model(encoder) if isinstance(encoder, str) else encoder,
+    }
+    if joined := features.provenance.get("joined"):
+        document["encoders"] = [absolute_model(str(part.get("encoder", ""))) for part in joined]
+        document["encoder"] = "+".join(document["encoders"])
+    document["provenance"] = dict(features.provenance)
+    return document
 
 
 def load(run_dir: Path | str) -> Any:
@@ -182,6 +194,7 @@ def load_to_predict(run_dir: Path | str) -> Any:
 
 
 def _load(run_dir: Path | str, *, in_numpy: bool) -> Any:
+    """Read a fitted method; ``in_numpy`` asks for one that predicts with NumPy alone, where that is possible."""
     from safetensors.numpy import load_file
 
     document = read_run(run_dir)
@@ -198,7 +211,7 @@ def _load(run_dir: Path | str, *, in_numpy: bool) -> Any:
     if isinstance(tower, str):
         setattr(estimator, _MODEL_PARAMETER, model_beside(tower, Path(run_dir)))
     if CHECKSUMS not in document:
-        _try_out(estimator, Path(run_dir) / RUN_FILE)
+        _check_by_predicting(estimator, Path(run_dir) / RUN_FILE)
     if FITTED_IMAGES in document:
         document[FITTED_IMAGES] = _unpack(document[FITTED_IMAGES], arrays)
     if SCORING_FIT in document and PROMISES in document:
@@ -210,7 +223,7 @@ def _load(run_dir: Path | str, *, in_numpy: bool) -> Any:
 
 
 def _state(estimator: Any, prefix: str, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
-    """Return parameters and fitted attributes as JSON, and put their arrays into ``arrays`` under ``prefix``."""
+    """Return parameters and fitted attributes as JSON; arrays go into ``arrays``, under keys with the prefix."""
     fitted = {name: value for name, value in vars(estimator).items() if name.endswith("_") and name[0] != "_"}
     return {
         "params": {k: _pack(v, f"{prefix}params.{k}", arrays) for k, v in estimator.get_params(deep=False).items()},
@@ -239,7 +252,7 @@ def state_sha256(estimator: Any) -> str:
     vars(bare).pop("run_", None)
     state = {"class": type(estimator).__name__, **_state(bare, "", arrays)}
     state["arrays"] = {key: _array_sha256(array) for key, array in arrays.items()}
-    return hashlib.sha256(json.dumps(state, default=_plain).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(state, default=_json_default).encode()).hexdigest()
 
 
 def _restored(
@@ -266,8 +279,8 @@ def _restored(
     return estimator
 
 
-def _try_out(estimator: Any, path: Path) -> None:
-    """Predict one row with a run of version 1, which has no checksums. Raises InputError that names what it lacks."""
+def _check_by_predicting(estimator: Any, path: Path) -> None:
+    """Predict one row with a run of version 1, which has no checksums. Raises InputError where arrays are missing."""
     with reading(path, "a run of this method"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one row of zeros is no batch to learn anything from
         estimator.predict_proba(np.zeros((1, int(estimator.n_features_in_)), dtype=np.float32))
@@ -301,6 +314,7 @@ def read_run(run_dir: Path | str) -> dict[str, Any]:
 
 
 def _check_document(path: Path, document: dict[str, Any]) -> None:
+    """Raise InputError if a ``run.json`` does not match its own checksum."""
     sums = document.get(CHECKSUMS)
     if not isinstance(sums, dict) or not isinstance(sums.get("arrays"), dict):
         raise InputError(f"{path} is damaged: it has lost its checksums")
@@ -309,6 +323,7 @@ def _check_document(path: Path, document: dict[str, Any]) -> None:
 
 
 def _check_arrays(path: Path, arrays: dict[str, NDArray[Any]], sums: dict[str, Any]) -> None:
+    """Raise InputError if an array is missing, or does not match its checksum."""
     if unmatched := sorted(arrays.keys() ^ sums.keys()):
         raise InputError(f"{path} is damaged: array {unmatched[0]!r} is in it or in {RUN_FILE}, but not in both")
     for key, array in arrays.items():
@@ -317,12 +332,13 @@ def _check_arrays(path: Path, arrays: dict[str, NDArray[Any]], sums: dict[str, A
 
 
 def _array_sha256(array: NDArray[Any]) -> str:
+    """Hash an array's dtype, shape and bytes."""
     head = f"{array.dtype.str} {array.shape}\n".encode()
     return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
 def _document_sha256(document: dict[str, Any]) -> str:
-    """Hash everything but the checksum itself, whatever spaces and line breaks the file has."""
+    """Hash the contents of ``run.json`` without its own checksum; spaces and line breaks do not count."""
     sums = {key: value for key, value in document[CHECKSUMS].items() if key != "document"}
     return hashlib.sha256(json.dumps({**document, CHECKSUMS: sums}).encode()).hexdigest()
 
@@ -340,7 +356,7 @@ def absolute_model(model: str) -> str:
     >>> absolute_model("onnx:cafe:mini"), absolute_model("openai/clip-vit-base-patch32")
     ('onnx:cafe:mini', 'openai/clip-vit-base-patch32')
     """
-    prefix, folder = _parts_of_model(model)
+    prefix, folder = _split_model_name(model)
     return f"{prefix}{folder.expanduser().absolute()}" if folder.expanduser().is_dir() else model
 
 
@@ -359,23 +375,23 @@ def model_beside(model: str, run_dir: Path) -> str:
     str
         With the folder's new path, if there is one: the same relative path, or a folder of the same name.
     """
-    prefix, folder = _parts_of_model(model)
+    prefix, folder = _split_model_name(model)
     if folder.expanduser().is_dir() or (":" in model and not prefix):
         return model
     relative = Path(folder.name) if folder.is_absolute() else folder
-    above = run_dir.absolute()
-    for place in (above, *above.parents[:3]):
-        if any((place / relative / name).is_file() for name in ("config.json", "open_clip_config.json")):
-            return f"{prefix}{place / relative}"
+    run_dir = run_dir.absolute()
+    for parent in (run_dir, *run_dir.parents[:3]):
+        if any((parent / relative / name).is_file() for name in ("config.json", "open_clip_config.json")):
+            return f"{prefix}{parent / relative}"
     return model
 
 
-def _parts_of_model(model: str) -> tuple[str, Path]:
+def _split_model_name(model: str) -> tuple[str, Path]:
     """Split the name of a model into the names of loaders, each with its colon, and the folder behind them."""
     loader, colon, name = model.partition(":")
     if not colon or loader not in (*entries("encoders", "ENCODER"), "local-dir"):
         return "", Path(model)
-    others, folder = _parts_of_model(name)
+    others, folder = _split_model_name(name)
     return f"{loader}:{others}", folder
 
 
@@ -474,7 +490,7 @@ class RunSummary:
     acc1: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values."""
+        """Return the summary as JSON values."""
         return {**asdict(self), "path": str(self.path)}
 
 
@@ -612,6 +628,7 @@ def new_report_folder(cache_dir: Path, suite: str, features: Sequence[Features])
 
 
 def _new_folder(cache_dir: Path, parts: Sequence[str | None]) -> Path:
+    """Return a folder that does not exist yet, named after the parts, with a number where the name is taken."""
     slugs = [file_name(part) for part in parts if part is not None]
     name = file_name("-".join(slug for slug in slugs if slug))
     first = cache_dir / RUNS / name
@@ -641,9 +658,10 @@ def _pack(value: Any, key: str, arrays: dict[str, NDArray[Any]]) -> Any:
 
 
 def _check_parameters(method: str, parameters: dict[str, Any], packed: dict[str, Any]) -> None:
+    """Raise InputError for a parameter that JSON cannot hold, such as an open text tower."""
     for name, value in packed.items():
         try:
-            json.dumps(value, default=_plain)
+            json.dumps(value, default=_json_default)
         except TypeError as error:
             raise InputError(
                 f"parameter {name} of {method} is a {type(parameters[name]).__name__}, which a run folder cannot hold; "
@@ -653,6 +671,7 @@ def _check_parameters(method: str, parameters: dict[str, Any], packed: dict[str,
 
 
 def _unpack(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
+    """Return the value that :func:`_pack` wrote as JSON."""
     if not isinstance(value, dict):
         return value
     if "array" in value:
@@ -664,7 +683,8 @@ def _unpack(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
     return {k: _unpack(v, arrays) for k, v in value["mapping"].items()}
 
 
-def _plain(value: Any) -> Any:
+def _json_default(value: Any) -> Any:
+    """Return a NumPy number or array as JSON's own types, as ``default`` of :func:`json.dumps`."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):

@@ -17,7 +17,7 @@ from cafe.encoders.opening import open_encoder
 from cafe.errors import InputError
 from cafe.features import side_by_side
 
-MOST_ENCODERS = 2
+MOST_ENCODERS = 2  # of one fit
 
 
 def model_names(models: str) -> list[str]:
@@ -76,7 +76,7 @@ def dtypes_of(provenance: Mapping[str, Any]) -> list[str | None]:
 
 
 def decoder_of(provenance: Mapping[str, Any]) -> str:
-    """Return what decoded JPEG files for features.
+    """Return the name of the decoder of JPEG files that features were made with.
 
     Raises
     ------
@@ -136,11 +136,11 @@ class EncoderPair(Encoder):
 
     @property
     def takes_views(self) -> bool:
-        """No: a view is a crop of one encoder."""
+        """Always False: a view is a crop of one encoder."""
         return False
 
     def encode_images(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Encode rows of both crops' bytes, (n, bytes), to features (n, d1 + d2), each part of unit length."""
+        """Encode the bytes of both crops of n images, (n, bytes): features (n, d1 + d2), each part of unit length."""
         parts, start = [], 0
         for encoder, shape in zip(self.encoders, self._shapes, strict=True):
             end = start + int(np.prod(shape))
@@ -150,7 +150,7 @@ class EncoderPair(Encoder):
         return joined
 
     def encode_text(self, prompts: Sequence[str]) -> NDArray[np.float32]:
-        """Encode prompts by the first, with zeros in the columns of the second."""
+        """Encode prompts by the first encoder, with zeros in the columns of the second."""
         text = self.encoders[0].encode_text(prompts)
         return np.concatenate([text, np.zeros((len(text), self.encoders[1].dim), text.dtype)], axis=1)
 

@@ -1,8 +1,8 @@
-"""Fits a method for use: tests it, and then fits it on all labelled images where the test split is cafe's own.
+"""Fits a method for use: tests it, then fits it on all labelled images where cafe itself made the test split.
 
-A published split, or one that a user made with folders, is kept: its test images are never learned from. Where cafe
-itself divided a folder, its test images are needed only until the test is done, and a classifier for use is better with
-them. Where the test images are so few that a test says little, every image is tested by cross-validation instead.
+The test images of a published split, or of one that a user made with folders, are never learned from. Where cafe itself
+divided a folder, its test images are needed only for the test, and a classifier for use is better with them. Where test
+images are so few that a test says little, every image is tested by cross-validation instead.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ _LONG = 2.0  # seconds; a longer stage is announced with its duration
 
 @dataclass(frozen=True)
 class FinalFit:
-    """A fitted method for use, and how it did.
+    """A fitted method for use, with the results of its test.
 
     Attributes
     ----------
     estimator : classifier
         The fitted method.
     row : dict
-        How the method did on images that it had not seen, as of :func:`cafe.fitting.make_row`, with ``tested_by``
+        Results on images that the method had not seen, as of :func:`cafe.fitting.make_row`, with ``tested_by``
         (``"test split"``, ``"cross-validation"`` or None), ``refitted_on`` (images that the estimator was fitted on
         after the test; None where the tested fit itself is kept) and what :meth:`TestedImages.fields` says of classes.
     features : Features

@@ -260,8 +260,8 @@ class ImageClassifier(ABC):
         """
         threshold = self.unknown_threshold(float(false_alarms))
         assert threshold is not None, 'only "auto" may have none'
-        called: NDArray[np.bool_] = self.unknown_scores(images) > threshold
-        return called
+        is_unknown: NDArray[np.bool_] = self.unknown_scores(images) > threshold
+        return is_unknown
 
     def unknown_scores(self, images: ImageLike | Iterable[ImageLike]) -> NDArray[np.float64]:
         """Return how much each image looks like none of the classes, (n,): higher is stranger.
@@ -329,11 +329,13 @@ class ImageClassifier(ABC):
         best = self._labels[int(probabilities.argmax())]
         inside = self._classes_in_set(detail, best, coverage, score)
         inside[best] = True
-        of_label = dict(zip(self._labels, probabilities.tolist(), strict=True))  # classes without images have none
-        order = sorted(np.flatnonzero(inside).tolist(), key=lambda label: -of_label.get(label, 0.0))
+        # Classes without an image have no probability.
+        probability_of = dict(zip(self._labels, probabilities.tolist(), strict=True))
+        order = sorted(np.flatnonzero(inside).tolist(), key=lambda label: -probability_of.get(label, 0.0))
         return tuple(self.all_class_names[label] for label in order)
 
     def _readable(self, images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageScores]:
+        """Score images, and raise UnreadableImageError at the first that cannot be read."""
         for scores in self._scores(image_inputs(images)):
             if scores.image.unreadable is not None:
                 raise scores.image.unreadable
@@ -347,7 +349,7 @@ class ImageClassifier(ABC):
         unknown: float | Literal["auto", "off"] = "auto",
         coverage: float | None = None,
     ) -> Iterator[tuple[ReadImage, Array, Prediction]]:
-        """Go through images of :func:`~cafe.classifier.images.image_inputs` with the prediction for each.
+        """Predict images of :func:`~cafe.classifier.images.image_inputs` one after the other.
 
         Parameters
         ----------
@@ -381,6 +383,7 @@ class ImageClassifier(ABC):
     def _prediction(
         self, scores: ImageScores, k: int, threshold: float | None, coverage: float | None, *, with_unknown: bool
     ) -> Prediction:
+        """Return the prediction for an image from its scores: classes, unknown or not, set of classes."""
         image, probabilities = scores.image, scores.probabilities
         if image.unreadable is not None:
             return Prediction(image.input.name, (), image.unreadable.reason)
@@ -405,7 +408,7 @@ class ImageClassifier(ABC):
         labelled: LabelledFolder | None = None,
         tell: Callable[[str], None] = lambda _: None,
     ) -> AbstractContextManager[Iterator[Answer]]:
-        """Return a context that gives :meth:`predictions` and writes each as a row of a CSV file.
+        """Return a context whose iterator makes :meth:`predictions` and writes each as a row of a CSV file.
 
         The file takes its place in one step when the context ends. Until then the rows stand in a file beside it, and
         after a kill the same call carries on from there: see :mod:`cafe.classifier.prediction_table`.
@@ -483,7 +486,7 @@ class ImageClassifier(ABC):
         return done
 
     def probabilities(self, images: Iterable[ImageInput]) -> Iterator[tuple[ReadImage, Array]]:
-        """Go through images of :func:`~cafe.classifier.images.image_inputs` with their probabilities.
+        """Yield images of :func:`~cafe.classifier.images.image_inputs` with their probabilities.
 
         Images are read ahead in threads, encoded, and the method asked, in batches of the encoder's own size; what is
         held in memory is a few of them. Of files whose features are in a cache of the cache folder, these are taken.
@@ -498,6 +501,6 @@ class ImageClassifier(ABC):
 
 
 def _listed(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageInput]:
-    """List the images, unless an iterator gives them: these may be more than memory holds."""
+    """Return the images as a list, but those of an iterator one by one: they may be more than memory holds."""
     inputs = image_inputs(images)
     return inputs if isinstance(images, Iterator) else list(inputs)

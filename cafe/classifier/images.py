@@ -8,14 +8,17 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from cafe.data.images.files import list_images
-from cafe.errors import InputError
+from cafe.errors import CafeError, InputError
+
+if TYPE_CHECKING:
+    from cafe.data.base import Dataset
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[np.uint8]"
 
@@ -120,6 +123,7 @@ def files_of(path: str | os.PathLike[str], left_out: Callable[[str], None] | Non
 
 
 def _files_in(folder: Path, left_out: Callable[[str], None] | None) -> Iterator[ImageInput]:
+    """Go through the images of a folder, at any depth; see :func:`files_of`."""
     listing = list_images(folder)
     if left_out is not None:
         for name in (*listing.others, *listing.not_utf8):
@@ -131,6 +135,7 @@ def _files_in(folder: Path, left_out: Callable[[str], None] | None) -> Iterator[
 
 
 def _image_of_pixels(pixels: object, number: int) -> Image.Image:
+    """Return uint8 pixels as an image; raise InputError for anything else, naming the image by its number."""
     array = np.asarray(pixels)
     if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
         kind = f"an array of {array.dtype}, {array.shape}" if array.dtype != object else f"a {type(pixels).__name__}"
@@ -139,3 +144,28 @@ def _image_of_pixels(pixels: object, number: int) -> Image.Image:
             "(height, width, 3 or 4)"
         )
     return Image.fromarray(array)
+
+
+class SampleImages:
+    """Opens the images of a data set by the ids of its samples.
+
+    Parameters
+    ----------
+    dataset : Dataset or None
+        None for images that are not on this machine.
+    """
+
+    def __init__(self, dataset: Dataset | None) -> None:
+        self._dataset = dataset
+        self._places: dict[str, tuple[str, int]] = {}  # split and row of each sample
+        for split, images in () if dataset is None else dataset.splits.items():
+            self._places.update({str(sample): (split, row) for row, sample in enumerate(images.sample_ids)})
+
+    def open(self, sample_id: str) -> Image.Image | None:
+        """Return the image of a sample; None if there is no such sample, or its image cannot be opened any more."""
+        if self._dataset is None or sample_id not in self._places:
+            return None
+        try:
+            return self._dataset.image(*self._places[sample_id])
+        except (CafeError, OSError):
+            return None

@@ -66,7 +66,7 @@ def known_features(
 
 
 class _Files(Dataset):
-    """Files of which only the sizes are known, as a data set that an extraction could be planned for."""
+    """A data set of files of which only the sizes are known, to plan the extraction whose features are looked up."""
 
     name = "files"
     class_names = ("",)
@@ -78,5 +78,5 @@ class _Files(Dataset):
         self.splits = {"new": ImageSplit(ids, labels, np.array(sizes, dtype=np.int64))}
 
     def image(self, split: str, index: int) -> Image.Image:
-        """Refuse: nothing is extracted."""
+        """Raise an error, since there are no bytes: no image of these is ever opened."""
         return read_image(b"", self.splits[split].sample_ids[index])

@@ -28,7 +28,7 @@ SUFFIX = ".onnx"
 
 
 class OnnxOutputs(NamedTuple):
-    """What the graph gives for n images; what it lacks is None.
+    """The outputs of the graph for n images; None for those that it lacks.
 
     Attributes
     ----------
@@ -133,6 +133,7 @@ class OnnxClassifier(ImageClassifier):
         return unknown_threshold(self._conformal_scores("unknown", "threshold of unknown images"), float(unknown))
 
     def _scores(self, images: Iterable[ImageInput]) -> Iterator[ImageScores]:
+        """Score images by the graph, in batches; see the base class."""
         for batch in in_batches(read_ahead(images, lambda: self.cropper, self.decoder), self.batch_size):
             crops = [image.crop for image in batch if image.crop is not None]
             outputs = iter(self.classify(np.stack(crops)).split() if crops else ())
@@ -144,9 +145,11 @@ class OnnxClassifier(ImageClassifier):
                     yield ImageScores(image, np.zeros(0, dtype=np.float32), None)
 
     def _unknown_score(self, detail: OnnxOutputs) -> float | None:
+        """Return the unknown score of an image, which the graph computed; None where it computes none."""
         return None if detail.unknown_scores is None else float(detail.unknown_scores[0])
 
     def _check_coverage(self, coverage: float, score: ConformalScore) -> None:
+        """Raise InputError where the file allows no sets of this coverage, or by this score."""
         if score != "lac":
             raise InputError(f"a file of `cafe export` makes sets by lac, and not by {score}; load the run for these")
         conformal_threshold(self._conformal_scores("set", "sets of classes"), coverage)
@@ -154,6 +157,7 @@ class OnnxClassifier(ImageClassifier):
     def _classes_in_set(
         self, detail: OnnxOutputs, best: int, coverage: float, score: ConformalScore
     ) -> NDArray[np.bool_]:
+        """Return which classes are in the set of an image, from the scores that the graph computed."""
         threshold = conformal_threshold(self._conformal_scores("set", "sets of classes"), coverage)
         assert detail.set_scores is not None, "a graph with scores of sets has this output"
         inside: NDArray[np.bool_] = prediction_sets(detail.set_scores, threshold, score)[0]

@@ -46,7 +46,7 @@ _MOST_NUMBERS = 40_000_000
 _MOST_TEMPERED = 2_000_000  # probabilities that the one number of a temperature is fitted on
 _BLOCK = 4096  # rows tempered at once: 4096 x 1,000 classes in float64 are 33 MB
 _USED_TEMPERATURE = "used_temperature"  # key of the temperature in a saved run
-_SURE = 2.0  # standard errors that the gain of a temperature must exceed
+_LEAST_GAIN = 2.0  # standard errors that the gain of a temperature must exceed
 
 
 @dataclass(frozen=True)
@@ -172,9 +172,9 @@ def random_parts(groups: NDArray[np.int64], seed: int, number: int) -> list[NDAr
 
 
 def class_text(estimator: Any, width: int) -> NDArray[np.float32] | None:
-    """Return the unit-length text embeddings that a fitted method started from; None where it has none.
+    """Return the unit-length text embeddings that a fitted method started from; None where it started from images.
 
-    None also where rows have another ``width`` than text, as features before the encoder's projection do.
+    None too where text is not ``width`` wide, as image features before the encoder's projection are not.
     """
     text = np.asarray(estimator.class_embeddings_, dtype=np.float32)
     return unit_length(text) if estimator.embedding_source_ == "text" and text.shape[1] == width else None
@@ -215,7 +215,7 @@ def unknown_scores(
 
 @dataclass(frozen=True)
 class Calibration:
-    """Whether a temperature makes the probabilities of a fit more honest, measured on images out of fold.
+    """The temperature of a kept fit, used only where images out of fold show that it makes probabilities more honest.
 
     The fit of a fold has seen a share s of the images of the kept fit. With few images per class that fit may be far
     too sure, or not sure enough. With many images, probabilities need no temperature; if log T falls as one over the
@@ -275,7 +275,7 @@ class Calibration:
         error = float(gain.std(ddof=1)) / math.sqrt(len(gain)) if len(gain) > 1 else math.inf
         ece, ece_after = (calibration_error(reliability_bins(c, correct)) for c in (confidence, confidence_after))
         fitted = _temperature(p, labels)
-        helps = float(gain.mean()) > _SURE * error and ece_after < ece
+        helps = float(gain.mean()) > _LEAST_GAIN * error and ece_after < ece
         return cls(
             fitted**share if helps else 1.0, fitted, ece, ece_after, float(-np.log(own).mean()),
             float(-np.log(own_after).mean()), confidence, confidence_after, correct,
@@ -287,7 +287,7 @@ class Calibration:
 
 
 def _temperature(probabilities: NDArray[Any], labels: NDArray[np.int64]) -> float:
-    """Fit a temperature, on a random sample of the rows where these are very many."""
+    """Fit the temperature of highest likelihood, on a random sample where rows are very many."""
     sample = np.random.default_rng(0).permutation(len(labels))[: max(100, _MOST_TEMPERED // probabilities.shape[1])]
     return fit_temperature(probabilities[sample], labels[sample])
 
@@ -295,9 +295,9 @@ def _temperature(probabilities: NDArray[Any], labels: NDArray[np.int64]) -> floa
 def _own_and_highest(
     probabilities: NDArray[Any], labels: NDArray[np.int64], temperatures: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the probability of each row's own class, at least the smallest float32, and the highest of the row.
+    """Return the probability of each row's true class, at least the smallest float32, and the highest of the row.
 
-    ``temperatures`` (n,) has one for each row.
+    Logits of each row are divided by its temperature first; ``temperatures`` is (n,).
     """
     own, highest = np.empty(len(labels)), np.empty(len(labels))
     for temperature in np.unique(temperatures):
@@ -312,7 +312,7 @@ def _own_and_highest(
 
 @dataclass(frozen=True)
 class Promises:
-    """What a kept fit promises of new images.
+    """What a kept fit promises of new images: thresholds of unknown images, sets of classes, a temperature.
 
     Attributes
     ----------

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 SUFFIX = ".csv"
 _PARTIAL = ".partial"
-_TRUST_COLUMNS = ("unknown", "unknown_score", "set")  # the set is a list as JSON
+_CERTAINTY_COLUMNS = ("unknown", "unknown_score", "set")  # the set is a list as JSON
 _GUESS_COLUMNS = ("class", "probability")  # of each guess; those of the second end in _2, and so on
 
 Answer = tuple[ReadImage, Array, Prediction]  # as of ImageClassifier.predictions
@@ -69,7 +69,7 @@ def writing_table(
     labelled: LabelledFolder | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Iterator[Answer]]:
-    """Return a context that gives predictions and writes them to a table, which takes its place at the end.
+    """Yield an iterator that predicts images and writes each prediction to a table, put in place at the end.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def writing_table(
         try:
             with replacing(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
                 table = _Table(stream, top, labelled)
-                yield _recorded(images, predict, partial, batch_size, table, labelled is not None, tell)
+                yield _predict_and_record(images, predict, partial, batch_size, table, labelled is not None, tell)
                 stream.flush()
                 if not partial.is_whole:
                     raise InputError(f"{str(out)!r} was not written: not all of its images were gone through")
@@ -125,7 +125,7 @@ def writing_table(
         partial.remove()
 
 
-def _recorded(
+def _predict_and_record(
     images: Iterable[ImageInput],
     predict: Predictor,
     partial: _Partial,
@@ -134,7 +134,7 @@ def _recorded(
     with_probabilities: bool,
     tell: Callable[[str], None],
 ) -> Iterator[Answer]:
-    """Give predictions, first those that were kept; write each to the table, and each new batch to the partial file."""
+    """Yield all predictions, kept ones first; write each to the table, and each new batch to the partial file."""
     following = iter(images)
     n_kept, ahead = 0, list[ImageInput]()
     for kept in partial.batches():
@@ -164,6 +164,7 @@ def _recorded(
 
 
 def _to_keep(answer: Answer, with_probabilities: bool) -> dict[str, Any]:
+    """Return an answer as JSON for the partial file."""
     image, probabilities, prediction = answer
     return {
         "sha256": None if image.sha256 is None else image.sha256.hex(),
@@ -190,11 +191,12 @@ def _same_images(images: Sequence[ImageInput], kept: Sequence[Mapping[str, Any]]
                 "set": None if each["prediction"]["set"] is None else tuple(each["prediction"]["set"]),
             }
         )
-        why = prediction.unreadable
         read = ReadImage(
             image.input,
             image.sha256,
-            unreadable=None if why is None else UnreadableImageError(image.input.name, why),
+            unreadable=None
+            if prediction.unreadable is None
+            else UnreadableImageError(image.input.name, prediction.unreadable),
         )
         dtype, packed = each["probabilities"] or ("<f4", "")
         answers.append((read, np.frombuffer(b64decode(packed), dtype), prediction))
@@ -202,6 +204,7 @@ def _same_images(images: Sequence[ImageInput], kept: Sequence[Mapping[str, Any]]
 
 
 def _no_cropper() -> Any:
+    """Fail: an image that is compared by its bytes alone is never cropped."""
     raise AssertionError("an image that is only compared by its bytes is cropped")
 
 
@@ -225,19 +228,19 @@ class _Partial:
             self._write(head)
 
     def batches(self) -> Iterator[list[dict[str, Any]]]:
-        """Give the batches that are kept, and cut off a line that a kill left unfinished."""
+        """Yield the batches that are kept, and cut off a line that a kill left unfinished."""
         while (kept := self._next_line()) is not None:
             yield kept
             self._n_images += len(kept)  # the caller goes on only if the images are the same
         self.cut()
 
     def cut(self) -> None:
-        """Drop the batch that was read last, and all that follow."""
+        """Remove the batch that was read last, and all that follow, from the file."""
         self._file.seek(self._start)
         self._file.truncate()
 
     def append(self, batch: Sequence[Mapping[str, Any]]) -> None:
-        """Keep one more batch."""
+        """Add a batch to the file."""
         self._write(batch)
         self._n_images += len(batch)
 
@@ -272,6 +275,7 @@ class _Partial:
         return json.loads(text)
 
     def _write(self, value: Any) -> None:
+        """Append a value as one line: the SHA-256 of its JSON, and the JSON."""
         text = json.dumps(value).encode()
         self._file.write(hashlib.sha256(text).hexdigest().encode() + b" " + text + b"\n")
         self._file.flush()
@@ -288,7 +292,7 @@ class _Table:
             f"{name}{'' if place == 1 else f'_{place}'}" for place in range(1, top + 1) for name in _GUESS_COLUMNS
         ]
         label = [] if labelled is None else ["label"]
-        self._writer.writerow(["image", *label, *guesses, *_TRUST_COLUMNS, "unreadable"])
+        self._writer.writerow(["image", *label, *guesses, *_CERTAINTY_COLUMNS, "unreadable"])
 
     def add(self, answer: Answer) -> None:
         """Write the row of one image."""
@@ -296,10 +300,10 @@ class _Table:
         guesses = [text for name, p in prediction.classes for text in (csv_cell(name), f"{p:.6f}")]
         guesses += [""] * (len(_GUESS_COLUMNS) * self._top - len(guesses))
         label = [] if self._labelled is None else [csv_cell(self._labelled.name_of(image.input))]
-        trust = [
+        certainty = [
             "" if prediction.unknown is None else str(prediction.unknown).lower(),
             "" if prediction.unknown_score is None else f"{prediction.unknown_score:.6f}",
             "" if prediction.set is None else csv_cell(json.dumps(prediction.set, ensure_ascii=False)),
         ]
-        row = [csv_cell(image.input.name), *label, *guesses, *trust, csv_cell(prediction.unreadable or "")]
+        row = [csv_cell(image.input.name), *label, *guesses, *certainty, csv_cell(prediction.unreadable or "")]
         self._writer.writerow(row)

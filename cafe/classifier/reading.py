@@ -51,7 +51,7 @@ def read_ahead(
     decoder: str,
     is_known: Callable[[bytes], bool] = lambda sha256: False,
 ) -> Iterator[ReadImage]:
-    """Read images in their order, several at once in threads and some before they are asked for.
+    """Read, decode and crop images in their order, several at once in threads, ahead of the caller.
 
     Parameters
     ----------
@@ -71,6 +71,7 @@ def read_ahead(
     """
 
     def read(image: ImageInput) -> ReadImage:
+        """Read, decode and crop one image."""
         sha256 = None
         try:
             with decoding_with(decoder):
@@ -85,17 +86,17 @@ def read_ahead(
             return ReadImage(image, sha256, unreadable=error)
 
     threads = min(processors(), _MOST_THREADS)
-    waiting: deque[Future[ReadImage]] = deque()
+    pending: deque[Future[ReadImage]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
             for image in images:
-                waiting.append(pool.submit(read, image))
-                if len(waiting) > _AHEAD * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                pending.append(pool.submit(read, image))
+                if len(pending) > _AHEAD * threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:  # a caller that stops early does not wait for the images that were read ahead
-            for future in waiting:
+            for future in pending:
                 future.cancel()
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.classifier.final_fit import FinalFit
-from cafe.errors import UnreadableImageError
+from cafe.classifier.images import SampleImages
+from cafe.classifier.tested import TestedImages
 from cafe.evaluation.by_class import confused_pairs
 from cafe.evaluation.calibration import reliability_bins
 from cafe.evaluation.label_issues import find_label_issues
@@ -49,25 +50,12 @@ def fit_report(final: FinalFit, dataset: Dataset | None, notes: Sequence[str] = 
     if tested is None:
         left_out["mistakes"] = f"No test was possible: {final.untested}."
     else:
-        correct = tested.predicted == tested.labels
         parts = {
             "results": tested.results,
             "confusions": confused_pairs(tested.predicted, tested.labels, None, tested.repeats),
-            "bins": reliability_bins(tested.confidence, correct),
+            "bins": reliability_bins(tested.confidence, tested.predicted == tested.labels),
+            "mistakes": _mistakes(tested, names, thumbnail),
         }
-        wrong = np.flatnonzero(~correct)
-        shown: dict[str, ShownImage] = {}
-        for i in wrong[np.argsort(-tested.confidence[wrong], kind="stable")]:
-            image = str(tested.sample_ids[i])
-            if image not in shown:  # a repeated cross-validation tests an image several times
-                says = (
-                    f"{names[tested.labels[i]]}, taken for {names[tested.predicted[i]]} "
-                    f"with {100 * tested.confidence[i]:.1f} %"
-                )
-                shown[image] = ShownImage(image, says, thumbnail(image))
-            if len(shown) == MOST_SHOWN:
-                break
-        parts["mistakes"] = tuple(shown.values())
     if final.calibration is not None:
         calibration = final.calibration
         confidence = calibration.confidence if calibration.temperature == 1.0 else calibration.tempered_confidence
@@ -84,16 +72,34 @@ def fit_report(final: FinalFit, dataset: Dataset | None, notes: Sequence[str] = 
     )  # fmt: skip
 
 
+def _mistakes(
+    tested: TestedImages, names: Sequence[str], thumbnail: Callable[[str], bytes | None]
+) -> tuple[ShownImage, ...]:
+    """Return the test images that were predicted wrong, each once, those of highest confidence first."""
+    shown: dict[str, ShownImage] = {}
+    wrong = np.flatnonzero(tested.predicted != tested.labels)
+    for i in wrong[np.argsort(-tested.confidence[wrong], kind="stable")]:
+        sample_id, confidence = str(tested.sample_ids[i]), 100 * tested.confidence[i]
+        if sample_id not in shown:  # a repeated cross-validation tests an image several times
+            caption = f"{names[tested.labels[i]]}, taken for {names[tested.predicted[i]]} with {confidence:.1f} %"
+            shown[sample_id] = ShownImage(sample_id, caption, thumbnail(sample_id))
+        if len(shown) == MOST_SHOWN:
+            break
+    return tuple(shown.values())
+
+
 def _label_issues(
     final: FinalFit, names: Sequence[str], thumbnail: Callable[[str], bytes | None]
 ) -> tuple[ShownImage, ...]:
+    """Return the images whose label looks wrong by the probabilities out of fold, the most doubtful first."""
     assert final.scored is not None
     issues = find_label_issues(final.scored.probabilities, final.scored.labels)
     shown = []
     for issue in issues[:MOST_SHOWN]:
-        image = str(final.seen.sample_ids[final.scored.rows[issue.row]])
-        says = f"labelled {names[issue.label]} ({100 * issue.probability:.1f} %), looks like {names[issue.suggested]}"
-        shown.append(ShownImage(image, says, thumbnail(image)))
+        sample_id = str(final.seen.sample_ids[final.scored.rows[issue.row]])
+        labelled = f"labelled {names[issue.label]} ({100 * issue.probability:.1f} %)"
+        caption = f"{labelled}, looks like {names[issue.suggested]}"
+        shown.append(ShownImage(sample_id, caption, thumbnail(sample_id)))
     return tuple(shown)
 
 
@@ -103,7 +109,7 @@ def _duplicates(
     thumbnail: Callable[[str], bytes | None],
     most_compared: int = _MOST_COMPARED,
 ) -> tuple[tuple[ShownImage, ...], str]:
-    """Return images that are in two classes or in two splits, and a sentence about the search for them."""
+    """Return images that are in two classes or in two splits, equal ones first, and a sentence about the search."""
     splits = list(features.splits.items())
     ids = np.concatenate([split.sample_ids for _, split in splits])
     labels = np.concatenate([split.labels for _, split in splits])
@@ -161,8 +167,8 @@ def equal_pairs(keys: NDArray[Any], labels: NDArray[np.int64], parts: NDArray[np
     >>> equal_pairs(np.array([[7], [3], [7], [3]]), np.array([0, 0, 1, 0]), np.array(["a", "a", "a", "a"]))
     [(0, 2)]
     """
-    whole = np.ascontiguousarray(keys).view(np.dtype((np.void, keys.dtype.itemsize * keys.shape[1])))[:, 0]
-    _, first, number = np.unique(whole, return_index=True, return_inverse=True)
+    key_of_row = np.ascontiguousarray(keys).view(np.dtype((np.void, keys.dtype.itemsize * keys.shape[1])))[:, 0]
+    _, first, number = np.unique(key_of_row, return_index=True, return_inverse=True)
     first = first[number.reshape(-1)]  # (n,), of each row the first that equals it
     differ = (labels != labels[first]) | (parts != parts[first])
     return [(int(first[i]), int(i)) for i in np.flatnonzero(differ)]
@@ -215,17 +221,12 @@ def near_pairs(
 
 
 def _thumbnails(dataset: Dataset | None) -> Callable[[str], bytes | None]:
-    """Return a function that makes the thumbnail of a sample; None for one that cannot be opened."""
-    places = {}
-    for split, images in () if dataset is None else dataset.splits.items():
-        places.update({str(sample): (split, row) for row, sample in enumerate(images.sample_ids)})
+    """Return a function from a sample id to the JPEG bytes of a thumbnail; None where the image cannot be opened."""
+    images = SampleImages(dataset)
 
-    def thumbnail(sample: str) -> bytes | None:
-        if dataset is None or sample not in places:
-            return None
-        try:
-            image = dataset.image(*places[sample])
-        except (UnreadableImageError, OSError):
+    def thumbnail(sample_id: str) -> bytes | None:
+        image = images.open(sample_id)
+        if image is None:
             return None
         image.thumbnail((_SIDE, _SIDE))
         buffer = io.BytesIO()

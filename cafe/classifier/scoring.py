@@ -1,4 +1,4 @@
-"""Probabilities and features of images: read ahead, taken from a cache or encoded in batches, and put to the method."""
+"""From images to probabilities: images are read ahead, their features taken from a cache or encoded, and scored."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ def score_images(
         known = known_features(listed, encoder, decoder, cache_dir, unprojected=scorer.unprojected)
     read = read_ahead(images, lambda: encoder.cropper, decoder, lambda sha256: known.keys.has(sha256, "", 0))
     for batch in in_batches(read, encoder.batch_size):
-        yield from scorer.scored(batch, known)
+        yield from scorer.score(batch, known)
 
 
 class _Scorer(NamedTuple):
-    """An encoder and a method, and whether this one reads what goes into the encoder's projection."""
+    """Scores batches of images by an encoder and a method, which may read features before the projection."""
 
     encoder: Encoder
     estimator: Any
     unprojected: bool
 
-    def scored(self, batch: Sequence[ReadImage], known: KnownRows) -> Iterator[ImageScores]:
+    def score(self, batch: Sequence[ReadImage], known: KnownRows) -> Iterator[ImageScores]:
         """Score the images of one batch."""
         crops = [image.crop for image in batch if image.crop is not None]
         encoded = iter(
@@ -75,7 +75,7 @@ class _Scorer(NamedTuple):
             yield ImageScores(image, *(next(of_readable) if image.unreadable is None else (empty, empty)))
 
     def _from_cache(self, image: ReadImage, known: KnownRows) -> NDArray[np.float32]:
-        """Return the features (d,) of an image from a cache, where those before the projection stand last."""
+        """Return the features (d,) of an image from a cache; those before the projection are the last columns."""
         assert image.sha256 is not None, "only files are known"
         (row,) = known.take(image.sha256, "", 0, with_projection=self.unprojected)  # (d,) or (d + w,)
         features: NDArray[np.float32] = row[self.encoder.dim if self.unprojected else 0 :].astype(np.float32)

@@ -1,4 +1,4 @@
-"""The test images of a fit, one by one, of which a row holds sums and a report shows examples."""
+"""The test images of a fit with their predictions, from which a row gets sums and a report examples."""
 
 from __future__ import annotations
 

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cafe.cache.format.reader import load_features
-from cafe.data.base import Dataset
+from cafe.classifier.images import SampleImages
 from cafe.data.opening import open_dataset
 from cafe.errors import CafeError
 from cafe.files import replacing
 from cafe.methods.inputs.cosines import unit_length
 from cafe.runs import LOCAL_FILE
 
-MOST = 50_000  # images that are searched for neighbours: 100 MB of float32 at a width of 512
+MOST_SEARCHED = 50_000  # images that are searched for neighbours: 100 MB of float32 at a width of 512
 
 
 @dataclass(frozen=True)
@@ -99,25 +99,15 @@ class TrainingImages:
     source: FitSource
 
     @cached_property
-    def _dataset(self) -> Dataset | None:
+    def _images(self) -> SampleImages:
+        """The images of the data set; none where it is not on this machine any more."""
+        if self.source.data is None:
+            return SampleImages(None)
         try:
             root = None if self.source.root is None else Path(self.source.root)
-            if self.source.data is None:
-                return None
-            return open_dataset(self.source.data, root, lenient=True, split=self.source.split)
+            return SampleImages(open_dataset(self.source.data, root, lenient=True, split=self.source.split))
         except (CafeError, OSError):
-            return None
-
-    @cached_property
-    def _places(self) -> dict[str, tuple[str, int]]:
-        dataset = self._dataset
-        if dataset is None:
-            return {}
-        return {
-            str(sample): (split, row)
-            for split, images in dataset.splits.items()
-            for row, sample in enumerate(images.sample_ids)
-        }
+            return SampleImages(None)
 
     def nearest(self, features: NDArray[np.floating[Any]], k: int) -> list[tuple[int, float]]:
         """Return rows of the k images nearest to features (d,), with their cosines, the nearest first."""
@@ -128,13 +118,7 @@ class TrainingImages:
 
     def picture(self, row: int) -> Image.Image | None:
         """Open an image; None where it no longer exists."""
-        place = self._places.get(str(self.sample_ids[row]))
-        if place is None or self._dataset is None:
-            return None
-        try:
-            return self._dataset.image(*place)
-        except (CafeError, OSError):
-            return None
+        return self._images.open(str(self.sample_ids[row]))
 
 
 def training_images(
@@ -175,12 +159,12 @@ def training_images(
     rows, labels, ids = [], [], []
     for name, split in cache.splits.items():
         if fitted and split.image_sha256 is not None:
-            keys = np.array([row.tobytes() in fitted for row in split.image_sha256], dtype=bool)
+            was_fitted = np.array([row.tobytes() in fitted for row in split.image_sha256], dtype=bool)
         else:
-            keys = np.full(len(split), name == "train")
-        rows.append(np.asarray(split.image_features)[keys].astype(np.float32))
-        labels.append(split.labels[keys])
-        ids.append(split.sample_ids[keys])
+            was_fitted = np.full(len(split), name == "train")
+        rows.append(np.asarray(split.image_features)[was_fitted].astype(np.float32))
+        labels.append(split.labels[was_fitted])
+        ids.append(split.sample_ids[was_fitted])
     features = np.concatenate(rows)
     if not len(features):
         return None
@@ -190,9 +174,9 @@ def training_images(
 
 def _sampled(number: int) -> NDArray[np.int64] | slice:
     """Return all rows, or a random sample that is small enough to be searched for every image."""
-    if number <= MOST:
+    if number <= MOST_SEARCHED:
         return slice(None)
-    return np.sort(np.random.default_rng(0).permutation(number)[:MOST])
+    return np.sort(np.random.default_rng(0).permutation(number)[:MOST_SEARCHED])
 
 
 def spread_over_classes(labels: NDArray[np.int64], number: int) -> Sequence[int]:

@@ -161,13 +161,13 @@ def _solve(keys: Array, targets: Array, beta: float, penalty: float) -> NDArray[
 
     n = len(keys)
     if is_tensor(keys):
-        gram: Any = scores.kernel(keys, keys, beta) / penalty
+        gram: Any = scores.exponential_kernel(keys, keys, beta) / penalty
         gram.diagonal().add_(1)
         lower = functions(gram).linalg.cholesky(gram)
         on_device_solved: NDArray[Any] = functions(gram).cholesky_solve(targets, lower)
         return on_device_solved
     with threads_for(n * n * max(n, keys.shape[1])):
-        gram = scores.kernel(keys, keys, beta)
+        gram = scores.exponential_kernel(keys, keys, beta)
         gram /= penalty
         gram[np.diag_indices(n)] += 1
         solved: NDArray[Any] = cho_solve(cho_factor(gram, lower=True, overwrite_a=True), targets, overwrite_b=True)

@@ -18,7 +18,7 @@ from cafe.errors import InputError
 from cafe.features import Features, Split
 from cafe.fitting import fit_method
 from cafe.methods import expected_failed_checks
-from cafe.methods.learned_prompts.prompts import cut, make_prompts, words_as_context
+from cafe.methods.learned_prompts.prompts import cut_into_parts, make_prompts, words_as_context
 from cafe.methods.objectives.coop import ContextObjective
 from cafe.runs import load, save
 from cafe.training.trainer import Batch
@@ -266,7 +266,7 @@ def test_what_is_encoded_of_a_thousand_prompts(tower):
 def test_parts_keep_to_their_limits():
     lengths = [9, 4, 7, 7, 4, 12, 5]
     for most_classes, most_tokens in ((3, 1e9), (7, 14), (7, 3), (1, 1e9)):
-        parts = cut(lengths, 3, most_classes, most_tokens)
+        parts = cut_into_parts(lengths, 3, most_classes, most_tokens)
         assert sorted(torch.cat([part.classes for part in parts]).tolist()) == list(range(7))
         for part in parts:
             assert part.length == max(lengths[i] for i in part.classes)

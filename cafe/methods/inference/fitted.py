@@ -1,4 +1,4 @@
-"""A fitted method as a run holds it: it predicts by arrays and NumPy, without scikit-learn or torch."""
+"""A fitted method read from a run: it predicts with NumPy alone, without scikit-learn or torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ INFERENCE_ROWS = 4096
 
 
 class FittedMethod:
-    """What is needed of a fitted method to predict.
+    """The parameters and arrays of a fitted method, with which it predicts in NumPy.
 
     It has the method's parameters and fitted attributes under their names, and gives the same probabilities to the
     last bit, since both score by the same functions (:mod:`cafe.methods.inference.scores`).
@@ -28,8 +28,8 @@ class FittedMethod:
         Such as ``"tip-adapter"`` and ``"TipAdapter"``.
     parameters, fitted : mapping of str to object
         The method's own.
-    whole : callable
-        Makes the scikit-learn classifier that it is of, for whoever needs it.
+    make_estimator : callable
+        Makes the scikit-learn classifier, for callers that need more than predictions.
     """
 
     n_features_in_: int
@@ -42,10 +42,11 @@ class FittedMethod:
         class_name: str,
         parameters: Mapping[str, Any],
         fitted: Mapping[str, Any],
-        whole: Callable[[], Any],
+        make_estimator: Callable[[], Any],
     ) -> None:
         self.__dict__.update(parameters, **fitted)
-        self._method, self._class_name, self._parameters, self._whole = method, class_name, dict(parameters), whole
+        self._method, self._class_name, self._parameters = method, class_name, dict(parameters)
+        self._make_estimator = make_estimator
 
     @property
     def class_name(self) -> str:
@@ -54,7 +55,7 @@ class FittedMethod:
 
     def estimator(self) -> Any:
         """Return the scikit-learn classifier; its module, and scikit-learn, are imported."""
-        return self._whole()
+        return self._make_estimator()
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the method's parameters."""
@@ -91,9 +92,9 @@ class FittedMethod:
 
 
 def full_probabilities(estimator: Any, X: NDArray[Any], n_classes: int) -> NDArray[Any]:
-    """Return probabilities over all classes of the data set, (n, n_classes); unseen ones have zero.
+    """Return probabilities over all classes of the data set, (n, n_classes), scored block by block.
 
-    Only methods that started from class means lack columns: those of classes without a training row.
+    A method that started from class means knows no class without a training row; such classes get probability zero.
     """
     probabilities = None
     for start in range(0, len(X), INFERENCE_ROWS):

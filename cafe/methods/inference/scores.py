@@ -1,4 +1,4 @@
-"""Scores of every method whose prediction is a few products: one function each, that methods and runs share.
+"""Scores of every method whose prediction is a few products: one function each, shared by methods and saved runs.
 
 Each takes a fitted method, or what was read of one from a run, and checked rows X (n, d), of unit length where the
 method scales them; it returns logits (n, c) in X's dtype,
@@ -61,7 +61,7 @@ def linear(method: Any, X: Array) -> Array:
 
 
 def linear_of_parts(method: Any, X: Array) -> Array:
-    """Do so; where rows are those of two encoders beside each other, each part is brought to length one first."""
+    """Score by ``weights_`` and ``intercept_``; features of two encoders are each scaled to length one first."""
     return linear(method, unit_parts(X, method.second_width) if method.second_width else X)
 
 
@@ -86,7 +86,7 @@ def tip_adapter(method: Any, X: Array) -> Array:
 
 
 def ape(method: Any, X: Array) -> Array:
-    """Do so on the chosen channels alone, each key with a weight of its own."""
+    """Score as Tip-Adapter does, on the chosen channels alone and with a weight for each key."""
     logits = text_cosines(method, X)
     affinity = unit_length(X[:, index_like(method.channels_, X)]) @ like(method.keys_, X).T  # (n, k)
     votes = functions(X).exp(-method.beta_ * (1 - affinity)) * like(method.weights_, X)
@@ -95,7 +95,7 @@ def ape(method: Any, X: Array) -> Array:
 
 
 def ape_t(method: Any, X: Array) -> Array:
-    """Do so with text, keys and values that were trained."""
+    """Score as Tip-Adapter does, with text, keys and values that were trained."""
     text, keys, values = (like(v, X) for v in (method.text_, method.keys_, method.values_))
     logits: Array = method.logit_scale * (X @ text.T)
     votes = functions(X).exp(-method.beta_ * (1 - X @ keys.T)) * values
@@ -110,7 +110,7 @@ def cross_modal_linear_probe(method: Any, X: Array) -> Array:
 
 
 def cross_modal_adapter(method: Any, X: Array) -> Array:
-    """Score what the trained bottleneck adds to the rows by the trained head."""
+    """Score rows by the trained head, after blending them with the output of the trained bottleneck."""
     down, up, head = (like(method.parameters_[k], X) for k in ("down", "up", "head"))
     adapted = relu(relu(X @ down) @ up)
     logits: Array = method.logit_scale * ((method.alpha * adapted + (1 - method.alpha) * X) @ head.T)
@@ -118,19 +118,19 @@ def cross_modal_adapter(method: Any, X: Array) -> Array:
 
 
 def proker(method: Any, X: Array) -> Array:
-    """Add to the scores of text the kernel regression on ``keys_`` (k, d)."""
+    """Add to the scores of text a kernel regression on ``keys_`` (k, d)."""
     logits = text_cosines(method, X)
     keys = like(method.keys_, X)
     weights = like(method.dual_weights_, X)
     for start in range(0, len(X), BLOCK):
         part = slice(start, start + BLOCK)
         # The scale is left to NumPy's own product, so that float32 stays float32.
-        logits[part] += method.logit_scale * (kernel(unit_length(X[part]), keys, method.beta_) @ weights)
+        logits[part] += method.logit_scale * (exponential_kernel(unit_length(X[part]), keys, method.beta_) @ weights)
     return logits
 
 
-def kernel(a: Array, b: Array, beta: float) -> Array:
-    """Return exp(-beta (1 - a.b)) of unit-length rows."""
+def exponential_kernel(a: Array, b: Array, beta: float) -> Array:
+    """Return exp(-beta (1 - a.b)) of every pair of unit-length rows, (rows of a, rows of b)."""
     affinity = a @ b.T
     affinity -= 1
     affinity *= beta

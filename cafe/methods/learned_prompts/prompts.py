@@ -38,7 +38,7 @@ class Part:
     Attributes
     ----------
     classes : Tensor of shape (k,), int64
-        Which.
+        Class rows.
     length : int
         Tokens that each is cut to: those of the longest.
     tokens : int
@@ -65,7 +65,7 @@ class ContextPrompts:
     n_context : int
         M.
     order : Tensor of shape (c, L), int64, or None
-        Which position of the end form comes where; None leaves it as it is.
+        Positions of the ``"end"`` form, in the order of the ``"middle"`` form; None for the ``"end"`` form.
     """
 
     tower: TextTower
@@ -96,12 +96,12 @@ class ContextPrompts:
 
     @cached_property
     def causal(self) -> CausalParts | None:
-        """The tower in parts; None where it is driven whole."""
+        """The parts of a causal tower; None for a tower that can only be run as a whole."""
         return self.tower.causal_parts()
 
     @cached_property
     def lengths(self) -> list[int]:
-        """Tokens of each prompt that reach its features: up to its end, or all where the tower is driven whole."""
+        """Number of tokens that the features of each prompt depend on: all, or up to its end in a causal tower."""
         ids = self.tokens["input_ids"]
         if self.causal is None:
             return [ids.shape[1]] * len(ids)
@@ -109,17 +109,17 @@ class ContextPrompts:
         return lengths
 
     def shared(self, common: bool) -> int:
-        """Return how many tokens all prompts begin with alike, if their context is common; 0 where none is spared."""
+        """Return the length of the prefix that all prompts share; 0 if the context is not common or nothing is saved."""
         if self.causal is None or not common:
             return 0
         return self.tower.leading_tokens + (self.n_context if self.order is None else self.n_context // 2)
 
     def parts(self, common: bool, most_classes: int, most_tokens: float) -> list[Part]:
-        """Cut the classes into parts; see :func:`cut`."""
-        return cut(self.lengths, self.shared(common), most_classes, most_tokens, self.embeddings.device)
+        """Divide the classes into parts that are encoded together; see :func:`cut_into_parts`."""
+        return cut_into_parts(self.lengths, self.shared(common), most_classes, most_tokens, self.embeddings.device)
 
     def prompts(self, contexts: Tensor, classes: Tensor) -> Tensor:
-        """Put contexts (g, M, w) or (g, c, M, w) into the prompts of k classes: (g, k, L, w)."""
+        """Return token embeddings of the prompts of k classes with contexts (g, M, w) or (g, c, M, w): (g, k, L, w)."""
         lead, m = self.tower.leading_tokens, self.n_context
         own = self.embeddings[classes]  # (k, L, w)
         shape = (len(contexts), *own.shape)
@@ -138,7 +138,7 @@ class ContextPrompts:
         shared = self.shared(contexts.ndim == 3)
         if self.causal is None or shared == 0:
             embeddings = self.prompts(contexts, classes)[:, :, :length].flatten(0, 1)  # (g k, length, w)
-            # Of what stands behind its end, a causal tower needs no mask; from one on a device the library would read.
+            # A causal tower needs no mask, and the library would read one from the device.
             needed = ids if self.causal is None else {"input_ids": ids["input_ids"]}
             tokens = {name: value.repeat(g, 1) for name, value in needed.items()}
             return self.tower.forward(tokens, embeddings).view(g, len(classes), -1)
@@ -163,11 +163,11 @@ class ContextPrompts:
             memory is then that of one part, for one more forward pass.
         """
         if recompute:
-            made = [checkpoint(self.features, contexts, part, use_reentrant=False) for part in parts]
+            encoded = [checkpoint(self.features, contexts, part, use_reentrant=False) for part in parts]
         else:
-            made = [self.features(contexts, part) for part in parts]
+            encoded = [self.features(contexts, part) for part in parts]
         place = torch.cat([part.classes for part in parts]).argsort()
-        return torch.cat(made, dim=1)[:, place]
+        return torch.cat(encoded, dim=1)[:, place]
 
 
 def make_prompts(tower: TextTower, class_names: Sequence[str], n_context: int, class_token: str) -> ContextPrompts:
@@ -197,12 +197,12 @@ def make_prompts(tower: TextTower, class_names: Sequence[str], n_context: int, c
         )
     order = None
     if class_token == "middle":
-        order = _middle(tokens["input_ids"], tower.leading_tokens, n_context, lengths)
+        order = _middle_order(tokens["input_ids"], tower.leading_tokens, n_context, lengths)
     return ContextPrompts(tower, tokens, tower.embed(tokens), n_context, order)
 
 
 def words_as_context(tower: TextTower, words: str) -> Tensor:
-    """Return the table's embeddings of some words, (M, w), to start a context from.
+    """Return the token embeddings of some words, (M, w), as the start of a context.
 
     Raises
     ------
@@ -216,8 +216,8 @@ def words_as_context(tower: TextTower, words: str) -> Tensor:
     return tower.embed(tokens)[0, tower.leading_tokens : tower.leading_tokens + m]
 
 
-def _middle(ids: Tensor, lead: int, m: int, lengths: Sequence[int]) -> Tensor:
-    """Return the order (c, L) that moves each name in front of the second half of the context."""
+def _middle_order(ids: Tensor, lead: int, m: int, lengths: Sequence[int]) -> Tensor:
+    """Return the token order (c, L) of prompts with the class name in the middle of the context."""
     half = m // 2
     order = torch.arange(ids.shape[1]).repeat(len(lengths), 1)
     for row, length in zip(order, lengths, strict=True):
@@ -227,10 +227,10 @@ def _middle(ids: Tensor, lead: int, m: int, lengths: Sequence[int]) -> Tensor:
     return order.to(ids.device)
 
 
-def cut(
+def cut_into_parts(
     lengths: Sequence[int], shared: int, most_classes: int, most_tokens: float, device: torch.device | str = "cpu"
 ) -> list[Part]:
-    """Cut classes into parts of like length, the longest first.
+    """Divide classes into parts with prompts of similar length, the longest first.
 
     Parameters
     ----------
@@ -239,13 +239,13 @@ def cut(
     shared : int
         Tokens that all prompts begin with and that a part encodes once.
     most_classes, most_tokens : int, float
-        What a part may have at most; a part of one class may have more tokens.
+        Limits of a part; a part of one class may have more tokens.
     device : torch.device or str, default="cpu"
         Where the parts' indices live.
 
     Examples
     --------
-    >>> [(part.classes.tolist(), part.tokens) for part in cut([5, 7, 6], 2, 2, 100)]
+    >>> [(part.classes.tolist(), part.tokens) for part in cut_into_parts([5, 7, 6], 2, 2, 100)]
     [([1, 2], 12), ([0], 5)]
     """
     parts: list[list[int]] = []

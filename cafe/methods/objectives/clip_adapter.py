@@ -1,4 +1,4 @@
-"""What CLIPAdapter trains: its objective for the trainer, by one of the kernels.
+"""The objective with which the trainer trains CLIP-Adapter's weights, by one of the kernels.
 
 Letters as in kernels/reference.py: g configurations, b rows, d width, c classes, h bottleneck, q ratio width.
 """
@@ -97,7 +97,7 @@ class AdapterObjective:
         return None
 
     def uses_feature_mean(self, shape: Any) -> bool:
-        """Whether configurations of that shape use the mean training feature: learned ratios of the text side do."""
+        """Return whether a shape uses the mean training feature, as learned ratios of the text side do."""
         return bool(shape.adapts_text and shape.beta_mode == "learned")
 
     @property
@@ -111,7 +111,7 @@ class AdapterObjective:
         return self.features is not None and self.features.dtype == torch.bfloat16
 
     def activation_bytes(self, configuration: Configuration) -> int:
-        """Four copies of logits and of both sides' features, which autograd keeps."""
+        """Estimate the bytes of a step: four copies of logits and of both sides' features, which autograd keeps."""
         b = min(configuration.batch_size, len(configuration.rows))
         c, d = self.text.shape[1:]
         shape: Any = configuration.shape
@@ -123,7 +123,7 @@ class AdapterObjective:
         return self.sizes(configuration).multiply_adds
 
     def threads(self, configuration: Configuration) -> int | None:
-        """Return on how many threads a step alone runs fastest; None where that is not measured."""
+        """Return the number of threads on which a single step runs fastest; None where that is not measured."""
         if self.kernel not in CPU_FORMS:
             return None
         dtype = (self.text if self.features is None else self.features).dtype

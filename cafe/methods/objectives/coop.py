@@ -1,4 +1,4 @@
-"""What CoOp trains: its contexts, by an objective for the trainer.
+"""The objective with which the trainer trains CoOp's contexts.
 
     W_j    = text tower( [start] v_1 ... v_M NAME_j . [end] )
     logits = s  f/|f| . W_j/|W_j|
@@ -64,7 +64,7 @@ class ContextObjective:
         return {"contexts": INITIAL_STD * torch.randn(shape, generator=generator)}
 
     def parts_of(self, configurations: int) -> tuple[list[Part], bool]:
-        """Return how classes are cut when that many configurations are stacked, and whether parts are recomputed.
+        """Return the parts of the classes for a number of stacked configurations, and whether parts are recomputed.
 
         Where everything fits in the trainer's memory budget, parts only sort prompts by length.
         """
@@ -106,13 +106,13 @@ class ContextObjective:
         return losses.detach(), {"contexts": gradient}
 
     def activation_bytes(self, configuration: Configuration) -> int:
-        """Activations of all prompts, or of the largest part where parts are recomputed."""
+        """Estimate the bytes of a step: activations of all prompts, or of the largest part if parts are recomputed."""
         parts, recompute = self.parts_of(1)
         tokens = [part.tokens for part in parts]
         return (max(tokens) if recompute else sum(tokens)) * self.prompts.bytes_per_token
 
     def multiply_adds(self, configuration: Configuration) -> int:
-        """Each weight of the tower once per token forwards and once backwards, for all classes."""
+        """Count the multiply-adds of a step: each weight of the tower, once per token forward and once backward."""
         return 2 * self.prompts.weights * sum(part.tokens for part in self.parts_of(1)[0])
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What ProLIP trains: its objective for the trainer.
+"""The objective with which the trainer trains ProLIP's projection.
 
 Letters: g configurations, b rows of a batch, p width before the projection, d after it, c classes; s logit scale.
 
@@ -19,7 +19,7 @@ from cafe.training.trainer import Batch, Configuration
 
 @dataclass(frozen=True)
 class ProjectionObjective:
-    """The loss above.
+    """Cross-entropy after the projection plus the pull to its start; formula in the module's docstring.
 
     Attributes
     ----------
@@ -57,11 +57,11 @@ class ProjectionObjective:
         return losses, {"change": features.transpose(1, 2) @ dv + 2 * strength * change}
 
     def activation_bytes(self, configuration: Configuration) -> int:
-        """Logits, projected rows, and three copies of the projection."""
+        """Estimate the bytes of a step: logits, projected rows, and three copies of the projection."""
         b, (c, d) = min(configuration.batch_size, len(configuration.rows)), self.text.shape
         return int(self.start.element_size() * (3 * b * c + 5 * b * d + 3 * self.start.numel()))
 
     def multiply_adds(self, configuration: Configuration) -> int:
-        """Projection and logits, forward once and backward once."""
+        """Count the multiply-adds of a step: projection and logits, forward once and backward once."""
         b, (c, d) = min(configuration.batch_size, len(configuration.rows)), self.text.shape
         return int(2 * b * (self.start.numel() + c * d))

@@ -1,4 +1,4 @@
-"""How Tip-Adapter-F's keys are trained: its objective for the trainer, with the gradient by hand.
+"""The objective with which the trainer trains Tip-Adapter-F's keys, with its gradient written out.
 
 Letters: g configurations, b rows of a batch, d width, c classes, K keys; G is the gradient in the logits.
 
@@ -56,7 +56,7 @@ class KeysObjective:
     known: dict[KeysShape, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def _owners(self, shape: KeysShape, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return the class of each key (K,) and the keys of each class (c,), copied to the device once."""
+        """Return the class of each key (K,) and the number of keys of each class (c,), copied to the device once."""
         if shape not in self.known:
             owner = np.repeat(np.arange(len(shape.counts)), shape.counts)
             self.known[shape] = (torch.as_tensor(owner).to(device), torch.tensor(shape.counts).to(device))
@@ -90,17 +90,17 @@ class KeysObjective:
         return losses, {"keys": (alpha * beta / b) * (weight @ features)}
 
     def activation_bytes(self, configuration: Configuration) -> int:
-        """Three arrays of the size of affinities, and three of the size of logits."""
+        """Estimate the bytes of a step: three arrays of the size of affinities, and three of the size of logits."""
         b = min(configuration.batch_size, len(configuration.rows))
         return 3 * self.text.element_size() * b * (len(self.text) + len(configuration.rows))
 
     def multiply_adds(self, configuration: Configuration) -> int:
-        """Logits, affinities, and the gradient's product."""
+        """Count the multiply-adds of a step: logits, affinities, and the gradient's product."""
         b = min(configuration.batch_size, len(configuration.rows))
         return b * self.text.shape[1] * (len(self.text) + 2 * len(configuration.rows))
 
 
 def sorted_rows(rows: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return rows in order of their class, and of themselves within a class."""
+    """Return rows sorted by class; within a class they keep their order."""
     ordered: NDArray[np.int64] = rows[np.argsort(y[rows], kind="stable")]
     return ordered
