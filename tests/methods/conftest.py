@@ -1,8 +1,13 @@
-"""What methods need beside arrays, so that the contract tests can walk all of them."""
+"""What methods need beside arrays, so that the contract tests can walk all of them; and `references.py` to import."""
+
+import sys
+from pathlib import Path
 
 import pytest
 
 from cafe.methods import make_method
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from references import unit
 
 from cafe import APE, APET, fit_many
 from cafe.errors import InputError
@@ -10,10 +11,6 @@ from cafe.methods.ape import chosen_channels, similarity_between_classes
 from cafe.methods.objectives.ape_t import KEPT_BYTES, KeyedRows, ResidualKeysObjective
 from cafe.methods.objectives.base import Result
 from cafe.training.trainer import Batch
-
-
-def unit(x):
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+from references import unit
 
 from cafe import GDA, Auto, TaskRes, ZeroShot
 from cafe.errors import InputError
@@ -20,10 +21,6 @@ from cafe.methods.mixture.weights import likeliest_scale, losses, pick_weights, 
 
 LONG = "CAFE_LONG_TESTS" in os.environ
 SETTINGS = {"steps": 20, "logit_scale": 30.0, "device": "cpu", "dtype": "float64", "random_state": 0}
-
-
-def unit(x):
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 def made(shots, noise, text_noise, seed=0, n_classes=6, d=24):

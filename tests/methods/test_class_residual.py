@@ -6,15 +6,12 @@ A batch that holds all rows makes the fit independent of the batch order, so tha
 import numpy as np
 import pytest
 import torch
+from references import unit
 
 from cafe import CLAP, TaskRes, ZeroShotLinearProbe
 from cafe.errors import InputError
 
 STEPS = 12
-
-
-def unit(x):
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 @pytest.fixture

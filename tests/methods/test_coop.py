@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from references import unit
 from sklearn.base import clone
 
 from cafe import CoOp, ZeroShot, fit_many
@@ -42,10 +43,6 @@ def problem():
     centres = rng.normal(size=(4, 12))
     y = np.arange(20) % 4
     return (centres[y] + 0.3 * rng.normal(size=(20, 12))).astype(np.float32), y
-
-
-def unit(x):
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 def make(tower, **parameters):

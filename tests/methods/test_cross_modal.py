@@ -3,15 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from references import unit
 
 from cafe import CrossModalAdapter, CrossModalLinearProbe
 from cafe.errors import InputError
 from cafe.methods.objectives.cross_modal_linear_probe import CrossModalObjective
 from cafe.training.trainer import Batch, Configuration
-
-
-def unit(x):
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 @pytest.fixture

@@ -2,13 +2,10 @@
 
 import numpy as np
 import pytest
+from references import unit
 
 from cafe import GDA, ZeroShot, fit_many
 from cafe.errors import InputError
-
-
-def unit(x):
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 @pytest.fixture

@@ -2,13 +2,10 @@
 
 import numpy as np
 import pytest
+from references import unit
 
 from cafe import CLIPAdapter, LinearProbe, TipAdapter, ZeroShot
 from cafe.errors import InputError
-
-
-def unit(x):
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from references import unit
 from torch.nn.functional import normalize
 
 from cafe import CLIPAdapter, ZeroShot, fit_many
@@ -32,10 +33,6 @@ def few_shots(shots=4, n_classes=12, d=48, seed=0, n_test=240):
         return centres[y] + 0.5 * rng.normal(size=(n, d)), y
 
     return *draw(shots * n_classes), text, *draw(n_test)
-
-
-def unit(x):
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 # ---------------------------------------------------------------------- Q itself

@@ -3,13 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from references import unit
 
 from cafe import LPPlusPlus, fit_many
 from cafe.errors import InputError
-
-
-def unit(x):
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 @pytest.fixture

@@ -2,15 +2,11 @@
 
 import numpy as np
 import pytest
+from references import unit
 
 from cafe import ProKeR, ZeroShot
 from cafe.errors import InputError
-from cafe.methods import proker
 from cafe.methods.inference import scores
-
-
-def unit(x):
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 @pytest.fixture
@@ -38,11 +34,12 @@ def derived(X, y, text, queries, beta, penalty, scale):
 
 
 @pytest.mark.parametrize("block", [2, 1024])
-def test_is_its_equation(problem, block, monkeypatch):
-    monkeypatch.setattr(scores, "BLOCK", block)
+def test_is_its_equation(problem, block):
     X, y, text, queries = problem
     model = ProKeR(text, beta=2.0, penalty=0.3, logit_scale=30.0).fit(X, y)
-    np.testing.assert_allclose(model.logits(queries), derived(X, y, text, queries, 2.0, 0.3, 30.0), rtol=1e-10)
+    np.testing.assert_allclose(
+        scores.proker(model, unit(queries), block), derived(X, y, text, queries, 2.0, 0.3, 30.0), rtol=1e-10
+    )
 
 
 def test_settings_follow_the_shots_as_published(problem):
@@ -72,11 +69,10 @@ def test_extreme_rows_stay_finite(problem, dtype):
     assert np.isfinite(model.predict_proba(np.concatenate([odd, 1e-30 * queries]).astype(dtype))).all()
 
 
-def test_too_many_rows_and_bad_settings(problem, monkeypatch):
+def test_too_many_rows_and_bad_settings(problem):
     X, y, text, _ = problem
-    monkeypatch.setattr(proker, "MOST_ROWS", 6)
-    with pytest.raises(InputError, match="7 rows are too many .at most 6.; take fewer shots"):
-        ProKeR(text).fit(X, y)
+    with pytest.raises(InputError, match="20,001 rows are too many .at most 20,000.; take fewer shots"):
+        ProKeR(text).fit(np.resize(X, (20_001, X.shape[1])), np.resize(y, 20_001))
     with pytest.raises(InputError, match="beta of proker must be a number, above 0, or None, but is 0"):
         ProKeR(text, beta=0).fit(X, y)
     with pytest.raises(InputError, match="penalty of proker"):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from references import unit
 from scipy import sparse
 from sklearn.exceptions import DataConversionWarning
 
@@ -9,10 +10,6 @@ from cafe import SSText, ZeroShot, fit_many
 from cafe.errors import InputError
 from cafe.methods.ss_text import class_shares, transported_labels
 from cafe.runs import load, save
-
-
-def unit(x):
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 @pytest.fixture

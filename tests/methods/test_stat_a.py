@@ -4,13 +4,10 @@ import warnings
 
 import numpy as np
 import pytest
+from references import unit
 
 from cafe import StatA, TransCLIP, ZeroShot
 from cafe.errors import InputError
-
-
-def unit(x):
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 @pytest.fixture

@@ -119,13 +119,12 @@ def test_what_is_wrong_is_found_on_disk_too(problem, tmp_path):
         LinearProbe(text, C=1.0).fit(broken, y)
 
 
-def test_which_arrays_stay_where_they_are(problem, monkeypatch):
+def test_which_arrays_stay_where_they_are(problem):
     X, mapped, _, _ = problem
     assert stays_stored(mapped)
     assert not stays_stored(X)
-    monkeypatch.setattr(stored_rows, "LARGE", X.nbytes)
-    assert stays_stored(X)
-    assert not stays_stored(X.astype(np.float32))
+    assert stays_stored(X, large=X.nbytes)
+    assert not stays_stored(X.astype(np.float32), large=X.nbytes)
 
 
 def test_rows_are_those_of_the_array(problem):

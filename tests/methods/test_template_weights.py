@@ -2,15 +2,12 @@
 
 import numpy as np
 import pytest
+from references import unit
 
 from cafe import GDA, ZeroShot, fit_many
 from cafe.errors import InputError
 from cafe.prompts import class_embeddings
 from cafe.runs import load, save
-
-
-def unit(x):
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 @pytest.fixture

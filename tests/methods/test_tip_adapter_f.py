@@ -7,16 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from references import unit
 
 from cafe import TipAdapter, TipAdapterF, fit_many
 from cafe.errors import InputError
 from cafe.methods.objectives.tip_adapter_f import KeysObjective, KeysShape
 from cafe.protocol.selection import score_fitted
 from cafe.training.trainer import Batch
-
-
-def unit(x):
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 @pytest.fixture

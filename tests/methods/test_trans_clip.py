@@ -2,14 +2,11 @@
 
 import numpy as np
 import pytest
+from references import unit
 
 from cafe import TransCLIP
 from cafe.errors import InputError
 from cafe.solvers import transductive as trans_clip_solver
-
-
-def unit(x):
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 @pytest.fixture

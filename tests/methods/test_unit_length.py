@@ -84,11 +84,10 @@ def test_what_is_not_finite_is_never_taken_for_a_direction(bad: float) -> None:
     assert got[1].tolist() == [0.6, 0.8]
 
 
-def test_many_rows_are_scaled_as_each_alone(monkeypatch):
+def test_many_rows_are_scaled_as_each_alone():
     """Rows are scaled in blocks; neither their number nor their place changes a bit."""
-    monkeypatch.setattr("cafe.methods.inputs.cosines._BLOCK", 3 * 24)
     X = np.random.default_rng(0).standard_normal((10, 24)).astype(np.float32)
-    together = unit_length(X)
+    together = unit_length(X, block=3 * 24)
     assert together.dtype == X.dtype
     for row, alone in zip(together, X, strict=True):
         np.testing.assert_array_equal(row, unit_length(alone[None])[0])

@@ -117,13 +117,13 @@ def cross_modal_adapter(method: Any, X: Array) -> Array:
     return logits
 
 
-def proker(method: Any, X: Array) -> Array:
-    """Add to the scores of text a kernel regression on ``keys_`` (k, d)."""
+def proker(method: Any, X: Array, block: int = BLOCK) -> Array:
+    """Add to the scores of text a kernel regression on ``keys_`` (k, d), in blocks of rows."""
     logits = text_cosines(method, X)
     keys = like(method.keys_, X)
     weights = like(method.dual_weights_, X)
-    for start in range(0, len(X), BLOCK):
-        part = slice(start, start + BLOCK)
+    for start in range(0, len(X), block):
+        part = slice(start, start + block)
         # The scale is left to NumPy's own product, so that float32 stays float32.
         logits[part] += method.logit_scale * (exponential_kernel(unit_length(X[part]), keys, method.beta_) @ weights)
     return logits

@@ -19,13 +19,15 @@ Array = NDArray[Any]
 _BLOCK = 2**18
 
 
-def unit_length(x: Array) -> Array:
+def unit_length(x: Array, block: int = _BLOCK) -> Array:
     """Scale rows to length one, whatever finite numbers they hold.
 
     Parameters
     ----------
     x : ndarray of shape (..., d), float
         Rows; subnormal numbers and the largest of the dtype are as good as any other.
+    block : int, default=262,144
+        Numbers that are scaled at once; it changes no result.
 
     Returns
     -------
@@ -44,9 +46,9 @@ def unit_length(x: Array) -> Array:
     if is_tensor(x):
         tensor: Array = _unit_length_on_device(x)
         return tensor
-    if x.ndim != 2 or x.size <= _BLOCK:
+    if x.ndim != 2 or x.size <= block:
         return _unit_rows(x)
-    scaled, rows = np.empty_like(x), max(1, _BLOCK // x.shape[1])
+    scaled, rows = np.empty_like(x), max(1, block // x.shape[1])
     for first in range(0, len(x), rows):
         _unit_rows(x[first : first + rows], scaled[first : first + rows])
     return scaled

@@ -73,8 +73,8 @@ class StoredRows:
         return StoredRows(self.stored, True, self.rows)
 
 
-def stays_stored(X: Any) -> bool:
-    """Return whether X is read row by row: it is a memory map of floats, or float16 of a gigabyte or more.
+def stays_stored(X: Any, large: int = LARGE) -> bool:
+    """Return whether X is read row by row: it is a memory map of floats, or float16 of ``large`` bytes or more.
 
     Examples
     --------
@@ -83,9 +83,9 @@ def stays_stored(X: Any) -> bool:
     """
     if isinstance(X, StoredRows):
         return True
-    large = isinstance(X, np.ndarray) and X.dtype == np.float16 and X.nbytes >= LARGE
+    is_large = isinstance(X, np.ndarray) and X.dtype == np.float16 and X.nbytes >= large
     mapped = isinstance(X, np.memmap) and X.dtype.kind == "f"
-    return (large or mapped) and X.ndim == 2 and len(X) > 0
+    return (is_large or mapped) and X.ndim == 2 and len(X) > 0
 
 
 def check_stored(estimator: Any, X: Any, y: Any) -> tuple[StoredRows, Array]:

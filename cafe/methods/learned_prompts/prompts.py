@@ -109,7 +109,7 @@ class ContextPrompts:
         return lengths
 
     def shared(self, common: bool) -> int:
-        """Return the length of the prefix that all prompts share; 0 if the context is not common or nothing is saved."""
+        """Return the length of the prefix that all prompts share; 0 if the tower or the context allows none."""
         if self.causal is None or not common:
             return 0
         return self.tower.leading_tokens + (self.n_context if self.order is None else self.n_context // 2)
