@@ -317,9 +317,9 @@ def _grow_a_folder(folder: Path, before: Path) -> list[str]:
 def _write_npz(cache: Path, path: Path) -> None:
     import numpy as np
 
-    from cafe.cache.format.reader import load_features
+    from cafe.cache.format.reader import read_features
 
-    features = load_features(cache)
+    features = read_features(cache)
     arrays = {}
     for name, split in features.splits.items():
         arrays[f"{name}_features"], arrays[f"{name}_labels"] = split.image_features, split.labels
@@ -330,7 +330,7 @@ def warm_up(names: Sequence[str]) -> None:
     """Import what the verbs need before the forks, by doing it once, so that a child begins to work at once."""
     from cafe.cache.extract.plan import Draws
     from cafe.cache.extract.run import extract
-    from cafe.cache.format.reader import load_features
+    from cafe.cache.format.reader import read_features
     from cafe.compare import compare
     from cafe.data import open_dataset
     from cafe.encoders import open_encoder
@@ -343,7 +343,7 @@ def warm_up(names: Sequence[str]) -> None:
         path = extract(digits, encoder, folder / "a.h5", splits=["train", "test"], draws=Draws((1,))).path
         if {"fit", "compare", "demo"}.isdisjoint(names):
             return
-        rows = compare("baselines", [load_features(path)], shots=[1], seeds=[1], methods=["zero-shot", "tip-adapter"])
+        rows = compare("baselines", [read_features(path)], shots=[1], seeds=[1], methods=["zero-shot", "tip-adapter"])
         write_report(folder, rows)
     finally:
         shutil.rmtree(folder)

@@ -66,13 +66,13 @@ def over_draws(shots: Sequence[int]) -> Comparison:
 def digits() -> Features:
     """Extract the digits with the embedded model."""
     from cafe.cache.extract.run import extract
-    from cafe.cache.format.reader import load_features
+    from cafe.cache.format.reader import read_features
     from cafe.data.opening import open_dataset
     from cafe.encoders.opening import open_encoder
 
     path = Path(tempfile.mkdtemp()) / "digits.h5"
     extract(open_dataset("digits", None), open_encoder("cafe:mini", "cpu", "float32"), path)
-    return load_features(path)
+    return read_features(path)
 
 
 def run(

@@ -108,7 +108,7 @@ def load_features(
     CacheError
         If there is no such cache, or it is truncated, damaged, no cache, or of a newer format version.
     """
-    return reader.load_features(find_cache(cache, cache_folder(cache_dir)), memmap=memmap)
+    return reader.read_features(find_cache(cache, cache_folder(cache_dir)), memmap=memmap)
 
 
 def current_cache(folder: Path) -> Path | None:

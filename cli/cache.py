@@ -167,7 +167,7 @@ def export(
 ) -> None:
     """Write features, labels, ids and text for other tools."""
     with Screen(json=json, quiet=quiet) as screen:
-        from cafe.cache.format.reader import load_features
+        from cafe.cache.format.reader import read_features
         from cafe.cache.transfer.exporting import FORMATS, export_features
         from cafe.errors import InputError
         from cafe.files import cache_dir as cache_folder
@@ -176,7 +176,7 @@ def export(
             raise InputError(f"give --out FILE, or --format {', '.join(FORMATS)}")
         path = chosen_cache(cache, cache_folder(cache_dir), screen, used=False)
         target = out or Path(f"{path.stem}.{layout}")
-        files = export_features(load_features(path, memmap="auto"), target, layout, force=force)
+        files = export_features(read_features(path, memmap="auto"), target, layout, force=force)
         names = [str(file) for file in files]
         screen.answer({"cache": str(path), "files": names}, "\n".join(names))
 
@@ -222,13 +222,13 @@ def _text(path: Path | None) -> str | None:
 @app.command("info")
 def info(cache: _Cache = None, cache_dir: CacheDir = None, json: Json = False, quiet: Quiet = False) -> None:
     """Show what a cache holds and where it came from."""
-    from cafe.cache.format.reader import load_features, summarise
+    from cafe.cache.format.reader import read_features, summarise
     from cafe.files import cache_dir as cache_folder
 
     with Screen(json=json, quiet=quiet) as screen:
         path = chosen_cache(cache, cache_folder(cache_dir), screen, used=False)
         summary = summarise(path)
-        features = load_features(path)
+        features = read_features(path)
         document = {
             **summary.to_json(),
             "class_names": list(features.class_names),

@@ -85,7 +85,7 @@ def compare(
     all_values = numbers(values, "--values")
     with Screen(json=json, quiet=quiet) as screen:
         screen.say(f"comparing {suite}")  # before anything is imported
-        from cafe.cache.format.reader import load_features
+        from cafe.cache.format.reader import read_features
         from cafe.files import cache_dir as cache_folder
         from cafe.files import check_output_folder
         from cafe.runs import new_report_folder
@@ -93,7 +93,7 @@ def compare(
         if out is not None:
             check_output_folder(out, "results.jsonl", "the report")
         folder = cache_folder(cache_dir)
-        features = [load_features(path) for path in chosen_caches(cache, folder, screen)]
+        features = [read_features(path) for path in chosen_caches(cache, folder, screen)]
 
         # After the caches: a missing one should not wait for torch.
         import_scikit_learn()

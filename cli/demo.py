@@ -40,7 +40,7 @@ def demo(
     started = time.monotonic()
     with Screen(json=json, quiet=quiet) as screen:
         screen.say("getting ready: digits, and the small CLIP that comes with cafe")
-        from cafe.cache.format.reader import load_features
+        from cafe.cache.format.reader import read_features
         from cafe.files import cache_dir as cache_folder
         from cafe.fitting import check_device_and_dtype
         from cafe.report.files import write_report
@@ -50,7 +50,7 @@ def demo(
         folder = cache_folder(cache_dir)
         run = folder / RUNS / "demo"
         summary = _extract(screen, folder, device, dtype)
-        features = load_features(summary.path)
+        features = read_features(summary.path)
         row = _fit(screen, summary.path, run / "fit", seed, device, dtype, folder)
         comparison = _compare(screen, features, device, dtype)
         files = write_report(run, comparison)

@@ -170,7 +170,7 @@ def test_two_caches_of_one_extraction(tmp_path, tiny_clip_folder):
     from PIL import Image
 
     from cafe.cache import extract
-    from cafe.cache.format.reader import load_features
+    from cafe.cache.format.reader import read_features
     from cafe.data import open_dataset
     from cafe.encoders import open_encoder
     from cafe.encoders.examples import save_tiny_dinov2
@@ -186,7 +186,7 @@ def test_two_caches_of_one_extraction(tmp_path, tiny_clip_folder):
     summaries = [
         extract(dataset, open_encoder(model, "cpu"), tmp_path / f"{number}.h5") for number, model in enumerate(models)
     ]
-    clip, dino = (load_features(summary.path) for summary in summaries)
+    clip, dino = (read_features(summary.path) for summary in summaries)
     joined = dino.join(clip)
     assert joined.provenance["encoder"] == "+".join(models)
     assert joined.class_embeddings is not None

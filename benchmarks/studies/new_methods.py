@@ -48,13 +48,13 @@ BATCH, BATCHES = 64, 100
 def digits(templates: Sequence[str] | None = None) -> Features:
     """Extract the digits that come with cafe, with the embedded encoder."""
     from cafe.cache.extract.run import extract
-    from cafe.cache.format.reader import load_features
+    from cafe.cache.format.reader import read_features
     from cafe.data.opening import open_dataset
     from cafe.encoders.opening import open_encoder
 
     path = Path(tempfile.mkdtemp()) / "digits.h5"
     extract(open_dataset("digits", None), open_encoder("cafe:mini", "cpu", "float32"), path, templates=templates)
-    return load_features(path)
+    return read_features(path)
 
 
 def published(name: str, shots: int) -> tuple[Any, ...]:

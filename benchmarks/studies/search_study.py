@@ -69,14 +69,14 @@ SETS = {"built": "built on", "final": "looked at once"}
 def encoded(dataset: str) -> Features:
     """Extract a data set with the embedded model."""
     from cafe.cache.extract.run import extract
-    from cafe.cache.format.reader import load_features
+    from cafe.cache.format.reader import read_features
     from cafe.data.opening import open_dataset
     from cafe.encoders.opening import open_encoder
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "features.h5"
         extract(open_dataset(dataset), open_encoder("cafe:mini", "cpu", "float32"), path)
-        return load_features(path)
+        return read_features(path)
 
 
 def tasks(which: str, seeds: tuple[int, ...]) -> Iterator[Task]:

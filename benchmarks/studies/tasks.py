@@ -225,14 +225,14 @@ def embedded(name: str) -> Pool:
     kept = cache_dir(None) / "studies" / f"{name}{'-smoke' if is_smoke() else ''}.npz"
     if not kept.exists():
         from cafe.cache.extract.run import extract
-        from cafe.cache.format.reader import load_features
+        from cafe.cache.format.reader import read_features
         from cafe.data.opening import open_dataset
         from cafe.encoders.opening import open_encoder
 
         with tempfile.TemporaryDirectory() as folder:
             dataset = photographs(Path(folder)) if name == "photographs" else open_dataset(name)
             extract(dataset, open_encoder("cafe:mini", "cpu", "float32"), Path(folder) / "features.h5")
-            features = load_features(Path(folder) / "features.h5")
+            features = read_features(Path(folder) / "features.h5")
         train, test = features.split("train"), features.split("test")
         kept.parent.mkdir(parents=True, exist_ok=True)
         np.savez(

@@ -27,7 +27,7 @@ from harness import is_smoke, parse, report
 from tasks import paired_error
 
 from cafe.cache.extract.run import extract_many
-from cafe.cache.format.reader import load_features
+from cafe.cache.format.reader import read_features
 from cafe.data.opening import open_dataset
 from cafe.encoders.examples import save_tiny_dinov2
 from cafe.encoders.opening import open_encoder
@@ -45,7 +45,7 @@ def digits(folder: Path) -> dict[str, Features]:
     models = {"cafe:mini": "cafe:mini", "random DINOv2": str(save_tiny_dinov2(folder / "dinov2"))}
     encoders = [open_encoder(model, "cpu", "float32") for model in models.values()]
     made = extract_many(data, encoders, [folder / f"{number}.h5" for number in range(len(models))])
-    features = {name: load_features(summary.path) for name, summary in zip(models, made, strict=True)}
+    features = {name: read_features(summary.path) for name, summary in zip(models, made, strict=True)}
     mini = features["cafe:mini"]
     splits = {}
     for name, split in mini.splits.items():

@@ -21,7 +21,7 @@ from cafe.cache.extract.unfinished import encoded_shards, partial_folder
 from cafe.cache.format import layout
 from cafe.cache.format.checksums import memory_sha256
 from cafe.cache.format.fingerprint import canonical_json, differing_fields
-from cafe.cache.format.reader import load_features, load_sizes, open_cache, read_provenance
+from cafe.cache.format.reader import load_sizes, open_cache, read_features, read_provenance
 from cafe.cache.locate import list_caches
 from cafe.errors import CacheError, CafeError
 from cafe.features import Features, Split
@@ -78,7 +78,7 @@ def find_known_text(extraction: Extraction, folders: Iterable[Path]) -> Features
                 text = read_provenance(file)["text"]
             if text is None or canonical_json(text) != wanted:
                 continue
-            features = load_features(path, memmap=True)  # text is read, images are not
+            features = read_features(path, memmap=True)  # text is read, images are not
             arrays = {
                 layout.TEXT_FEATURES: features.text_features,
                 layout.PROMPT_FEATURES: features.prompt_features,
@@ -110,7 +110,7 @@ def _sources_of(
     if not _same_encoding(provenance, extraction.image):
         return []
     try:
-        sizes, features = load_sizes(path), load_features(path, memmap=True)
+        sizes, features = load_sizes(path), read_features(path, memmap=True)
     except CacheError as error:
         raise _DamagedError(f"nothing was taken from a cache at hand: {error}") from error
     views = _same_views(provenance["image"].get("views"), extraction.image.get("views"))

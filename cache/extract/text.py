@@ -21,7 +21,7 @@ from cafe.cache.format.checksums import array_sha256
 from cafe.cache.format.fingerprint import fingerprint
 from cafe.cache.format.layout import ARRAY_SHA256, SPLITS
 from cafe.cache.format.provenance import Provenance
-from cafe.cache.format.reader import load_features, load_projection, load_sizes, open_cache
+from cafe.cache.format.reader import load_projection, load_sizes, open_cache, read_features
 from cafe.cache.format.writer import write_cache
 from cafe.errors import CacheError
 from cafe.prompts import mean_of_prompts, prompts
@@ -174,7 +174,7 @@ def replace_text(extraction: Extraction, reporter: Reporter) -> None:
             # A flipped bit must not be copied under a fresh checksum.
             if name.startswith(f"{SPLITS}/") and array_sha256(array) != array.attrs.get(ARRAY_SHA256):
                 raise CacheError(f"array {name} of cache {path} differs from its checksum; extract with --force")
-    old = load_features(path, memmap="auto")
+    old = read_features(path, memmap="auto")
     provenance = Provenance.of(old.provenance)
     recorded = {**provenance.recorded, "text": extraction.recorded}
     features = replace(

@@ -117,7 +117,7 @@ def _check_root(path: Path, file: StoredFile) -> None:
         )
 
 
-def load_features(path: Path | str, *, memmap: bool | Literal["auto"] = False) -> Features:
+def read_features(path: Path | str, *, memmap: bool | Literal["auto"] = False) -> Features:
     """Load a cache, and compare every array that is read with its checksum.
 
     Parameters
@@ -184,13 +184,13 @@ def _check_root_of_version_1(file: StoredFile) -> None:
 
 
 def load_sizes(path: Path | str) -> dict[str, NDArray[np.int64]]:
-    """Load the bytes of each encoded image, by split; -1 where not known. Raises CacheError like `load_features`."""
+    """Load the bytes of each encoded image, by split; -1 where not known. Raises CacheError like `read_features`."""
     with open_cache(path) as file:
         return {name: read_array(file[f"{layout.SPLITS}/{name}/{layout.SIZES}"]) for name in split_names(file)}
 
 
 def load_projection(path: Path | str) -> NDArray[np.float32] | None:
-    """Load the image tower's projection (w, d); None if the cache has none. Raises CacheError like `load_features`."""
+    """Load the image tower's projection (w, d); None if the cache has none. Raises CacheError like `read_features`."""
     with open_cache(path) as file:
         return _optional(file, layout.PROJECTION)
 

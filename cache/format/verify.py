@@ -16,7 +16,7 @@ from cafe.cache.format import layout
 from cafe.cache.format.checksums import array_sha256, content_sha256
 from cafe.cache.format.hdf5 import StoredArray, StoredFile
 from cafe.cache.format.provenance import Provenance
-from cafe.cache.format.reader import load_features, open_cache, split_names
+from cafe.cache.format.reader import open_cache, read_features, split_names
 
 _BYTES_AT_ONCE = 1 << 24  # bytes of features checked at once
 _SHOWN = 3  # examples in a finding
@@ -78,7 +78,7 @@ def verify_cache(path: Path | str) -> VerifyReport:
         if not findings:
             findings += [*_fingerprint_findings(file), *_value_findings(file)]
     if not findings:
-        load_features(path, memmap=True)  # raises CacheError if sound arrays do not fit together
+        read_features(path, memmap=True)  # raises CacheError if sound arrays do not fit together
     return VerifyReport(path, len(sums), tuple(findings))
 
 

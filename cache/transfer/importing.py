@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cafe.cache.format.arrays import StoredDtype
 from cafe.cache.format.layout import UNKNOWN_SIZE
 from cafe.cache.format.provenance import Provenance
-from cafe.cache.format.reader import load_features, open_cache, read_provenance
+from cafe.cache.format.reader import open_cache, read_features, read_provenance
 from cafe.cache.format.writer import write_cache
 from cafe.cache.transfer.array_files import arrays_of_file
 from cafe.cache.transfer.importers.base import ForeignFeatures, ForeignSplit, Importer, ImportOptions
@@ -155,7 +155,7 @@ def import_features(
     _refuse_other_features(target, provenance, force)
     features = Features(splits, names, text, logit_scale=logit_scale)
     write_cache(target, features, provenance, stored_dtype=stored, normalised=_all_unit(splits))
-    return ImportSummary(target, name, load_features(target), tuple(notes))
+    return ImportSummary(target, name, read_features(target), tuple(notes))
 
 
 def _chosen_layout(path: Path, layout: str) -> tuple[str, list[str]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from cafe.cache.format.fingerprint import differing_fields
 from cafe.cache.format.provenance import Provenance
-from cafe.cache.format.reader import load_features, load_projection, load_sizes
+from cafe.cache.format.reader import load_projection, load_sizes, read_features
 from cafe.cache.format.writer import write_cache
 from cafe.errors import CacheError, InputError
 from cafe.features import Features
@@ -47,7 +47,7 @@ def merge_caches(paths: Sequence[Path | str], out: Path | str) -> Path:
         raise InputError("merging takes at least two caches")
     if out.exists():
         raise InputError(f"{out} exists already; name a new file")
-    loaded = [(Path(path), load_features(path, memmap="auto")) for path in paths]
+    loaded = [(Path(path), read_features(path, memmap="auto")) for path in paths]
     first_path, first = loaded[0]
     for path, features in loaded[1:]:
         _require_same_origin(first_path, first, path, features)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cafe.cache.extract.copies import look_for_copies
 from cafe.cache.format.layout import SUFFIX
-from cafe.cache.format.reader import load_features, open_cache, read_provenance, summarise
+from cafe.cache.format.reader import open_cache, read_features, read_provenance, summarise
 from cafe.cache.locate import cache_path, caches_by_last_use, find_cache, find_caches
 from cafe.classifier.encoder_pair import MOST_ENCODERS, EncoderPair, decoder_of, pair_of
 from cafe.data.opening import open_dataset
@@ -214,7 +214,7 @@ def _prepare_two(sources: Sequence[FeatureSource], folder: Path, check: Callable
 
 def _loaded(path: Path) -> Prepared:
     """Return the features of one cache."""
-    return Prepared(load_features(path, memmap="auto"), (path,))
+    return Prepared(read_features(path, memmap="auto"), (path,))
 
 
 def _joined(parts: Sequence[Prepared]) -> Prepared:

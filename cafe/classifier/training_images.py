@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cafe.cache.format.reader import load_features
+from cafe.cache.format.reader import read_features
 from cafe.classifier.images import SampleImages
 from cafe.data.opening import open_dataset
 from cafe.errors import CafeError
@@ -149,9 +149,9 @@ def training_images(
     if source is None or source.cache is None or unprojected:
         return None
     try:
-        cache = load_features(Path(source.cache), memmap=True)
+        cache = read_features(Path(source.cache), memmap=True)
         if source.second_cache is not None:
-            cache = cache.join(load_features(Path(source.second_cache), memmap=True))
+            cache = cache.join(read_features(Path(source.second_cache), memmap=True))
     except (CafeError, OSError):
         return None
     if image_fingerprint is None or cache.provenance.get("image_fingerprint") != image_fingerprint:

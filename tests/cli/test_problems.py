@@ -60,7 +60,7 @@ def test_debugging_can_be_switched_off_by_zero(capsys, monkeypatch):
 
 
 def test_interrupting_a_verb_is_130(cafe, monkeypatch, blobs):
-    monkeypatch.setattr("cafe.cache.format.reader.load_features", raiser(KeyboardInterrupt()))
+    monkeypatch.setattr("cafe.cache.format.reader.read_features", raiser(KeyboardInterrupt()))
     monkeypatch.setattr("cafe.cache.format.verify.verify_cache", lambda _: raiser(KeyboardInterrupt())())
     outcome = cafe("cache", "verify")
     assert outcome.code == 130

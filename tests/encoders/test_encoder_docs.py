@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cafe.cache.format.reader import load_features
+from cafe.cache.format.reader import read_features
 from cafe.cli.app import call
 from cafe.encoders.examples import save_tiny_dinov2
 from cafe.registry import entries
@@ -107,7 +107,7 @@ def test_every_command_runs(desk, monkeypatch, capfd, request):
             pytest.importorskip("pyarrow")
         assert call(words) == 0, f"{command}: {capfd.readouterr().err}"
     assert len(skipped) <= 2
-    assert load_features(desk / "all.h5").provenance["fingerprint"]
+    assert read_features(desk / "all.h5").provenance["fingerprint"]
     assert (desk / "all.text.parquet").is_file()
     # And in Python, on the caches that the commands left.
     (block,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.S)

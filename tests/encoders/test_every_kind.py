@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from cafe.cache import extract
-from cafe.cache.format.reader import load_features
+from cafe.cache.format.reader import read_features
 from cafe.data import open_dataset
 from cafe.encoders import open_encoder
 from cafe.errors import CafeError, InputError
@@ -79,7 +79,7 @@ def photos(tmp_path_factory):
 def mini(photos, tmp_path_factory):
     """The same photographs by the embedded CLIP."""
     folder = tmp_path_factory.mktemp("mini")
-    return load_features(extract(open_dataset(photos), open_encoder("cafe:mini", "cpu"), folder / "mini.h5").path)
+    return read_features(extract(open_dataset(photos), open_encoder("cafe:mini", "cpu"), folder / "mini.h5").path)
 
 
 def test_there_are_many_kinds():
@@ -120,7 +120,7 @@ def test_kind(kind, photos, mini, tmp_path):
         with pytest.raises(InputError):
             encoder.encode_text(["a cat"])
     # A cache holds these features, in the order of the images, and text where there is any.
-    made = load_features(extract(open_dataset(photos), encoder, tmp_path / "cache.h5").path)
+    made = read_features(extract(open_dataset(photos), encoder, tmp_path / "cache.h5").path)
     assert (made.text_features is not None) == encoder.has_text
     for split in made.splits.values():
         rows = [files.index(photos / sample) for sample in split.sample_ids]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cafe.cache.format.reader import load_features, load_projection
+from cafe.cache.format.reader import load_projection, read_features
 from cafe.cache.format.verify import verify_cache
 from cafe.cli.app import call
 from cafe.encoders import open_encoder
@@ -54,7 +54,7 @@ def test_a_cache_holds_both(tiny_clip_folder, tmp_path, capfd):
     words += ["--dtype", "float32"]  # the bounds below are of float32 products, whatever this processor would take
     for name, more in (("plain", []), ("both", ["--projection-features"])):
         assert call([*map(str, words), "--out", str(tmp_path / f"{name}.h5"), *more]) == 0, capfd.readouterr().err
-    plain, both = (load_features(tmp_path / f"{name}.h5") for name in ("plain", "both"))
+    plain, both = (read_features(tmp_path / f"{name}.h5") for name in ("plain", "both"))
     projection = load_projection(tmp_path / "both.h5")
     assert load_projection(tmp_path / "plain.h5") is None
     assert both.provenance["image_fingerprint"] != plain.provenance["image_fingerprint"]
@@ -71,6 +71,6 @@ def test_a_cache_holds_both(tiny_clip_folder, tmp_path, capfd):
         call([*map(str, words), "--out", str(tmp_path / "both.h5"), "--projection-features", "--templates", "x {}"])
         == 0
     )
-    again = load_features(tmp_path / "both.h5")
+    again = read_features(tmp_path / "both.h5")
     np.testing.assert_array_equal(again.splits["test"].projection_features, both.splits["test"].projection_features)
     assert again.templates == ("x {}",)

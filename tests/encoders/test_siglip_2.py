@@ -129,7 +129,7 @@ def test_others_are_left_as_they_are(tmp_path, tiny_clip_folder):
 
 def test_of_caches_made_before_the_text_is_encoded_again(tmp_path, monkeypatch):
     from cafe.cache import extract
-    from cafe.cache.format.reader import load_features
+    from cafe.cache.format.reader import read_features
     from cafe.data import open_dataset
 
     for name in ("Cat", "Dog"):
@@ -143,7 +143,7 @@ def test_of_caches_made_before_the_text_is_encoded_again(tmp_path, monkeypatch):
     def features():
         encoder = open_encoder(str(tmp_path / "model"), device="cpu")
         summary = extract(dataset, encoder, tmp_path / "photos.h5", templates=["a photo of a {}."])
-        return summary, load_features(summary.path)
+        return summary, read_features(summary.path)
 
     with monkeypatch.context() as before:
         before.setattr("cafe.encoders.transformers.is_siglip_2", lambda *_: False)

@@ -201,14 +201,14 @@ def run(capfd, *words):
 
 def test_from_photographs_to_a_prediction(photos, tmp_path, monkeypatch, capfd):
     """cafe extract, fit, compare and predict on a cache without text; zero-shot is refused with the way out."""
-    from cafe.cache.format.reader import load_features
+    from cafe.cache.format.reader import read_features
 
     monkeypatch.setenv("CAFE_CACHE", str(tmp_path / "cache"))
     model = str(save_tiny_dinov2(tmp_path / "dino"))
     code, extracted = run(capfd, "extract", photos, "--model", model, "--templates", "a {}.")
     assert code == 0
     assert any("has no text tower" in note for note in extracted["notes"])
-    features = load_features(extracted["path"])
+    features = read_features(extracted["path"])
     assert features.text_features is None
     assert features.templates == ()
     assert features.class_names == ("cat", "cow", "dog")
@@ -267,7 +267,7 @@ def test_zero_shot_in_python_stays_class_means():
 
 def test_other_class_names_are_another_cache(photos, tmp_path, monkeypatch, capfd):
     """Without a text part class names stand with the images' identity; the images are taken over, not encoded again."""
-    from cafe.cache.format.reader import load_features
+    from cafe.cache.format.reader import read_features
 
     monkeypatch.setenv("CAFE_CACHE", str(tmp_path / "cache"))
     model = str(save_tiny_dinov2(tmp_path / "dino"))
@@ -277,17 +277,17 @@ def test_other_class_names_are_another_cache(photos, tmp_path, monkeypatch, capf
     assert code == 0
     assert second["path"] != first["path"]
     assert (second["encoded"], second["kept"]) == (0, 30)
-    assert load_features(second["path"]).class_names == ("tiger", "bull", "wolf")
+    assert read_features(second["path"]).class_names == ("tiger", "bull", "wolf")
 
 
 def test_a_clip_and_a_model_of_images_alone_in_one_pass(photos, tiny_clip_folder, tmp_path, monkeypatch, capfd):
-    from cafe.cache.format.reader import load_features
+    from cafe.cache.format.reader import read_features
 
     monkeypatch.setenv("CAFE_CACHE", str(tmp_path / "cache"))
     models = f"{tiny_clip_folder},{save_tiny_dinov2(tmp_path / 'dino')}"
     code, document = run(capfd, "extract", photos, "--model", models)
     assert code == 0
-    both = [load_features(summary["path"]) for summary in document["caches"]]
+    both = [read_features(summary["path"]) for summary in document["caches"]]
     assert [features.text_features is None for features in both] == [False, True]
     for name, split in both[0].splits.items():
         assert np.array_equal(split.image_sha256, both[1].splits[name].image_sha256)

@@ -15,7 +15,7 @@ import pytest
 
 from cafe.cache.extract.array_file import ArrayFile
 from cafe.cache.extract.unfinished import _read_manifest
-from cafe.cache.format.reader import load_features
+from cafe.cache.format.reader import read_features
 from cafe.data.layouts.labelling import label_rows
 from cafe.errors import CacheError, CafeError, InputError
 from cafe.files import write_safetensors
@@ -47,7 +47,7 @@ def test_an_old_cache_with_another_encoder_in_its_root_is_not_loaded(tmp_path: P
     path = tmp_path / "a.h5"
     path.write_bytes(data.replace(b"openai/clip-vit-base-patch32", b"openai/clip-vit-base-patch16"))
     with pytest.raises(CacheError, match="a.h5 is damaged: its root attributes differ from the checksum of the whole"):
-        load_features(path)
+        read_features(path)
 
 
 def test_an_old_run_that_lacks_an_attribute_is_told_when_it_is_loaded(tmp_path: Path) -> None:

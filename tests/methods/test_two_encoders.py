@@ -164,12 +164,12 @@ def digits_beside_pixels(folder):
     from dataclasses import replace
 
     from cafe.cache import extract
-    from cafe.cache.format.reader import load_features
+    from cafe.cache.format.reader import read_features
     from cafe.data import open_dataset
     from cafe.encoders import open_encoder
 
     digits = open_dataset("digits")
-    mini = load_features(extract(digits, open_encoder("cafe:mini", "cpu"), folder / "mini.h5").path)
+    mini = read_features(extract(digits, open_encoder("cafe:mini", "cpu"), folder / "mini.h5").path)
     splits = {}
     for name, split in mini.splits.items():
         pixels = np.stack([np.asarray(digits.image(name, i).convert("L")) for i in range(len(split))])

@@ -13,7 +13,7 @@ from cafe.cache.extract.decode import Chunk, DecoderThreads, ImageDecoder
 from cafe.cache.extract.decode_processes import DecoderProcesses
 from cafe.cache.extract.run import extract
 from cafe.cache.extract.views import Views
-from cafe.cache.format.reader import load_features
+from cafe.cache.format.reader import read_features
 from cafe.data import open_dataset
 from cafe.errors import CafeError
 
@@ -127,7 +127,7 @@ def test_extraction_with_workers_gives_the_same_bytes(folder, fakes, tmp_path):
     for workers in (0, 2):
         summary = extract(folder, fakes[1](), tmp_path / f"{workers}.h5", workers=workers, views=Views(2))
         assert summary.workers == workers
-        files.append(load_features(summary.path))
+        files.append(read_features(summary.path))
     for name in ("image_features", "view_features"):
         one, other = (getattr(features.splits["train"], name) for features in files)
         assert one.tobytes() == other.tobytes()

@@ -10,7 +10,7 @@ from PIL import Image
 
 from cafe.cache.extract.plan import plan_extraction
 from cafe.cache.extract.run import extract
-from cafe.cache.format.reader import load_features
+from cafe.cache.format.reader import read_features
 from cafe.data import open_dataset
 from cafe.data.images import decoding as decoders
 from cafe.data.images.decoding import decoding_with
@@ -49,7 +49,7 @@ def test_each_decoder_has_a_cache_of_its_own(photos, fakes, tmp_path):
     second = extract(data, fakes[1](), tmp_path / "a.h5", decoder="simplejpeg")
     assert second.action == "extracted" and second.path != first.path
     assert first.path.read_bytes() == before
-    features = [load_features(path).splits["train"].image_features for path in (first.path, second.path)]
+    features = [read_features(path).splits["train"].image_features for path in (first.path, second.path)]
     # Mean colours of files whose pixels differ by a few levels at most; 0.125 is half a step of float16 below 256.
     assert np.abs(features[0].astype(float) - features[1]).max() <= 4 + 0.125
     assert extract(data, fakes[1](), tmp_path / "a.h5", decoder="simplejpeg").action == "already there"
@@ -76,7 +76,7 @@ def test_workers_decode_with_it(photos, fakes, tmp_path, workers):
     with decoding_with("simplejpeg"):
         crops = np.stack([np.asarray(data.image("train", i)) for i in range(len(data.splits["train"]))])
     expected = fakes[1]().encode_images(crops).astype(np.float16)
-    assert np.array_equal(load_features(path).splits["train"].image_features, expected)
+    assert np.array_equal(read_features(path).splits["train"].image_features, expected)
 
 
 def test_a_decoder_that_is_not_installed_is_an_error(dataset, encoder, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from cafe.cache.extract.plan import plan_extraction
 from cafe.cache.extract.progress import ExtractionInterrupted
 from cafe.cache.extract.run import extract
 from cafe.cache.extract.views import Views
-from cafe.cache.format.reader import load_features
+from cafe.cache.format.reader import read_features
 from cafe.errors import InputError
 
 COUNTS = {"train": 41, "test": 30}
@@ -51,7 +51,7 @@ def test_the_bytes_are_those_of_one_after_the_other(fakes, tmp_path):
         path = extract(
             dataset, encoder, tmp_path / f"{parallel}.h5", views=Views(2), workers=0, progress=seen.append
         ).path
-        files.append(load_features(path))
+        files.append(read_features(path))
         counts = [state.done for state in seen if state.stage == "images"]
         assert counts == sorted(counts) and counts[-1] == 71
     for name in COUNTS:

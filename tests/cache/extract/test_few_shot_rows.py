@@ -7,7 +7,7 @@ import pytest
 
 from cafe.cache.extract.plan import Draws
 from cafe.cache.extract.run import extract
-from cafe.cache.format.reader import load_features
+from cafe.cache.format.reader import read_features
 from cafe.cache.format.verify import verify_cache
 from cafe.errors import InputError
 from cafe.protocol.draws import draw_few_shot
@@ -21,7 +21,7 @@ def caches(fakes, tmp_path):
     dataset = fakes[0](COUNTS)
     whole = extract(dataset, fakes[1](), tmp_path / "whole.h5").path
     few = extract(dataset, fakes[1](), tmp_path / "few.h5", draws=Draws((2, 3), (1, 2))).path
-    return dataset, load_features(whole), load_features(few)
+    return dataset, read_features(whole), read_features(few)
 
 
 def test_rows_are_the_union_of_the_draws(caches):
@@ -58,7 +58,7 @@ def test_what_was_not_extracted_is_refused(caches):
 def test_drawn_images_that_were_unreadable_are_missed_with_a_warning(fakes, tmp_path):
     drawn, _ = draw_few_shot(np.arange(24) % 2, np.arange(12) % 2, 2, 1)
     dataset = fakes[0](COUNTS, unreadable=[f"train/image_{drawn[0]:02d}.png"])
-    few = load_features(extract(dataset, fakes[1](), tmp_path / "few.h5", draws=Draws((2,), (1,))).path)
+    few = read_features(extract(dataset, fakes[1](), tmp_path / "few.h5", draws=Draws((2,), (1,))).path)
     with pytest.warns(UserWarning, match="1 images drawn from split 'train' could not be read"):
         task = make_task(few, 2, 1, check=False)
     assert task.train.sample_ids.tolist() == [dataset.splits["train"].sample_ids[row] for row in drawn[1:]]

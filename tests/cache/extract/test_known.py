@@ -18,7 +18,7 @@ from cafe.cache.extract.known import KnownKeys
 from cafe.cache.extract.progress import ExtractionInterrupted
 from cafe.cache.extract.run import extract, extract_many
 from cafe.cache.extract.views import Views
-from cafe.cache.format.reader import load_features
+from cafe.cache.format.reader import read_features
 from cafe.cache.format.verify import verify_cache
 from cafe.cache.locks import try_claim
 from cafe.cache.transfer.merging import merge_caches
@@ -84,7 +84,7 @@ def test_adding_images_encodes_these_alone(photos, again, tmp_path):
 
 def test_hashes_are_those_of_the_files(photos, again, tmp_path):
     summary, _ = again(tmp_path / "a.h5")
-    for split in load_features(summary.path).splits.values():
+    for split in read_features(summary.path).splits.values():
         for sample_id, row in zip(split.sample_ids, split.image_sha256, strict=True):
             assert row.tobytes() == hashlib.sha256((photos / sample_id).read_bytes()).digest()
 
@@ -135,7 +135,7 @@ def test_new_templates_make_a_cache_beside_and_going_back_encodes_nothing(photos
     assert (second.action, second.encoded, second.kept) == ("text encoded again", 0, 25)
     assert encoder.prompts == ["the cat", "the dog"]
     assert second.path != first.path
-    one, other = load_features(first.path), load_features(second.path)
+    one, other = read_features(first.path), read_features(second.path)
     assert one.provenance["image_fingerprint"] == other.provenance["image_fingerprint"]
     assert (one.templates, other.templates) == (("a photo of a {}.",), ("the {}",))
     for templates, path in ((["the {}"], second.path), (None, first.path)):
@@ -200,7 +200,7 @@ def test_views_are_taken_for_the_same_id_alone(photos, again, tmp_path):
 
 
 def ids(summary):
-    return load_features(summary.path).splits["train"].sample_ids.tolist()
+    return read_features(summary.path).splits["train"].sample_ids.tolist()
 
 
 def test_several_encoders_take_what_each_has(photos, fakes, tmp_path):
@@ -216,7 +216,7 @@ def test_several_encoders_take_what_each_has(photos, fakes, tmp_path):
     one, two = extract_many(open_dataset(str(photos)), both, outs)
     assert [(each.encoded, each.kept) for each in (one, two)] == [(2, 25), (27, 0)]
     assert [sum(encoder.batches) for encoder in both] == [2, 27]
-    images = [load_features(each.path).splits["train"].image_features.tolist() for each in (one, two)]
+    images = [read_features(each.path).splits["train"].image_features.tolist() for each in (one, two)]
     assert images[0] == images[1]
 
 
@@ -263,7 +263,7 @@ def test_merged_caches_are_taken_from(photos, fakes, again, tmp_path):
         for name in ("train", "val", "test")
     ]
     merged = merge_caches(parts, tmp_path / "merged.h5")
-    assert load_features(merged).splits["test"].image_sha256.shape[1] == 32
+    assert read_features(merged).splits["test"].image_sha256.shape[1] == 32
     for part in parts:
         part.unlink()
     fill(photos / "cat", 1, 50)
@@ -273,7 +273,7 @@ def test_merged_caches_are_taken_from(photos, fakes, again, tmp_path):
 
 def test_caches_without_hashes_are_left_alone(dataset, encoder, fakes, tmp_path):
     extract(dataset, encoder, tmp_path / "a.h5")  # images in memory
-    assert load_features(tmp_path / "a.h5").splits["train"].image_sha256 is None
+    assert read_features(tmp_path / "a.h5").splits["train"].image_sha256 is None
     other = extract(fakes[0]({"train": 9, "val": 3, "test": 5}), fakes[1](), tmp_path / "a.h5")
     assert (other.encoded, other.kept) == (17, 0)
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from cafe.cache.extract import local_engine
 from cafe.cache.extract.run import extract
-from cafe.cache.format.reader import load_features
+from cafe.cache.format.reader import read_features
 from cafe.data import open_dataset
 from cafe.encoders import open_encoder
 
@@ -52,7 +52,7 @@ def test_batches_are_copied_from_registered_memory_and_the_forward_pass_is_repla
         del encoder
         gc.collect()  # memory is let go of while the device is there
     extract(dataset, open_encoder("cafe:mini", device="cpu", dtype="float32"), tmp_path / "cpu.h5", **options)
-    there, here = (load_features(tmp_path / f"{name}.h5").splits["train"] for name in ("device", "cpu"))
+    there, here = (read_features(tmp_path / f"{name}.h5").splits["train"] for name in ("device", "cpu"))
     assert list(there.sample_ids) == list(here.sample_ids)
     np.testing.assert_allclose(there.image_features.astype(float), here.image_features.astype(float), atol=2e-3)
 

@@ -17,7 +17,7 @@ from cafe.cache.extract import ray_engine
 from cafe.cache.extract.run import extract
 from cafe.cache.extract.shards import Shard
 from cafe.cache.extract.views import Views
-from cafe.cache.format.reader import load_features
+from cafe.cache.format.reader import read_features
 from cafe.data import open_dataset
 from cafe.encoders import open_encoder
 from cafe.errors import CafeError, InputError, MissingDependencyError
@@ -106,7 +106,7 @@ def test_the_same_bytes_with_a_worker_killed(photos, tmp_path, monkeypatch):
     begun.set()
     killer.join()
     assert len(killed) == 1
-    one, other = load_features(whole.path), load_features(by_ray.path)
+    one, other = read_features(whole.path), read_features(by_ray.path)
     for name in ("train", "test"):
         for array in (
             "image_features",

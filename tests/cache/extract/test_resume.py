@@ -17,7 +17,7 @@ from cafe.cache.extract.shards import StoredShard, cut_shards
 from cafe.cache.extract.unfinished import UnfinishedCache, partial_folder
 from cafe.cache.extract.views import Views
 from cafe.cache.format.fingerprint import fingerprint
-from cafe.cache.format.reader import load_features
+from cafe.cache.format.reader import read_features
 from cafe.cache.format.verify import verify_cache
 from cafe.errors import CacheError, CafeError, InputError
 
@@ -227,7 +227,7 @@ def test_the_batch_size_is_kept(case, tmp_path):
     dataset, encoder = case()
     extract(dataset, encoder, path, **case.options)
     assert max(encoder.batches) == 2
-    assert load_features(path).provenance["recorded"]["image"]["batch_size"] == 2
+    assert read_features(path).provenance["recorded"]["image"]["batch_size"] == 2
 
 
 def test_another_device_is_a_note(case, tmp_path):
@@ -237,7 +237,7 @@ def test_another_device_is_a_note(case, tmp_path):
     encoder.device = "cuda:0"
     notes = extract(dataset, encoder, path, **case.options).notes
     assert 'the part that was there was made with device = "cpu", but "cuda:0" is here now' in notes
-    assert load_features(path).provenance["recorded"]["image"]["device"] == "cpu"
+    assert read_features(path).provenance["recorded"]["image"]["device"] == "cpu"
 
 
 def test_what_a_kill_leaves_after_finishing_is_removed(case, tmp_path, monkeypatch):
@@ -348,7 +348,7 @@ def test_features_of_one_number_are_stored_in_c_order(fakes, tmp_path):
     dataset, encoder = fakes[0](COUNTS), fakes[1](batch_size=2, dim=1)
     encoder.encode_images = lambda crops: crops[:, 0, 0, :1].astype("float32")
     encoder.encode_text = lambda prompts: [[1.0]] * len(prompts)
-    features = load_features(extract(dataset, encoder, tmp_path / "a.h5", views=Views(2)).path)
+    features = read_features(extract(dataset, encoder, tmp_path / "a.h5", views=Views(2)).path)
     train = features.splits["train"]
     assert train.image_features[:, 0].tolist() == [10 * i for i in range(21)]
     assert train.view_features[1, :, 0].tolist() == [10 * i for i in range(21)]

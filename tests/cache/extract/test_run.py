@@ -16,7 +16,7 @@ from cafe.cache.extract import run, unfinished
 from cafe.cache.extract.finish import finish
 from cafe.cache.extract.run import extract, extract_many
 from cafe.cache.extract.views import Views
-from cafe.cache.format.reader import load_features, load_sizes
+from cafe.cache.format.reader import load_sizes, read_features
 from cafe.cache.format.verify import verify_cache
 from cafe.cache.locate import list_caches
 from cafe.cache.locks import wait_for_claim
@@ -29,7 +29,7 @@ def image_arrays(features):
 
 def test_features_by_hand(dataset, encoder, tmp_path):
     summary = extract(dataset, encoder, tmp_path / "a.h5")
-    features = load_features(summary.path)
+    features = read_features(summary.path)
     assert summary.action == "extracted"
     assert list(features.splits) == ["train", "val", "test"]
     # Red 10 * i, green the split's number, blue the label, and 1.
@@ -50,7 +50,7 @@ def test_features_by_hand(dataset, encoder, tmp_path):
 
 
 def test_provenance_is_complete(dataset, encoder, tmp_path):
-    provenance = load_features(extract(dataset, encoder, tmp_path / "a.h5").path).provenance
+    provenance = read_features(extract(dataset, encoder, tmp_path / "a.h5").path).provenance
     assert provenance["dataset"] == "squares"
     assert provenance["encoder"] == "fake/encoder"
     assert provenance["image"]["encoder"] == encoder.image_identity
@@ -75,7 +75,7 @@ def test_batches_are_cut_at_fixed_positions(fakes, tmp_path):
 def test_unreadable_images_are_recorded_and_rows_do_not_shift(fakes, tmp_path):
     dataset = fakes[0](unreadable=["train/image_03.png", "test/image_00.png"])
     summary = extract(dataset, fakes[1](), tmp_path / "a.h5")
-    features = load_features(summary.path)
+    features = read_features(summary.path)
     expected = [
         {"split": "train", "sample_id": "train/image_03.png", "reason": "cannot identify image file"},
         {"split": "test", "sample_id": "test/image_00.png", "reason": "cannot identify image file"},
@@ -132,17 +132,17 @@ def test_same_fingerprint_encodes_nothing(dataset, encoder, fakes, tmp_path):
 def test_text_alone_is_encoded_again(fakes, tmp_path, change):
     bad = ["train/image_02.png"]
     first = extract(fakes[0](unreadable=bad), fakes[1](), tmp_path / "a.h5")
-    before, sizes = load_features(first.path), load_sizes(first.path)
+    before, sizes = read_features(first.path), load_sizes(first.path)
     dataset = fakes[0](unreadable=bad, class_names=("lion", "wolf") if change == "class_names" else ("cat", "dog"))
     encoder = fakes[1]()
     if change == "text tower":
         encoder.text_identity = {**encoder.text_identity, "weights_sha256": "44" * 32}
     templates = ["one more {}", "b {}", "c {}"] if change == "templates" else None
     summary = extract(dataset, encoder, tmp_path / "a.h5", templates=templates)
-    after = load_features(summary.path)
+    after = read_features(summary.path)
     assert summary.action == "text encoded again"
     assert summary.path not in (None, first.path)  # two sets of templates stand side by side
-    assert load_features(first.path).provenance["fingerprint"] == before.provenance["fingerprint"]
+    assert read_features(first.path).provenance["fingerprint"] == before.provenance["fingerprint"]
     assert (encoder.batches, dataset.opened) == ([], 0)
     assert (summary.encoded, summary.kept) == (0, 14)
     assert image_arrays(after) == image_arrays(before)
@@ -158,7 +158,7 @@ def test_text_alone_is_encoded_again(fakes, tmp_path, change):
 def test_text_is_not_added_to_damaged_images(dataset, encoder, tmp_path):
     path = extract(dataset, encoder, tmp_path / "a.h5").path
     content = bytearray(path.read_bytes())
-    position = content.index(load_features(path).splits["train"].image_features.tobytes())
+    position = content.index(read_features(path).splits["train"].image_features.tobytes())
     content[position] ^= 1
     path.write_bytes(content)
     with pytest.raises(CacheError, match="train/image_features.*--force"):
@@ -170,7 +170,7 @@ def test_other_image_features_go_to_another_name(dataset, encoder, fakes, tmp_pa
     before = first.path.read_bytes()
     other = fakes[1](image_identity={"weights_sha256": "55" * 32})
     second = extract(dataset, other, tmp_path / "a.h5")
-    short = load_features(second.path).provenance["image_fingerprint"][:8]
+    short = read_features(second.path).provenance["image_fingerprint"][:8]
     assert second.path == tmp_path / f"a--{short}.h5"
     assert first.path.read_bytes() == before
     assert extract(dataset, other, tmp_path / "a.h5").action == "already there"
@@ -195,14 +195,14 @@ def test_what_is_no_cache_is_not_replaced(dataset, encoder, tmp_path, content):
 
 
 def test_two_runs_give_the_same_bytes(dataset, encoder, tmp_path):
-    first = load_features(extract(dataset, encoder, tmp_path / "a.h5").path)
-    second = load_features(extract(dataset, encoder, tmp_path / "b.h5").path)
+    first = read_features(extract(dataset, encoder, tmp_path / "a.h5").path)
+    second = read_features(extract(dataset, encoder, tmp_path / "b.h5").path)
     assert first.provenance["content_sha256"] == second.provenance["content_sha256"]
 
 
 def test_chosen_splits_only(dataset, encoder, tmp_path):
     summary = extract(dataset, encoder, tmp_path / "a.h5", splits=["test", "train"])
-    assert list(load_features(summary.path).splits) == ["train", "test"]
+    assert list(read_features(summary.path).splits) == ["train", "test"]
     with pytest.raises(InputError, match="unknown split of squares 'tets'; did you mean 'test'"):
         extract(dataset, encoder, tmp_path / "a.h5", splits=["tets"])
 
@@ -212,7 +212,7 @@ def test_too_large_for_float16_is_refused(dataset, encoder, tmp_path):
     with pytest.raises(InputError, match="split 'train', images 0 to 2, has values up to 70000.*float32"):
         extract(dataset, encoder, tmp_path / "a.h5")
     summary = extract(dataset, encoder, tmp_path / "a.h5", stored_dtype="float32")
-    assert load_features(summary.path).splits["train"].image_features[0, 0] == 70_000
+    assert read_features(summary.path).splits["train"].image_features[0, 0] == 70_000
 
 
 def test_progress_and_clocks(dataset, encoder, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from cafe.cache.extract.progress import ExtractionInterrupted
 from cafe.cache.extract.run import extract
-from cafe.cache.format.reader import load_features
+from cafe.cache.format.reader import read_features
 from cafe.cache.format.verify import verify_cache
 from cafe.errors import InputError
 
@@ -16,7 +16,7 @@ PROMPTS = [["aa", "b", "a dog and more"], ["x"]]  # the fake tower: length, blan
 
 def test_prompts_per_class_by_hand(dataset, encoder, tmp_path):
     summary = extract(dataset, encoder, tmp_path / "a.h5", prompts=PROMPTS)
-    features = load_features(summary.path)
+    features = read_features(summary.path)
     assert features.prompt_features.tolist() == [[2, 0, 97, 1], [1, 0, 98, 1], [14, 3, 97, 1], [1, 0, 120, 1]]
     assert features.prompt_classes.tolist() == [0, 0, 0, 1]
     assert features.templates == ()
@@ -42,7 +42,7 @@ def test_other_prompts_encode_text_alone(fakes, tmp_path):
     assert extract(fakes[0](), encoder, tmp_path / "a.h5", prompts=PROMPTS).action == "already there"
     third = extract(fakes[0](), encoder, tmp_path / "a.h5")
     assert (third.action, third.path) == ("already there", first.path)  # both sets are kept
-    assert load_features(third.path).prompt_features is None
+    assert read_features(third.path).prompt_features is None
 
 
 def test_a_damaged_prompt_array_is_found(dataset, encoder, tmp_path):
@@ -81,13 +81,13 @@ def test_text_options_of_the_command_line(tmp_path, capfd):
         tmp_path / "names.txt",
     ]
     assert call([*map(str, words), "--templates", "imagenet-7", "--json"]) == 0
-    features = load_features(out)
+    features = read_features(out)
     assert features.class_names == tuple(names)
     assert features.text_features.shape[0] == 7
     words += ["--prompts", tmp_path / "cupl.json", "--templates", "a {}"]
     assert call([*map(str, words), "--json"]) == 0
     assert "text encoded again" in capfd.readouterr().out
-    features = load_features(out)
+    features = read_features(out)
     assert np.bincount(features.prompt_classes).tolist() == list(range(2, 12))
     assert features.provenance["text"]["prompts"][1] == ["a figure 1", *["figure 1 looks so."] * 2]
 
@@ -113,7 +113,7 @@ def test_text_alone_is_carried_on_where_it_was_cut_off(fakes, tmp_path):
     assert len(calls) == 4  # the third template alone
     assert not list(tmp_path.glob("*.partial"))
     whole = extract(fakes[0](), fakes[1](), tmp_path / "b.h5", templates=templates)
-    assert load_features(summary.path).text_features.tobytes() == load_features(whole.path).text_features.tobytes()
+    assert read_features(summary.path).text_features.tobytes() == read_features(whole.path).text_features.tobytes()
 
 
 def test_chunks_of_text_beside_an_unfinished_extraction_of_images(fakes, tmp_path):

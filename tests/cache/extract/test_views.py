@@ -10,7 +10,7 @@ from PIL import Image
 
 from cafe.cache.extract.run import extract
 from cafe.cache.extract.views import RATIO, SCALE, Views, augmented, draw_box, view_generator
-from cafe.cache.format.reader import load_features
+from cafe.cache.format.reader import read_features
 from cafe.cache.format.verify import verify_cache
 from cafe.errors import InputError
 
@@ -72,8 +72,8 @@ def test_torchvision_draws_alike():
 @pytest.mark.parametrize("change", [{"batch_size": 2}, {"batch_size": 7}, {"workers": 0}])
 def test_views_do_not_depend_on_batches(dataset, fakes, tmp_path, change):
     views = Views(3, seed=5)
-    first = load_features(extract(dataset, fakes[1](), tmp_path / "a.h5", views=views).path)
-    again = load_features(extract(dataset, fakes[1](), tmp_path / "b.h5", views=views, **change).path)
+    first = read_features(extract(dataset, fakes[1](), tmp_path / "a.h5", views=views).path)
+    again = read_features(extract(dataset, fakes[1](), tmp_path / "b.h5", views=views, **change).path)
     train = first.splits["train"]
     assert train.view_features.shape == (3, 7, 4)
     assert train.view_features.tobytes() == again.splits["train"].view_features.tobytes()
@@ -84,7 +84,7 @@ def test_views_do_not_depend_on_batches(dataset, fakes, tmp_path, change):
 
 
 def test_views_are_part_of_the_identity(dataset, fakes, tmp_path):
-    provenance = load_features(extract(dataset, fakes[1](), tmp_path / "a.h5", views=Views(2, 9)).path).provenance
+    provenance = read_features(extract(dataset, fakes[1](), tmp_path / "a.h5", views=Views(2, 9)).path).provenance
     assert provenance["image"]["views"]["n"] == 2
     assert provenance["image"]["views"]["scale"] == [0.5, 1.0]
     assert provenance["seeds"] == [9]
@@ -94,7 +94,7 @@ def test_views_are_part_of_the_identity(dataset, fakes, tmp_path):
 
 def test_an_unreadable_image_has_no_view(fakes, tmp_path):
     dataset = fakes[0](unreadable=["train/image_03.png"])
-    train = load_features(extract(dataset, fakes[1](), tmp_path / "a.h5", views=Views(2)).path).splits["train"]
+    train = read_features(extract(dataset, fakes[1](), tmp_path / "a.h5", views=Views(2)).path).splits["train"]
     assert train.view_features[1, :, 0].tolist() == [0, 10, 20, 40, 50, 60]
 
 

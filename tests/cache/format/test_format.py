@@ -11,7 +11,7 @@ import pytest
 
 import cafe.cache
 from cafe.cache.format.layout import FORMAT_VERSION
-from cafe.cache.format.reader import load_features, load_sizes
+from cafe.cache.format.reader import load_sizes, read_features
 from cafe.cache.format.verify import verify_cache
 
 ROOT = Path(__file__).parents[3]
@@ -26,7 +26,7 @@ def test_code_of_the_page_reads_a_fresh_file(full_cache, monkeypatch, capsys):
     names: dict[str, object] = {}
     for block in blocks:
         exec(block, names)
-    expected = load_features(full_cache)
+    expected = read_features(full_cache)
     np.testing.assert_array_equal(names["image_features"], expected.splits["test"].image_features)
     assert names["sample_ids"].tolist() == expected.splits["test"].sample_ids.tolist()
     assert names["logit_scale"] == 31.5
@@ -54,7 +54,7 @@ def test_every_version_has_a_file():
 @pytest.mark.parametrize("memmap", [False, True])
 def test_files_of_every_version(memmap, version):
     path = OLD / f"format-{version}.h5"
-    features = load_features(path, memmap=memmap)
+    features = read_features(path, memmap=memmap)
     assert features.provenance["format_version"] == version
     assert list(features.splits) == ["train", "test"]
     train, test = features.splits["train"], features.splits["test"]

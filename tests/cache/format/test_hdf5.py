@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cafe.cache.format import hdf5
 from cafe.cache.format.hdf5 import Attributes, DamagedFileError, StoredFile, TruncatedFileError
-from cafe.cache.format.reader import load_features, summarise
+from cafe.cache.format.reader import read_features, summarise
 from cafe.cache.format.verify import verify_cache
 from cafe.cache.locate import find_cache, list_caches
 from cafe.errors import CacheError
@@ -75,14 +75,14 @@ def test_it_reads_what_h5py_writes(tmp_path_factory, data):
 def test_every_flip_in_the_heap_of_an_old_file_ends(tmp_path):
     """One flipped bit there made the HDF5 library loop for ever, out of reach of Ctrl-C."""
     content = (OLD / "extracted-0.1.0.h5").read_bytes()
-    start, before, path = content.index(b"GCOL"), load_features(OLD / "extracted-0.1.0.h5"), tmp_path / "a.h5"
+    start, before, path = content.index(b"GCOL"), read_features(OLD / "extracted-0.1.0.h5"), tmp_path / "a.h5"
     begun, refused = time.monotonic(), 0
     for place in range(start, start + 2048, 5):
         damaged = bytearray(content)
         damaged[place] ^= 1 << place % 8
         path.write_bytes(damaged)
         try:
-            after = load_features(path)
+            after = read_features(path)
             ok = verify_cache(path).ok
         except CacheError:
             refused += 1
@@ -150,7 +150,7 @@ def test_nothing_is_followed_out_of_a_file(full_cache, tmp_path, problem):
         FOREIGN[problem](file, tmp_path)
     report = verify_cache(full_cache)
     assert any(problem in finding for finding in report.findings), report.findings
-    load_features(full_cache)  # what it does not know it ignores
+    read_features(full_cache)  # what it does not know it ignores
     with full_cache.open("rb") as stream:
         name = "splits/x" if "leads back" in problem else "x"
         file = StoredFile(stream.fileno())
@@ -167,7 +167,7 @@ def test_features_in_another_file_are_not_read(full_cache, tmp_path):
         file.create_dataset(name, shape, "<f2", external=[(str(tmp_path / "secret"), 0, 1000)])
     for memmap in (False, True):
         with pytest.raises(CacheError, match=f"array {name} has its bytes in another file, which is never read"):
-            load_features(full_cache, memmap=memmap)
+            read_features(full_cache, memmap=memmap)
     with pytest.raises(CacheError, match="in another file"):
         summarise(full_cache)
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from cafe.cache.format.reader import load_features
+from cafe.cache.format.reader import read_features
 from cafe.cache.format.verify import verify_cache
 from cafe.cache.format.writer import write_cache
 
@@ -60,7 +60,7 @@ def test_killed_writer(make, tmp_path, instant):
     done = subprocess.run([sys.executable, "-c", WRITER, str(path), instant], check=False)
     assert done.returncode == -signal.SIGKILL
     assert verify_cache(path).ok
-    assert load_features(path).logit_scale == (2.0 if instant == "after rename" else 31.5)
+    assert read_features(path).logit_scale == (2.0 if instant == "after rename" else 31.5)
     leftovers = [entry for entry in tmp_path.iterdir() if entry != path]
     assert len(leftovers) == (0 if instant == "after rename" else 1)
     write_cache(path, make.features(), make.provenance())

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cafe.cache.format.reader import load_features, load_sizes, summarise
+from cafe.cache.format.reader import load_sizes, read_features, summarise
 from cafe.cache.format.verify import verify_cache
 from cafe.errors import CacheError
 
@@ -22,7 +22,7 @@ def test_every_checksum_matches() -> None:
 
 @pytest.mark.parametrize("memmap", [False, True])
 def test_everything_in_it_is_read(memmap: bool) -> None:
-    features = load_features(OLD, memmap=memmap)
+    features = read_features(OLD, memmap=memmap)
     train, test = features.splits["train"], features.splits["test"]
     assert list(features.splits) == ["train", "test"]
     assert features.class_names == ("one", "two", "zero")
@@ -45,11 +45,11 @@ def test_a_changed_name_in_its_heap_is_refused(tmp_path: Path) -> None:
     assert place < start + 4096
     path.write_bytes(content[:place] + b"three-figits" + content[place + 12 :])
     with pytest.raises(CacheError, match="attributes differ from the checksum of the whole"):
-        load_features(path)
+        read_features(path)
 
 
 def test_projection_and_what_goes_into_it_make_the_features() -> None:
-    features = load_features(OLD)
+    features = read_features(OLD)
     assert features.projection is not None
     for split in features.splits.values():
         assert split.projection_features is not None

@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from cafe.cache.format.reader import load_features
+from cafe.cache.format.reader import read_features
 from cafe.cache.format.verify import verify_cache
 from cafe.errors import CacheError
 
@@ -99,7 +99,7 @@ def test_missing_array_is_found(full_cache, name):
 
 
 def test_any_flipped_byte_is_found_or_harmless(full_cache):
-    content, before = full_cache.read_bytes(), load_features(full_cache)
+    content, before = full_cache.read_bytes(), read_features(full_cache)
     for position in range(0, len(content), 211):
         damaged = bytearray(content)
         damaged[position] ^= 0xFF
@@ -110,7 +110,7 @@ def test_any_flipped_byte_is_found_or_harmless(full_cache):
             continue
         if sound:
             # Padding between the pieces.
-            after = load_features(full_cache)
+            after = read_features(full_cache)
             assert after.provenance == before.provenance
             assert (after.class_names, after.templates) == (before.class_names, before.templates)
             assert (after.logit_scale, after.logit_bias) == (before.logit_scale, before.logit_bias)

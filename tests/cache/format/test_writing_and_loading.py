@@ -17,7 +17,7 @@ from cafe.cache.format.arrays import text_array, texts_of
 from cafe.cache.format.checksums import array_sha256
 from cafe.cache.format.layout import arrays_to_store, attributes_to_store
 from cafe.cache.format.provenance import Provenance
-from cafe.cache.format.reader import load_features, load_projection, load_sizes, summarise
+from cafe.cache.format.reader import load_projection, load_sizes, read_features, summarise
 from cafe.cache.format.verify import verify_cache
 from cafe.cache.format.writer import StreamedArray, write_arrays, write_cache
 from cafe.errors import CacheError, InputError
@@ -46,7 +46,7 @@ def test_round_trip(n, d, c, m, views, dtype, memmap, name):
     names = tuple(f"{name}{i}x" for i in range(c))
     given = Features({"test": Split(image, rng.integers(0, c, n), ids, view)}, names, text, ("{}",) * m, 7.5, -1.25)
     with tempfile.TemporaryDirectory() as folder:
-        loaded = load_features(write_cache(Path(folder) / "a.h5", given, PROVENANCE, stored_dtype=dtype), memmap=memmap)
+        loaded = read_features(write_cache(Path(folder) / "a.h5", given, PROVENANCE, stored_dtype=dtype), memmap=memmap)
         split = loaded.splits["test"]
         assert split.image_features.dtype == dtype
         np.testing.assert_array_equal(split.image_features, image)
@@ -72,11 +72,11 @@ def test_file_name_that_is_not_utf8_survives(make, tmp_path):
     split = features.splits["test"]
     odd = Features({"test": Split(split.image_features, split.labels, ids)}, features.class_names)
     path = write_cache(tmp_path / "a.h5", odd, make.provenance(text=False))
-    assert load_features(path).splits["test"].sample_ids.tolist() == ids.tolist()
+    assert read_features(path).splits["test"].sample_ids.tolist() == ids.tolist()
 
 
 def test_everything_optional_comes_back(full_cache, make):
-    features, given = load_features(full_cache), make.features(views=2, width=5)
+    features, given = read_features(full_cache), make.features(views=2, width=5)
     assert features.splits["test"].view_features.shape == (2, 4, 6)
     expected = given.splits["train"].projection_features.astype(np.float16)
     np.testing.assert_array_equal(features.splits["train"].projection_features, expected)
@@ -91,7 +91,7 @@ def test_everything_optional_comes_back(full_cache, make):
 
 def test_without_text_features_and_sizes(make, tmp_path):
     path = write_cache(tmp_path / "a.h5", make.features(text=False), make.provenance(text=False))
-    features = load_features(path)
+    features = read_features(path)
     assert features.text_features is None
     assert features.templates == ()
     assert features.provenance["text_fingerprint"] == ""
@@ -103,7 +103,7 @@ def test_without_text_features_and_sizes(make, tmp_path):
 def test_exported_from_cafe_and_rewritten_from_loaded(full_cache, tmp_path):
     features = cafe.load_features(full_cache)
     copy = write_cache(tmp_path / "copy.h5", features, projection=load_projection(full_cache))
-    again = load_features(copy).provenance
+    again = read_features(copy).provenance
     assert {again[key] for key in ("fingerprint",)} == {features.provenance["fingerprint"]}
     with pytest.raises(InputError, match="provenance lacks dataset, encoder, image"):
         write_cache(tmp_path / "b.h5", Features(features.splits, features.class_names))
@@ -120,7 +120,7 @@ def test_text_is_marked_as_utf8(full_cache):
 
 def test_splits_keep_their_order(make, tmp_path):
     path = write_cache(tmp_path / "a.h5", make.features({"train": 2, "val": 2, "test": 2}), make.provenance())
-    assert list(load_features(path).splits) == ["train", "val", "test"]
+    assert list(read_features(path).splits) == ["train", "val", "test"]
 
 
 def test_same_data_give_the_same_file(make, tmp_path):
@@ -130,7 +130,7 @@ def test_same_data_give_the_same_file(make, tmp_path):
         write_cache(path, make.features(), make.provenance(), created=moment)
     assert paths[0].read_bytes() == paths[1].read_bytes()
     write_cache(paths[1], make.features(), make.provenance())
-    sums = [load_features(path).provenance["content_sha256"] for path in paths]
+    sums = [read_features(path).provenance["content_sha256"] for path in paths]
     assert sums[0] == sums[1]
 
 
@@ -158,7 +158,7 @@ def test_arrays_that_arrive_in_parts(make, tmp_path, monkeypatch, in_order):
     assert read_again == {"all": [], "rows": [views], "none": [rows, views]}[in_order]
     assert verify_cache(tmp_path / "parts.h5").ok
     assert (tmp_path / "parts.h5").stat().st_size == (tmp_path / "whole.h5").stat().st_size
-    sums = [load_features(tmp_path / f"{name}.h5").provenance["content_sha256"] for name in ("whole", "parts")]
+    sums = [read_features(tmp_path / f"{name}.h5").provenance["content_sha256"] for name in ("whole", "parts")]
     assert sums[0] == sums[1]
 
 
@@ -172,11 +172,11 @@ def test_a_cache_from_memory_is_not_read_again_for_its_checksums(make, tmp_path,
 
 
 def test_memory_map_reads_from_the_file(full_cache):
-    features = load_features(full_cache, memmap=True)
+    features = read_features(full_cache, memmap=True)
     image = features.splits["train"].image_features
     assert isinstance(image, np.memmap)
     assert not image.flags.writeable
-    np.testing.assert_array_equal(image, load_features(full_cache).splits["train"].image_features)
+    np.testing.assert_array_equal(image, read_features(full_cache).splits["train"].image_features)
 
 
 def test_arrays_are_contiguous_and_uncompressed(full_cache):
@@ -210,7 +210,7 @@ def test_projection_features_need_the_projection(make, tmp_path):
         write_cache(tmp_path / "a.h5", make.features(width=5), make.provenance())
 
 
-READERS = [load_features, lambda path: load_features(path, memmap=True), verify_cache, summarise, load_sizes]
+READERS = [read_features, lambda path: read_features(path, memmap=True), verify_cache, summarise, load_sizes]
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -242,17 +242,17 @@ def test_newer_format_version_is_refused(full_cache):
     with h5py.File(full_cache, "r+") as file:
         file.attrs["format_version"] = 3
     with pytest.raises(CacheError, match="format version 3, but this cafe reads up to version 2; upgrade"):
-        load_features(full_cache)
+        read_features(full_cache)
 
 
 def test_unknown_additions_are_ignored(full_cache, reseal):
-    before = load_features(full_cache)
+    before = read_features(full_cache)
     with h5py.File(full_cache, "r+", libver=("v108", "v108")) as file:
         file["extra/array"] = [1.0]
         file.attrs["extra"] = np.bytes_("more")
     reseal(full_cache)
     assert verify_cache(full_cache).ok
-    assert load_features(full_cache).class_names == before.class_names
+    assert read_features(full_cache).class_names == before.class_names
 
 
 @pytest.mark.parametrize("name", ["class_names", "provenance", "splits/train/labels", "splits/test", "templates"])
@@ -260,4 +260,4 @@ def test_missing_piece_is_named(full_cache, name):
     with h5py.File(full_cache, "r+") as file:
         del file[name]
     with pytest.raises(CacheError, match=f"damaged.*{name.split('/')[-1]}"):
-        load_features(full_cache)
+        read_features(full_cache)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cafe.cache.format.reader import load_features
+from cafe.cache.format.reader import read_features
 from cafe.cache.transfer.exporting import FORMATS, export_features
 from cafe.cache.transfer.importing import import_features
 from cafe.cli.app import call
@@ -15,7 +15,7 @@ from cafe.errors import InputError
 
 @pytest.mark.parametrize("layout", ["npz", "safetensors"])
 def test_there_and_back(layout, full_cache, tmp_path):
-    features = load_features(full_cache)
+    features = read_features(full_cache)
     (path,) = export_features(features, tmp_path / f"out.{layout}")
     back = import_features(path, tmp_path / "back.h5", dataset="toys", encoder="cafe:mini").features
     assert back.class_names == features.class_names
@@ -28,7 +28,7 @@ def test_there_and_back(layout, full_cache, tmp_path):
 
 
 def test_npz_needs_numpy_alone(full_cache, tmp_path):
-    features = load_features(full_cache)
+    features = read_features(full_cache)
     (path,) = export_features(features, tmp_path / "out.npz")
     with np.load(path, allow_pickle=False) as file:
         metadata = json.loads(str(file["metadata"]))
@@ -41,7 +41,7 @@ def test_npz_needs_numpy_alone(full_cache, tmp_path):
 
 def test_parquet(full_cache, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
-    features = load_features(full_cache)
+    features = read_features(full_cache)
     paths = export_features(features, tmp_path / "out.parquet")
     assert [path.name for path in paths] == ["out.parquet", "out.text.parquet"]
     table = parquet.read_table(paths[0])
@@ -63,7 +63,7 @@ def test_parquet(full_cache, tmp_path):
 
 def test_an_interrupted_export_leaves_no_images_beside_the_text_of_another(full_cache, tmp_path, monkeypatch):
     pytest.importorskip("pyarrow")
-    features = load_features(full_cache)
+    features = read_features(full_cache)
     paths = export_features(features, tmp_path / "out.parquet")
     rename, renamed = Path.replace, []
 
@@ -83,7 +83,7 @@ def test_prompts_are_exported(dataset, encoder, tmp_path):
     from cafe.cache.extract.run import extract
 
     path = extract(dataset, encoder, tmp_path / "a.h5", prompts=[["aa", "b"], ["x"]]).path
-    features = load_features(path)
+    features = read_features(path)
     export_features(features, tmp_path / "a.npz")
     with np.load(tmp_path / "a.npz") as file:
         np.testing.assert_array_equal(file["text_prompt_features"], features.prompt_features)
@@ -92,7 +92,7 @@ def test_prompts_are_exported(dataset, encoder, tmp_path):
 
 
 def test_refusals(full_cache, tmp_path):
-    features = load_features(full_cache)
+    features = read_features(full_cache)
     with pytest.raises(InputError, match="names no format; end it in one of .npz"):
         export_features(features, tmp_path / "x.npzz")
     export_features(features, tmp_path / "x.npz")

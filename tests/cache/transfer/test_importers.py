@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from cafe.cache.format.reader import load_features
+from cafe.cache.format.reader import read_features
 from cafe.cache.format.verify import verify_cache
 from cafe.cache.transfer.importing import import_features, layouts
 from cafe.cli.app import call
@@ -50,7 +50,7 @@ def test_the_example_comes_in_as_it_is(layout, example, splits, tmp_path):
     importer, source = example
     summary = import_features(source, tmp_path / "out.h5", encoder="ViT-B/32")
     assert summary.layout == layout  # which auto found out
-    features = load_features(tmp_path / "out.h5")
+    features = read_features(tmp_path / "out.h5")
     assert list(features.splits) == ["train", "val", "test"]
     for split, (rows, labels) in splits.items():
         np.testing.assert_array_equal(features.splits[split].image_features, rows)

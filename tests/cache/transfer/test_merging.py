@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cafe.cache.extract.run import extract
-from cafe.cache.format.reader import load_features, load_sizes
+from cafe.cache.format.reader import load_sizes, read_features
 from cafe.cache.format.verify import verify_cache
 from cafe.cache.transfer.importers.base import ImportOptions
 from cafe.cache.transfer.importing import import_features
@@ -20,7 +20,7 @@ def test_merged_is_what_one_extraction_gives(fakes, tmp_path):
         for name in ("test", "train", "val")
     ]
     merged = merge_caches(parts, tmp_path / "merged.h5")
-    one, two = load_features(whole.path), load_features(merged)
+    one, two = read_features(whole.path), read_features(merged)
     assert two.provenance["fingerprint"] == one.provenance["fingerprint"]
     assert list(two.splits) == ["train", "val", "test"]
     for name in one.splits:
@@ -38,7 +38,7 @@ def test_unreadable_images_of_all_parts_are_kept(fakes, tmp_path):
         extract(fakes[0](unreadable=bad), fakes[1](), tmp_path / f"{name}.h5", splits=[name]).path
         for name in ("train", "test")
     ]
-    merged = load_features(merge_caches(parts, tmp_path / "merged.h5"))
+    merged = read_features(merge_caches(parts, tmp_path / "merged.h5"))
     assert [item["sample_id"] for item in merged.provenance["unreadable"]] == bad
 
 
@@ -81,7 +81,7 @@ def test_imports_merge(tmp_path, capfd):
     assert (
         call(["cache", "merge", str(tmp_path / "a.h5"), str(tmp_path / "b.h5"), "--out", str(tmp_path / "m.h5")]) == 0
     )
-    merged = load_features(tmp_path / "m.h5")
+    merged = read_features(tmp_path / "m.h5")
     assert [file["name"] for file in merged.provenance["image"]["imported"]["files"]] == ["train.npz", "test.npz"]
     assert merged.provenance["image"]["imported"]["splits"] == {"train": "features", "test": "features"}
     assert call(["fit", "--cache", str(tmp_path / "m.h5"), "--out", str(tmp_path / "run")]) == 0

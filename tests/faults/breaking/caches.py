@@ -41,7 +41,7 @@ class Sample:
     content : dict
         Every attribute and array, as bare h5py reads them.
     loaded : dict
-        Everything that ``load_features`` gives, and what zero-shot predicts from it.
+        Everything that ``read_features`` gives, and what zero-shot predicts from it.
     arrays : dict of str to (int, int)
         Where the bytes of each array stand.
     regions : dict of str to list of int
@@ -91,10 +91,10 @@ def content_of(path: Path) -> dict[str, Any]:
 
 def loaded_from(path: Path) -> dict[str, Any]:
     """Return everything that a cache gives its user, and the probabilities of zero-shot on its last split."""
-    from cafe.cache.format.reader import load_features, load_sizes
+    from cafe.cache.format.reader import load_sizes, read_features
     from cafe.methods.zero_shot import ZeroShot
 
-    features = load_features(path)
+    features = read_features(path)
     loaded: dict[str, Any] = {f"sizes of {name}": _plain(sizes) for name, sizes in load_sizes(path).items()}
     for name, value in vars(features).items():
         loaded[name] = _plain(value) if name != "splits" else list(value)
@@ -169,11 +169,11 @@ def write_new_cache(path: Path) -> Path:
 
 def write_split_caches(whole: Path, folder: Path) -> None:
     """Write each split of a cache into a cache of its own, ``NAME.h5``, which `cafe cache merge` can join again."""
-    from cafe.cache.format.reader import load_features
+    from cafe.cache.format.reader import read_features
     from cafe.cache.format.writer import write_cache
     from cafe.features import Features
 
-    features = load_features(whole)
+    features = read_features(whole)
     for name, split in features.splits.items():
         part = Features(
             {name: split},

@@ -97,13 +97,13 @@ class Verbs(Campaign):
 
     def prepare(self, folder: Path) -> None:
         """Write what the commands read, and let each come to its end once."""
-        from cafe.cache.format.reader import load_features
+        from cafe.cache.format.reader import read_features
 
         self.folder = folder
         whole = write_new_cache(folder / "whole.h5")
         write_split_caches(whole, folder)
         arrays = {}
-        for name, split in load_features(whole).splits.items():
+        for name, split in read_features(whole).splits.items():
             arrays[f"{name}_features"], arrays[f"{name}_labels"] = split.image_features, split.labels
         np.savez(folder / "features.npz", **arrays, class_names=np.array(["cat", "dog", "fox"]))
         fitted = folder / "digits.h5"
