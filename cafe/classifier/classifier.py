@@ -82,9 +82,9 @@ class Scored(NamedTuple):
 class Classifier(ImageClassifier):
     """Names what is on images.
 
-    It cuts every image as the encoder's checkpoint says, encodes it, and asks the fitted method; what it needs of
-    memory grows with one batch of images, not with all. It comes from images in folders, one for each class
-    (:meth:`fit`), from a run that was saved (:meth:`load`), or from names alone (:meth:`zero_shot`).
+    Every image is cropped as the encoder's checkpoint says, encoded, and scored by the fitted method; memory grows with
+    one batch of images, not with all. A classifier is made from images in folders, one for each class (:meth:`fit`),
+    from a run that was saved (:meth:`load`), or from names alone (:meth:`zero_shot`).
 
     Parameters
     ----------
@@ -106,33 +106,32 @@ class Classifier(ImageClassifier):
     encoder : Encoder
         Opened at first use.
     row : dict or None
-        How it did when it was tested, as a row of `cafe fit --json`; None where that is not known.
+        Results of the test, as a row of `cafe fit --json`; None where they are not known.
     run : Path or None
-        The folder it was loaded from or saved to.
+        The folder that the classifier was loaded from or saved to.
     fitted_images : frozenset of bytes or None
-        SHA-256 of the image files that it was fitted on, or its settings chosen by; None where they are not known.
+        SHA-256 of the image files that the classifier was fitted on, or its settings chosen by; None if not known.
     cache_dir : Path or None
         The folder in whose caches the features of images are looked for before these are encoded; None for nowhere.
     cache : Path or None
-        The cache that it was fitted on in this process; None elsewhere.
+        The cache that the classifier was fitted on in this process; None elsewhere.
     caches : tuple of Path
         The same; two, where it was fitted on features of two encoders.
     extraction : ExtractionSummary or None
-        Of the extraction, where fitting needed one.
+        Summary of the extraction, where fitting needed one.
     extractions : tuple of ExtractionSummary
         The same; two, where images were encoded by two encoders.
     contents : dict or None
-        What lies in the folder that it was fitted on: :meth:`cafe.data.contents.Contents.to_json`.
+        Contents of the folder that the classifier was fitted on: :meth:`cafe.data.contents.Contents.to_json`.
     promises : Promises or None
-        What it may promise of new images: thresholds, temperature, sets; None where there are none, and
-        ``no_promises`` says why.
+        Promises of new images: thresholds, temperature, sets; None where there are none, and ``no_promises`` says
+        why.
     temperature : float
-        The number that logits of the method are divided by; 1 where a temperature is not sure to make probabilities
-        more honest.
+        Divisor of the method's logits; 1 where a temperature is not sure to make probabilities more honest.
     leaderboard : Leaderboard or None
-        How other methods did on the same test images, where :meth:`fit` was asked to compare; None elsewhere.
+        Results of other methods on the same test images, if :meth:`fit` was asked to compare; None elsewhere.
     notes : tuple of str
-        What there is to say about the fit: how images were divided, what it was tested on, what was left out.
+        Sentences about the fit: how images were divided, what the method was tested on, what was left out.
 
     Examples
     --------
@@ -497,7 +496,7 @@ class Classifier(ImageClassifier):
 
     @property
     def temperature(self) -> float:
-        """The number that logits are divided by; 1 where a temperature is not sure to help."""
+        """The divisor of logits; 1 where a temperature is not sure to make probabilities more honest."""
         return 1.0 if self.promises is None else self.promises.temperature
 
     @property
@@ -511,7 +510,7 @@ class Classifier(ImageClassifier):
 
     @property
     def estimator(self) -> Any:
-        """The fitted method; that of a loaded run is made at first use, since predicting needs its arrays alone."""
+        """The fitted method as a scikit-learn classifier, made at first use if the classifier was loaded from a run."""
         if isinstance(self._fitted, FittedMethod):
             self._fitted = self._fitted.estimator()
         return self._fitted
@@ -525,7 +524,7 @@ class Classifier(ImageClassifier):
             return self._encoder
 
     def save(self, folder: Path | str | None = None, *, cache_dir: Path | str | None = None) -> Path:
-        """Save it as a run, which :meth:`load` and ``cafe predict`` take.
+        """Save the classifier as a run, which :meth:`load` and ``cafe predict`` take.
 
         Parameters
         ----------
@@ -542,7 +541,7 @@ class Classifier(ImageClassifier):
         Raises
         ------
         InputError
-            If it was not made by :meth:`fit`, or the folder cannot be written to.
+            If the classifier was not made by :meth:`fit`, or the folder cannot be written to.
         """
         if self._features is None or self.row is None:
             raise InputError("this classifier was not made by Classifier.fit, so there is nothing to save it from")
@@ -612,7 +611,7 @@ class Classifier(ImageClassifier):
         return None
 
     def export_onnx(self, out: Path | str) -> ExportSummary:
-        """Write it as one ONNX file: image tower, head and softmax, with what is needed to use it in the metadata.
+        """Write the classifier as one ONNX file: image tower, head and softmax; metadata say how to use it.
 
         Before the file takes its name, ONNX Runtime is compared with torch on real images: training images, where
         they are on this machine, and handwritten digits. :mod:`cafe.sharing.onnx_export` says what is in it.
@@ -642,23 +641,21 @@ class Classifier(ImageClassifier):
         check_exportable(self.estimator)
         import_onnx()
         encoder = self.encoder
-        each_encoder = encoders_of(encoder)
-        in_float32 = all((each.device, each.dtype) == ("cpu", "float32") for each in each_encoder)
-        if not in_float32 and all("float32" in each.dtypes for each in each_encoder):
-            encoder = open_encoders([each.id for each in each_encoder], "cpu", "float32")
-        made = self.promises
-        width = int(self.estimator.n_features_in_)
-        promised = Promised(
-            class_text(self.estimator, width), np.zeros((0, width), np.float32) if made is None else made.means
-        )
-        if made is not None:
+        parts = encoders_of(encoder)
+        in_float32 = all((part.device, part.dtype) == ("cpu", "float32") for part in parts)
+        if not in_float32 and all("float32" in part.dtypes for part in parts):
+            encoder = open_encoders([part.id for part in parts], "cpu", "float32")
+        promises, width = self.promises, int(self.estimator.n_features_in_)
+        no_means = np.zeros((0, width), np.float32)
+        promised = Promised(class_text(self.estimator, width), no_means if promises is None else promises.means)
+        if promises is not None:
             promised = replace(
                 promised,
-                temperature=made.temperature,
-                unknown_scores=made.unknown_scores,
-                own_scores=made.own_scores["lac"],
-                scoring_fit=made.scoring_fit,
-                thresholds=made.thresholds(),
+                temperature=promises.temperature,
+                unknown_scores=promises.unknown_scores,
+                own_scores=promises.own_scores["lac"],
+                scoring_fit=promises.scoring_fit,
+                thresholds=promises.thresholds(),
             )
         return export_onnx(
             Path(out), self.estimator, encoder, self.classes_.tolist(), promised, self._images_to_compare_on(),
@@ -666,7 +663,7 @@ class Classifier(ImageClassifier):
         )  # fmt: skip
 
     def _images_to_compare_on(self) -> list[Image.Image]:
-        """Return real images: some that it was fitted on, where they are on this machine, and handwritten digits."""
+        """Return real images: training images, where they are on this machine, and handwritten digits."""
         from cafe.data.opening import open_dataset
 
         own = self.training_images()
@@ -679,7 +676,7 @@ class Classifier(ImageClassifier):
         ]
 
     def training_images(self) -> TrainingImages | None:
-        """Return the images that it was fitted on, with their features; None where they are not on this machine."""
+        """Return the training images with their features; None where they are not on this machine."""
         return training_images(
             self._source, self._image_fingerprint, self.fitted_images, unprojected=self._is_unprojected
         )
@@ -700,7 +697,7 @@ class Classifier(ImageClassifier):
         Raises
         ------
         InputError
-            If it was neither fitted in this process nor saved with a report.
+            If the classifier was neither fitted in this process nor saved with a report.
         """
         if self._page is not None:
             return self._page()

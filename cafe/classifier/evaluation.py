@@ -53,7 +53,7 @@ class Evaluation:
     unreadable: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values."""
+        """Return the evaluation as JSON values."""
         return asdict(self)
 
 

@@ -329,7 +329,7 @@ def choose_model(model: str | None, dataset: str, folder: Path) -> tuple[str, st
 
 
 def hint_for_photographs(model: str, dataset: Dataset, source: Path | str, verb: str = "fit") -> str:
-    """Return a hint that the embedded model knows little of photographs, with the command for a real CLIP; else ""."""
+    """Return a hint to take a real CLIP, if a data set of photographs gets the embedded model; else an empty text."""
     if model != MINI or dataset.name == "digits":
         return ""
     command = shlex.join(["cafe", verb, os.fspath(source), "--model", FOR_PHOTOGRAPHS])

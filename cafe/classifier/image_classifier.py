@@ -54,7 +54,7 @@ class ImageClassifier(ABC):
     all_class_names : list of str
         Names of the labels 0, 1, ... of the data set, those of classes without an image too.
     fitted_images : frozenset of bytes or None
-        SHA-256 of the image files that it was fitted on, or its settings chosen by; None where they are not known.
+        SHA-256 of the image files that the classifier was fitted on, or its settings chosen by; None if not known.
     """
 
     classes_: NDArray[np.str_]
@@ -201,7 +201,7 @@ class ImageClassifier(ABC):
         return predictions
 
     def evaluate(self, folder: Path | str, *, progress: Callable[[int, int], None] | None = None) -> Evaluation:
-        """Test it on a folder with a folder of images for each class, named as the classes are.
+        """Test the classifier on a folder with a folder of images for each class, named as the classes are.
 
         Parameters
         ----------
@@ -219,7 +219,7 @@ class ImageClassifier(ABC):
         Raises
         ------
         InputError
-            If it is no folder, none of its folders is called as a class, or no image is left to be tested on.
+            If there is no such folder, none of its folders is named as a class, or no image is left to be tested on.
         """
         if not Path(folder).expanduser().is_dir():
             raise InputError(f"{os.fspath(folder)!r} is no folder; give one with a folder of images for each class")

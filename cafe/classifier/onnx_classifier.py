@@ -66,9 +66,9 @@ class OnnxClassifier(ImageClassifier):
     classes_ : ndarray of shape (n_classes,), str
         Name of each column of :meth:`predict_proba`.
     metadata : OnnxMetadata
-        What the file says of itself.
+        Metadata of the file.
     row : dict or None
-        How it did when it was tested.
+        Results of the test.
     run : Path
         The file.
     fitted_images : None

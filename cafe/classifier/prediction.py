@@ -24,9 +24,9 @@ class Prediction:
     unreadable : str or None
         Why the image cannot be read; None for one that can.
     unknown : bool or None
-        Whether it looks like none of the classes; None where that was not asked, or cannot be said.
+        Whether the image looks like none of the classes; None where that was not asked, or is not known.
     unknown_score : float or None
-        The higher, the more it does; None where that was not asked.
+        Higher for an image that looks less like any class; None where that was not asked.
     set : tuple of str or None
         The classes that it may be of, the most probable first, if a coverage was asked for.
     """
@@ -39,7 +39,7 @@ class Prediction:
     set: tuple[str, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as `cafe predict --json` writes it: a readable image with its classes, another with the reason."""
+        """Return the prediction as `cafe predict --json` writes it: with classes, or with the reason of an error."""
         if self.unreadable is not None:
             return {"image": self.image, "reason": self.unreadable}
         return {

@@ -58,7 +58,7 @@ def read_ahead(
     images : iterable of ImageInput
         Asked for only as far ahead as there are threads to read them.
     cropper : callable
-        Gives the encoder's; called once an image is to be cropped.
+        Returns the encoder's cropper; called once an image is to be cropped.
     decoder : str
         Of JPEG files, one of :data:`cafe.data.images.decoding.DECODERS`.
     is_known : callable, default: nothing is

@@ -27,13 +27,13 @@ def score_images(
     images : iterable of ImageInput
         Read ahead in threads; only a few are held in memory.
     encoder : Encoder
-        Asked in batches of its own size.
+        Encodes batches of its own size.
     estimator : fitted classifier
-        Asked once a batch. One that trains the encoder's projection is given what goes into it.
+        Scores each batch. A method that trains the encoder's projection gets features before the projection.
     decoder : str
         Of JPEG files, one of :data:`cafe.data.images.decoding.DECODERS`.
     cache_dir : Path or None
-        Features of files that are in a cache there are taken; None for nowhere.
+        The folder in whose caches features of files are looked up; None looks nothing up.
 
     Yields
     ------

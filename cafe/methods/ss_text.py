@@ -245,7 +245,7 @@ def transported_labels(logits: Array, shares: NDArray[np.float64], iterations: i
 
 
 def _log_sum(scores: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-    """Return log sum exp along an axis, which is kept."""
+    """Return the logarithm of the sum of exponentials along an axis, which is kept with length 1."""
     library = functions(scores)
     top = library.amax(scores, axis=axis, keepdims=True)
     total: NDArray[np.float64] = top + library.log(library.exp(scores - top).sum(axis=axis, keepdims=True))
