@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cafe.classifier.encoder_pair import decoder_of, encoders_of, open_encoders, parts_of_provenance
 from cafe.classifier.images import image_inputs
-from cafe.classifier.reading import in_batches, read_ahead
+from cafe.classifier.reading import encoded_batches
 from cafe.encoders.base import Encoder
 from cafe.errors import CafeWarning, InputError
 from cafe.features import Features
@@ -61,14 +61,13 @@ def encode_like(
     encoder = open_again(features, device, dtype)
     parts: list[NDArray[np.float32]] = []
     unreadable, done = list[str](), 0
-    for batch in in_batches(read_ahead(images, lambda: encoder.cropper, decoder), encoder.batch_size):
+    for batch, rows in encoded_batches(images, encoder, decoder):
         unreadable += [f"{image.input.name!r}: {image.unreadable.reason}" for image in batch if image.unreadable]
-        if crops := [image.crop for image in batch if image.crop is not None]:
-            parts.append(encoder.encode_images(np.stack(crops)))
+        parts.append(rows)
         done += len(batch)
         if progress is not None:
             progress(done, len(images))
-    if not parts:
+    if len(unreadable) == len(images):
         raise InputError(f"none of the {len(images)} images in {folder} can be read, the first {unreadable[0]}")
     if unreadable:
         message = f"{len(unreadable)} of {len(images)} images were left out, the first {unreadable[0]}"

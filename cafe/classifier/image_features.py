@@ -10,13 +10,13 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from cafe.classifier.images import image_inputs
-from cafe.classifier.reading import in_batches, read_ahead
+from cafe.classifier.reading import encoded_batches
 from cafe.data.images.decoding import PILLOW, check_decoder
 from cafe.encoders.base import Encoder
 from cafe.encoders.opening import MINI, open_encoder
 from cafe.errors import InputError
 
-_OPEN = 2  # encoders that stay open: clones of a search share them
+_MOST_OPEN = 2  # encoders that stay open: clones of a search share them
 
 
 class ImageFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -109,10 +109,10 @@ class ImageFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if len(images) != len(rows):
             raise InputError(f"{len(rows)} rows stand for {len(images)} images; name one image in each, and no folder")
         parts = [np.zeros((0, encoder.dim), dtype=np.float32)]
-        for batch in in_batches(read_ahead(images, lambda: encoder.cropper, self.decoder), encoder.batch_size):
+        for batch, encoded in encoded_batches(images, encoder, self.decoder):
             if unreadable := next((image.unreadable for image in batch if image.unreadable), None):
                 raise unreadable
-            parts.append(encoder.encode_images(np.stack([image.crop for image in batch if image.crop is not None])))
+            parts.append(encoded)
         features: NDArray[np.float32] = np.concatenate(parts)  # (n, d)
         return features
 
@@ -121,6 +121,7 @@ class ImageFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return np.array([f"feature{i}" for i in range(self.n_features_out_)], dtype=object)
 
 
-@lru_cache(maxsize=_OPEN)
+@lru_cache(maxsize=_MOST_OPEN)
 def _open(model: str, device: str, dtype: str) -> Encoder:
+    """Open an encoder, or return one that is still open."""
     return open_encoder(model, device, dtype)

@@ -15,7 +15,7 @@ from PIL import Image
 from cafe.cache.extract.decode import processors
 from cafe.classifier.images import ImageInput
 from cafe.data.images.decoding import as_rgb, decoding_with, read_content, read_image
-from cafe.encoders.base import Cropper
+from cafe.encoders.base import Cropper, Encoder
 from cafe.errors import UnreadableImageError
 
 # A photograph of 100 megapixels takes 0.3 GB while it is decoded, in every thread.
@@ -98,6 +98,15 @@ def read_ahead(
         finally:  # a caller that stops early does not wait for the images that were read ahead
             for future in pending:
                 future.cancel()
+
+
+def encoded_batches(
+    images: Iterable[ImageInput], encoder: Encoder, decoder: str
+) -> Iterator[tuple[list[ReadImage], NDArray[np.float32]]]:
+    """Read images and encode them: yield each batch with the features of its readable images, (at most batch, d)."""
+    for batch in in_batches(read_ahead(images, lambda: encoder.cropper, decoder), encoder.batch_size):
+        crops = [image.crop for image in batch if image.crop is not None]
+        yield batch, encoder.encode_images(np.stack(crops)) if crops else np.zeros((0, encoder.dim), np.float32)
 
 
 def in_batches(images: Iterable[ReadImage], size: int) -> Iterator[list[ReadImage]]:
