@@ -87,7 +87,7 @@ class FitSettings:
     dtype: str = "auto"
 
     @property
-    def options(self) -> dict[str, str]:
+    def options(self) -> dict[str, Any]:
         """The keywords ``selection``, ``device`` and ``dtype`` of the functions of this module."""
         return {"selection": self.selection, "device": self.device, "dtype": self.dtype}
 
