@@ -336,9 +336,8 @@ def _brings_no_test_split(features: Features) -> bool:
     identity = features.provenance.get("image", {}).get("dataset")
     if not isinstance(identity, Mapping) or identity.get("name") in entries("data", "DATASET"):
         return False
-    splits = features.splits.values()
-    whole = all(split.full_labels is None for split in splits)
-    return whole and "train" in features.splits and "test" not in (identity.get("splits") or {"test": None})
+    is_whole = all(split.full_labels is None for split in features.splits.values())
+    return is_whole and "train" in features.splits and "test" not in (identity.get("splits") or {"test": None})
 
 
 def all_labelled(features: Features) -> Split:
@@ -349,12 +348,12 @@ def all_labelled(features: Features) -> Split:
 def concatenated(splits: list[Split]) -> Split:
     """Return the images of several splits as one split; an array that only some of them hold is left out."""
 
-    def whole(name: str) -> Any:
+    def of_all(name: str) -> Any:
         parts = [getattr(split, name) for split in splits]
         return None if any(part is None for part in parts) else np.concatenate(parts)
 
     names = ("image_features", "labels", "sample_ids", "projection_features", "image_sha256")
-    return Split(**{name: whole(name) for name in names})
+    return Split(**{name: of_all(name) for name in names})
 
 
 def _cross_validate_and_fit(features: Features, settings: FitSettings, *, keep_all: bool) -> FinalFit:

@@ -33,7 +33,7 @@ CHUNK: Final = 16_384
 
 @dataclass(frozen=True)
 class SharedGaussian:
-    """A fitted model, float64.
+    """A Gaussian of each class, with one covariance for all, as a linear score; all in float64.
 
     Attributes
     ----------
@@ -54,9 +54,9 @@ class SharedGaussian:
 
 
 def fit_gaussian(X: Array, y: NDArray[np.int64], n_classes: int, device: str = "cpu") -> SharedGaussian | None:
-    """Fit rows X (n, d) of classes y; None where no row differs from its class's mean, up to rounding."""
+    """Fit the model on rows X (n, d) of classes y; None where every row is its class's mean, up to rounding."""
     (n, d), means, seen = X.shape, class_means(X, y, n_classes), np.bincount(y, minlength=n_classes) > 0
-    scatter, there = on_device(np.zeros((d, d)), device), on_device(means, device)
+    scatter, device_means = on_device(np.zeros((d, d)), device), on_device(means, device)
     squares = 0.0
     with threads_for(n * d * d):
         for start in range(0, n, CHUNK):
@@ -64,14 +64,14 @@ def fit_gaussian(X: Array, y: NDArray[np.int64], n_classes: int, device: str = "
             rows = X[part].astype(np.float64)
             squares += np.square(rows).sum()
             rows = on_device(rows, device)
-            rows -= there[index_like(y[part], there)]
+            rows -= device_means[index_like(y[part], device_means)]
             scatter += rows.T @ rows
         spread = float(functions(scatter).trace(scatter))
         # Rounding of means leaves up to eps^2 of the rows' own squares, as in cafe.GDA.
         if spread <= 1e3 * np.finfo(np.float64).eps ** 2 * squares:
             return None
         inverse = on_host(functions(scatter).linalg.inv(scatter + spread / max(1, n - 1) * like(np.eye(d), scatter)))
-        return SharedGaussian(*_model(inverse, means, seen), inverse, means)
+        return SharedGaussian(*_weights_and_offset(inverse, means, seen), inverse, means)
 
 
 def held_out_logits(
@@ -109,7 +109,7 @@ def held_out_logits(
         of = functions(rows)
         a = like(all_counts[y[held]] / (all_counts[y[held]] - 1), rows)
         f = a / (1 - a * of.einsum("nd,nd->n", turned, residuals))
-        weights, offset = (like(v, rows) for v in _model(model.inverse, means, counts > 0))
+        weights, offset = (like(v, rows) for v in _weights_and_offset(model.inverse, means, counts > 0))
         towards = X.shape[1] * (turned @ like(means, rows).T)  # d q_i . mu_c
         own = of.einsum("nd,nd->n", rows, turned)
         scores = rows @ weights.T + offset + (f * own)[:, None] * towards
@@ -129,7 +129,8 @@ def class_means(X: Array, y: NDArray[np.int64], n_classes: int) -> Array:
     return means
 
 
-def _model(inverse: Array, means: Array, seen: NDArray[np.bool_]) -> tuple[Array, Array]:
+def _weights_and_offset(inverse: Array, means: Array, seen: NDArray[np.bool_]) -> tuple[Array, Array]:
+    """Return P mu_c (c, d) and - mu_c P mu_c / 2 (c,) from A^-1; the mean of the others for a class without a row."""
     weights = len(inverse) * (means @ inverse)
     offset = -np.einsum("cd,cd->c", weights, means) / 2
     # A class without a row is as likely as the average of those with one.
