@@ -127,9 +127,7 @@ class Auto(MixtureClassifier):
             text_weights = mixture.of_text * residual
             self.mixture_ = {"text_scale": scale, "residual": mixture.of_text, **self.mixture_}
             self.kernel_, self.dtype_ = "torch", str(DTYPES[self.dtype]).removeprefix("torch.")
-        self._store_merged(
-            problem, np.concatenate(mixture.weights, axis=1), mixture.offset, text_weights, centred=True
-        )
+        self._store_merged(problem, np.concatenate(mixture.weights, axis=1), mixture.offset, text_weights, centred=True)
 
     def row_extras(self) -> dict[str, Any]:
         """Return the weights that were chosen, and the evidence for them."""
