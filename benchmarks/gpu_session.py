@@ -11,7 +11,7 @@ FOLDER/parts.jsonl says how each part ended, and FOLDER/NAME.log what it printed
 says so.
 
 Exit code 1 where a part failed or a row is out of its bound. Without a GPU, ``--smoke`` takes tensors on the CPU that
-are labelled cuda:0 (tests/labelled_device.py), and Triton's interpreter; its figures mean nothing.
+are labelled cuda:0 (tests/helpers/labelled_device.py), and Triton's interpreter; its figures mean nothing.
 """
 
 from __future__ import annotations

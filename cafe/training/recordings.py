@@ -6,7 +6,7 @@ form needs is copied there: initial parameters, numbers, means, and, from one ca
 text. Between calls a recording belongs to nobody; a call takes it out, so that no two threads train in one.
 
 What is kept is bounded: MOST_KEPT recordings and KEPT_BYTES of the device's memory, the longest unused go first. The
-CUDA part has never run on a GPU; tests replay recorded operations on a CPU (tests/labelled_device.py).
+CUDA part has never run on a GPU; tests replay recorded operations on a CPU (tests/helpers/labelled_device.py).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ First the direct form with scales on logits and on features (folded), then the p
 
 import pytest
 import torch
-from torch.nn.functional import normalize
+from adapter_problem import adapter_problem
 
 from cafe.kernels.cpu import CpuAdapterStep
 from cafe.kernels.cpu_projected import CpuProjectedStep, FrozenLogits
@@ -23,35 +23,10 @@ def name(shape):
     return f"{shape.variant}-{shape.form}-{shape.alpha_mode}"
 
 
-def problem(shape, g=3, b=13, c=7, d=19, n=31, q=2, seed=0, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(*size):
-        return torch.randn(*size, generator=generator, dtype=torch.float64)
-
-    parameters, h = {}, shape.bottleneck
-    for side, used in (("image", shape.adapts_image), ("text", shape.adapts_text)):
-        if used:
-            parameters |= {f"{side}_down": draw(g, d, h) / d**0.5, f"{side}_up": draw(g, h, d) / h**0.5}
-    for ratio, mode, used in (
-        ("alpha", shape.alpha_mode, shape.adapts_image),
-        ("beta", shape.beta_mode, shape.adapts_text),
-    ):
-        if used and mode != "fixed":
-            parameters[f"{ratio}_bias"] = draw(g)
-        if used and mode == "learned":
-            parameters |= {f"{ratio}_own": draw(g, d, q), f"{ratio}_other": draw(g, d, q), f"{ratio}_out": draw(g, q)}
+def problem(shape, g=3, b=13, c=7, d=19, n=31, dtype=torch.float64):
     each = torch.arange(g, dtype=torch.float64)
     hyper = {"alpha": 0.2 + 0.3 * each, "beta": 0.7 - 0.2 * each, "logit_scale": 10.0 + 20 * each}
-    text = normalize(draw(1, c, d), dim=-1)
-    y = torch.randint(0, c, (n,), generator=generator)
-    X = normalize(text[0, y] + 0.2 * draw(n, d), dim=-1)
-    index = torch.randint(0, n, (g, b), generator=generator)
-
-    def cast(tree):
-        return {k: v.to(dtype) for k, v in tree.items()} if isinstance(tree, dict) else tree.to(dtype)
-
-    return cast(parameters), cast(hyper), cast(X), y, index, cast(text), cast(X[index].mean(1, keepdim=True))
+    return adapter_problem(shape, hyper, b, c, d, n, dtype=dtype)
 
 
 def run_both(shape, products, folded=False, blocks=None, **sizes):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from adapter_problem import adapter_parameters, normal_numbers
 
 from cafe.kernels.reference import AdapterShape, adapter_losses, adapter_losses_and_gradients
 
@@ -14,29 +15,12 @@ SHAPES = [
 ]
 
 
-def problem(shape, g=2, b=5, c=4, d=7, q=2, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(*size):
-        return torch.randn(*size, generator=generator, dtype=torch.float64)
-
-    parameters = {}
-    for side, used in (("image", shape.adapts_image), ("text", shape.adapts_text)):
-        if used:
-            parameters |= {f"{side}_down": draw(g, d, 3), f"{side}_up": draw(g, 3, d)}
-    for ratio, mode, used in (
-        ("alpha", shape.alpha_mode, shape.adapts_image),
-        ("beta", shape.beta_mode, shape.adapts_text),
-    ):
-        if used and mode != "fixed":
-            parameters[f"{ratio}_bias"] = draw(g)
-        if used and mode == "learned":
-            parameters |= {f"{ratio}_own": draw(g, d, q), f"{ratio}_other": draw(g, d, q), f"{ratio}_out": draw(g, q)}
-    hyper = {
-        "alpha": torch.tensor([0.2, 0.7], dtype=torch.float64),
-        "beta": torch.tensor([0.4, 0.1], dtype=torch.float64),
-        "logit_scale": torch.tensor([10.0, 3.0], dtype=torch.float64),
-    }
+def problem(shape, g=2, b=5, c=4, d=7):
+    generator = torch.Generator().manual_seed(0)
+    draw = normal_numbers(generator)
+    parameters = adapter_parameters(shape, draw, g, d)
+    values = {"alpha": [0.2, 0.7], "beta": [0.4, 0.1], "logit_scale": [10.0, 3.0]}
+    hyper = {name: torch.tensor(numbers, dtype=torch.float64) for name, numbers in values.items()}
     labels = torch.randint(0, c, (g, b), generator=generator)
     return parameters, hyper, draw(g, b, d), labels, draw(1, c, d), draw(g, 1, d)
 

@@ -1,17 +1,16 @@
 """Every method with device="cuda": it runs there, on tensors of the device alone, and does not wait in its loops.
 
-There is no GPU: tensors are on the CPU and labelled, see tests/labelled_device.py.
+There is no GPU: tensors are on the CPU and labelled, see tests/helpers/labelled_device.py.
 """
 
-import importlib.util
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from labelled_device import LabelledDevice
 
 import cafe.compute
 import cafe.methods.base
@@ -23,11 +22,6 @@ from cafe.fitting import check_device_and_dtype
 from cafe.methods import fit_many, make_method, method_names
 from cafe.methods.inputs import stored_rows
 
-_spec = importlib.util.spec_from_file_location("labelled_device", Path(__file__).parents[1] / "labelled_device.py")
-labelled = importlib.util.module_from_spec(_spec)
-sys.modules["labelled_device"] = labelled
-_spec.loader.exec_module(labelled)
-LabelledDevice = labelled.LabelledDevice
 # Its card has no kernels of Triton's, and a fit says so.
 pytestmark = pytest.mark.filterwarnings("ignore:training goes without Triton")
 

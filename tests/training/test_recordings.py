@@ -1,27 +1,19 @@
 """Recordings that other stacks and later calls use again, and what a graph may hold: captured and replayed on a CPU.
 
-Tensors are labelled as a device's, and a graph there does the captured operations again (tests/labelled_device.py).
+Tensors are labelled as a device's, and a graph there does the captured operations again
+(tests/helpers/labelled_device.py).
 """
-
-import importlib.util
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from labelled_device import LabelledDevice
 
 from cafe import compute
 from cafe.training import steps
 from cafe.training.recordings import KeptRecordings, Recording, held_bytes, kept_recordings
 from cafe.training.steps import Configuration, LossThenUpdate
 from cafe.training.trainer import train_many
-
-_spec = importlib.util.spec_from_file_location("labelled_device", Path(__file__).parents[1] / "labelled_device.py")
-labelled = importlib.util.module_from_spec(_spec)
-sys.modules["labelled_device"] = labelled
-_spec.loader.exec_module(labelled)
-LabelledDevice = labelled.LabelledDevice
 
 D, STEPS = 5, 70
 

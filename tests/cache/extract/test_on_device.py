@@ -1,13 +1,11 @@
 """An extraction on a device: what is copied, registered, recorded and read, on tensors that are labelled as a GPU's."""
 
 import gc
-import importlib.util
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from labelled_device import LabelledDevice
 from PIL import Image
 
 from cafe.cache.extract import local_engine
@@ -15,12 +13,6 @@ from cafe.cache.extract.run import extract
 from cafe.cache.format.reader import read_features
 from cafe.data import open_dataset
 from cafe.encoders import open_encoder
-
-_spec = importlib.util.spec_from_file_location("labelled_device", Path(__file__).parents[2] / "labelled_device.py")
-labelled = importlib.util.module_from_spec(_spec)
-sys.modules["labelled_device"] = labelled
-_spec.loader.exec_module(labelled)
-LabelledDevice = labelled.LabelledDevice
 
 
 @pytest.fixture

@@ -1,14 +1,14 @@
 """Run by test_interpreted.py with TRITON_INTERPRET=1 and benchmarks/ on the path; prints which parts passed."""
 
 import sys
-from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import torch
+from adapter_problem import adapter_problem
 from interpreter import Watch, as_a_gpu_rounds
+from labelled_device import LabelledDevice
 from step_bytes import bytes_asked
-from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cafe.kernels.cuda.adapter import TritonAdapterStep
@@ -25,33 +25,10 @@ SCALES = (9.0, 60.0)
 SIX = ["hidden_kernel", "blend_kernel", "logits_kernel", "errors_kernel", "through_kernel", "weights_kernel"]
 
 
-def problem(shape, dtype, g=2, b=33, c=65, d=35, n=40, q=2, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(*size):
-        return torch.randn(*size, generator=generator, dtype=torch.float64)
-
-    parameters, h = {}, shape.bottleneck
-    for side, used in (("image", shape.adapts_image), ("text", shape.adapts_text)):
-        if used:
-            parameters |= {f"{side}_down": draw(g, d, h) / d**0.5, f"{side}_up": draw(g, h, d) / h**0.5}
-    for ratio, mode, used in (
-        ("alpha", shape.alpha_mode, shape.adapts_image),
-        ("beta", shape.beta_mode, shape.adapts_text),
-    ):
-        if used and mode != "fixed":
-            parameters[f"{ratio}_bias"] = draw(g)
-        if used and mode == "learned":
-            parameters |= {f"{ratio}_own": draw(g, d, q), f"{ratio}_other": draw(g, d, q), f"{ratio}_out": draw(g, q)}
-    numbers = {"alpha": (0.2, 0.7), "beta": (0.6, 0.1), "logit_scale": SCALES}
-    hyper = {name: torch.tensor(values[:g], dtype=dtype) for name, values in numbers.items()}
-    text = normalize(draw(1, c, d), dim=-1)
-    y = torch.randint(0, c, (n,), generator=generator)
-    X = normalize(text[0, y] + 0.2 * draw(n, d), dim=-1)
-    index = torch.randint(0, n, (g, b), generator=generator)
-    cast = {k: v.to(dtype) for k, v in parameters.items()}
-    mean = X[index].mean(1, keepdim=True)
-    return cast, hyper, X.to(dtype), y, index, text.to(dtype), mean.to(dtype)
+def problem(shape, dtype, g=2, b=33, c=65, d=35):
+    values = {"alpha": (0.2, 0.7), "beta": (0.6, 0.1), "logit_scale": SCALES}
+    hyper = {name: torch.tensor(numbers[:g], dtype=torch.float64) for name, numbers in values.items()}
+    return adapter_problem(shape, hyper, b, c, d, n=40, dtype=dtype)
 
 
 def relative(value, truth):
@@ -272,9 +249,6 @@ def graphs():
     import cafe.training.recordings
     import cafe.training.steps
     from cafe import CLIPAdapter
-
-    sys.path.insert(0, str(Path(__file__).parents[2]))
-    from labelled_device import LabelledDevice
 
     cafe.training.recordings.LEAST_FOR_GRAPH, cafe.training.steps.GRAPH_STEPS = 1, 2
     rng = np.random.default_rng(0)

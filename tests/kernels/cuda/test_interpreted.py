@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 )
 def test_in_the_interpreter(script, parts):
     script = Path(__file__).with_name(script)
-    folders = [ROOT / "benchmarks", ROOT / "tests" / "kernels"]
+    folders = [ROOT / "benchmarks", ROOT / "tests" / "kernels", ROOT / "tests" / "helpers"]
     path = os.pathsep.join([*map(str, folders), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     run = subprocess.run([sys.executable, str(script), *parts], capture_output=True, text=True, env=environment)
