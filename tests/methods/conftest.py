@@ -1,13 +1,8 @@
-"""What methods need beside arrays, so that the contract tests can walk all of them; and `references.py` to import."""
-
-import sys
-from pathlib import Path
+"""What methods need beside arrays, so that the contract tests can walk all of them."""
 
 import pytest
 
 from cafe.methods import make_method
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from references import unit
+from made_up_rows import rows_around_text, unit
 
 from cafe import APE, APET, fit_many
 from cafe.errors import InputError
@@ -15,10 +15,7 @@ from cafe.training.trainer import Batch
 
 @pytest.fixture
 def problem():
-    rng = np.random.default_rng(3)
-    text = rng.normal(size=(4, 10))
-    y = np.array([3, 0, 1, 1, 3, 0, 3])  # unsorted, unbalanced, no row of class 2
-    return text[y] + 0.5 * rng.normal(size=(7, 10)), y, text, rng.normal(size=(5, 10))
+    return rows_around_text([3, 0, 1, 1, 3, 0, 3], width=10)  # unsorted, unbalanced, no row of class 2
 
 
 def test_similarity_is_the_four_nested_loops(problem):

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 import pytest
-from references import unit
+from made_up_rows import unit
 
 from cafe import GDA, Auto, TaskRes, ZeroShot
 from cafe.errors import InputError

@@ -6,7 +6,7 @@ A batch that holds all rows makes the fit independent of the batch order, so tha
 import numpy as np
 import pytest
 import torch
-from references import unit
+from made_up_rows import unit
 
 from cafe import CLAP, TaskRes, ZeroShotLinearProbe
 from cafe.errors import InputError

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from references import unit
+from made_up_rows import unit
 from sklearn.base import clone
 
 from cafe import CoOp, ZeroShot, fit_many

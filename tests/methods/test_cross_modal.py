@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from references import unit
+from made_up_rows import rows_around_text, unit
 
 from cafe import CrossModalAdapter, CrossModalLinearProbe
 from cafe.errors import InputError
@@ -13,10 +13,7 @@ from cafe.training.trainer import Batch, Configuration
 
 @pytest.fixture
 def problem():
-    rng = np.random.default_rng(4)
-    text = rng.normal(size=(4, 12))
-    y = np.arange(16) % 4
-    return text[y] + rng.normal(size=(16, 12)), y, text, rng.normal(size=(5, 12))
+    return rows_around_text(np.arange(16) % 4, noise=1.0, width=12, seed=4)
 
 
 @pytest.mark.parametrize("bottleneck", [0, 3])

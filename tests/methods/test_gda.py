@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from references import unit
+from made_up_rows import rows_around_text, unit
 
 from cafe import GDA, ZeroShot, fit_many
 from cafe.errors import InputError
@@ -10,10 +10,7 @@ from cafe.errors import InputError
 
 @pytest.fixture
 def problem():
-    rng = np.random.default_rng(3)
-    text = rng.normal(size=(4, 9))
-    y = np.array([0, 0, 1, 1, 2, 3, 3, 3])
-    return text[y] + 0.5 * rng.normal(size=(8, 9)), y, text, rng.normal(size=(5, 9))
+    return rows_around_text([0, 0, 1, 1, 2, 3, 3, 3])
 
 
 def gaussian_logits(X, y, queries, n_classes):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from references import unit
+from made_up_rows import rows_around_text, unit
 
 from cafe import CLIPAdapter, LinearProbe, TipAdapter, ZeroShot
 from cafe.errors import InputError
@@ -10,11 +10,7 @@ from cafe.errors import InputError
 
 @pytest.fixture
 def problem():
-    rng = np.random.default_rng(3)
-    text = rng.normal(size=(4, 9))
-    y = np.array([0, 0, 1, 1, 3, 3, 3])
-    X = text[y] + 0.5 * rng.normal(size=(7, 9))
-    return X, y, text, rng.normal(size=(5, 9))
+    return rows_around_text([0, 0, 1, 1, 3, 3, 3])
 
 
 def test_zero_shot_is_the_scaled_cosine(problem):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from references import unit
+from made_up_rows import unit
 from torch.nn.functional import normalize
 
 from cafe import CLIPAdapter, ZeroShot, fit_many

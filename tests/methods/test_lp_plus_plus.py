@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from references import unit
+from made_up_rows import unit
 
 from cafe import LPPlusPlus, fit_many
 from cafe.errors import InputError

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from references import unit
+from made_up_rows import unit
 from scipy import sparse
 from sklearn.exceptions import DataConversionWarning
 

@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
-from references import unit
+from made_up_rows import rows_around_text, unit
 
 from cafe import StatA, TransCLIP, ZeroShot
 from cafe.errors import InputError
@@ -12,10 +12,7 @@ from cafe.errors import InputError
 
 @pytest.fixture
 def problem():
-    rng = np.random.default_rng(3)
-    text = rng.normal(size=(4, 9))
-    y = np.arange(24) % 4
-    return text[y] + 0.8 * rng.normal(size=(24, 9)), y, text
+    return rows_around_text(np.arange(24) % 4, noise=0.8)[:3]
 
 
 def derived(Q, text, alpha, scale, iterations=10, k=3):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from references import unit
+from made_up_rows import unit
 
 from cafe import GDA, ZeroShot, fit_many
 from cafe.errors import InputError

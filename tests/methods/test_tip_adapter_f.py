@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from references import unit
+from made_up_rows import rows_around_text, unit
 
 from cafe import TipAdapter, TipAdapterF, fit_many
 from cafe.errors import InputError
@@ -18,11 +18,7 @@ from cafe.training.trainer import Batch
 
 @pytest.fixture
 def problem():
-    rng = np.random.default_rng(3)
-    text = rng.normal(size=(4, 9))
-    y = np.array([3, 0, 1, 1, 3, 0, 3])
-    X = text[y] + 1.5 * rng.normal(size=(7, 9))
-    return X, y, text, rng.normal(size=(5, 9))
+    return rows_around_text([3, 0, 1, 1, 3, 0, 3], noise=1.5)
 
 
 def tip_logits(f, keys, labels, text, alpha, beta):
