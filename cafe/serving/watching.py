@@ -99,7 +99,7 @@ class Watch:
                      1000 * seconds)  # fmt: skip
 
     def _limited(self, receive: Receive) -> Receive:
-        deadline = time.monotonic() + self._most_seconds
+        deadline = asyncio.get_running_loop().time() + self._most_seconds
         read, whole = 0, False
 
         async def limited() -> Message:
@@ -107,7 +107,8 @@ class Watch:
             if whole:  # what is waited for now is that the client goes
                 return await receive()
             try:
-                message = await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))
+                async with asyncio.timeout_at(deadline):  # without a task of its own, unlike wait_for
+                    message = await receive()
             except TimeoutError:
                 raise HTTPException(408, f"the request has not arrived within {self._most_seconds:g} s") from None
             read += len(message.get("body", b""))
