@@ -402,6 +402,19 @@ def test_the_command_says_what_is_wrong_with_an_address(predictor, capfd):
     assert call(["serve", "--run", "no-such-run", "--port", "0"]) == 2
 
 
+def wait_until_begun(address, n_requests):
+    """Wait until so many requests of one image are held or answered."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        text = httpx.get(f"{address}/metrics").text
+        held = re.findall(r"^cafe_waiting_images (\S+)", text, flags=re.M)
+        answered = re.findall(r'^cafe_requests_total{.*path="/predict".*} (\S+)', text, flags=re.M)
+        if sum(map(float, [*held, *answered])) >= n_requests:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"{n_requests} requests have not begun within 30 s")
+
+
 def test_the_command_serves_and_ends_what_it_has_begun(predictor, tmp_path):
     import signal
     import sys
@@ -424,7 +437,7 @@ def test_the_command_serves_and_ends_what_it_has_begun(predictor, tmp_path):
         connections = [http.client.HTTPConnection(urlsplit(address).netloc, timeout=30) for _ in range(8)]
         for connection in connections:
             connection.request("POST", "/predict", body, FORM)
-        time.sleep(0.1)
+        wait_until_begun(address, len(connections))
         process.send_signal(signal.SIGTERM)
         statuses = {connection.getresponse().status for connection in connections}
         rest = process.stderr.read()
