@@ -309,7 +309,8 @@ class CpuAdapterStep:
         _, weight = self._scale_and_weight(part, b)
         if isinstance(weight, float):
             return self.buffers.filled(weight, self.narrow_text, block.numel(), 1)
-        return weight.expand(*block.shape, 1).reshape(-1, 1).to(dtype)
+        shares: Tensor = weight.expand(*block.shape, 1).reshape(-1, 1).to(dtype)
+        return shares
 
     def _classes(self, text: Side | None, part: int | slice) -> Tensor:
         """Return class embeddings of length one, or of length s in the folded form: (c, d) shared, (k, c, d) own."""
