@@ -257,10 +257,10 @@ class ClassWeightStep:
     ) -> None:
         """Add to the gradient what stands beside the product in it."""
         target = self.gradients["weights"][part]
-        alone = isinstance(part, int)
-        factor = None if self.pulled is None else self.strengths[part] if alone else self.strength
+        strength = self.strengths[part] if isinstance(part, int) else self.strength
+        factor = None if self.pulled is None else strength
         if r is not None and rho is not None:
-            a = self.numbers[0][part] if alone else self.a
+            a = self.numbers[0][part] if isinstance(part, int) else self.a
             along = (rho.mT * r).mul_(r).mul_(-share * a)  # -a r^2 rho, ([g,] c, 1)
             factor = along if factor is None else along.add_(factor)
         if factor is not None:
