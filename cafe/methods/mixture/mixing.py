@@ -215,7 +215,7 @@ class MixtureClassifier(FewShotClassifier):
             Weights of the expert on text, for the first d1 columns; None without text.
         centred : bool, default=False
             Whether to subtract the mean over all classes. What all classes share changes no probability; where features
-            lie close together it is a hundred times what tells classes apart, which float32 would round by as much.
+            lie close together it is some ten times what tells classes apart, and float32 would round by as much.
         """
         weights = np.zeros((len(images), problem.base.X.shape[1]))
         weights[:, -images.shape[1] :] = images
