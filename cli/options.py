@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import typer
 
@@ -32,6 +32,22 @@ def complete_run(incomplete: str) -> list[str]:
     return [name for name in run_names(cache_folder()) if name.startswith(incomplete)]
 
 
+def _dtype_option(types: str, purpose: str) -> Any:
+    """Return the option ``--dtype`` of a verb that computes in some of the types."""
+    return typer.Option("--dtype", metavar=f"auto|{types}", help=f"Floating-point type to {purpose} in.")
+
+
+def _run_option(metavar: str, or_else: str) -> Any:
+    """Return the option ``--run``; ``or_else`` says what may stand in place of a run."""
+    return typer.Option(
+        "--run",
+        metavar=metavar,
+        help=f"Folder that `cafe fit` saved to, or its name as `cafe runs ls` has it{or_else} "
+        "[default: the run last used].",
+        autocompletion=complete_run,
+    )
+
+
 Json: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")
 ]
@@ -39,16 +55,9 @@ Quiet: TypeAlias = Annotated[
     bool, typer.Option("--quiet", "-q", help="No prose and no progress; warnings and errors stay.")
 ]
 Device: TypeAlias = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:i]|mps", help="Where to compute.")]
-Dtype: TypeAlias = Annotated[
-    str, typer.Option("--dtype", metavar="auto|float32|bfloat16|float16", help="Floating-point type to compute in.")
-]
-FitDtype: TypeAlias = Annotated[
-    str,
-    typer.Option("--dtype", metavar="auto|float32|bfloat16|float64|tf32", help="Floating-point type to train in."),
-]
-DemoDtype: TypeAlias = Annotated[
-    str, typer.Option("--dtype", metavar="auto|float32|bfloat16", help="Floating-point type to encode and train in.")
-]
+Dtype: TypeAlias = Annotated[str, _dtype_option("float32|bfloat16|float16", "compute")]
+FitDtype: TypeAlias = Annotated[str, _dtype_option("float32|bfloat16|float64|tf32", "train")]
+DemoDtype: TypeAlias = Annotated[str, _dtype_option("float32|bfloat16", "encode and train")]
 Seed: TypeAlias = Annotated[int, typer.Option("--seed", metavar="S", help="Seed of the few-shot draw and of training.")]
 CacheDir: TypeAlias = Annotated[
     Path | None,
@@ -71,25 +80,8 @@ Root: TypeAlias = Annotated[
     Path | None,
     typer.Option("--root", metavar="DIR", help="Folder that holds the named data set [default: $CAFE_DATA]."),
 ]
-Run: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--run",
-        metavar="DIR|NAME",
-        help="Folder that `cafe fit` saved to, or its name as `cafe runs ls` has it [default: the run last used].",
-        autocompletion=complete_run,
-    ),
-]
-RunOrFile: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--run",
-        metavar="DIR|NAME|FILE.onnx",
-        help="Folder that `cafe fit` saved to, or its name as `cafe runs ls` has it, or a file of `cafe export` "
-        "[default: the run last used].",
-        autocompletion=complete_run,
-    ),
-]
+Run: TypeAlias = Annotated[str | None, _run_option("DIR|NAME", "")]
+RunOrFile: TypeAlias = Annotated[str | None, _run_option("DIR|NAME|FILE.onnx", ", or a file of `cafe export`")]
 MovedModel: TypeAlias = Annotated[
     str | None, typer.Option("--model", metavar="ID", help="Where the run's encoder is now, if it has moved.")
 ]
