@@ -44,11 +44,6 @@ class ShardBatches:
         self._crops: NDArray[np.uint8] | None = None  # (batch_size, height, width, 3), filled from the front
         self._places: list[Place] = []
 
-    @property
-    def position(self) -> int:
-        """Position within the shard of the image that comes next."""
-        return self._position
-
     def add(self, image: NDArray[np.uint8] | None) -> Iterator[tuple[NDArray[np.uint8], list[Place]]]:
         """Take the next image, and yield every batch that ends with it.
 

@@ -43,6 +43,8 @@ class KnownKeys:
 
     def place(self, sha256: bytes, sample_id: str, views: int) -> int | None:
         """Return the place of an image among the sorted keys; None if it is not there."""
+        if not self.images.size:
+            return None
         keys, key = (self.with_views, key_with_id(sha256, sample_id)) if views else (self.images, sha256)
         place = int(np.searchsorted(keys, np.bytes_(key)))
         # NumPy drops zeros at the end of such bytes.

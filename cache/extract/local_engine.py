@@ -134,16 +134,16 @@ class _Pipeline:
     def _add(self, shard: _ShardOnItsWay, decoded: list[DecodedImage]) -> None:
         """Add decoded images to batches, and the rows of those that are known to their shard."""
         for image in decoded:
-            position, ended = next(shard.positions), False
+            position, is_batch_complete = next(shard.positions), False
             for number, crops in zip(shard.batches, image.crops or (None,) * len(shard.batches), strict=True):
                 features = shard.claimed.features[number]
                 features.recognise(position, image.sha256)
                 if image.unreadable is not None:
                     features.skip(position, image.unreadable)
-                else:
+                elif number in self._packed:
                     self._take_or_note(number, features, position, image.sha256, is_known=crops is None)
-                ended |= self._add_crops(number, shard, position, crops)
-            if ended or self._packed:
+                is_batch_complete |= self._add_crops(number, shard, position, crops)
+            if is_batch_complete or self._packed:
                 self._schedule.report(shard.claimed.shard.split)
         self._schedule.write_complete()
 
@@ -200,7 +200,7 @@ class _Pipeline:
         """Wait for all batches that have begun."""
         while self._encoding:
             self._store_oldest()
-        self._schedule.write_complete()
+        self._schedule.wait_for_writes()
         self._schedule.report(self._schedule.extractions[0].partial.shards[-1].split)
 
 

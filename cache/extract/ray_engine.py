@@ -112,6 +112,7 @@ def _store(schedule: Schedule, claimed: Sequence[ClaimedShard], batches: Iterato
         with reporter.timing("encode"):
             row = next(batches, None)
         if row is None:
+            schedule.wait_for_writes()
             return
         one = claimed[int(row["claimed"])]
         for column, number in enumerate(row["croppers"]):
