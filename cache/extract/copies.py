@@ -12,7 +12,7 @@ from cafe.cache.format import layout
 from cafe.cache.format.arrays import texts_of
 from cafe.cache.format.reader import open_cache
 from cafe.data.base import Dataset, NamedDataset
-from cafe.data.contents import Contents, Sample, about_identical, groups_of_identical
+from cafe.data.contents import Contents, Sample, describe_identical, groups_of_identical
 
 
 def look_for_copies(dataset: Dataset, path: Path) -> tuple[Contents, list[str]]:
@@ -40,7 +40,7 @@ def look_for_copies(dataset: Dataset, path: Path) -> tuple[Contents, list[str]]:
     contents = replace(contents, identical=groups_of_identical(_repeated(dataset, path)), divided=divided)
     if isinstance(dataset, NamedDataset):
         return contents, []
-    return contents, about_identical(contents.identical or (), divided=divided)
+    return contents, describe_identical(contents.identical or (), divided=divided)
 
 
 def _repeated(dataset: Dataset, path: Path) -> Iterator[tuple[bytes, Sample]]:

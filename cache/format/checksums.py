@@ -98,14 +98,14 @@ def bytes_of(array: NDArray[Any]) -> memoryview | bytes:
 def content_sha256(
     arrays: Mapping[str, h5py.Dataset | StoredArray], attributes: Mapping[str, Any], sums: Mapping[str, str]
 ) -> str:
-    """Return the SHA-256 over all arrays and over all root attributes that are not times.
+    """Return the SHA-256 over all arrays, and over all root attributes but times and the two checksums themselves.
 
     Parameters
     ----------
     arrays : mapping of str to array
-        Every array of the file, by path; only dtypes and shapes are used.
+        Every array of the file, by path; only dtype and shape are read here.
     attributes : mapping of str to object
-        Of the root.
+        Attributes of the root.
     sums : mapping of str to str
         SHA-256 of every array, by path.
 
@@ -125,7 +125,7 @@ def attributes_sha256(attributes: Mapping[str, Any]) -> str:
 
 
 def _attribute_lines(attributes: Mapping[str, Any], left_out: Collection[str]) -> list[str]:
-    """Return a line for each attribute that is not left out, sorted by name."""
+    """Return the text of each attribute that goes into a checksum, sorted by name."""
     lines = []
     for name in sorted(set(attributes) - set(left_out)):
         value = attributes[name]

@@ -91,6 +91,7 @@ class Provenance:
 
     @classmethod
     def _from_mapping(cls, given: Mapping[str, Any]) -> Provenance:
+        """Make the record from its fields; those that a cache may lack get their defaults."""
         return cls(
             dataset=given["dataset"],
             encoder=given["encoder"],

@@ -99,7 +99,7 @@ def _open(path: Path) -> int:
 
 
 def _check_root(path: Path, file: StoredFile) -> None:
-    """Raise an error for a file that is no cache, is of a newer version, or has altered root attributes."""
+    """Raise an error for a file that is no cache, or of a newer version, or whose root attributes were altered."""
     if file.attrs.get("format") != layout.FORMAT:
         raise OtherFileError(
             f"{path} is an HDF5 file, but not a cache of cafe: it has no attribute format = {layout.FORMAT!r}"
@@ -240,7 +240,7 @@ def read_array(array: StoredArray) -> NDArray[Any]:
     Raises
     ------
     ValueError
-        If it has none or differs from it, or cannot be read.
+        If the array has no checksum, differs from it, or cannot be read.
     """
     values = array[()]
     if memory_sha256(values) != array.attrs[layout.ARRAY_SHA256]:

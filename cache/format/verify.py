@@ -47,7 +47,7 @@ class VerifyReport:
 
 
 def verify_cache(path: Path | str) -> VerifyReport:
-    """Read every byte of a cache and compare it with all demands of FORMAT.md.
+    """Read every byte of a cache, and check all that FORMAT.md demands.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ def _attribute_findings(file: StoredFile) -> Iterator[str]:
 
 
 def _checksum_findings(file: StoredFile, sums: Mapping[str, str]) -> Iterator[str]:
-    """Find arrays, and a whole, that differ from their checksums."""
+    """Compare the recorded checksums, of each array and of the whole content, with those computed now (``sums``)."""
     for name in sums:
         recorded = file.arrays[name].attrs.get(layout.ARRAY_SHA256)
         if recorded is None:

@@ -19,7 +19,7 @@ SUFFIXES = (".npz", ".npy", ".pt", ".pth", ".safetensors")
 
 
 def arrays_of_file(path: Path) -> Arrays:
-    """List the arrays of one file by name. A single array without a name gets the stem of the file.
+    """Return a function for each array of a file, by name, that reads it; an array without a name has the file's stem.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def as_array(tensor: Any, where: Path | str) -> NDArray[Any]:
 
 
 def _npy(path: Path) -> Arrays:
-    """List the one array of an .npy file."""
+    """Return the reader of an .npy file's array."""
 
     def read() -> NDArray[Any]:
         with reading(path):
@@ -107,7 +107,7 @@ def _check_members(path: Path) -> None:
 
 
 def _npz(path: Path) -> Arrays:
-    """List the arrays of an .npz file."""
+    """Return the readers of an .npz file's arrays."""
     _check_members(path)
     with np.load(path, allow_pickle=False) as file:
         names = list(file.files)
@@ -120,7 +120,7 @@ def _npz(path: Path) -> Arrays:
 
 
 def _torch(path: Path) -> Arrays:
-    """List the tensors of a PyTorch file."""
+    """Return the readers of a PyTorch file's tensors."""
     import torch
 
     content = load_tensor_file(path)
@@ -140,7 +140,7 @@ def _tensor(tensor: Any, name: str, path: Path) -> NDArray[Any]:
 
 
 def _safetensors(path: Path) -> Arrays:
-    """List the tensors of a safetensors file, and the texts in its metadata."""
+    """Return the readers of a safetensors file's tensors, and of the lists of texts in its metadata."""
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
@@ -153,12 +153,12 @@ def _safetensors(path: Path) -> Arrays:
     arrays: Arrays = {name: partial(read, name) for name in names}
     for name, text in metadata.items():  # texts, as `cafe cache export` writes them
         if text.startswith("["):
-            arrays[name] = partial(_texts, text, name, path)
+            arrays[name] = partial(_texts_of_json, text, name, path)
     return arrays
 
 
-def _texts(text: str, name: str, path: Path) -> NDArray[Any]:
-    """Read a JSON list of texts."""
+def _texts_of_json(text: str, name: str, path: Path) -> NDArray[Any]:
+    """Return the texts of a JSON list, which messages call by its name and file."""
     values = parse_json(text, f"{name!r} of {path}")
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise InputError(f"{name!r} of {path} must be a list of texts")

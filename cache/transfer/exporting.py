@@ -117,7 +117,7 @@ def _safetensors(features: Features, out: Path) -> None:
 
 
 def _parquet(features: Features, paths: list[Path]) -> None:
-    """Write one row per image; and, to the second file, one row per template and class."""
+    """Write a table with a row for each image, and to a second file one with a row for each template and class."""
     try:
         import pyarrow as pa
         import pyarrow.parquet

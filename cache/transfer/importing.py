@@ -430,6 +430,7 @@ def _provenance(
     origin: Mapping[str, Any],
     stored: StoredDtype,
 ) -> Provenance:
+    """Describe the origin of imported features in the fields that every cache has."""
     # The weights behind foreign features are not known: only the name is recorded, and that the user gave it.
     unknown = {"named_by_user": encoder, "weights_sha256": None}
     identities = {
@@ -460,6 +461,7 @@ def _provenance(
 
 
 def _sha256(path: Path) -> str:
+    """Return the SHA-256 of a file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

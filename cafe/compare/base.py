@@ -70,8 +70,8 @@ class Experiment:
     notes : list of str
         Series that were left out, and why; filled while the suite runs.
     seconds : list of dict
-        What each grid of a series took, filled while the suite runs: ``dataset``, ``series``, ``seconds`` in all, and
-        of these ``fit_seconds``, choosing included; the others score the test.
+        Duration of each grid of a series, filled while the suite runs: ``dataset``, ``series``, ``seconds`` in all, and
+        of these ``fit_seconds``, choosing included; the rest went into scoring the test.
     """
 
     features: tuple[Features, ...]
@@ -229,7 +229,7 @@ def named_row(series: Series, row: Mapping[str, Any], part: str | None = None, n
     Parameters
     ----------
     series : Series
-        That it belongs to.
+        The series that the row belongs to.
     row : mapping
         Result row of one fit.
     part : str, default=None

@@ -74,30 +74,34 @@ def beside_published(summary: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         backbone_here = backbone(str(entry["encoder"]))
         for name, table in published_tables().items():
             rows += [
-                _beside(entry, backbone_here, name, table, row)
+                _difference(entry, backbone_here, name, table, row)
                 for row in table["rows"]
-                if _same_cell(entry, table, row)
+                if _is_comparable(entry, table, row)
             ]
     return rows
 
 
-def _same_cell(entry: dict[str, Any], table: dict[str, Any], row: dict[str, Any]) -> bool:
-    """Return whether a published row is of the same data set, method and shots as a summary row."""
+def _test_set(entry: dict[str, Any], table: dict[str, Any]) -> str | None:
+    """Return the data set that a summary row was tested on: in a table of distribution shift, the part of the test."""
+    name: str | None = entry["part"] if table.get("kind") == "shift" else entry["dataset"]
+    return name
+
+
+def _is_comparable(entry: dict[str, Any], table: dict[str, Any], row: dict[str, Any]) -> bool:
+    """Return whether a row of a published table is of the data set, method and shots of a summary row (``entry``)."""
     shift = table.get("kind") == "shift"
     if (entry["part"] is not None) is not shift or (shift and entry["dataset"] != "imagenet"):
         return False
-    tested = entry["part"] if shift else entry["dataset"]
     same = (entry["method"], entry["shots"]) == (row["method"], row["shots"])
     # Published CLIP-Adapter is the image adapter.
-    return same and tested in row.get("acc1", {}) and entry["variant"] in (None, "image")
+    return same and _test_set(entry, table) in row.get("acc1", {}) and entry["variant"] in (None, "image")
 
 
-def _beside(
+def _difference(
     entry: dict[str, Any], backbone_here: str | None, name: str, table: dict[str, Any], row: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return a published accuracy beside the measured one."""
-    tested = entry["part"] if table.get("kind") == "shift" else entry["dataset"]
-    published, measured = row["acc1"][tested], 100 * entry["acc1_mean"]
+    """Return a published accuracy, the measured one of a summary row (``entry``), and their difference."""
+    published, measured = row["acc1"][_test_set(entry, table)], 100 * entry["acc1_mean"]
     published_with = row.get("backbone", table["backbone"])
     return {
         **{key: entry[key] for key in ("dataset", "series", "method", "shots", "part")},

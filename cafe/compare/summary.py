@@ -26,7 +26,7 @@ Cell = tuple[str, float | None]  # series and value of the parameter varied
 def sum_over_seeds(
     rows: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]] = (), metrics: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
-    """Return mean, standard deviation (n - 1), 95 % interval and n over seeds of every cell.
+    """Return mean, standard deviation (n - 1), 95 % interval and n over seeds of every cell (a series in a column).
 
     Parameters
     ----------
@@ -40,8 +40,8 @@ def sum_over_seeds(
     Returns
     -------
     list of dict
-        Each with ``<metric>_mean``, ``<metric>_std`` and ``<metric>_ci95`` (None where a single value, or none, is
-        there); ``chosen_on``, what was used to choose, several where seeds differ; ``majority_acc1``; and ``standing``:
+        Each with ``<metric>_mean`` (None without values), ``<metric>_std`` and ``<metric>_ci95`` (None with fewer than
+        two); ``chosen_on``, what was used to choose, several where seeds differ; ``majority_acc1``; and ``standing``:
         ``"best"`` of its column, ``"level"`` (not distinguishable from the best: Holm-corrected p of the paired test at
         least 0.05), ``"below"``, or None where nothing was tested. A cell that does not depend on the shots (zero-shot)
         takes part in the columns of all shots: its ``standing_by_shots`` lists [shots, standing]; None elsewhere.
@@ -83,10 +83,10 @@ def _sum_up(entry: dict[str, Any], metric: str, values: Sequence[float]) -> None
 
 
 def _rank(summary: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]) -> None:
-    """Set ``standing`` in every cell of a tested column.
+    """Set ``standing`` in every summary row of a column in which pairs were tested; :func:`sum_over_seeds` defines it.
 
-    Zero-shot has one cell, which is compared in the columns of all shots; ``standing_by_shots`` has the results. It has
-    a ``standing`` only if there is a single column: in a part of the test, with one number of shots.
+    Zero-shot has a single row for all numbers of shots. It is compared in the column of each, and
+    ``standing_by_shots`` has the results; ``standing`` is set only where a part of the test has a single column.
     """
     p_values: dict[tuple[Any, ...], dict[frozenset[Any], float]] = {}
     for pair in pairs:

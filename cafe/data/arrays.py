@@ -129,10 +129,12 @@ def _digest(image: Any, row: int) -> str:
 
 
 def _has_image_shape(shape: tuple[int, ...]) -> bool:
+    """Return whether a shape is (height, width) or (height, width, 1, 3 or 4)."""
     return len(shape) in (2, 3) and min(shape) > 0 and (len(shape) == 2 or shape[2] in (1, 3, 4))
 
 
 def _n_bytes(image: Any) -> int:
+    """Return the number of bytes of an image's pixels."""
     return int(np.asarray(image).nbytes)
 
 

@@ -55,11 +55,11 @@ class Dataset(ABC):
     Attributes
     ----------
     name : str
-        As it will stand in tables and file names.
+        Name of the data set in tables and file names.
     class_names : tuple of str
         In label order, as they go into prompts.
     class_ids : tuple of str
-        A key of each class that other data sets share, such as ImageNet's ``n01440764``; empty if there is none.
+        For each class an id that other data sets share, such as ImageNet's ``n01440764``; empty if there is none.
         Names are no keys: ImageNet has two classes called "crane".
     templates : tuple of str
         The templates published for this data set, or the generic one.
@@ -180,10 +180,10 @@ class NamedDataset(Dataset):
         Parameters
         ----------
         root : Path or None
-            Folder that holds it (``--root``, else ``$CAFE_DATA``); None for embedded ones.
+            Folder that holds the data set (``--root``, else ``$CAFE_DATA``); None for one that a package brings.
         lenient : bool, default False
-            Whether an image that a published list names and the disk lacks is kept, with size 0, so that it is
-            unreadable when its pixels are asked for; otherwise it is an error now.
+            What a file means that a published list names and the disk lacks: True keeps the image with size 0, and
+            reading its pixels raises UnreadableImageError; False raises InputError here.
 
         Raises
         ------
@@ -198,15 +198,15 @@ class NamedDataset(Dataset):
 
     @classmethod
     def write_example(cls, root: Path) -> None:
-        """Write a tiny example below an empty root, in the layout of the published files; nothing for embedded ones.
+        """Write a tiny example below an empty root, in the layout of the published files; nothing if none are needed.
 
-        The contract tests open it in place of the published files. All that :meth:`expected` names is in it, with two
-        classes and an image of each in every split at least; see :mod:`cafe.data.images.examples`.
+        The contract tests open the example in place of the published files. It holds all that :meth:`expected` names,
+        at least two classes, and an image of each in every split; see :mod:`cafe.data.images.examples`.
         """
 
     @classmethod
     def expected(cls) -> tuple[str, ...]:
-        """Name the files and folders that it needs below the root, with forward slashes; none for embedded ones."""
+        """Name the files and folders that the data set needs below the root, with forward slashes."""
         return ()
 
     @classmethod
@@ -235,9 +235,10 @@ class Source(Dataset):
     @classmethod
     @abstractmethod
     def accepts(cls, path: Path) -> bool:
-        """Return whether this reader opens that path; it is asked often, so it lists no large folder.
+        """Return whether this reader opens that path.
 
-        A reader of something that is not a path, such as ``hf:NAME``, decides by the text.
+        This is asked for every path and reader, so the method lists no large folder. A reader of what is not on the
+        disk, such as ``hf:NAME``, looks at the name alone.
         """
 
     @classmethod

@@ -58,7 +58,7 @@ class Contents:
     identical : tuple of tuple of Sample, or None
         Groups of images with the same bytes; None if the images have to be read to find them.
     divided : bool
-        Whether cafe made the splits, so that identical images are on one side.
+        Whether cafe divided the images into splits itself, which keeps identical images in one split.
 
     Examples
     --------
@@ -90,7 +90,7 @@ class Contents:
             sentences.append(_left_out_sentence(self.left_out))
         if self.nested:
             sentences.append(_nested_sentence(self.nested))
-        return sentences + about_identical(self.identical or (), divided=self.divided)
+        return sentences + describe_identical(self.identical or (), divided=self.divided)
 
 
 def groups_of_identical(samples: Iterable[tuple[Any, Sample]]) -> tuple[tuple[Sample, ...], ...]:
@@ -113,20 +113,20 @@ def groups_of_identical(samples: Iterable[tuple[Any, Sample]]) -> tuple[tuple[Sa
     return tuple(tuple(group) for group in groups.values() if len(group) > 1)
 
 
-def about_identical(groups: Sequence[Sequence[Sample]], *, divided: bool) -> list[str]:
-    """Describe groups of identical images: those with different labels, in different splits, and copies.
+def describe_identical(groups: Sequence[Sequence[Sample]], *, divided: bool) -> list[str]:
+    """Describe identical images: groups of different labels, groups in different splits, and mere copies.
 
     Parameters
     ----------
     groups : sequence of sequence of Sample
         The samples of each group have the same bytes.
     divided : bool
-        Whether cafe made the splits.
+        Whether cafe divided the images into splits itself, which keeps copies in one split.
 
     Returns
     -------
     list of str
-        Sentences.
+        One sentence for each of the three that occurs.
     """
     sentences = []
     differing_labels = [pair for group in groups for pair in [_first_difference(group, "class_name")] if pair]
@@ -164,6 +164,7 @@ def _first_difference(group: Sequence[Sample], attribute: str) -> tuple[Sample, 
 
 
 def _left_out_sentence(files: Sequence[LeftOut]) -> str:
+    """Say how many files were left out, and why."""
     by_reason: dict[str, list[str]] = defaultdict(list)
     for file in files:
         by_reason[file.why].append(file.path)
@@ -175,6 +176,7 @@ def _left_out_sentence(files: Sequence[LeftOut]) -> str:
 
 
 def _nested_sentence(nested: Mapping[str, str]) -> str:
+    """Say to which classes the images of nested folders count."""
     named = "; ".join(f"{folder} to {name!r}" for folder, name in list(nested.items())[:_SHOWN])
     which = "a nested folder count" if len(nested) == 1 else f"{len(nested):,} nested folders count"
     return (
@@ -184,4 +186,5 @@ def _nested_sentence(nested: Mapping[str, str]) -> str:
 
 
 def _and_more(n: int) -> str:
+    """Return how many are not shown, empty if none."""
     return f", and {n - _SHOWN:,} more" if n > _SHOWN else ""

@@ -30,7 +30,7 @@ class CoopJson(ImageFiles, Source):
 
     @classmethod
     def accepts(cls, path: Path) -> bool:
-        """Return whether it is a JSON file."""
+        """Return whether the path is a JSON file."""
         path = without_options(path)
         return path.suffix.lower() == ".json" and path.is_file()
 
@@ -41,7 +41,7 @@ class CoopJson(ImageFiles, Source):
         Raises
         ------
         InputError
-            If the file has another form, or its images are not to be found or (unless ``lenient``) not complete.
+            If the file has another form, none of its images is found, or (unless ``lenient``) one is missing.
         """
         options = read_options(path, ["images"])
         path = without_options(path)
@@ -62,16 +62,19 @@ class CoopJson(ImageFiles, Source):
         return folder / "split_zhou_Mine.json"
 
 
-def _image_folder(path: Path, rows: SplitRows) -> Path:
-    """Return the first folder, the file's own or one in it, that has one of the first images named."""
+def _image_folder(split_file: Path, rows: SplitRows) -> Path:
+    """Find the folder of the images: the split file's own folder, or one within that.
+
+    The first folder that has one of the ten first images of a split is returned.
+    """
     named = [row[0] for part in rows.values() for row in part[:10]]
-    check_inside(named, path.parent, path)
-    folders = [path.parent, *(path.parent / name for name in subfolders(path.parent))]
+    check_inside(named, split_file.parent, split_file)
+    folders = [split_file.parent, *(split_file.parent / name for name in subfolders(split_file.parent))]
     for folder in folders:
         if any((folder / name).is_file() for name in named):
             return folder
     tried = ", ".join(map(str, folders[:5]))
     raise InputError(
-        f"{path} names images such as {named[0] if named else None!r}, which are not in {tried}; say where they are "
-        f"with --dataset '{path}?images=DIR'"
+        f"{split_file} names images such as {named[0] if named else None!r}, which are not in {tried}; say where they "
+        f"are with --dataset '{split_file}?images=DIR'"
     )

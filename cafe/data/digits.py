@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits, the embedded data set."""
+"""scikit-learn's handwritten digits, the data set that needs no files."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Digits(NamedDataset):
 
     @classmethod
     def open(cls, root: Path | None, *, lenient: bool = False) -> Dataset:
-        """Open it; neither argument is looked at, since scikit-learn carries the images."""
+        """Open the data set; neither argument is looked at, since scikit-learn brings the images."""
         # scikit-learn's own reader, `load_digits`, takes a second to import.
         found = find_spec("sklearn")
         if found is None or found.origin is None:
@@ -71,7 +71,7 @@ class Digits(NamedDataset):
 
     @classmethod
     def missing(cls, root: Path | None) -> str | None:
-        """It is never missing: scikit-learn is a dependency."""
+        """Return None: the data set is never missing, since scikit-learn is a dependency."""
         return None
 
     def image(self, split: str, index: int) -> Image.Image:

@@ -63,7 +63,7 @@ class HuggingFace(EncodedImages, Source):
 
     @classmethod
     def accepts(cls, path: Path) -> bool:
-        """Return whether it is ``hf:NAME``, a folder of ``save_to_disk``, or parquet."""
+        """Return whether the path is ``hf:NAME``, a folder of ``save_to_disk``, or parquet."""
         if path.as_posix().startswith(_HUB) and not path.exists():
             return True
         path = without_options(path)
@@ -71,14 +71,14 @@ class HuggingFace(EncodedImages, Source):
 
     @classmethod
     def open(cls, path: Path, *, lenient: bool = False) -> Dataset:
-        """Open it; ``lenient`` changes nothing, since missing images are only noticed when they are read.
+        """Open the source; ``lenient`` changes nothing, since missing images are only noticed when they are read.
 
         Raises
         ------
         MissingDependencyError
             If ``datasets`` is not installed.
         InputError
-            If it is not there, cannot be read, or has no image or label column.
+            If the source is not there, cannot be read, or has no image or label column.
         """
         text = path.as_posix()
         if text.startswith(_HUB) and not path.exists():

@@ -25,7 +25,7 @@ class ImageNet(ImageNetLayout):
 
     @classmethod
     def open(cls, root: Path | None, *, lenient: bool = False) -> Dataset:
-        """Open it below ``root``: the folders if they are there, else the parquet files.
+        """Open the data set below ``root``: the folders if they are there, else the parquet files.
 
         Raises
         ------

@@ -23,5 +23,5 @@ class ImageNetV2(ImageNetLayout):
 
     @staticmethod
     def wnid_of(folder: str, wnids: tuple[str, ...]) -> str | None:
-        """Folders are numbered in the order of ``classnames.txt``."""
+        """Return the class of a folder, which is numbered in the order of ``classnames.txt``."""
         return wnids[int(folder)] if folder.isdecimal() and int(folder) < len(wnids) else None

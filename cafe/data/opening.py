@@ -20,8 +20,8 @@ def open_dataset(
 ) -> Dataset:
     """Open a data set.
 
-    A registered name wins; anything else is read by the first source that accepts it, readers of anything (any
-    folder) last. ``./digits`` is always a path.
+    A known name wins; anything else is opened by the first source that accepts it, and sources that accept any
+    folder are asked last. ``./digits`` is always a path.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def open_dataset(
     root : Path or None
         Folder that holds the named data sets; None takes ``$CAFE_DATA``.
     lenient : bool, default False
-        Whether an image that a list names and the disk lacks is kept and unreadable later; otherwise it is an
+        What an image means that a list names and the disk lacks: True keeps it, to be unreadable later; False is an
         error.
     split : str, default=None
         How to divide what has no splits: per cent of train, val and test, such as ``"70/10/20"``; None is 50/20/30.
@@ -42,8 +42,8 @@ def open_dataset(
     Raises
     ------
     InputError
-        If ``split`` is given and the data set has splits of its own; if it is neither a known name nor a path that a
-        source accepts, or cannot be opened.
+        If ``split`` is given and the data set has splits of its own; if ``name_or_path`` is neither a known name nor a
+        path that a source accepts; or if the data set cannot be opened.
 
     Examples
     --------
@@ -161,4 +161,5 @@ def _path_help() -> str:
 
 
 def _looks_like_path(text: str) -> bool:
+    """Return whether a text was meant as a path rather than a name."""
     return text.startswith((".", "~")) or "/" in text or os.sep in text

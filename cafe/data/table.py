@@ -72,7 +72,7 @@ class Table(ImageFiles, Source):
 
     @classmethod
     def accepts(cls, path: Path) -> bool:
-        """Return whether it is a table, or a folder with tables of the usual names."""
+        """Return whether the path is a table, or a folder with tables of the usual names."""
         path = without_options(path)
         return (path.suffix.lower() in EXTENSIONS and path.is_file()) or (path.is_dir() and bool(_tables_in(path)))
 
@@ -173,7 +173,7 @@ def read_table(path: Path, chosen: Mapping[str, str]) -> list[tuple[int, str, st
     Raises
     ------
     InputError
-        If it cannot be read, a column or value is missing, or a split has another name than usual; the message
+        If the table cannot be read, a column or value is missing, or a split has another name than usual; the message
         names the line.
     """
     rows: list[tuple[int, str, str, str]] = []

@@ -72,7 +72,7 @@ class WebDataset(EncodedImages, Source):
 
     @classmethod
     def accepts(cls, path: Path) -> bool:
-        """Return whether it is a tar, a pattern of tars, or a folder with tars or with split folders of tars."""
+        """Return whether the path is a tar, a pattern of tars, or a folder with tars or with split folders of tars."""
         return bool(_shards_of(path)[1])
 
     @classmethod
@@ -118,6 +118,7 @@ class WebDataset(EncodedImages, Source):
         return content
 
     def _read(self, sample_id: str, size: int) -> bytes | None:
+        """Return the bytes of an image from its place in a shard, None if the shard no longer has them."""
         number, offset = self._places[sample_id]
         try:
             with (self._root / self._shards[number]).open("rb") as file:
@@ -217,7 +218,7 @@ def index_shard(path: Path) -> list[ShardSample]:
     Raises
     ------
     InputError
-        If it is compressed, damaged or no tar, or a sample has no image, two, or no label; the message names it.
+        If the file is compressed, damaged or no tar, or a sample has no image, two, or no label (the message says).
     """
     samples: dict[str, ShardSample] = {}
     length = check_regular(path, "tar")

@@ -97,7 +97,7 @@ def class_results(
 def weakest_classes(results: list[ClassResult], k: int = 3) -> list[ClassResult]:
     """Return the ``k`` tested classes of lowest recall that are not always right, the lowest first.
 
-    Of equal recall the one with more test images stands first: there is more behind its figure.
+    Of equal recall the one with more test images comes first, since its recall is known better.
 
     Examples
     --------

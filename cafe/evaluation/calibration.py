@@ -133,15 +133,15 @@ def fit_temperature(probabilities: NDArray[Any], labels: NDArray[np.int64]) -> f
 
         mean_i ( E_{softmax(b z_i)} [z_i]  -  z_{i, y_i} )
 
-    grows with b, so bisection finds its zero. The fit must not have seen the rows, or the temperature is that of rows
-    learned by heart. Source: Guo et al. (ICML 2017), section 4.2.
+    grows with b, so bisection finds its zero. The fits must not have seen the rows: of rows that
+    were learned by heart, the temperature is too low. Source: Guo et al. (ICML 2017), section 4.2.
 
     Parameters
     ----------
     probabilities : ndarray of shape (n, c)
-        Out of fold.
+        Of fits that have not seen the rows.
     labels : ndarray of shape (n,), int64
-        Row of the class.
+        True class of each, as a row of the class names.
 
     Returns
     -------

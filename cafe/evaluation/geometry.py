@@ -78,12 +78,13 @@ def _vote(labels: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def measures(x: NDArray[Any], labels: NDArray[np.int64]) -> dict[str, float]:
-    """Return ``knn_acc1``, ``silhouette`` and ``scatter_ratio`` of features, scaled to unit length here.
+    """Measure how well features are arranged by class: ``knn_acc1``, ``silhouette`` and ``scatter_ratio``.
+
 
     Parameters
     ----------
     x : ndarray of shape (n, d)
-        Features of test images, before or after an adapter.
+        Features of test images, before or after an adapter, of any length: they are scaled to unit length here.
     labels : ndarray of shape (n,), int64
         Class of each; at least two classes.
     """

@@ -54,9 +54,9 @@ def find_label_issues(probabilities: NDArray[Any], labels: NDArray[np.int64]) ->
     Parameters
     ----------
     probabilities : ndarray of shape (n, c)
-        Of fits that have not seen the row: those of rows learned by heart find nothing.
+        Of fits that have not seen the row: a fit that has learned a wrong label by heart does not contradict it.
     labels : ndarray of shape (n,), int64
-        Row of the class.
+        True class of each, as a row of the class names.
 
     Returns
     -------

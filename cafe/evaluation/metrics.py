@@ -23,7 +23,7 @@ def top_k_accuracy(scores: NDArray[Any], labels: NDArray[np.int64], k: int) -> f
     scores : ndarray of shape (n, c)
         Logits or probabilities. Ties count against the row, in the order of the classes.
     labels : ndarray of shape (n,)
-        Row of the class.
+        True class of each, as a row of the class names.
     k : int
         With fewer than k classes it is all of them.
 
@@ -130,7 +130,7 @@ def all_metrics(probabilities: NDArray[Any], labels: NDArray[np.int64]) -> dict[
     probabilities : ndarray of shape (n, c)
         Of a fitted method.
     labels : ndarray of shape (n,), int64
-        Row of the class.
+        True class of each, as a row of the class names.
 
     Returns
     -------

@@ -66,8 +66,8 @@ def distance_score(
     neighbours : int, default=1
         k; all where there are fewer.
     left_out : ndarray of shape (m,), int64, default=None
-        Where ``X`` are the shots themselves: a number for each that identical images share; an image is not compared
-        with those of its own number.
+        Where ``X`` are the training images themselves, a number for each, the same for identical images: no image is
+        compared with those of its own number.
 
     Examples
     --------
@@ -88,7 +88,7 @@ def distance_score(
 def negatives_score(
     X: NDArray[Any], class_embeddings: NDArray[Any], negatives: NDArray[Any], temperature: float = 0.01
 ) -> NDArray[np.float64]:
-    """Return the share of the softmax that falls to texts of other things.
+    """Return the share of the softmax that falls to texts of things that are none of the classes.
 
     ::
 
@@ -103,7 +103,7 @@ def negatives_score(
     class_embeddings : ndarray of shape (c, d)
         Text of the classes.
     negatives : ndarray of shape (k, d)
-        Text of other things, as :func:`far_texts` chooses them.
+        Text of things that are none of the classes, as :func:`far_texts` chooses them.
     temperature : float, default=0.01
         T.
 
@@ -130,7 +130,8 @@ def far_texts(texts: NDArray[Any], class_embeddings: NDArray[Any], number: int, 
     number : int
         How many to keep; all where there are fewer.
     quantile : float, default=0.95
-        Of a text's cosines to the classes: the one that counts, so that a single odd class does not.
+        A text is as near to the classes as this quantile of its cosines to them says: below 1, so that a single class
+        does not decide.
 
     Examples
     --------
@@ -177,14 +178,14 @@ def combined_score(
 def unknown_threshold(scores: NDArray[np.float64], false_alarms: float) -> float:
     """Return the score above which an image is called unknown.
 
-    It is the ``ceil( (n + 1) (1 - rate) )``-th smallest score of images of the classes, as in split-conformal
-    prediction: a further image of the classes is called unknown with a probability of at most ``rate``, over the draw
-    of all n + 1, if they are exchangeable.
+    It is the ``ceil( (n + 1) (1 - rate) )``-th smallest of the n scores, with the rate of false alarms, as in
+    split-conformal prediction: a further image of the classes is called unknown with a probability of at most the
+    rate, over the draw of all n + 1 images, if they are exchangeable.
 
     Parameters
     ----------
     scores : ndarray of shape (n,)
-        Of images of the classes that nothing was learned from.
+        Scores of images that are of the classes, and that no fit has learned from.
     false_alarms : float
         The rate, between 0 and 1.
 

@@ -106,7 +106,7 @@ def save(model: CLIPModel, tokenizer: CLIPTokenizer, folder: pathlib.Path) -> No
     """Write the model, its tokenizer and its image processor to a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
-    # Training left its batch padding in the tokenizer; the file is plain.
+    # Training switched padding on in the tokenizer; the saved one is without.
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.save_pretrained(folder)

@@ -81,10 +81,23 @@ def ink_boxes(masks: torch.Tensor) -> torch.Tensor:
 
 
 def reframe(masks: torch.Tensor, tight: torch.Tensor) -> torch.Tensor:
-    """Cut to the ink (where `tight`) or move and scale at random.
+    """Frame each mask anew: cut to its ink where `tight`, else scaled and moved at random.
 
     A tight cut stretches the ink to the full height and a random width, as
-    forms that normalise handwriting do; both edges also move a little.
+    data sets of normalised handwriting have it; the ink is also moved a
+    little.
+
+    Parameters
+    ----------
+    masks : torch.Tensor
+        Shape (n, 1, size, size).
+    tight : torch.Tensor
+        Whether to cut each mask to its ink, bool of shape (n,).
+
+    Returns
+    -------
+    torch.Tensor
+        Masks of shape (n, 1, 32, 32).
     """
     n, size = len(masks), masks.shape[-1]
     boxes = ink_boxes(masks) / size * 2 - 1

@@ -28,7 +28,7 @@ HANDWRITTEN_SHARE: dict[str, float] = {"digit": 0.78, "letter": 0.5}
 
 @dataclasses.dataclass
 class Bank:
-    """Masks with their kind, identity, case and style codes."""
+    """Masks (n, 48, 48), their codes (n, 4) of kind, identity, case and style, and their weights (n,) in draws."""
 
     masks: torch.Tensor
     codes: torch.Tensor
@@ -43,6 +43,7 @@ class _Collector:
         self.codes: list[tuple[int, int, int, int]] = []
 
     def add(self, mask: Mask, identity: int, case: int, style: int) -> None:
+        """Add a mask; its identity tells its kind."""
         kind = KINDS.index(IDENTITIES[identity][0])
         self.masks.append(mask)
         self.codes.append((kind, identity, case, style))
@@ -70,7 +71,11 @@ def _add_writing(bank: _Collector, rng: np.random.Generator, size: int, held_out
 
 
 def _weights(codes: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Weigh the masks so that kinds, styles and classes get their shares."""
+    """Return the weight of each mask, by its codes (n, 4), for drawing masks at random.
+
+    Kinds are drawn at `KIND_SHARES`; within a kind, handwriting at `HANDWRITTEN_SHARE`; within these, every identity
+    is equally probable.
+    """
     kind, identity, style = codes[:, 0], codes[:, 1], codes[:, 3]
     weights = np.zeros(len(codes))
     for code, name in enumerate(KINDS):

@@ -61,14 +61,14 @@ def _gradient(x: Field, y: Field, period: float, rng: np.random.Generator) -> Fi
 
 
 def _waves(x: Field, y: Field, period: float, rng: np.random.Generator) -> Field:
-    """Return wavy horizontal stripes."""
+    """Return horizontal stripes that wave."""
     bend = period * rng.uniform(0.35, 0.6)
     swing = np.sin(2 * math.pi * x / (period * rng.uniform(1.5, 2.2)))
     return _wave(y + bend * swing, period, rng.random())
 
 
 def _diagonal(x: Field, y: Field, period: float, rng: np.random.Generator) -> Field:
-    """Return stripes between 30 and 60 degrees, falling or rising."""
+    """Return stripes that fall or rise at 30 to 60 degrees."""
     angle = rng.uniform(0.17, 0.33) * math.pi * rng.choice([-1, 1])
     along = x * math.sin(angle) + y * math.cos(angle)
     return _wave(along, period, rng.random())

@@ -35,12 +35,12 @@ _WARM_UP = 0.04
 
 
 def sample_codes(bank: Bank, count: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Choose masks from the bank and colours for them.
+    """Draw pictures as codes: masks of the bank by their weights, and two colours for each.
 
     Parameters
     ----------
     bank : Bank
-        Where the masks come from.
+        Masks, their codes and their weights.
     count : int
         How many to choose.
     rng : numpy.random.Generator
@@ -49,7 +49,8 @@ def sample_codes(bank: Bank, count: int, rng: np.random.Generator) -> tuple[torc
     Returns
     -------
     (torch.Tensor, torch.Tensor)
-        Positions in the bank, and all six codes, shape (count, 6).
+        Positions of the masks in the bank, shape (count,); and the codes of the pictures in the order of
+        `ATTRIBUTES`, shape (count, 6).
     """
     totals = np.cumsum(bank.weights.numpy())
     draws = rng.random(count) * totals[-1]
@@ -67,7 +68,10 @@ def sample_codes(bank: Bank, count: int, rng: np.random.Generator) -> tuple[torc
 
 
 def contrastive_loss(logits: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    """Return the symmetric loss with equal shares for all true pairs."""
+    """Return CLIP's symmetric loss; the true captions of a picture share its target equally, and so vice versa.
+
+    Rows of `logits` and `true` (bool) are pictures, columns are captions.
+    """
     target = true.float()
     to_text = functional.cross_entropy(logits, target / target.sum(1, keepdim=True))
     columns = target.T
@@ -79,15 +83,15 @@ def build_guide(model: CLIPModel) -> torch.nn.Linear:
     """Return the linear layer that guides the image tower while it trains.
 
     It predicts identity and colours from the image tower's output. Without
-    it both towers first wander, since neither has anything to align with; it
-    is thrown away at the end.
+    it training starts slowly, since neither tower's output means anything
+    yet that the other could be aligned with. It is not saved.
     """
     width = model.visual_projection.in_features
     return torch.nn.Linear(width, len(IDENTITIES) + 2 * len(COLOUR_NAMES))
 
 
 def guide_loss(guide: torch.nn.Linear, pooled: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-    """Return the cross-entropy of the guide's three predictions."""
+    """Return the cross-entropy of the guide's predictions: identity, and foreground and background at a quarter."""
     sizes = [len(IDENTITIES), len(COLOUR_NAMES), len(COLOUR_NAMES)]
     parts = guide(pooled).split(sizes, dim=1)
     losses = [functional.cross_entropy(part, codes[:, column]) for part, column in zip(parts, (1, 4, 5), strict=True)]
@@ -95,7 +99,7 @@ def guide_loss(guide: torch.nn.Linear, pooled: torch.Tensor, codes: torch.Tensor
 
 
 def learning_rate(progress: float) -> float:
-    """Return the rate after a part of the training, warm-up then cosine."""
+    """Return the learning rate at a progress from 0 to 1: a linear warm-up, then a cosine."""
     if progress < _WARM_UP:
         return _PEAK_RATE * (progress + 1e-3) / _WARM_UP
     return _PEAK_RATE * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
@@ -110,7 +114,7 @@ def train_step(
     rng: np.random.Generator,
     difficulty: float = 1.0,
 ) -> torch.Tensor:
-    """Draw one batch and return its loss."""
+    """Draw a batch of pictures at a difficulty (see `make_pictures`), with captions, and return its loss."""
     places, codes = sample_codes(bank, count, rng)
     # One caption per meaning: a repeated one would only cost time.
     written = list({c.codes: c for c in (caption(row, rng) for row in codes.numpy())}.values())
@@ -139,7 +143,8 @@ def train(options: argparse.Namespace) -> CLIPModel:
     while progress < 1:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(progress)
-        loss = train_step(model, guide, tokenizer, bank, options.batch_size, rng, min(1.0, 0.2 + 2 * progress))
+        difficulty = min(1.0, 0.2 + 2 * progress)
+        loss = train_step(model, guide, tokenizer, bank, options.batch_size, rng, difficulty)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -48,16 +48,16 @@ def read_class_names(path: Path | str, present_names: Sequence[str]) -> tuple[st
     return tuple(names)
 
 
-def _renamed(path: Path, new_names: dict[str, Any], present_names: Sequence[str]) -> list[Any]:
-    """Return the names after the renamings of a JSON object."""
-    for name in new_names:
+def _renamed(path: Path, renamings: dict[str, Any], present_names: Sequence[str]) -> list[Any]:
+    """Return the class names after the renamings ``{present name: new name}`` of a JSON file."""
+    for name in renamings:
         if name not in present_names:
             raise InputError(f"{path}: {unknown_name('class', name, present_names)}")
-    return [new_names.get(name, name) for name in present_names]
+    return [renamings.get(name, name) for name in present_names]
 
 
 def read_text(path: Path, option: str) -> str:
-    """Read a UTF-8 text file that the user gave to an option of the command line; InputError if that is impossible."""
+    """Read the UTF-8 text file given to an option of the command line. Raises InputError if it cannot be read."""
     if not path.is_file():
         raise InputError(f"{option} takes a file; there is none at {str(path)!r}")
     return foreign.read_text(path)

@@ -11,7 +11,7 @@ from cafe.errors import InputError
 
 
 def class_embeddings(text_features: NDArray[Any]) -> NDArray[np.float32]:
-    """Average the templates: unit length each, mean over templates, unit length again.
+    """Average the text features of each class over its templates: scale to unit length, average, scale again.
 
     Parameters
     ----------
@@ -35,14 +35,14 @@ def class_embeddings(text_features: NDArray[Any]) -> NDArray[np.float32]:
 def mean_of_prompts(
     prompt_features: NDArray[Any], prompt_classes: NDArray[np.int64], n_classes: int
 ) -> NDArray[np.float32]:
-    """Average prompts that were written per class: unit length each, mean over a class's own, unit length again.
+    """Average the features of each class's own prompts: scale to unit length, average, scale again.
 
     Parameters
     ----------
     prompt_features : ndarray of shape (p, d)
         As the text tower returned them.
     prompt_classes : ndarray of shape (p,), int64
-        Class of each prompt; a class may have any number but none.
+        Class of each prompt; every class has at least one.
     n_classes : int
         The number of classes c.
 

@@ -18,7 +18,7 @@ def read_prompts(path: Path | str, class_names: Sequence[str]) -> tuple[tuple[st
     Parameters
     ----------
     path : path
-        JSON: ``{"class name": ["prompt", ...], ...}``. Names are matched exactly; else without regard to case,
+        JSON: ``{"class name": ["prompt", ...], ...}``. Names match exactly, or else without regard to case,
         underscores and hyphens. Classes that the data set does not have are passed over, so that ImageNet's file
         serves its subsets.
     class_names : sequence of str, length c
@@ -32,7 +32,7 @@ def read_prompts(path: Path | str, class_names: Sequence[str]) -> tuple[tuple[st
     Raises
     ------
     InputError
-        If the file is something else, or has nothing for a class.
+        If the file has another form, or no prompt for a class.
 
     References
     ----------
@@ -79,7 +79,7 @@ def with_templates(
 def _matching_key(
     path: Path, name: str, document: Mapping[str, Any], keys_by_plain_name: Mapping[str, list[str]]
 ) -> str | None:
-    """Return the file's name for a class: the same, else the only one that is alike; None if there is none."""
+    """Return the file's key for a class: its name, else the only one alike but for case, underscores and hyphens."""
     if name in document:
         return name
     keys = keys_by_plain_name.get(_plain_name(name), [])

@@ -49,8 +49,8 @@ def read_templates(given: Sequence[str] | None) -> list[str] | None:
     Parameters
     ----------
     given : sequence of str or None
-        A file has one template on each line, or is a JSON list of them. A set's name wins over a file's;
-        ``./imagenet-7`` is a file.
+        Each is a set's name, a template, or a file with one template on each line or a JSON list of them. A set's name
+        wins over a file's; ``./imagenet-7`` is a file.
 
     Returns
     -------
@@ -60,7 +60,7 @@ def read_templates(given: Sequence[str] | None) -> list[str] | None:
     Raises
     ------
     InputError
-        If it is none of these, or a line has no slot; the message names the line.
+        If a text is none of these, or a line of a file has no slot; the message names the line.
 
     Examples
     --------
@@ -69,11 +69,11 @@ def read_templates(given: Sequence[str] | None) -> list[str] | None:
     """
     if not given:
         return None
-    return [template for text in given for template in _templates_of(str(text))]
+    return [template for text in given for template in _resolve(str(text))]
 
 
-def _templates_of(text: str) -> Sequence[str]:
-    """Return the templates of a set, a text with a slot, or a file."""
+def _resolve(text: str) -> Sequence[str]:
+    """Return the templates that a text means: a set's name, a template itself, a data set's name, or a file."""
     if text in _SETS:
         return _SETS[text][0]
     if has_slot(text):

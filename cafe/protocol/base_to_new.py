@@ -50,6 +50,7 @@ def split_classes(features: Features) -> tuple[Features, Features]:
 
 
 def _part(features: Features, first: int, end: int) -> Features:
+    """Return the data set of the classes ``first`` to ``end - 1``, numbered from 0."""
     splits = {}
     for name, split in features.splits.items():
         rows: NDArray[np.int64] = np.flatnonzero((split.labels >= first) & (split.labels < end))

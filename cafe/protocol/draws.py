@@ -45,7 +45,7 @@ def draw_few_shot(
     seed : int
         Not negative; the published draws are those of 1, 2 and 3.
     class_names : sequence of str, default=None
-        For the warning alone: name of each label; None has the labels themselves there.
+        Name of each label, for the warning; None lets it name the labels themselves.
 
     Returns
     -------
@@ -98,6 +98,7 @@ def _draw(labels: NDArray[np.int64], shots: int, generator: random.Random) -> tu
 
 
 def _warn(class_names: Sequence[str] | None, *parts: tuple[str, list[int], int]) -> None:
+    """Warn of classes with fewer images than shots; a part is a split, the labels of such classes, and the shots."""
     clauses = []
     for split, short, shots in parts:
         if short:
@@ -112,6 +113,7 @@ def _warn(class_names: Sequence[str] | None, *parts: tuple[str, list[int], int])
 
 
 def _checked_integer(name: str, value: Any, least: int) -> int:
+    """Return a value as a Python integer, after checking it."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise InputError(f"{name} must be an integer of at least {least}, got {value!r}")
     # Python's random takes another path for NumPy integers, so that seed 1 would not be seed 1.
@@ -119,6 +121,7 @@ def _checked_integer(name: str, value: Any, least: int) -> int:
 
 
 def _labels(name: str, labels: ArrayLike) -> NDArray[np.int64]:
+    """Return labels as int64, after checking that they are one row of integers."""
     array = np.asarray(labels)
     if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
         raise InputError(f"{name} must be one row of integers, got shape {array.shape} of {array.dtype}")

@@ -123,7 +123,7 @@ def paired_test(a: NDArray[Any], b: NDArray[Any]) -> PairedTest:
 
 
 def _variances(d: NDArray[np.float64]) -> tuple[float, float]:
-    """Return A and B, the variances of the mean of d (S, n) from seeds and from images; formulas above."""
+    """Return the variances of the mean of d (S, n), from seeds (A) and from images (B), by the module's formulas."""
     seeds, n = d.shape
     of_images, of_seeds, mean = d.mean(axis=0), d.mean(axis=1), d.mean()
     ms_image = seeds * float(((of_images - mean) ** 2).sum()) / max(n - 1, 1)

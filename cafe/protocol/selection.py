@@ -299,6 +299,7 @@ def cross_validation(fit_many: Any, X: Array, y: Array, train: NDArray[np.int64]
 
 
 def _over_folds(scores: Sequence[Score]) -> Score:
+    """Return the mean of the scores of one candidate over folds, with the rows of all."""
     accuracy, likelihood = (float(value) for value in np.mean(scores, axis=0))
     correct = [score.correct for score in scores if isinstance(score, RowsScore)]
     known = len(correct) == len(scores)
@@ -306,6 +307,7 @@ def _over_folds(scores: Sequence[Score]) -> Score:
 
 
 def _rows_a_class(labels: NDArray[np.int64]) -> float:
+    """Return the median number of rows of a class."""
     # The median, so that a few classes that lack a row, such as one left out for being in the test split as well, do
     # not keep all parameters at their published start.
     return float(np.median(np.unique(labels, return_counts=True)[1]))
@@ -326,7 +328,7 @@ def choose(estimator: Any, policy: str, scorer: Scorer | None) -> tuple[Any, Sel
     Returns
     -------
     tuple of classifier and Selection
-        The classifier has no ``"auto"`` left.
+        The classifier, without any ``"auto"``; and what was chosen.
 
     Raises
     ------
@@ -421,7 +423,7 @@ def resolve_policy(policy: str, has_val: bool) -> str:
 
 
 def published_start(estimator: Any) -> dict[str, Any]:
-    """Return the value that each ``"auto"`` parameter has where nothing is chosen: the method's published setting.
+    """Return the published value of each parameter that is ``"auto"``; it is used where nothing can be chosen.
 
     Examples
     --------
@@ -436,14 +438,15 @@ def published_start(estimator: Any) -> dict[str, Any]:
 def steps_from_start(estimator: Any, values: Mapping[str, Any]) -> float:
     """Return how far values are from the published start: steps of the grid, summed over parameters.
 
-    A step is one place in the sorted grid, to which the start belongs; values between two places count in parts.
+    A step leads from one value of the sorted grid, with the start among its values, to the next; values between two of
+    them are interpolated.
 
     Parameters
     ----------
     estimator : unfitted classifier
         With parameters that are ``"auto"``.
     values : mapping
-        What those parameters might be.
+        A value for each of those parameters.
 
     Examples
     --------
@@ -463,6 +466,7 @@ def steps_from_start(estimator: Any, values: Mapping[str, Any]) -> float:
 
 
 def _signature_defaults(estimator: Any) -> dict[str, Any]:
+    """Return the default of every parameter of a method's constructor."""
     import inspect
 
     return {name: p.default for name, p in inspect.signature(type(estimator)).parameters.items()}

@@ -81,6 +81,7 @@ def restricted(probabilities: NDArray[Any], columns: NDArray[np.int64]) -> NDArr
 
 
 def _plain(name: str) -> str:
+    """Return a class name for comparison: case, underscores and spaces aside."""
     return " ".join(name.replace("_", " ").casefold().split())
 
 
@@ -95,11 +96,13 @@ def _wnids(features: Features) -> list[str]:
 
 
 def _first(text: str) -> str:
+    """Return the first WordNet id in a text, empty if there is none."""
     match = _WNID.search(text)
     return match[0] if match else ""
 
 
 def _places(keys: list[str]) -> dict[str, list[int]]:
+    """Return the class rows that have each key; classes without a key are left out."""
     places: dict[str, list[int]] = {}
     for row, key in enumerate(keys):
         if key:

@@ -118,12 +118,23 @@ def _all_labels(split: Split) -> NDArray[np.int64]:
 
 
 def _take_drawn(features: Features, name: str, drawn: NDArray[np.int64], shots: int, seed: int) -> Split:
-    """Take drawn rows of the whole split from its extracted rows.
+    """Return the drawn rows of a split, which may hold only the rows that few-shot draws need.
+
+    Parameters
+    ----------
+    features : Features
+        The data set.
+    name : str
+        Name of the split.
+    drawn : ndarray of int64
+        Rows of the whole split, as the data set has it.
+    shots, seed : int
+        Of the draw, for the message.
 
     Raises
     ------
     InputError
-        If they were not extracted.
+        If the cache was not made with this draw and lacks some of its rows.
     """
     split = features.splits[name]
     if split.full_rows is None:
@@ -148,6 +159,7 @@ def _take_drawn(features: Features, name: str, drawn: NDArray[np.int64], shots: 
 
 
 def _extracted_draws(features: Features) -> str:
+    """Name the few-shot draws that a cache was made with."""
     draws = features.provenance.get("image", {}).get("draws", {})
     shots, seeds = (", ".join(map(str, draws.get(key, ()))) for key in ("shots", "seeds"))
     return f"shots {shots}; seeds {seeds}"

@@ -51,7 +51,7 @@ def unlabelled_rows(features: Features, train: Split, test: Split, source: str |
     source : str or ndarray of shape (m, d)
         A split of the data set, whose labels are not read; or features of other images.
     name : str
-        Name of images that are no split, for the row.
+        Name of other images, for the result row; a split goes by its own name.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def unlabelled_rows(features: Features, train: Split, test: Split, source: str |
             f"unlabelled features must be (images, {width}), but their shape is {unlabelled.features.shape}"
         )
     if not unlabelled.is_test:
-        tested = _tested_on(unlabelled.features, test.image_features)
+        tested = _are_in(unlabelled.features, test.image_features)
         if tested.any():
             warnings.warn(
                 f"{int(tested.sum())} of {len(tested)} unlabelled images are tested on, and were left out",
@@ -99,8 +99,8 @@ def unlabelled_rows(features: Features, train: Split, test: Split, source: str |
     return unlabelled
 
 
-def _tested_on(rows: NDArray[Any], test: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return whether each row is the same image as one of the test rows."""
+def _are_in(rows: NDArray[Any], test: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return whether each row is the same image as one of the test rows, by the cosine of their features."""
     test_rows = _unit(np.asarray(test, dtype=np.float32))
     same = np.zeros(len(rows), dtype=bool)
     for start in range(0, len(rows), _BLOCK):

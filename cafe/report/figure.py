@@ -21,6 +21,7 @@ from cafe.report.panels import (
     Panel,
     column_label,
     factor,
+    in_order,
     is_percent,
     metric_name,
     panels,
@@ -119,6 +120,7 @@ def draw(
 
 
 def _available_fonts() -> list[str]:
+    """Return the names of the fonts that matplotlib can draw with."""
     from matplotlib import font_manager
 
     # A family that is not installed would put a warning on the user's screen for every text drawn.
@@ -217,11 +219,11 @@ class _Plot(ABC):
         Parameters
         ----------
         axes : Axes
-            Of one panel.
+            Axes of one panel.
         panel : Panel
             What it shows.
         grid_axis : {"x", "y"}
-            Whose ticks have grid lines: the axis of the metric.
+            The axis with grid lines: that of the metric.
         """
         theme = self.theme
         axes.set_title(panel.dataset, fontsize=14, fontweight="bold", color=theme.ink, loc="left", pad=24)
@@ -292,16 +294,20 @@ class _LinePlot(_Plot):
         return y[-1], colour
 
     def _positions(self, columns: Sequence[Column]) -> dict[Column, float]:
-        """Place columns on the axis; all training images stand one step after the largest number of shots."""
+        """Return the place of each column on the axis; all training images come one step after the most shots.
+
+        Zero-shot has no place on an axis of shots, since it is a line across the panel.
+        """
         numbers = [column for column in columns if not isinstance(column, str) and column < ALL_SHOTS]
         if self.layout.axis != "x":
-            numbers = [shots for shots in numbers if shots > 0]  # zero-shot is a line across
+            numbers = [shots for shots in numbers if shots > 0]
         placed: dict[Column, float] = {n: log2(n) if self.layout.scale == "log2" else n for n in numbers}
         if ALL_SHOTS in columns:
             placed[ALL_SHOTS] = max(placed.values(), default=-1.0) + 1
         return placed
 
     def _set_axes(self, axes: Axes, panel: Panel, metric: str, positions: Mapping[Column, float]) -> None:
+        """Set ticks, limits and labels of the axes of one panel."""
         self.set_titles_and_grid(axes, panel, grid_axis="y")
         axes.set_xticks(list(positions.values()), [column_label(column) for column in positions])
         left, right = (min(positions.values()), max(positions.values())) if positions else (0.0, 1.0)
@@ -378,6 +384,7 @@ def keep_apart(heights: Sequence[float], gap: float, low: float, high: float) ->
 
 
 def _start(block: tuple[float, list[int]]) -> float:
+    """Return where a block starts: the mean of the starts that its labels ask for."""
     total, members = block
     return total / len(members)
 
@@ -403,10 +410,8 @@ class _DotPlot(_Plot):
 
     def styled(self) -> list[str]:
         """Return the columns: one colour for a column in every panel."""
-        occurring = dict.fromkeys(column for panel in self.drawn for column in panel.columns)
-        texts = [column for column in occurring if isinstance(column, str)]
-        numbers = sorted(column for column in occurring if not isinstance(column, str) and column > 0)
-        return [*map(column_label, texts), *map(column_label, numbers)]
+        columns = in_order(column for panel in self.drawn for column in panel.columns)
+        return [column_label(column) for column in columns if isinstance(column, str) or column > 0]
 
     def panel_size(self) -> tuple[float, float]:
         """Return width and height in inches; names stand to the left of the rows."""
@@ -426,6 +431,7 @@ class _DotPlot(_Plot):
         self._add_legend(axes)
 
     def _draw_dots(self, axes: Axes, line: Line, row: int, metric: str) -> None:
+        """Draw the dots of one line in its row, those of different columns a little apart."""
         columns = len(self.styles)
         for column, point in line.points.items():
             number = self.styles[column_label(column)]
@@ -438,6 +444,7 @@ class _DotPlot(_Plot):
             )  # fmt: skip
 
     def _set_axes(self, axes: Axes, panel: Panel, metric: str) -> None:
+        """Set ticks, limits and labels of the axes of one panel."""
         self.set_titles_and_grid(axes, panel, grid_axis="x")
         axes.set_yticks(range(len(panel.lines)), [self.shown_label(line) for line in panel.lines])
         for tick in axes.get_yticklabels():
@@ -449,6 +456,7 @@ class _DotPlot(_Plot):
         axes.set_xlabel(metric_label(metric), fontsize=10, color=self.theme.muted, labelpad=7)
 
     def _add_legend(self, axes: Axes) -> None:
+        """Write the columns and their markers beside the panel."""
         from matplotlib.lines import Line2D
 
         styles = [self.colour_and_marker(number) for number in self.styles.values()]

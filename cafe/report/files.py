@@ -19,8 +19,8 @@ def write_report(out: Path, comparison: Comparison) -> list[Path]:
     Parameters
     ----------
     out : Path
-        Folder; made if it is not there. Files of these names in it are replaced; where ``results.jsonl`` is, the report
-        is whole.
+        Folder; made if it is not there. Files of these names in it are replaced. ``results.jsonl`` is put there last:
+        a folder that has it holds a whole report.
     comparison : Comparison
         What ``cafe.compare.compare`` returned.
 

@@ -187,6 +187,7 @@ def fit_page(report: FitReport) -> str:
 
 
 def _headline(report: FitReport) -> list[str]:
+    """Return the accuracy with its interval, what it has to be compared with, and warnings."""
     row = report.row
     if row.get("acc1") is None:
         why = "".join(f"<p>{escape(visible_name(note))}</p>" for note in report.notes)
@@ -227,6 +228,7 @@ def _headline(report: FitReport) -> list[str]:
 
 
 def _leaderboard(board: Leaderboard | None) -> list[str]:
+    """Return the methods that were compared, and every pair of them."""
     if board is None:
         return []
     number = counted(len(board.entries), "method")
@@ -251,6 +253,7 @@ def _leaderboard(board: Leaderboard | None) -> list[str]:
 
 
 def _by_class(report: FitReport) -> list[str]:
+    """Return the results of each class, the weakest first."""
     if not report.results:
         return []
     order = sorted(
@@ -275,6 +278,7 @@ def _by_class(report: FitReport) -> list[str]:
 
 
 def _confusion(report: FitReport) -> list[str]:
+    """Return the confusion matrix; a table of the most frequent pairs where there are too many classes for it."""
     if not report.results:
         return []
     n = len(report.class_names)
@@ -313,6 +317,7 @@ def _confusion(report: FitReport) -> list[str]:
 
 
 def _reliability(report: FitReport) -> list[str]:
+    """Return the reliability diagrams, before and after calibration."""
     row = report.row
     drawn = []
     if _filled(report.bins):
@@ -379,6 +384,7 @@ def _diagram(bins: Sequence[ReliabilityBin], title: str, said: str) -> str:
 
 
 def _images(report: FitReport, key: str, title: str, images: Sequence[ShownImage]) -> list[str]:
+    """Return the images of a part of the report (``key``), each with why it is shown."""
     if key in report.left_out:
         return [f"<h2>{title}</h2>", f'<p class="note">{escape(visible_name(report.left_out[key]))}</p>']
     searched = f'<p class="note">{escape(visible_name(report.searched[key]))}</p>' if key in report.searched else ""
@@ -402,11 +408,13 @@ def _scrolled(table: str, label: str) -> str:
 
 
 def _short(name: str, longest: int = _LONGEST_NAME) -> str:
+    """Return a name without invisible characters, cut to a length."""
     shown = visible_name(name)
     return shown if len(shown) <= longest else f"{shown[: longest - 3]}..."
 
 
 def _plain_name(name: str) -> str:
+    """Return a name for attributes and titles of HTML."""
     return escape(_short(name, 200))
 
 
@@ -416,4 +424,5 @@ def _name(name: str, longest: int = _LONGEST_NAME) -> str:
 
 
 def _is_short(value: Any) -> bool:
+    """Return whether a value fits in a line of the table of a fit."""
     return value is not None and not isinstance(value, (list, dict, tuple))

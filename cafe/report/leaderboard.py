@@ -170,4 +170,5 @@ def _listed(labels: Sequence[str]) -> str:
 
 
 def _are(labels: Sequence[str]) -> str:
+    """Return the verb after some labels."""
     return "is" if len(labels) == 1 else "are"

@@ -93,6 +93,7 @@ def html_document(title: str, style: str, body: str, meta: str = "") -> str:
 
 
 def _lead(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say how many runs of how many methods there are, on which test sets and seeds."""
     n_methods = len({(row["method"], row.get("variant")) for row in rows})
     seeds = sorted({row["seed"] for row in rows if row.get("seed") is not None})
     tests = sorted({(str(row["dataset"]), row["n_test"]) for row in rows})
@@ -103,6 +104,7 @@ def _lead(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _picture(comparison: Comparison) -> str:
+    """Return the figure for light and for dark screens."""
     light, dark = (
         "data:image/png;base64,"
         + base64.b64encode(draw(comparison.summary, layout=comparison.layout, theme=theme)).decode("ascii")
@@ -115,6 +117,7 @@ def _picture(comparison: Comparison) -> str:
 
 
 def _tables(comparison: Comparison, metric: str | None) -> list[str]:
+    """Return the tables of a metric, or of all metrics of the layout."""
     shown = tables(comparison.summary, metric, comparison.layout)
     return [part for table in shown for part in _table_with_notes(table)]
 
@@ -156,6 +159,7 @@ def _paired_tests(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _series_at(pair: Mapping[str, Any], side: str) -> str:
+    """Name one side of a pair (``a`` or ``b``), with the value that its suite varies."""
     x = pair.get(f"{side}_x")
     return str(pair[side]) if x is None else f"{pair[side]} at {x:g}"
 
@@ -168,15 +172,18 @@ def _published(published: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _notes(notes: Sequence[str]) -> list[str]:
+    """Return the notes of the comparison."""
     return ["<h2>Notes</h2><ul>", *(f"<li>{escape(note)}</li>" for note in notes), "</ul>"] if notes else []
 
 
 def _row_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return a table of all rows with all their fields."""
     head = field_names(rows)
     return html_table(head, [[display_text(row.get(key)) for key in head] for row in rows], css="rows")
 
 
 def _settings(comparison: Comparison) -> dict[str, str]:
+    """Return the settings of the comparison, by name, for the list at the end of the page."""
     rows = comparison.rows
     shots = sorted({row["shots"] for row in rows if row.get("shots")})
     policies = sorted({_policy(row.get("selection")) for row in rows})
@@ -191,6 +198,7 @@ def _settings(comparison: Comparison) -> dict[str, str]:
 
 
 def _provenance(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the origin of the rows, by name: data sets, encoders, devices and versions."""
     names = {
         "dataset": "data set", "encoder": "encoder", "cache_fingerprint": "cache fingerprint", "device": "device",
         "dtype": "dtype", "kernel": "kernel", "cafe_version": "cafe version",
@@ -202,10 +210,12 @@ def _provenance(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _policy(selection: Any) -> str:
+    """Return the name of the policy in a row's field ``selection``."""
     return str(selection.get("policy")) if isinstance(selection, Mapping) else str(selection)
 
 
 def _table_with_notes(table: TextTable) -> list[str]:
+    """Return a table in HTML, with its notes below."""
     notes = [f'<p class="note">{escape(note)}</p>' for note in table.notes]
     return [html_table(table.head, table.body, caption=table.caption), *notes]
 

@@ -6,7 +6,7 @@ Tables, figure and page are all made from these panels, so that they agree.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -213,6 +213,7 @@ def panels(summary: Sequence[Mapping[str, Any]], metric: str = "acc1", layout: R
 
 
 def _trained_shots(summary: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], set[Any]]:
+    """Return the numbers of shots that methods were trained with, by data set and encoder."""
     shots: dict[tuple[str, str], set[Any]] = {}
     for entry in summary:
         if entry["shots"] != 0:
@@ -221,13 +222,14 @@ def _trained_shots(summary: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str]
 
 
 def _label(entry: Mapping[str, Any], layout: ReportLayout, several: bool) -> str:
-    """Return the label of a line, which names its shots where the columns are something else."""
+    """Return the label of a line; it names the shots where there are ``several`` and columns are something else."""
     if layout.axis == "shots" or not several or entry["shots"] == 0:
         return str(entry["series"])
     return f"{entry['series']}, " + ("all images" if entry["shots"] is None else f"{entry['shots']}-shot")
 
 
 def _column(entry: Mapping[str, Any], layout: ReportLayout) -> Column:
+    """Return the column of a summary row, as the layout has it."""
     if layout.axis == "shots":
         return ALL_SHOTS if entry["shots"] is None else float(entry["shots"])
     if layout.axis == "x":
@@ -236,6 +238,7 @@ def _column(entry: Mapping[str, Any], layout: ReportLayout) -> Column:
 
 
 def _point(entry: Mapping[str, Any], metric: str) -> MeanStd | None:
+    """Return a metric of a summary row, None where it was not measured."""
     mean, std = entry.get(f"{metric}_mean"), entry.get(f"{metric}_std")
     if mean is None or not math.isfinite(mean):
         return None
@@ -251,16 +254,28 @@ def _standings(entry: Mapping[str, Any], metric: str) -> dict[Column, bool]:
 
 
 def _panel(dataset: str, encoder: str, lines: list[Line], several_shots: bool) -> Panel:
+    """Make a panel of its lines, with the columns that occur."""
     # A stable sort: lines that need no training come first, the rest stay as the suite has them.
     lines = sorted(lines, key=lambda line: not line.is_constant)
-    occurring = dict.fromkeys(column for line in lines for column in line.points)
-    texts = [column for column in occurring if isinstance(column, str)]
-    columns: list[Column] = [*texts, *sorted(column for column in occurring if not isinstance(column, str))]
+    columns = in_order(column for line in lines for column in line.points)
     return Panel(dataset, encoder, lines, columns, several_shots)
 
 
+def in_order(columns: Iterable[Column]) -> list[Column]:
+    """Return the different columns: text in the order of first appearance, then numbers ascending.
+
+    Examples
+    --------
+    >>> in_order(["new", 4.0, 1.0, "base", "new"])
+    ['new', 'base', 1.0, 4.0]
+    """
+    different = dict.fromkeys(columns)
+    texts = [column for column in different if isinstance(column, str)]
+    return [*texts, *sorted(column for column in different if not isinstance(column, str))]
+
+
 def column_label(column: Column) -> str:
-    """Write a column's head or tick.
+    """Write a column as the head of a table's column, or below a tick of an axis.
 
     Examples
     --------

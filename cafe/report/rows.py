@@ -69,6 +69,7 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _cell(value: Any) -> Any:
+    """Return the text of a cell of the CSV file."""
     if isinstance(value, dict | list):
         return json.dumps(value)
     return csv_cell(value) if isinstance(value, str) else value

@@ -112,7 +112,7 @@ def terminal_table(
 def tables(summary: Sequence[Mapping[str, Any]], metric: str | None, layout: ReportLayout) -> list[TextTable]:
     """Return every table of a summary, metric by metric; a metric that was not measured has none.
 
-    Without a metric, the layout's metrics come first, then those of ``layout.beside`` that differ from accuracy.
+    None means the layout's metrics, followed by those of ``layout.beside`` that differ from accuracy.
     """
     made: list[TextTable] = []
     for name in (*layout.metrics, *_beside(summary, layout)) if metric is None else (metric,):
@@ -191,8 +191,8 @@ def _notes(shown: Sequence[Panel], layout: ReportLayout) -> list[str]:
 def _tables_across_datasets(measured: Sequence[Panel], metric: str, layout: ReportLayout) -> list[TextTable]:
     """Return one table for each encoder; all of ``PAPER_DATASETS`` have a column, and what was not run is a gap.
 
-    The average stands only where every data set of ``PAPER_DATASETS`` was run, so that no two averages are over
-    different sets.
+    Only rows that have every data set of ``PAPER_DATASETS`` have an average, so that all averages are over the same
+    data sets.
     """
     encoders = dict.fromkeys(panel.encoder for panel in measured)
     return [
@@ -202,6 +202,7 @@ def _tables_across_datasets(measured: Sequence[Panel], metric: str, layout: Repo
 
 
 def _table_across_datasets(measured: Sequence[Panel], metric: str, layout: ReportLayout) -> TextTable:
+    """Return the table of one encoder: a row for each label and column, a column for each data set."""
     by_dataset = {panel.dataset: panel for panel in measured}
     names = [*PAPER_DATASETS, *(name for name in by_dataset if name not in PAPER_DATASETS)]
     body = []
@@ -229,6 +230,7 @@ def _labels_and_columns(measured: Sequence[Panel]) -> list[tuple[str, Column]]:
 
 
 def _point(panel: Panel | None, label: str, column: Column) -> MeanStd | None:
+    """Return the point of a label and column on a panel, None where it was not run."""
     lines = [] if panel is None else panel.lines
     return next((line.points.get(column) for line in lines if line.label == label), None)
 
@@ -265,6 +267,7 @@ def published_table(published: Sequence[Mapping[str, Any]]) -> TextTable:
 
 
 def _published_markdown(published: Sequence[Mapping[str, Any]]) -> str:
+    """Return the table of published figures as Markdown."""
     _, head, body, notes = published_table(published)
     lines = [markdown_row(head), "|---|---|" + "---:|" * 4 + "---|---|---|", *map(markdown_row, body)]
     return "\n".join([*lines, "", *(f"- {note.replace('*', chr(92) + '*')}" for note in notes)]) + "\n"

@@ -227,7 +227,7 @@ def test_copies_in_both_ends_but_not_between_are_different(tmp_path: Path) -> No
     assert keys[0] == keys[2] != keys[1]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
 @given(contents=st.lists(st.binary(min_size=1, max_size=2), min_size=1, max_size=12))
 def test_keys_are_equal_exactly_for_equal_contents(tmp_path: Path, contents: list[bytes]) -> None:
     files = []

@@ -83,7 +83,7 @@ class StoredFile:
         raise DamagedFileError(f"array {path} is missing")
 
     def _walk(self, path: str, address: int, above: tuple[int, ...], depth: int) -> Attributes:
-        """Read an object and all objects below it, and return its attributes."""
+        """Read an object and all objects below it, and return its attributes; ``above`` are the groups it lies in."""
         messages = list(header_messages(self._reader, address))
         attributes = read_attributes(self._reader, messages)
         kinds = {kind for kind, _, _ in messages}
@@ -131,6 +131,7 @@ def _read_links(reader: ByteReader, messages: list[Message]) -> Iterator[tuple[s
 
 
 def _read_link(data: bytes) -> tuple[str, int | str]:
+    """Read one name of a group, with the address of its object or what is wrong."""
     cursor = Cursor(data, "a name")
     version, flags = cursor.number(1), cursor.number(1)
     if version != 1:
@@ -144,7 +145,7 @@ def _read_link(data: bytes) -> tuple[str, int | str]:
 
 
 def _links_of_symbol_table(reader: ByteReader, tree: int, heap_address: int) -> Iterator[tuple[str, int | str]]:
-    """Read the names of an old group: a tree of symbol tables, and a heap of their names."""
+    """Read the names of a group in its old form, a tree of symbol tables and a heap of names; yields as _read_links."""
     what = f"the group at {tree}"
     head = Cursor(reader.read(heap_address, 32, what), what)
     if head.take(5) != b"HEAP\0":

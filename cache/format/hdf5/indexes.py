@@ -113,6 +113,7 @@ class FractalHeap:
                 start += size
 
     def _direct_block(self, address: int, start: int, size: int) -> bytes:
+        """Read one block that holds objects."""
         data = self._source.read(address, size, self._what)
         cursor = Cursor(data, self._what)
         if cursor.take(5) != b"FHDB\0" or cursor.number(8) != self._address:

@@ -48,7 +48,13 @@ class ByteReader:
         self._heaps: dict[int, dict[int, bytes]] = {}
 
     def read(self, address: int, length: int, what: str) -> bytes:
-        """Read a structure. Raises DamagedFileError if it lies outside the file, or all structures exceed the limit."""
+        """Read the bytes of a structure, which messages call ``what``.
+
+        Raises
+        ------
+        DamagedFileError
+            If the bytes lie outside the file, or all structures read so far exceed the limit.
+        """
         if address + length > self.size:
             raise DamagedFileError(f"{what} lies outside the file")
         self._left -= length + 8  # empty structures are counted too

@@ -165,6 +165,7 @@ def read_attributes(reader: ByteReader, messages: list[Message]) -> Attributes:
 
 
 def _add_attribute(reader: ByteReader, attributes: Attributes, data: bytes, message_flags: int) -> None:
+    """Read one attribute from its message, or note why it cannot be read."""
     cursor = Cursor(data, "an attribute")
     version, flags, sizes = cursor.number(1), cursor.number(1), [cursor.number(2) for _ in range(3)]
     if version not in (1, 2, 3) or message_flags & SHARED:
@@ -188,6 +189,7 @@ def _add_attribute(reader: ByteReader, attributes: Attributes, data: bytes, mess
 
 
 def _attribute_value(reader: ByteReader, kind: Cursor, space: Cursor, data: Cursor) -> Any:
+    """Return the value of an attribute from the three parts of its message: type, shape and data."""
     stored, shape = _read_type(kind), _read_shape(space)
     if shape is None:
         raise DamagedFileError("is empty, without a value")

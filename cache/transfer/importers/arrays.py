@@ -212,20 +212,29 @@ def roles_of(names: Iterable[str]) -> Roles:
 def choose_pairs(
     roles: Roles, requested: Mapping[str, tuple[str, ...]], source: object
 ) -> tuple[dict[str, list[Pair]], list[str]]:
-    """Decide which pairs make up which split.
+    """Decide which pairs of features and labels make up each split.
 
-    A choice of the user comes first. Else a split takes the pair with its name; among several numbers of shots, the
-    largest. A pair without a split in its names is training data if no other is.
+    What the user chose comes first. Any other split takes the pair with its name; of several, the one with the most
+    shots. A pair that names no split becomes the train split if no pair names that.
+
+    Parameters
+    ----------
+    roles : Roles
+        The arrays that there are.
+    requested : mapping of str to tuple of str
+        The user's choice: names of arrays by split.
+    source : object
+        The file or folder, for messages.
 
     Returns
     -------
     dict of str to list of Pair, list of str
-        By split, and notes on what was decided unasked.
+        Pairs by split; and notes on what was decided without the user.
 
     Raises
     ------
     InputError
-        If there is no pair at all, or none of a name that was given.
+        If there is no pair at all, or a name that the user gave belongs to none.
     """
     if not roles.pairs:
         raise InputError(
@@ -264,7 +273,7 @@ def _named(key: str, split: str, roles: Roles, source: object) -> Pair:
 
 
 def _role_of_name(parts: list[str]) -> tuple[str | None, tuple[str, ...]]:
-    """Return the role among the parts of a name, and the parts that are neither a role nor ignored."""
+    """Return the role that a name's parts say (features, labels, ids or None), and the other parts of meaning."""
     role, remaining = None, []
     for part in parts:
         for name, meanings in (("features", _FEATURES), ("labels", _LABELS), ("ids", _IDS)):

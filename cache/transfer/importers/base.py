@@ -121,7 +121,7 @@ class Importer(ABC):
         folder : Path
             An empty folder.
         splits : mapping of str to (ndarray of shape (n, d), ndarray of shape (n,))
-            Features and labels of ``train`` and, at choice of the test, ``val`` and ``test``. The features are of
+            Features and labels of ``train``, and perhaps of ``val`` and ``test``. The features are of
             unit length and exact in float16; every class has as many rows of ``train`` as any other.
 
         Returns

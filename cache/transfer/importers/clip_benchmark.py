@@ -24,7 +24,7 @@ class CLIPBenchmark(Importer):
     def read(cls, path: Path, options: ImportOptions) -> ForeignFeatures:
         """Read the folder.
 
-        Older versions call the test set ``val``: where there is no ``test``, that is what it becomes.
+        Older versions of CLIP_benchmark call the test set ``val``; without a ``test``, ``val`` is imported as ``test``.
         """
         files = _files(path)
         if not files:
@@ -50,6 +50,7 @@ class CLIPBenchmark(Importer):
 
 
 def _files(path: Path) -> list[Path]:
+    """Return the files of features and targets of each split."""
     return [
         file
         for features in sorted(path.glob("features_*.pt"))

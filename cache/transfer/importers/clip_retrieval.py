@@ -32,8 +32,8 @@ class CLIPRetrieval(Importer):
     def read(cls, path: Path, options: ImportOptions) -> ForeignFeatures:
         """Read the embeddings and labels of every split.
 
-        Labels are a column of the metadata (``label``, ``class_name``, ``class``, ``cls`` or ``target``, or the one
-        that was named); without any, the name of each image's folder.
+        Labels come from the column of the metadata that the user named, else from one called ``label``,
+        ``class_name``, ``class``, ``cls`` or ``target``, else from the name of each image's folder.
         """
         folders = _folders(path, options.split)
         if not folders:

@@ -42,11 +42,13 @@ class CoOpFeatures(Importer):
 
 
 def _files(path: Path) -> list[Path]:
+    """Return the archive of each split that is there."""
     files = [path / f"{split}.npz" for split in _SPLITS]
     return [file for file in files if _members(file) >= _NEEDED]
 
 
 def _members(file: Path) -> set[str]:
+    """Return the names of the arrays in an archive."""
     try:
         return set(zipfile.ZipFile(file).namelist()) if file.is_file() else set()
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):

@@ -26,7 +26,7 @@ class TipAdapterCache(Importer):
 
     @classmethod
     def read(cls, path: Path, options: ImportOptions) -> ForeignFeatures:
-        """Read the folder: the keys, each the unit-length mean of a training image's views, become the train split."""
+        """Read the folder; the keys, means over each training image's views at unit length, become the train split."""
         known = _shots(path)
         if not known:
             raise InputError(f"{path} is no cache of Tip-Adapter: keys_16shots.pt and values_16shots.pt are expected")

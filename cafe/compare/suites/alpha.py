@@ -20,7 +20,7 @@ class Alpha(Suite):
     layout = ReportLayout(axis="x", axis_label="alpha (weight of the adapted image feature)", scale="linear")
 
     def series(self, features: Features, experiment: Experiment) -> Sequence[Series]:
-        """Return one series for each value, all of one line."""
+        """Return one series for each value; together they are one line of the figure."""
         values = experiment.values or VALUES
         for value in values:
             if not 0 <= value <= 1:

@@ -41,13 +41,13 @@ class BaseToNew(Suite):
         base_experiment = replace(experiment, features=tuple(base for base, _ in halves))
         for position, series, fit in self.fits(base_experiment):
             base = Outcome(named_row(series, fit.row, part=BASE), fit.correct)
-            new = _tested(fit, series, halves[position][1])
+            new = _score_on_new(fit, series, halves[position][1])
             outcomes += [base, new, _mean(base, new)]
         return outcomes
 
 
-def _tested(fit: Fitted, series: Series, new: Features) -> Outcome:
-    """Score a fitted method on the new classes, or say why it cannot."""
+def _score_on_new(fit: Fitted, series: Series, new: Features) -> Outcome:
+    """Score a method fitted on the base classes on the new ones; a method that cannot gets a row that says why."""
     test = new.split("test")
     unmeasured: dict[str, Any] = {**fit.row, "n_test": len(test), "zero_shot_acc1": zero_shot_accuracy(new, test)}
     unmeasured.update(dict.fromkeys(METRIC_FIELDS))

@@ -11,7 +11,7 @@ SUITE = "baselines"
 
 
 def first_series(features: Features) -> Series:
-    """Return zero-shot under the name that it has on this data set: without text it is ``class-means``."""
+    """Return the series without training: zero-shot, or without text features ``class-means``."""
     return Series("zero-shot" if features.text_features is not None else "class-means", "zero-shot")
 
 

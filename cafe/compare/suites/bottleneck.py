@@ -21,7 +21,7 @@ class Bottleneck(Suite):
     layout = ReportLayout(axis="x", axis_label="reduction (bottleneck width is d / reduction)")
 
     def series(self, features: Features, experiment: Experiment) -> Sequence[Series]:
-        """Return zero-shot and one series for each width, all of one line."""
+        """Return zero-shot and one series for each width; together the widths are one line of the figure."""
         values = [int(value) for value in experiment.values or VALUES]
         if min(values) < 1 or list(values) != list(experiment.values or VALUES):
             raise InputError(f"suite 'bottleneck' takes whole numbers of at least 1, but got {experiment.values}")

@@ -48,7 +48,11 @@ class Methods(Suite):
     title = "Methods"
 
     def series(self, features: Features, experiment: Experiment) -> Sequence[Series]:
-        """Return zero-shot and every other method by name."""
+        """Return zero-shot, every other method by its name, and the methods that can weigh templates doing so.
+
+        Costly methods are left out, with a note, unless the user included them; templates are weighed where classes
+        have several prompts.
+        """
         series = [first_series(features)]
         for name in method_names():
             if name == "zero-shot":

@@ -34,7 +34,7 @@ class Paper(Suite):
         )
 
     def run(self, experiment: Experiment) -> list[Outcome]:
-        """Run on the given caches, and name the data sets of the paper without a cache."""
+        """Run on the given caches, with a note that names those of the paper's data sets that have none."""
         present = {dataset_name(features) for features in experiment.features}
         missing = [name for name in PAPER_DATASETS if name not in present]
         if missing:

@@ -54,14 +54,14 @@ class Shift(Suite):
         for _, series, fit in self.fits(experiment, [0]):
             outcomes.append(Outcome(named_row(series, fit.row, part=dataset_name(source)), fit.correct))
             for target, target_columns, frozen in zip(targets, columns, zero_shot, strict=True):
-                outcome = _tested(fit, series, target, target_columns)
+                outcome = _score_on_target(fit, series, target, target_columns)
                 outcome.row["zero_shot_acc1"] = frozen
                 outcomes.append(outcome)
         return outcomes
 
 
 def _columns(source: Features, target: Features) -> NDArray[np.int64]:
-    """Return the columns of the source's classes that the target's classes are, after checking the encoders."""
+    """Return the class row in the source of each class of the target, after checking that both have one encoder."""
     if encoder_name(source) != encoder_name(target):
         raise InputError(
             f"{dataset_name(target)} was encoded by {encoder_name(target)} and {dataset_name(source)} by "
@@ -71,7 +71,7 @@ def _columns(source: Features, target: Features) -> NDArray[np.int64]:
 
 
 def _zero_shot(source: Features, target: Features, columns: NDArray[np.int64]) -> float | None:
-    """Return the zero-shot accuracy on the target with the source's text, None without text."""
+    """Return the zero-shot accuracy on the target with the source's text of its classes (``columns``), None without."""
     if source.text_features is None:
         return None
     text = source.text_features[:, columns]
@@ -80,8 +80,8 @@ def _zero_shot(source: Features, target: Features, columns: NDArray[np.int64]) -
     )
 
 
-def _tested(fit: Fitted, series: Series, target: Features, columns: NDArray[np.int64]) -> Outcome:
-    """Score a fitted method on another test set, whose classes are these columns of the ones learned."""
+def _score_on_target(fit: Fitted, series: Series, target: Features, columns: NDArray[np.int64]) -> Outcome:
+    """Score a fitted method on another test set; ``columns`` has the learned class of each of its classes."""
     test = target.split("test")
     known = len(fit.task.features.class_names)
     probabilities = restricted(full_probabilities(fit.estimator, fit.inputs_of(test), known), columns)

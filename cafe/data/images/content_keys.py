@@ -1,4 +1,4 @@
-"""Content keys: the same for identical files, and made without reading every file."""
+"""Content keys: equal for identical files, and made without reading most of them."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def read_content(path: Path, sample_id: str) -> bytes:
 
 
 def as_rgb(image: Image.Image, sample_id: str) -> Image.Image:
-    """Return an open image as RGB, by the same rules; the image itself is not changed.
+    """Return an open image as RGB, by the rules of the module's table; the image itself is not changed.
 
     Parameters
     ----------

@@ -34,6 +34,7 @@ class ArrowImages:
     """
 
     def __init__(self, origin: object, split: str, rows: Any, chosen: Mapping[str, str]) -> None:
+        """Find the image and label columns, or take the chosen ones."""
         import datasets
 
         self._origin, self.split = origin, split
@@ -123,14 +124,27 @@ class ArrowImages:
 
 
 def load_local(path: Path, only: Collection[str] | None = None) -> dict[str, Any]:
-    """Load a folder of ``save_to_disk`` or parquet files, by split; ``only`` names the splits of parquet to load.
+    """Load a folder of ``save_to_disk``, or of parquet files, as a table for each split.
+
+    Parameters
+    ----------
+    path : Path
+        The folder, or one parquet file.
+    only : collection of str, default=None
+        Splits to load of parquet files, since preparing each takes time; None loads all. A folder of ``save_to_disk``
+        is mapped into memory at no cost, so all its splits are returned.
+
+    Returns
+    -------
+    dict of str to datasets.Dataset
+        The table of each split; a table without splits is ``train``.
 
     Raises
     ------
     MissingDependencyError
         If ``datasets`` is not installed.
     InputError
-        If it is neither, or cannot be read.
+        If the path is neither such a folder nor parquet, or cannot be read.
     """
     library = load_library()
     if not path.exists():

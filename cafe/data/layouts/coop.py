@@ -1,4 +1,4 @@
-"""Data sets in CoOp's layout: an image folder and a published ``split_zhou_*.json``, and how that file is read.
+"""Data sets in CoOp's layout: an image folder and a published ``split_zhou_*.json``; and the reading of that file.
 
 A split file is ``{"train": [[path, label, class name], ...], "val": ..., "test": ...}``.
 

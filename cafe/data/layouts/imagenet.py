@@ -98,11 +98,13 @@ class ImageNetLayout(ImageFiles, NamedDataset):
 
     @classmethod
     def _class_names_missing(cls, root: Path) -> str:
+        """Say where the file of class names is expected."""
         expected = root / cls.folder / CLASS_FILE
         return f"{cls.name}: the class names are expected in {expected}; it is published at {SPLITS_PUBLISHED_AT}"
 
     @classmethod
     def _present(cls, root: Path) -> dict[str, str]:
+        """Return the split folders that exist."""
         return {split: below for split, below in cls.split_folders.items() if (root / cls.folder / below).is_dir()}
 
     def _classes(self, folder: Path, names: dict[str, str]) -> dict[str, str]:
@@ -121,6 +123,7 @@ class ImageNetLayout(ImageFiles, NamedDataset):
         return classes
 
     def _split(self, split: str, classes: dict[str, str]) -> ImageSplit:
+        """List the images of a split's class folders; ``classes`` has the folder name of each class by WordNet id."""
         ids: list[str] = []
         labels: list[int] = []
         sizes: list[int] = []
@@ -159,6 +162,7 @@ def read_class_names(path: Path) -> dict[str, str]:
 
 
 def _class_file(root: Path, folder: str) -> Path:
+    """Return the file of class names of this data set, else ImageNet's own."""
     # CoOp's guide copies ImageNet's file into the folder of every variant; ImageNet's own file serves as well.
     own, shared = root / folder / CLASS_FILE, root / "imagenet" / CLASS_FILE
     return shared if shared.is_file() and not own.is_file() else own

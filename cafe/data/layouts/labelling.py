@@ -1,4 +1,4 @@
-"""Makes classes and splits of rows with a label and perhaps a split."""
+"""Turns rows, each with a label and perhaps a split, into classes and splits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SPLIT_OF = {
 
 @dataclass(frozen=True)
 class Labelled:
-    """Rows with their classes and splits.
+    """Rows numbered by class and sorted into splits.
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ def read_class_list(folder: Path) -> list[str] | None:
     Raises
     ------
     InputError
-        If it is no UTF-8 text.
+        If the file is no UTF-8 text.
     """
     path = folder / CLASS_FILE
     if not path.is_file():
