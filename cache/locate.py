@@ -262,7 +262,7 @@ def check_removable(path: Path, folder: Path, *, damaged: bool = False) -> None:
     CacheError
         If there is no such file.
     InputError
-        If it is no cache.
+        If the file is no cache.
     """
     try:
         summarise(path)

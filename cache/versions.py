@@ -36,7 +36,7 @@ def old_versions(paths: Iterable[Path]) -> dict[Path, Path]:
 
     A newer cache replaces an older one if both are of a data set of the same name, encoder, templates and options
     (views, draws, dtype, shares of the split), if the newer has all splits of the older, and if at least half of the
-    images of the smaller are in the larger. Caches that differ in templates or class names alone stand side by side.
+    images of the smaller are in the larger. Caches that differ in templates or class names alone replace nothing.
     Imported caches are no versions of anything.
 
     Parameters

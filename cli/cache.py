@@ -308,6 +308,7 @@ def rm(
 
 
 def _line(cache: CacheSummary, current: Path | None, *, old: bool) -> list[str]:
+    """Return the line of a cache in the list of caches."""
     mark = CURRENT if cache.path == current else ""
     if cache.damaged is not None:
         return [mark, cache.path.name, "damaged", "", "", "", size(cache.bytes), ""]
@@ -317,6 +318,7 @@ def _line(cache: CacheSummary, current: Path | None, *, old: bool) -> list[str]:
 
 
 def _described(document: dict[str, Any]) -> str:
+    """Return names and values for `cafe cache info`."""
     splits = ", ".join(f"{name} {n:,}" for name, n in document["splits"].items())
     classes, templates = document["class_names"], document["templates"]
     pairs = {
@@ -336,6 +338,7 @@ def _described(document: dict[str, Any]) -> str:
 
 
 def _why_no_templates(document: dict[str, Any]) -> str:
+    """Say why a cache has no templates."""
     text = document["provenance"].get("text")
     if text is None:
         return "none, and no text features"
@@ -345,4 +348,5 @@ def _why_no_templates(document: dict[str, Any]) -> str:
 
 
 def _first(names: list[str], limit: int = 6) -> str:
+    """Join the first names, with dots for the others."""
     return ", ".join(names[:limit]) + (f", ... ({len(names) - limit} more)" if len(names) > limit else "")

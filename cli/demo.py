@@ -113,6 +113,7 @@ def _headline(screen: Screen, text: str) -> None:
 
 
 def _farewell(screen: Screen, run: Path, cache_dir: Path | None, seconds: float) -> None:
+    """Say where figure and report are, and which commands to try next."""
     where = "" if cache_dir is None else f" --cache-dir {cache_dir}"
     screen.say(f"\nfigure: {run / 'figure.png'}\nreport: {run / 'report.html'}\nall in {duration(seconds)}; next, try:")
     screen.next_steps(

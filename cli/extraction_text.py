@@ -28,6 +28,7 @@ def shown_on(images: Progress, text: Progress, screen: Screen | None = None) -> 
     told = False
 
     def tell(state: ExtractionProgress) -> None:
+        """Show the state of the extraction."""
         nonlocal told
         if screen is not None and state.kept and not told:
             told = True

@@ -121,6 +121,7 @@ def _count_or_blank(caches: Sequence[str]) -> str:
 
 
 def _list_entries(folder: str, constant: str, key: str, title: str, json: bool, quiet: bool) -> None:
+    """List the entries of a folder whose files set a ``constant``; ``key`` is what JSON calls them."""
     with Screen(json=json, quiet=quiet) as screen:
         known = [{"name": entry.name, "summary": entry.summary} for entry in entries(folder, constant).values()]
         body = [[entry["name"], entry["summary"]] for entry in known]

@@ -35,7 +35,7 @@ def predict(
         typer.Argument(
             metavar="IMAGE|FOLDER|-...",
             help="Images, folders of images at any depth, patterns such as 'photos/*.jpg'; - reads a list of these "
-            "from standard input, one on each line. Where its folders are called as the classes, a folder is evaluated "
+            "from standard input, one on each line. A folder whose folders have the names of the classes is evaluated "
             "as well.",
         ),
     ],
@@ -54,7 +54,7 @@ def predict(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE.csv", help="Write a table, one image a line, in place of the lines here."),
+        typer.Option("--out", metavar="FILE.csv", help="Write a table, one image a line, instead of printing."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file that --out names.")] = False,
     top: Annotated[int, typer.Option("--top", metavar="N", help="How many classes to name for each image.")] = 3,
@@ -236,6 +236,7 @@ def _labelled_folder(
 
 
 def _line(prediction: Prediction, widest: int) -> str:
+    """Return the line of an image: its name and its most probable classes."""
     guesses = "  ".join(f"{name} {100 * probability:.1f} %" for name, probability in prediction.classes)
     said = f"unknown (nearest: {guesses})" if prediction.unknown else guesses
     among = "" if prediction.set is None else f"  in {{{', '.join(prediction.set)}}}"
@@ -260,6 +261,7 @@ def _tell_left_out(others: Sequence[str], unreadable: Sequence[Prediction], scre
 
 
 def _answer(document: dict[str, Any], evaluation: Evaluation | None, n_named: int, screen: Screen) -> None:
+    """Write what --json asks for, or the evaluation of a folder of labelled images."""
     lines = []
     if document["out"] is not None:
         lines.append(f"{counted(n_named, 'image')} named in {document['out']}")

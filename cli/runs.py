@@ -28,7 +28,7 @@ def _runs(context: typer.Context) -> None:
 
 @app.command("ls")
 def ls(cache_dir: CacheDir = None, json: Json = False, quiet: Quiet = False) -> None:
-    """List the runs, the one last used or made first; that one is marked, and is taken where none is named."""
+    """List the runs, the one last used or made first; it is marked, and commands take it unless they name another."""
     from cafe.files import cache_dir as cache_folder
     from cafe.runs import list_runs
 
@@ -116,6 +116,7 @@ def rm(
 
 
 def _line(run: RunSummary, current: Path | None) -> list[str]:
+    """Return the line of a run in the list of runs."""
     mark = CURRENT if run.path == current else ""
     if run.damaged is not None:
         return [mark, run.name, "damaged", "", "", "", size(run.bytes), ""]
@@ -124,6 +125,7 @@ def _line(run: RunSummary, current: Path | None) -> list[str]:
 
 
 def _described(run: RunSummary, classes: list[str], row: dict[str, Any]) -> str:
+    """Return names and values for `cafe runs info`."""
     from cafe.cli.fit_text import described_fit
 
     shown = ", ".join(classes[:6]) + (f", ... ({len(classes) - 6} more)" if len(classes) > 6 else "")

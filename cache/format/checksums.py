@@ -49,7 +49,7 @@ class RowsSha256:
     Parameters
     ----------
     shape : tuple of int
-        Of the whole array.
+        Shape of the whole array.
     dtype : dtype
         As stored.
     """

@@ -169,7 +169,7 @@ def _check_root_of_version_1(file: StoredFile) -> None:
     Raises
     ------
     ValueError
-        If it differs.
+        If that checksum differs.
     """
     sums = {name: str(array.attrs.get(layout.ARRAY_SHA256)) for name, array in file.arrays.items()}
     sound = all(
@@ -332,7 +332,7 @@ class CacheSummary:
     n_templates: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values."""
+        """Return the summary as JSON values."""
         return {**asdict(self), "path": str(self.path)}
 
 

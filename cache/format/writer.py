@@ -38,7 +38,7 @@ class StreamedArray:
     Attributes
     ----------
     shape : tuple of int
-        Of the whole.
+        Shape of the whole array.
     dtype : dtype
         As stored.
     """
@@ -127,7 +127,7 @@ def write_arrays(
     arrays : mapping of str to ndarray or StreamedArray
         By path within the file.
     attributes : mapping
-        Of the root, without the checksum.
+        Attributes of the root, without the checksum.
     parts : iterable of (str, index, ndarray)
         Parts of the streamed arrays, in any order; the iterable is read once. An array whose parts arrive in the order
         of its bytes (rows ``a:b``, or rows ``i, a:b`` of an array of three axes) is hashed as it is written; any other

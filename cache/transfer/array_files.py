@@ -41,7 +41,7 @@ def load_tensor_file(path: Path) -> Any:
     Raises
     ------
     InputError
-        If it holds anything else: such a file could run code, so it is not opened.
+        If the file holds anything else: it could run code, so it is not opened.
     """
     import pickle
 
@@ -73,7 +73,7 @@ def as_array(tensor: Any, where: Path | str) -> NDArray[Any]:
     Raises
     ------
     InputError
-        If it is no tensor, or a sparse, nested, quantised or complex one, or one without data.
+        If the object is no tensor, or is a sparse, nested, quantised or complex one, or one without data.
     """
     import torch
 

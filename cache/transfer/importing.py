@@ -60,7 +60,7 @@ class ImportSummary:
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values."""
+        """Return the summary as JSON values."""
         features = self.features
         return {
             "path": str(self.path),

@@ -40,7 +40,7 @@ def merge_caches(paths: Sequence[Path | str], out: Path | str) -> Path:
     InputError
         If there are fewer than two, ``out`` exists, or two hold a split of the same name or the same sample.
     CacheError
-        If they come from different data sets or encoders; the message names every field that differs.
+        If the caches come from different data sets or encoders; the message names every field that differs.
     """
     out = Path(out)
     if len(paths) < 2:

@@ -353,7 +353,7 @@ class Promises:
     def from_saved(cls, saved: Mapping[str, Any], scoring_fit: Any) -> Self:
         """Read what :meth:`to_save` wrote.
 
-        Older runs hold a temperature that was fitted and never used; their predictions stay as they were.
+        Runs of older versions hold a fitted temperature that predictions did not use: 1 is used for them, as then.
         """
         temperature = float(saved.get(_USED_TEMPERATURE, 1.0))
         return cls(temperature, saved["unknown_scores"], saved["means"], scoring_fit, saved["own_scores"])

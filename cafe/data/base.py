@@ -93,11 +93,11 @@ class Dataset(ABC):
         Raises
         ------
         UnreadableImageError
-            If it cannot be decoded.
+            If the image cannot be decoded.
         """
 
     def content(self, split: str, index: int) -> bytes | None:
-        """Return the bytes of one encoded image as they stand in its file, archive or table.
+        """Return the bytes of one encoded image, unchanged, from its file, archive or table.
 
         Extraction recognises an image by its bytes, and decodes them with :mod:`cafe.data.images.decoding`. Where they
         are None, which is the default, extraction calls :meth:`image` instead. Calls come as those of :meth:`image`.
@@ -109,7 +109,7 @@ class Dataset(ABC):
         Raises
         ------
         UnreadableImageError
-            If they cannot be read.
+            If the bytes cannot be read.
         """
         return None
 

@@ -20,7 +20,7 @@ _SPLITS = ("train", "val", "test")
 class FGVCAircraft(ImageFiles, NamedDataset):
     """FGVC-Aircraft: 10,000 photographs of 100 variants of aircraft.
 
-    Classes stand in the order of ``variants.txt``. Expected below the root: ``fgvc_aircraft/variants.txt``,
+    Classes are in the order of ``variants.txt``. Expected below the root: ``fgvc_aircraft/variants.txt``,
     ``fgvc_aircraft/images_variant_{train,val,test}.txt`` and ``fgvc_aircraft/images/NNNNNNN.jpg``.
     """
 

@@ -26,7 +26,7 @@ class ImageFolder(ImageFiles, Source):
     """A folder with one folder of images per class, with or without train, val and test folders.
 
     Classes are sorted by folder name, numbers as numbers; in class names ``_`` becomes a space. Split folders are
-    ``train``, ``val`` (or ``valid``, ``validation``) and ``test``; they count as such if no other folder stands beside
+    ``train``, ``val`` (or ``valid``, ``validation``) and ``test``; they count as such if no other folder is beside
     them. ``train`` alone, or a folder without split folders, is split by hash (see :mod:`cafe.protocol.partition` and
     :mod:`cafe.data.images.content_keys`). Folders within a class folder count to that class. If a folder holds a single
     folder and nothing else, that folder is read instead. Hidden files are ignored.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cafe.errors import InputError
 
-FALSE_ALARMS = 0.05  # the rate that stands for "auto"
+FALSE_ALARMS = 0.05  # the rate that "auto" means
 DISTANCE_WEIGHT = 0.25  # see combined_score
 _ROWS = 1024  # of one block: 1024 x 16,000 training images in float32 are 64 MB
 

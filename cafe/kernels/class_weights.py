@@ -223,7 +223,10 @@ class ClassWeightStep:
         part: int | slice,
         losses: Tensor | None,
     ) -> Tensor:
-        """Return D times the number of rows, or D itself where rows have weights; adds a block's share to losses."""
+        """Return softmax minus one-hot labels, times the rows' weights v if they have any; add the losses of a block.
+
+        ``part`` is the place of the block's configurations in ``losses``; ``share`` is what a row counts there.
+        """
         # Logits of plain products are needed no longer.
         errors = self.buffers("errors", logits, *logits.shape) if self.shape.cosines else logits
         full = logits if offset is None else torch.add(logits, offset, out=errors)

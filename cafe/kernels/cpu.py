@@ -273,7 +273,11 @@ class CpuAdapterStep:
         b: int,
         losses: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """Return G, q, dq (None without an adapter) and the block's sum_i D_ij L_ij (None where text is fixed)."""
+        """Return G, q, dq (None without an image adapter) and the block's sum_i D_ij L_ij (None where text is fixed).
+
+        Letters are those of the module. ``block`` has the numbers of the rows in ``x``, ``part`` is the place of their
+        configurations in the stack, and ``b`` is the size of the whole batch.
+        """
         q, r = (x, self.row_r[block]) if image is None else (image.q, image.r)
         error, along, dots = self.errors(self._times("cosines", q, classes.mT), r, block, part, b, losses)
         if image is None:
@@ -369,7 +373,7 @@ class CpuAdapterStep:
         return Side(name, x, weights, ratio, self.shape.form, self.buffers)
 
     def _ratio_inputs(self, name: str, x: Tensor, part: int | slice) -> tuple[Tensor, Tensor]:
-        """Return the rows that get a ratio, ([k,] rows, d), and the mean of the other side."""
+        """Return the inputs of learned ratios of a side: its rows, ([k,] rows, d), and the other side's mean."""
         if name == "text":
             return self.text, _span({"": self.feature_mean}, part)[""]
         return (x[None] if isinstance(part, int) else x), self.text_mean
@@ -496,7 +500,7 @@ def _rows(value: Tensor, rows: slice | None) -> Tensor:
 
 
 def _row_slices(product: Tensor) -> list[slice] | list[None]:
-    """Cut ([k,] rows, c) into rows that softmax works on at a time; None is all of them."""
+    """Return slices of the rows of ([k,] rows, c) for softmax to work on one by one; ``[None]`` means all at once."""
     n, c = product.shape[-2:]
     rows = max(1, SOFTMAX_NUMBERS * n // product.numel())
     if rows >= n:

@@ -269,6 +269,7 @@ def _load_of_others() -> float:
 
 
 def _question(timed: StepSizes) -> str:
+    """Return the text under which the fastest way for these sizes is remembered."""
     shape = timed.shape
     return (
         f"adapter step, revision {REVISION}, {shape.variant}, {shape.form}, batch {timed.batch}, width {timed.width}, "

@@ -27,7 +27,7 @@ class Update(Protocol):
 
 
 def empty_in_a_row(like: dict[str, Tensor], dtype: torch.dtype | None = None) -> dict[str, Tensor]:
-    """Return uninitialised tensors of those shapes that lie one after the other in memory, so that one call does all.
+    """Return empty tensors of the shapes of ``like``, one after the other in memory, so that one call updates all.
 
     Examples
     --------

@@ -26,7 +26,7 @@ def check_overlap(train: Split, test: Split) -> None:
     Raises
     ------
     InputError
-        If they share a sample id, or a row of image features, byte for byte. Rows of zeros, and rows that are
+        If the splits share a sample id, or a row of image features, byte for byte. Rows of zeros, and rows that are
         not finite, are no evidence and do not count. The message says how many there are and names the first.
 
     Examples
@@ -53,13 +53,13 @@ def check_overlap(train: Split, test: Split) -> None:
 
 
 class SharedImagesWarning(CafeWarning):
-    """Some validation images stand in the test split too, and were left out of validation."""
+    """Some validation images are in the test split too, and were left out of validation."""
 
 
 def without_shared(val: Split, test: Split) -> Split:
     """Return the validation rows that are not in the test split, with a warning where some are.
 
-    Published splits hold a few such pairs (one image of Oxford Flowers stands in val and in test). A validation image
+    Published splits hold a few such pairs (one image of Oxford Flowers is in val and in test). A validation image
     is dispensable, so it is left out, where a training image that is tested on is refused.
 
     Parameters

@@ -29,7 +29,7 @@ under which its expectation cannot be. The p-value is P(|T| >= |d[., .]|), and t
 quantile. tests/protocol/test_paired_simulation.py simulates how often it errs and how often its interval holds.
 
 With one seed only images vary, A = 0, B = MS_image / n, and the answer holds for that draw alone. McNemar's exact test
-of each seed stands beside it. Several comparisons in one column are corrected by Holm's method.
+of each seed is given beside it. Several comparisons in one column are corrected by Holm's method.
 
 Sources: Dorfman, Berbaum and Metz (1992), Investigative Radiology 27, for the analysis of variance; Fisher (1935),
 Annals of Eugenics 6, and Robinson (1976), Annals of Statistics 4, for the distribution and that its test errs on the

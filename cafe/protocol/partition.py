@@ -32,7 +32,7 @@ def read_shares(text: str) -> Shares:
     Raises
     ------
     InputError
-        If they are not two or three whole numbers that sum to 100, or the first is 0.
+        If the text is not two or three whole numbers that sum to 100, or the first is 0.
 
     Examples
     --------

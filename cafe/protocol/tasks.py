@@ -82,7 +82,7 @@ def make_task(features: Features, shots: int | None, seed: int, check: bool = Tr
     Warns
     -----
     SharedImagesWarning
-        If validation images stand in the test split; they are left out.
+        If validation images are in the test split; they are left out.
     """
     for name in ("train", "test"):
         if name not in features.splits:

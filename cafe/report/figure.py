@@ -272,7 +272,7 @@ class _LinePlot(_Plot):
                 ends.append((self.shown_label(line), height, self.theme.muted))
             elif line.points:
                 number, lines = self.styles[line.label], len(self.styles)
-                # Lines stand a little beside each other, so that the error bars of close methods can all be read.
+                # Lines are a little beside each other, so that the error bars of close methods can all be read.
                 beside = min(self.shift, 0.3 / lines) * (number - (lines - 1) / 2) * _smallest_distance(positions)
                 moved = {column: x + beside for column, x in positions.items()}
                 ends.append((line.label, *self._draw_line(axes, line, moved, metric)))
@@ -348,7 +348,7 @@ def keep_apart(heights: Sequence[float], gap: float, low: float, high: float) ->
     Parameters
     ----------
     heights : sequence of float
-        Where each label would stand if it were alone.
+        Height that each label would have alone.
     gap : float
         Least distance between two labels.
     low, high : float
@@ -357,7 +357,7 @@ def keep_apart(heights: Sequence[float], gap: float, low: float, high: float) ->
     Returns
     -------
     list of float
-        Where each label stands, in the order of ``heights``.
+        Height of each label, in the order of ``heights``.
 
     Examples
     --------

@@ -113,7 +113,7 @@ class Leaderboard:
 
     @property
     def caution(self) -> str:
-        """Say how the method that is kept stands, and why the table is not to be chosen by."""
+        """Say how the kept method compares with the best, and why no method may be chosen by this table."""
         kept = next((entry for entry in self.entries if entry.kept), None)
         parts = []
         if kept is not None:
@@ -146,7 +146,7 @@ class Leaderboard:
         return lines
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values."""
+        """Return the leaderboard as JSON values."""
         rows = [
             {
                 "label": entry.label, **entry.row, "standing": entry.standing, "p_value": entry.p_value,

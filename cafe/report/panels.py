@@ -28,13 +28,13 @@ _NOT_PERCENT = ("nll", "silhouette", "scatter_ratio")
 ORACLE_MARK = "†"
 ORACLE_NOTE = f"{ORACLE_MARK} settings chosen on the test set (oracle-test): an upper bound, not a result."
 BEST_MARK = "°"
-# Explains a value in brackets: it stands in a column of shots that it does not use.
+# Explains a value in brackets: it is shown in a column of shots that its method does not use.
 CONSTANT_NOTE = "( ) uses no shots: the same in every column, and compared with the others there."
 _TEST = "(paired test over test images and seeds, Holm-corrected p ≥ 0.05)."
 
-# A fit on all training images has no number of shots; it stands after every number.
+# A fit on all training images has no number of shots; its column comes after every number.
 ALL_SHOTS = math.inf
-# Where a parameter is varied, a method that does not have it stands in a column of its own.
+# Where a parameter is varied, a method without it has a column of its own.
 WITHOUT = "none"
 Column = float | str
 
@@ -68,7 +68,7 @@ class MeanStd:
         Number of seeds.
     is_best : bool, default=False
         Whether it is the best of those measured with the same number of shots on the same part of the test, or not
-        distinguishable from it; see :func:`best_note` for where those stand in the table.
+        distinguishable from it; see :func:`best_note` for their place in the table.
     """
 
     mean: float
@@ -84,7 +84,7 @@ class Line:
     Attributes
     ----------
     label : str
-        As it stands in tables and figures; where anything was chosen on the test set, it ends in a mark.
+        Name of the line in tables and figures; where anything was chosen on the test set, it ends in a mark.
     oracle : bool
         Whether anything was chosen on the test set.
     chosen_on : dict of column to str

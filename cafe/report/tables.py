@@ -1,6 +1,6 @@
 """The tables of a comparison, as Markdown and for a terminal: methods down, mean and standard deviation across.
 
-Where papers compare data sets, data sets stand across. Published figures have a table of their own.
+In the layout of papers, data sets are the columns. Published figures have a table of their own.
 """
 
 from __future__ import annotations

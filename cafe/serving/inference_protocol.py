@@ -254,7 +254,7 @@ def _file(text: Any) -> bytes:
 
 
 def _files_in(raw: bytes) -> list[bytes]:
-    """Take apart elements that each stand behind their length, 4 bytes, little endian."""
+    """Return the elements of a BYTES tensor; each follows its length, 4 bytes, little endian."""
     files, offset = [], 0
     while offset < len(raw):
         if offset + 4 > len(raw):
@@ -273,6 +273,7 @@ def _lengths(values: Sequence[str]) -> bytes:
 
 
 def _pixels(tensor: RequestedInput, raw: bytes | None) -> NDArray[np.uint8]:
+    """Return the pixels of a UINT8 tensor, from binary data if there are any, else from JSON."""
     n_bytes = 1
     for side in tensor.shape:
         n_bytes *= side

@@ -72,12 +72,12 @@ def allowed_hosts(host: str) -> list[str]:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Take an address.
+    """Open a socket that listens on an address.
 
     Raises
     ------
     InputError
-        If it is in use, is none of this machine, or may not be taken.
+        If the address is in use, is none of this machine, or may not be taken.
     """
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)

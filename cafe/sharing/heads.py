@@ -337,12 +337,12 @@ def method_name(estimator: Any) -> str:
 
 
 def check_exportable(estimator: Any) -> None:
-    """Refuse a method without a fixed head.
+    """Raise an error for a method that cannot be exported.
 
     Raises
     ------
     InputError
-        With the reason.
+        If the method predicts an image by the others of its batch, or is not among ``HEADS``.
     """
     estimator = whole(estimator)
     name = method_name(estimator)

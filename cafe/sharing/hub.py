@@ -103,7 +103,7 @@ def fetch_run(repo: str, revision: str | None = None) -> Path:
     Returns
     -------
     Path
-        Its folder; whoever loads it compares all with its checksums.
+        Folder of the run. Its checksums are not compared here, but when the run is loaded.
 
     Raises
     ------

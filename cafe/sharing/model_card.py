@@ -120,6 +120,7 @@ def licence_of(model: str) -> str:
 
 
 def _head(document: Mapping[str, Any], row: Mapping[str, Any], dataset: str) -> str:
+    """Return the front matter of the card: licence, tags, base model and results."""
     encoder = str(document.get("encoder") or "")
     head: dict[str, Any] = {
         "library_name": "cafe",
@@ -161,6 +162,7 @@ def _head(document: Mapping[str, Any], row: Mapping[str, Any], dataset: str) -> 
 
 
 def _use() -> str:
+    """Return the section on how to use the classifier."""
     return (
         '```python\nimport cafe\n\nclassifier = cafe.Classifier.load(".")  # this folder; or .from_pretrained(REPO)\n'
         'classifier.predict(["image.jpg"])\n```'
@@ -174,6 +176,7 @@ def _encoder_name(document: Mapping[str, Any]) -> str:
 
 
 def _encoder(document: Mapping[str, Any]) -> str:
+    """Return the section on the encoder (on both, if two are joined): name, revision, checksum and licence."""
     if both := document.get("encoders"):
         parts = (document.get("provenance") or {}).get("joined") or [{}] * len(both)
         return "\n".join(
@@ -193,12 +196,14 @@ def _encoder(document: Mapping[str, Any]) -> str:
 
 
 def _revision(document: Mapping[str, Any]) -> str | None:
+    """Return the revision of the encoder, None if it has none."""
     recorded = (document.get("provenance") or {}).get("recorded") or {}
     revision = (recorded.get("image") or {}).get("revision")
     return None if revision is None else str(revision)
 
 
 def _protocol(row: Mapping[str, Any], provenance: Mapping[str, Any], dataset: str) -> str:
+    """Return the section on how the classifier was trained and tested."""
     lines = [f"- data set: {_plain(dataset)}"]
     made_of = (provenance.get("image") or {}).get("dataset")
     origin = made_of.get("split_origin") if isinstance(made_of, Mapping) else None
@@ -222,6 +227,7 @@ def _protocol(row: Mapping[str, Any], provenance: Mapping[str, Any], dataset: st
 
 
 def _metrics(row: Mapping[str, Any]) -> str:
+    """Return the section on accuracy and calibration."""
     if row.get("acc1") is None:
         return "It was not tested, so nothing is known of how good it is."
     interval = " to ".join(_percent(end) for end in row.get("acc1_interval") or ())
@@ -239,6 +245,7 @@ def _metrics(row: Mapping[str, Any]) -> str:
 
 
 def _thresholds(document: Mapping[str, Any]) -> str:
+    """Return the section on temperature, the threshold of unknown images, and sets of classes."""
     promises = document.get("promises") or {}
     if not promises:
         return "There are none: the labelled images were too few, or it was fitted without."
@@ -260,6 +267,7 @@ def _entries(values: Any) -> list[tuple[str, float]]:
 
 
 def _limits(row: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Return the section on what the classifier cannot do, and its weakest classes."""
     lines = [
         "- It names one of its classes for any image. Images of none of them are called unknown at the rate above, and "
         "not more surely than that.",
@@ -285,6 +293,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _percent(share: float) -> str:
+    """Write a share in per cent."""
     return f"{100 * share:.2f} %"
 
 

@@ -73,12 +73,12 @@ class OnnxMetadata:
 
     @classmethod
     def from_strings(cls, path: Path, texts: Mapping[str, str]) -> OnnxMetadata:
-        """Read it back.
+        """Read the metadata of an exported file.
 
         Raises
         ------
         InputError
-            If it is another program's file, a damaged one, or one of a newer format.
+            If the file is another program's, damaged, or of a newer format.
         """
         try:
             values = {each.name: json.loads(texts[each.name]) for each in fields(cls)}

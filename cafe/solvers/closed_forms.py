@@ -80,8 +80,8 @@ def gaussian_path(
     shrinkages : sequence of float
         Above 0.
     zero_covariance : {"zero-shot", "total"}, default="zero-shot"
-        What S is where rows do not differ from their class means: nothing, with all weights zero, or about the mean
-        of all rows.
+        Which covariance S is used where no row differs from its class mean: ``"total"``, about the mean of all rows, or
+        ``"zero-shot"``, none, which makes all weights zero.
 
     Returns
     -------
@@ -123,7 +123,7 @@ def gaussian_path(
 
 
 def _with_bias(weights: Array, mu: Array, seen: NDArray[np.bool_]) -> tuple[Array, Array]:
-    """Return W and b of all classes from the weights of those that have a row."""
+    """Return W and b of all classes, from the means of all and the weights of those that have a row (``seen``)."""
     W = np.zeros_like(mu)
     W[seen] = weights
     b = -np.log(seen.sum()) - np.einsum("cd,cd->c", W, mu) / 2

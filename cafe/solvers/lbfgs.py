@@ -235,7 +235,7 @@ def _pair(s: Tensor, change: Tensor, useful: Tensor, ridge: Tensor) -> tuple[Ten
 def _direction(
     gradient: Tensor, precondition: Callable[[Tensor], Tensor], pairs: list[tuple[Tensor, Tensor, Tensor]]
 ) -> Tensor:
-    """Two-loop recursion; a pair whose weight is zero changes nothing."""
+    """Return the direction of L-BFGS by its two-loop recursion; pairs are (s, y, 1 / s . y), or 0 to be left out."""
     q, shares = gradient.clone(), []
     for s, y, weight in reversed(pairs):
         share = weight * _dot(s, q)

@@ -22,7 +22,7 @@ With k_c = sum_i w_ic, m_c = sum_i w_ic x_i / k_c and S the covariance about tho
     S = sum_c sum_i w_ic (x_i - m_c) (x_i - m_c)^T / sum_c k_c,
 
 it is modelled as k_c ( S + m_c m_c^T,  m_c;  m_c^T,  1 ). At W = 0 that is exact, and S is the covariance of all rows;
-as the model learns to tell classes apart, S shrinks towards the covariance within classes. RowSource pass in blocks, so
+as the model learns to tell classes apart, S shrinks towards the covariance within classes. Rows pass in blocks, so
 logits stay in cache and features may be on disk.
 
 The path. What makes it fast is to need few passes over the rows. A path goes from strong penalty to weak. Each C
@@ -103,7 +103,10 @@ class SoftmaxLoss:
         self.X: RowSource = X.to(dtype) - self.mean if isinstance(X, Tensor) else X
 
     def use_basis(self, basis: Tensor) -> None:
-        """Replace a tensor's rows by coordinates in a basis (d, r) that spans them; weights become (g, r + 1, c)."""
+        """Replace the rows of X, a tensor, by their coordinates in a basis (d, r) of their span.
+
+        Weights are (g, r + 1, c) from then on.
+        """
         assert isinstance(self.X, Tensor)
         self.basis = basis.to(self.dtype)
         self.X, self.d = self.X @ self.basis, basis.shape[1]
@@ -113,7 +116,7 @@ class SoftmaxLoss:
         return self.evaluate(flat)[0]
 
     def evaluate(self, flat: Tensor, model: bool = False, pooled: bool = False) -> tuple[Point, Curvature | None]:
-        """Return the loss, and with ``model`` the model of its Hessian, which has S with ``pooled``."""
+        """Return f and its gradient at ``flat``; with ``model`` also the model of its Hessian, with S if ``pooled``."""
         weights = flat.view(self.g, self.d + 1, self.c)
         columns = weights[:, :-1].permute(1, 0, 2).reshape(self.d, -1)  # (d, g c)
         offset = (weights[:, -1] + self.absent).reshape(1, -1)
@@ -168,7 +171,7 @@ class CurvatureSums:
             self.second += (rows * w.sum(1, keepdim=True)).T @ rows
 
     def finish(self, g: int) -> Curvature:
-        """Return the model; a class that no row is unsure about has a thousandth of the mean k, never none."""
+        """Return the model of the Hessian; each k is at least a thousandth of the mean k, so that none is zero."""
         d, k = len(self.wx), self.k
         S = None
         if self.second is not None:

@@ -138,7 +138,11 @@ def tip_search(
 
 
 def _intervals(gain: Tensor, ahead: Tensor) -> tuple[Tensor, Tensor]:
-    """Return low and high (rows,) of alpha with alpha * gain <= ahead in every class; gain, ahead (c, rows)."""
+    """Return the interval of alpha, low and high (rows,), in which each row is predicted right.
+
+    That is where ``alpha * gain <= ahead`` in every class: ``ahead`` (c, rows) is the label's logit minus the
+    class's, ``gain`` (c, rows) the votes for the class minus those for the label.
+    """
     bound = ahead / gain  # 0 / 0, the label's own row, is NaN and taken by neither side
     high = torch.where(gain > 0, bound, torch.inf).amin(0)
     low = torch.where(gain < 0, bound, -torch.inf).amax(0)

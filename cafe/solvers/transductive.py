@@ -30,7 +30,7 @@ BLOCK = 1024
 
 
 def neighbours(rows: Array, queries: Array, k: int, skip_self: bool) -> tuple[NDArray[np.int64], Array]:
-    """Return the indices (rows, k) and affinities of each row's k nearest queries; block by block."""
+    """Return the indices, and the affinities, of the k nearest queries of each row, both (n rows, k)."""
     n = len(queries)
     k = min(k, n - 1 if skip_self else n)
     if is_tensor(rows):

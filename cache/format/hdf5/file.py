@@ -46,7 +46,7 @@ class StoredFile:
     Attributes
     ----------
     attrs : Attributes
-        Of the root.
+        Attributes of the root.
     arrays : dict of str to StoredArray
         Every array by its path, sorted, those that cannot be read included.
     groups : dict of str to Attributes

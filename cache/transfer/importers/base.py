@@ -108,7 +108,7 @@ class Importer(ABC):
         Raises
         ------
         InputError
-            If it is not of this layout, or a file is damaged; the message says what is expected where.
+            If the path is not of this layout, or a file is damaged; the message says what is expected where.
         """
 
     @classmethod

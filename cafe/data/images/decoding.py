@@ -87,7 +87,7 @@ def read_image(source: Path | bytes, sample_id: str) -> Image.Image:
     Raises
     ------
     UnreadableImageError
-        If it cannot be decoded.
+        If the image cannot be decoded.
 
     Examples
     --------
@@ -124,7 +124,7 @@ def read_content(path: Path, sample_id: str) -> bytes:
     Raises
     ------
     UnreadableImageError
-        If it cannot be read, is larger than 1 GiB, or is not a regular file: reading a pipe or a device may never end.
+        If the file cannot be read, is larger than 1 GiB, or is not a regular file (reading a pipe might never end).
     """
     try:
         status = path.stat()
@@ -152,7 +152,7 @@ def as_rgb(image: Image.Image, sample_id: str) -> Image.Image:
     Raises
     ------
     UnreadableImageError
-        If it cannot be decoded.
+        If the image cannot be decoded.
     """
     try:
         return _decode(image)

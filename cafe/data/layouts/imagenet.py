@@ -144,7 +144,7 @@ def read_class_names(path: Path) -> dict[str, str]:
     Raises
     ------
     InputError
-        If it cannot be read, or a line has another form; the message names the line.
+        If the file cannot be read, or a line has another form; the message names the line.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
