@@ -66,7 +66,8 @@ class ExtractionSummary:
     unreadable : tuple of dict
         Images without a row: ``split``, ``sample_id``, ``reason``.
     seconds : dict of str to float
-        The three clocks of this run: ``read`` (waiting for decoded images), ``encode``, ``write``.
+        The three clocks of this run: ``read`` (waiting for decoded images), ``encode``, ``write`` (waiting for
+        the disk).
     images_per_second : float
         Images of this run over its wall seconds from the first image to the last; 0 if none were encoded.
     encoded : int

@@ -100,9 +100,9 @@ def encode_by_ray(schedule: Schedule, decoder: ImageDecoder, address: str | None
 def _items(claimed: Sequence[ClaimedShard], batch_size: int) -> list[Row]:
     """Name every batch of the claimed shards; a shard is claimed twice where another process gave up a part of it."""
     return [
-        {"claimed": number, "shard": one.shard.number, "batch": batch, "croppers": sorted(one.claims)}
-        for number, one in enumerate(claimed)
-        for batch in range(one.shard.n_batches(batch_size))
+        {"claimed": number, "shard": claim.shard.number, "batch": batch, "croppers": sorted(claim.claims)}
+        for number, claim in enumerate(claimed)
+        for batch in range(claim.shard.n_batches(batch_size))
     ]
 
 
@@ -114,10 +114,10 @@ def _store(schedule: Schedule, claimed: Sequence[ClaimedShard], batches: Iterato
         if row is None:
             schedule.wait_for_writes()
             return
-        one = claimed[int(row["claimed"])]
+        claimed_shard = claimed[int(row["claimed"])]
         for column, number in enumerate(row["croppers"]):
-            _store_batch(schedule.extractions[int(number)], one.features[int(number)], row, column)
-        schedule.report(one.shard.split)
+            _store_batch(schedule.extractions[int(number)], claimed_shard.features[int(number)], row, column)
+        schedule.report(claimed_shard.shard.split)
         schedule.write_complete()
 
 

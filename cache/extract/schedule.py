@@ -160,8 +160,7 @@ class Schedule:
             return
         try:
             for number, features in claimed.features.items():
-                with self._reporter.timing("write"):
-                    self._write_for(self.extractions[number].partial, features)
+                self._write_for(self.extractions[number].partial, features)
                 claimed.claims[number].release()
         except BaseException:
             self._write_failed = True
@@ -178,7 +177,8 @@ class Schedule:
     def _finish_oldest_write(self) -> None:
         """Wait for the shard that was submitted first, and count its images as done."""
         claimed, written = self._writing.popleft()
-        written.result()
+        with self._reporter.timing("write"):
+            written.result()
         for number, features in claimed.features.items():
             self.encoded[number] += features.n_encoded
         self._n_unreadable += max(features.n_unreadable for features in claimed.features.values())

@@ -9,7 +9,7 @@ import pytest
 
 from cafe.cache.extract.run import extract
 from cafe.cache.extract.unfinished import UnfinishedCache, partial_folder
-from cafe.cache.format.reader import load_features
+from cafe.cache.format.reader import read_features
 from cafe.errors import CafeError
 
 COUNTS = {"train": 24}  # of batches of 1: three shards of 8
@@ -35,7 +35,7 @@ def test_images_are_encoded_while_the_disk_writes_the_first_shard(case, monkeypa
 
     monkeypatch.setattr(UnfinishedCache, "write", waiting)
     summary = extract(dataset, encoder, path, progress=tell)
-    assert summary.encoded == 24 and len(load_features(path).splits["train"]) == 24
+    assert summary.encoded == 24 and len(read_features(path).splits["train"]) == 24
 
 
 def test_a_shard_that_cannot_be_written_ends_the_extraction_and_the_others_are_kept(case, monkeypatch):
