@@ -69,14 +69,14 @@ def search() -> None:
     }
     unfitted = LinearProbe(C="auto", random_state=1)
     fit_many(X[:300], y[:300], [unfitted.varied(C=1.0)])  # what is imported and compiled once
-    found = []
+    costs = []
     for name, scoring in scorings.items():
         start = time.process_time()
         chosen, selection = choose(unfitted, "few-shot-val", scoring)
         of_search, start = time.process_time() - start, time.process_time()
         fit_many(X, y, [chosen])
         of_fit = time.process_time() - start
-        found.append(
+        costs.append(
             {
                 "shape": f"{len(X)}x{X.shape[1]}x{int(y.max()) + 1}",
                 "search_by": name,
@@ -87,7 +87,7 @@ def search() -> None:
                 "fits_that_it_costs": of_search / of_fit,
             }
         )
-    report("linear_probe_search", None, found)
+    report("linear_probe_search", None, costs)
 
 
 def main() -> None:

@@ -166,7 +166,7 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float:
     return float(np.polyfit(np.log(x[half:]), np.log(y[half:]), 1)[0])
 
 
-def draw(found: dict[str, dict[str, Line]], path: Path) -> None:
+def draw(measured: dict[str, dict[str, Line]], path: Path) -> None:
     """Draw one panel for each quantity, in the colours of cafe's reports."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -176,7 +176,7 @@ def draw(found: dict[str, dict[str, Line]], path: Path) -> None:
 
     figure = Figure(figsize=(11, 7.5), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (quantity, lines) in zip(figure.subplots(2, 2).ravel(), found.items(), strict=True):
+    for axes, (quantity, lines) in zip(figure.subplots(2, 2).ravel(), measured.items(), strict=True):
         for (name, (x, y)), colour, marker in zip(lines.items(), LIGHT.lines, MARKERS, strict=False):
             axes.loglog(x, y, color=colour, marker=marker, markersize=5, label=f"{name}: slope {slope(x, y):.2f}")
         axes.set_title(f"Seconds against {quantity}", loc="left", color=LIGHT.ink)
@@ -207,7 +207,7 @@ def main() -> None:
     lists = (arguments.widths, arguments.classes, arguments.configurations)
     widths, classes, configurations = ([int(value) for value in text.split(",")] for text in lists)
     data = Data(arguments.drawn)
-    found = {
+    measured = {
         "rows": against_rows(data, arguments.largest),
         "width": against_width(data, widths),
         "classes": against_classes(data, classes),
@@ -221,11 +221,11 @@ def main() -> None:
             "slope": slope(x, y),
             "dtype": "auto",
         }
-        for quantity, lines in found.items()
+        for quantity, lines in measured.items()
         for name, (x, y) in lines.items()
     ]
     report("scaling", None, rows)
-    draw(found, arguments.figure)
+    draw(measured, arguments.figure)
 
 
 if __name__ == "__main__":

@@ -35,8 +35,8 @@ def draw(n: int, text: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def directions(classes: int) -> np.ndarray:
     """Return unit-length class directions; the text handed to methods is a noisy version of them."""
-    found = np.random.default_rng(0).standard_normal((classes, WIDTH), dtype=np.float32)
-    return found / np.linalg.norm(found, axis=1, keepdims=True)
+    vectors = np.random.default_rng(0).standard_normal((classes, WIDTH), dtype=np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def noisy(text: np.ndarray) -> np.ndarray:
@@ -108,7 +108,7 @@ def child(arguments: argparse.Namespace) -> None:
     models, seconds = fits(X, y, text, arguments.steps, arguments.iterations)
     test, labels = draw(10_000, text, 10**6)
     zero_shot = float(((test.astype(np.float32) @ noisy(text).T).argmax(1) == labels).mean())
-    found = {
+    outcome = {
         "seconds": seconds,
         "acc1": {name: float(model.score(test, labels)) for name, model in models.items()},
         "zero_shot_acc1": zero_shot,
@@ -118,7 +118,7 @@ def child(arguments: argparse.Namespace) -> None:
         "anonymous_gb": peak.stop() / 1e9,
         "resident_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
     }
-    print(json.dumps(found))
+    print(json.dumps(outcome))
 
 
 def check_twin(folder: Path, classes: int, rows: int) -> float:
@@ -161,14 +161,14 @@ def main() -> None:
         np.save(folder / "labels.npy", y)
         own = ["--file", str(folder / "large"), "--labels", str(folder / "labels.npy")]
         command = [sys.executable, __file__, *sys.argv[1:], *own]
-        found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-    if found["anonymous_gb"] >= arguments.limit_gb:
-        raise SystemExit(f"{found['anonymous_gb']:.2f} GB of memory, above {arguments.limit_gb}")
-    for name, accuracy in found["acc1"].items():
-        if accuracy <= found["zero_shot_acc1"]:
-            raise SystemExit(f"{name}: accuracy {accuracy} is not above zero-shot's {found['zero_shot_acc1']}")
+        outcome = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    if outcome["anonymous_gb"] >= arguments.limit_gb:
+        raise SystemExit(f"{outcome['anonymous_gb']:.2f} GB of memory, above {arguments.limit_gb}")
+    for name, accuracy in outcome["acc1"].items():
+        if accuracy <= outcome["zero_shot_acc1"]:
+            raise SystemExit(f"{name}: accuracy {accuracy} is not above zero-shot's {outcome['zero_shot_acc1']}")
     row = {"shape": f"{arguments.rows}x{WIDTH}x{arguments.classes}", "file_gb": arguments.rows * WIDTH * 2 / 1e9}
-    row |= {"limit_gb": arguments.limit_gb, "adapter_steps": arguments.steps, "twin_difference": difference, **found}
+    row |= {"limit_gb": arguments.limit_gb, "adapter_steps": arguments.steps, "twin_difference": difference, **outcome}
     report("streaming", None, [row])
 
 

@@ -107,14 +107,14 @@ class Compiled:
         name, card = CARDS[self.target]
         if self.error:
             return [f"does not compile: {self.error}"]
-        found = []
+        reasons = []
         if self.shared > card.shared_memory:
-            found.append(f"needs {self.shared} bytes of shared memory, {name} gives {card.shared_memory}")
+            reasons.append(f"needs {self.shared} bytes of shared memory, {name} gives {card.shared_memory}")
         if self.spilled > MOST_SPILLED:
-            found.append(f"spills {self.spilled} bytes a thread")
+            reasons.append(f"spills {self.spilled} bytes a thread")
         if self.precision != "fp32" and self.kernel not in WITHOUT_PRODUCTS and not self.matrix:
-            found.append("uses no matrix units")
-        return found
+            reasons.append("uses no matrix units")
+        return reasons
 
 
 # ---------------------------------------------------------------------------- compiling in place of launching
@@ -143,9 +143,9 @@ class OtherCard:
 
 @contextmanager
 def compiling(
-    found: dict[Any, Compiled], target: str, case: str, precision: str, launched: list[Compiled] | None = None
+    compiled_so_far: dict[Any, Compiled], target: str, case: str, precision: str, launched: list[Compiled] | None = None
 ) -> Iterator[None]:
-    """Compile what the body launches for a card; ``found`` is by Triton's own key of what was compiled.
+    """Compile what the body launches for a card; ``compiled_so_far`` is by Triton's own key of what was compiled.
 
     ``launched`` gets a row for every launch, also of kernels that are known.
     """
@@ -162,19 +162,19 @@ def compiling(
         try:
             kernel = run(function, *arguments, grid=grid, warmup=True, **options)
         except Exception as error:  # a compiler has errors of many kinds, and each is an answer
-            found[target, function.__name__, size, precision, case] = replace(
+            compiled_so_far[target, function.__name__, size, precision, case] = replace(
                 row, error=f"{type(error).__name__}: {error}"
             )
             return
         key = (target, kernel.hash)
-        if key not in found:
+        if key not in compiled_so_far:
             about = read_code(kernel.asm)
             stages, shared = kernel.metadata.num_stages, kernel.metadata.shared
             seconds = time.perf_counter() - start
-            found[key] = replace(row, stages=stages, shared=shared, seconds=seconds, **about)
+            compiled_so_far[key] = replace(row, stages=stages, shared=shared, seconds=seconds, **about)
 
         if launched is not None:
-            launched.append(replace(found[key], blocks=row.blocks))
+            launched.append(replace(compiled_so_far[key], blocks=row.blocks))
 
     driver.set_active(OtherCard(target))
     with mock.patch.object(JITFunction, "run", compile_instead):
@@ -275,7 +275,7 @@ def compile_all(
         raise SystemExit("TRITON_INTERPRET=1 is set: kernels would be interpreted, and nothing compiled")
     from triton.runtime import driver
 
-    found: dict[Any, Compiled] = {}
+    compiled_so_far: dict[Any, Compiled] = {}
     told = 0
     before = driver._active
     try:
@@ -286,25 +286,25 @@ def compile_all(
                 own = [name for name in precisions if name in family.precisions] or family.precisions[:1]
                 for precision in own:
                     for case, launch in family.launches(precision, card, quick):
-                        with compiling(found, target, case, precision):
+                        with compiling(compiled_so_far, target, case, precision):
                             launch()
-                        for row in list(found.values())[told:]:
+                        for row in list(compiled_so_far.values())[told:]:
                             tell(row)
-                        told = len(found)
+                        told = len(compiled_so_far)
     finally:
         driver._active = before
-    return list(found.values())
+    return list(compiled_so_far.values())
 
 
 def summary(rows: Sequence[Compiled]) -> list[dict[str, Any]]:
     """Return what docs/performance.md says of each card: how many kernels, the worst of each need, and faults."""
-    found = []
+    rows_told = []
     for target in dict.fromkeys(row.target for row in rows):
         own = [row for row in rows if row.target == target]
         name, card = CARDS[target]
         spilling = max(own, key=lambda row: row.spilled)
         largest = max(own, key=lambda row: row.shared)
-        found.append(
+        rows_told.append(
             {
                 "target": target,
                 "card": name,
@@ -323,7 +323,7 @@ def summary(rows: Sequence[Compiled]) -> list[dict[str, Any]]:
                 ],
             }
         )
-    return found
+    return rows_told
 
 
 def main(words: Sequence[str] | None = None) -> int:

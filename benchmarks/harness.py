@@ -327,11 +327,11 @@ def matrix_peak(m: int = 512, k: int = 512, n: int = 1024, repeats: int = 20) ->
     """Measure the multiply-add rate, in GFLOP/s, of plain matrix products of a size that fits in cache."""
     import torch
 
-    found = {}
+    rates = {}
     for dtype in (torch.float32, torch.bfloat16):
         a, b, out = torch.randn(m, k).to(dtype), torch.randn(k, n).to(dtype), torch.empty(m, n, dtype=dtype)
         best = min(
             side_by_side({"mm": lambda a=a, b=b, out=out: torch.mm(a, b, out=out)}, 1)["mm"] for _ in range(repeats)
         )
-        found[str(dtype).removeprefix("torch.")] = 2 * m * k * n / best / 1e9
-    return found
+        rates[str(dtype).removeprefix("torch.")] = 2 * m * k * n / best / 1e9
+    return rates

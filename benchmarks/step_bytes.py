@@ -57,11 +57,11 @@ def bytes_asked(sizes: Mapping[str, int], tiles: Mapping[str, tuple[int, int]], 
     weights += 2 * d * h * (6 * WIDE + (width if width < WIDE else 0))
     weights += programs * (INDEX + 4 * WIDE) + WIDE * (b + 3) + INDEX
     each = {"hidden": hidden, "blend": blend, "logits": logits, "errors": errors, "through": through}
-    found = {f"{name}_kernel": g * value for name, value in (each | {"weights": weights}).items()}
+    asked = {f"{name}_kernel": g * value for name, value in (each | {"weights": weights}).items()}
     # One program of the whole launch copies the step's number, and one moves both counters on.
-    found["hidden_kernel"] += 2 * INDEX
-    found["logits_kernel"] += 4 * INDEX
-    return found
+    asked["hidden_kernel"] += 2 * INDEX
+    asked["logits_kernel"] += 4 * INDEX
+    return asked
 
 
 def least_bytes(sizes: Mapping[str, int], width: int) -> int:

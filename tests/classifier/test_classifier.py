@@ -93,7 +93,7 @@ def test_the_verb_and_python_agree(run: str, desk: Desk, capfd: pytest.CaptureFi
     for image, row in zip(document["images"], probabilities, strict=True):
         assert [guess["probability"] for guess in image["predictions"]] == np.sort(row)[::-1][:2].tolist()
     predictions = classifier.top(desk.images, 2)
-    assert [one.to_json() for one in predictions] == document["images"]
+    assert [prediction.to_json() for prediction in predictions] == document["images"]
 
 
 def test_paths_open_images_and_pixels_are_the_same(desk: Desk, classifier: cafe.Classifier) -> None:
@@ -117,8 +117,10 @@ def test_names_are_right_more_often_than_by_chance(classifier: cafe.Classifier) 
 def test_top_names_all_classes_at_most_and_calls_progress(desk: Desk, classifier: cafe.Classifier) -> None:
     calls: list[tuple[int, int]] = []
     predictions = classifier.top(desk.images, 99, progress=lambda done, total: calls.append((done, total)))
-    assert [len(one.classes) for one in predictions] == [10] * N
-    assert all(list(one.classes) == sorted(one.classes, key=lambda pair: -pair[1]) for one in predictions)
+    assert [len(prediction.classes) for prediction in predictions] == [10] * N
+    assert all(
+        list(prediction.classes) == sorted(prediction.classes, key=lambda pair: -pair[1]) for prediction in predictions
+    )
     assert calls == [(done, N) for done in range(1, N + 1)]
 
 
@@ -129,9 +131,9 @@ def test_batches_have_the_encoders_size(desk: Desk, classifier: cafe.Classifier,
     encode = classifier.encoder.encode_for_prediction
     counted = lambda crops, **options: (sizes.append(len(crops)), encode(crops, **options))[1]  # noqa: E731
     monkeypatch.setattr(classifier.encoder, "encode_for_prediction", counted)
-    found = classifier.predict_proba(desk.files)
+    own = classifier.predict_proba(desk.files)
     assert sizes == [4, 2]
-    np.testing.assert_allclose(found, expected, rtol=0, atol=OTHER_BATCH)
+    np.testing.assert_allclose(own, expected, rtol=0, atol=OTHER_BATCH)
 
 
 @pytest.fixture
@@ -209,9 +211,9 @@ def test_imported_features_are_warned_about(desk: Desk, tmp_path: Path) -> None:
     run = changed_run(desk, tmp_path, imported)
     with pytest.warns(
         UserWarning, match=r"imported features, said to be of 'my CLIP'; whether 'cafe:mini' makes"
-    ) as found:
+    ) as caught:
         cafe.Classifier.load(run)
-    assert found[0].filename == __file__
+    assert caught[0].filename == __file__
 
 
 def test_the_decoder_of_the_fit_is_used(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,7 +234,7 @@ def test_a_run_of_an_earlier_version_classifies_images(name: str) -> None:
     runs = Path(__file__).parents[1] / "data" / "runs"
     classifier = cafe.Classifier.load(runs / name, dtype="float32")
     digits = open_dataset("digits")
-    found = classifier.predict_proba([digits.image("test", 54 * number) for number in range(10)])
+    own = classifier.predict_proba([digits.image("test", 54 * number) for number in range(10)])
     with np.load(runs / "expected.npz") as expected:
         # The features of then were made in bfloat16 (8 bits), and here in float32.
-        np.testing.assert_allclose(found, expected[name], rtol=0, atol=OTHER_BATCH)
+        np.testing.assert_allclose(own, expected[name], rtol=0, atol=OTHER_BATCH)

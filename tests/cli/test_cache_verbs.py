@@ -23,8 +23,8 @@ def test_ls_of_an_empty_folder(cafe, cache_dir):
 def test_ls_names_every_cache(cafe, make_cache):
     paths = {make_cache("blobs"), make_cache("drops")}
     caches = cafe("cache", "ls", "--json").json["caches"]
-    assert {one["path"] for one in caches} == {str(path) for path in paths}
-    assert {one["dataset"]: one["splits"] for one in caches}["drops"] == {"train": 80, "val": 24, "test": 100}
+    assert {row["path"] for row in caches} == {str(path) for path in paths}
+    assert {row["dataset"]: row["splits"] for row in caches}["drops"] == {"train": 80, "val": 24, "test": 100}
     text = cafe("cache", "ls").out
     assert "blobs--made-up.h5" in text and "204" in text
 
@@ -125,7 +125,7 @@ def test_old_versions_are_shown_and_removed_together(cafe, cache_dir, tmp_path):
     assert grown.json["contents"]["left_out"] == [{"path": "notes.txt", "why": "no image by its name"}]
     assert "old versions of it: photos--cafe-mini.h5" in grown.err
     caches = cafe("cache", "ls", "--json").json["caches"]
-    assert {one["path"]: one["replaced_by"] for one in caches} == {
+    assert {row["path"]: row["replaced_by"] for row in caches} == {
         first.json["path"]: grown.json["path"],
         grown.json["path"]: None,
     }
@@ -135,4 +135,4 @@ def test_old_versions_are_shown_and_removed_together(cafe, cache_dir, tmp_path):
     assert cafe("cache", "rm").code == 2
     assert cafe("cache", "rm", "--old", "--yes", "--json").json == {"removed": [first.json["path"]]}
     assert cafe("cache", "rm", "--old", "--yes", "--json").json == {"removed": []}
-    assert [one["path"] for one in cafe("cache", "ls", "--json").json["caches"]] == [grown.json["path"]]
+    assert [row["path"] for row in cafe("cache", "ls", "--json").json["caches"]] == [grown.json["path"]]

@@ -109,9 +109,9 @@ def test_a_prediction_needs_neither_torch_nor_scikit_learn(desk):
     encoder = whole.encoder
     crops = encoder.cropper(open_dataset("digits").image("test", 3))[None]
     expected = np.sort(whole.estimator.predict_proba(encoder.encode_images(crops))[0])[::-1][:3]
-    found = [guess["probability"] for guess in image["predictions"]]
+    probabilities = [guess["probability"] for guess in image["predictions"]]
     if whole.promises is None:
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(probabilities, expected, rtol=0, atol=1e-4)
 
 
 def test_an_extraction_needs_torch_alone_to_encode(desk, tmp_path):

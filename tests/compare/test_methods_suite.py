@@ -34,13 +34,13 @@ def cache(n_classes, per_class, text, val):
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_every_method_runs(n_classes, per_class, text, val, shots):
-    found = compare("methods", [cache(n_classes, per_class, text, val)], shots=[shots], seeds=[1], include=["coop"])
+    result = compare("methods", [cache(n_classes, per_class, text, val)], shots=[shots], seeds=[1], include=["coop"])
     expected = set(method_names()) - {"coop"}
     if not text:
         expected = expected - {"zero-shot"} | {"class-means"}
-    assert {row["method"] for row in found.rows} == expected
-    assert all(0 <= row["acc1"] <= 1 and np.isfinite(row["ece"]) for row in found.rows)
-    (note,) = [note for note in found.notes if note.startswith("coop")]
+    assert {row["method"] for row in result.rows} == expected
+    assert all(0 <= row["acc1"] <= 1 and np.isfinite(row["ece"]) for row in result.rows)
+    (note,) = [note for note in result.notes if note.startswith("coop")]
     assert "left out" in note
 
 
@@ -52,12 +52,12 @@ def test_templates_weighted_by_the_shots_are_lines_of_their_own():
     templates = np.concatenate([one.text_features, one.text_features[:, ::-1]])
     two = replace(one, text_features=templates, templates=("a photo of a {}.", "a {}."))
     for features, expected in ((one, set()), (two, {"zero-shot", "gda"})):
-        found = compare("methods", [features], shots=[2], seeds=[1, 2], methods=["zero-shot", "gda", "stat-a"])
-        weighted = [row for row in found.rows if "weighted" in row["series"]]
+        result = compare("methods", [features], shots=[2], seeds=[1, 2], methods=["zero-shot", "gda", "stat-a"])
+        weighted = [row for row in result.rows if "weighted" in row["series"]]
         assert {row["method"] for row in weighted} == expected
         # They learn from the shots: a row for each draw, where plain zero-shot and stat-a have one in all.
         assert all((row["shots"], row["n_train"]) == (2, 6) for row in weighted)
         assert len(weighted) == 2 * len(expected)
         for method in ("zero-shot", "stat-a"):
-            plain = [row for row in found.rows if row["method"] == method and row not in weighted]
+            plain = [row for row in result.rows if row["method"] == method and row not in weighted]
             assert [row["shots"] for row in plain] == [0]

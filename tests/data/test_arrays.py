@@ -50,7 +50,7 @@ def test_copies_stay_on_one_side_and_a_replaced_image_is_noticed() -> None:
     dataset = from_arrays(images, labels, ["a", "b"])
     for split in dataset.splits.values():
         digests = [sample.partition("-")[2] for sample in split.sample_ids]
-        assert all(digests.count(one) == 2 for one in digests)
+        assert all(digests.count(digest) == 2 for digest in digests)
     other = images.copy()
     other[3, 0, 0] ^= 1
     assert from_arrays(other, labels, ["a", "b"]).identity() != dataset.identity()

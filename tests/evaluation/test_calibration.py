@@ -39,13 +39,13 @@ def test_bins_sum_to_the_metric(seed):
 @pytest.mark.parametrize("seed", range(3))
 def test_temperature_is_that_of_an_optimiser(seed):
     probabilities, labels = sample(seed)
-    found = fit_temperature(probabilities, labels)
+    fitted = fit_temperature(probabilities, labels)
 
     def loss(log_t: float) -> float:
         return negative_log_likelihood(softmax(np.log(probabilities) / np.exp(log_t), axis=1), labels)
 
     expected = np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded", options={"xatol": 1e-7}).x)
-    assert found == pytest.approx(expected, rel=1e-4)
+    assert fitted == pytest.approx(expected, rel=1e-4)
 
 
 def test_temperature_undoes_what_was_done():

@@ -42,8 +42,8 @@ def test_order_of_arrangement_is_seen_by_all():
 
 def test_length_does_not_matter():
     x, y = clusters()
-    one, other = measures(x, y), measures(7 * x, y)
-    assert one == pytest.approx(other, rel=1e-4)
+    own, other = measures(x, y), measures(7 * x, y)
+    assert own == pytest.approx(other, rel=1e-4)
 
 
 def test_a_fixed_part_of_many_rows_stands_for_all():

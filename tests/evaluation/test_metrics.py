@@ -17,19 +17,19 @@ def test_agree_with_scikit_learn(seed):
     n, c = int(rng.integers(8, 60)), int(rng.integers(6, 12))
     p = rng.dirichlet(np.ones(c), size=n)
     y = rng.integers(0, c, size=n)
-    found = all_metrics(p, y)
-    assert found["acc1"] == pytest.approx(accuracy_score(y, p.argmax(1)))
-    assert found["acc5"] == pytest.approx(top_k_accuracy_score(y, p, k=5, labels=np.arange(c)))
+    values = all_metrics(p, y)
+    assert values["acc1"] == pytest.approx(accuracy_score(y, p.argmax(1)))
+    assert values["acc5"] == pytest.approx(top_k_accuracy_score(y, p, k=5, labels=np.arange(c)))
     present = np.isin(p.argmax(1), y)  # balanced_accuracy warns where a class is only predicted
     if present.all():
-        assert found["mean_per_class_recall"] == pytest.approx(balanced_accuracy_score(y, p.argmax(1)))
-    assert found["nll"] == pytest.approx(log_loss(y, p, labels=np.arange(c)))
-    assert 0 <= found["ece"] <= 1
+        assert values["mean_per_class_recall"] == pytest.approx(balanced_accuracy_score(y, p.argmax(1)))
+    assert values["nll"] == pytest.approx(log_loss(y, p, labels=np.arange(c)))
+    assert 0 <= values["ece"] <= 1
     wilson = binomtest(int((p.argmax(1) == y).sum()), n).proportion_ci(0.95, method="wilson")
-    assert found["acc1_interval"] == pytest.approx([wilson.low, wilson.high])
+    assert values["acc1_interval"] == pytest.approx([wilson.low, wilson.high])
     always = DummyClassifier(strategy="most_frequent").fit(p, y)
-    assert found["majority_acc1"] == pytest.approx(always.score(p, y))
-    assert set(found) == set(METRIC_FIELDS)
+    assert values["majority_acc1"] == pytest.approx(always.score(p, y))
+    assert set(values) == set(METRIC_FIELDS)
 
 
 def test_calibration_error_by_hand():

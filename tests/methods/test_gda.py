@@ -32,10 +32,10 @@ def test_class_without_a_row_keeps_zero_shot_plus_the_mean_of_the_others(problem
     X, y, text, queries = problem
     few = y < 3
     part = gaussian_logits(unit(X[few]), y[few], unit(queries), 3)
-    found = GDA(text, alpha=0.3).fit(X[few], y[few]).logits(queries)
+    own = GDA(text, alpha=0.3).fit(X[few], y[few]).logits(queries)
     zero_shot = 100 * unit(queries) @ unit(text).T
-    np.testing.assert_allclose(found[:, :3], zero_shot[:, :3] + 0.3 * part, rtol=1e-9)
-    np.testing.assert_allclose(found[:, 3], zero_shot[:, 3] + 0.3 * part.mean(axis=1), rtol=1e-9)
+    np.testing.assert_allclose(own[:, :3], zero_shot[:, :3] + 0.3 * part, rtol=1e-9)
+    np.testing.assert_allclose(own[:, 3], zero_shot[:, 3] + 0.3 * part.mean(axis=1), rtol=1e-9)
 
 
 @pytest.mark.parametrize("copies", [1, 10])

@@ -35,9 +35,9 @@ def test_linear_probe_is_scikit_learns(problem):
     X, y, text, queries = problem
     expected = LogisticRegression(C=5.0, max_iter=1000, tol=1e-10).fit(unit(X), y).predict_proba(unit(queries))
     for solver, accuracy in (("torch", 1e-4), ("scikit-learn", 1e-3)):
-        found = LinearProbe(text, C=5.0, solver=solver).fit(X, y).predict_proba(queries)
-        np.testing.assert_allclose(found[:, [0, 1, 3]], expected, rtol=accuracy)
-    assert (found[:, 2] == 0).all()
+        probabilities = LinearProbe(text, C=5.0, solver=solver).fit(X, y).predict_proba(queries)
+        np.testing.assert_allclose(probabilities[:, [0, 1, 3]], expected, rtol=accuracy)
+    assert (probabilities[:, 2] == 0).all()
 
 
 def test_linear_probe_on_two_classes_keeps_probabilities(problem):
@@ -46,8 +46,8 @@ def test_linear_probe_on_two_classes_keeps_probabilities(problem):
     X, y, _, queries = problem
     two = y < 2
     expected = LogisticRegression(C=5.0, tol=1e-10).fit(unit(X[two]), y[two]).predict_proba(unit(queries))
-    found = LinearProbe(C=5.0).fit(X[two], y[two]).predict_proba(queries)
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    probabilities = LinearProbe(C=5.0).fit(X[two], y[two]).predict_proba(queries)
+    np.testing.assert_allclose(probabilities, expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("variant", ["image", "text", "both"])

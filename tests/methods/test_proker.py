@@ -53,8 +53,8 @@ def test_settings_follow_the_shots_as_published(problem):
 
 def test_a_vanishing_penalty_is_zero_shot(problem):
     X, y, text, queries = problem
-    found = ProKeR(text, penalty=1e-12).fit(X, y).logits(queries)
-    np.testing.assert_allclose(found, ZeroShot(text).fit(X, y).logits(queries), rtol=1e-6)
+    own = ProKeR(text, penalty=1e-12).fit(X, y).logits(queries)
+    np.testing.assert_allclose(own, ZeroShot(text).fit(X, y).logits(queries), rtol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:overflow")

@@ -52,8 +52,8 @@ def derived(Q, text, alpha, scale, iterations=10, k=3):
 def test_is_its_equations(problem, alpha):
     X, y, text = problem
     expected = derived(unit(X), unit(text), alpha, 20.0)
-    found = StatA(text, alpha=alpha, logit_scale=20.0).fit(X, y).predict_proba(X)
-    np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-12)
+    probabilities = StatA(text, alpha=alpha, logit_scale=20.0).fit(X, y).predict_proba(X)
+    np.testing.assert_allclose(probabilities, expected, rtol=1e-7, atol=1e-12)
 
 
 def features(n_classes, rows_of, seed):

@@ -21,14 +21,14 @@ def problem():
 
 def derived(X, y, templates, gamma):
     """Class by class, template by template."""
-    found = []
+    embeddings = []
     for k in range(templates.shape[1]):
         mean = unit(X)[y == k].mean(axis=0) if (y == k).any() else np.zeros(X.shape[1])
         mean = mean / max(np.linalg.norm(mean), 1e-300)
         scores = np.array([gamma * unit(template[k]) @ mean for template in templates])
         weights = np.exp(scores) / np.exp(scores).sum()
-        found.append(unit(sum(w * unit(template[k]) for w, template in zip(weights, templates, strict=True))))
-    return np.stack(found)
+        embeddings.append(unit(sum(w * unit(template[k]) for w, template in zip(weights, templates, strict=True))))
+    return np.stack(embeddings)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 7.0, 50.0])

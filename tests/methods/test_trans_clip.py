@@ -64,8 +64,8 @@ def test_is_its_equations(problem, setting, gamma, weight, monkeypatch):
     monkeypatch.setattr(trans_clip_solver, "BLOCK", 16)  # neighbours over several blocks
     X, y, text, Q = problem
     expected = dense(unit(X), y, unit(text), unit(Q), gamma, weight)
-    found = TransCLIP(text, setting=setting, gamma=0.02).fit(X, y).predict_proba(Q)
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
+    probabilities = TransCLIP(text, setting=setting, gamma=0.02).fit(X, y).predict_proba(Q)
+    np.testing.assert_allclose(probabilities, expected, rtol=1e-6, atol=1e-9)
 
 
 def test_more_rows_to_predict_change_a_prediction(problem):

@@ -63,8 +63,8 @@ def accuracy(parts, bank: Bank, kind: str, prompts: list[str], column: int) -> f
 )
 def test_classes_are_found_well_above_chance(parts, bank, kind, names, template, margin):
     prompts = [template.format(name) for name in names]
-    found = accuracy(parts, bank, kind, prompts, 1)
-    assert found > margin / len(names)
+    share = accuracy(parts, bank, kind, prompts, 1)
+    assert share > margin / len(names)
 
 
 def test_colours_are_found_well_above_chance(parts, bank):

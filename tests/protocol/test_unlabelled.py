@@ -30,10 +30,10 @@ def rows(features, given, shots=2):
 
 
 def test_a_split_gives_its_rows_without_the_labelled_ones(features):
-    found = rows(features, "train")
-    assert (found.name, len(found.features), found.is_test) == ("split train", 54, False)
+    chosen = rows(features, "train")
+    assert (chosen.name, len(chosen.features), chosen.is_test) == ("split train", 54, False)
     shots = make_task(features, 2, 1).train.image_features
-    assert not (found.features[:, None] == shots[None]).all(axis=2).any()
+    assert not (chosen.features[:, None] == shots[None]).all(axis=2).any()
     assert len(rows(features, "val").features) == 9
 
 
@@ -42,15 +42,15 @@ def test_tested_images_are_left_out_though_they_were_encoded_again(features):
     again = features.splits["test"].image_features[:4].astype(np.float32) * (1 + 1e-4)
     new = np.random.default_rng(1).normal(size=(5, 16)).astype(np.float32)
     with pytest.warns(UserWarning, match="4 of 9 unlabelled images are tested on, and were left out"):
-        found = rows(features, np.concatenate([again, new]))
-    np.testing.assert_array_equal(found.features, new)
-    assert found.name == "a folder"
+        chosen = rows(features, np.concatenate([again, new]))
+    np.testing.assert_array_equal(chosen.features, new)
+    assert chosen.name == "a folder"
 
 
 def test_the_test_split_by_name_is_said(features):
     with pytest.warns(UserWarning, match="transductive"):
-        found = rows(features, "test")
-    assert found.is_test and len(found.features) == 30
+        chosen = rows(features, "test")
+    assert chosen.is_test and len(chosen.features) == 30
 
 
 def test_what_cannot_be(features):

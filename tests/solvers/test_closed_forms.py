@@ -19,11 +19,11 @@ def problem(n=40, d=9, c=4, seed=0):
 def test_gaussians_are_their_equations(n):
     X, y, _ = problem(n)
     shrinkages = [0.03, 0.5, 1.0, 20.0]
-    found, source = gaussian_path(X, y, 5, shrinkages)
+    classifiers, source = gaussian_path(X, y, 5, shrinkages)
     mu = np.stack([X[y == c].mean(axis=0) for c in range(4)])
     S = np.cov((X - mu[y]).T)
     assert source == "within"
-    for shrinkage, (W, b) in zip(shrinkages, found, strict=True):
+    for shrinkage, (W, b) in zip(shrinkages, classifiers, strict=True):
         P = 9 * np.linalg.inv((n - 1) * S + shrinkage * np.trace(S) * np.eye(9))
         np.testing.assert_allclose(W[:4], mu @ P, rtol=1e-8)
         np.testing.assert_allclose(b[:4], np.log(1 / 4) - 0.5 * np.diag(mu @ P @ mu.T), rtol=1e-8)

@@ -24,7 +24,7 @@ def test_every_pair_scored_by_itself(block, monkeypatch):
     monkeypatch.setattr(module, "BLOCK_BYTES", block)  # 1: blocks of 16 queries and a rest
     queries, labels, keys, key_labels, text = problem()
     alphas, betas = [0.0, 0.5, 1.17, 4.0, 30.0], [0.3, 1.0, 5.5, 20.0]
-    found, nll = tip_search(
+    accuracies, nll = tip_search(
         queries, labels, torch.tensor(keys), key_labels, torch.tensor(text), 10.0, alphas, betas, with_likelihood=True
     )
     onehot = np.eye(len(text))[key_labels]
@@ -32,14 +32,16 @@ def test_every_pair_scored_by_itself(block, monkeypatch):
         votes = np.exp(-beta * (1 - queries @ keys.T)) @ onehot
         for j, alpha in enumerate(alphas):
             logits = 10.0 * queries @ text.T + alpha * votes
-            assert found[i, j] == np.mean(logits.argmax(1) == labels)
+            assert accuracies[i, j] == np.mean(logits.argmax(1) == labels)
             losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(labels)), labels]
             assert nll[i, j] == pytest.approx(losses.mean(), rel=1e-10)
-    assert len(np.unique(found)) > 5  # the pairs differ
+    assert len(np.unique(accuracies)) > 5  # the pairs differ
 
 
 def test_likelihood_is_only_made_when_asked_for():
     queries, labels, keys, key_labels, text = problem()
-    found, nll = tip_search(queries, labels, torch.tensor(keys), key_labels, torch.tensor(text), 10.0, [1.0], [1.0])
+    accuracies, nll = tip_search(
+        queries, labels, torch.tensor(keys), key_labels, torch.tensor(text), 10.0, [1.0], [1.0]
+    )
     assert nll is None
-    assert found.shape == (1, 1)
+    assert accuracies.shape == (1, 1)

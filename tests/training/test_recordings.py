@@ -97,19 +97,19 @@ def train(objective, seed, fits=None, n=20):
 def plainly(seed, n_steps=STEPS, count=2, n=20):
     """Step by step on the CPU, one configuration after the other."""
     X, y = data(seed, n)
-    found = []
-    for one in configurations(n, n_steps, count):
-        generator = torch.Generator().manual_seed(one.random_state)
+    trained = []
+    for configured in configurations(n, n_steps, count):
+        generator = torch.Generator().manual_seed(configured.random_state)
         weights = {"w": torch.randn(D, generator=generator)[None]}
         step, update = Step(X, y), Momentum(weights)
         from cafe.training.trainer import _batches
 
-        index = torch.cat(list(_batches(one, generator)))  # (steps, b)
+        index = torch.cat(list(_batches(configured, generator)))  # (steps, b)
         factor = steps.schedule(n_steps, 0)
         for t in range(n_steps):
-            update(weights, step(weights, index[t][None], True)[1], factor(t, torch.tensor([one.lr])))
-        found.append(weights["w"][0].numpy())
-    return found
+            update(weights, step(weights, index[t][None], True)[1], factor(t, torch.tensor([configured.lr])))
+        trained.append(weights["w"][0].numpy())
+    return trained
 
 
 def test_a_later_call_of_the_same_form_replays_what_an_earlier_one_recorded():
@@ -122,29 +122,29 @@ def test_a_later_call_of_the_same_form_replays_what_an_earlier_one_recorded():
         assert device.graphs == graphs, "nothing was captured again"
         assert graphs[0].replays == 2 * (STEPS // 16)
         assert len(kept_recordings) == 1
-    for found, seed in ((first, 0), (second, 1)):
-        np.testing.assert_allclose(found, plainly(seed), rtol=1e-4, atol=1e-5)
+    for trained, seed in ((first, 0), (second, 1)):
+        np.testing.assert_allclose(trained, plainly(seed), rtol=1e-4, atol=1e-5)
     assert len(kept_recordings) == 0  # the context lets go of what it made
 
 
 def test_another_form_is_recorded_on_its_own_and_a_step_that_does_not_say_what_it_is_made_of_is_not_kept():
     with LabelledDevice() as device:
         train(LeastSquares(), 0)
-        found = train(LeastSquares(), 0, n=24)  # more rows: other memory
+        trained = train(LeastSquares(), 0, n=24)  # more rows: other memory
         assert len(device.graphs) == 4
         train(LeastSquares(Nameless), 0)
         train(LeastSquares(Nameless), 0)
         assert len(device.graphs) == 8
         assert len(kept_recordings) == 2
-    np.testing.assert_allclose(found, plainly(0, n=24), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(trained, plainly(0, n=24), rtol=1e-4, atol=1e-5)
 
 
 def test_short_fits_have_no_graph():
     with LabelledDevice() as device:
         short = steps.LEAST_FOR_GRAPH - 1
-        found = train(LeastSquares(), 0, configurations(n_steps=short))
+        trained = train(LeastSquares(), 0, configurations(n_steps=short))
         assert device.graphs == [] and len(kept_recordings) == 0
-    np.testing.assert_allclose(found, plainly(0, short), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(trained, plainly(0, short), rtol=1e-4, atol=1e-5)
 
 
 def test_a_step_that_waits_for_the_device_cannot_be_captured():
@@ -157,10 +157,10 @@ def test_each_device_has_one_capture_stream(monkeypatch):
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: made.append(device) or f"stream {len(made)}")
     compute.capture_stream.cache_clear()
     try:
-        found = [compute.capture_stream(device) for device in (0, 1, 0, 1)]
+        trained = [compute.capture_stream(device) for device in (0, 1, 0, 1)]
     finally:
         compute.capture_stream.cache_clear()
-    assert made == [0, 1] and found == ["stream 1", "stream 2"] * 2
+    assert made == [0, 1] and trained == ["stream 1", "stream 2"] * 2
 
 
 def test_a_capture_is_on_the_stream_of_its_device():

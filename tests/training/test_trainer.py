@@ -129,8 +129,8 @@ def test_every_row_is_seen_equally_often():
 
     class Counting(AdapterObjective):
         def losses_and_gradients(self, batch):
-            found = (batch.features[0][:, None] == X[None]).all(-1).nonzero()[:, 1]
-            np.add.at(counts, found.numpy(), 1)
+            positions = (batch.features[0][:, None] == X[None]).all(-1).nonzero()[:, 1]
+            np.add.at(counts, positions.numpy(), 1)
             return super().losses_and_gradients(batch)
 
     train_many(Counting(text[None]), X, y, [configuration(np.arange(10), batch_size=4, steps=25)])

@@ -43,8 +43,8 @@ def gradients():
         true_losses, truth = autograd(arguments, parameters, index)
         own = {name: value.float() for name, value in parameters.items()}
         step = TritonClassWeightStep(*narrowed(arguments, products), held=options.get("pulled", True))
-        losses, found = step(own, index)
-        kept = {name: value.clone() for name, value in found.items()}
+        losses, own_gradients = step(own, index)
+        kept = {name: value.clone() for name, value in own_gradients.items()}
         assert all(torch.equal(value, kept[name]) for name, value in step(own, index)[1].items()), "not deterministic"
         # Rounded to u: a logit of s cosines, or of s f . w, by two u of it, and the error D with it; the product on
         # the way back and the terms in w and t by some more.
