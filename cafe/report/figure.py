@@ -120,7 +120,7 @@ def draw(
 
 
 def _available_fonts() -> list[str]:
-    """Return the names of the fonts that matplotlib can draw with."""
+    """Return those of the fonts of the figure that are installed, else the generic one."""
     from matplotlib import font_manager
 
     # A family that is not installed would put a warning on the user's screen for every text drawn.

@@ -424,5 +424,5 @@ def _name(name: str, longest: int = _LONGEST_NAME) -> str:
 
 
 def _is_short(value: Any) -> bool:
-    """Return whether a value fits in a line of the table of a fit."""
+    """Return whether a value is a single one: given, and neither a list nor a mapping."""
     return value is not None and not isinstance(value, (list, dict, tuple))
