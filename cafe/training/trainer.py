@@ -16,6 +16,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from threading import Lock
 from typing import Any, Protocol
 
 import torch
@@ -34,6 +35,9 @@ from cafe.training.steps import one_by_one
 DRAWN_STEPS = 256
 # Bytes that one stack may use for its batches' activations; larger groups are cut.
 MEMORY_BUDGET = 512 * 2**20
+# Bytes of the longest batches that stacks share; longer ones are drawn again by each stack. 64 ratios of one seed then
+# draw once, and the seeds of a grid together hold some tens of megabytes.
+SHARED_BYTES = 4 * 2**20
 # On a CPU, bytes of parameters, gradients and optimiser state that one stack may have: what a core's share
 # of a last-level cache holds. A larger stack would read its state from memory at every step.
 STATE_BUDGET = 8 * 2**20
@@ -114,9 +118,10 @@ def train_many(
     stacks = [stack for alike in _group(configurations) for stack in _cut(objective, X, configurations, alike, memory)]
     results: dict[int, Trained] = {}
     recordings: dict[Hashable, tuple[Hashable, Recording]] = {}  # by the stacks' form: the whole form, the recording
+    shared = SharedBatches()
 
     def fit(stack: list[int]) -> None:
-        trained = _fit_stack(objective, X, y, [configurations[i] for i in stack], recordings)
+        trained = _fit_stack(objective, X, y, [configurations[i] for i in stack], recordings, shared)
         results.update(zip(stack, trained, strict=True))
 
     work = [sum(objective.multiply_adds(configurations[i]) for i in stack) for stack in stacks]
@@ -180,10 +185,11 @@ def _fit_stack(
     y: Tensor,
     stack: Sequence[Configuration],
     recordings: dict[Hashable, tuple[Hashable, Recording]],
+    shared: SharedBatches,
 ) -> list[Trained]:
     """Train configurations of one shape, stacked along the leading axis."""
     first = stack[0]
-    initial, blocks = _draw(objective, stack, one_copy=X.device.type == "cpu")
+    initial, blocks = _draw(objective, stack, shared, one_copy=X.device.type == "cpu")
 
     def tensor(values: Sequence[float]) -> Tensor:
         return torch.tensor(values, device=X.device, dtype=X.dtype)
@@ -259,7 +265,7 @@ def _stepper(
 
 
 def _draw(
-    objective: Objective, stack: Sequence[Configuration], one_copy: bool
+    objective: Objective, stack: Sequence[Configuration], shared: SharedBatches, one_copy: bool
 ) -> tuple[dict[str, Tensor], Iterator[Tensor]]:
     """Draw initial parameters (g, ...) and batches of rows, each configuration from its own seed.
 
@@ -273,15 +279,47 @@ def _draw(
     for configuration in stack:
         generator = torch.Generator().manual_seed(configuration.random_state)
         initial.append(objective.initial(configuration, generator))
-        key = (generator.get_state().numpy().tobytes(), configuration.rows.tobytes())
+        b = min(configuration.batch_size, len(configuration.rows))
+        key = (generator.get_state().numpy().tobytes(), configuration.rows.tobytes(), configuration.steps, b)
         if key not in streams:
-            streams[key] = _batches(configuration, generator)
+            streams[key] = shared.blocks(key, configuration, generator)
         owners.append(list(streams).index(key))
     if one_copy and len(streams) == 1:
         blocks = (drawn.expand(len(stack), -1, -1) for drawn in next(iter(streams.values())))
     else:
         blocks = (torch.stack([drawn[owner] for owner in owners]) for drawn in zip(*streams.values(), strict=True))
     return {k: torch.stack([p[k] for p in initial]) for k in initial[0]}, blocks
+
+
+class SharedBatches:
+    """The batches of one call's configurations, which its stacks share: those of one seed and its rows are drawn once.
+
+    A stack may hold a single configuration, and stacks are trained by several threads.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._drawn: dict[Hashable, list[Tensor]] = {}
+
+    def blocks(self, key: Hashable, configuration: Configuration, generator: torch.Generator) -> Iterator[Tensor]:
+        """Return blocks (steps, b) of batches.
+
+        Parameters
+        ----------
+        key : hashable
+            Equal for configurations whose batches are equal.
+        configuration : Configuration
+            Whose rows, number of steps and batch size to draw for.
+        generator : torch.Generator
+            In the state to draw from.
+        """
+        b = min(configuration.batch_size, len(configuration.rows))
+        if configuration.steps * b * torch.int64.itemsize > SHARED_BYTES:
+            return _batches(configuration, generator)
+        with self._lock:
+            if key not in self._drawn:
+                self._drawn[key] = list(_batches(configuration, generator))
+            return iter(self._drawn[key])
 
 
 def _batches(configuration: Configuration, generator: torch.Generator) -> Iterator[Tensor]:

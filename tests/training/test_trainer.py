@@ -103,7 +103,8 @@ def test_a_grid_cut_by_memory_gives_the_same():
         np.testing.assert_allclose(a.parameters["image_up"], b.parameters["image_up"], rtol=1e-6)
 
 
-def test_the_batches_of_one_seed_are_drawn_once_for_all_its_ratios(monkeypatch):
+@pytest.mark.parametrize("in_a_stack", [1, 2, 3])
+def test_the_batches_of_one_seed_are_drawn_once_for_all_its_ratios(in_a_stack, monkeypatch):
     X, y, text = data()
     grid = [
         configuration(np.arange(40), seed=seed, hyper={"alpha": alpha, "beta": 0.2, "logit_scale": 20.0})
@@ -117,9 +118,8 @@ def test_the_batches_of_one_seed_are_drawn_once_for_all_its_ratios(monkeypatch):
         return permute(n, **arguments)
 
     monkeypatch.setattr(torch, "randperm", counted)
-    train_many(
-        AdapterObjective(text[None]), X, y, grid, memory=3 * AdapterObjective(text[None]).activation_bytes(grid[0])
-    )
+    objective = AdapterObjective(text[None])
+    train_many(objective, X, y, grid, memory=in_a_stack * objective.activation_bytes(grid[0]))
     assert len(drawn) == 2 * math.ceil(30 * 16 / 40)
 
 
