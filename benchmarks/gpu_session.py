@@ -81,7 +81,7 @@ def run_part(name: str, rows: Path, smoke: bool, small: bool) -> int:
     part = getattr(importlib.import_module(f"gpu_parts.{module}"), function)
     device: Any = contextlib.nullcontext()
     if smoke:
-        sys.path.insert(0, str(ROOT / "tests"))
+        sys.path.insert(0, str(ROOT / "tests" / "helpers"))
         device = importlib.import_module("labelled_device").LabelledDevice()
     with device:
         part(sizes, row)

