@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from cafe.training.trainer import Configuration, steps_for
 METHOD = "ape-t"
 
 
+@dataclass(eq=False, repr=False)
 class APET(TrainedClassifier):
     """Train one residual per class, added to its text and to its keys, and a value per key; encoders frozen.
 
@@ -86,6 +88,26 @@ class APET(TrainedClassifier):
     array([0])
     """
 
+    class_embeddings: ArrayLike | None = None
+    alpha: float | str = 2.0
+    beta: float | str = 1.0
+    share: float = 0.5
+    variance_weight: float = 0.8
+    epochs: float = 20
+    batch_size: int = 256
+    lr: float | str = 1e-3
+    eps: float = 1e-3
+    weight_decay: float = 0.1
+    logit_scale: float = 100.0
+    classes: ArrayLike | None = None
+    normalize: bool = True
+    device: str = "auto"
+    dtype: str = "auto"
+    random_state: int | None = None
+    alpha_: float = field(init=False)
+    beta_: float = field(init=False)
+    lr_: float = field(init=False)
+
     one_encoder: ClassVar[str] = "channels are chosen by the text of one encoder"
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {
         "alpha": (0.1, 0.5, 1.0, 2.0, 4.0, 7.0),
@@ -99,45 +121,6 @@ class APET(TrainedClassifier):
         "variance_weight": Number(0),
         "share": Number(0, 1, above=True),
     }
-    alpha_: float
-    beta_: float
-    lr_: float
-
-    def __init__(
-        self,
-        class_embeddings: ArrayLike | None = None,
-        alpha: float | str = 2.0,
-        beta: float | str = 1.0,
-        share: float = 0.5,
-        variance_weight: float = 0.8,
-        epochs: float = 20,
-        batch_size: int = 256,
-        lr: float | str = 1e-3,
-        eps: float = 1e-3,
-        weight_decay: float = 0.1,
-        logit_scale: float = 100.0,
-        classes: ArrayLike | None = None,
-        normalize: bool = True,
-        device: str = "auto",
-        dtype: str = "auto",
-        random_state: int | None = None,
-    ) -> None:
-        self.class_embeddings = class_embeddings
-        self.alpha = alpha
-        self.beta = beta
-        self.share = share
-        self.variance_weight = variance_weight
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.lr = lr
-        self.eps = eps
-        self.weight_decay = weight_decay
-        self.logit_scale = logit_scale
-        self.classes = classes
-        self.normalize = normalize
-        self.device = device
-        self.dtype = dtype
-        self.random_state = random_state
 
     # ------------------------------------------------------------------ learning
 

@@ -8,15 +8,15 @@ from typing import Any, ClassVar
 from numpy.typing import ArrayLike
 
 from cafe.methods.base import Array, Problem
-from cafe.methods.cross_modal_linear_probe import CrossModalLinearProbe
 from cafe.methods.inference import scores
 from cafe.methods.inputs.parameters import Constraint, Number
+from cafe.methods.objectives.cross_modal_linear_probe import CrossModalClassifier
 
 METHOD = "cross-modal-adapter"
 
 
 @dataclass(eq=False, repr=False)
-class CrossModalAdapter(CrossModalLinearProbe):
+class CrossModalAdapter(CrossModalClassifier):
     """Train CLIP-Adapter's bottleneck on image features and class embeddings alike, with a head that starts at text.
 
     ::
@@ -87,7 +87,6 @@ class CrossModalAdapter(CrossModalLinearProbe):
     dtype: str = "auto"
     random_state: int | None = None
 
-    one_encoder: ClassVar[str] = "text is a training sample, and lacks what the second encoder sees"
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {
         "iterations": (100, 400, 1600, 6400),
         "lr": (1e-4, 1e-5, 1e-6, 1e-7),

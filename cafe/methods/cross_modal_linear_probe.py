@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from numpy.typing import ArrayLike
 
-from cafe.methods.base import Array, Problem
+from cafe.methods.base import Array
 from cafe.methods.inference import scores
-from cafe.methods.inputs.parameters import Constraint, Number, seed_of
-from cafe.methods.objectives.base import Result, Run, TrainedClassifier
-from cafe.methods.objectives.cross_modal_linear_probe import CrossModalObjective
-from cafe.training.trainer import Configuration
+from cafe.methods.objectives.cross_modal_linear_probe import CrossModalClassifier
 
 METHOD = "cross-modal-linear-probe"
 
-# Steps at 1e-5 before the cosine; the published warm-up rises linearly from there over as many.
-WARMUP_STEPS = 50
 
-
-class CrossModalLinearProbe(TrainedClassifier):
+@dataclass(eq=False, repr=False)
+class CrossModalLinearProbe(CrossModalClassifier):
     """Train a linear head from text on batches that are half images and half class embeddings; encoders frozen.
 
     ::
@@ -76,74 +72,24 @@ class CrossModalLinearProbe(TrainedClassifier):
     array([1])
     """
 
-    one_encoder: ClassVar[str] = "text is a training sample, and lacks what the second encoder sees"
+    class_embeddings: ArrayLike | None = None
+    iterations: int | str = 500
+    batch_size: int | str = 32
+    lr: float | str = 1e-4
+    weight_decay: float | str = 0.01
+    logit_scale: float = 100.0
+    classes: ArrayLike | None = None
+    normalize: bool = True
+    device: str = "auto"
+    dtype: str = "auto"
+    random_state: int | None = None
+
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {
         "iterations": (100, 400, 1600, 6400),
         "lr": (1e-3, 1e-4),
         "weight_decay": (0.0, 0.01, 1e-4),
         "batch_size": (8, 32),
     }
-    constraints: ClassVar[dict[str, Constraint]] = {"iterations": Number(1, whole=True)}
-
-    def __init__(
-        self,
-        class_embeddings: ArrayLike | None = None,
-        iterations: int | str = 500,
-        batch_size: int | str = 32,
-        lr: float | str = 1e-4,
-        weight_decay: float | str = 0.01,
-        logit_scale: float = 100.0,
-        classes: ArrayLike | None = None,
-        normalize: bool = True,
-        device: str = "auto",
-        dtype: str = "auto",
-        random_state: int | None = None,
-    ) -> None:
-        self.class_embeddings = class_embeddings
-        self.iterations = iterations
-        self.batch_size = batch_size
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.logit_scale = logit_scale
-        self.classes = classes
-        self.normalize = normalize
-        self.device = device
-        self.dtype = dtype
-        self.random_state = random_state
-
-    # ------------------------------------------------------------------ learning
-
-    @classmethod
-    def _objective(cls, run: Run) -> CrossModalObjective:
-        return CrossModalObjective(run.tensor(run.base.class_embeddings))
-
-    def _configuration(self, problem: Problem, index: int) -> Configuration:
-        # Which of these may be "auto", and so have a value of their own, differs among the two methods.
-        chosen = {
-            k: getattr(self, f"{k}_", getattr(self, k)) for k in ("iterations", "batch_size", "lr", "weight_decay")
-        }
-        steps = int(chosen["iterations"])
-        return Configuration(
-            rows=problem.rows,
-            random_state=seed_of(self),
-            shape=self._bottleneck(problem),
-            hyper={"logit_scale": self.logit_scale, "ratio": getattr(self, "alpha", 0.0)},
-            steps=steps,
-            batch_size=int(chosen["batch_size"]),
-            lr=float(chosen["lr"]),
-            weight_decay=float(chosen["weight_decay"]),
-            optimizer="adamw",
-            warmup_steps=min(WARMUP_STEPS, steps // 2),
-        )
-
-    def _store(self, result: Result) -> None:
-        self.parameters_ = result.parameters
-
-    def _bottleneck(self, problem: Problem) -> int:
-        """Return the width of the adapter in front of the head; 0 for none."""
-        return 0
-
-    # ------------------------------------------------------------------ inference
 
     def _logits(self, X: Array) -> Array:
         return scores.cross_modal_linear_probe(self, X)

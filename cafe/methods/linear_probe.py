@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 METHOD = "linear-probe"
 
-# Of the problems met in a search, by a digest of their rows: the basis of their span, and the path of their solutions.
+# For each problem of a search, by a digest of its rows: the basis of their span, or None, and the solutions so far.
 _Paths = dict[bytes, "tuple[Array | None, PenaltyPath]"]
 
 # The published search: seven decades first, then bisection in log10 C (KaiyangZhou/CoOp lpclip/linear_probe.py).
@@ -35,8 +36,9 @@ SOLVERS = ("torch", "scikit-learn")
 SMALL_PROBLEM = 2_000_000
 
 
+@dataclass(eq=False, repr=False)
 class LinearProbe(FewShotClassifier):
-    """Logistic regression by L-BFGS; text is not used but for the list of classes.
+    """Logistic regression by L-BFGS; of the text only the number of classes is used.
 
     Classes without a training row cannot be predicted: their probability is zero.
 
@@ -88,6 +90,17 @@ class LinearProbe(FewShotClassifier):
     array(['a'], dtype='<U1')
     """
 
+    class_embeddings: ArrayLike | None = None
+    C: float | str = "auto"
+    max_iter: int = 1000
+    solver: str = "torch"
+    logit_scale: float = 100.0
+    classes: ArrayLike | None = None
+    normalize: bool = True
+    device: str = "auto"
+    random_state: int | None = None
+    C_: float = field(init=False)
+
     grid: ClassVar = {"C": C_PATH}
     constraints: ClassVar[dict[str, Constraint]] = {
         "C": Number(0, above=True, infinite=True),
@@ -96,31 +109,8 @@ class LinearProbe(FewShotClassifier):
     }
     # Unit-length features need little shrinkage; only used where one row per class leaves nothing to choose by.
     default_C: ClassVar[float] = 100.0
-    C_: float
     # Solutions that the candidates of one search share; None outside of a search.
-    _paths: _Paths | None = None
-
-    def __init__(
-        self,
-        class_embeddings: ArrayLike | None = None,
-        C: float | str = "auto",
-        max_iter: int = 1000,
-        solver: str = "torch",
-        logit_scale: float = 100.0,
-        classes: ArrayLike | None = None,
-        normalize: bool = True,
-        device: str = "auto",
-        random_state: int | None = None,
-    ) -> None:
-        self.class_embeddings = class_embeddings
-        self.C = C
-        self.max_iter = max_iter
-        self.solver = solver
-        self.logit_scale = logit_scale
-        self.classes = classes
-        self.normalize = normalize
-        self.device = device
-        self.random_state = random_state
+    _paths: _Paths | None = field(default=None, init=False)
 
     def defaults(self) -> dict[str, Any]:
         """Return what ``"auto"`` falls back to where nothing can be chosen."""
@@ -135,35 +125,28 @@ class LinearProbe(FewShotClassifier):
 
     def search(self, score: Callable[[list[Any]], list[tuple[float, float]]]) -> Any:
         """Search C: seven decades, then eight bisection steps around the best."""
-
-        def candidates(values: list[float]) -> list[Any]:
-            made = [self.varied(C=value) for value in values]
-            for one in made:
-                one._paths = paths
-            return made
-
-        paths: _Paths = {}  # candidates carry it along, so that each step of the search starts where others ended
+        paths: _Paths = {}  # shared by all candidates, so that a fit starts at solutions of earlier ones
         tried: list[Any] = []
         scores: list[tuple[float, float]] = []
 
         def best_of(values: list[float]) -> tuple[tuple[float, float], float]:
-            """Score values; return the key of the best, accuracy before mildness, and its log10 C."""
-            made = [self.varied(C=value) for value in values]
-            for one in made:
-                one._paths = paths
-            found = score(made)
-            tried.extend(made)
-            scores.extend(found)
-            keys = [(s[0], -steps_from_start(self, {"C": value})) for s, value in zip(found, values, strict=True)]
-            place = max(range(len(values)), key=lambda i: keys[i])
-            return keys[place], float(np.log10(values[place]))
+            """Score values of C; return the key of the best, accuracy before mildness, and its log10 C."""
+            candidates = [self.varied(C=value) for value in values]
+            for candidate in candidates:
+                candidate._paths = paths
+            new_scores = score(candidates)
+            tried.extend(candidates)
+            scores.extend(new_scores)
+            keys = [(s[0], -steps_from_start(self, {"C": value})) for s, value in zip(new_scores, values, strict=True)]
+            best_key, best_value = max(zip(keys, values, strict=True), key=lambda pair: pair[0])
+            return best_key, float(np.log10(best_value))
 
-        best, centre = best_of(list(C_PATH))
+        best_key, centre = best_of(list(C_PATH))
         step = 1.0  # half the distance of the decades above, in log10 C
         for _ in range(BISECTIONS):
-            key, place = best_of([float(10 ** (centre - step)), float(10 ** (centre + step))])
-            if key > best:
-                best, centre = key, place
+            key, log_C = best_of([float(10 ** (centre - step)), float(10 ** (centre + step))])
+            if key > best_key:
+                best_key, centre = key, log_C
             step /= 2
         return self.varied(C=mildest(self, tried, scores, score).C)
 
@@ -177,11 +160,12 @@ class LinearProbe(FewShotClassifier):
     def _fit_problems(cls, estimators: Sequence[Any], problems: Sequence[Problem]) -> None:
         """Fit several; those that share checked arrays are one batch of problems and one path of C."""
         runs: dict[tuple[CheckedArrays, int, str], list[tuple[Any, Problem]]] = {}
-        for one, problem in zip(estimators, problems, strict=True):
-            if one.solver == "scikit-learn":
-                one._fit_with_scikit_learn(problem)
+        for estimator, problem in zip(estimators, problems, strict=True):
+            if estimator.solver == "scikit-learn":
+                estimator._fit_with_scikit_learn(problem)
             else:
-                runs.setdefault((problem.base, one.max_iter, one.device_), []).append((one, problem))
+                key = problem.base, estimator.max_iter, estimator.device_
+                runs.setdefault(key, []).append((estimator, problem))
         for (_, max_iter, device), members in runs.items():
             _fit_paths(members, max_iter, device)
 
@@ -194,6 +178,7 @@ class LinearProbe(FewShotClassifier):
         return 90.0 * n * d * c
 
     def _fit_with_scikit_learn(self, problem: Problem) -> None:
+        """Fit by scikit-learn's LogisticRegression, on the CPU. Raises InputError for another device."""
         if self.device not in ("auto", "cpu"):
             raise InputError(
                 f"solver 'scikit-learn' runs on the CPU alone, not on {self.device!r}; "
@@ -219,15 +204,18 @@ class LinearProbe(FewShotClassifier):
 
 
 def _fit_paths(members: Sequence[tuple[LinearProbe, Problem]], max_iter: int, device: str) -> None:
-    """Fit estimators that share arrays: distinct sets of rows are problems, all their C one path."""
+    """Fit estimators that share their checked arrays, the number of iterations and the device.
+
+    Estimators with the same rows are one problem, whose values of C are fitted one from the other. Problems with the
+    same values of C are fitted side by side.
+    """
     base = members[0][1].base
     groups: dict[bytes, list[tuple[LinearProbe, Problem]]] = {}
-    for one, problem in members:
-        groups.setdefault(problem.rows.tobytes(), []).append((one, problem))
-    # Problems with the same list of C advance together; rows that none of them uses are left out.
+    for estimator, problem in members:
+        groups.setdefault(problem.rows.tobytes(), []).append((estimator, problem))
     together: dict[tuple[float, ...], list[list[tuple[LinearProbe, Problem]]]] = {}
     for group in groups.values():
-        together.setdefault(tuple(sorted({one.C_ for one, _ in group})), []).append(group)
+        together.setdefault(tuple(sorted({estimator.C_ for estimator, _ in group})), []).append(group)
     n_classes, d = len(base.class_embeddings), base.X.shape[1]
     for path, batch in together.items():
         used = np.unique(np.concatenate([group[0][1].rows for group in batch]))
@@ -236,8 +224,8 @@ def _fit_paths(members: Sequence[tuple[LinearProbe, Problem]], max_iter: int, de
             with threads_for(work * len(batch)):
                 _fit_batch(batch, path, max_iter, device)
         else:
-            # Each alone has products with its own rows only, and is done when it is done; there are enough of them
-            # for all threads, and a large one gains little by company.
+            # A problem fitted alone multiplies by its own rows only and ends when it has converged. There are enough
+            # problems for all threads, and a large one gains little by being fitted beside others.
             run_each([partial(_fit_batch, [group], path, max_iter, device, len(batch)) for group in batch])
 
 
@@ -248,7 +236,10 @@ def _fit_batch(
     device: str,
     others: int = 1,
 ) -> None:
-    """Fit problems, each a group of estimators on the same rows, along one path; one of so many batches at once."""
+    """Fit problems, each a group of estimators on the same rows, at the values of C in ``path``.
+
+    ``others`` is the number of batches that are fitted at the same time, which share the memory for solutions.
+    """
     base = batch[0][0][1].base
     used = np.unique(np.concatenate([group[0][1].rows for group in batch]))
     counts = np.stack([np.bincount(group[0][1].rows, minlength=len(base.y))[used] for group in batch])
@@ -259,11 +250,11 @@ def _fit_batch(
     known = batch[0][0][0]._paths
     basis, solver = _path_of(X, base.y[used], n_classes, counts, small, max_iter, known, device, others)
     fits = solver.fits(path, 1e-10 if small else 5e-6)
-    for place, group in enumerate(batch):
-        for one, _ in group:
-            fit = fits[path.index(one.C_)][place]
+    for k, group in enumerate(batch):
+        for estimator, _ in group:
+            fit = fits[path.index(estimator.C_)][k]
             coef = fit.coef if basis is None else fit.coef @ basis
-            one._store(coef, fit.intercept, fit.iterations, base.X.dtype)
+            estimator._store(coef, fit.intercept, fit.iterations, base.X.dtype)
 
 
 def _path_of(
@@ -277,7 +268,29 @@ def _path_of(
     device: str,
     others: int,
 ) -> tuple[Array | None, PenaltyPath]:
-    """Return the basis of the rows' span and the path of their solutions: the one of this search, where it was met."""
+    """Return the basis of the rows' span, or None, and the object that solves for C; both from ``known`` if there.
+
+    Parameters
+    ----------
+    X : array of shape (n, d)
+        Rows, in memory or on disk.
+    y : ndarray of shape (n,), int64
+        Their class rows.
+    n_classes : int
+        c.
+    counts : ndarray of shape (problems, n), int64
+        How often each problem has each row.
+    small : bool
+        Whether to compute in float64.
+    max_iter : int
+        Iterations at each C.
+    known : dict or None
+        Of the problems that this search has met; a new one is added.
+    device : str
+        Where to compute.
+    others : int
+        Batches that are fitted at the same time.
+    """
     import torch
 
     from cafe.solvers.logistic import KEPT_BYTES, PenaltyPath, SoftmaxLoss
@@ -304,7 +317,7 @@ def _path_of(
 
 
 def _in_their_span(X: Any) -> tuple[Any, Array | None]:
-    """Return fewer rows than columns as coordinates (n, n) of a basis (n, d) of their span; others as they are.
+    """Return rows X (n, d) as coordinates (n, n) in a basis (n, d) of their span if n < d; else X itself and None.
 
     The penalty keeps every class's weights in the span of the rows, X^T = Q R, and |Q v| = |v|: the objective of v on
     X Q is that of Q v on X. One row a class in 512 columns is a problem of as many unknowns per class as rows.

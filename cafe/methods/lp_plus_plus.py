@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,6 +30,7 @@ FORMS = ("paper", "released")
 ALPHA_EVERY, ALPHA_START = 10, 250.0
 
 
+@dataclass(eq=False, repr=False)
 class LPPlusPlus(FewShotClassifier):
     """Train a visual prototype and a text multiplier per class on all shots at once; encoders frozen.
 
@@ -90,34 +92,22 @@ class LPPlusPlus(FewShotClassifier):
     array([0])
     """
 
+    class_embeddings: ArrayLike | None = None
+    iterations: int | str = 300
+    form: str = "paper"
+    logit_scale: float = 100.0
+    classes: ArrayLike | None = None
+    normalize: bool = True
+    device: str = "auto"
+    dtype: str = "auto"
+    random_state: int | None = None
+
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {"iterations": (1, 10, 25, 50, 100, 200, 300)}
     constraints: ClassVar[dict[str, Constraint]] = {
         "iterations": Number(1, whole=True),
         "form": Choice(FORMS),
         "dtype": Choice(tuple(DTYPES)),
     }
-
-    def __init__(
-        self,
-        class_embeddings: ArrayLike | None = None,
-        iterations: int | str = 300,
-        form: str = "paper",
-        logit_scale: float = 100.0,
-        classes: ArrayLike | None = None,
-        normalize: bool = True,
-        device: str = "auto",
-        dtype: str = "auto",
-        random_state: int | None = None,
-    ) -> None:
-        self.class_embeddings = class_embeddings
-        self.iterations = iterations
-        self.form = form
-        self.logit_scale = logit_scale
-        self.classes = classes
-        self.normalize = normalize
-        self.device = device
-        self.dtype = dtype
-        self.random_state = random_state
 
     def _multiply_adds(self, n: int, d: int, c: int) -> float:
         return 2.0 * n * d * c * (self.iterations if isinstance(self.iterations, int) else max(self.grid["iterations"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from numpy.typing import ArrayLike
@@ -9,12 +10,13 @@ from numpy.typing import ArrayLike
 from cafe.kernels.class_weights_reference import WeightsShape
 from cafe.methods.base import Problem
 from cafe.methods.inputs.parameters import Constraint, Number
-from cafe.methods.zs_lp import ZeroShotLinearProbe
+from cafe.methods.objectives.zs_lp import ClassWeightClassifier
 
 METHOD = "task-res"
 
 
-class TaskRes(ZeroShotLinearProbe):
+@dataclass(eq=False, repr=False)
+class TaskRes(ClassWeightClassifier):
     """Learn a residual on every class embedding, scaled by alpha; encoders and text frozen.
 
     ::
@@ -72,45 +74,29 @@ class TaskRes(ZeroShotLinearProbe):
     array([1])
     """
 
+    class_embeddings: ArrayLike | None = None
+    alpha: float | str = 0.5
+    text_norm: float | None = 9.0
+    epochs: float | None = None
+    batch_size: int = 256
+    lr: float | str = 2e-3
+    weight_decay: float = 5e-4
+    logit_scale: float = 100.0
+    classes: ArrayLike | None = None
+    normalize: bool = True
+    device: str = "auto"
+    dtype: str = "auto"
+    random_state: int | None = None
+    alpha_: float = field(init=False)
+
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {"alpha": (0.1, 0.3, 0.5, 0.7, 1.0), "lr": (2e-3, 2e-4)}
     constraints: ClassVar[dict[str, Constraint]] = {"alpha": Number(0, above=True)}
-    alpha_: float
     _optimizer = "adamw"  # without decay of its own it is Adam
 
-    def __init__(
-        self,
-        class_embeddings: ArrayLike | None = None,
-        alpha: float | str = 0.5,
-        text_norm: float | None = 9.0,
-        epochs: float | None = None,
-        batch_size: int = 256,
-        lr: float | str = 2e-3,
-        weight_decay: float = 5e-4,
-        logit_scale: float = 100.0,
-        classes: ArrayLike | None = None,
-        normalize: bool = True,
-        device: str = "auto",
-        dtype: str = "auto",
-        random_state: int | None = None,
-    ) -> None:
-        self.class_embeddings = class_embeddings
-        self.alpha = alpha
-        self.text_norm = text_norm
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.logit_scale = logit_scale
-        self.classes = classes
-        self.normalize = normalize
-        self.device = device
-        self.dtype = dtype
-        self.random_state = random_state
-
     def _epochs(self, problem: Problem) -> float:
-        if self.epochs is not None:
-            return float(self.epochs)
-        return 100.0 if problem.most_shots <= 4 else 200.0
+        if self.epochs is None:
+            return 100.0 if problem.most_shots <= 4 else 200.0
+        return float(self.epochs)
 
     def _shape(self) -> WeightsShape:
         return WeightsShape(cosines=True, residual=True)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,7 +23,13 @@ from torch.nn.functional import relu
 
 from cafe.kernels.class_weights import ClassWeightStep
 from cafe.kernels.class_weights_reference import WeightsShape
+from cafe.methods.base import Problem
+from cafe.methods.inputs.parameters import Constraint, Number, seed_of
+from cafe.methods.objectives.base import Result, Run, TrainedClassifier
 from cafe.training.trainer import Batch, Configuration, Step
+
+# Steps at 1e-5 before the cosine; the published warm-up rises linearly from there over as many.
+WARMUP_STEPS = 50
 
 
 @dataclass(frozen=True)
@@ -112,3 +118,47 @@ class CrossModalObjective:
         b, (c, d) = min(configuration.batch_size, len(configuration.rows)), self.text.shape
         bottleneck: Any = configuration.shape
         return int(2 * b * d * c + 6 * b * d * bottleneck)
+
+
+class CrossModalClassifier(TrainedClassifier):
+    """Base of the two cross-modal methods; a subclass says how it scores, and how wide its adapter is.
+
+    Attributes
+    ----------
+    parameters_ : dict of str to ndarray
+        ``head`` (c, d) and, with an adapter, ``down`` (d, h) and ``up`` (h, d).
+    """
+
+    one_encoder: ClassVar[str] = "text is a training sample, and lacks what the second encoder sees"
+    constraints: ClassVar[dict[str, Constraint]] = {"iterations": Number(1, whole=True)}
+
+    @classmethod
+    def _objective(cls, run: Run) -> CrossModalObjective:
+        return CrossModalObjective(run.tensor(run.base.class_embeddings))
+
+    def _configuration(self, problem: Problem, index: int) -> Configuration:
+        # What was chosen for a parameter that may be "auto" is in an attribute that ends in "_". Which parameters may
+        # be "auto" differs between the two methods.
+        chosen = {
+            k: getattr(self, f"{k}_", getattr(self, k)) for k in ("iterations", "batch_size", "lr", "weight_decay")
+        }
+        steps = int(chosen["iterations"])
+        return Configuration(
+            rows=problem.rows,
+            random_state=seed_of(self),
+            shape=self._bottleneck(problem),
+            hyper={"logit_scale": self.logit_scale, "ratio": getattr(self, "alpha", 0.0)},
+            steps=steps,
+            batch_size=int(chosen["batch_size"]),
+            lr=float(chosen["lr"]),
+            weight_decay=float(chosen["weight_decay"]),
+            optimizer="adamw",
+            warmup_steps=min(WARMUP_STEPS, steps // 2),
+        )
+
+    def _store(self, result: Result) -> None:
+        self.parameters_ = result.parameters
+
+    def _bottleneck(self, problem: Problem) -> int:
+        """Return the width of the adapter in front of the head; 0 for none."""
+        return 0

@@ -14,14 +14,23 @@ The length of t decides how far a step of given size turns w. On ImageNet at 4 s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from cafe.kernels.choose import choose_kernel, triton_products
 from cafe.kernels.class_weights import ClassWeightStep
-from cafe.kernels.class_weights_reference import class_weight_losses_and_gradients
+from cafe.kernels.class_weights_reference import WeightsShape, class_weight_losses_and_gradients
+from cafe.kernels.fastest import WeightSizes, choose_weights_precision
+from cafe.methods.base import Array, Problem, unit_length
+from cafe.methods.inference import scores
+from cafe.methods.inputs.parameters import Constraint, Number, seed_of
+from cafe.methods.inputs.problem import CheckedArrays
+from cafe.methods.objectives.base import Placement, Result, Run, TrainedClassifier, steps_with_warmup
 from cafe.training.trainer import Batch, Configuration, Step
 
 
@@ -102,3 +111,110 @@ class ClassWeightObjective:
         """Logits forward, class weights backward."""
         b, (c, d) = min(configuration.batch_size, len(configuration.rows)), self.start.shape
         return int(2 * b * c * d)
+
+
+class ClassWeightClassifier(TrainedClassifier):
+    """Base of the methods that train class weights on cosines: the zero-shot-initialised probe, CLAP and TaskRes.
+
+    A subclass overrides what it has besides: number of epochs, residual, decay, pull to the text.
+
+    Attributes
+    ----------
+    weights_ : ndarray of shape (c, d)
+        Trained class weights.
+    lr_ : float
+        The learning rate used.
+    """
+
+    constraints: ClassVar[dict[str, Constraint]] = {
+        "text_norm": Number(0, above=True, none=True),
+        "epochs": Number(0, above=True, none=True),
+    }
+    text_norm: float | None
+    batch_size: int
+    lr_: float
+    _trains_on_cosines = True
+    _optimizer = "sgd"
+
+    def _alike(self) -> Hashable:
+        return self.text_norm
+
+    def _placement(self, problem: Problem) -> Placement:
+        placement = super()._placement(problem)
+        c, d = problem.class_embeddings.shape
+        sizes = WeightSizes(self._shape().cosines, min(self.batch_size, len(problem.rows)), d, c)
+        products, kernel = choose_weights_precision(self.dtype, placement.device, sizes), placement.kernel
+        # Triton's kernels sum in float32.
+        has_kernel = placement.device.startswith("cuda") and self.dtype != "float64"
+        if has_kernel and choose_kernel("auto", placement.device) == "triton":
+            products, kernel = triton_products(self.dtype, placement.device), "triton"
+        return replace(placement, products=getattr(torch, products), kernel=kernel)
+
+    @classmethod
+    def _objective(cls, run: Run) -> ClassWeightObjective:
+        pulls = [estimator._pull(problem) for estimator, problem in zip(run.estimators, run.problems, strict=True)]
+        pull = None if pulls[0] is None else run.tensor(np.stack(pulls))
+        text = run.tensor(_scaled_text(run.base, run.estimators[0].text_norm))
+        held = pull is not None or any(estimator._decay() for estimator in run.estimators)
+        placement = run.placement
+        return ClassWeightObjective(
+            text, run.X.to(placement.products), pull, placement.kernel, placement.precision, held
+        )
+
+    def _configuration(self, problem: Problem, index: int) -> Configuration:
+        steps, warmup_steps = steps_with_warmup(self._epochs(problem), len(problem.rows), self.batch_size)
+        return Configuration(
+            rows=problem.rows,
+            random_state=seed_of(self),
+            shape=self._shape(),
+            hyper={
+                "residual_scale": self._residual_scale(),
+                "decay": self._decay(),
+                "logit_scale": self.logit_scale,
+                "index": index,
+            },
+            steps=steps,
+            batch_size=self.batch_size,
+            lr=float(self.lr_),
+            weight_decay=0.0,
+            optimizer=self._optimizer,
+            warmup_steps=warmup_steps,
+        )
+
+    def _store(self, result: Result) -> None:
+        text = _scaled_text(result.problem.base, self.text_norm)
+        trained = result.parameters["weights"]
+        if self._shape().residual:
+            trained = text + np.asarray(self._residual_scale() * trained, text.dtype)
+        self.weights_ = trained.astype(text.dtype, copy=False)
+
+    def _shape(self) -> WeightsShape:
+        """Return which choices of the loss in kernels/class_weights_reference.py the method makes."""
+        return WeightsShape(cosines=True)
+
+    def _epochs(self, problem: Problem) -> float:
+        """Return the number of passes over the training rows."""
+        raise TypeError(f"{type(self).__name__} must say how many epochs it trains")
+
+    def _residual_scale(self) -> float:
+        """Return the factor of the residual where one is trained."""
+        return 1.0
+
+    def _decay(self) -> float:
+        """Return the strength of the L2 penalty on the residual."""
+        return 0.0
+
+    def _pull(self, problem: Problem) -> Array | None:
+        """Return the strength of the pull to the text, lambda (c,), or None for none."""
+        return None
+
+    def _logits(self, X: Array) -> Array:
+        return scores.weight_cosines(self, X)
+
+
+def _scaled_text(base: CheckedArrays, text_norm: float | None) -> Array:
+    """Return class embeddings (c, d) of the given length; None keeps the lengths they have on entry."""
+    if text_norm is None:
+        return base.class_embeddings
+    scaled: Array = unit_length(base.class_embeddings) * base.class_embeddings.dtype.type(text_norm)
+    return scaled
