@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 from unittest import mock
 
 import torch
@@ -130,7 +131,7 @@ def with_tiles(
     for number in range(count - 1 if quick else 0, count, 1 if every or count == 1 else count - 1):
 
         def launch_with_tile(number: int = number) -> None:
-            def choose(card: Card, rows: int, columns: int, stack: int, width: int, *form: bool) -> Tile:
+            def choose(card: Card, rows: int, columns: int, stack: int, width: int, *form: Any) -> Tile:
                 tiles = possible_tiles(card, width, *form)
                 return tiles[min(number, len(tiles) - 1)]
 

@@ -174,7 +174,7 @@ def tiles(sizes: Sizes, row: Rows) -> None:
             for number, tile in enumerate(possible_tiles(card_of(DEVICE), 4, precision == "float32")):
 
                 def choose(
-                    card: Any, rows: int, columns: int, stack: int, width: int, *form: bool, number: int = number
+                    card: Any, rows: int, columns: int, stack: int, width: int, *form: Any, number: int = number
                 ) -> Any:
                     found = possible_tiles(card, width, *form)
                     return found[min(number, len(found) - 1)]

@@ -2,7 +2,9 @@
 
 A tile of BM rows and BN columns sums over a depth in blocks of BK, of which ``stages`` are in shared memory at once:
 
-    bytes of shared memory = stages (BM + BN) BK (bytes of a number)
+    bytes of shared memory = stages (BM + right BN) BK (bytes of a number)
+
+where the right side is made of ``right`` tensors on the way in.
 
 The largest tile is taken that still gives nearly every multiprocessor a block, and as many stages as fit: a few large
 tiles would leave most of a GPU idle where one small fit is trained, many small ones read each number too often in a
@@ -96,7 +98,9 @@ def card_of(device: str) -> Card:
     return Card(int(shared) or COMMON_SHARED, int(about.multi_processor_count))
 
 
-def possible_tiles(card: Card, width: int, exact: bool = False, computed: bool = False) -> list[Tile]:
+def possible_tiles(
+    card: Card, width: int, exact: bool = False, computed: bool = False, crowded: bool = False, right: int = 1
+) -> list[Tile]:
     """Return every tile that :func:`choose_tile` can take on a card, the largest first.
 
     Parameters
@@ -110,6 +114,11 @@ def possible_tiles(card: Card, width: int, exact: bool = False, computed: bool =
         and deepest tiles would need more registers than there are.
     computed : bool, default=False
         Whether the left side is computed on the way in.
+    crowded : bool, default=False
+        Whether threads hold other sums beside the product's, for which registers lack in the largest tiles: these are cut
+        to 64 x 64, and shared by eight warps.
+    right : int, default=1
+        Tensors of which the right side is made on the way in.
 
     Examples
     --------
@@ -122,14 +131,24 @@ def possible_tiles(card: Card, width: int, exact: bool = False, computed: bool =
     for rows, columns, depth, warps in COMPUTED_SIZES if computed else SIZES:
         if exact and (warps > 4 or depth > 32):
             continue
-        stages = (card.shared_memory - RESERVED) // ((rows + columns) * depth * width)
+        if crowded and rows * columns >= 64 * 64:
+            columns, warps = 64, 8
+        stages = (card.shared_memory - RESERVED) // ((rows + right * columns) * depth * width)
         if stages >= 1:
             tiles.append(Tile(rows, columns, depth, warps, min(MOST_STAGES, stages)))
-    return tiles
+    return list(dict.fromkeys(tiles))
 
 
 def choose_tile(
-    card: Card, rows: int, columns: int, stack: int, width: int, exact: bool = False, computed: bool = False
+    card: Card,
+    rows: int,
+    columns: int,
+    stack: int,
+    width: int,
+    exact: bool = False,
+    computed: bool = False,
+    crowded: bool = False,
+    right: int = 1,
 ) -> Tile:
     """Return the tile for ``stack`` products of ``rows`` times ``columns`` numbers; arguments as above.
 
@@ -139,7 +158,7 @@ def choose_tile(
     >>> (one.rows, one.columns), (many.rows, many.columns)
     ((32, 32), (64, 128))
     """
-    tiles = possible_tiles(card, width, exact, computed)
+    tiles = possible_tiles(card, width, exact, computed, crowded, right)
 
     def blocks(tile: Tile) -> int:
         return -(-rows // tile.rows) * -(-columns // tile.columns) * stack

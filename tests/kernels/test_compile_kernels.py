@@ -83,6 +83,21 @@ def test_compile_20_000_classes_for_a_card_with_little_shared_memory(matrix, mon
     assert not [(row, row.faults()) for row in rows if row.faults()]
 
 
+@needs_triton
+@pytest.mark.parametrize("precision", ["tf32", "fp32"])
+def test_compile_residuals_for_a_card_with_little_shared_memory(matrix, monkeypatch, precision):
+    """Class weights made of two tensors: with the largest tile once 136 KB of an A10's 99, and 528 bytes spilled."""
+    (family,) = (each for each in matrix.FAMILIES if "cafe.kernels.cuda.class_weights" in each.modules)
+
+    def launches(precision, card, quick):
+        yield next(step for step in family.launches(precision, card, False) if step[0] == "task-res")
+
+    monkeypatch.setattr(matrix, "FAMILIES", (matrix.replace(family, launches=launches),))
+    rows = matrix.compile_all(["86"], [precision], quick=False)
+    assert {row.kernel for row in rows} == kernel_modules()["cafe.kernels.cuda.class_weights"]
+    assert not [(row, row.faults()) for row in rows if row.faults()]
+
+
 def product_of(row):
     rows, columns, depth = map(int, row.tile.split("x"))
     return rows * columns * depth // (32 * row.warps)
@@ -139,6 +154,10 @@ def test_tiles_fit_every_card(matrix):
             assert (len(tiles), len(computed)) == (len(SIZES), len(COMPUTED_SIZES))
             for tile in (*tiles, *computed):
                 assert (tile.rows + tile.columns) * tile.depth * width * tile.stages <= card.shared_memory
+            for tile in possible_tiles(card, width, right=2):
+                assert (tile.rows + 2 * tile.columns) * tile.depth * width * tile.stages <= card.shared_memory
+            for tile in possible_tiles(card, width, crowded=True):
+                assert tile.rows * tile.columns <= 64 * 64
             # One of them is taken, whatever the problem.
             for rows, columns, stack in ((1, 1, 1), (256, 1000, 1), (256, 128, 45), (20_000, 1024, 3)):
                 assert choose_tile(card, rows, columns, stack, width) in tiles

@@ -254,10 +254,10 @@ class TritonAdapterStep:
         return self.features.element_size() == WIDE and self.precision == "ieee"
 
     def _launch(
-        self, rows: int, columns: int, stack: int, width: int, computed: bool = False
+        self, rows: int, columns: int, stack: int, width: int, computed: bool = False, crowded: bool = False
     ) -> tuple[tuple[int, int, int], dict[str, Any]]:
         """Return the grid of a product with so many rows and columns, and the options of its launch."""
-        tile = choose_tile(self.card, rows, columns, stack, width, self._exact, computed)
+        tile = choose_tile(self.card, rows, columns, stack, width, self._exact, computed, crowded)
         grid = (triton.cdiv(rows, tile.rows), triton.cdiv(columns, tile.columns), stack)
         return grid, {"PRECISION": self.precision, **tile.options()}
 
@@ -357,7 +357,7 @@ class TritonAdapterStep:
         """Launch 5 for one side."""
         up = update.narrow[f"{side.name}_up"]
         g, h, d = up.shape
-        grid, options = self._launch(side.n, h, g, self.features.element_size())
+        grid, options = self._launch(side.n, h, g, self.features.element_size(), crowded=self._exact)
         through_kernel[grid](side.da, up, side.hidden, side.dh, side.n, d, h, **options)
 
     def _weights(

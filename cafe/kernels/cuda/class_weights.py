@@ -343,7 +343,8 @@ class TritonClassWeightStep:
         lse, losses = (self.buffers(name, like, g, b) for name in ("lse", "losses"))
         kinds = {"COSINES": shape.cosines, "RESIDUAL": shape.residual, "OFFSET": shape.offset}
         kinds["PULLED"] = self.held
-        grid, options = self._launch(b, c, g)
+        # w is made of the anchor and of the residual, and float32 leaves no registers for its squares in a large tile.
+        grid, options = self._launch(b, c, g, crowded=self._exact, right=2 if shape.residual else 1)
         logits = self.buffers("logits", like, g, b, -(-c // ALIGNED) * ALIGNED)
         highest, sums = (self.buffers(name, like, g, grid[1], b) for name in ("highest", "sums"))
         class_logits_kernel[grid](
@@ -363,7 +364,7 @@ class TritonClassWeightStep:
             target = update.targets.get(name, update.targets["weights"])
             first = update.first.get(name, target)
             parts.append((target, first, update.second.get(name, first)))
-        grid, options = self._launch(c, d, g, computed=True)
+        grid, options = self._launch(c, d, g, computed=True, crowded=shape.offset)
         class_update_kernel[grid](
             self.features, batch, labels, logits, lse, losses, lengths, away, self.anchor, hyper["logit_scale"],
             residual, hyper["decay"], like if self.pull is None else self.pull, self.index, row_weights,
@@ -374,12 +375,16 @@ class TritonClassWeightStep:
         )  # fmt: skip
         return {}, now
 
+    @property
+    def _exact(self) -> bool:
+        """Whether operands are float32 and stay so."""
+        return self.features.element_size() == WIDE and self.precision == "ieee"
+
     def _launch(
-        self, rows: int, columns: int, stack: int, computed: bool = False
+        self, rows: int, columns: int, stack: int, computed: bool = False, crowded: bool = False, right: int = 1
     ) -> tuple[tuple[int, int, int], dict[str, Any]]:
         """Return the grid of a product with so many rows and columns, and the options of its launch."""
-        exact = self.features.element_size() == WIDE and self.precision == "ieee"
         # Weights and logits are four bytes wide, whatever the products are.
-        tile = choose_tile(self.card, rows, columns, stack, WIDE, exact, computed)
+        tile = choose_tile(self.card, rows, columns, stack, WIDE, self._exact, computed, crowded, right)
         grid = (triton.cdiv(rows, tile.rows), triton.cdiv(columns, tile.columns), stack)
         return grid, {"PRECISION": self.precision, **tile.options()}
