@@ -115,8 +115,8 @@ def possible_tiles(
     computed : bool, default=False
         Whether the left side is computed on the way in.
     crowded : bool, default=False
-        Whether threads hold other sums beside the product's, for which registers lack in the largest tiles: these are cut
-        to 64 x 64, and shared by eight warps.
+        Whether threads hold other sums beside the product's, for which registers lack in the largest tiles: these
+        are cut to 64 x 64, and shared by eight warps.
     right : int, default=1
         Tensors of which the right side is made on the way in.
 
