@@ -3,7 +3,7 @@
 Letters: n rows of the batch, d width, c classes. Iterates are float64, NumPy arrays on a CPU and tensors on a
 device.
 
-Minimised by turns, over assignments z (n, c), means mu (c, d) and diagonal variances v (c, d):
+The solver minimises in turn, over assignments z (n, c), means mu (c, d) and diagonal variances v (c, d):
 
     - sum_ic z_ic log N(x_i; mu_c, v_c) / 50  -  sum_ij w_ij z_i . z_j / 2  +  sum_i KL( z_i | y_i )
     + alpha sum_c KL( N(t_c, V) | N(mu_c, v_c) )
@@ -39,12 +39,12 @@ Array = NDArray[Any]
 def solve_anchored(
     rows: Array, text: Array, text_logits: Array, anchor_weight: float, neighbors: int, iterations: int
 ) -> Array:
-    """Return log z up to a constant in each row, (n, c).
+    """Assign the rows of a batch to classes: return log z up to a constant in each row, (n, c).
 
     Parameters
     ----------
     rows : ndarray or Tensor of shape (n, d), float64
-        The batch, of unit length; computed where it is.
+        The batch, of unit length. A tensor is computed on its own device.
     text : ndarray of shape (c, d), float64
         Class embeddings, of unit length.
     text_logits : ndarray of shape (n, c)
@@ -54,7 +54,7 @@ def solve_anchored(
     neighbors : int
         Nearest rows that pull on each row.
     iterations : int
-        Turns of means and variances.
+        How often means and variances are computed.
 
     References
     ----------
@@ -99,7 +99,21 @@ def solve_anchored(
 def _means_and_variances(
     z: Array, rows: Array, squares: Array, text: Array, anchor: Array, anchor_weight: float
 ) -> tuple[Array, Array]:
-    """Return mu and v (c, d) for fixed assignments."""
+    """Return mu and v (c, d) for fixed assignments; formulas in the module's docstring.
+
+    Parameters
+    ----------
+    z : array of shape (n, c)
+        Assignments.
+    rows, squares : array of shape (n, d)
+        The batch, and the squares of its numbers.
+    text : array of shape (c, d)
+        Class embeddings.
+    anchor : array of shape (d,)
+        V, the variance of the text.
+    anchor_weight : float
+        alpha.
+    """
     square = functions(z).square
     if is_tensor(z):
         best = z.argmax(axis=1)

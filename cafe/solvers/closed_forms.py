@@ -72,7 +72,7 @@ def gaussian_path(
     Parameters
     ----------
     X : ndarray or Tensor of shape (n, d)
-        Rows; computed in float64, where they are.
+        Rows; computed in float64, a tensor on its own device.
     y : ndarray of shape (n,), int64
         Class of each row.
     n_classes : int
@@ -123,7 +123,17 @@ def gaussian_path(
 
 
 def _with_bias(weights: Array, mu: Array, seen: NDArray[np.bool_]) -> tuple[Array, Array]:
-    """Return W and b of all classes, from the means of all and the weights of those that have a row (``seen``)."""
+    """Return W (c, d) and b (c,) of the Gaussian classifier; formulas in the module's docstring.
+
+    Parameters
+    ----------
+    weights : ndarray of shape (seen classes, d)
+        W of the classes that have a row.
+    mu : ndarray of shape (c, d)
+        Means of all classes.
+    seen : ndarray of shape (c,), bool
+        Which classes have a row.
+    """
     W = np.zeros_like(mu)
     W[seen] = weights
     b = -np.log(seen.sum()) - np.einsum("cd,cd->c", W, mu) / 2
@@ -187,5 +197,6 @@ def ridge_path(
 
 
 def _check_positive(name: str, values: Sequence[float]) -> None:
+    """Raise InputError unless there are values and all are finite and above 0."""
     if len(values) == 0 or not all(0 < value < np.inf for value in values):
         raise InputError(f"{name} must be numbers above 0, at least one, but are {list(values)!r}")

@@ -13,11 +13,11 @@ Steps start at 1 and are halved until they satisfy Armijo's condition; pairs wit
 problem is done when half its directional derivative, the decrease a Newton step would bring, is below ``tolerance``
 times its value.
 
-On a GPU a read of one number costs as much as an evaluation. There every turn is one evaluation for all problems, and
-what is decided is decided on the device: a problem whose step is accepted takes a new direction, another keeps its own
-with half the step, one that is done stays. Whether all are done is copied to the host's memory without waiting, and
-looked at a turn later, when the next evaluation is queued: the device never waits for the host, for one evaluation too
-many at the end, which changes nothing.
+On a GPU it takes as long to read one number as to evaluate the function. There every iteration evaluates all problems
+once, and the device makes all decisions: a problem whose step is accepted takes a new direction, one whose step is
+refused keeps its direction and halves the step, one that is done stays. Whether all problems are done is copied to the
+host without waiting, and read an iteration later, when the next evaluation is queued. So the device never waits for
+the host; the price is one evaluation after the end, which changes nothing.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Point:
 
 
 Function = Callable[[Tensor], Point]
-# Of each step: s, the change of df, and which problems have any use for it (g, 1).
+# For each step: s (g, p), the change of df (g, p), and for which problems the pair has curvature (g, 1).
 Memory = list[tuple[Tensor, Tensor, Tensor]]
 
 
@@ -64,8 +64,9 @@ class Minimum:
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Return each problem's product of its vectors in a and b (g, p): (g, 1)."""
     products: Tensor = torch.linalg.vecdot(a, b)
-    return products[:, None]  # (g, 1)
+    return products[:, None]
 
 
 def minimise(
@@ -94,7 +95,7 @@ def minimise(
     max_iter : int
         Iterations, each of which is one evaluation unless steps have to be halved.
     memory : list
-        Empty, or what an earlier call with another ridge left in it; it is added to.
+        Pairs of earlier steps: an empty list, or that of an earlier call with another ridge. New pairs are appended.
 
     Examples
     --------
@@ -115,9 +116,9 @@ def minimise(
     while True:
         direction = _direction(gradient, precondition, pairs)
         slope = _dot(gradient, direction)[:, 0]  # (g,)
-        lost = slope >= 0  # no descent, by rounding: take the steepest one
-        if bool(lost.any()):
-            direction = torch.where(lost[:, None], -precondition(gradient), direction)
+        ascends = slope >= 0  # by rounding; such a problem takes the preconditioned gradient instead
+        if bool(ascends.any()):
+            direction = torch.where(ascends[:, None], -precondition(gradient), direction)
             slope = _dot(gradient, direction)[:, 0]
         done |= -slope.to(value.dtype) / 2 <= tolerance * value.abs()
         if bool(done.all()) or iteration == max_iter:
@@ -145,30 +146,30 @@ def _minimise_on_device(
     max_iter: int,
     memory: Memory,
 ) -> Minimum:
-    """Minimise on a GPU without host synchronisation; see the module's docstring."""
+    """Minimise on a GPU without waiting for it; parameters as in :func:`minimise`, how in the module's docstring."""
     point = start
     value, gradient = point.with_ridge(ridge)
     pairs = [_pair(s, change, useful, ridge) for s, change, useful in memory]
     done, stuck = (torch.zeros_like(value, dtype=torch.bool) for _ in range(2))  # (g,)
     fresh = torch.ones_like(done)  # problems that take a new direction
     step, halvings = torch.ones_like(gradient[:, 0]), torch.zeros_like(gradient[:, 0])
-    direction, turn = torch.zeros_like(gradient), 0
-    over = LateFlag(gradient.device)
+    direction, iteration = torch.zeros_like(gradient), 0
+    all_ended = LateFlag(gradient.device)
     while True:
         newest = _direction(gradient, precondition, pairs[-HISTORY:])
-        lost = _dot(gradient, newest) >= 0
-        newest = torch.where(lost, -precondition(gradient), newest)
+        ascends = _dot(gradient, newest) >= 0
+        newest = torch.where(ascends, -precondition(gradient), newest)
         direction = torch.where(fresh[:, None], newest, direction)
         slope = _dot(gradient, direction)[:, 0]
         done |= fresh & (-slope.to(value.dtype) / 2 <= tolerance * value.abs())
-        was_over = over.exchange((done | stuck).all())
-        if was_over:
-            turn -= 1
+        had_ended = all_ended.exchange((done | stuck).all())
+        if had_ended:
+            iteration -= 1
             memory.pop()  # of the evaluation after the end
-        if was_over or turn == max_iter:
+        if had_ended or iteration == max_iter:
             del memory[:-HISTORY]
-            return Minimum(point, value, turn, done)
-        turn += 1
+            return Minimum(point, value, iteration, done)
+        iteration += 1
         moved = function(torch.addcmul(point.x, direction, step[:, None]))
         new_value = moved.with_ridge(ridge)[0]
         slack = 4 * torch.finfo(direction.dtype).eps * value.abs()
@@ -180,7 +181,7 @@ def _minimise_on_device(
         useful = wide & (_dot(s, y) > torch.finfo(s.dtype).eps * _dot(y, y) * 1e-3)
         memory.append((s, change, useful))
         pairs.append(_pair(s, change, useful, ridge))
-        # One more than are used: the last may be of an evaluation after the end.
+        # One pair more than is used is kept, since the last may be of an evaluation after the end.
         del memory[: -HISTORY - 1], pairs[: -HISTORY - 1]
         point = Point(
             torch.where(wide, moved.x, point.x),
@@ -195,10 +196,11 @@ def _minimise_on_device(
 
 
 class LateFlag:
-    """Gives the host a flag that the device computed, one turn late, so that the device never waits.
+    """Gives the host a flag that the device computed, one iteration late, so that the device never waits.
 
-    The flag is copied into pinned memory after the work that makes it, and an event is recorded behind the copy. The
-    copy of the turn before was queued before a whole evaluation, so the device has work while the host waits for it.
+    The device copies the flag into the host's pinned memory once it is computed, and records an event after the copy.
+    The host waits for the event of the iteration before, behind which a whole evaluation is queued: the device has work
+    meanwhile.
 
     Parameters
     ----------
@@ -211,22 +213,32 @@ class LateFlag:
         self._stream = cuda.current_stream(device)
         self._flags = torch.zeros(2, dtype=torch.bool, pin_memory=True)
         self._copied = [cuda.Event() for _ in range(2)]
-        self._turn = 0
+        self._calls = 0
 
     def exchange(self, flag: Tensor) -> bool:
-        """Send this turn's flag, a tensor of no dimensions, and return that of the turn before; False at first."""
-        now, before = self._turn % 2, (self._turn + 1) % 2
+        """Send a flag, a tensor of no dimensions, and return the flag of the call before; False at the first call."""
+        now, before = self._calls % 2, (self._calls + 1) % 2
         self._flags[now].copy_(flag, non_blocking=True)
         self._copied[now].record(self._stream)
-        self._turn += 1
-        if self._turn == 1:
+        self._calls += 1
+        if self._calls == 1:
             return False
         self._copied[before].synchronize()
         return bool(self._flags[before])
 
 
 def _pair(s: Tensor, change: Tensor, useful: Tensor, ridge: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return s, y and 1 / (s . y), or 0 where the pair is of no use."""
+    """Return s, y and 1 / (s . y) for a penalty, 0 in place of the last where the pair is to be left out.
+
+    Parameters
+    ----------
+    s, change : Tensor of shape (g, p)
+        A step, and the change of df over it.
+    useful : Tensor of shape (g, 1), bool
+        Problems for which the pair has curvature.
+    ridge : Tensor, to broadcast with (g, p)
+        r.
+    """
     y = change + ridge * s
     curvature = _dot(s, y)
     return s, y, torch.where(useful & (curvature > 0), 1 / curvature, 0)
@@ -235,7 +247,17 @@ def _pair(s: Tensor, change: Tensor, useful: Tensor, ridge: Tensor) -> tuple[Ten
 def _direction(
     gradient: Tensor, precondition: Callable[[Tensor], Tensor], pairs: list[tuple[Tensor, Tensor, Tensor]]
 ) -> Tensor:
-    """Return the direction of L-BFGS by its two-loop recursion; pairs are (s, y, 1 / s . y), or 0 to be left out."""
+    """Return L-BFGS's direction of descent (g, p) by its two-loop recursion.
+
+    Parameters
+    ----------
+    gradient : Tensor of shape (g, p)
+        Of F.
+    precondition : callable
+        P.
+    pairs : list
+        As :func:`_pair` returns them, the oldest first.
+    """
     q, shares = gradient.clone(), []
     for s, y, weight in reversed(pairs):
         share = weight * _dot(s, q)
@@ -254,9 +276,28 @@ def _direction(
 def _search(
     function: Function, point: Point, value: Tensor, direction: Tensor, slope: Tensor, ridge: Tensor, done: Tensor
 ) -> Point | None:
-    """Halve each problem's step until it satisfies Armijo; None if no problem can move."""
+    """Halve each problem's step until it satisfies Armijo's condition.
+
+    Parameters
+    ----------
+    function : callable
+        Returns the loss at points (g, p).
+    point, value : Point, and Tensor of shape (g,)
+        Where to start, and F there.
+    direction, slope : Tensor of shape (g, p) and (g,)
+        Direction of descent, and the derivative of F along it.
+    ridge : Tensor, to broadcast with (g, p)
+        r.
+    done : Tensor of shape (g,), bool
+        Problems that stay where they are.
+
+    Returns
+    -------
+    Point or None
+        The points reached; None if no problem can move.
+    """
     step = torch.where(done, 0.0, 1.0).to(direction.dtype)
-    # Rounding in the value must not stop a step whose gain is smaller than it.
+    # A step is accepted too where the value rises by no more than its rounding.
     slack = 4 * torch.finfo(direction.dtype).eps * value.abs()
     for _ in range(HALVINGS):
         moved = function(torch.addcmul(point.x, direction, step[:, None]))

@@ -48,7 +48,8 @@ from torch import Tensor
 from cafe.solvers.lbfgs import Memory, Minimum, Point, minimise
 from cafe.solvers.rows import RowSource, row_blocks
 
-# Where two values of C are further apart, others are put between them, solved no better than to ROUGH.
+# Where two values of C are further apart than this factor, values between them are solved on the way, to a tolerance
+# of ROUGH.
 LARGEST_STEP = 8.0
 ROUGH = 1e-4
 
@@ -74,8 +75,8 @@ class SoftmaxLoss:
     Parameters
     ----------
     X : array or Tensor of shape (n, d)
-        A tensor is centred once, a copy, and everything is computed on its device; anything else stays where it is and
-        is centred block by block.
+        A tensor is copied and centred once, and everything is computed on its device; any other array is read and
+        centred block by block.
     y : ndarray of shape (n,), int64
         Class of each row.
     n_classes : int
@@ -83,12 +84,21 @@ class SoftmaxLoss:
     weights : ndarray of shape (g, n), int
         u.
     dtype : torch.dtype
-        To compute in.
+        Of the computation.
+    block_bytes : int, default=None
+        Bytes of a block of rows; see :func:`cafe.solvers.rows.row_blocks`.
     """
 
     def __init__(
-        self, X: RowSource, y: NDArray[np.int64], n_classes: int, weights: NDArray[np.int64], dtype: torch.dtype
+        self,
+        X: RowSource,
+        y: NDArray[np.int64],
+        n_classes: int,
+        weights: NDArray[np.int64],
+        dtype: torch.dtype,
+        block_bytes: int | None = None,
     ) -> None:
+        self.block_bytes = block_bytes
         self.g, self.c, (self.n, self.d), self.dtype = len(weights), n_classes, X.shape, dtype
         self.device = X.device if isinstance(X, Tensor) else torch.device("cpu")
         self.y = torch.as_tensor(y).to(self.device)
@@ -97,7 +107,7 @@ class SoftmaxLoss:
         seen = np.stack([np.bincount(y[w > 0], minlength=n_classes) > 0 for w in weights])
         self.seen = torch.as_tensor(seen).to(self.device)
         self.absent = torch.where(self.seen, 0.0, -torch.inf).to(dtype)  # (g, c)
-        total = sum(block.sum(0, dtype=torch.float64) for _, block in row_blocks(X, self.d, dtype))
+        total = sum(block.sum(0, dtype=torch.float64) for _, block in row_blocks(X, self.d, dtype, block_bytes))
         self.mean = torch.as_tensor(total / self.n).to(dtype)  # (d,)
         self.centred, self.basis = isinstance(X, Tensor), torch.empty(0, device=self.device)
         self.X: RowSource = X.to(dtype) - self.mean if isinstance(X, Tensor) else X
@@ -116,7 +126,17 @@ class SoftmaxLoss:
         return self.evaluate(flat)[0]
 
     def evaluate(self, flat: Tensor, model: bool = False, pooled: bool = False) -> tuple[Point, Curvature | None]:
-        """Return f and its gradient at ``flat``; with ``model`` also the model of its Hessian, with S if ``pooled``."""
+        """Return f and its gradient at points ``flat`` (g, (d + 1) c), and a model of the Hessian or None.
+
+        Parameters
+        ----------
+        flat : Tensor of shape (g, (d + 1) c)
+            Weights.
+        model : bool
+            Whether the model of the Hessian is wanted.
+        pooled : bool
+            Whether the model is to have a new S.
+        """
         weights = flat.view(self.g, self.d + 1, self.c)
         columns = weights[:, :-1].permute(1, 0, 2).reshape(self.d, -1)  # (d, g c)
         offset = (weights[:, -1] + self.absent).reshape(1, -1)
@@ -124,7 +144,7 @@ class SoftmaxLoss:
         losses = torch.zeros(self.g, dtype=torch.float64, device=self.device)
         share = (1 / self.total).to(self.dtype)
         curvature = CurvatureSums(self.d, columns, pooled) if model else None
-        for part, block in row_blocks(self.X, self.g * self.c, self.dtype):
+        for part, block in row_blocks(self.X, self.g * self.c, self.dtype, self.block_bytes):
             rows = block if self.centred else block - self.mean
             logits = torch.addmm(offset, rows, columns).view(-1, self.g, self.c)
             weight = (self.u[:, part].T * share)[..., None]  # (rows, g, 1)
@@ -155,7 +175,17 @@ class SoftmaxLoss:
 
 
 class CurvatureSums:
-    """Sums that make a :class:`Curvature`, block by block."""
+    """The sums over rows that a :class:`Curvature` is made from, added up block by block.
+
+    Parameters
+    ----------
+    d : int
+        Width of a row.
+    columns : Tensor of shape (d, g c)
+        Any tensor of this shape, dtype and device.
+    pooled : bool
+        Whether S is wanted.
+    """
 
     def __init__(self, d: int, columns: Tensor, pooled: bool) -> None:
         self.k = columns.new_zeros(columns.shape[1], dtype=torch.float64)
@@ -217,7 +247,7 @@ class Preconditioner:
         self.seen = seen.to(dtype)[:, None]  # (g, 1, c)
 
     def __call__(self, flat: Tensor) -> Tensor:
-        """Return the product with each problem's vector, (g, p)."""
+        """Return the inverse model times each problem's vector, ``flat`` (g, (d + 1) c), in the same shape."""
         g, d, c = self.m.shape
         whole = flat.view(g, d + 1, c)
         q, last = whole[:, :-1], whole[:, -1:]
@@ -256,7 +286,7 @@ class LogisticFit:
     converged: bool
 
 
-# Bytes of solutions that a path keeps, to start later ones from.
+# Bytes of solutions that a path keeps, as starts of later ones.
 KEPT_BYTES = 256 * 2**20
 
 
@@ -301,27 +331,28 @@ class PenaltyPath:
         self.most_kept = max(2, kept_bytes // max(size, 1))
 
     def _zero_weights(self) -> Tensor:
+        """Return weights of zero for every problem, (g, (d + 1) c)."""
         size = self.loss.g, (self.loss.d + 1) * self.loss.c
         return torch.zeros(size, dtype=self.loss.dtype, device=self.loss.device)
 
     def fits(self, C: Sequence[float], tolerance: float) -> list[list[LogisticFit]]:
         """Return the solutions, [C in the order given][problem]; parameters as in :func:`logistic_path`."""
         fits: dict[int, list[LogisticFit]] = {}
-        for place in sorted(range(len(C)), key=lambda i: C[i]):
-            *between, last = self.steps_to(C[place])
+        for i in sorted(range(len(C)), key=lambda i: C[i]):
+            *between, last = self.steps_to(C[i])
             for value in between:
                 self.solve(value, max(tolerance, ROUGH))
             minimum = self.solve(last, tolerance)
             values = (minimum.value * (last * self.loss.total)).tolist()  # from F to scikit-learn's objective
             done = minimum.done.tolist()
-            fits[place] = [
+            fits[i] = [
                 LogisticFit(*self.loss.solution(minimum.point.x, k), values[k], minimum.iterations, done[k])
                 for k in range(self.loss.g)
             ]
         return [fits[i] for i in range(len(C))]
 
     def steps_to(self, C: float) -> list[float]:
-        """Return the values of C on the way to the next one, itself the last; none where a larger one was solved."""
+        """Return the values to solve on the way to ``C``, and ``C`` last; ``C`` alone if a larger one is solved."""
         if self.solved and self.solved[-1][0] >= C:
             return [C]
         start = max(self.solved[-1][0] if self.solved else 0.0, self.easy_C)
@@ -329,7 +360,7 @@ class PenaltyPath:
         return [start * (C / start) ** (i / count) for i in range(1, count)] + [C]
 
     def solve(self, C: float, tolerance: float) -> Minimum:
-        """Minimise at one C."""
+        """Return the solutions of all problems at one C, and keep them as starts of later ones."""
         loss = self.loss
         penalty = self.penalty_factor / (C * loss.total)  # (g,)
         ridge = penalty.to(loss.dtype)[:, None, None].repeat(1, loss.d + 1, loss.c)
@@ -343,13 +374,17 @@ class PenaltyPath:
         return minimum
 
     def _keep(self, C: float, point: Point) -> None:
-        """Keep a solution, and drop the one furthest from it where there are too many."""
+        """Keep the solutions at C, and drop those at the C furthest from it if there are too many."""
         self.solved = sorted([*(pair for pair in self.solved if pair[0] != C), (C, point)], key=lambda pair: pair[0])
         if len(self.solved) > self.most_kept:
             self.solved.remove(max(self.solved, key=lambda pair: abs(math.log(pair[0] / C))))
 
     def _approach(self, C: float, ridge: Tensor) -> None:
-        """Start from the extrapolation of the solutions around C, where it is better, and model the Hessian there."""
+        """Set ``point`` to the best start for C, and model the Hessian there if C is far from the last model.
+
+        The start is the better of two: the nearest solution, and the line through the two solutions around C.
+        ``ridge`` is r, (g, (d + 1) c).
+        """
         if not self.solved:
             return  # the model at zero is the one to start with
         below = [pair for pair in self.solved if pair[0] <= C]
@@ -388,13 +423,14 @@ def logistic_path(
     tolerance: float = 5e-6,
     max_iter: int = 1000,
     dtype: torch.dtype = torch.float32,
+    block_bytes: int | None = None,
 ) -> list[list[LogisticFit]]:
     """Fit every problem at every C.
 
     Parameters
     ----------
     X : array or Tensor of shape (n, d)
-        A tensor is centred once, a copy; anything else stays where it is and passes in blocks.
+        A tensor is copied and centred once; any other array is read in blocks.
     y : ndarray of shape (n,), int64
         Class of each row.
     n_classes : int
@@ -409,7 +445,9 @@ def logistic_path(
     max_iter : int, default=1000
         Iterations at each C.
     dtype : torch.dtype, default=torch.float32
-        To compute in.
+        Of the computation.
+    block_bytes : int, default=None
+        Bytes of a block of rows; see :func:`cafe.solvers.rows.row_blocks`.
 
     Returns
     -------
@@ -430,5 +468,5 @@ def logistic_path(
     """
     if weights is None:
         weights = np.ones((1, X.shape[0]), dtype=np.int64)
-    loss = SoftmaxLoss(X, y, n_classes, weights, dtype)
+    loss = SoftmaxLoss(X, y, n_classes, weights, dtype, block_bytes)
     return PenaltyPath(loss, max_iter).fits(C, tolerance)

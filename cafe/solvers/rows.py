@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Bytes of one block: features in the dtype computed in, and the logits of its rows.
+# Bytes of one block: features in the dtype of the computation, and the logits of its rows.
 BLOCK_BYTES = 16 * 2**20
-# The same on a GPU: a block is a handful of launches there, and nothing lies in a cache of that size.
+# On a GPU blocks are larger: each costs a few launches, and no cache there holds 16 MiB.
 DEVICE_BLOCK_BYTES = 2**30
 
 
@@ -26,17 +26,21 @@ class RowSource(Protocol):
         """Return rows as an array or tensor."""
 
 
-def row_blocks(X: RowSource, columns: int, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    """Yield slices of rows with the rows themselves, cast.
+def row_blocks(
+    X: RowSource, columns: int, dtype: torch.dtype, block_bytes: int | None = None
+) -> Iterator[tuple[slice, Tensor]]:
+    """Yield each block of rows as its slice and its rows (rows, d), converted to ``dtype``.
 
     Parameters
     ----------
     X : array of shape (n, d)
-        In memory or on disk; float16 is read as it is and cast here.
+        In memory or on disk; float16 is read as it is and converted here.
     columns : int
-        Numbers per row that the caller computes from a block, beside the d that it reads.
+        How many numbers the caller computes from each row, beside the d that it reads.
     dtype : torch.dtype
-        To compute in.
+        Of the computation.
+    block_bytes : int, default=None
+        Bytes of one block; None for ``BLOCK_BYTES`` on a CPU and ``DEVICE_BLOCK_BYTES`` on a GPU.
 
     Examples
     --------
@@ -45,8 +49,8 @@ def row_blocks(X: RowSource, columns: int, dtype: torch.dtype) -> Iterator[tuple
     """
     n, d = X.shape
     on_cpu = not isinstance(X, Tensor) or X.device.type == "cpu"
-    size = max(1, (BLOCK_BYTES if on_cpu else DEVICE_BLOCK_BYTES) // (dtype.itemsize * (columns + d)))
-    # A last block of a few rows costs almost a whole one.
+    size = max(1, (block_bytes or (BLOCK_BYTES if on_cpu else DEVICE_BLOCK_BYTES)) // (dtype.itemsize * (columns + d)))
+    # Blocks get about equal sizes: a last block of a few rows would cost almost as much as a full one.
     size = -(-n // max(1, -(-n // size)))
     for start in range(0, n, size):
         part = slice(start, min(n, start + size))

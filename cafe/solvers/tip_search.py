@@ -28,7 +28,7 @@ from cafe.solvers.rows import RowSource
 
 # Bytes of one block's affinities.
 BLOCK_BYTES = 8 * 2**20
-# The same on a GPU, where a block is a launch and nothing is read from a cache of that size.
+# On a GPU blocks are larger: each costs a few launches, and no cache there holds 8 MiB.
 DEVICE_BLOCK_BYTES = 512 * 2**20
 
 
@@ -46,6 +46,7 @@ def tip_search(
     channels: NDArray[np.int64] | None = None,
     key_weights: Tensor | None = None,
     correct: NDArray[np.bool_] | None = None,
+    block_bytes: int | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
     """Score every pair of alpha and beta on labelled queries.
 
@@ -73,6 +74,9 @@ def tip_search(
         By which the vote of each key is multiplied; None for ones.
     correct : ndarray of shape (len(betas), len(alphas), n), bool, default=None
         Filled with which queries each pair gets right.
+    block_bytes : int, default=None
+        Bytes of one block's affinities; None for ``BLOCK_BYTES`` on a CPU and ``DEVICE_BLOCK_BYTES`` on a GPU. A block
+        has 16 queries at least.
 
     Returns
     -------
@@ -100,11 +104,10 @@ def tip_search(
     right = torch.zeros(len(betas), len(at), dtype=torch.float64, device=keys.device)
     nll = torch.zeros_like(right) if with_likelihood else None
     scored = torch.as_tensor(at, device=keys.device)
-    # Stays on the device until the end, so that the host waits for it once.
+    # It stays on the device until the end, so that the host waits for the device once.
     is_right = None if correct is None else torch.empty(correct.shape, dtype=torch.bool, device=keys.device)
-    size = max(
-        16, min(n, (BLOCK_BYTES if on_cpu else DEVICE_BLOCK_BYTES) // (keys.element_size() * max(len(keys), 2 * c)))
-    )
+    block_bytes = block_bytes or (BLOCK_BYTES if on_cpu else DEVICE_BLOCK_BYTES)
+    size = max(16, min(n, block_bytes // (keys.element_size() * max(len(keys), 2 * c))))
     for start in range(0, n, size):
         rows = queries[start : start + size]
         block = (rows if isinstance(rows, Tensor) else torch.as_tensor(np.asarray(rows))).to(keys).T  # (d, rows)
@@ -129,7 +132,7 @@ def tip_search(
                 is_right[i, :, start : start + inside.shape[0]] = inside.T
                 right[i] += inside.sum(0)
             else:
-                right[i] += _stabbed(low, high, at) if on_cpu else _inside(low, high, scored).sum(0)
+                right[i] += _count_by_sorting(low, high, at) if on_cpu else _inside(low, high, scored).sum(0)
             if nll is not None:
                 for j, alpha in enumerate(at):
                     logits = torch.add(base, votes, alpha=float(alpha))
@@ -144,10 +147,16 @@ def tip_search(
 def _intervals(gain: Tensor, ahead: Tensor) -> tuple[Tensor, Tensor]:
     """Return the interval of alpha, low and high (rows,), in which each row is predicted right.
 
-    That is where ``alpha * gain <= ahead`` in every class: ``ahead`` (c, rows) is the label's logit minus the
-    class's, ``gain`` (c, rows) the votes for the class minus those for the label.
+    A row is predicted right where ``alpha * gain <= ahead`` in every class.
+
+    Parameters
+    ----------
+    gain : Tensor of shape (c, rows)
+        Votes for each class minus the votes for the row's label.
+    ahead : Tensor of shape (c, rows)
+        Zero-shot logit of the row's label minus the logit of each class.
     """
-    bound = ahead / gain  # 0 / 0, the label's own row, is NaN and taken by neither side
+    bound = ahead / gain  # 0 / 0, for the label itself, is NaN, which neither comparison below takes
     high = torch.where(gain > 0, bound, torch.inf).amin(0)
     low = torch.where(gain < 0, bound, -torch.inf).amax(0)
     never = ((gain == 0) & (ahead < 0)).any(0)
@@ -155,12 +164,16 @@ def _intervals(gain: Tensor, ahead: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _inside(low: Tensor, high: Tensor, alphas: Tensor) -> Tensor:
-    """Return which intervals hold each alpha, (rows, alphas), without asking a device how many there are."""
+    """Return whether each row's interval, low to high (rows,), holds each alpha: (rows, alphas)."""
     return (low.double()[:, None] <= alphas) & (alphas <= high.double()[:, None])
 
 
-def _stabbed(low: Tensor, high: Tensor, alphas: NDArray[np.float64]) -> Tensor:
-    """Count the intervals that hold each alpha; by sorting, which many rows on a CPU need."""
+def _count_by_sorting(low: Tensor, high: Tensor, alphas: NDArray[np.float64]) -> Tensor:
+    """Return how many of the intervals, low to high (rows,), hold each alpha: (alphas,), float64.
+
+    The intervals that began before an alpha, less those that ended before it: on a CPU sorting is faster for many rows
+    than comparing each row with each alpha.
+    """
     lows, highs = (np.sort(v.double().numpy()) for v in (low[low <= high], high[low <= high]))
     started = np.searchsorted(lows, alphas, side="right")
     ended = np.searchsorted(highs, alphas, side="left")

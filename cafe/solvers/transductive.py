@@ -25,32 +25,54 @@ Array = NDArray[Any]
 
 # The released constants: inner iterations, scale of affinities against likelihoods, confident queries per class.
 INNER, TEMPERATURE, CONFIDENT = 5, 50.0, 8
-# Queries whose affinities are held at once: 1024 x 50,000 in float32 are 200 MB.
-BLOCK = 1024
+# Rows whose affinities with all queries are in memory at once: 1024 x 50,000 in float32 are 200 MB.
+BLOCK_ROWS = 1024
 
 
-def neighbours(rows: Array, queries: Array, k: int, skip_self: bool) -> tuple[NDArray[np.int64], Array]:
-    """Return the indices, and the affinities, of the k nearest queries of each row, both (n rows, k)."""
+def neighbours(
+    rows: Array, queries: Array, k: int, skip_self: bool, block_rows: int = BLOCK_ROWS
+) -> tuple[NDArray[np.int64], Array]:
+    """Return the indices, and the affinities, of the k nearest queries of each row, both (r, k).
+
+    Parameters
+    ----------
+    rows : ndarray or Tensor of shape (r, d)
+        Of unit length.
+    queries : ndarray or Tensor of shape (n, d)
+        Of unit length.
+    k : int
+        Fewer are returned where there are fewer queries.
+    skip_self : bool
+        Whether the rows are the queries themselves, of which none is its own neighbour.
+    block_rows : int, default=1024
+        Rows that are compared at once.
+
+    Examples
+    --------
+    >>> indices, affinities = neighbours(np.eye(2), np.array([[1.0, 0.0], [0.6, 0.8]]), 1, False)
+    >>> indices.tolist(), affinities.tolist()
+    ([[0], [1]], [[1.0], [0.8]])
+    """
     n = len(queries)
     k = min(k, n - 1 if skip_self else n)
     if is_tensor(rows):
-        return _neighbours_on_device(rows, queries, k, skip_self)
+        return _neighbours_on_device(rows, queries, k, skip_self, block_rows)
     nearest = np.zeros((len(rows), k), dtype=np.int64)
-    for start in range(0, len(rows), BLOCK):
-        affinity = rows[start : start + BLOCK] @ queries.T
+    for start in range(0, len(rows), block_rows):
+        affinity = rows[start : start + block_rows] @ queries.T
         if skip_self:
-            places = np.arange(len(affinity))
-            affinity[places, start + places] = -np.inf
-        nearest[start : start + BLOCK] = np.argpartition(-affinity, k - 1, axis=1)[:, :k] if k else 0
+            own = np.arange(len(affinity))
+            affinity[own, start + own] = -np.inf
+        nearest[start : start + block_rows] = np.argpartition(-affinity, k - 1, axis=1)[:, :k] if k else 0
     return nearest, np.einsum("rkd,rd->rk", queries[nearest], rows)
 
 
-def _neighbours_on_device(rows: Any, queries: Any, k: int, skip_self: bool) -> tuple[Any, Any]:
-    """Return the same as :func:`neighbours`, for tensors."""
+def _neighbours_on_device(rows: Any, queries: Any, k: int, skip_self: bool, block_rows: int) -> tuple[Any, Any]:
+    """Return what :func:`neighbours` returns, for tensors."""
     torch = functions(rows)
     columns, values = [], []
-    for start in range(0, len(rows), BLOCK):
-        affinity = rows[start : start + BLOCK] @ queries.T
+    for start in range(0, len(rows), block_rows):
+        affinity = rows[start : start + block_rows] @ queries.T
         if skip_self:
             affinity.diagonal(start).fill_(-torch.inf)
         nearest = affinity.topk(k, dim=1)
@@ -62,14 +84,14 @@ def _neighbours_on_device(rows: Any, queries: Any, k: int, skip_self: bool) -> t
 
 
 class NeighboursOnDevice:
-    """W of rows that each have k neighbours among n others, and its products; sums always in the same order.
+    """The sparse matrix W (rows, n) on a GPU, and its products, whose sums are always added in the same order.
 
     Parameters
     ----------
     columns, values : Tensor of shape (rows, k)
-        Neighbours of each row, and how near they are.
+        Numbers of the k queries that are nearest to each row, and their affinities.
     n : int
-        How many others there are.
+        Number of queries.
     """
 
     # Numbers that a product with the transpose may hold at once.
@@ -84,7 +106,7 @@ class NeighboursOnDevice:
         self.lengths = ends.diff()
 
     def clipped(self) -> NeighboursOnDevice:
-        """Return the same with affinities of at least 0."""
+        """Return W with negative affinities set to 0."""
         return NeighboursOnDevice(self.columns, relu(self.values), len(self.lengths))
 
     def __matmul__(self, z: Any) -> Any:
@@ -107,12 +129,12 @@ class NeighboursOnDevice:
 
 
 def transposed_product(matrix: Any, z: Any) -> Any:
-    """Return W^T z of a sparse matrix or of :class:`NeighboursOnDevice`."""
+    """Return W^T z (n, c) for z (rows, c) and W, a sparse matrix or :class:`NeighboursOnDevice`."""
     return matrix.transposed(z) if isinstance(matrix, NeighboursOnDevice) else matrix.T @ z
 
 
 def neighbour_matrix(shots: Array, queries: Array, k: int) -> tuple[Any, Any]:
-    """Return W among queries (n, n) and from shots to queries (s, n), sparse."""
+    """Return two sparse matrices of affinities: among queries (n, n), and of shots with queries (s, n)."""
     if is_tensor(queries):
         among, from_shots = (
             neighbours(rows, queries, k, skip_self) for rows, skip_self in ((queries, True), (shots, False))
@@ -131,14 +153,14 @@ def neighbour_matrix(shots: Array, queries: Array, k: int) -> tuple[Any, Any]:
 
 
 def normalised_exp(scores: Array) -> Array:
-    """Return softmax along the last axis."""
+    """Return the softmax of scores (n, c) over classes."""
     scores = functions(scores).exp(scores - functions(scores).amax(scores, axis=1, keepdims=True))
     z: Array = scores / scores.sum(axis=1, keepdims=True)
     return z
 
 
-def unit(x: Array) -> Array:
-    """Scale rows to length one; rows of zeros stay zeros."""
+def _unit_means(x: Array) -> Array:
+    """Return means (c, d) scaled to length one; means of zeros stay zeros."""
     tiny = np.finfo(np.float64).tiny
     scaled: Array
     if is_tensor(x):
@@ -158,12 +180,12 @@ def solve(
     k: int,
     iterations: int,
 ) -> Array:
-    """Return log z, (n, c).
+    """Assign queries to classes: return log z up to a constant in each row, (n, c).
 
     Parameters
     ----------
     queries, shots : ndarray or Tensor of shape (n, d) and (s, d), float64
-        Unit length; computed where they are.
+        Of unit length. Tensors are computed on their own device.
     text_logits : ndarray of shape (n, c)
         Zero-shot logits of the queries.
     labels : ndarray of shape (s,), int64
@@ -173,9 +195,9 @@ def solve(
     text_weight : float
         lambda.
     k : int
-        Neighbours.
+        Nearest queries that pull on each query and on each shot.
     iterations : int
-        Outer ones.
+        How often means and variances are computed.
     """
     n, d = queries.shape
     c = text_logits.shape[1]
@@ -207,7 +229,7 @@ def solve(
             break
         per_class = z.sum(axis=0) / n + shot_weight * onehot.sum(axis=0)
         sums = z.T @ queries / n + shot_weight * onehot.T @ shots
-        mu = unit(sums / per_class.clip(np.finfo(np.float64).tiny)[:, None])
+        mu = _unit_means(sums / per_class.clip(np.finfo(np.float64).tiny)[:, None])
         squares = of.square(queries).sum(axis=0) / n + shot_weight * of.square(shots).sum(axis=0)
         variance = squares - 2 * (mu * sums).sum(axis=0) + per_class @ of.square(mu)
         # Rows of a single point have no variance; the floor is far below any real one (about 1 / d).
@@ -216,7 +238,17 @@ def solve(
 
 
 def starting_means(z: Array, queries: Array, shots: Array, labels: NDArray[np.int64]) -> Array:
-    """Return mu (c, d): means of the shots, or of the most confident queries for classes without one."""
+    """Return the first mu (c, d): means of shots; for a class without a shot, of its most confident queries.
+
+    Parameters
+    ----------
+    z : array of shape (n, c)
+        Zero-shot probabilities of the queries.
+    queries, shots : array of shape (n, d) and (s, d)
+        Of unit length.
+    labels : ndarray of shape (s,), int64
+        Class rows of the shots.
+    """
     mu = sums_by_class(shots, labels, z.shape[1])
     missing = np.setdiff1d(np.arange(z.shape[1]), labels)
     if is_tensor(z):
@@ -224,9 +256,9 @@ def starting_means(z: Array, queries: Array, shots: Array, labels: NDArray[np.in
             columns = index_like(missing, z)
             best = z[:, columns].topk(min(CONFIDENT, len(z)), dim=0)  # (8, missing)
             mu[columns] = (best.values[..., None] * queries[best.indices]).sum(0)
-        return unit(mu)
+        return _unit_means(mu)
     for row in missing:
         best = np.argsort(-z[:, row], kind="stable")[:CONFIDENT]
         mu[row] = z[best, row] @ queries[best]
-    means: Array = unit(mu)
+    means: Array = _unit_means(mu)
     return means

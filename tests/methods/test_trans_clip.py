@@ -6,7 +6,6 @@ from made_up_rows import unit
 
 from cafe import TransCLIP
 from cafe.errors import InputError
-from cafe.solvers import transductive as trans_clip_solver
 
 
 @pytest.fixture
@@ -60,8 +59,7 @@ def dense(X, y, text, Q, gamma, weight, iterations=10, k=3):
 
 
 @pytest.mark.parametrize(("setting", "gamma", "weight"), [("few-shot", 0.02, 0.5), ("zero-shot", 0.0, 1.0)])
-def test_is_its_equations(problem, setting, gamma, weight, monkeypatch):
-    monkeypatch.setattr(trans_clip_solver, "BLOCK", 16)  # neighbours over several blocks
+def test_is_its_equations(problem, setting, gamma, weight):
     X, y, text, Q = problem
     expected = dense(unit(X), y, unit(text), unit(Q), gamma, weight)
     probabilities = TransCLIP(text, setting=setting, gamma=0.02).fit(X, y).predict_proba(Q)

@@ -9,7 +9,6 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-import cafe.solvers.rows as rows
 from cafe.solvers.logistic import Curvature, PenaltyPath, Preconditioner, SoftmaxLoss, logistic_path
 
 
@@ -86,13 +85,13 @@ def test_classes_without_a_row_have_no_probability_and_two_classes_are_binary():
     np.testing.assert_allclose(margin, model.decision_function(X), atol=1e-4)
 
 
-def test_features_on_disk_pass_in_blocks(tmp_path, monkeypatch):
+def test_features_on_disk_pass_in_blocks(tmp_path):
     X, y = data()
     stored = np.memmap(tmp_path / "x", dtype=np.float16, mode="w+", shape=X.shape)
     stored[:] = X
     whole = logistic_path(torch.tensor(np.array(stored)), y, 5, [1.0], tolerance=1e-12, dtype=torch.float64)
-    monkeypatch.setattr(rows, "BLOCK_BYTES", 8 * 15 * 17)  # 17 rows at a time
-    parts = logistic_path(stored, y, 5, [1.0], tolerance=1e-12, dtype=torch.float64)
+    small = 8 * 15 * 17  # 17 rows at a time
+    parts = logistic_path(stored, y, 5, [1.0], tolerance=1e-12, dtype=torch.float64, block_bytes=small)
     assert parts[0][0].objective == pytest.approx(whole[0][0].objective, rel=1e-10)
     np.testing.assert_allclose(parts[0][0].coef, whole[0][0].coef, atol=1e-5)
 

@@ -5,7 +5,6 @@ import pytest
 import torch
 from made_up_rows import unit
 
-import cafe.solvers.tip_search as module
 from cafe.solvers.tip_search import tip_search
 
 
@@ -19,14 +18,14 @@ def problem(n=83, c=7, d=12, counts=(3, 1, 0, 5, 2, 4, 1), seed=0):
     return queries, labels, keys, key_labels, unit(text)
 
 
-@pytest.mark.parametrize("block", [module.BLOCK_BYTES, 1])
-def test_every_pair_scored_by_itself(block, monkeypatch):
-    monkeypatch.setattr(module, "BLOCK_BYTES", block)  # 1: blocks of 16 queries and a rest
+@pytest.mark.parametrize("block_bytes", [None, 1], ids=["one block", "blocks of 16 queries and a rest"])
+def test_every_pair_scored_by_itself(block_bytes):
     queries, labels, keys, key_labels, text = problem()
     alphas, betas = [0.0, 0.5, 1.17, 4.0, 30.0], [0.3, 1.0, 5.5, 20.0]
     accuracies, nll = tip_search(
-        queries, labels, torch.tensor(keys), key_labels, torch.tensor(text), 10.0, alphas, betas, with_likelihood=True
-    )
+        queries, labels, torch.tensor(keys), key_labels, torch.tensor(text), 10.0, alphas, betas,
+        with_likelihood=True, block_bytes=block_bytes,
+    )  # fmt: skip
     onehot = np.eye(len(text))[key_labels]
     for i, beta in enumerate(betas):
         votes = np.exp(-beta * (1 - queries @ keys.T)) @ onehot
