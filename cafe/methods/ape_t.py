@@ -13,7 +13,7 @@ from cafe.methods.base import Array, Problem
 from cafe.methods.inference import scores
 from cafe.methods.inputs.parameters import Constraint, Number, seed_of
 from cafe.methods.objectives.ape_t import KeyedRows, ResidualKeysObjective
-from cafe.methods.objectives.base import Result, Run, TrainedClassifier
+from cafe.methods.objectives.base import Result, TrainedClassifier, TrainingGroup
 from cafe.training.trainer import Configuration, steps_for
 
 METHOD = "ape-t"
@@ -131,12 +131,12 @@ class APET(TrainedClassifier):
         )
 
     @classmethod
-    def _objective(cls, run: Run) -> ResidualKeysObjective:
+    def _objective(cls, group: TrainingGroup) -> ResidualKeysObjective:
         shots = [
-            KeyedRows.of(run.tensor(problem.X), run.labels(problem.y), run.labels(np.sort(estimator.channels_)))
-            for estimator, problem in zip(run.estimators, run.problems, strict=True)
+            KeyedRows.of(group.tensor(problem.X), group.labels(problem.y), group.labels(np.sort(estimator.channels_)))
+            for estimator, problem in zip(group.estimators, group.problems, strict=True)
         ]
-        return ResidualKeysObjective(run.tensor(run.base.class_embeddings), shots)
+        return ResidualKeysObjective(group.tensor(group.base.class_embeddings), shots)
 
     def _configuration(self, problem: Problem, index: int) -> Configuration:
         n = len(problem.rows)

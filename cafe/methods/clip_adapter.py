@@ -22,7 +22,7 @@ from cafe.methods.inputs.parameters import Choice, Constraint, Number, seed_of
 from cafe.methods.inputs.problem import CheckedArrays
 from cafe.methods.inputs.stored_rows import StoredRows, row_blocks
 from cafe.methods.inputs.streamed import Streamed, mean_of
-from cafe.methods.objectives.base import Placement, Result, Run, TrainedClassifier
+from cafe.methods.objectives.base import Placement, Result, TrainedClassifier, TrainingGroup
 from cafe.methods.objectives.clip_adapter import AdapterObjective
 from cafe.training.trainer import Configuration, Objective, steps_for
 
@@ -275,17 +275,17 @@ class CLIPAdapter(TrainedClassifier):
         return super()._features(base, placement)
 
     @classmethod
-    def _objective(cls, run: Run) -> Objective:
+    def _objective(cls, group: TrainingGroup) -> Objective:
         """Return the adapters' loss; where features stay on disk, one that reads each batch from there."""
-        stored, placement = run.base.X, run.placement
+        stored, placement = group.base.X, group.placement
         products = placement.dtype if placement.products is None else placement.products
         objective = AdapterObjective(
-            run.tensor(run.base.class_embeddings)[None],
+            group.tensor(group.base.class_embeddings)[None],
             placement.kernel,
-            run.X.to(products),
+            group.X.to(products),
             placement.precision,
         )
-        if stays_on_disk(run.base, placement) and isinstance(stored, StoredRows):
+        if stays_on_disk(group.base, placement) and isinstance(stored, StoredRows):
             return Streamed(objective, stored, products)
         return objective
 

@@ -17,7 +17,7 @@ from cafe.methods.inference import scores
 from cafe.methods.inputs.parameters import Choice, Constraint, Number, seed_of
 from cafe.methods.learned_prompts.prompts import CLASS_TOKENS
 from cafe.methods.learned_prompts.tower import Towers, open_tower
-from cafe.methods.objectives.base import Result, Run, TrainedClassifier
+from cafe.methods.objectives.base import Result, TrainedClassifier, TrainingGroup
 from cafe.methods.objectives.coop import ContextObjective
 from cafe.prompts import GENERIC_TEMPLATE, prompts
 from cafe.training.trainer import Configuration
@@ -261,10 +261,10 @@ class CoOp(TrainedClassifier):
         return self._tower(), tuple(self.names()), *(getattr(self, name) for name in names)
 
     @classmethod
-    def _objective(cls, run: Run) -> ContextObjective:
-        """Return the loss of prompts with learned context, through the tower of the run's first estimator."""
-        tower = run.estimators[0]._tower().placed(run.placement.device, run.placement.dtype)
-        return ContextObjective.of(run.estimators[0], tower)
+    def _objective(cls, group: TrainingGroup) -> ContextObjective:
+        """Return the loss of prompts with learned context, through the tower of the group's first estimator."""
+        tower = group.estimators[0]._tower().placed(group.placement.device, group.placement.dtype)
+        return ContextObjective.of(group.estimators[0], tower)
 
     def _configuration(self, problem: Problem, index: int) -> Configuration:
         """Return how the contexts are trained; see the base class."""

@@ -25,8 +25,8 @@ from cafe.methods.objectives.base import DTYPES
 METHOD = "lp++"
 
 FORMS = ("paper", "released")
-# Of the released code: iterations between two steps of alpha, start of alpha. Its momentum of the visual weights is
-# that of the optimiser here, 0.9.
+# From the released code: iterations from one step of alpha to the next, and the factor of alpha's start. Its momentum
+# for the visual weights is the default of the optimiser used here, 0.9.
 ALPHA_EVERY, ALPHA_START = 10, 250.0
 
 
@@ -114,7 +114,7 @@ class LPPlusPlus(FewShotClassifier):
 
     @classmethod
     def _fit_problems(cls, estimators: Sequence[Any], problems: Sequence[Problem]) -> None:
-        """Fit several; those that differ in iterations alone are snapshots of one run."""
+        """Fit several estimators; those that differ in the number of iterations alone are snapshots of one training."""
         runs: dict[tuple[Any, ...], list[tuple[Any, Problem]]] = {}
         for estimator, problem in zip(estimators, problems, strict=True):
             key = (problem.base, problem.rows.tobytes(), estimator.form, estimator.device_, estimator.dtype)
@@ -136,7 +136,7 @@ class LPPlusPlus(FewShotClassifier):
 def train(
     problem: Problem, form: str, device: str, dtype: torch.dtype, products: str, snapshots_at: set[int]
 ) -> dict[int, tuple[Array, Array, Array]]:
-    """Return W, alpha and b after each of some numbers of iterations; formulas in :class:`LPPlusPlus`.
+    """Return W (c, d), alpha (c,) and b (c,) after each of some numbers of iterations; see :class:`LPPlusPlus`.
 
     The parameters are W = w + alpha t, so that a step of w is a step of W, and alpha's gradient follows from W's:
 
@@ -147,15 +147,15 @@ def train(
     problem : Problem
         Rows to learn from.
     form : {"paper", "released"}
-        How alpha's gradient is had.
+        Whether alpha steps by its gradient at the current point, or by the sum of all gradients so far.
     device : str
         Where to train.
     dtype : torch.dtype
-        Of the parameters.
+        Dtype of the parameters.
     products : str
-        Dtype of the products with all rows.
+        Name of the dtype of the products with all rows.
     snapshots_at : set of int
-        Numbers of iterations.
+        Numbers of iterations after which the parameters are returned.
     """
     to: dict[str, Any] = {"device": device, "dtype": dtype}
     F, t = (torch.as_tensor(np.ascontiguousarray(v)).to(**to) for v in (problem.X, problem.class_embeddings))
@@ -199,15 +199,15 @@ def train(
 
 
 def _step(numerator: float, curvature: float, dtype: torch.dtype) -> float:
-    """Return the length of a step where the curvature is at most this.
+    """Return the length of a gradient step, ``numerator`` over the largest ``curvature`` of the loss.
 
-    Where the curvature is zero (rows of zeros have no gradient for w and alpha) that of a single row of length one
-    takes its place, so that b, which shares w's step, stays bounded.
+    A curvature of zero (rows of zeros have no gradient for w and alpha) is replaced by one, that of a single row of
+    length one, so that b, which shares w's step, stays bounded.
 
     Raises
     ------
     InputError
-        If features are so large or so small that the dtype holds no such step.
+        If features are so large or so small that the step is not a positive, finite number of the dtype.
     """
     step = numerator / curvature if curvature > 0 else numerator
     if not 0 < step < torch.finfo(dtype).max:
@@ -216,19 +216,23 @@ def _step(numerator: float, curvature: float, dtype: torch.dtype) -> float:
 
 
 def _unusable(dtype: torch.dtype) -> InputError:
+    """Return the error for features that are too large or too small to learn from."""
     return InputError(f"lp++ cannot learn from features of this size in {dtype}; scale them, or set normalize=True")
 
 
 def _sums(rows: torch.Tensor, y: NDArray[np.int64], n_classes: int) -> torch.Tensor:
-    """Return the sum of the rows of each class, (n_classes, ...), in the same order in every run."""
-    if rows.device.type != "cpu":  # where index_add_ adds in any order
+    """Return the sums of rows (n, k) by class y (n,), (n_classes, k), always added in the same order."""
+    if rows.device.type != "cpu":  # index_add_ adds in any order there
         sums: torch.Tensor = sums_by_class(rows, y, n_classes)
         return sums
     return rows.new_zeros(n_classes, rows.shape[1]).index_add_(0, torch.as_tensor(y), rows)
 
 
 def _mean_over_classes(text: torch.Tensor, y: NDArray[np.int64]) -> torch.Tensor:
-    """Return the mean over classes with a row of the mean over their rows of f_i . t_(y_i)."""
+    """Return the mean of f_i . t_(y_i) over the rows of each class, averaged over the classes that have a row.
+
+    ``text`` (n, c) has f_i . t_c, and ``y`` (n,) the class rows.
+    """
     own = text.gather(1, torch.as_tensor(y).to(text.device)[:, None])  # (n, 1)
     counts = np.bincount(y, minlength=text.shape[1])
     seen = torch.as_tensor(np.flatnonzero(counts)).to(text.device)

@@ -14,7 +14,7 @@ from cafe.methods.base import Array, Problem
 from cafe.methods.inference import scores
 from cafe.methods.inputs.parameters import Constraint, Number, seed_of
 from cafe.methods.inputs.problem import CheckedArrays, problems_of
-from cafe.methods.objectives.base import Result, Run, TrainedClassifier
+from cafe.methods.objectives.base import Result, TrainedClassifier, TrainingGroup
 from cafe.methods.objectives.prolip import ProjectionObjective
 from cafe.training.trainer import Configuration
 
@@ -153,12 +153,12 @@ class ProLIP(TrainedClassifier):
         self.lr_ = float(self.lr_)
 
     @classmethod
-    def _objective(cls, run: Run) -> ProjectionObjective:
+    def _objective(cls, group: TrainingGroup) -> ProjectionObjective:
         """Return the loss of a projection that starts at W0 and is pulled back to it."""
-        first, text = run.estimators[0], run.base.class_embeddings
+        first, text = group.estimators[0], group.base.class_embeddings
         W0 = np.eye(text.shape[1]) if first.projection is None else np.asarray(first.projection)
         b = np.zeros(text.shape[1]) if first.bias is None else np.asarray(first.bias)
-        return ProjectionObjective(*(run.tensor(np.array(v)) for v in (W0, b, text)))
+        return ProjectionObjective(*(group.tensor(np.array(v)) for v in (W0, b, text)))
 
     def _configuration(self, problem: Problem, index: int) -> Configuration:
         """Return how the projection is trained; see the base class."""

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from cafe.methods.base import Array, FewShotClassifier, Problem, unit_length
 from cafe.methods.inference import scores
 from cafe.methods.inputs.parameters import Constraint, Number, seed_of
-from cafe.methods.objectives.base import Result, Run, TrainedClassifier
+from cafe.methods.objectives.base import Result, TrainedClassifier, TrainingGroup
 from cafe.methods.objectives.tip_adapter_f import KeysObjective, KeysShape
 from cafe.methods.tip_adapter import TipAdapter
 from cafe.training.trainer import Configuration, steps_for
@@ -148,9 +148,9 @@ class TipAdapterF(TrainedClassifier):
         self.alpha_, self.beta_ = float(self.alpha_), float(self.beta_)
 
     @classmethod
-    def _objective(cls, run: Run) -> KeysObjective:
+    def _objective(cls, group: TrainingGroup) -> KeysObjective:
         """Return Tip-Adapter's loss as a function of its keys."""
-        return KeysObjective(run.tensor(unit_length(run.base.class_embeddings)), run.X, run.base.y)
+        return KeysObjective(group.tensor(unit_length(group.base.class_embeddings)), group.X, group.base.y)
 
     def _configuration(self, problem: Problem, index: int) -> Configuration:
         """Return how the keys are trained; see the base class."""

@@ -289,7 +289,7 @@ def whole_step(
 
 
 class RecordedSteps:
-    """Steps of a stack that are recorded once, GRAPH_STEPS at a time and one alone, and replayed.
+    """Steps of a stack that are recorded once, several together and one alone, and replayed.
 
     Parameters
     ----------
@@ -303,6 +303,8 @@ class RecordedSteps:
         How many steps the returned loss is over.
     record : callable, default=None
         Makes a replay of some steps; None for a CUDA graph on CUDA, else :func:`record_by_calling`.
+    graph_steps : int, default=GRAPH_STEPS
+        Steps that are recorded together.
     """
 
     def __init__(
@@ -312,7 +314,9 @@ class RecordedSteps:
         rates: Tensor,
         tail_steps: int,
         record: Record | None = None,
+        graph_steps: int = GRAPH_STEPS,
     ) -> None:
+        self.graph_steps = graph_steps
         self.step, self.parameters, self.rates = step, parameters, rates
         (steps, g), self.device = rates.shape, rates.device
         self.share = torch.zeros(steps, dtype=rates.dtype, device=self.device)
@@ -358,9 +362,9 @@ class RecordedSteps:
                     self.tables = Tables(batches, self.rates, self.share, self.at, self.done, self.tail)
                 self.tables.batches[:, : block.shape[1]].copy_(block, non_blocking=True)
                 self.at.zero_()
-                for _ in range(block.shape[1] // GRAPH_STEPS):
-                    self._replay(GRAPH_STEPS, self.tables)
-                for _ in range(block.shape[1] % GRAPH_STEPS):
+                for _ in range(block.shape[1] // self.graph_steps):
+                    self._replay(self.graph_steps, self.tables)
+                for _ in range(block.shape[1] % self.graph_steps):
                     self._replay(1, self.tables)
             if self.on_cuda:
                 # Once, at the end: pinned blocks may go when this returns.

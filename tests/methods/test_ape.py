@@ -80,11 +80,10 @@ def test_ape_scores_a_grid_together_as_one_by_one(problem):
 )
 @pytest.mark.parametrize("kept_bytes", [KEPT_BYTES, 0])
 @pytest.mark.parametrize("small", [False, True])
-def test_ape_t_loss_and_gradients_are_its_equation_and_inference_agrees(key_labels, kept_bytes, small, monkeypatch):
-    monkeypatch.setattr("cafe.methods.objectives.ape_t.KEPT_BYTES", kept_bytes)
+def test_ape_t_loss_and_gradients_are_its_equation_and_inference_agrees(key_labels, kept_bytes, small):
+    sizes = {"kept_bytes": kept_bytes}
     if small:  # blocks of one row, and layers one by one
-        monkeypatch.setattr("cafe.methods.objectives.ape_t.BLOCK_BYTES", 1)
-        monkeypatch.setattr("cafe.methods.objectives.ape_t.LEAST_LAYER", 0)
+        sizes |= {"block_bytes": 1, "least_layer": 0}
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape):
@@ -99,7 +98,7 @@ def test_ape_t_loss_and_gradients_are_its_equation_and_inference_agrees(key_labe
         k: torch.tensor([a], dtype=torch.float64)
         for k, a in (("alpha", 2.0), ("beta", 0.7), ("logit_scale", 4.0), ("index", 0))
     }
-    objective = ResidualKeysObjective(text, [KeyedRows.of(keys, key_labels, kept)])
+    objective = ResidualKeysObjective(text, [KeyedRows.of(keys, key_labels, kept)], **sizes)
     parameters = {"residual": x, "values": v}
     losses, gradients = objective.losses_and_gradients(Batch((n, 4), parameters, hyper, queries, labels, None))
     step = objective.stepper((n, 4), hyper, queries[0], labels[0], None)

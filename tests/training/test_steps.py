@@ -50,8 +50,7 @@ def plain():
     return parameters["w"], torch.stack(losses[-TAIL:]).mean(0)
 
 
-def test_replayed_steps_are_the_plain_loop(monkeypatch):
-    monkeypatch.setattr(steps, "GRAPH_STEPS", 3)
+def test_replayed_steps_are_the_plain_loop():
     take, index, parameters, lr, decay = problem()
     factor = schedule(STEPS, 2)
     rates = torch.stack([factor(step, lr) for step in range(STEPS)])
@@ -68,7 +67,7 @@ def test_replayed_steps_are_the_plain_loop(monkeypatch):
     blocks = [index[:, start : start + BLOCK] for start in range(0, STEPS, BLOCK)]  # 4, 4 and 2 steps
     start = parameters["w"].clone()
     whole_step = LossThenUpdate(take, Counted(parameters, decay), parameters)
-    whole = RecordedSteps(whole_step, parameters, rates, TAIL, record)
+    whole = RecordedSteps(whole_step, parameters, rates, TAIL, record, graph_steps=3)
     tail = whole(blocks)
     weights, losses = plain()
     assert len(recorded) == 2  # three steps together, and one alone

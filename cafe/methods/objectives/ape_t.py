@@ -30,15 +30,15 @@ from torch import Tensor
 from cafe.kernels.cpu_sides import Buffers
 from cafe.training.trainer import Batch, Configuration, Step
 
-# Bytes of affinities between keys that are kept: those of 11,000.
+# Bytes of affinities between all rows that are computed once and kept: those of 11,000 rows in float32.
 KEPT_BYTES = 512 * 2**20
 # Bytes of one block's affinities on a CPU: with three blocks of logits, what a core's own cache holds. Of 2**18 to
 # 2**23, this and more took the same time on 4,000 keys of 1,000 classes, and less 2 to 20 per cent more.
 BLOCK_BYTES = 2**21
-# Numbers of a layer below which calls cost more than another pass: 16 layers of 256 x 69 took twice as long as it,
-# 4 layers of 128 x 1,000 two thirds.
+# Numbers of a layer (rows x classes) below which all layers are summed in one pass, since one call per layer costs
+# more: 16 layers of 256 x 69 took twice as long as the one pass, 4 layers of 128 x 1,000 two thirds.
 LEAST_LAYER = 2**15
-# Layers are taken where they have at most so many places for each key.
+# Keys are laid out in layers if these have at most so many places for each key; else they stay sorted by class.
 MOST_PLACES = 2
 
 
@@ -79,13 +79,18 @@ class ResidualKeysObjective:
     text : Tensor of shape (c, d)
         Class embeddings.
     shots : list of KeyedRows
-        Of every configuration of the run, by ``hyper["index"]``.
+        Of every configuration; its own is number ``hyper["index"]``.
+    kept_bytes, block_bytes, least_layer : int
+        See ``KEPT_BYTES``, ``BLOCK_BYTES`` and ``LEAST_LAYER``.
     """
 
     text: Tensor
     shots: list[KeyedRows]
+    kept_bytes: int = KEPT_BYTES
+    block_bytes: int = BLOCK_BYTES
+    least_layer: int = LEAST_LAYER
     # s T of all rows, (n, c), by s.
-    frozen: dict[float, Tensor] = field(default_factory=dict)
+    frozen: dict[float, Tensor] = field(default_factory=dict, init=False)
 
     def initial(self, configuration: Configuration, generator: torch.Generator) -> dict[str, Tensor]:
         """Start at Tip-Adapter: no residual, values of one; no random number is drawn."""
@@ -125,6 +130,9 @@ class ResidualKeysObjective:
                 y,
                 self.frozen[numbers["logit_scale"][k]],
                 buffers,
+                self.kept_bytes,
+                self.block_bytes,
+                self.least_layer,
             )
             for k, index in enumerate(numbers["index"])
         ]
@@ -180,7 +188,9 @@ class ResidualKeysStep:
     text_logits : Tensor of shape (n, c)
         s T of all rows.
     buffers : Buffers
-        Shared with others that are called in turn.
+        Memory shared with the steps of other configurations, which never run at the same time.
+    kept_bytes, block_bytes, least_layer : int
+        As of :class:`ResidualKeysObjective`.
     """
 
     def __init__(
@@ -191,9 +201,12 @@ class ResidualKeysStep:
         y: Tensor,
         text_logits: Tensor,
         buffers: Buffers,
+        kept_bytes: int,
+        block_bytes: int,
+        least_layer: int,
     ) -> None:
         self.shots, self.hyper, self.X, self.y, self.text_logits = shots, hyper, X, y, text_logits
-        self.buffers = buffers
+        self.buffers, self.block_bytes, self.least_layer = buffers, block_bytes, least_layer
         self.X_kept = X[:, shots.kept]
         n, c = len(shots.labels), text_logits.shape[1]
         counts = torch.bincount(shots.labels, minlength=c)
@@ -201,14 +214,15 @@ class ResidualKeysStep:
         self.layers = most if most * c <= MOST_PLACES * n else 0
         places = torch.arange(n, device=X.device)
         if self.layers:
-            of_class = places - (counts.cumsum(0) - counts)[shots.labels]  # which of its class each key is
-            places = of_class * c + shots.labels
-        self.places = torch.empty_like(places).index_copy_(0, shots.order, places)  # of keys in their own order
+            layer = places - (counts.cumsum(0) - counts)[shots.labels]  # 0 for the first key of a class
+            places = layer * c + shots.labels
+        # Where each key lies, for keys in the configuration's own order.
+        self.places = torch.empty_like(places).index_copy_(0, shots.order, places)
         width = self.layers * c or n
         self.keys = X.new_zeros(width, X.shape[1]).index_copy_(0, places, shots.keys)
         # alpha v; places without a key keep zero.
         self.weights = X.new_zeros(width)
-        self.is_kept = len(X) * width * X.element_size() <= KEPT_BYTES
+        self.is_kept = len(X) * width * X.element_size() <= kept_bytes
         self.affinities = self._exponential(X @ self.keys.T) if self.is_kept else X[:0]
         self.minus_one = X.new_full((1, 1), -1.0)
 
@@ -237,8 +251,8 @@ class ResidualKeysStep:
         by_key = self.buffers("by key", self.X, len(self.weights)).zero_()
         loss = self.X.new_zeros(()) if with_losses else None
         on_cpu = self.X.device.type == "cpu"
-        size = max(1, BLOCK_BYTES // (len(self.weights) * self.X.element_size())) if on_cpu else b
-        size = -(-b // -(-b // size))  # no short block at the end
+        size = max(1, self.block_bytes // (len(self.weights) * self.X.element_size())) if on_cpu else b
+        size = -(-b // -(-b // size))  # blocks of about equal size
         for first in range(0, b, size):
             part = slice(first, first + size)
             A = self._affinity(index[part])
@@ -259,23 +273,23 @@ class ResidualKeysStep:
         return None if loss is None else loss / b
 
     def _exponential(self, cosines: Tensor) -> Tensor:
-        """Return A, in place of cosines."""
+        """Return A = exp(beta (cosine - 1)), written over the cosines."""
         return cosines.sub_(1).mul_(self.hyper["beta"]).exp_()
 
     def _affinity(self, index: Tensor) -> Tensor:
-        """Return A (rows, places) of rows of the batch."""
+        """Return A (rows, places) of the rows with numbers ``index`` (rows,), in a buffer that may be overwritten."""
         out = self.buffers("affinity", self.X, len(index), len(self.weights))
         if self.is_kept:
             return torch.index_select(self.affinities, 0, index, out=out)
         return self._exponential(torch.mm(self.X[index], self.keys.T, out=out))
 
     def _sums_by_class(self, A: Tensor) -> Tensor:
-        """Return the sums (rows, c) of alpha A v over the keys of each class."""
+        """Return alpha S, the sums (rows, c) of alpha A v over the keys of each class, for A (rows, places)."""
         c = self.text_logits.shape[1]
         sums = self.buffers("sums", self.X, len(A), c)
         if not self.layers:
             return sums.zero_().index_add_(1, self.shots.labels, A * self.weights)
-        if sums.numel() < LEAST_LAYER:
+        if sums.numel() < self.least_layer:
             votes = torch.mul(A, self.weights, out=self.buffers("votes", self.X, *A.shape))
             return torch.sum(votes.view(len(A), self.layers, c), 1, out=sums)
         torch.mul(A[:, :c], self.weights[:c], out=sums)
@@ -284,7 +298,10 @@ class ResidualKeysStep:
         return sums
 
     def _add_by_key(self, by_key: Tensor, A: Tensor, of_classes: Tensor) -> None:
-        """Add to each key the sum over rows of A times the number (rows, c) of its class; A is overwritten."""
+        """Add to ``by_key`` (places,) the sums over rows of A (rows, places) times ``of_classes`` (rows, c).
+
+        Each key takes the column of its class. A is overwritten.
+        """
         if self.layers:
             A.view(len(A), self.layers, -1).mul_(of_classes[:, None])
         else:

@@ -1,7 +1,7 @@
 """The base of the methods that :mod:`cafe.training.trainer` trains, and how several estimators train side by side.
 
 Estimators that read the same checked arrays and have the same placement (device, precision, and what else their
-method says) are trained in one run; those whose configurations are equal, in one fit.
+method says) are one group, trained in one call; those whose configurations are equal are one fit.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ DTYPES = {"auto": torch.float32, "float32": torch.float32, "float64": torch.floa
 
 @dataclass(frozen=True)
 class Placement:
-    """Device, precision and kernel of a training run; estimators with equal placements are trained together.
+    """Where and in what numbers estimators are trained; those with equal placements are trained together.
 
     Attributes
     ----------
     device : str
         As :func:`cafe.compute.choose_device` returns it.
     dtype : torch.dtype
-        Of parameters.
+        Dtype of parameters.
     kernel : str
-        What computes losses and gradients, for ``kernel_``.
+        Name of what computes losses and gradients, which ``kernel_`` shows.
     products : torch.dtype or None, default=None
-        Of matrix products; None for ``dtype``.
+        Dtype of matrix products; None for ``dtype``.
     precision : {"ieee", "tf32"}, default="ieee"
         How float32 operands enter a product.
     alike : hashable, default=None
-        What else estimators must share to be trained together.
+        Whatever else estimators must share to be trained together.
     """
 
     device: str
@@ -58,19 +58,19 @@ class Placement:
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingGroup:
     """Estimators that are trained together, and what they share.
 
     Attributes
     ----------
     base : CheckedArrays
-        What they learn from.
+        The checked features, labels and class embeddings that all of them learn from.
     placement : Placement
         Device, precision and kernel.
     X : Tensor of shape (n, d)
-        Features as the trainer gets them.
+        Features on the group's device, in its precision.
     estimators, problems : list
-        Of equal length, in the order of ``hyper["index"]``.
+        One problem for each estimator; a configuration's ``hyper["index"]`` is its place in both.
     """
 
     base: CheckedArrays
@@ -80,11 +80,11 @@ class Run:
     problems: list[Problem]
 
     def tensor(self, values: Any) -> Tensor:
-        """Return values as a tensor on the run's device, in its precision."""
+        """Return values as a tensor on the group's device, in its precision."""
         return torch.as_tensor(values).to(device=self.placement.device, dtype=self.placement.dtype)
 
     def labels(self, values: NDArray[np.int64]) -> Tensor:
-        """Return class rows as a tensor on the run's device."""
+        """Return class rows as an int64 tensor on the group's device."""
         return torch.as_tensor(values).to(self.placement.device)
 
 
@@ -95,7 +95,7 @@ class Result:
     Attributes
     ----------
     problem : Problem
-        What it learned from.
+        The estimator's rows and class embeddings.
     configuration : Configuration
         How it was trained.
     parameters : dict of str to ndarray
@@ -146,31 +146,34 @@ class TrainedClassifier(FewShotClassifier):
     @classmethod
     def _fit_problems(cls, estimators: Sequence[Any], problems: Sequence[Problem]) -> None:
         """Train several side by side."""
-        groups: dict[tuple[CheckedArrays, Placement], list[int]] = {}
+        members_of: dict[tuple[CheckedArrays, Placement], list[int]] = {}
         for i, (estimator, problem) in enumerate(zip(estimators, problems, strict=True)):
-            groups.setdefault((problem.base, estimator._placement(problem)), []).append(i)
-        for (base, placement), members in groups.items():
+            members_of.setdefault((problem.base, estimator._placement(problem)), []).append(i)
+        for (base, placement), members in members_of.items():
             X = cls._features(base, placement)
-            cls._train(Run(base, placement, X, [estimators[i] for i in members], [problems[i] for i in members]))
+            cls._train(
+                TrainingGroup(base, placement, X, [estimators[i] for i in members], [problems[i] for i in members])
+            )
 
     @classmethod
-    def _train(cls, run: Run) -> None:
-        """Train the estimators of a run side by side, equal configurations once, and store the results."""
-        objective = cls._objective(run)
-        pairs = list(zip(run.estimators, run.problems, strict=True))
+    def _train(cls, group: TrainingGroup) -> None:
+        """Train the estimators of a group side by side, equal configurations once, and store the results."""
+        objective = cls._objective(group)
+        pairs = list(zip(group.estimators, group.problems, strict=True))
         configurations = [estimator._configuration(problem, i) for i, (estimator, problem) in enumerate(pairs)]
-        # Estimators that differ only in what follows training are trained once. Without a seed each drew its own.
+        # Estimators that differ only in what follows training are trained once. Those without a seed have drawn
+        # different ones, and so differ.
         distinct: dict[Hashable, list[int]] = {}
         for i, configuration in enumerate(configurations):
             distinct.setdefault(_configuration_key(configuration), []).append(i)
         firsts = [configurations[members[0]] for members in distinct.values()]
-        trained = train_many(objective, run.X, run.labels(run.base.y), firsts)
+        trained = train_many(objective, group.X, group.labels(group.base.y), firsts)
         for members, fit in zip(distinct.values(), trained, strict=True):
             for i in members:
                 estimator, problem = pairs[i]
                 estimator.loss_, estimator.n_steps_ = fit.loss, configurations[i].steps
-                estimator.kernel_ = run.placement.kernel
-                estimator.dtype_ = run.placement.dtype_name
+                estimator.kernel_ = group.placement.kernel
+                estimator.dtype_ = group.placement.dtype_name
                 estimator._store(Result(problem, configurations[i], fit.parameters, objective))
 
     def _placement(self, problem: Problem) -> Placement:
@@ -205,12 +208,12 @@ class TrainedClassifier(FewShotClassifier):
         return torch.as_tensor(np.ascontiguousarray(X)).to(device=placement.device, dtype=placement.dtype)
 
     @classmethod
-    def _objective(cls, run: Run) -> Objective:
+    def _objective(cls, group: TrainingGroup) -> Objective:
         """Return what is trained."""
         raise TypeError(f"{cls.__name__} must say what is trained")
 
     def _configuration(self, problem: Problem, index: int) -> Configuration:
-        """Return how the estimator, whose place in its run is ``index``, is trained."""
+        """Return how the estimator is trained; ``index`` is its place in its group."""
         raise TypeError(f"{type(self).__name__} must say how it is trained")
 
     def _store(self, result: Result) -> None:

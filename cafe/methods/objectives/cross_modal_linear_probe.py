@@ -7,8 +7,9 @@ Letters: g configurations, b rows of a batch, d width, c classes, h bottleneck.
     A(x)   = ratio ReLU(ReLU(x W1) W2) + (1 - ratio) x                            adapter
     loss   = mean CE over the half batch of images and the half batch of text
 
-Neither A(x) nor w is scaled to length one after the start. The text half are the class embeddings of the classes of
-the other half's rows: where every class has as many shots, classes are drawn as often as the paper draws them.
+Neither A(x) nor w is scaled to length one after the start. The text half of a batch consists of class embeddings, of
+the classes that the last b / 2 drawn rows belong to. So classes are drawn as often as in the paper, if all classes have
+the same number of shots.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from cafe.kernels.class_weights import ClassWeightStep
 from cafe.kernels.class_weights_reference import WeightsShape
 from cafe.methods.base import Problem
 from cafe.methods.inputs.parameters import Constraint, Number, seed_of
-from cafe.methods.objectives.base import Result, Run, TrainedClassifier
+from cafe.methods.objectives.base import Result, TrainedClassifier, TrainingGroup
 from cafe.training.trainer import Batch, Configuration, Step
 
 # Steps at 1e-5 before the cosine; the published warm-up rises linearly from there over as many.
@@ -58,8 +59,8 @@ class CrossModalObjective:
     def losses_and_gradients(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return losses (g,) and gradients.
 
-        With G = (softmax(logits) - onehot) / b and y = A(x):  dw = s G^T y,  dy = s G w,  and through A by the chain
-        rule, each ReLU passing what it passed forward.
+        With G = (softmax(logits) - onehot) / b and y = A(x):  dw = s G^T y,  dy = s G w,  and from there through A by
+        the chain rule, with a gradient of zero where a ReLU is zero.
         """
         features, labels, parameters = batch.features, batch.labels, batch.parameters
         half = (labels.shape[1] + 1) // 2
@@ -133,8 +134,8 @@ class CrossModalClassifier(TrainedClassifier):
     constraints: ClassVar[dict[str, Constraint]] = {"iterations": Number(1, whole=True)}
 
     @classmethod
-    def _objective(cls, run: Run) -> CrossModalObjective:
-        return CrossModalObjective(run.tensor(run.base.class_embeddings))
+    def _objective(cls, group: TrainingGroup) -> CrossModalObjective:
+        return CrossModalObjective(group.tensor(group.base.class_embeddings))
 
     def _configuration(self, problem: Problem, index: int) -> Configuration:
         # What was chosen for a parameter that may be "auto" is in an attribute that ends in "_". Which parameters may

@@ -1,6 +1,6 @@
 """What the methods on class weights train: the zero-shot-initialised probe, TaskRes, CLAP and the cross-modal probe.
 
-The loss stands in kernels/class_weights_reference.py. Of its choices
+The loss stands in kernels/class_weights_reference.py. Of the choices that it leaves
 
     the zero-shot-initialised probe   has cosines, and trains w from w = t
     CLAP                              has a pull to the text besides
@@ -30,7 +30,7 @@ from cafe.methods.base import Array, Problem, unit_length
 from cafe.methods.inference import scores
 from cafe.methods.inputs.parameters import Constraint, Number, seed_of
 from cafe.methods.inputs.problem import CheckedArrays
-from cafe.methods.objectives.base import Placement, Result, Run, TrainedClassifier, steps_with_warmup
+from cafe.methods.objectives.base import Placement, Result, TrainedClassifier, TrainingGroup, steps_with_warmup
 from cafe.training.trainer import Batch, Configuration, Step
 
 
@@ -45,14 +45,14 @@ class ClassWeightObjective:
     features : Tensor of shape (n, d), default=None
         The trainer's X in the dtype of the products; None for X itself.
     pull : Tensor of shape (configurations, c), default=None
-        Strength by which each class of each configuration of the run is held to t, by ``hyper["index"]``; None for
-        zeros.
+        lambda, the strength with which each class is held to t. A configuration's row is its ``hyper["index"]``; None
+        for zeros.
     kernel : str, default="torch"
-        ``"triton"`` on a GPU that has it.
+        ``"torch"``, or ``"triton"`` on a GPU that can run it.
     precision : {"ieee", "tf32"}, default="ieee"
         How Triton's float32 operands enter a product.
     held : bool, default=True
-        Whether any configuration has a decay or a pull.
+        Whether any configuration is held to t, by a decay or a pull.
     """
 
     start: Tensor
@@ -68,6 +68,7 @@ class ClassWeightObjective:
         return {"weights": torch.zeros(self.start.shape) if shape.residual else self.start.cpu()}
 
     def _pulls(self, hyper: dict[str, Tensor]) -> Tensor | None:
+        """Return lambda of the configurations of a stack, (g, c); None for zeros."""
         return None if self.pull is None else self.pull[hyper["index"].long()]
 
     def losses_and_gradients(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -151,14 +152,14 @@ class ClassWeightClassifier(TrainedClassifier):
         return replace(placement, products=getattr(torch, products), kernel=kernel)
 
     @classmethod
-    def _objective(cls, run: Run) -> ClassWeightObjective:
-        pulls = [estimator._pull(problem) for estimator, problem in zip(run.estimators, run.problems, strict=True)]
-        pull = None if pulls[0] is None else run.tensor(np.stack(pulls))
-        text = run.tensor(_scaled_text(run.base, run.estimators[0].text_norm))
-        held = pull is not None or any(estimator._decay() for estimator in run.estimators)
-        placement = run.placement
+    def _objective(cls, group: TrainingGroup) -> ClassWeightObjective:
+        pulls = [estimator._pull(problem) for estimator, problem in zip(group.estimators, group.problems, strict=True)]
+        pull = None if pulls[0] is None else group.tensor(np.stack(pulls))
+        text = group.tensor(_scaled_text(group.base, group.estimators[0].text_norm))
+        held = pull is not None or any(estimator._decay() for estimator in group.estimators)
+        placement = group.placement
         return ClassWeightObjective(
-            text, run.X.to(placement.products), pull, placement.kernel, placement.precision, held
+            text, group.X.to(placement.products), pull, placement.kernel, placement.precision, held
         )
 
     def _configuration(self, problem: Problem, index: int) -> Configuration:
