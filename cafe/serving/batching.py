@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cafe.errors import CafeError
+from cafe.serving.memory import SECONDS_BETWEEN, give_back_free_memory
 from cafe.serving.predictor import ImageAnswer, Predictor
 
 # Images from which a batch on one core is about as fast for each image as a larger one. A ViT-B/32 in bfloat16, ms of a
@@ -168,6 +169,7 @@ class Batcher:
         blank = self._predictor.crop(Image.new("RGB", (64, 64)))[None]
         await self._computed(blank, self._predictor.cores)
         self._tasks = [asyncio.create_task(self._work()) for _ in range(self._predictor.cores)]
+        self._tasks.append(asyncio.create_task(self._give_back_memory()))
 
     async def stop(self) -> None:
         """End, once the batches at hand are done."""
@@ -237,6 +239,15 @@ class Batcher:
             finally:
                 self._running -= 1
                 self._changed.set()
+
+    async def _give_back_memory(self) -> None:
+        """Give memory back from time to time, for as long as images come."""
+        given_back_at = self._last_arrival
+        while True:
+            await asyncio.sleep(SECONDS_BETWEEN)
+            if self._last_arrival > given_back_at:
+                given_back_at = self._last_arrival
+                await asyncio.get_running_loop().run_in_executor(self._decoding, give_back_free_memory)
 
     def _next_batch(self) -> list[_Waiting]:
         """Take a batch out of the queue; none if all who waited are gone."""
