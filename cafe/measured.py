@@ -112,7 +112,7 @@ def seconds_of(
 
 
 def time_ways(
-    ways: Ways, *, clock: Clock = time.thread_time, budget: float = BUDGET, at_least: int = 1
+    ways: Ways, *, clock: Clock = time.thread_time, budget: float = BUDGET, at_least: int = 1, turns: int = 1
 ) -> dict[str, float]:
     """Time several ways in turns, and return the shortest seconds of each.
 
@@ -129,6 +129,8 @@ def time_ways(
         Seconds for all of it.
     at_least : int, default=1
         How many of the ways are run whatever the budget, where a comparison with fewer would answer nothing.
+    turns : int, default=1
+        How often each of them is timed whatever the budget, where a single disturbed run would mislead.
     """
     start = clock()
     best: dict[str, float] = {}
@@ -136,7 +138,7 @@ def time_ways(
         if len(best) >= at_least and clock() - start >= budget:
             break
         run()
-        best[name] = _seconds(run, clock)
+        best[name] = min(_seconds(run, clock) for _ in range(turns))
     lasted = sum(best.values())
     while len(best) == len(ways) and clock() - start + lasted <= budget:
         again = {name: _seconds(run, clock) for name, run in ways.items()}

@@ -90,6 +90,14 @@ def test_what_has_to_be_compared_is_run_whatever_the_budget():
     assert clock.runs == ["a", "a", "b", "b"]
 
 
+def test_a_single_disturbed_run_does_not_decide():
+    """The first run after the warm one is disturbed; of two turns the other counts, though the budget is gone."""
+    clock = Clock()
+    ways = clock.ways(steady=0.02, disturbed=iter([0.01, 0.5, 0.01]))
+    seconds = time_ways(ways, clock=clock, budget=0.01, at_least=2, turns=2)
+    assert seconds == pytest.approx({"steady": 0.02, "disturbed": 0.01})
+
+
 def test_an_answer_is_kept_for_the_process_and_on_disk(folder):
     clock = Clock()
     first, was_measured = ask(clock, a=0.01, b=0.02)
