@@ -1,6 +1,7 @@
 """Run by test_interpreted.py with TRITON_INTERPRET=1 and benchmarks/ on the path; prints which parts passed."""
 
 import sys
+from functools import partial
 from unittest import mock
 
 import numpy as np
@@ -246,11 +247,11 @@ def fit():
 
 def graphs():
     """Fits on labelled tensors, whose graphs are captured once and replayed for a later fit on other data."""
-    import cafe.training.recordings
-    import cafe.training.steps
+    import cafe.training.recordings as recordings
     from cafe import CLIPAdapter
 
-    cafe.training.recordings.LEAST_FOR_GRAPH, cafe.training.steps.GRAPH_STEPS = 1, 2
+    recordings.LEAST_FOR_GRAPH = 1
+    recordings.RecordedSteps = partial(recordings.RecordedSteps, graph_steps=2)
     rng = np.random.default_rng(0)
     y = np.arange(20) % 5
     given = {"epochs": 5, "batch_size": 20, "kernel": "triton", "random_state": 0}
