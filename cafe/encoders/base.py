@@ -6,6 +6,7 @@ One file here per library, with ``ENCODER = "name"``; ``--model name:...`` opens
 from __future__ import annotations
 
 import copy
+import csv
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,6 +66,29 @@ class KnownModel:
     resolution: int | None = None
     licence: str = ""
     kind: str = "hub"
+
+
+def read_known_models(library: str) -> dict[str, KnownModel]:
+    """Read the models of a library that are worth knowing from their table, ``models/LIBRARY.csv``.
+
+    Returns
+    -------
+    dict of str to KnownModel
+        By what ``--model`` takes. An empty cell is a number that is not known, or a licence that is not named.
+
+    Examples
+    --------
+    >>> read_known_models("vision")["facebook/dinov2-small"].width
+    384
+    """
+    numbers: dict[str, Callable[[str], Any]] = {"parameters": float, "width": int, "resolution": int}
+    with (Path(__file__).parent / "models" / f"{library}.csv").open(encoding="utf-8", newline="") as table:
+        return {
+            row.pop("model"): KnownModel(
+                **row | {name: read(row[name]) if row[name] else None for name, read in numbers.items()}
+            )
+            for row in csv.DictReader(table)
+        }
 
 
 class Encoder(ABC):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,22 +15,21 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.compute import choose_device, choose_encoding_dtype, heaviest_products
-from cafe.encoders.base import KnownModel
+from cafe.encoders.base import KnownModel, read_known_models
 from cafe.encoders.examples import save_tiny_open_clip
 from cafe.encoders.text_towers.base import TextTower
 from cafe.encoders.text_towers.open_clip import OpenCLIPTextTower
+from cafe.encoders.towers.checkpoints import commit_of
+from cafe.encoders.towers.library_encoder import LibraryEncoder
 from cafe.encoders.towers.processors import probe_picture
 from cafe.encoders.towers.refusals import (
-    check_scale,
     check_sides,
     check_widths,
     never_asking,
     refuse_code,
-    trying,
     why_refused,
 )
-from cafe.encoders.towers.torch_encoder import PROBES, TorchEncoder, to_numpy
+from cafe.encoders.towers.torch_encoder import PROBES, to_numpy
 from cafe.encoders.towers.weights import tower_hashes
 from cafe.errors import InputError, MissingDependencyError, unknown_name
 from cafe.foreign import read_json
@@ -44,7 +42,7 @@ ENCODER = "open_clip"
 _SCHEMAS = ("local-dir:", "hf-hub:")
 
 
-class OpenCLIP(TorchEncoder):
+class OpenCLIP(LibraryEncoder):
     """A CLIP of open_clip: open_clip:RN50/openai, open_clip:hf-hub:owner/name, open_clip:local-dir:PATH.
 
     Notes
@@ -53,96 +51,7 @@ class OpenCLIP(TorchEncoder):
     ``open_clip_config.json``.
     """
 
-    known_models: ClassVar[Mapping[str, KnownModel]] = {
-        "open_clip:RN50/openai": KnownModel(
-            "CLIP", "OpenAI's ResNet-50", "the backbone of the CLIP-Adapter paper", 102.0, 1024, 224, "MIT"
-        ),
-        "open_clip:ViT-B-32/laion2b_s34b_b79k": KnownModel(
-            "CLIP",
-            "OpenCLIP ViT-B/32 trained on LAION-2B",
-            "photographs in general; any model and tag of open_clip is written so",
-            151.3,
-            512,
-            224,
-            "MIT",
-        ),
-        "open_clip:PE-Core-T-16-384/meta": KnownModel(
-            "PE-Core",
-            "Perception Encoder, tiny",
-            "photographs in general, on small machines",
-            69.5,
-            512,
-            384,
-            "Apache-2.0",
-        ),
-        "open_clip:PE-Core-B-16/meta": KnownModel(
-            "PE-Core", "Perception Encoder, base", "photographs in general", 447.7, 1024, 224, "Apache-2.0"
-        ),
-        "open_clip:PE-Core-L-14-336/meta": KnownModel(
-            "PE-Core", "Perception Encoder, large", "photographs in general", 671.1, 1024, 336, "Apache-2.0"
-        ),
-        "open_clip:PE-Core-bigG-14-448/meta": KnownModel(
-            "PE-Core",
-            "Perception Encoder, giant",
-            "85.4 zero-shot on ImageNet, the most of open_clip's table",
-            2419.3,
-            1280,
-            448,
-            "Apache-2.0",
-        ),
-        "open_clip:MobileCLIP2-S0/dfndr2b": KnownModel(
-            "MobileCLIP 2",
-            "MobileCLIP 2 S0, reparameterised",
-            "photographs in general, on small machines",
-            74.8,
-            512,
-            256,
-            "Apple AMLR (research)",
-        ),
-        "open_clip:MobileCLIP2-B/dfndr2b": KnownModel(
-            "MobileCLIP 2", "MobileCLIP 2 B", "photographs in general", 149.8, 512, 224, "Apple AMLR (research)"
-        ),
-        "open_clip:ViT-B-16-quickgelu/dfn2b": KnownModel(
-            "DFN", "DFN ViT-B/16", "photographs in general", 149.6, 512, 224, "Apple AMLR (research)"
-        ),
-        "open_clip:ViT-H-14-378-quickgelu/dfn5b": KnownModel(
-            "DFN", "DFN ViT-H/14 at 378 pixels", "84.4 zero-shot on ImageNet", 986.7, 1024, 378, "Apple AMLR (research)"
-        ),
-        "open_clip:EVA02-B-16/merged2b_s8b_b131k": KnownModel(
-            "EVA-02", "EVA-02 ViT-B/16", "photographs in general", 149.7, 512, 224, "MIT"
-        ),
-        "open_clip:EVA02-L-14-336/merged2b_s6b_b61k": KnownModel(
-            "EVA-02", "EVA-02 ViT-L/14 at 336 pixels", "photographs in general", 428.1, 768, 336, "MIT"
-        ),
-        "open_clip:hf-hub:imageomics/bioclip-2": KnownModel(
-            "BioCLIP 2",
-            "BioCLIP 2, a ViT-L/14",
-            "animals, plants and fungi, by scientific or common name",
-            427.6,
-            768,
-            224,
-            "MIT",
-        ),
-        "open_clip:hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224": KnownModel(
-            "BiomedCLIP",
-            "BiomedCLIP, a ViT-B/16 with PubMedBERT",
-            "figures of medical papers: microscopy, radiology",
-            None,
-            512,
-            224,
-            "MIT",
-        ),
-        "open_clip:local-dir:./RemoteCLIP-ViT-B-32": KnownModel(
-            "RemoteCLIP",
-            "RemoteCLIP ViT-B/32; see docs/encoders.md for the folder",
-            "images from satellites and planes",
-            151.3,
-            512,
-            224,
-            "",
-            kind="folder",
-        ),
-    }
+    known_models: ClassVar[Mapping[str, KnownModel]] = read_known_models(ENCODER)
 
     def __init__(self, model_id: str, checkpoint: OpenCLIPCheckpoint, device: str, dtype: str) -> None:
         """Take a loaded checkpoint and move it to the device, in that dtype; see :meth:`open`."""
@@ -162,37 +71,16 @@ class OpenCLIP(TorchEncoder):
         self.dim = self._checked_width()
 
     @classmethod
-    def open(cls, source: str, device: str, dtype: str, model_id: str | None = None) -> OpenCLIP:
-        """Load a checkpoint.
+    def _load(cls, source: str) -> OpenCLIPCheckpoint:
+        return load_open_clip(source)
 
-        Parameters
-        ----------
-        source : str
-            See :func:`cafe.encoders.open_clip.load_open_clip`.
-        device, dtype : str
-            As for :func:`cafe.encoders.open_encoder`.
-        model_id : str or None
-            What the encoder calls itself; None takes ``source``.
+    @classmethod
+    def _image_shapes(cls, checkpoint: OpenCLIPCheckpoint) -> Iterable[tuple[int, ...]]:
+        return (weights.shape for weights in checkpoint.model.visual.parameters())
 
-        Returns
-        -------
-        OpenCLIP
-
-        Raises
-        ------
-        InputError
-            If it is not there, or the device or dtype cannot be had.
-        MissingDependencyError
-            If open_clip is not installed.
-        """
-        chosen = choose_device(device)
-        checkpoint = load_open_clip(source)
-        with trying(source):
-            products = heaviest_products(own.shape for own in checkpoint.model.visual.parameters())
-            dtype = choose_encoding_dtype(dtype, chosen, products)
-            encoder = cls(model_id or f"{ENCODER}:{source}", checkpoint, chosen, dtype)
-        check_scale(source, encoder.logit_scale, encoder.logit_bias)
-        return encoder
+    @classmethod
+    def _id_of(cls, source: str) -> str:
+        return f"{ENCODER}:{source}"
 
     @classmethod
     def write_example(cls, folder: Path) -> str:
@@ -253,35 +141,18 @@ class OpenCLIP(TorchEncoder):
         import torchvision
 
         shared = {key: self._model_config.get(key) for key in ("embed_dim", "quick_gelu")}
+        fused = {"reparameterised": True} if self._reparameterised else {}
         return {
-            "image": {
-                "weights_sha256": self._image_sha256,
-                "architecture": {
-                    **shared,
-                    **self._model_config["vision_cfg"],
-                    **({"reparameterised": True} if self._reparameterised else {}),
-                },
-                "preprocessing": self.cropper.specification(),
-                "dtype": self.dtype,
-            },
+            "image": self._image_part({**shared, **self._model_config["vision_cfg"], **fused}),
             "text": {
                 "weights_sha256": self._text_sha256,
                 "architecture": {**shared, **self._model_config["text_cfg"]},
                 "tokenizer_sha256": self._tokenizer_sha256(),
                 "dtype": self.dtype,
             },
-            "recorded": {
-                "id": self.id,
-                "revision": self._revision,
-                "library": ENCODER,
-                "versions": {
-                    "torch": torch.__version__,
-                    "open_clip": open_clip.__version__,
-                    "torchvision": torchvision.__version__,
-                    "pillow": PIL.__version__,
-                },
-                "device": self.device,
-            },
+            "recorded": self._recorded_part(
+                ENCODER, {"torch": torch, "open_clip": open_clip, "torchvision": torchvision, "pillow": PIL}
+            ),
         }
 
     def _tokenizer_sha256(self) -> str:
@@ -368,7 +239,7 @@ def load_open_clip(source: str) -> OpenCLIPCheckpoint:
         listed = library.get_pretrained_cfg(name, tag)
         fixed = {"quick_gelu": bool(listed.get("quick_gelu", False))}
         config = {**library.get_model_config(name), **fixed}
-        revision = _commit(_quietly(lambda: library.download_pretrained(listed), source))
+        revision = commit_of(_quietly(lambda: library.download_pretrained(listed), source))
     model = _quietly(lambda: library.create_model(name, pretrained=tag, require_pretrained=True, **fixed), source)
     tokenizer = _quietly(lambda: library.get_tokenizer(name), source)
     return OpenCLIPCheckpoint(model.eval().requires_grad_(False), tokenizer, config, revision)
@@ -422,7 +293,7 @@ def _schema_config(library: Any, source: str) -> tuple[dict[str, Any], str | Non
         from huggingface_hub import hf_hub_download
 
         path = Path(_quietly(lambda: hf_hub_download(rest, "open_clip_config.json"), source))
-        revision = _commit(str(path))
+        revision = commit_of(str(path))
     try:
         config: dict[str, Any] = read_json(path)["model_cfg"]
     except (KeyError, TypeError) as error:
@@ -455,12 +326,6 @@ def _silence() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-def _commit(path: str) -> str | None:
-    # The hub cache keeps every commit's files in a folder of its own: .../snapshots/<commit>/...
-    commit = re.search(r"/snapshots/([0-9a-f]{40})/", Path(path).as_posix())
-    return commit[1] if commit else None
 
 
 class OpenCLIPCropper:

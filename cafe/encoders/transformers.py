@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,16 +12,26 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.compute import choose_device, choose_encoding_dtype, heaviest_products
-from cafe.encoders.base import KnownModel
+from cafe.encoders.base import KnownModel, read_known_models
 from cafe.encoders.examples import save_tiny_clip
+from cafe.encoders.standalone.checkpoint import ARCHITECTURE
 from cafe.encoders.text_towers.base import TextTower
 from cafe.encoders.text_towers.lower_case import is_siglip_2, lower_case
 from cafe.encoders.text_towers.transformers import TransformersTextTower, pooled, tokenize
-from cafe.encoders.towers.checkpoints import has_file, load_config, load_processor, quiet, revision_of
+from cafe.encoders.towers.checkpoints import (
+    check_complete,
+    has_file,
+    load_config,
+    load_model,
+    load_processor,
+    pin_of,
+    quiet,
+    settings_of,
+)
+from cafe.encoders.towers.library_encoder import LibraryEncoder
 from cafe.encoders.towers.processors import PatchCropper, ProcessorCropper, inputs, probe_picture
-from cafe.encoders.towers.refusals import check_scale, check_widths, trying, why_refused
-from cafe.encoders.towers.torch_encoder import PROBES, TorchEncoder, to_numpy
+from cafe.encoders.towers.refusals import check_widths, why_refused
+from cafe.encoders.towers.torch_encoder import PROBES, to_numpy
 from cafe.encoders.towers.weights import tower_hashes
 from cafe.errors import InputError
 
@@ -35,107 +45,20 @@ _NEEDED = ("get_image_features", "get_text_features")
 _SCALES = ("logit_scale", "temperature")  # one of them
 # Their positions begin after the padding token's own, so that many of the table's rows are never used.
 _POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "altclip_text_model")
-# What a tower computes with, beside its weights; a change of any of these changes features.
-_ARCHITECTURE = (
-    "model_type", "hidden_act", "layer_norm_eps", "num_attention_heads", "patch_size", "image_size",
-    "max_position_embeddings", "eos_token_id", "pad_token_id",
-)  # fmt: skip
 
 
-class TransformersCLIP(TorchEncoder):
+class TransformersCLIP(LibraryEncoder):
     """A CLIP of the transformers library, from a local folder or the hub."""
 
-    known_models: ClassVar[Mapping[str, KnownModel]] = {
-        "openai/clip-vit-base-patch32": KnownModel(
-            "CLIP",
-            "OpenAI's ViT-B/32",
-            "the quickest of the published CLIPs, most compared with",
-            151.3,
-            512,
-            224,
-            "MIT",
-        ),
-        "openai/clip-vit-base-patch16": KnownModel(
-            "CLIP", "OpenAI's ViT-B/16", "the backbone of most few-shot tables", 149.6, 512, 224, "MIT"
-        ),
-        "openai/clip-vit-large-patch14": KnownModel(
-            "CLIP", "OpenAI's ViT-L/14", "photographs in general", 427.6, 768, 224, "MIT"
-        ),
-        "openai/clip-vit-large-patch14-336": KnownModel(
-            "CLIP", "OpenAI's ViT-L/14 at 336 pixels", "photographs with small details", 427.9, 768, 336, "MIT"
-        ),
-        "laion/CLIP-ViT-B-32-laion2B-s34B-b79K": KnownModel(
-            "CLIP", "OpenCLIP ViT-B/32 trained on LAION-2B", "photographs in general, quick", 151.3, 512, 224, "MIT"
-        ),
-        "laion/CLIP-ViT-L-14-laion2B-s32B-b82K": KnownModel(
-            "CLIP", "OpenCLIP ViT-L/14 trained on LAION-2B", "photographs in general", 427.6, 768, 224, "MIT"
-        ),
-        "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": KnownModel(
-            "CLIP", "OpenCLIP ViT-H/14 trained on LAION-2B", "photographs in general", 986.1, 1024, 224, "MIT"
-        ),
-        "google/siglip-base-patch16-224": KnownModel(
-            "SigLIP",
-            "SigLIP ViT-B/16, with a logit bias of its own",
-            "photographs in general",
-            203.2,
-            768,
-            224,
-            "Apache-2.0",
-        ),
-        "google/siglip2-base-patch16-224": KnownModel(
-            "SigLIP 2",
-            "SigLIP 2 ViT-B/16",
-            "photographs in general, class names in many languages",
-            375.2,
-            768,
-            224,
-            "Apache-2.0",
-        ),
-        "google/siglip2-so400m-patch14-384": KnownModel(
-            "SigLIP 2",
-            "SigLIP 2 So400m",
-            "photographs in general, class names in many languages",
-            1136.0,
-            1152,
-            384,
-            "Apache-2.0",
-        ),
-        "google/siglip2-giant-opt-patch16-384": KnownModel(
-            "SigLIP 2",
-            "SigLIP 2 gopt, the largest",
-            "85.0 zero-shot on ImageNet, class names in many languages",
-            1871.9,
-            1536,
-            384,
-            "Apache-2.0",
-        ),
-        "google/siglip2-base-patch16-naflex": KnownModel(
-            "SigLIP 2",
-            "SigLIP 2 ViT-B/16 NaFlex",
-            "documents and long or tall images, which keep their shape",
-            375.2,
-            768,
-            None,
-            "Apache-2.0",
-        ),
-        "facebook/metaclip-b32-400m": KnownModel(
-            "MetaCLIP", "MetaCLIP ViT-B/32", "photographs in general, quick", 151.3, 512, 224, "CC-BY-NC-4.0"
-        ),
-        "facebook/metaclip-2-worldwide-huge-quickgelu": KnownModel(
-            "MetaCLIP 2", "MetaCLIP 2 ViT-H/14", "class names in many languages", 1858.8, 1024, 224, "CC-BY-NC-4.0"
-        ),
-        "patrickjohncyh/fashion-clip": KnownModel(
-            "FashionCLIP", "FashionCLIP, a ViT-B/32", "products of fashion", 151.3, 512, 224, "MIT"
-        ),
-    }
+    known_models: ClassVar[Mapping[str, KnownModel]] = read_known_models(ENCODER)
 
-    def __init__(self, model_id: str, checkpoint: Checkpoint, device: str, dtype: str) -> None:
+    def __init__(self, model_id: str, checkpoint: TransformersCheckpoint, device: str, dtype: str) -> None:
         """Take a loaded checkpoint and move it to the device, in that dtype; see :meth:`open`."""
         self.id = model_id
         self.device, self.dtype = device, dtype
         self._in_patches = hasattr(checkpoint.processor, "max_num_patches")
         self.cropper: ProcessorCropper = (PatchCropper if self._in_patches else ProcessorCropper)(checkpoint.processor)
-        self.revision_of = checkpoint.revision
+        self._revision = checkpoint.revision
         self._tokenizer, self._lower_case = checkpoint.tokenizer, checkpoint.lower_case
         self._image_sha256, self._text_sha256 = tower_hashes(checkpoint.model.state_dict())
         self._config = checkpoint.model.config
@@ -146,36 +69,12 @@ class TransformersCLIP(TorchEncoder):
         self.dim = self._checked_width()
 
     @classmethod
-    def open(cls, source: str, device: str, dtype: str, model_id: str | None = None) -> TransformersCLIP:
-        """Load a checkpoint.
+    def _load(cls, source: str) -> TransformersCheckpoint:
+        return load_checkpoint(source)
 
-        Parameters
-        ----------
-        source : str
-            A folder in the hub's layout, or a hub id.
-        device, dtype : str
-            As for :func:`cafe.encoders.open_encoder`.
-        model_id : str or None
-            What the encoder calls itself; None takes ``source``.
-
-        Returns
-        -------
-        TransformersCLIP
-
-        Raises
-        ------
-        InputError
-            If it is not there or not a CLIP, or the device or dtype cannot be had.
-        """
-        chosen = choose_device(device)
-        checkpoint = load_checkpoint(source)
-        with trying(source):
-            state = checkpoint.model.state_dict()
-            products = heaviest_products(own.shape for name, own in state.items() if name.startswith("vision_"))
-            dtype = choose_encoding_dtype(dtype, chosen, products)
-            encoder = cls(model_id or source, checkpoint, chosen, dtype)
-        check_scale(source, encoder.logit_scale, encoder.logit_bias)
-        return encoder
+    @classmethod
+    def _image_shapes(cls, checkpoint: TransformersCheckpoint) -> Iterable[tuple[int, ...]]:
+        return (own.shape for name, own in checkpoint.model.state_dict().items() if name.startswith("vision_"))
 
     @classmethod
     def write_example(cls, folder: Path) -> str:
@@ -253,31 +152,17 @@ class TransformersCLIP(TorchEncoder):
         import transformers
 
         return {
-            "image": {
-                "weights_sha256": self._image_sha256,
-                "architecture": _architecture(self._config.vision_config),
-                "preprocessing": self.cropper.specification(),
-                "dtype": self.dtype,
-            },
+            "image": self._image_part(settings_of(self._config.vision_config, ARCHITECTURE)),
             "text": {
                 "weights_sha256": self._text_sha256,
-                "architecture": _architecture(self._config.text_config),
+                "architecture": settings_of(self._config.text_config, ARCHITECTURE),
                 "tokenizer_sha256": self._tokenizer_sha256(),
                 **({"lower_case": True} if self._lower_case else {}),
                 "dtype": self.dtype,
             },
-            "recorded": {
-                "id": self.id,
-                "revision": self.revision_of,
-                "library": ENCODER,
-                "versions": {
-                    "torch": torch.__version__,
-                    "transformers": transformers.__version__,
-                    "tokenizers": tokenizers.__version__,
-                    "pillow": PIL.__version__,
-                },
-                "device": self.device,
-            },
+            "recorded": self._recorded_part(
+                ENCODER, {"torch": torch, "transformers": transformers, "tokenizers": tokenizers, "pillow": PIL}
+            ),
         }
 
     def _tokenizer_sha256(self) -> str:
@@ -285,10 +170,6 @@ class TransformersCLIP(TorchEncoder):
         probes = [self._tokenizer(text, truncation=True, max_length=self._max_tokens)["input_ids"] for text in PROBES]
         content = [sorted(self._tokenizer.get_vocab().items()), probes, self._max_tokens, self._tokenizer.pad_token_id]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-def _architecture(config: Any) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in _ARCHITECTURE if getattr(config, name, None) is not None}
 
 
 def scale_and_bias(model: Any) -> tuple[float, float]:
@@ -321,7 +202,7 @@ def context_length(text_config: Any) -> int:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class TransformersCheckpoint:
     """The parts of a checkpoint as transformers loads them.
 
     Attributes
@@ -343,7 +224,7 @@ class Checkpoint:
     lower_case: bool = False
 
 
-def load_checkpoint(source: str) -> Checkpoint:
+def load_checkpoint(source: str) -> TransformersCheckpoint:
     """Load model, tokenizer and image processor.
 
     Parameters
@@ -354,7 +235,7 @@ def load_checkpoint(source: str) -> Checkpoint:
 
     Returns
     -------
-    Checkpoint
+    TransformersCheckpoint
 
     Raises
     ------
@@ -363,36 +244,25 @@ def load_checkpoint(source: str) -> Checkpoint:
     """
     with quiet():
         config = load_config(source)
-        revision = revision_of(source)
-        # All files come from the one commit that the configuration came from.
-        pin = {} if revision is None else {"revision": revision}
+        pin = pin_of(source)
         model = _load_model(source, config, pin)
         tokenizer, processor = _load_tokenizer(source, pin), load_processor(source, pin)
         lower = is_siglip_2(source, str(config.model_type), pin)
         if lower:
             lower_case(source, tokenizer)
-        checkpoint = Checkpoint(model, tokenizer, processor, revision, lower)
+        checkpoint = TransformersCheckpoint(model, tokenizer, processor, pin.get("revision"), lower)
     _check_vocabulary(source, checkpoint)
     return checkpoint
 
 
 def _load_model(source: str, config: Any, pin: dict[str, str]) -> Any:
-    from transformers import AutoModel
-
-    try:
-        model, info = AutoModel.from_pretrained(
-            source, dtype="auto", output_loading_info=True, trust_remote_code=False, **pin
-        )
-    except Exception as error:
-        raise InputError(f"the weights of {source} cannot be loaded: {why_refused(error)}") from error
+    model, missing = load_model(source, pin)
     if not all(hasattr(model, name) for name in _NEEDED) or not any(hasattr(model, name) for name in _SCALES):
         raise InputError(
             f"{source} is not a CLIP: a model of type {config.model_type!r} has no image and text features"
         )
-    # The library fills what a file lacks with random numbers and goes on.
-    if missing := sorted(info["missing_keys"]):
-        raise InputError(f"{source} lacks {len(missing)} of the model's weights, such as {missing[0]!r}")
-    return model.eval().requires_grad_(False)
+    check_complete(source, missing)
+    return model
 
 
 def _load_tokenizer(source: str, pin: dict[str, str]) -> Any:
@@ -407,7 +277,7 @@ def _load_tokenizer(source: str, pin: dict[str, str]) -> Any:
         raise InputError(f"the tokenizer of {source} cannot be loaded: {why_refused(error)}") from error
 
 
-def _check_vocabulary(source: str, checkpoint: Checkpoint) -> None:
+def _check_vocabulary(source: str, checkpoint: TransformersCheckpoint) -> None:
     text = checkpoint.model.config.text_config
     tokenizer = checkpoint.tokenizer
     if len(tokenizer) > text.vocab_size:

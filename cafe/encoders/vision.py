@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
@@ -10,14 +10,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.compute import choose_device, choose_encoding_dtype, heaviest_products
-from cafe.encoders.base import KnownModel
+from cafe.encoders.base import KnownModel, read_known_models
 from cafe.encoders.examples import save_tiny_dinov2
 from cafe.encoders.text_towers.base import TextTower
-from cafe.encoders.towers.checkpoints import is_image_tower_alone, load_processor, quiet, revision_of
-from cafe.encoders.towers.processors import ProcessorCropper, WholeCropper, floats_of, image_cropper
-from cafe.encoders.towers.refusals import check_sides, trying, why_refused
-from cafe.encoders.towers.torch_encoder import TorchEncoder
+from cafe.encoders.towers.checkpoints import (
+    check_complete,
+    is_image_tower_alone,
+    load_model,
+    load_processor,
+    pin_of,
+    quiet,
+    settings_of,
+)
+from cafe.encoders.towers.library_encoder import LibraryEncoder
+from cafe.encoders.towers.processors import ProcessorCropper, WholeCropper, floats_of, image_cropper, probe_picture
+from cafe.encoders.towers.refusals import check_sides
 from cafe.encoders.towers.weights import tower_hashes
 from cafe.errors import InputError
 
@@ -35,7 +42,7 @@ _ARCHITECTURE = (
 )  # fmt: skip
 
 
-class VisionEncoder(TorchEncoder):
+class VisionEncoder(LibraryEncoder):
     """A model of images alone, from a local folder or the hub: facebook/dinov2-base, ./my-dino, timm/NAME.
 
     Notes
@@ -45,71 +52,7 @@ class VisionEncoder(TorchEncoder):
     else the mean of the tokens. Which it is stands as ``pooling`` in the identity, and so in every cache.
     """
 
-    known_models: ClassVar[Mapping[str, KnownModel]] = {
-        "facebook/dinov2-small": KnownModel(
-            "DINOv2",
-            "DINOv2 ViT-S/14, images alone",
-            "fine distinctions among photographs, quick",
-            22.1,
-            384,
-            224,
-            "Apache-2.0",
-        ),
-        "facebook/dinov2-base": KnownModel(
-            "DINOv2",
-            "DINOv2 ViT-B/14, images alone",
-            "fine distinctions among photographs",
-            86.6,
-            768,
-            224,
-            "Apache-2.0",
-        ),
-        "facebook/dinov2-large": KnownModel(
-            "DINOv2",
-            "DINOv2 ViT-L/14, images alone",
-            "fine distinctions among photographs",
-            304.4,
-            1024,
-            224,
-            "Apache-2.0",
-        ),
-        "facebook/dinov3-vits16-pretrain-lvd1689m": KnownModel(
-            "DINOv3",
-            "DINOv3 ViT-S/16, images alone",
-            "fine distinctions among photographs, quick",
-            21.6,
-            384,
-            224,
-            "DINOv3 licence, on request",
-        ),
-        "facebook/dinov3-vitb16-pretrain-lvd1689m": KnownModel(
-            "DINOv3",
-            "DINOv3 ViT-B/16, images alone",
-            "fine distinctions among photographs",
-            85.7,
-            768,
-            224,
-            "DINOv3 licence, on request",
-        ),
-        "facebook/dinov3-vitl16-pretrain-lvd1689m": KnownModel(
-            "DINOv3",
-            "DINOv3 ViT-L/16, images alone",
-            "fine distinctions among photographs",
-            303.1,
-            1024,
-            224,
-            "DINOv3 licence, on request",
-        ),
-        "timm/aimv2_large_patch14_224.apple_pt": KnownModel(
-            "AIMv2",
-            "AIMv2 ViT-L/14, images alone, by timm",
-            "photographs in general",
-            None,
-            1024,
-            224,
-            "Apple sample code (ASCL)",
-        ),
-    }
+    known_models: ClassVar[Mapping[str, KnownModel]] = read_known_models(ENCODER)
 
     def __init__(self, model_id: str, checkpoint: ImageCheckpoint, device: str, dtype: str) -> None:
         """Take a loaded checkpoint and move it to the device, in that dtype; see :meth:`open`."""
@@ -134,32 +77,12 @@ class VisionEncoder(TorchEncoder):
         return not isinstance(self.cropper, WholeCropper)
 
     @classmethod
-    def open(cls, source: str, device: str, dtype: str, model_id: str | None = None) -> VisionEncoder:
-        """Load a checkpoint.
+    def _load(cls, source: str) -> ImageCheckpoint:
+        return load_image_checkpoint(source)
 
-        Parameters
-        ----------
-        source : str
-            A folder in the hub's layout, or a hub id.
-        device, dtype : str
-            As for :func:`cafe.encoders.open_encoder`.
-        model_id : str or None
-            What the encoder calls itself; None takes ``source``.
-
-        Returns
-        -------
-        VisionEncoder
-
-        Raises
-        ------
-        InputError
-            If it is not there, is no model of images alone, or the device or dtype cannot be had.
-        """
-        chosen = choose_device(device)
-        checkpoint = load_image_checkpoint(source)
-        with trying(source):
-            products = heaviest_products(own.shape for own in checkpoint.model.parameters())
-            return cls(model_id or source, checkpoint, chosen, choose_encoding_dtype(dtype, chosen, products))
+    @classmethod
+    def _image_shapes(cls, checkpoint: ImageCheckpoint) -> Iterable[tuple[int, ...]]:
+        return (weights.shape for weights in checkpoint.model.parameters())
 
     @classmethod
     def write_example(cls, folder: Path) -> str:
@@ -194,8 +117,6 @@ class VisionEncoder(TorchEncoder):
         """
         import torch
 
-        from cafe.encoders.towers.processors import probe_picture
-
         crops = self.cropper(probe_picture())[None]
         with torch.inference_mode():
             pixels = self._pixels(crops)
@@ -203,9 +124,7 @@ class VisionEncoder(TorchEncoder):
             self.pooling = _pooling(checkpoint.model, output)
             # Of a head for one vector, which features do not come from, weights may be missing.
             unused = () if self.pooling == "pooler_output" else (_POOLER,)
-            missing = sorted(name for name in checkpoint.missing if not name.startswith(unused))
-            if missing:
-                raise InputError(f"{self.id} lacks {len(missing)} of the model's weights, such as {missing[0]!r}")
+            check_complete(self.id, [name for name in checkpoint.missing if not name.startswith(unused)])
             features, again = self._pooled(output), self._image_features(pixels)
         if features.ndim != 2 or not torch.equal(features, again):
             raise InputError(
@@ -249,31 +168,15 @@ class VisionEncoder(TorchEncoder):
         import torch
         import transformers
 
-        versions = {"torch": torch.__version__, "transformers": transformers.__version__, "pillow": PIL.__version__}
-        specification = self.cropper.specification()
-        if specification["backend"] != "pil":
+        libraries = {"torch": torch, "transformers": transformers, "pillow": PIL}
+        if self.cropper.specification()["backend"] != "pil":
             import torchvision
 
-            versions["torchvision"] = torchvision.__version__
-        architecture = {name: getattr(self._config, name, None) for name in _ARCHITECTURE}
+            libraries["torchvision"] = torchvision
         return {
-            "image": {
-                "weights_sha256": self._image_sha256,
-                "architecture": {
-                    **{name: value for name, value in architecture.items() if value is not None},
-                    "pooling": self.pooling,
-                },
-                "preprocessing": specification,
-                "dtype": self.dtype,
-            },
+            "image": self._image_part({**settings_of(self._config, _ARCHITECTURE), "pooling": self.pooling}),
             "text": None,
-            "recorded": {
-                "id": self.id,
-                "revision": self._revision,
-                "library": "transformers",
-                "versions": versions,
-                "device": self.device,
-            },
+            "recorded": self._recorded_part("transformers", libraries),
         }
 
 
@@ -320,21 +223,12 @@ def load_image_checkpoint(source: str) -> ImageCheckpoint:
     InputError
         If it is not there, is no model of images alone, or lacks weights or an image processor.
     """
-    from transformers import AutoModel
-
     if not is_image_tower_alone(source):
         raise InputError(f"{source} is no model of images alone; give it without the leading {ENCODER}:")
     with quiet():
-        revision = revision_of(source)
-        # All files come from the one commit that the configuration came from.
-        pin = {} if revision is None else {"revision": revision}
+        pin = pin_of(source)
         processor = load_processor(source, pin, other_backends=True)
         if hasattr(processor, "data_config"):
             check_sides(source, "input_size", tuple(processor.data_config["input_size"][1:]))
-        try:
-            model, info = AutoModel.from_pretrained(
-                source, dtype="auto", output_loading_info=True, trust_remote_code=False, **pin
-            )
-        except Exception as error:
-            raise InputError(f"the weights of {source} cannot be loaded: {why_refused(error)}") from error
-    return ImageCheckpoint(model.eval().requires_grad_(False), processor, frozenset(info["missing_keys"]), revision)
+        model, missing = load_model(source, pin)
+    return ImageCheckpoint(model, processor, missing, pin.get("revision"))

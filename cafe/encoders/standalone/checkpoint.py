@@ -56,7 +56,8 @@ _TOP_LEVEL = {
 }  # fmt: skip
 # As a checkpoint's header names them; NumPy has no bfloat16, whose bits are the upper half of a float32.
 _DTYPES = {"F32": ("float32", np.float32), "F16": ("float16", np.float16), "BF16": ("bfloat16", np.uint16)}
-_ARCHITECTURE = (
+# What a tower computes with, beside its weights; a change of any of these changes features.
+ARCHITECTURE = (
     "model_type", "hidden_act", "layer_norm_eps", "num_attention_heads", "patch_size", "image_size",
     "max_position_embeddings", "eos_token_id", "pad_token_id",
 )  # fmt: skip
@@ -288,7 +289,7 @@ def _read(folder: Path, revision: str | None) -> Checkpoint | None:
 
 def architecture(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that a tower computes with, beside its weights, as an encoder's identity has them."""
-    return {name: settings[name] for name in _ARCHITECTURE if settings.get(name) is not None}
+    return {name: settings[name] for name in ARCHITECTURE if settings.get(name) is not None}
 
 
 def _settings(given: Any, defaults: Mapping[str, Any], kind: str, side: str) -> dict[str, Any] | None:

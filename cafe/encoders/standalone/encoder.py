@@ -152,7 +152,7 @@ class StandaloneCLIP(TorchEncoder):
         self.dim = checkpoint.dim
         self.batch_size = BATCH_SIZE[device.partition(":")[0]]
         self.logit_scale, self.logit_bias = checkpoint.scale_and_bias()
-        self.revision_of = checkpoint.revision
+        self._revision = checkpoint.revision
         self._checkpoint, self._exact = checkpoint, exact
         self._factor = cropper.factor
         self._towers = _Towers(checkpoint, cropper, device, dtype, model_id)
@@ -221,7 +221,7 @@ class StandaloneCLIP(TorchEncoder):
             "text": self._text_identity(),
             "recorded": {
                 "id": self.id,
-                "revision": self.revision_of,
+                "revision": self._revision,
                 "library": "cafe",
                 "versions": {name: _version(name) for name in libraries},
                 "device": self.device,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -131,10 +131,57 @@ def revision_of(source: str) -> str | None:
 
     if Path(source).is_dir():
         return None
-    path = Path(cached_file(source, "config.json") or "").as_posix()
-    # The hub cache keeps every commit's files in a folder of its own: .../snapshots/<commit>/config.json
-    commit = re.search(r"/snapshots/([0-9a-f]{40})/", path)
-    return commit.group(1) if commit else None
+    return commit_of(cached_file(source, "config.json") or "")
+
+
+def commit_of(path: str) -> str | None:
+    """Return the commit that a file of the hub cache belongs to; None for a file elsewhere."""
+    # The hub cache keeps every commit's files in a folder of its own: .../snapshots/<commit>/...
+    commit = re.search(r"/snapshots/([0-9a-f]{40})/", Path(path).as_posix())
+    return commit[1] if commit else None
+
+
+def pin_of(source: str) -> dict[str, str]:
+    """Return what makes all files come from the commit that the configuration came from; empty for a folder."""
+    revision = revision_of(source)
+    return {} if revision is None else {"revision": revision}
+
+
+def load_model(source: str, pin: dict[str, str]) -> tuple[Any, frozenset[str]]:
+    """Load a model in the dtype that it was saved in, on the CPU, in evaluation mode.
+
+    Returns
+    -------
+    model : torch.nn.Module
+        Without gradients.
+    missing : frozenset of str
+        Weights that the files lack: the library fills them with random numbers and goes on.
+
+    Raises
+    ------
+    InputError
+        If it cannot be loaded.
+    """
+    from transformers import AutoModel
+
+    try:
+        model, info = AutoModel.from_pretrained(
+            source, dtype="auto", output_loading_info=True, trust_remote_code=False, **pin
+        )
+    except Exception as error:
+        raise InputError(f"the weights of {source} cannot be loaded: {why_refused(error)}") from error
+    return model.eval().requires_grad_(False), frozenset(info["missing_keys"])
+
+
+def check_complete(source: str, missing: Iterable[str]) -> None:
+    """Refuse a model that lacks weights which features need. Raises InputError, which names the first."""
+    if names := sorted(missing):
+        raise InputError(f"{source} lacks {len(names)} of the model's weights, such as {names[0]!r}")
+
+
+def settings_of(config: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Return those settings of a configuration that it has."""
+    return {name: getattr(config, name) for name in names if getattr(config, name, None) is not None}
 
 
 @contextmanager
