@@ -18,69 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.cache.extract.plan import Extraction
-from cafe.cache.extract.shards import Place, Shard, ShardFeatures
+from cafe.cache.extract.shards import Place, ShardFeatures
 from cafe.encoders.base import Encoder
+from cafe.encoders.stopping import check_before_every_module, stop_this_thread_on
+
+Target = tuple[ShardFeatures, Place]  # where a crop's rows go
+Batch = tuple[NDArray[np.uint8], list[Target]]  # crops (b, height, width, 3), and where the rows of each go
 
 _AHEAD = 2  # batches of one encoder that an asynchronous device, or each thread, may have at a time
 _BATCHES_PER_THREAD = 4  # below that, threads within a batch serve better than batches side by side
 
 
-class ShardBatches:
-    """Cuts the images of a shard, which come in their order, into encoding batches.
-
-    Parameters
-    ----------
-    shard : Shard
-        Whose places are cut.
-    batch_size : int
-        Places of one batch.
-    reuse : bool
-        Whether the memory of a batch is filled anew once the next image is added.
-    """
-
-    def __init__(self, shard: Shard, batch_size: int, *, reuse: bool) -> None:
-        self._shard, self._batch_size, self._reuse = shard, batch_size, reuse
-        self._position = 0
-        self._crops: NDArray[np.uint8] | None = None  # (batch_size, height, width, 3), filled from the front
-        self._places: list[Place] = []
-
-    def add(self, image: NDArray[np.uint8] | None) -> Iterator[tuple[NDArray[np.uint8], list[Place]]]:
-        """Take the next image, and yield every batch that ends with it.
-
-        Parameters
-        ----------
-        image : ndarray of shape (1 + views, height, width, 3), uint8, or None
-            Its crops, which are copied; None if it cannot be read: it leaves its places empty.
-
-        Yields
-        ------
-        crops : ndarray of shape (b, height, width, 3), uint8
-            Those of the batch's places that are not empty; b may be 0.
-        places : list of (view, position)
-            Of each.
-        """
-        position, self._position = self._position, self._position + 1
-        for view in range(1 + self._shard.views):
-            if image is not None:
-                if self._crops is None:
-                    self._crops = np.empty((self._batch_size, *image.shape[1:]), dtype=np.uint8)
-                self._crops[len(self._places)] = image[view]
-                self._places.append((view, position))
-            place = position * (1 + self._shard.views) + view + 1
-            is_last = self._position == len(self._shard) and view == self._shard.views
-            if place % self._batch_size == 0 or is_last:
-                crops = np.empty((0, 0, 0, 3), dtype=np.uint8) if self._crops is None else self._crops
-                places, self._places = self._places, []
-                yield crops[: len(places)], places
-                if places and not self._reuse:
-                    self._crops = None
-
-
-class PackedBatches:
-    """Packs the images that are missing, of whatever shards, into full batches.
-
-    Where most images are known, batches cut at fixed places would hold one or two images each. That the others of a
-    batch change no bit of a feature is then taken for granted, as :attr:`cafe.encoders.base.Encoder.least_rows` says.
+class _Batches:
+    """Collects the crops of images, which come in their order, into encoding batches.
 
     Parameters
     ----------
@@ -93,35 +43,73 @@ class PackedBatches:
     def __init__(self, batch_size: int, *, reuse: bool) -> None:
         self._batch_size, self._reuse = batch_size, reuse
         self._crops: NDArray[np.uint8] | None = None  # (batch_size, height, width, 3), filled from the front
-        self._targets: list[tuple[ShardFeatures, Place]] = []
+        self._targets: list[Target] = []
 
-    def add(
-        self, image: NDArray[np.uint8], features: ShardFeatures, position: int
-    ) -> Iterator[tuple[NDArray[np.uint8], list[tuple[ShardFeatures, Place]]]]:
-        """Take an image (1 + views, height, width, 3) and where it belongs, and yield every batch that is full."""
-        for view, crop in enumerate(image):
-            if self._crops is None:
-                self._crops = np.empty((self._batch_size, *crop.shape), dtype=np.uint8)
-            self._crops[len(self._targets)] = crop
-            self._targets.append((features, (view, position)))
-            if len(self._targets) == self._batch_size:
-                yield from self.rest()
+    def _put(self, crop: NDArray[np.uint8], target: Target) -> None:
+        """Copy one crop (height, width, 3) behind those that are collected."""
+        if self._crops is None:
+            self._crops = np.empty((self._batch_size, *crop.shape), dtype=np.uint8)
+        self._crops[len(self._targets)] = crop
+        self._targets.append(target)
 
-    def rest(self) -> Iterator[tuple[NDArray[np.uint8], list[tuple[ShardFeatures, Place]]]]:
-        """Yield what is there, if anything, as a batch."""
-        if self._crops is None or not self._targets:
-            return
-        crops, targets, self._targets = self._crops[: len(self._targets)], self._targets, []
-        if not self._reuse:
+    def _cut(self) -> Batch:
+        """End the batch that is collected, and return it."""
+        crops = np.empty((0, 0, 0, 3), dtype=np.uint8) if self._crops is None else self._crops
+        targets, self._targets = self._targets, []
+        if targets and not self._reuse:
             self._crops = None
-        yield crops, targets
+        return crops[: len(targets)], targets
 
 
-def store_rows(rows: NDArray[np.float32], targets: Sequence[tuple[ShardFeatures, Place]]) -> None:
+class ShardBatches(_Batches):
+    """Cuts the images of one shard into batches at fixed places, whether all of them can be read or not."""
+
+    def add(self, image: NDArray[np.uint8] | None, features: ShardFeatures, position: int) -> Iterator[Batch]:
+        """Take the next image, and yield every batch that ends with it; a batch may be empty.
+
+        Parameters
+        ----------
+        image : ndarray of shape (1 + views, height, width, 3), uint8, or None
+            Its crops, which are copied; None if it cannot be read: it leaves its places empty.
+        features : ShardFeatures
+            Of the shard.
+        position : int
+            The image's, within the shard.
+        """
+        shard = features.shard
+        for view in range(1 + shard.views):
+            if image is not None:
+                self._put(image[view], (features, (view, position)))
+            n_places = position * (1 + shard.views) + view + 1
+            if n_places % self._batch_size == 0 or n_places == len(shard) * (1 + shard.views):
+                yield self._cut()
+
+
+class PackedBatches(_Batches):
+    """Packs the images that are missing, of whatever shards, into full batches.
+
+    Where most images are known, batches cut at fixed places would hold one or two images each. That the others of a
+    batch change no bit of a feature is then taken for granted, as :attr:`cafe.encoders.base.Encoder.least_rows` says.
+    """
+
+    def add(self, image: NDArray[np.uint8] | None, features: ShardFeatures, position: int) -> Iterator[Batch]:
+        """Take an image, which may be None as for :class:`ShardBatches`, and yield every batch that is full."""
+        for view, crop in enumerate(() if image is None else image):
+            self._put(crop, (features, (view, position)))
+            if len(self._targets) == self._batch_size:
+                yield self._cut()
+
+    def rest(self) -> Iterator[Batch]:
+        """Yield what is collected, if anything, as a batch."""
+        if self._targets:
+            yield self._cut()
+
+
+def store_rows(rows: NDArray[np.float32], targets: Sequence[Target]) -> None:
     """Keep the rows (b, width) of a batch in the shards to which they belong."""
     start = 0
-    for features, own in groupby(targets, key=lambda target: target[0]):
-        places = [place for _, place in own]
+    for features, targets_of_shard in groupby(targets, key=lambda target: target[0]):
+        places = [place for _, place in targets_of_shard]
         features.store(rows[start : start + len(places)], places)
         start += len(places)
 
@@ -173,9 +161,8 @@ class BatchEncoder:
     def __init__(self, extractions: Sequence[Extraction], n_batches: int) -> None:
         self.n_threads = 0
         self._restore: Callable[[], None] = lambda: None
-        self._queue: SimpleQueue[_Batch | None] = SimpleQueue()
-        self._busy: dict[int, bool] = {}
-        self._closing = False
+        self._queue: SimpleQueue[_EncodingBatch | None] = SimpleQueue()
+        self._closing = threading.Event()
         self._threads: list[threading.Thread] = []
         if all(_may_run_side_by_side(extraction) for extraction in extractions):
             self.n_threads, self._restore = _share_threads(n_batches)
@@ -194,19 +181,16 @@ class BatchEncoder:
         """Begin to encode a batch (b, height, width, 3); what is returned waits for its rows (b, width)."""
         if not self.n_threads:
             return _start_rows(extraction, crops)
-        batch = _Batch(lambda: _start_rows(extraction, crops)())
+        batch = _EncodingBatch(lambda: _start_rows(extraction, crops)())
         self._queue.put(batch)
         return batch.wait
 
     def close(self) -> None:
-        """End the threads, in the midst of a batch if there is one, and give torch its threads back.
+        """End the threads, at the next layer of a batch that they encode, and give torch its threads back.
 
         Batches that wait for a thread are not begun.
         """
-        self._closing = True
-        for identifier, busy in list(self._busy.items()):
-            if busy:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(identifier), ctypes.py_object(_Stopped))
+        self._closing.set()
         for _ in self._threads:
             self._queue.put(None)
         for thread in self._threads:
@@ -215,24 +199,12 @@ class BatchEncoder:
         self._restore()
 
     def _work(self) -> None:
-        own = threading.get_ident()
-        try:
-            while (batch := self._queue.get()) is not None:
-                # Busy first: whoever closes between these lines either is seen, or sees this thread and stops it.
-                self._busy[own] = True
-                if self._closing:
-                    return
-                batch.encode()
-                self._busy[own] = False
-        except _Stopped:
-            return
+        stop_this_thread_on(self._closing)
+        while (batch := self._queue.get()) is not None and not self._closing.is_set():
+            batch.encode()
 
 
-class _Stopped(BaseException):
-    """Ends what a thread is at; raised in that thread."""
-
-
-class _Batch:
+class _EncodingBatch:
     """One batch on its way."""
 
     def __init__(self, encode: Callable[[], NDArray[np.float32]]) -> None:
@@ -260,15 +232,16 @@ def _may_run_side_by_side(extraction: Extraction) -> bool:
 
 
 def _share_threads(n_batches: int) -> tuple[int, Callable[[], None]]:
-    """Divide the threads that torch may use among batches; return how many batches, and what restores torch."""
+    """Divide the threads of torch among batches, which can be stopped; return how many, and what restores torch."""
     import torch
 
     threads = torch.get_num_threads()
     number = max(1, min(threads, n_batches // _BATCHES_PER_THREAD))
     torch.set_num_threads(threads // number)
-    give_back = keep_freed_memory()
+    give_back, end_checks = keep_freed_memory(), check_before_every_module()
 
     def restore() -> None:
+        end_checks()
         torch.set_num_threads(threads)
         give_back()
 

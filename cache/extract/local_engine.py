@@ -25,15 +25,14 @@ from cafe.cache.extract.decode import (
     chunks_of,
     processors,
 )
-from cafe.cache.extract.encode import BatchEncoder, PackedBatches, ShardBatches, store_rows
+from cafe.cache.extract.encode import BatchEncoder, PackedBatches, ShardBatches, Target, store_rows
 from cafe.cache.extract.plan import Extraction
 from cafe.cache.extract.progress import Reporter
-from cafe.cache.extract.schedule import PAUSE, ClaimedShard, Schedule
-from cafe.cache.extract.shards import Place, ShardFeatures
+from cafe.cache.extract.schedule import PAUSE, ClaimedShard, Schedule, sample_id_of, take_known_rows
+from cafe.cache.extract.shards import ShardFeatures
 from cafe.errors import CafeError, InputError
 
 Workers = int | Literal["auto"]
-_Target = tuple[ShardFeatures, Place]
 
 _SAMPLE = 12  # images that are decoded to measure
 _WORTH = 30.0  # seconds of decoding below which processes, each of which takes some seconds to start, gain nothing
@@ -87,7 +86,7 @@ class _Pipeline:
         self._schedule, self._pool, self._encoder, self._reporter = schedule, pool, encoder, reporter
         self._chunks: deque[tuple[Chunk, _ShardOnItsWay]] = deque()  # not yet submitted
         self._decoding: deque[_ShardOnItsWay] = deque()  # the shard of every chunk that the pool has
-        self._encoding: deque[tuple[Callable[[], NDArray[np.float32]], list[_Target]]] = deque()
+        self._encoding: deque[tuple[Callable[[], NDArray[np.float32]], list[Target]]] = deque()
         # Where rows are known, what is missing is packed; else batches are cut at fixed places of every shard.
         self._packed = {
             number: PackedBatches(extraction.partial.batch_size, reuse=not encoder.keeps_crops)
@@ -125,8 +124,7 @@ class _Pipeline:
         rows = extractions[0].rows[shard.split][shard.start : shard.stop].tolist()
         reuse = not self._encoder.keeps_crops
         batches = {
-            number: ShardBatches(shard, extractions[number].partial.batch_size, reuse=reuse)
-            for number in claimed.features
+            number: ShardBatches(extractions[number].partial.batch_size, reuse=reuse) for number in claimed.features
         }
         on_its_way = _ShardOnItsWay(claimed, batches, iter(range(len(shard))))
         return [(chunk, on_its_way) for chunk in chunks_of(shard.split, rows, shard.views, tuple(claimed.features))]
@@ -149,16 +147,11 @@ class _Pipeline:
 
     def _add_crops(self, number: int, shard: _ShardOnItsWay, position: int, crops: NDArray[np.uint8] | None) -> bool:
         """Add the crops of one image, if there are any, to the batches of an extraction; return whether one ended."""
-        features, ended = shard.claimed.features[number], False
-        if number in self._packed:
-            for batch, targets in () if crops is None else self._packed[number].add(crops, features, position):
-                ended = True
-                self._encode(number, batch, targets)
-            return ended
-        for batch, places in shard.batches[number].add(crops):
+        batches, ended = self._packed.get(number, shard.batches[number]), False
+        for batch, targets in batches.add(crops, shard.claimed.features[number], position):
             ended = True
-            if places:
-                self._encode(number, batch, [(features, place) for place in places])
+            if targets:
+                self._encode(number, batch, targets)
         return ended
 
     def _take_or_note(
@@ -166,15 +159,12 @@ class _Pipeline:
     ) -> None:
         """Take the rows of an image that are known; note one that is encoded again for its views."""
         extraction, shard = self._schedule.extractions[number], features.shard
-        row = int(extraction.rows[shard.split][shard.start + position])
-        sample_id = extraction.dataset.splits[shard.split].sample_ids[row]
-        if not is_known:
+        if is_known:
+            assert sha256 is not None
+            take_known_rows(extraction, features, position, sha256)
+        else:
+            sample_id = sample_id_of(extraction, shard, position)
             extraction.known.note_encoded_again(sha256, sample_id, shard.views)
-            return
-        assert sha256 is not None
-        with_projection = extraction.projection is not None
-        rows = extraction.known.take(sha256, sample_id, shard.views, with_projection=with_projection)
-        features.take(position, rows)
 
     def _encode_rest(self) -> None:
         """Encode what is left of packed batches: nothing that would fill them is to come now."""
@@ -182,7 +172,7 @@ class _Pipeline:
             for batch, targets in packed.rest():
                 self._encode(number, batch, targets)
 
-    def _encode(self, number: int, crops: NDArray[np.uint8], targets: list[_Target]) -> None:
+    def _encode(self, number: int, crops: NDArray[np.uint8], targets: list[Target]) -> None:
         """Begin to encode a batch, and wait for the oldest ones while there are too many."""
         with self._reporter.timing("encode"):
             wait = self._encoder.start(self._schedule.extractions[number], crops)
@@ -291,7 +281,7 @@ def _choose_number(decoder: ImageDecoder, extractions: Sequence[Extraction], sam
         return 0
     if extractions[0].encoder.device == "cpu":
         return processors()  # decoding fills whatever time the encoder leaves
-    per_image = sum(_encoding_seconds(one, crops) for one, crops in zip(extractions, sample.crops, strict=True))
+    per_image = sum(map(_encoding_seconds, extractions, sample.crops))
     enough = int(np.ceil(1.25 * sample.seconds / max(per_image, 1e-9)))
     return max(1, min(enough, processors() - 1))
 

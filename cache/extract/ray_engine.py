@@ -28,7 +28,7 @@ from cafe.cache.extract.decode import Chunk, ImageDecoder, processors
 from cafe.cache.extract.encode import encode_rows
 from cafe.cache.extract.plan import Extraction
 from cafe.cache.extract.progress import Reporter
-from cafe.cache.extract.schedule import PAUSE, ClaimedShard, Schedule
+from cafe.cache.extract.schedule import PAUSE, ClaimedShard, Schedule, take_known_rows
 from cafe.cache.extract.shards import Place, Shard, ShardFeatures
 from cafe.encoders.base import Encoder
 from cafe.errors import CafeError, InputError, MissingDependencyError, UnreadableImageError, unknown_name
@@ -122,19 +122,12 @@ def _store(schedule: Schedule, claimed: Sequence[ClaimedShard], batches: Iterato
 
 
 def _store_batch(extraction: Extraction, features: ShardFeatures, row: Row, column: int) -> None:
-    for position, sha256 in json.loads(row["sha256"]).items():
-        features.recognise(int(position), bytes.fromhex(sha256))
-    shard = features.shard
+    hashes = {int(position): bytes.fromhex(sha256) for position, sha256 in json.loads(row["sha256"]).items()}
+    for position, sha256 in hashes.items():
+        features.recognise(position, sha256)
     for position in json.loads(row["known"]):
-        if features.is_done(position):  # its views came with another batch
-            continue
-        index = int(extraction.rows[shard.split][shard.start + position])
-        sample_id, sha256 = extraction.dataset.splits[shard.split].sample_ids[index], json.loads(row["sha256"])
-        with_projection = extraction.projection is not None
-        rows = extraction.known.take(
-            bytes.fromhex(sha256[str(position)]), sample_id, shard.views, with_projection=with_projection
-        )
-        features.take(position, rows)
+        if not features.is_done(position):  # its views came with another batch
+            take_known_rows(extraction, features, position, hashes[position])
     for position, (sample_id, reason) in json.loads(row["unreadable"]).items():
         features.skip(int(position), UnreadableImageError(sample_id, reason))
     places: list[Place] = [(view, position) for view, position in json.loads(row["places"])]
@@ -207,8 +200,8 @@ def _cluster(address: str | None) -> Iterator[Any]:
         logging.getLogger(name).setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    own = not ray.is_initialized()
-    if own:
+    begins_here = not ray.is_initialized()
+    if begins_here:
         shared: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
         try:
             if address is None:
@@ -223,7 +216,7 @@ def _cluster(address: str | None) -> Iterator[Any]:
     try:
         yield ray
     finally:
-        if own:
+        if begins_here:
             ray.shutdown()
 
 
@@ -289,15 +282,15 @@ class Decode:
             if any(of_image is None for of_image in decoded.crops):
                 # Places are the same for all encoders here, so what one of them lacks is encoded by all.
                 decoded = replace(job.decoder, known=()).decode(chunk, index)
-            for own, of_image in zip(crops, decoded.crops, strict=True):
+            for of_encoder, of_image in zip(crops, decoded.crops, strict=True):
                 assert of_image is not None
-                own += [of_image[view] for view in views]
+                of_encoder += [of_image[view] for view in views]
             kept += [(view, position) for view in views]
         answer = {**row, "places": json.dumps(kept), "unreadable": json.dumps(reasons)}
         answer |= {"sha256": json.dumps(hashes), "known": json.dumps(known)}
-        for n, own in enumerate(crops):
-            answer[f"crops_{n}"] = np.stack(own).tobytes() if own else b""
-            answer[f"shape_{n}"] = json.dumps([len(own), *(own[0].shape if own else ())])
+        for n, of_encoder in enumerate(crops):
+            answer[f"crops_{n}"] = np.stack(of_encoder).tobytes() if of_encoder else b""
+            answer[f"shape_{n}"] = json.dumps([len(of_encoder), *(of_encoder[0].shape if of_encoder else ())])
         return answer
 
     def _job(self) -> DecodingJob:

@@ -75,7 +75,7 @@ class Schedule:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._writing: deque[tuple[ClaimedShard, Future[None]]] = deque()
         self._write_failed = False
-        self._missing = deque(_own_first(extractions[0].partial.shards))
+        self._missing = deque(_own_share_first(extractions[0].partial.shards))
         for shard in extractions[0].partial.shards:
             if all(extraction.partial.is_done(shard) for extraction in extractions):
                 self._missing.remove(shard)
@@ -208,6 +208,20 @@ class Schedule:
                 claim.release()
 
 
+def sample_id_of(extraction: Extraction, shard: Shard, position: int) -> str:
+    """Return the sample id of the image at a position of a shard."""
+    row = extraction.rows[shard.split][shard.start + position]
+    return str(extraction.dataset.splits[shard.split].sample_ids[row])
+
+
+def take_known_rows(extraction: Extraction, features: ShardFeatures, position: int, sha256: bytes) -> None:
+    """Keep the rows of an image whose bytes a cache at hand has the features of."""
+    shard = features.shard
+    sample_id, with_projection = sample_id_of(extraction, shard, position), extraction.projection is not None
+    rows = extraction.known.take(sha256, sample_id, shard.views, with_projection=with_projection)
+    features.take(position, rows)  # (1 + views, width)
+
+
 # (rank, size) of launchers: torchrun; one task of several of a SLURM job; one job of a SLURM array.
 _LAUNCHERS = (
     ("RANK", "WORLD_SIZE"),
@@ -241,9 +255,7 @@ def share(environment: Mapping[str, str]) -> tuple[int, int]:
     return 0, 1
 
 
-def _own_first(shards: tuple[Shard, ...]) -> list[Shard]:
+def _own_share_first(shards: tuple[Shard, ...]) -> list[Shard]:
     """Begin with the shards of this rank, where a launcher has set one; then help with the others."""
     rank, size = share(os.environ)
-    own = list(shards[rank::size])
-    taken = set(own)
-    return own + [shard for shard in shards if shard not in taken]
+    return sorted(shards, key=lambda shard: shard.number % size != rank)  # a stable sort

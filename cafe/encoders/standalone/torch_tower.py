@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cafe.encoders.standalone.checkpoint import Checkpoint, TowerShape, Weights
+from cafe.encoders.stopping import check_stopped
 
 
 class TorchTower:
@@ -39,22 +40,23 @@ class TorchTower:
 
     def _layers(self, prefix: str, x: Tensor, mask: Tensor | None = None, *, causal: bool = False) -> Tensor:
         for layer in range(self._shape.layers):
-            own = f"{prefix}.{layer}"
-            x = x + self._attention(f"{own}.self_attn", self._norm(f"{own}.layer_norm1", x), mask, causal)
-            x = x + self._mlp(f"{own}.mlp", self._norm(f"{own}.layer_norm2", x))
+            check_stopped()
+            block = f"{prefix}.{layer}"
+            x = x + self._attention(f"{block}.self_attn", self._norm(f"{block}.layer_norm1", x), mask, causal)
+            x = x + self._mlp(f"{block}.mlp", self._norm(f"{block}.layer_norm2", x))
         return x
 
-    def _attention(self, own: str, x: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    def _attention(self, block: str, x: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         n, t, w = x.shape
         heads = (n, t, self._shape.heads, w // self._shape.heads)
-        q, k, v = (self._linear(f"{own}.{name}_proj", x).view(heads).transpose(1, 2) for name in "qkv")
+        q, k, v = (self._linear(f"{block}.{name}_proj", x).view(heads).transpose(1, 2) for name in "qkv")
         attended = functional.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=causal and mask is None, scale=heads[-1] ** -0.5
         )  # (n, h, t, w / h)
-        return self._linear(f"{own}.out_proj", attended.transpose(1, 2).reshape(n, t, w))
+        return self._linear(f"{block}.out_proj", attended.transpose(1, 2).reshape(n, t, w))
 
-    def _mlp(self, own: str, x: Tensor) -> Tensor:
-        return self._linear(f"{own}.fc2", _activate(self._shape.activation, self._linear(f"{own}.fc1", x)))
+    def _mlp(self, block: str, x: Tensor) -> Tensor:
+        return self._linear(f"{block}.fc2", _activate(self._shape.activation, self._linear(f"{block}.fc1", x)))
 
     def _linear(self, name: str, x: Tensor) -> Tensor:
         return functional.linear(x, self._tensors[f"{name}.weight"], self._tensors[f"{name}.bias"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +15,10 @@ from cafe.cache.extract.progress import ExtractionInterrupted
 from cafe.cache.extract.run import extract
 from cafe.cache.extract.views import Views
 from cafe.cache.format.reader import read_features
+from cafe.encoders.opening import open_encoder
+from cafe.encoders.stopping import StoppedError, check_before_every_module, stop_this_thread_on
 from cafe.errors import InputError
+from cafe.mini import MODEL_FOLDER
 
 COUNTS = {"train": 41, "test": 30}
 
@@ -83,9 +87,10 @@ def test_an_error_in_a_thread_is_raised_here(fakes, tmp_path):
         extract(fakes[0](COUNTS), encoder, tmp_path / "a.h5", workers=0)
 
 
-def test_an_interruption_does_not_wait_for_a_long_batch(fakes, tmp_path):
+def test_an_interruption_ends_a_long_batch_at_its_next_layer(fakes, tmp_path):
     encoder = fakes[1](parallel=True, batch_size=1)
-    real, long = encoder.encode_images, threading.Event()
+    real, long, layer = encoder.encode_images, threading.Event(), torch.nn.Identity()
+    threads = set(threading.enumerate())
 
     def encode(crops):
         if len(encoder.batches) > 11:
@@ -94,6 +99,7 @@ def test_an_interruption_does_not_wait_for_a_long_batch(fakes, tmp_path):
             end = time.monotonic() + 60
             while time.monotonic() < end:
                 time.sleep(0.001)
+                layer(torch.zeros(1))
         return real(crops)
 
     encoder.encode_images = encode
@@ -107,5 +113,32 @@ def test_an_interruption_does_not_wait_for_a_long_batch(fakes, tmp_path):
     with pytest.raises(ExtractionInterrupted, match="8 of 71 images are kept"):
         extract(fakes[0](COUNTS), encoder, tmp_path / "a.h5", workers=0, progress=tell)
     assert time.monotonic() - started < 30
+    assert set(threading.enumerate()) <= threads
+    layer(torch.zeros(1))  # this thread was told nothing
     again = fakes[1](parallel=True, batch_size=1)
     assert extract(fakes[0](COUNTS), again, tmp_path / "a.h5", workers=0).kept == 8
+
+
+@pytest.mark.parametrize("library", [False, True])
+def test_a_tower_ends_between_two_of_its_layers(library):
+    """Of torch's modules, and of functions alone: few layers run once the thread is told to end."""
+    tower = open_encoder("transformers:" + str(MODEL_FOLDER) if library else "cafe:mini", "cpu", "float32")
+    crops = np.zeros((4, 32, 32, 3), dtype=np.uint8)
+    told, ended = threading.Event(), []
+    end_checks = check_before_every_module()
+
+    def work():
+        stop_this_thread_on(told)
+        assert tower.encode_images(crops).shape == (4, tower.dim)
+        told.set()
+        try:
+            tower.encode_images(crops)
+        except StoppedError:
+            ended.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    end_checks()
+    assert ended == [True]
+    assert tower.encode_images(crops).shape == (4, tower.dim)  # this thread was told nothing
