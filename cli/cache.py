@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cafe.cli.chosen import chosen_cache, confirm_removal, suggest_next
-from cafe.cli.options import CacheDir, Json, Quiet, listed
+from cafe.cli.chosen import chosen_cache, remove_confirmed, suggest_next
+from cafe.cli.options import CacheDir, Json, Quiet, listed, option
 from cafe.cli.screen import CURRENT, Screen, size
 from cafe.cli.verbs import Verbs, help_without_verb
 from cafe.errors import CacheError, CafeError, InputError
@@ -48,48 +48,29 @@ def _cache(context: typer.Context) -> None:
 def import_(
     source: Annotated[Path, typer.Argument(metavar="FILE|FOLDER", help="Features that another tool extracted.")],
     layout: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            metavar="NAME",
-            help=f"auto, {', '.join(_formats())} or arrays (.npz, .npy, .pt, .safetensors).",
-        ),
+        str, option("--format", "NAME", f"auto, {', '.join(_formats())} or arrays (.npz, .npy, .pt, .safetensors).")
     ] = "auto",
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="The cache to make [default: below <cache-dir>].")
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="Name of the data set [default: the source's].")
-    ] = None,
-    model: Annotated[
-        str, typer.Option("--model", metavar="NAME", help="The encoder, as you know it; it cannot be checked.")
-    ] = "imported",
-    train: Annotated[_Keys, typer.Option("--train", metavar="KEY", help="Arrays of the train split; a list.")] = None,
-    val: Annotated[_Keys, typer.Option("--val", metavar="KEY", help="Arrays of the val split; a list.")] = None,
-    test: Annotated[_Keys, typer.Option("--test", metavar="KEY", help="Arrays of the test split; a list.")] = None,
-    split: Annotated[
-        str, typer.Option("--split", metavar="NAME", help="The split that a clip-retrieval folder holds.")
-    ] = "train",
+    out: Annotated[Path | None, option("--out", "FILE", "The cache to make [default: below <cache-dir>].")] = None,
+    name: Annotated[str | None, option("--name", "NAME", "Name of the data set [default: the source's].")] = None,
+    model: Annotated[str, option("--model", "NAME", "The encoder, as you know it; it cannot be checked.")] = "imported",
+    train: Annotated[_Keys, option("--train", "KEY", "Arrays of the train split; a list.")] = None,
+    val: Annotated[_Keys, option("--val", "KEY", "Arrays of the val split; a list.")] = None,
+    test: Annotated[_Keys, option("--test", "KEY", "Arrays of the test split; a list.")] = None,
+    split: Annotated[str, option("--split", "NAME", "The split that a clip-retrieval folder holds.")] = "train",
     label_column: Annotated[
-        str | None,
-        typer.Option("--label-column", metavar="NAME", help="Column of labels in clip-retrieval's metadata."),
+        str | None, option("--label-column", "NAME", "Column of labels in clip-retrieval's metadata.")
     ] = None,
     class_names: Annotated[
-        Path | None,
-        typer.Option("--class-names", metavar="FILE", help="Class names in label order, one on each line, or JSON."),
+        Path | None, option("--class-names", "FILE", "Class names in label order, one on each line, or JSON.")
     ] = None,
     text_features: Annotated[
-        Path | None,
-        typer.Option(
-            "--text-features", metavar="FILE", help="Text features (classes, width), where the source has none."
-        ),
+        Path | None, option("--text-features", "FILE", "Text features (classes, width), where the source has none.")
     ] = None,
     logit_scale: Annotated[
-        float, typer.Option("--logit-scale", metavar="X", help="The encoder's own; 100 is that of OpenAI's CLIP.")
+        float, option("--logit-scale", "X", "The encoder's own; 100 is that of OpenAI's CLIP.")
     ] = 100.0,
     similar: Annotated[
-        float | None,
-        typer.Option("--drop-similar", metavar="COSINE", help="Drop val and test rows that near a training row."),
+        float | None, option("--drop-similar", "COSINE", "Drop val and test rows that near a training row.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a cache that is there.")] = False,
     cache_dir: CacheDir = None,
@@ -133,7 +114,7 @@ def import_(
 @app.command("merge")
 def merge(
     caches: Annotated[list[str], typer.Argument(metavar="CACHE...", help="Caches with different splits.")],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The cache to make.")],
+    out: Annotated[Path, option("--out", "FILE", "The cache to make.")],
     cache_dir: CacheDir = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -154,12 +135,9 @@ def merge(
 def export(
     cache: _Cache = None,
     layout: Annotated[
-        str | None,
-        typer.Option("--format", metavar="npz|parquet|safetensors", help="Format [default: by the suffix of --out]."),
+        str | None, option("--format", "npz|parquet|safetensors", "Format [default: by the suffix of --out].")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="The file to make [default: the cache's name, here].")
-    ] = None,
+    out: Annotated[Path | None, option("--out", "FILE", "The file to make [default: the cache's name, here].")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     cache_dir: CacheDir = None,
     json: Json = False,
@@ -297,14 +275,14 @@ def rm(
             return
         for path in paths:
             check_removable(path, folder, damaged=damaged)
-        names = ", ".join(str(path) for path in paths)
-        confirm_removal(names, yes=yes)
-        for path in paths:
-            try:
-                path.unlink()
-            except OSError as error:
-                raise CafeError(f"{path} could not be removed: {(error.strerror or str(error)).lower()}") from error
-        screen.answer({"removed": [str(path) for path in paths]}, f"removed {names}")
+        remove_confirmed(paths, _remove, screen, yes=yes)
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink()
+    except OSError as error:
+        raise CafeError(f"{path} could not be removed: {(error.strerror or str(error)).lower()}") from error
 
 
 def _line(cache: CacheSummary, current: Path | None, *, old: bool) -> list[str]:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from cafe.cli.options import listed
 from cafe.cli.screen import Screen
 from cafe.errors import InputError
+
+if TYPE_CHECKING:
+    from cafe.classifier.onnx_classifier import OnnxClassifier
 
 
 def chosen_cache(name: str | None, folder: Path, screen: Screen, *, used: bool = True) -> Path:
@@ -80,10 +84,26 @@ def is_exported_file(run: str | None) -> bool:
     return run is not None and run.endswith(".onnx") and not os.path.isdir(run)  # noqa: PTH112
 
 
-def confirm_removal(names: str, *, yes: bool) -> None:
-    """Ask whether what is named may be removed, unless --yes was given. Raises InputError where it may not."""
-    if yes:
-        return
+def open_exported_file(file: str, screen: Screen) -> OnnxClassifier:
+    """Open a file of `cafe export`, and say so."""
+    from cafe.classifier.onnx_classifier import OnnxClassifier
+
+    screen.say(f"opening {file}")
+    return OnnxClassifier(file)
+
+
+def remove_confirmed(paths: Sequence[Path], remove: Callable[[Path], None], screen: Screen, *, yes: bool) -> None:
+    """Remove paths and say so, once the user has confirmed it or given --yes. Raises InputError where they refuse."""
+    names = ", ".join(map(str, paths))
+    if not yes:
+        _confirm_removal(names)
+    for path in paths:
+        remove(path)
+    screen.answer({"removed": [str(path) for path in paths]}, f"removed {names}")
+
+
+def _confirm_removal(names: str) -> None:
+    """Ask whether what is named may be removed. Raises InputError where it may not."""
     # There is no standard input where it was closed.
     if sys.stdin is None or sys.stdin.closed or not sys.stdin.isatty():
         raise InputError(f"this would remove {names}; say --yes to do so without being asked")

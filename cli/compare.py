@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,31 +19,35 @@ from cafe.cli.options import (
     Selection,
     Shots,
     chosen_seeds,
+    completed_from,
     listed,
     numbers,
     numbers_of_shots,
+    option,
 )
 from cafe.cli.scikit_learn import import_scikit_learn
 from cafe.cli.screen import Screen
-from cafe.registry import entries, find
+from cafe.registry import find
 from cafe.report.tables import terminal_table
+
+if TYPE_CHECKING:
+    from cafe.report.comparison import Comparison
 
 DEFAULT_SHOTS = ("1,2,4,8,16",)
 DEFAULT_SEEDS = ("1,2,3",)
 
 
-def _complete_suite(incomplete: str) -> list[str]:
-    return [name for name in entries("compare.suites", "SUITE") if name.startswith(incomplete)]
+_complete_suite = completed_from("compare.suites", "SUITE")
 
 
 def compare(
     suite: Annotated[str, typer.Argument(metavar="SUITE", help="See `cafe suites`.", autocompletion=_complete_suite)],
     cache: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--cache",
-            metavar="FILE,...",
-            help="Caches to compare on; a list; shift learns from the first; two of one data set by two encoders are "
+            "FILE,...",
+            "Caches to compare on; a list; shift learns from the first; two of one data set by two encoders are "
             "compared joined as well [default: the one last used].",
         ),
     ] = None,
@@ -51,21 +55,17 @@ def compare(
     seeds: Seeds = None,
     seed: OneSeed = None,
     methods: Annotated[
-        list[str] | None,
-        typer.Option("--methods", metavar="NAME,...", help="Only these methods of the suite; a list."),
+        list[str] | None, option("--methods", "NAME,...", "Only these methods of the suite; a list.")
     ] = None,
     include: Annotated[
-        list[str] | None,
-        typer.Option("--include", metavar="NAME,...", help="Costly methods to run too, such as coop; a list."),
+        list[str] | None, option("--include", "NAME,...", "Costly methods to run too, such as coop; a list.")
     ] = None,
     values: Annotated[
-        list[str] | None,
-        typer.Option("--values", metavar="X,...", help="Values of what the suite varies (alpha, bottleneck); a list."),
+        list[str] | None, option("--values", "X,...", "Values of what the suite varies (alpha, bottleneck); a list.")
     ] = None,
     selection: Selection = "auto",
     out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="DIR", help="Where the report is written [default: below <cache-dir>/runs]."),
+        Path | None, option("--out", "DIR", "Where the report is written [default: below <cache-dir>/runs].")
     ] = None,
     device: Device = "auto",
     dtype: FitDtype = "auto",
@@ -108,20 +108,16 @@ def compare(
             )  # fmt: skip
         folder = out or new_report_folder(folder, suite, features)
         files = write_report(folder, comparison)
-        document = {
-            "suite": comparison.suite,
-            "title": comparison.title,
-            "rows": comparison.rows,
-            "summary": comparison.summary,
-            "pairs": comparison.pairs,
-            "published": comparison.published,
-            "notes": comparison.notes,
-            "seconds": comparison.seconds,
-            "files": files,
-        }
-        screen.answer(document, terminal_table(comparison.summary, layout=comparison.layout))
-        for note in comparison.notes:
-            screen.say(f"note: {note}")
-        if spent := comparison.time_summary():
-            screen.say(spent)
-        screen.say(f"\nfigure: {folder / 'figure.png'}\nreport: {folder / 'report.html'}")
+        _answer(comparison, files, folder, screen)
+
+
+def _answer(comparison: Comparison, files: list[Path], folder: Path, screen: Screen) -> None:
+    """Print the table, what is to be said of it, and where the report is."""
+    fields = ("suite", "title", "rows", "summary", "pairs", "published", "notes", "seconds")
+    document = {**{name: getattr(comparison, name) for name in fields}, "files": files}
+    screen.answer(document, terminal_table(comparison.summary, layout=comparison.layout))
+    for note in comparison.notes:
+        screen.say(f"note: {note}")
+    if spent := comparison.time_summary():
+        screen.say(spent)
+    screen.say(f"\nfigure: {folder / 'figure.png'}\nreport: {folder / 'report.html'}")

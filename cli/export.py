@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cafe.cli.options import CacheDir, Json, MovedModel, Quiet, Run
+from cafe.cli.options import CacheDir, Json, MovedModel, Quiet, RunOption, option
 from cafe.cli.screen import Screen, size
 from cafe.errors import InputError, unknown_name
 
@@ -15,11 +15,10 @@ FORMATS = ("onnx",)
 
 
 def export(
-    export_format: Annotated[str, typer.Option("--format", metavar="onnx", help="Of the file.")] = "onnx",
-    run: Run = None,
+    export_format: Annotated[str, option("--format", "onnx", "Of the file.")] = "onnx",
+    run: RunOption = None,
     out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FILE", help="The file [default: named after the run, in the current folder]."),
+        Path | None, option("--out", "FILE", "The file [default: named after the run, in the current folder].")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file that is there.")] = False,
     model: MovedModel = None,

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
 from cafe.cli.chosen import suggest_next
 from cafe.cli.extraction_text import described_extraction, shown_on, warn_about
-from cafe.cli.options import CacheDir, Device, Dtype, Json, Quiet, Root, listed, whole_numbers
+from cafe.cli.options import CacheDir, Device, Dtype, Json, Quiet, Root, completed_from, listed, option, whole_numbers
 from cafe.cli.problems import sigterm_as_interrupt
 from cafe.cli.screen import Screen
 from cafe.errors import InputError, unknown_name
-from cafe.registry import entries
+from cafe.last_used import note_use
 
 if TYPE_CHECKING:
     from cafe.cache.extract.plan import Draws
@@ -26,8 +26,7 @@ DEFAULT_MODEL = "cafe:mini"
 _Value = TypeVar("_Value")
 
 
-def _complete_dataset(incomplete: str) -> list[str]:
-    return [name for name in entries("data", "DATASET") if name.startswith(incomplete)]
+_complete_dataset = completed_from("data", "DATASET")
 
 
 def extract(
@@ -40,126 +39,98 @@ def extract(
             autocompletion=_complete_dataset,
         ),
     ] = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option("--dataset", metavar="NAME|PATH", help="The same.", autocompletion=_complete_dataset),
-    ] = None,
+    dataset: Annotated[str | None, option("--dataset", "NAME|PATH", "The same.", complete=_complete_dataset)] = None,
     root: Root = None,
     model: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--model",
-            metavar="ID,...",
-            help="A name of `cafe models`, a local folder, or a hub id; for several, images are decoded once [default: "
+            "ID,...",
+            "A name of `cafe models`, a local folder, or a hub id; for several, images are decoded once [default: "
             "that of the current cache of the same data, else $CAFE_MODEL, else cafe:mini].",
         ),
     ] = None,
     split: Annotated[
         str | None,
-        typer.Option(
-            "--split",
-            metavar="70/10/20",
-            help="Per cent of train, val and test where there are no splits [default: 50/20/30].",
-        ),
+        option("--split", "70/10/20", "Per cent of train, val and test where there are no splits [default: 50/20/30]."),
     ] = None,
     splits: Annotated[
-        list[str] | None,
-        typer.Option("--splits", metavar="train,val,test", help="Which splits; a list [default: all there are]."),
+        list[str] | None, option("--splits", "train,val,test", "Which splits; a list [default: all there are].")
     ] = None,
     templates: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--templates",
-            metavar="NAME|TEXT|FILE",
-            help="A set of `cafe templates`, a template such as 'a photo of a {}.', or a file with one on each line; "
+            "NAME|TEXT|FILE",
+            "A set of `cafe templates`, a template such as 'a photo of a {}.', or a file with one on each line; "
             "may be repeated [default: the data set's own].",
         ),
     ] = None,
     class_names: Annotated[
         Path | None,
-        typer.Option(
+        option(
             "--class-names",
-            metavar="FILE",
-            help="Class names for the prompts: one on each line in label order, or JSON {present: new}.",
+            "FILE",
+            "Class names for the prompts: one on each line in label order, or JSON {present: new}.",
         ),
     ] = None,
     prompts: Annotated[
         Path | None,
-        typer.Option(
+        option(
             "--prompts",
-            metavar="FILE",
-            help="Prompts written per class, as CuPL's: JSON {class: [prompt, ...]}; --templates given besides are "
+            "FILE",
+            "Prompts written per class, as CuPL's: JSON {class: [prompt, ...]}; --templates given besides are "
             "averaged with them.",
         ),
     ] = None,
     views: Annotated[
-        int,
-        typer.Option(
-            "--views", metavar="N", help="Seeded augmentations of every training image: random crop and flip."
-        ),
+        int, option("--views", "N", "Seeded augmentations of every training image: random crop and flip.")
     ] = 0,
-    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Seed of the views.")] = 1,
+    seed: Annotated[int, option("--seed", "S", "Seed of the views.")] = 1,
     shots: Annotated[
         list[str] | None,
-        typer.Option(
-            "--shots",
-            metavar="K,...",
-            help="Extract only training images that draws of so many per class need; a list.",
-        ),
+        option("--shots", "K,...", "Extract only training images that draws of so many per class need; a list."),
     ] = None,
     seeds: Annotated[
-        list[str] | None,
-        typer.Option("--seeds", metavar="1,2,3", help="Seeds of the draws of --shots; a list [default: 1,2,3]."),
+        list[str] | None, option("--seeds", "1,2,3", "Seeds of the draws of --shots; a list [default: 1,2,3].")
     ] = None,
     batch_size: Annotated[
-        int | None,
-        typer.Option(
-            "--batch-size", metavar="N", help="Images encoded together [default: fixed for each kind of device]."
-        ),
+        int | None, option("--batch-size", "N", "Images encoded together [default: fixed for each kind of device].")
     ] = None,
     workers: Annotated[
-        str,
-        typer.Option("--workers", metavar="auto|N", help="Decoding processes, 0 for threads; changes no feature."),
+        str, option("--workers", "auto|N", "Decoding processes, 0 for threads; changes no feature.")
     ] = "auto",
     decoder: Annotated[
         str,
-        typer.Option(
+        option(
             "--decoder",
-            metavar="pillow|simplejpeg|nvjpeg",
-            help="What decodes JPEG files; simplejpeg and nvjpeg are extras, and make caches of their own.",
+            "pillow|simplejpeg|nvjpeg",
+            "What decodes JPEG files; simplejpeg and nvjpeg are extras, and make caches of their own.",
         ),
     ] = "pillow",
     engine: Annotated[
-        str,
-        typer.Option(
-            "--engine", metavar="local|ray", help="What decodes and encodes; ray is an extra, and changes no feature."
-        ),
+        str, option("--engine", "local|ray", "What decodes and encodes; ray is an extra, and changes no feature.")
     ] = "local",
     ray_address: Annotated[
         str | None,
-        typer.Option(
-            "--ray-address", metavar="auto|HOST:PORT", help="The Ray cluster [default: one of its own on this machine]."
-        ),
+        option("--ray-address", "auto|HOST:PORT", "The Ray cluster [default: one of its own on this machine]."),
     ] = None,
     projection_features: Annotated[
-        bool,
-        typer.Option("--projection-features", help="Store what goes into the image tower's projection as well."),
+        bool, typer.Option("--projection-features", help="Store what goes into the image tower's projection as well.")
     ] = False,
     stored_dtype: Annotated[
-        str, typer.Option("--stored-dtype", metavar="float16|float32", help="Floating-point type on disk.")
+        str, option("--stored-dtype", "float16|float32", "Floating-point type on disk.")
     ] = "float16",
     on_error: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--on-error",
-            metavar="skip|fail",
-            help="What an unreadable image does: it is left out and recorded, or stops [default: skip, but an image "
+            "skip|fail",
+            "What an unreadable image does: it is left out and recorded, or stops [default: skip, but an image "
             "that a list names and the disk lacks stops].",
         ),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="The cache to make [default: below <cache-dir>].")
-    ] = None,
+    out: Annotated[Path | None, option("--out", "FILE", "The cache to make [default: below <cache-dir>].")] = None,
     force: Annotated[
         bool,
         typer.Option(
@@ -186,41 +157,32 @@ def extract(
         from cafe.cache.extract.views import Views
 
         augmented, draws = Views(views, seed) if views else None, _draws_of(shots, seeds)
-        opened, texts, own = _open(source, root, split, decoder, on_error == "skip", class_names, prompts, templates)
+        opened, texts, per_class = _open(
+            source, root, split, decoder, on_error == "skip", class_names, prompts, templates
+        )
 
         # After the data set: a wrong path should not wait for torch.
         from cafe.cache.extract.ray_engine import check_engine
         from cafe.cache.extract.run import extract_many
         from cafe.cache.locate import cache_path
-        from cafe.classifier.extracting import choose_model, described_division, hint_for_photographs
         from cafe.files import cache_dir as cache_folder
-        from cafe.last_used import note_use
 
         check_engine(engine, ray_address)
-        if division := described_division(opened):
-            screen.say(division)
-        chosen, why = choose_model(model, opened.name, cache_folder(cache_dir))
-        for name in _models_of(chosen):
-            if hint := hint_for_photographs(name, opened, source, "extract"):
-                screen.say(hint)
-        screen.say(f"opening the encoder {chosen}{why}")
-        encoders = _encoders(chosen, device, dtype, out)
-        paths = [out or cache_path(cache_folder(cache_dir), opened.name, encoder.id) for encoder in encoders]
-        options: dict[str, Any] = {
-            "splits": listed(splits) or None, "templates": texts, "prompts": own, "stored_dtype": stored,
-            "views": augmented, "draws": draws, "projection_features": projection_features, "decoder": decoder,
-        }  # fmt: skip
+        folder = cache_folder(cache_dir)
+        encoders = _open_encoders(_chosen_models(model, opened, source, folder, screen), device, dtype, out)
+        paths = [out or cache_path(folder, opened.name, encoder.id) for encoder in encoders]
         with screen.progress("images") as images, screen.progress("templates") as text, sigterm_as_interrupt():
             summaries = extract_many(
-                opened, encoders, paths, **options, on_error=error_policy, batch_size=batch_size, workers=processes,
-                engine=engine, ray_address=ray_address, progress=shown_on(images, text, screen), force=force,
-                named=out is not None,
-                known_in=list(dict.fromkeys([cache_folder(cache_dir), *(path.parent for path in paths)])),
+                opened, encoders, paths, splits=listed(splits) or None, templates=texts, prompts=per_class,
+                stored_dtype=stored, views=augmented, draws=draws, projection_features=projection_features,
+                decoder=decoder, on_error=error_policy, batch_size=batch_size, workers=processes, engine=engine,
+                ray_address=ray_address, progress=shown_on(images, text, screen), force=force, named=out is not None,
+                known_in=list(dict.fromkeys([folder, *(path.parent for path in paths)])),
             )  # fmt: skip
         _answer(summaries, screen)
         _say_old_versions(summaries, screen)
         for summary in summaries:
-            note_use(cache_folder(cache_dir), "caches", summary.path)
+            note_use(folder, "caches", summary.path)
         suggest_next(screen, summaries[-1].splits, cache_dir)
 
 
@@ -264,16 +226,30 @@ def _open(
     opened = open_dataset(dataset, root, lenient=lenient, split=split)
     if class_names is not None:
         opened.class_names = read_class_names(class_names, opened.class_names)
-    own = None if prompts is None else read_prompts(prompts, opened.class_names)
-    if own is not None and texts:
-        own = with_templates(own, texts, opened.class_names)
-    return opened, texts, own
+    per_class = None if prompts is None else read_prompts(prompts, opened.class_names)
+    if per_class is not None and texts:
+        per_class = with_templates(per_class, texts, opened.class_names)
+    return opened, texts, per_class
 
 
-def _encoders(model: str, device: str, dtype: str, out: Path | None) -> list[Encoder]:
+def _chosen_models(model: str | None, opened: Dataset, source: str, folder: Path, screen: Screen) -> list[str]:
+    """Choose the encoders, and say why, and how the data set was divided."""
+    from cafe.classifier.extracting import choose_model, described_division, hint_for_photographs
+
+    if division := described_division(opened):
+        screen.say(division)
+    chosen, why = choose_model(model, opened.name, folder)
+    models = _models_of(chosen)
+    for name in models:
+        if hint := hint_for_photographs(name, opened, source, "extract"):
+            screen.say(hint)
+    screen.say(f"opening the encoder {chosen}{why}")
+    return models
+
+
+def _open_encoders(models: Sequence[str], device: str, dtype: str, out: Path | None) -> list[Encoder]:
     from cafe.encoders.opening import open_encoder
 
-    models = _models_of(model)
     if out is not None and len(models) > 1:
         raise InputError("--out names one file, but there are several models; name a folder with --cache-dir")
     return [open_encoder(name, device, dtype) for name in models]

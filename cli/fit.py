@@ -13,12 +13,25 @@ import typer
 
 from cafe.cli.extraction_text import shown_on, warn_about
 from cafe.cli.fit_text import described_fit, described_leaderboard
-from cafe.cli.options import CacheDir, Device, FitDtype, Json, Quiet, Root, Seed, Selection, listed, ratio
+from cafe.cli.options import (
+    CacheDir,
+    Device,
+    FitDtype,
+    Json,
+    Quiet,
+    Root,
+    Seed,
+    Selection,
+    completed_from,
+    listed,
+    option,
+    ratio,
+)
 from cafe.cli.problems import sigterm_as_interrupt
 from cafe.cli.scikit_learn import import_scikit_learn
 from cafe.cli.screen import Screen
 from cafe.errors import InputError
-from cafe.registry import entries, find
+from cafe.registry import find
 
 if TYPE_CHECKING:
     from cafe.classifier.classifier import Classifier
@@ -38,8 +51,7 @@ _ELSEWHERE = {
 }
 
 
-def _complete_method(incomplete: str) -> list[str]:
-    return [name for name in entries("methods", "METHOD") if name.startswith(incomplete)]
+_complete_method = completed_from("methods", "METHOD")
 
 
 def fit(
@@ -53,78 +65,69 @@ def fit(
     ] = None,
     cache: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--cache",
-            metavar="FILE|NAME",
-            help="Which cache to learn from; two, A,B, of the same images by two encoders are joined [default: the one "
+            "FILE|NAME",
+            "Which cache to learn from; two, A,B, of the same images by two encoders are joined [default: the one "
             "last used].",
         ),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--model",
-            metavar="ID",
-            help="The encoder of a data set, as for `cafe extract`; A,B for two at once [default: that of its current "
+            "ID",
+            "The encoder of a data set, as for `cafe extract`; A,B for two at once [default: that of its current "
             "cache, else "
             "$CAFE_MODEL, else cafe:mini].",
         ),
     ] = None,
     split: Annotated[
         str | None,
-        typer.Option(
-            "--split",
-            metavar="70/10/20",
-            help="Per cent of train, val, test for what has no splits [default: 50/20/30].",
-        ),
+        option("--split", "70/10/20", "Per cent of train, val, test for what has no splits [default: 50/20/30]."),
     ] = None,
     templates: Annotated[
-        list[str] | None,
-        typer.Option("--templates", metavar="NAME|TEXT|FILE", help="Of a data set, as for `cafe extract`."),
+        list[str] | None, option("--templates", "NAME|TEXT|FILE", "Of a data set, as for `cafe extract`.")
     ] = None,
     root: Root = None,
     method: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--method",
-            metavar="NAME",
-            help=f"See `cafe methods` [default: {_DEFAULT}; {_ADAPTER} with --variant, --alpha, --beta or "
-            "--reduction].",
-            autocompletion=_complete_method,
+            "NAME",
+            f"See `cafe methods` [default: {_DEFAULT}; {_ADAPTER} with --variant, --alpha, --beta or --reduction].",
+            complete=_complete_method,
         ),
     ] = None,
     variant: Annotated[
-        str | None, typer.Option("--variant", metavar="image|text|both", help="Which tower's features are adapted.")
+        str | None, option("--variant", "image|text|both", "Which tower's features are adapted.")
     ] = None,
     alpha: Annotated[
-        str | None,
-        typer.Option("--alpha", metavar="X|auto|learned|scalar", help="Weight of the adapted image feature."),
+        str | None, option("--alpha", "X|auto|learned|scalar", "Weight of the adapted image feature.")
     ] = None,
     beta: Annotated[
-        str | None,
-        typer.Option("--beta", metavar="X|auto|learned|scalar", help="Weight of the adapted text feature."),
+        str | None, option("--beta", "X|auto|learned|scalar", "Weight of the adapted text feature.")
     ] = None,
     reduction: Annotated[
-        int | None, typer.Option("--reduction", metavar="R", help="The bottleneck is the feature width divided by R.")
+        int | None, option("--reduction", "R", "The bottleneck is the feature width divided by R.")
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--set",
-            metavar="NAME=VALUE",
-            help="Any other parameter of the method, such as form=released or n_context=4; may be repeated.",
+            "NAME=VALUE",
+            "Any other parameter of the method, such as form=released or n_context=4; may be repeated.",
         ),
     ] = None,
     shots: Annotated[
-        int | None,
-        typer.Option("--shots", metavar="K", help="Training images per class [default: all training images]."),
+        int | None, option("--shots", "K", "Training images per class [default: all training images].")
     ] = None,
     unlabelled: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--unlabelled",
-            metavar="FOLDER|SPLIT",
-            help="Images without labels to learn from as well: a split of the cache, or a folder, which is encoded "
+            "FOLDER|SPLIT",
+            "Images without labels to learn from as well: a split of the cache, or a folder, which is encoded "
             "(ss-text).",
         ),
     ] = None,
@@ -155,10 +158,7 @@ def fit(
         ),
     ] = True,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", metavar="DIR", help="Where the fitted method is saved [default: below <cache-dir>/runs]."
-        ),
+        Path | None, option("--out", "DIR", "Where the fitted method is saved [default: below <cache-dir>/runs].")
     ] = None,
     device: Device = "auto",
     dtype: FitDtype = "auto",
@@ -171,14 +171,8 @@ def fit(
     It is measured on the test split; nothing is ever chosen there unless oracle-test is asked for. Where a folder holds
     few images, it is measured by cross-validation.
     """
-    of_the_adapter = {
-        "variant": variant,
-        "alpha": None if alpha is None else ratio(alpha, "--alpha"),
-        "beta": None if beta is None else ratio(beta, "--beta"),
-        "reduction": reduction,
-    }
     other_settings = _settings_of(settings)
-    parameters = {**{name: value for name, value in of_the_adapter.items() if value is not None}, **other_settings}
+    parameters = {**_settings_of_adapter(variant, alpha, beta, reduction), **other_settings}
     if method is not None:
         find("methods", "METHOD", "method", method)
     if shots is not None and shots < 1:
@@ -281,12 +275,25 @@ def _check_side(variant: str, alpha: str | None, beta: str | None) -> None:
     InputError
         Naming the option and the variants that have that side.
     """
-    for option, value, without, side in (("--alpha", alpha, "text", "image"), ("--beta", beta, "image", "text")):
+    for flag, value, without, side in (("--alpha", alpha, "text", "image"), ("--beta", beta, "image", "text")):
         if value is not None and variant == without:
             raise InputError(
-                f"{option} weighs the adapted {side} feature, which --variant {without} does not have; "
-                f"take --variant {side} or both, or leave {option} out"
+                f"{flag} weighs the adapted {side} feature, which --variant {without} does not have; "
+                f"take --variant {side} or both, or leave {flag} out"
             )
+
+
+def _settings_of_adapter(
+    variant: str | None, alpha: str | None, beta: str | None, reduction: int | None
+) -> dict[str, Any]:
+    """Return those of CLIP-Adapter's parameters that were given as options of their own. Raises InputError."""
+    given = {
+        "variant": variant,
+        "alpha": None if alpha is None else ratio(alpha, "--alpha"),
+        "beta": None if beta is None else ratio(beta, "--beta"),
+        "reduction": reduction,
+    }
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _settings_of(assignments: Sequence[str] | None) -> dict[str, Any]:

@@ -6,18 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
-from cafe.cli.options import CacheDir, Json, NoUseOfCacheDir, Quiet
+from cafe.cli.options import CacheDir, Json, NoUseOfCacheDir, Quiet, option
 from cafe.cli.screen import Screen
 from cafe.registry import entries
 from cafe.report.tables import align_left
 
 
 def datasets(
-    root: Annotated[
-        Path | None, typer.Option("--root", metavar="DIR", help="Folder that holds data sets [default: $CAFE_DATA].")
-    ] = None,
+    root: Annotated[Path | None, option("--root", "DIR", "Folder that holds data sets [default: $CAFE_DATA].")] = None,
     cache_dir: CacheDir = None,
     json: Json = False,
     quiet: Quiet = False,

@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 import typer
 
 from cafe.errors import InputError
+from cafe.registry import entries
 
 ALL = "all"
 _Number = TypeVar("_Number", int, float)
@@ -24,6 +25,24 @@ def _keep_measurements(folder: Path | None) -> Path | None:
     return folder
 
 
+def option(flag: str, metavar: str, help: str, *, complete: Callable[[str], list[str]] | None = None) -> Any:
+    """Return an option as its line of the help page has it: its flag, what it takes, and what it is for.
+
+    Parameters
+    ----------
+    flag, metavar, help : str
+        Such as ``"--shots"``, ``"K"`` and ``"Training images per class."``.
+    complete : callable or None, default=None
+        From the beginning of a value to the values that begin so, for the shell.
+    """
+    return typer.Option(flag, metavar=metavar, help=help, autocompletion=complete)
+
+
+def completed_from(folder: str, constant: str) -> Callable[[str], list[str]]:
+    """Return what completes the names of a folder whose files set a constant; see :mod:`cafe.registry`."""
+    return lambda incomplete: [name for name in entries(folder, constant) if name.startswith(incomplete)]
+
+
 def complete_run(incomplete: str) -> list[str]:
     """Return the names of runs that begin so, for the shell."""
     from cafe.files import cache_dir as cache_folder
@@ -34,17 +53,16 @@ def complete_run(incomplete: str) -> list[str]:
 
 def _dtype_option(types: str, purpose: str) -> Any:
     """Return the option ``--dtype`` of a verb that computes in some of the types."""
-    return typer.Option("--dtype", metavar=f"auto|{types}", help=f"Floating-point type to {purpose} in.")
+    return option("--dtype", f"auto|{types}", f"Floating-point type to {purpose} in.")
 
 
 def _run_option(metavar: str, or_else: str) -> Any:
     """Return the option ``--run``; ``or_else`` says what may stand in place of a run."""
-    return typer.Option(
+    return option(
         "--run",
-        metavar=metavar,
-        help=f"Folder that `cafe fit` saved to, or its name as `cafe runs ls` has it{or_else} "
-        "[default: the run last used].",
-        autocompletion=complete_run,
+        metavar,
+        f"Folder that `cafe fit` saved to, or its name as `cafe runs ls` has it{or_else} [default: the run last used].",
+        complete=complete_run,
     )
 
 
@@ -54,11 +72,11 @@ Json: TypeAlias = Annotated[
 Quiet: TypeAlias = Annotated[
     bool, typer.Option("--quiet", "-q", help="No prose and no progress; warnings and errors stay.")
 ]
-Device: TypeAlias = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:i]|mps", help="Where to compute.")]
+Device: TypeAlias = Annotated[str, option("--device", "auto|cpu|cuda[:i]|mps", "Where to compute.")]
 Dtype: TypeAlias = Annotated[str, _dtype_option("float32|bfloat16|float16", "compute")]
 FitDtype: TypeAlias = Annotated[str, _dtype_option("float32|bfloat16|float64|tf32", "train")]
 DemoDtype: TypeAlias = Annotated[str, _dtype_option("float32|bfloat16", "encode and train")]
-Seed: TypeAlias = Annotated[int, typer.Option("--seed", metavar="S", help="Seed of the few-shot draw and of training.")]
+Seed: TypeAlias = Annotated[int, option("--seed", "S", "Seed of the few-shot draw and of training.")]
 CacheDir: TypeAlias = Annotated[
     Path | None,
     typer.Option(
@@ -70,35 +88,33 @@ CacheDir: TypeAlias = Annotated[
 ]
 NoUseOfCacheDir: TypeAlias = Annotated[
     Path | None,
-    typer.Option(
+    option(
         "--cache-dir",
-        metavar="DIR",
-        help="Taken by every verb, so that scripts can give it everywhere; nothing is read from it here.",
+        "DIR",
+        "Taken by every verb, so that scripts can give it everywhere; nothing is read from it here.",
     ),
 ]
 Root: TypeAlias = Annotated[
     Path | None,
-    typer.Option("--root", metavar="DIR", help="Folder that holds the named data set [default: $CAFE_DATA]."),
+    option("--root", "DIR", "Folder that holds the named data set [default: $CAFE_DATA]."),
 ]
-Run: TypeAlias = Annotated[str | None, _run_option("DIR|NAME", "")]
+RunOption: TypeAlias = Annotated[str | None, _run_option("DIR|NAME", "")]
 RunOrFile: TypeAlias = Annotated[str | None, _run_option("DIR|NAME|FILE.onnx", ", or a file of `cafe export`")]
 MovedModel: TypeAlias = Annotated[
-    str | None, typer.Option("--model", metavar="ID", help="Where the run's encoder is now, if it has moved.")
+    str | None, option("--model", "ID", "Where the run's encoder is now, if it has moved.")
 ]
 Shots: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("--shots", metavar="1,2,4,all", help="Training images per class, or all there are; a list."),
+    option("--shots", "1,2,4,all", "Training images per class, or all there are; a list."),
 ]
-Seeds: TypeAlias = Annotated[
-    list[str] | None, typer.Option("--seeds", metavar="1,2,3", help="Seeds of the few-shot draws; a list.")
-]
-OneSeed: TypeAlias = Annotated[int | None, typer.Option("--seed", metavar="S", help="One seed: the same as --seeds S.")]
+Seeds: TypeAlias = Annotated[list[str] | None, option("--seeds", "1,2,3", "Seeds of the few-shot draws; a list.")]
+OneSeed: TypeAlias = Annotated[int | None, option("--seed", "S", "One seed: the same as --seeds S.")]
 Selection: TypeAlias = Annotated[
     str,
-    typer.Option(
+    option(
         "--selection",
-        metavar="POLICY",
-        help="How settings are chosen: auto, fixed, few-shot-val, cross-validation, or oracle-test "
+        "POLICY",
+        "How settings are chosen: auto, fixed, few-shot-val, cross-validation, or oracle-test "
         "(looks at the test set; every result it touches is marked).",
     ),
 ]

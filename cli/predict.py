@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cafe.cli.chosen import chosen_run, is_exported_file
-from cafe.cli.options import CacheDir, Device, Dtype, Json, Quiet, RunOrFile, listed
+from cafe.cli.chosen import chosen_run, is_exported_file, open_exported_file
+from cafe.cli.options import CacheDir, Device, Dtype, Json, Quiet, RunOrFile, listed, option
 from cafe.cli.problems import sigterm_as_interrupt
 from cafe.cli.screen import Screen
 from cafe.errors import InputError
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cafe.classifier.images import ImageInput
     from cafe.classifier.onnx_classifier import OnnxClassifier
     from cafe.classifier.prediction import Prediction
+    from cafe.classifier.reading import ReadImage
 
 _SHOWN_LEFT_OUT = 5
 _WIDEST_NAME = 60  # columns that the names of images are padded to at most
@@ -42,45 +43,39 @@ def predict(
     run: RunOrFile = None,
     classes: Annotated[
         list[str] | None,
-        typer.Option(
-            "--classes",
-            metavar="cat,dog",
-            help="Names of classes instead of a run: zero-shot, without any label; a list.",
-        ),
+        option("--classes", "cat,dog", "Names of classes instead of a run: zero-shot, without any label; a list."),
     ] = None,
     templates: Annotated[
-        list[str] | None,
-        typer.Option("--templates", metavar="NAME|TEXT|FILE", help="Of --classes, as for `cafe extract`."),
+        list[str] | None, option("--templates", "NAME|TEXT|FILE", "Of --classes, as for `cafe extract`.")
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FILE.csv", help="Write a table, one image a line, instead of printing."),
+        Path | None, option("--out", "FILE.csv", "Write a table, one image a line, instead of printing.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file that --out names.")] = False,
-    top: Annotated[int, typer.Option("--top", metavar="N", help="How many classes to name for each image.")] = 3,
+    top: Annotated[int, option("--top", "N", "How many classes to name for each image.")] = 3,
     unknown: Annotated[
         str,
-        typer.Option(
+        option(
             "--unknown",
-            metavar="off|auto|RATE",
-            help="Which images are called unknown, since they look like none of the classes: none, or so many that "
+            "off|auto|RATE",
+            "Which images are called unknown, since they look like none of the classes: none, or so many that "
             "this share of images of the classes is called so by mistake; auto is 0.05 where the run has a threshold.",
         ),
     ] = "auto",
     coverage: Annotated[
         float | None,
-        typer.Option(
+        option(
             "--coverage",
-            metavar="0.95",
-            help="Also give a set of classes for each image, so that this share of images has its class in its set.",
+            "0.95",
+            "Also give a set of classes for each image, so that this share of images has its class in its set.",
         ),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--model",
-            metavar="ID",
-            help="The encoder of --classes [default: $CAFE_MODEL, else cafe:mini]; or where that of the run is now, if "
+            "ID",
+            "The encoder of --classes [default: $CAFE_MODEL, else cafe:mini]; or where that of the run is now, if "
             "it has moved [default: as in the run].",
         ),
     ] = None,
@@ -118,45 +113,21 @@ def predict(
         if rate == "auto" and not classes and classifier.why_nothing_is_unknown:
             screen.say(f"no image is called unknown: {classifier.why_nothing_is_unknown}")
         labelled = _labelled_folder(classifier, inputs, images)
-        total = len(inputs) if isinstance(inputs, list) else None
         progress = stack.enter_context(screen.progress("images"))
-        widest = 0 if total is None else min(_WIDEST_NAME, max(len(image.name) for image in inputs))
-        predictions, unreadable, done = [], [], 0
         if out is None:
             answers = classifier.predictions(inputs, top, unknown=rate, coverage=coverage)
         else:
-            answers = stack.enter_context(
-                classifier.predictions_to_table(
-                    out, inputs, top, unknown=rate, coverage=coverage, labelled=labelled, tell=screen.say
-                )
+            table = classifier.predictions_to_table(
+                out, inputs, top, unknown=rate, coverage=coverage, labelled=labelled, tell=screen.say
             )
-        for done, (image, probabilities, prediction) in enumerate(answers, start=1):
-            if labelled is not None:
-                labelled.add(image, probabilities)
-            if prediction.unreadable is not None:
-                unreadable.append(prediction)
-            elif json:
-                predictions.append(prediction)
-            if out is None and prediction.unreadable is None:
-                screen.result(_line(prediction, widest))
-            if total is not None and (out is not None or not screen.shows_results):
-                progress(done, total)
+            answers = stack.enter_context(table)
+        predictions, unreadable, done = _show(answers, inputs, labelled, screen, progress, with_table=out is not None)
         _tell_left_out(left_out, unreadable, screen)
         if not done:
             raise InputError("standard input names no image; give one path on each line")
         if done == len(unreadable):
             raise InputError(f"none of {counted(done, 'image')} can be read, the first {unreadable[0].image!r}")
-        evaluation = None
-        if labelled is not None:
-            try:
-                evaluation = labelled.evaluation()
-            except InputError as error:  # everything was fitted: names are what was asked for
-                screen.say(f"not evaluated: {error}")
-        if evaluation is not None and evaluation.fitted is None:
-            screen.warn(
-                "this run does not say which images it was fitted on: where some of them are among these, the accuracy "
-                "is too high"
-            )
+        evaluation = None if labelled is None else _evaluated(labelled, screen)
         document = {
             "run": None if classifier.run is None else str(classifier.run),
             "images": [prediction.to_json() for prediction in predictions],
@@ -203,23 +174,19 @@ def _opened(
     dtype: str, cache_dir: Path | None, screen: Screen,
 ) -> Classifier | OnnxClassifier:  # fmt: skip
     if is_exported_file(run):
-        for option, value, possible in (("--device", device, "cpu"), ("--dtype", dtype, "float32")):
+        for flag, value, possible in (("--device", device, "cpu"), ("--dtype", dtype, "float32")):
             if value not in ("auto", possible):
-                raise InputError(f"a file of `cafe export` runs with {option} {possible}; got {value}")
+                raise InputError(f"a file of `cafe export` runs with {flag} {possible}; got {value}")
         if model is not None:
             raise InputError("--model names an encoder, and a file of `cafe export` holds its own; leave it out")
-        from cafe.classifier.onnx_classifier import OnnxClassifier
-
-        screen.say(f"opening {run}")
-        return OnnxClassifier(str(run))
+        return open_exported_file(str(run), screen)
     if classes:
         screen.say(f"zero-shot among {counted(len(listed(classes)), 'class', 'classes')}")
-        from cafe.classifier.classifier import Classifier
-
-        return Classifier.zero_shot(listed(classes), model=model, templates=templates, device=device, dtype=dtype)
-    folder = chosen_run(run, cache_dir, screen)
+    folder = None if classes else chosen_run(run, cache_dir, screen)
     from cafe.classifier.classifier import Classifier
 
+    if folder is None:
+        return Classifier.zero_shot(listed(classes), model=model, templates=templates, device=device, dtype=dtype)
     return Classifier.load(folder, model=model, device=device, dtype=dtype, cache_dir=cache_dir)
 
 
@@ -233,6 +200,58 @@ def _labelled_folder(
         return None
     labelled = LabelledFolder(classifier.classes_, classifier.fitted_images)
     return labelled if labelled.fits(inputs) else None
+
+
+def _show(
+    answers: Iterable[tuple[ReadImage, Any, Prediction]],
+    inputs: Iterable[ImageInput],
+    labelled: LabelledFolder | None,
+    screen: Screen,
+    progress: Callable[[int, int], None],
+    *,
+    with_table: bool,
+) -> tuple[list[Prediction], list[Prediction], int]:
+    """Go through the answers, and print a line for each unless they go to a table.
+
+    Returns
+    -------
+    predictions : list of Prediction
+        What --json prints; empty without it.
+    unreadable : list of Prediction
+        Images that cannot be read.
+    done : int
+        Answers that came.
+    """
+    total = len(inputs) if isinstance(inputs, list) else None
+    widest = 0 if total is None else min(_WIDEST_NAME, max(len(image.name) for image in inputs))
+    predictions, unreadable, done = [], [], 0
+    for done, (image, probabilities, prediction) in enumerate(answers, start=1):
+        if labelled is not None:
+            labelled.add(image, probabilities)
+        if prediction.unreadable is not None:
+            unreadable.append(prediction)
+        elif screen.json:
+            predictions.append(prediction)
+        if not with_table and prediction.unreadable is None:
+            screen.result(_line(prediction, widest))
+        if total is not None and (with_table or not screen.shows_results):
+            progress(done, total)
+    return predictions, unreadable, done
+
+
+def _evaluated(labelled: LabelledFolder, screen: Screen) -> Evaluation | None:
+    """Evaluate a folder of labelled images; None where it cannot be, which is said."""
+    try:
+        evaluation = labelled.evaluation()
+    except InputError as error:  # everything was fitted: names are what was asked for
+        screen.say(f"not evaluated: {error}")
+        return None
+    if evaluation.fitted is None:
+        screen.warn(
+            "this run does not say which images it was fitted on: where some of them are among these, the accuracy "
+            "is too high"
+        )
+    return evaluation
 
 
 def _line(prediction: Prediction, widest: int) -> str:

@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from cafe.cli.chosen import chosen_run
-from cafe.cli.options import CacheDir, Json, Quiet, Run
+from cafe.cli.options import CacheDir, Json, Quiet, RunOption
 from cafe.cli.screen import Screen
 
 
 def push(
     repo: Annotated[str, typer.Argument(metavar="REPO", help="Of the Hub: owner/name; made where it is not there.")],
-    run: Run = None,
+    run: RunOption = None,
     private: Annotated[bool, typer.Option("--private", help="A new repository is seen by its owner alone.")] = False,
     report: Annotated[
         bool, typer.Option("--report", help="Push report.html too, which shows some of your images.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cafe.cli.chosen import confirm_removal
+from cafe.cli.chosen import remove_confirmed
 from cafe.cli.options import CacheDir, Json, Quiet, complete_run
 from cafe.cli.screen import CURRENT, Screen, size
 from cafe.cli.verbs import Verbs, help_without_verb
@@ -106,13 +106,12 @@ def rm(
         folders = list(dict.fromkeys(find_run(name, cache_folder(cache_dir)) for name in runs))
         for folder in folders:
             check_run(folder)
-        names = ", ".join(map(str, folders))
-        confirm_removal(names, yes=yes)
-        for folder in folders:
-            others = remove_run(folder)
-            if others:
+
+        def remove(folder: Path) -> None:
+            if others := remove_run(folder):
                 screen.say(f"{folder} holds other files too, which stay: {', '.join(path.name for path in others[:5])}")
-        screen.answer({"removed": [str(folder) for folder in folders]}, f"removed {names}")
+
+        remove_confirmed(folders, remove, screen, yes=yes)
 
 
 def _line(run: RunSummary, current: Path | None) -> list[str]:

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cafe.cli.chosen import chosen_run, is_exported_file
-from cafe.cli.options import CacheDir, Device, Dtype, Json, MovedModel, Quiet, RunOrFile, listed
+from cafe.cli.chosen import chosen_run, is_exported_file, open_exported_file
+from cafe.cli.options import CacheDir, Device, Dtype, Json, MovedModel, Quiet, RunOrFile, listed, option
 from cafe.cli.screen import Screen
 from cafe.errors import InputError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from cafe.serving.predictor import Predictor
 
 
 def serve(
     run: RunOrFile = None,
-    host: Annotated[
-        str, typer.Option("--host", metavar="ADDRESS", help="Where to listen; 0.0.0.0 for all networks.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", metavar="N", help="Of the address; 0 takes a free one.")] = 8000,
+    host: Annotated[str, option("--host", "ADDRESS", "Where to listen; 0.0.0.0 for all networks.")] = "127.0.0.1",
+    port: Annotated[int, option("--port", "N", "Of the address; 0 takes a free one.")] = 8000,
     cors: Annotated[
-        list[str] | None,
-        typer.Option("--cors", metavar="ORIGIN", help="Origins whose pages may call the API [default: none]; a list."),
+        list[str] | None, option("--cors", "ORIGIN", "Origins whose pages may call the API [default: none]; a list.")
     ] = None,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--allow-host",
-            metavar="NAME",
-            help="Further names by which it may be called, as behind a proxy; a list. An address other than this "
+            "NAME",
+            "Further names by which it may be called, as behind a proxy; a list. An address other than this "
             "machine's own takes any.",
         ),
     ] = None,
@@ -38,11 +39,9 @@ def serve(
             help="Show the nearest training images, where these are on this machine.",
         ),
     ] = True,
-    max_megabytes: Annotated[float, typer.Option("--max-megabytes", metavar="N", help="Of a request.")] = 32.0,
-    max_pixels: Annotated[int, typer.Option("--max-pixels", metavar="N", help="Of an image.")] = 50_000_000,
-    max_waiting: Annotated[
-        int, typer.Option("--max-waiting", metavar="N", help="Images held at once; more are answered with 429.")
-    ] = 256,
+    max_megabytes: Annotated[float, option("--max-megabytes", "N", "Of a request.")] = 32.0,
+    max_pixels: Annotated[int, option("--max-pixels", "N", "Of an image.")] = 50_000_000,
+    max_waiting: Annotated[int, option("--max-waiting", "N", "Images held at once; more are answered with 429.")] = 256,
     model: MovedModel = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -58,13 +57,13 @@ def serve(
     """
     if not 0 <= port <= 65535:
         raise InputError(f"--port takes a number of 0 to 65535; got {port}")
-    for option, value in (
+    for flag, limit in (
         ("--max-megabytes", max_megabytes),
         ("--max-pixels", max_pixels),
         ("--max-waiting", max_waiting),
     ):
-        if value <= 0:
-            raise InputError(f"{option} takes a number above 0; got {value:g}")
+        if limit <= 0:
+            raise InputError(f"{flag} takes a number above 0; got {limit:g}")
     with Screen(json=json, quiet=quiet) as screen:
         try:
             from cafe.serving.server import address_of, allowed_hosts, bind
@@ -73,23 +72,9 @@ def serve(
             raise MissingDependencyError(str(error.name), "serve", "serving") from error
         with bind(host, port) as taken:  # before the encoder: a wrong address should not wait for it
             from cafe.serving.app import make_app
-            from cafe.serving.predictor import OnnxPredictor, Predictor, RunPredictor
             from cafe.serving.service import Limits
 
-            predictor: Predictor
-            if is_exported_file(run):
-                from cafe.classifier.onnx_classifier import OnnxClassifier
-
-                screen.say(f"opening {run}")
-                opened = str(run)
-                predictor = OnnxPredictor(OnnxClassifier(opened))
-            else:
-                from cafe.classifier.classifier import Classifier
-
-                folder = chosen_run(run, cache_dir, screen)
-                opened = str(folder)
-                classifier = Classifier.load(folder, model=model, device=device, dtype=dtype, cache_dir=cache_dir)
-                predictor = RunPredictor(classifier, with_training_images=training_images)
+            opened, predictor = _predictor(run, training_images, model, device, dtype, cache_dir, screen)
             hosts = allowed_hosts(host)
             app = make_app(
                 predictor,
@@ -107,3 +92,24 @@ def serve(
 
             run_server(app, taken, tell_address)
             screen.say("ended")
+
+
+def _predictor(
+    run: str | None,
+    training_images: bool,
+    model: str | None,
+    device: str,
+    dtype: str,
+    cache_dir: Path | None,
+    screen: Screen,
+) -> tuple[str, Predictor]:
+    """Open the run or the exported file; return its name, and what answers for it."""
+    from cafe.serving.predictor import OnnxPredictor, RunPredictor
+
+    if is_exported_file(run):
+        return str(run), OnnxPredictor(open_exported_file(str(run), screen))
+    from cafe.classifier.classifier import Classifier
+
+    folder = chosen_run(run, cache_dir, screen)
+    classifier = Classifier.load(folder, model=model, device=device, dtype=dtype, cache_dir=cache_dir)
+    return str(folder), RunPredictor(classifier, with_training_images=training_images)
