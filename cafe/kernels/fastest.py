@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from typing import Any, Protocol
 
 import torch
 
@@ -431,6 +432,69 @@ def _make_weight_steps(sizes: WeightSizes) -> dict[str, Callable[[], object]]:
         return lambda: step({"weights": weights}, index, False)
 
     return {precision: make(precision) for precision in PRECISIONS if precision not in hopeless}
+
+
+class TimedSizes(Protocol):
+    """Sizes of a step that has precisions and no forms; two of equal fields are one question."""
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of one configuration's step."""
+
+    def __str__(self) -> str:
+        """Name the step and its sizes."""
+
+    def timed_step(self, products: torch.dtype) -> Callable[[], object]:
+        """Return a step on random rows, to be called with nothing, in that dtype of products."""
+
+
+def choose_precision(dtype: str, device: str, sizes: TimedSizes) -> str:
+    """Return the precision in which the step of such sizes multiplies, by timing it where that pays.
+
+    Parameters
+    ----------
+    dtype : {"auto", "float32", "float64"}
+        A precision is met; ``"auto"`` is the fastest of float32 and bfloat16 on a CPU, else float32.
+    device : str
+        As :func:`cafe.compute.choose_device` returns it.
+    sizes : dataclass with ``multiply_adds`` and ``timed_step``
+        Of one configuration's step; its fields that are numbers are rounded to powers of two.
+
+    Returns
+    -------
+    str
+        The name of a dtype.
+
+    Examples
+    --------
+    >>> from cafe.kernels.projection import ProjectionSizes
+    >>> choose_precision("auto", "cpu", ProjectionSizes(64, 512, 512, 10)), choose_precision("float64", "cpu", None)
+    ('float32', 'float64')
+    """
+    if dtype != "auto":
+        return dtype
+    if device != "cpu" or sizes.multiply_adds < LEAST_MEASURED:
+        return "float32"
+    seconds = measured_precisions(sizes)
+    faster = seconds.get("bfloat16", math.inf) * GAIN_OF_BFLOAT16 < seconds.get("float32", 0.0)
+    return "bfloat16" if faster else "float32"
+
+
+def measured_precisions(sizes: TimedSizes) -> dict[str, float]:
+    """Return the seconds of a step of that class of sizes, by precision."""
+    timed: Any = sizes
+    timed = replace(timed, **{name: _power_of_two(size) for name, size in vars(timed).items()})
+    while timed.multiply_adds > MOST_TIMED and max(vars(timed).values()) > 1:
+        largest = max(vars(timed), key=lambda name: getattr(timed, name))
+        timed = replace(timed, **{largest: getattr(timed, largest) // 2})
+
+    def make() -> dict[str, Callable[[], object]]:
+        hopeless = _hopeless_precisions()
+        return {name: timed.timed_step(getattr(torch, name)) for name in PRECISIONS if name not in hopeless}
+
+    library, threads = f"torch {torch.__version__}", torch.get_num_threads()
+    with threads_for(0):
+        return seconds_of(str(timed), PRECISIONS, make, library=library, threads=threads, at_least=2)
 
 
 def _hopeless_precisions() -> list[str]:

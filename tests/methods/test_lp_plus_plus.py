@@ -1,5 +1,8 @@
 """LP++ against a float64 loop written from its equations, with torch's own SGD."""
 
+import threading
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,7 @@ from made_up_rows import unit
 
 from cafe import LPPlusPlus, fit_many
 from cafe.errors import InputError
+from cafe.methods import lp_plus_plus
 
 
 @pytest.fixture
@@ -57,6 +61,28 @@ def test_numbers_of_iterations_are_snapshots_of_one_run(problem):
     for fit in many:
         single = LPPlusPlus(text, iterations=fit.iterations).fit(X, y)
         np.testing.assert_array_equal(fit.logits(queries), single.logits(queries))
+
+
+def test_runs_on_a_thread_each_are_those_one_after_the_other(problem, monkeypatch, request):
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    torch.set_num_threads(2)
+    X, y, text, _ = problem
+    rows = [np.arange(12), np.arange(11), np.arange(1, 12)]
+    grid = [LPPlusPlus(text, iterations=n, dtype="float64") for n in (3, 20, 20)]
+    alone = fit_many(X, y, grid, rows)
+    threads = set()
+    train = lp_plus_plus.train
+
+    def noted(*arguments):
+        threads.add(threading.current_thread().name)
+        return train(*arguments)
+
+    monkeypatch.setattr(lp_plus_plus, "train", noted)
+    monkeypatch.setattr(lp_plus_plus, "SMALL", 1)
+    for own, other in zip(fit_many(X, y, grid, rows), alone, strict=True):
+        np.testing.assert_allclose(own.weights_, other.weights_, rtol=1e-12)
+        np.testing.assert_allclose(own.intercept_, other.intercept_, rtol=1e-12)
+    assert threads and threading.main_thread().name not in threads
 
 
 def test_bad_parameters(problem):

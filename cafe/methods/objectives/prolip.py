@@ -10,11 +10,13 @@ With G = (softmax(z) - onehot) / b:   du = s G t,   dv = (du - u (u . du)) / |v|
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from cafe.training.trainer import Batch, Configuration
+from cafe.kernels.projection import ProjectionStep
+from cafe.training.trainer import Batch, Configuration, Step
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,14 @@ class ProjectionObjective:
         Frozen.
     text : Tensor of shape (c, d)
         Class embeddings, unit length.
+    products : torch.dtype, default=None
+        Dtype of the products on a CPU; None for the trainer's X's.
     """
 
     start: Tensor
     bias: Tensor
     text: Tensor
+    products: torch.dtype | None = None
 
     def initial(self, configuration: Configuration, generator: torch.Generator) -> dict[str, Tensor]:
         """Start at the pretrained projection: no random number is drawn."""
@@ -56,10 +61,20 @@ class ProjectionObjective:
         dv = (du - u * (u * du).sum(-1, keepdim=True)) / length
         return losses, {"change": features.transpose(1, 2) @ dv + 2 * strength * change}
 
+    def stepper(self, shape: Any, hyper: dict[str, Tensor], X: Tensor, y: Tensor, feature_mean: Tensor) -> Step | None:
+        """Return the step in blocks of rows on a CPU; None elsewhere."""
+        if X.device.type != "cpu":
+            return None
+        return ProjectionStep(hyper, X, y, self.start, self.bias, self.text, self.products)
+
+    def uses_feature_mean(self, shape: Any) -> bool:
+        """Whether the mean training feature is used: never."""
+        return False
+
     def activation_bytes(self, configuration: Configuration) -> int:
         """Estimate the bytes of a step: logits, projected rows, and three copies of the projection."""
         b, (c, d) = min(configuration.batch_size, len(configuration.rows)), self.text.shape
-        return int(self.start.element_size() * (3 * b * c + 5 * b * d + 3 * self.start.numel()))
+        return int(self.start.element_size() * (3 * b * c + 6 * b * d + 3 * self.start.numel()))
 
     def multiply_adds(self, configuration: Configuration) -> int:
         """Count the multiply-adds of a step: projection and logits, forward once and backward once."""
