@@ -49,9 +49,9 @@ def _repeated(dataset: Dataset, path: Path) -> Iterator[tuple[bytes, Sample]]:
     with open_cache(path) as file:
         names = [name for name in file.attrs[layout.SPLITS] if f"{layout.SPLITS}/{name}/image_sha256" in file.arrays]
         for number, name in enumerate(names):
-            own = file.arrays[f"{layout.SPLITS}/{name}/{layout.IMAGE_SHA256}"][()]  # (n, 32)
-            hashes.append(own)
-            places.append(np.stack([np.full(len(own), number), np.arange(len(own))], axis=1))
+            of_split = file.arrays[f"{layout.SPLITS}/{name}/{layout.IMAGE_SHA256}"][()]  # (n, 32)
+            hashes.append(of_split)
+            places.append(np.stack([np.full(len(of_split), number), np.arange(len(of_split))], axis=1))
         if not hashes:
             return
         every, where = np.concatenate(hashes), np.concatenate(places)

@@ -120,7 +120,7 @@ def _write(
         logit_scale=encoder.logit_scale,
         logit_bias=encoder.logit_bias,
     )
-    unreadable = [image for own in shards.values() for shard in own for image in shard.unreadable]
+    unreadable = [image for of_split in shards.values() for shard in of_split for image in shard.unreadable]
     # The batches of images are those of the run that began the shards.
     recorded = {"image": extraction.partial.recorded, "text": extraction.recorded}
     provenance = replace(extraction.provenance(unreadable), recorded=recorded)
@@ -168,11 +168,11 @@ def _split_arrays(
 def _parts(extraction: Extraction, shards: _Shards) -> Iterator[Part]:
     """Read every byte of the shards once, and give the parts of each array in the order of its bytes."""
     d = extraction.encoder.dim
-    for name, own in shards.items():
+    for name, of_split in shards.items():
         folder = f"{SPLITS}/{name}"
         for view in range(1 + extraction.views_of(name)):  # view 0 is the image itself
             stop = 0
-            for shard in own:
+            for shard in of_split:
                 features = shard.next_view()  # (k, d), or (k, d + w) with what goes into the projection
                 start, stop = stop, stop + len(features)
                 if view:

@@ -171,13 +171,13 @@ def _sorted_keys(sources: Sequence[tuple[Split, NDArray[np.int64], bool]]) -> tu
     for number, (split, rows, with_views) in enumerate(sources):
         if split.image_sha256 is None or (with_views and split.view_features is None):
             continue
-        own = np.ascontiguousarray(split.image_sha256[rows]).view("S32").reshape(-1)  # (len(rows),)
+        of_source = np.ascontiguousarray(split.image_sha256[rows]).view("S32").reshape(-1)  # (len(rows),)
         if with_views:
             ids = split.sample_ids[rows].tolist()
             hashes = split.image_sha256[rows]  # (len(rows), 32)
             pairs = zip(hashes, ids, strict=True)
-            own = np.array([key_with_id(sha256.tobytes(), sample_id) for sha256, sample_id in pairs], dtype="S32")
-        keys.append(own)
+            of_source = np.array([key_with_id(sha256.tobytes(), sample_id) for sha256, sample_id in pairs], dtype="S32")
+        keys.append(of_source)
         places.append(np.stack([np.full(len(rows), number), rows], axis=1))
     distinct, first = np.unique(np.concatenate(keys), return_index=True)
     return distinct, np.concatenate(places)[first]

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -173,7 +173,7 @@ class Extraction:
             rows += sum(8 * (len(self.rows[name]) + len(self.dataset.splits[name])) for name in self.splits)
         text = len(self.templates) * len(self.dataset.class_names) * width
         if self.prompts is not None:  # once as features, once as text in the provenance
-            text += sum(width + 8 + 6 * len(prompt) for own in self.prompts for prompt in own)
+            text += sum(width + 8 + 6 * len(prompt) for of_class in self.prompts for prompt in of_class)
         return rows + text + 64 * ALIGNMENT
 
     def _sample_ids(self) -> Iterator[str]:
@@ -212,13 +212,7 @@ def plan_extraction(
     if stored_dtype not in STORED_DTYPES:
         raise unknown_name("stored dtype", stored_dtype, STORED_DTYPES)
     names = _chosen_splits(dataset, splits)
-    notes = _text_left_out(encoder, templates, prompts)
-    if not encoder.has_text:
-        templates, prompts = (), None
-    own = None if prompts is None else _checked_prompts(prompts, dataset)
-    templates = () if own is not None else tuple(dataset.templates if templates is None else templates)
-    if not templates and own is None and encoder.has_text:
-        raise InputError("no template was given; at least one is needed, such as 'a photo of a {}.'")
+    chosen = _chosen_text(dataset, encoder, templates, prompts)
     if views is not None:
         _check_views(encoder, names)
     projection = _projection_of(encoder) if projection_features else None
@@ -229,8 +223,7 @@ def plan_extraction(
         dataset=dataset,
         encoder=encoder,
         splits=names,
-        templates=templates,
-        prompts=own,
+        **chosen,
         stored_dtype=stored_dtype,
         image=image_part(
             dataset.identity(),
@@ -245,16 +238,14 @@ def plan_extraction(
         ),
         text=None
         if identity["text"] is None
-        else text_part(
-            dataset.class_names, identity["text"], templates=templates, prompts=own, stored_dtype=stored_dtype
-        ),
+        else text_part(dataset.class_names, identity["text"], **chosen, stored_dtype=stored_dtype),
         recorded=_recorded(encoder, identity["recorded"], decoder),
         rows=rows_to_extract(dataset, names, draws),
         views=views,
         draws=draws,
         projection=projection,
         decoder=decoder,
-        notes=notes,
+        notes=_text_left_out(encoder, templates, prompts),
     )
 
 
@@ -298,13 +289,38 @@ def _chosen_splits(dataset: Dataset, splits: Sequence[str] | None) -> tuple[str,
     return names
 
 
+class _ChosenText(TypedDict):
+    templates: tuple[str, ...]
+    prompts: tuple[tuple[str, ...], ...] | None
+
+
+def _chosen_text(
+    dataset: Dataset, encoder: Encoder, templates: Sequence[str] | None, prompts: Sequence[Sequence[str]] | None
+) -> _ChosenText:
+    """Return the templates, or else the prompts per class, that are encoded; neither without a text tower.
+
+    Raises
+    ------
+    InputError
+        If there is a text tower and no template or prompt is left.
+    """
+    if not encoder.has_text:
+        return {"templates": (), "prompts": None}
+    if prompts is not None:
+        return {"templates": (), "prompts": _checked_prompts(prompts, dataset)}
+    chosen = tuple(dataset.templates if templates is None else templates)
+    if not chosen:
+        raise InputError("no template was given; at least one is needed, such as 'a photo of a {}.'")
+    return {"templates": chosen, "prompts": None}
+
+
 def _checked_prompts(prompts: Sequence[Sequence[str]], dataset: Dataset) -> tuple[tuple[str, ...], ...]:
     if len(prompts) != len(dataset.class_names) or not all(prompts):
         raise InputError(
             f"prompts need one list for each of the {len(dataset.class_names)} classes of {dataset.name}, "
             f"with at least one prompt in each; got {len(prompts)} lists"
         )
-    return tuple(tuple(own) for own in prompts)
+    return tuple(tuple(of_class) for of_class in prompts)
 
 
 def _packages_of(decoder: str) -> tuple[str, ...]:
@@ -410,7 +426,7 @@ def choose_file(extraction: Extraction, out: Path, *, force: bool, named: bool =
     return _with_differences(replace(extraction, path=path, missing="text", images_from=images_from[0]), images_from[1])
 
 
-def dtype_of_what_is_there(encoder: Encoder, out: Path, *, force: bool) -> str | None:
+def dtype_of_existing(encoder: Encoder, out: Path, *, force: bool) -> str | None:
     """Return the dtype in which the same encoder has made features under a name, or has begun to.
 
     Parameters
@@ -427,7 +443,7 @@ def dtype_of_what_is_there(encoder: Encoder, out: Path, *, force: bool) -> str |
     str or None
         None where there is nothing of this encoder.
     """
-    own = {key: value for key, value in encoder.image_identity().items() if key != "dtype"}
+    identity = {key: value for key, value in encoder.image_identity().items() if key != "dtype"}
     parts = [begun_with(path) for path in [out, *_unfinished_beside(out)]]
     for path in [] if force else _out_and_beside(out):
         with suppress(CacheError), open_cache(path) as file:
@@ -435,7 +451,7 @@ def dtype_of_what_is_there(encoder: Encoder, out: Path, *, force: bool) -> str |
     for image in parts:
         made_by = dict((image or {}).get("encoder") or {})
         dtype = made_by.pop("dtype", None)
-        if made_by == own and isinstance(dtype, str):
+        if made_by == identity and isinstance(dtype, str):
             return dtype
     return None
 
@@ -459,8 +475,8 @@ def _first_usable(names: Sequence[Path], force: bool) -> Path:
 def _out_and_beside(out: Path) -> list[Path]:
     """Return the caches that are there under the name ``out``, and under that name with a short fingerprint."""
     beside = re.compile(rf"{re.escape(out.stem)}--[0-9a-f]{{8}}{re.escape(out.suffix or SUFFIX)}")
-    found = sorted(path for path in out.parent.glob("[!.]*") if beside.fullmatch(path.name))
-    return [path for path in (out, *found) if path.exists()]
+    others = sorted(path for path in out.parent.glob("[!.]*") if beside.fullmatch(path.name))
+    return [path for path in (out, *others) if path.exists()]
 
 
 def _provenance_of(path: Path, force: bool) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from cafe.cache.extract.copies import look_for_copies
 from cafe.cache.extract.decode import ImageDecoder
 from cafe.cache.extract.finish import finish
 from cafe.cache.extract.local_engine import Workers, encode_locally
-from cafe.cache.extract.plan import Draws, Extraction, choose_file, dtype_of_what_is_there, plan_extraction
+from cafe.cache.extract.plan import Draws, Extraction, choose_file, dtype_of_existing, plan_extraction
 from cafe.cache.extract.progress import (
     Action,
     ExtractionInterrupted,
@@ -286,9 +286,9 @@ class _Request:
         """Plan the extraction in the dtype of what is there, and choose its file."""
         encoder = self.encoder
         if encoder.reopen is not None:
-            there = self._dtype_there()
-            if there not in (None, encoder.dtype):
-                encoder = encoder.reopen(there).with_batch_size(encoder.batch_size)
+            dtype = self._existing_dtype()
+            if dtype not in (None, encoder.dtype):
+                encoder = encoder.reopen(dtype).with_batch_size(encoder.batch_size)
         extraction = self.plan(encoder if self.batch_size is None else encoder.with_batch_size(self.batch_size))
         folders = (self.out.parent,) if self.known_in is None else self.known_in
         extraction = replace(extraction, known_in=() if self.force else folders)
@@ -299,12 +299,12 @@ class _Request:
         try:
             return _open(extraction, self.batch_size, self.force, on_error)
         except CacheError:
-            if self.encoder.reopen is None or self._dtype_there() in (None, extraction.encoder.dtype):
+            if self.encoder.reopen is None or self._existing_dtype() in (None, extraction.encoder.dtype):
                 raise
         return _open(self.plan_in_file(), self.batch_size, self.force, on_error)
 
-    def _dtype_there(self) -> str | None:
-        return dtype_of_what_is_there(self.encoder, self.out, force=self.force)
+    def _existing_dtype(self) -> str | None:
+        return dtype_of_existing(self.encoder, self.out, force=self.force)
 
 
 def _open(extraction: Extraction, batch_size: int | None, force: bool, on_error: OnError) -> Extraction:

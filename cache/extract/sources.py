@@ -131,11 +131,11 @@ def _sources_of(
         if views and split.view_features is not None:
             arrays[f"{folder}/{layout.VIEW_FEATURES}"] = split.view_features
             arrays[f"{folder}/{layout.SAMPLE_IDS}"] = _stored_ids(path, name)
-        own = split if views else Split(
+        copied = split if views else Split(
             split.image_features, split.labels, split.sample_ids,
             projection_features=split.projection_features, image_sha256=split.image_sha256,
         )  # fmt: skip
-        sources.append((KnownSplit(path, own, differences), rows))
+        sources.append((KnownSplit(path, copied, differences), rows))
     _check(path, arrays)
     return sources
 
@@ -176,12 +176,12 @@ def _split_of_shard(path: Path, run: str, extraction: Extraction) -> Split | Non
     )
 
 
-def _recorded_otherwise(there: Mapping[str, Any], extraction: Extraction) -> tuple[str, ...]:
+def _recorded_otherwise(recorded: Mapping[str, Any], extraction: Extraction) -> tuple[str, ...]:
     """Say what features were made with that is otherwise now, without changing their identity."""
     return tuple(
         differing_fields(
-            {key: there[key] for key in _RECORDED if key in there},
-            {key: extraction.recorded[key] for key in _RECORDED if key in there},
+            {key: recorded[key] for key in _RECORDED if key in recorded},
+            {key: extraction.recorded[key] for key in _RECORDED if key in recorded},
             ending="is here now",
         )
     )
@@ -206,16 +206,16 @@ def _check(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 def _same_encoding(provenance: Mapping[str, Any], image: Mapping[str, Any]) -> bool:
     """Whether a cache's image features are those that would be computed of the same bytes now."""
-    there = provenance["image"]
-    if provenance["normalised"] or "imported" in there:
+    identity = provenance["image"]
+    if provenance["normalised"] or "imported" in identity:
         return False
     fields = ("encoder", "stored_dtype", "decoder")
-    return canonical_json([there.get(key) for key in fields]) == canonical_json([image.get(key) for key in fields])
+    return canonical_json([identity.get(key) for key in fields]) == canonical_json([image.get(key) for key in fields])
 
 
-def _same_views(there: Mapping[str, Any] | None, wanted: Mapping[str, Any] | None) -> bool:
+def _same_views(views: Mapping[str, Any] | None, wanted: Mapping[str, Any] | None) -> bool:
     """Whether the views of a cache begin with the wanted ones: the same but for their number, which is no smaller."""
-    if there is None or wanted is None:
+    if views is None or wanted is None:
         return False
-    same = canonical_json({**there, "n": 0}) == canonical_json({**wanted, "n": 0})
-    return same and int(there["n"]) >= int(wanted["n"])
+    same = canonical_json({**views, "n": 0}) == canonical_json({**wanted, "n": 0})
+    return same and int(views["n"]) >= int(wanted["n"])

@@ -63,9 +63,10 @@ def encode_text(extraction: Extraction, reporter: Reporter) -> dict[str, Any]:
             "prompt_features": None,
             "prompt_classes": None,
         }
-    features = _encode_prompts([text for own in extraction.prompts for text in own], extraction, encode, reporter)
+    prompts = [prompt for of_class in extraction.prompts for prompt in of_class]
+    features = _encode_prompts(prompts, extraction, encode, reporter)
     n_classes = len(extraction.prompts)
-    classes = np.repeat(np.arange(n_classes), [len(own) for own in extraction.prompts])  # (p,)
+    classes = np.repeat(np.arange(n_classes), list(map(len, extraction.prompts)))  # (p,)
     means = mean_of_prompts(features, classes, n_classes)  # (c, d)
     return {
         "templates": (),

@@ -103,8 +103,8 @@ class UnfinishedCache:
         """Return whether another process has put the cache in place since this one opened the folder."""
         if _signature(self.path) not in (None, self._before):
             with suppress(CacheError), open_cache(self.path) as file:
-                found = file.attrs["image_fingerprint"]
-                self.finished_elsewhere = found == fingerprint(self._wanted["identity"]["image"])
+                held = file.attrs["image_fingerprint"]
+                self.finished_elsewhere = held == fingerprint(self._wanted["identity"]["image"])
         return self.finished_elsewhere
 
     def claim_all(self) -> Claim:
@@ -223,13 +223,13 @@ def _join(folder: Path, existing: dict[str, Any] | None, wanted: Mapping[str, An
     return existing
 
 
-def _same_but_for_images(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+def _same_but_for_images(existing: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     """Whether two runs encode alike, and the data set alone has changed since."""
 
     def encoding(identity: Mapping[str, Any]) -> str:
         return fingerprint({**identity, "image": {**identity["image"], "dataset": None}})
 
-    return encoding(there) == encoding(wanted)
+    return encoding(existing) == encoding(wanted)
 
 
 def _set_aside(folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -273,7 +273,7 @@ def encoded_shards(folder: Path) -> list[EncodedShards]:
 
     What cannot be read is left out: whoever carries that extraction on will say so.
     """
-    found = []
+    runs = []
     for name, shards in ((_MANIFEST, _SHARDS), *((p.name, f"{p.stem}-") for p in folder.glob(f"{_SET_ASIDE}*.json"))):
         with suppress(CacheError, InputError, OSError):
             manifest = _read_manifest(folder, name=name)
@@ -281,8 +281,8 @@ def encoded_shards(folder: Path) -> list[EncodedShards]:
                 identity = manifest["identity"]
                 paths = tuple(sorted(folder.glob(f"{shards}*{ARRAYS}")))
                 run = fingerprint(identity)
-                found.append(EncodedShards(folder, run, identity["image"], manifest["recorded"], paths))
-    return found
+                runs.append(EncodedShards(folder, run, identity["image"], manifest["recorded"], paths))
+    return runs
 
 
 def partial_folder(path: Path) -> Path:

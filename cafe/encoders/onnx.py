@@ -188,10 +188,16 @@ class OnnxEncoder(Encoder):
 
     def identity(self) -> dict[str, Any]:
         """Return what changes a feature (``image``, ``text``) and what is only recorded; all of it JSON."""
-        own = self._model.identity()
-        versions = {**own["recorded"]["versions"], "onnxruntime": version("onnxruntime")}
-        recorded = {**own["recorded"], "id": self.id, "library": self.library, "versions": versions, "device": "cpu"}
-        return {"image": self.image_identity(), "text": own["text"], "recorded": recorded}
+        of_model = self._model.identity()
+        versions = {**of_model["recorded"]["versions"], "onnxruntime": version("onnxruntime")}
+        recorded = {
+            **of_model["recorded"],
+            "id": self.id,
+            "library": self.library,
+            "versions": versions,
+            "device": "cpu",
+        }
+        return {"image": self.image_identity(), "text": of_model["text"], "recorded": recorded}
 
     def in_torch(self) -> TorchEncoder:
         """Return the same model in torch, whose tower the graph was written from."""

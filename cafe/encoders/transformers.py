@@ -74,7 +74,7 @@ class TransformersCLIP(LibraryEncoder):
 
     @classmethod
     def _image_shapes(cls, checkpoint: TransformersCheckpoint) -> Iterable[tuple[int, ...]]:
-        return (own.shape for name, own in checkpoint.model.state_dict().items() if name.startswith("vision_"))
+        return (weights.shape for name, weights in checkpoint.model.state_dict().items() if name.startswith("vision_"))
 
     @classmethod
     def write_example(cls, folder: Path) -> str:
@@ -117,7 +117,7 @@ class TransformersCLIP(LibraryEncoder):
         import torch
 
         picture = probe_picture()
-        own = self.cropper.processor(images=[picture], return_tensors="np")["pixel_values"]
+        expected = self.cropper.processor(images=[picture], return_tensors="np")["pixel_values"]
         crops = self.cropper(picture)[None]
         with torch.inference_mode():
             given = inputs(crops, self._factor, self._mean, self._std, torch.float32) if self._in_patches else {}
@@ -125,7 +125,8 @@ class TransformersCLIP(LibraryEncoder):
             image, text = self._encode_crops(crops), self._text_features(["a photo."])
         # Both are one picture in float32, or rounded to the model's dtype.
         tolerance = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 1e-1}[self.dtype]
-        if pixels.shape != own.shape or np.abs(pixels - own).max() > tolerance * max(1.0, np.abs(own).max()):
+        most = tolerance * max(1.0, np.abs(expected).max())
+        if pixels.shape != expected.shape or np.abs(pixels - expected).max() > most:
             raise InputError(
                 f"the image processor of {self.id} ({type(self.cropper.processor).__name__}) does more than resize, "
                 f"crop, rescale and normalise, in this order; it cannot be used here"

@@ -364,13 +364,13 @@ def text_tensors(shape: TowerShape, vocabulary: int, dim: int) -> Iterator[tuple
 def _layers(prefix: str, shape: TowerShape) -> Iterator[tuple[str, tuple[int, ...]]]:
     w, m = shape.width, shape.mlp_width
     for layer in range(shape.layers):
-        own = f"{prefix}.{layer}"
+        block = f"{prefix}.{layer}"
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            yield from _linear(f"{own}.self_attn.{name}", w, w)
-        yield from _norm(f"{own}.layer_norm1", w)
-        yield from _norm(f"{own}.layer_norm2", w)
-        yield from _linear(f"{own}.mlp.fc1", w, m)
-        yield from _linear(f"{own}.mlp.fc2", m, w)
+            yield from _linear(f"{block}.self_attn.{name}", w, w)
+        yield from _norm(f"{block}.layer_norm1", w)
+        yield from _norm(f"{block}.layer_norm2", w)
+        yield from _linear(f"{block}.mlp.fc1", w, m)
+        yield from _linear(f"{block}.mlp.fc2", m, w)
 
 
 def _linear(name: str, fan_in: int, fan_out: int) -> Iterator[tuple[str, tuple[int, ...]]]:

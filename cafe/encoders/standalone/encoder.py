@@ -87,8 +87,8 @@ class _Towers:
             shape = text_shape(settings)
             shapes = self._checkpoint.weights.shapes
             expected = dict(text_tensors(shape, settings["vocab_size"], self._checkpoint.dim))
-            own = {name for name in shapes if name.startswith("text_") and not name.endswith("position_ids")}
-            if own != set(expected) or any(shapes[name] != expected[name] for name in own):
+            names = {name for name in shapes if name.startswith("text_") and not name.endswith("position_ids")}
+            if names != set(expected) or any(shapes[name] != expected[name] for name in names):
                 return None
             tokenizer = ClipTokenizer(self._checkpoint.folder, shape.tokens)
         except (CafeError, OSError, ValueError, KeyError, TypeError, AttributeError):

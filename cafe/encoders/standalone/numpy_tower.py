@@ -48,9 +48,9 @@ class NumpyImageTower:
         if self._kind == "clip":
             x = self._norm("vision_model.pre_layrnorm", x)
         for layer in range(self._shape.layers):
-            own = f"vision_model.encoder.layers.{layer}"
-            x = x + self._attention(own, self._norm(f"{own}.layer_norm1", x))
-            x = x + self._mlp(f"{own}.mlp", self._norm(f"{own}.layer_norm2", x))
+            prefix = f"vision_model.encoder.layers.{layer}"
+            x = x + self._attention(prefix, self._norm(f"{prefix}.layer_norm1", x))
+            x = x + self._mlp(f"{prefix}.mlp", self._norm(f"{prefix}.layer_norm2", x))
         if self._kind == "siglip":
             pooled = self._pooled(self._norm("vision_model.post_layernorm", x))  # (n, w)
             return pooled, pooled
@@ -72,9 +72,9 @@ class NumpyImageTower:
             x = np.concatenate([np.broadcast_to(first, (n, 1, len(first))), x], axis=1)
         return x + self._weights.array("vision_model.embeddings.position_embedding.weight")
 
-    def _attention(self, own: str, x: Floats) -> Floats:
-        q, k, v = (self._linear(f"{own}.self_attn.{name}_proj", x) for name in "qkv")
-        return self._linear(f"{own}.self_attn.out_proj", self._attend(q, k, v))
+    def _attention(self, block: str, x: Floats) -> Floats:
+        q, k, v = (self._linear(f"{block}.self_attn.{name}_proj", x) for name in "qkv")
+        return self._linear(f"{block}.self_attn.out_proj", self._attend(q, k, v))
 
     def _attend(self, q: Floats, k: Floats, v: Floats) -> Floats:
         """Let queries (n, s, w) attend to keys and values (n, t, w), in heads: (n, s, w)."""
@@ -91,19 +91,19 @@ class NumpyImageTower:
     def _pooled(self, x: Floats) -> Floats:
         """Let SigLIP's probe attend to all patches: (n, w)."""
         n, _, w = x.shape
-        own = "vision_model.head"
-        weight = self._weights.array(f"{own}.attention.in_proj_weight")
-        bias = self._weights.array(f"{own}.attention.in_proj_bias")
-        probe = np.broadcast_to(self._weights.array(f"{own}.probe"), (n, 1, w))
+        prefix = "vision_model.head"
+        weight = self._weights.array(f"{prefix}.attention.in_proj_weight")
+        bias = self._weights.array(f"{prefix}.attention.in_proj_bias")
+        probe = np.broadcast_to(self._weights.array(f"{prefix}.probe"), (n, 1, w))
         q, k, v = (
             of @ weight[part : part + w].T + bias[part : part + w]
             for of, part in ((probe, 0), (x, w), (x, 2 * w))
         )  # fmt: skip
-        x = self._linear(f"{own}.attention.out_proj", self._attend(q, k, v))  # (n, 1, w)
-        return (x + self._mlp(f"{own}.mlp", self._norm(f"{own}.layernorm", x)))[:, 0]
+        x = self._linear(f"{prefix}.attention.out_proj", self._attend(q, k, v))  # (n, 1, w)
+        return (x + self._mlp(f"{prefix}.mlp", self._norm(f"{prefix}.layernorm", x)))[:, 0]
 
-    def _mlp(self, own: str, x: Floats) -> Floats:
-        return self._linear(f"{own}.fc2", activate(self._shape.activation, self._linear(f"{own}.fc1", x)))
+    def _mlp(self, block: str, x: Floats) -> Floats:
+        return self._linear(f"{block}.fc2", activate(self._shape.activation, self._linear(f"{block}.fc1", x)))
 
     def _linear(self, name: str, x: Floats) -> Floats:
         rows: Floats = x.reshape(-1, x.shape[-1]) @ self._weights.array(f"{name}.weight").T

@@ -87,7 +87,7 @@ class ClipTokenizer:
 
     def __call__(self, prompts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Cut prompts into tokens (n, l), padded behind the end, and say which are none of the padding, (n, l)."""
-        encoded = [own.ids for own in self._tokenizer.encode_batch(list(prompts))]
+        encoded = [encoding.ids for encoding in self._tokenizer.encode_batch(list(prompts))]
         lengths = np.array([len(ids) for ids in encoded])
         tokens = np.full((len(encoded), lengths.max()), self.end, dtype=np.int64)
         is_token = np.arange(tokens.shape[1]) < lengths[:, None]

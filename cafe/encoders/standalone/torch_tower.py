@@ -82,15 +82,15 @@ class TorchImageTower(TorchTower):
         unprojected : Tensor of shape (n, w)
             What goes into CLIP's projection; SigLIP's are the features.
         """
-        own, tensors = "vision_model.embeddings", self._tensors
-        bias = tensors.get(f"{own}.patch_embedding.bias")
+        prefix, tensors = "vision_model.embeddings", self._tensors
+        bias = tensors.get(f"{prefix}.patch_embedding.bias")
         patches = functional.conv2d(
-            pixels, tensors[f"{own}.patch_embedding.weight"], bias, stride=self._shape.patch_size
+            pixels, tensors[f"{prefix}.patch_embedding.weight"], bias, stride=self._shape.patch_size
         )
         x = patches.flatten(2).transpose(1, 2)  # (n, patches, w)
         if self._kind == "clip":
-            x = torch.cat([tensors[f"{own}.class_embedding"].expand(len(x), 1, -1), x], dim=1)
-        x = x + tensors[f"{own}.position_embedding.weight"][None]  # (n, t, w)
+            x = torch.cat([tensors[f"{prefix}.class_embedding"].expand(len(x), 1, -1), x], dim=1)
+        x = x + tensors[f"{prefix}.position_embedding.weight"][None]  # (n, t, w)
         if self._kind == "clip":
             x = self._norm("vision_model.pre_layrnorm", x)
         x = self._layers("vision_model.encoder.layers", x)
@@ -102,17 +102,17 @@ class TorchImageTower(TorchTower):
 
     def _pooled(self, x: Tensor) -> Tensor:
         """Let SigLIP's probe attend to all patches: (n, w)."""
-        own, tensors = "vision_model.head", self._tensors
-        probe = tensors[f"{own}.probe"].repeat(len(x), 1, 1).transpose(0, 1)  # (1, n, w)
+        prefix, tensors = "vision_model.head", self._tensors
+        probe = tensors[f"{prefix}.probe"].repeat(len(x), 1, 1).transpose(0, 1)  # (1, n, w)
         attended, _ = functional.multi_head_attention_forward(
             probe, x.transpose(0, 1), x.transpose(0, 1), self._shape.width, self._shape.heads,
-            tensors[f"{own}.attention.in_proj_weight"], tensors[f"{own}.attention.in_proj_bias"],
+            tensors[f"{prefix}.attention.in_proj_weight"], tensors[f"{prefix}.attention.in_proj_bias"],
             None, None, False, 0.0,
-            tensors[f"{own}.attention.out_proj.weight"], tensors[f"{own}.attention.out_proj.bias"],
+            tensors[f"{prefix}.attention.out_proj.weight"], tensors[f"{prefix}.attention.out_proj.bias"],
             training=False, need_weights=True,
         )  # fmt: skip
         x = attended.transpose(0, 1)  # (n, 1, w)
-        return (x + self._mlp(f"{own}.mlp", self._norm(f"{own}.layernorm", x)))[:, 0]
+        return (x + self._mlp(f"{prefix}.mlp", self._norm(f"{prefix}.layernorm", x)))[:, 0]
 
 
 class TorchTextTower(TorchTower):
@@ -148,10 +148,10 @@ class TorchTextTower(TorchTower):
         -------
         Tensor of shape (n, d)
         """
-        own, tensors = "text_model.embeddings", self._tensors
+        prefix, tensors = "text_model.embeddings", self._tensors
         length = ids.shape[1]
-        x = functional.embedding(ids, tensors[f"{own}.token_embedding.weight"])
-        x = x + tensors[f"{own}.position_embedding.weight"][:length]  # (n, l, w)
+        x = functional.embedding(ids, tensors[f"{prefix}.token_embedding.weight"])
+        x = x + tensors[f"{prefix}.position_embedding.weight"][:length]  # (n, l, w)
         mask = None
         if not bool(is_token.all()):
             causal = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()

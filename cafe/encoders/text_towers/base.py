@@ -183,9 +183,9 @@ class TextTower(ABC):
             Not normalised; gradients go through to ``embeddings``.
         """
         # Fits run side by side in threads and share the tower: a hook answers its own thread alone.
-        own = threading.get_ident()
+        thread = threading.get_ident()
         handle = self.table.register_forward_hook(
-            lambda module, inputs, output: embeddings if threading.get_ident() == own else None
+            lambda module, inputs, output: embeddings if threading.get_ident() == thread else None
         )
         try:
             return self.features(tokens)
@@ -239,8 +239,8 @@ def encode_behind(parts: CausalParts, ids: Tensor, prefix: Tensor, rest: Tensor)
     p, s = prefix.shape[1], rest.shape[2]
     z, x = prefix + parts.positions[:p], rest + parts.positions[p : p + s]
     for block in parts.blocks:
-        qz, kz, vz = (_heads(one, block.heads) for one in block.inputs(z))
-        q, k, v = (_heads(one, block.heads) for one in block.inputs(x))
+        qz, kz, vz = (_heads(projected, block.heads) for projected in block.inputs(z))
+        q, k, v = (_heads(projected, block.heads) for projected in block.inputs(x))
         seen = torch.nn.functional.scaled_dot_product_attention(qz, kz, vz, is_causal=True)
         z = z + block.output(_joined(seen))
         z = z + block.mlp(z)
@@ -268,8 +268,8 @@ def _attention_behind(q: Tensor, k: Tensor, v: Tensor, kz: Tensor, vz: Tensor) -
     s, e = shape[3:]
     flat = (q * e**-0.5).flatten(2, 3)  # (g, h, k S, e): the prefix is one product for all prompts
     before = (flat @ kz.transpose(-1, -2)).view(*shape[:3], s, p)
-    own = flat.view(shape) @ k.transpose(-1, -2)
+    scores = flat.view(shape) @ k.transpose(-1, -2)
     hidden = torch.ones(s, s, dtype=torch.bool, device=q.device).triu(1)
-    weights = torch.cat([before, own.masked_fill(hidden, float("-inf"))], dim=-1).softmax(-1)
+    weights = torch.cat([before, scores.masked_fill(hidden, float("-inf"))], dim=-1).softmax(-1)
     from_prefix: Tensor = (weights[..., :p].flatten(2, 3) @ vz).view(shape)
     return from_prefix + weights[..., p:] @ v

@@ -105,11 +105,11 @@ class TorchEncoder(Encoder):
 
     def start_images(self, crops: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
         """Begin to encode one batch; on CUDA its copy overlaps with the work on the batch before."""
-        own = type(self)._encode_crops is TorchEncoder._encode_crops and type(self)._pixels is TorchEncoder._pixels
-        if not self.device.startswith("cuda") or not own or not 0 < len(crops) <= self.batch_size:
+        is_plain = type(self)._encode_crops is TorchEncoder._encode_crops and type(self)._pixels is TorchEncoder._pixels
+        if not self.device.startswith("cuda") or not is_plain or not 0 < len(crops) <= self.batch_size:
             return super().start_images(crops)
         if self._overlap is None:
-            encode = RecordedForward(lambda there: self._image_features(self._normalised(there)))
+            encode = RecordedForward(lambda on_device: self._image_features(self._normalised(on_device)))
             self._overlap = Overlap(self.device, encode)
         return self._overlap.start(crops)
 
@@ -223,31 +223,31 @@ class RecordedForward:
         self._recorded: dict[tuple[int, ...], tuple[torch.Tensor, Any, torch.Tensor]] = {}
         self._refused = False
 
-    def __call__(self, there: torch.Tensor) -> torch.Tensor:
+    def __call__(self, on_device: torch.Tensor) -> torch.Tensor:
         """Return features (n, d) of crops on the device."""
-        shape = tuple(there.shape)
+        shape = tuple(on_device.shape)
         self._seen[shape] = self._seen.get(shape, 0) + 1
         full = len(self._recorded) >= self.MOST
         if shape not in self._recorded and (self._refused or full or self._seen[shape] <= self.AFTER):
-            return self._encode(there)
+            return self._encode(on_device)
         if shape not in self._recorded:
             try:
-                self._recorded[shape] = self._record(there)
+                self._recorded[shape] = self._record(on_device)
             except RuntimeError:
                 self._refused = True
-                return self._encode(there)
+                return self._encode(on_device)
         given, graph, features = self._recorded[shape]
-        given.copy_(there)
+        given.copy_(on_device)
         graph.replay()
         return features.clone()  # the next replay writes to the same place
 
-    def _record(self, there: torch.Tensor) -> tuple[torch.Tensor, Any, torch.Tensor]:
+    def _record(self, on_device: torch.Tensor) -> tuple[torch.Tensor, Any, torch.Tensor]:
         """Return where crops go, the graph, and where features come."""
         import torch
 
         cuda: Any = torch.cuda  # the library does not annotate it
-        given, graph = there.clone(), cuda.CUDAGraph()
-        side, computing = capture_stream(there.device.index), cuda.current_stream(there.device)
+        given, graph = on_device.clone(), cuda.CUDAGraph()
+        side, computing = capture_stream(on_device.device.index), cuda.current_stream(on_device.device)
         side.wait_stream(computing)
         with cuda.stream(side):
             graph.capture_begin(capture_error_mode="thread_local")
@@ -285,23 +285,23 @@ class Overlap:
         """Begin to encode; ``crops`` may be filled anew at once. Call the result to wait for (n, d), float32."""
         import torch
 
-        own = torch.from_numpy(np.ascontiguousarray(crops))
+        host = torch.from_numpy(np.ascontiguousarray(crops))
         registered = self._registered(crops)
-        pinned, copied = own if registered else self._pinned(crops.shape), self._copied[self._turn]
+        pinned, copied = host if registered else self._pinned(crops.shape), self._copied[self._turn]
         self._turn = (self._turn + 1) % _BUFFERS
         if not registered:
-            pinned.copy_(own)
+            pinned.copy_(host)
         with torch.cuda.stream(self._stream):
-            there = pinned.to(self._device, non_blocking=True)
+            on_device = pinned.to(self._device, non_blocking=True)
             copied.record(self._stream)
         if registered:
             # The array may be filled anew when this returns: 38 MB take 2 ms, where a copy by the host takes 5.
             copied.synchronize()
         computing = torch.cuda.current_stream(self._device)
         computing.wait_stream(self._stream)
-        there.record_stream(computing)  # its memory is not given to the next copy before it has been read
+        on_device.record_stream(computing)  # its memory is not given to the next copy before it has been read
         with torch.inference_mode():
-            features = self._encode(there).float()
+            features = self._encode(on_device).float()
             back = torch.empty(features.shape, dtype=torch.float32, pin_memory=True)
             back.copy_(features, non_blocking=True)
         done = self._event()
