@@ -468,7 +468,7 @@ def choose_precision(dtype: str, device: str, sizes: TimedSizes) -> str:
     Examples
     --------
     >>> from cafe.kernels.projection import ProjectionSizes
-    >>> choose_precision("auto", "cpu", ProjectionSizes(64, 512, 512, 10)), choose_precision("float64", "cpu", None)
+    >>> choose_precision("auto", "cpu", ProjectionSizes(16, 512, 512, 10)), choose_precision("float64", "cpu", None)
     ('float32', 'float64')
     """
     if dtype != "auto":

@@ -31,10 +31,11 @@ def test_gradients_are_those_of_the_equation(bottleneck, batch):
     hyper = {"logit_scale": torch.tensor([3.0, 2.0]).double(), "ratio": torch.tensor([0.2, 0.7]).double()}
     objective = CrossModalObjective(text)
     losses, gradients = objective.losses_and_gradients(Batch(bottleneck, parameters, hyper, features, labels, None))
-    if not bottleneck:
-        rows = torch.arange(2 * batch).view(2, batch)
-        step = objective.stepper(bottleneck, hyper, features.flatten(0, 1), labels.flatten(), None)
-        torch.testing.assert_close(step(parameters, rows, True), (losses, gradients), rtol=1e-12, atol=1e-12)
+    rows = torch.arange(2 * batch).view(2, batch)
+    step = objective.stepper(bottleneck, hyper, features.flatten(0, 1), labels.flatten(), None)
+    step({k: 2 * v for k, v in parameters.items()}, rows.flip(0), False)  # leaves nothing behind
+    torch.testing.assert_close(step(parameters, rows, True), (losses, gradients), rtol=1e-12, atol=1e-12)
+    assert step(parameters, rows, False)[0] is None
     half = (batch + 1) // 2
     for g in range(2):
         own = {k: v[g].clone().requires_grad_() for k, v in parameters.items()}

@@ -24,6 +24,7 @@ from torch.nn.functional import relu
 
 from cafe.kernels.class_weights import ClassWeightStep
 from cafe.kernels.class_weights_reference import WeightsShape
+from cafe.kernels.cross_modal import CrossModalAdapterStep
 from cafe.methods.base import Problem
 from cafe.methods.inputs.parameters import Constraint, Number, seed_of
 from cafe.methods.objectives.base import Result, TrainedClassifier, TrainingGroup
@@ -88,20 +89,18 @@ class CrossModalObjective:
         return losses, gradients
 
     def stepper(self, shape: Any, hyper: dict[str, Tensor], X: Tensor, y: Tensor, feature_mean: Tensor) -> Step | None:
-        """Return the step on class weights, whose rows are images and, after them, text; None with an adapter."""
-        if shape:
+        """Return the step whose rows are images and, after them, text; None with an adapter elsewhere than on a CPU."""
+        if shape and X.device.type != "cpu":
             return None
         rows, labels = torch.cat([X, self.text]), torch.cat([y, torch.arange(len(self.text), device=y.device)])
-        no_decay = {"logit_scale": hyper["logit_scale"], "decay": torch.zeros_like(hyper["logit_scale"])}
-        class_weights = ClassWeightStep(WeightsShape(cosines=False), no_decay, rows, labels, self.text)
+        take = (CrossModalAdapterStep if shape else _head_step)(hyper, rows, labels)
 
         def step(
             parameters: dict[str, Tensor], index: Tensor, with_losses: bool
         ) -> tuple[Tensor | None, dict[str, Tensor]]:
             half = (index.shape[1] + 1) // 2
             both = torch.cat([index[:, :half], len(X) + y[index[:, -half:]]], dim=1)  # (g, 2 half)
-            losses, gradients = class_weights({"weights": parameters["head"]}, both, with_losses)
-            return losses, {"head": gradients["weights"]}
+            return take(parameters, both, with_losses)
 
         return step
 
@@ -119,6 +118,21 @@ class CrossModalObjective:
         b, (c, d) = min(configuration.batch_size, len(configuration.rows)), self.text.shape
         bottleneck: Any = configuration.shape
         return int(2 * b * d * c + 6 * b * d * bottleneck)
+
+
+def _head_step(hyper: dict[str, Tensor], rows: Tensor, labels: Tensor) -> Step:
+    """Return the step on class weights of a head (c, d) without an adapter, given all rows and their classes."""
+    no_decay = {"logit_scale": hyper["logit_scale"], "decay": torch.zeros_like(hyper["logit_scale"])}
+    text = rows[-1 - int(labels[-1]) :]
+    class_weights = ClassWeightStep(WeightsShape(cosines=False), no_decay, rows, labels, text)
+
+    def step(
+        parameters: dict[str, Tensor], index: Tensor, with_losses: bool
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        losses, gradients = class_weights({"weights": parameters["head"]}, index, with_losses)
+        return losses, {"head": gradients["weights"]}
+
+    return step
 
 
 class CrossModalClassifier(TrainedClassifier):
