@@ -51,7 +51,6 @@ FEW_IMAGES = 500
 FOLDS = 5
 REPEATS = 3
 NOT_ASKED_FOR = "it was fitted with --no-promises (in Python, promises=False)"
-_LONG = 2.0  # seconds; a longer stage is announced with its duration
 
 
 @dataclass(frozen=True)
@@ -156,6 +155,7 @@ def fit_for_use(
     promises: bool = True,
     compare: bool | Sequence[str] = False,
     tell: Callable[[str], None] | None = None,
+    tell_from: float = 2.0,
 ) -> FinalFit:
     """Fit a method for use.
 
@@ -174,6 +174,8 @@ def fit_for_use(
         Whether to test other methods on the same images as well; or their names.
     tell : callable, default=None
         Called with a sentence before each stage that may take long.
+    tell_from : float, default=2.0
+        Seconds that further fits must be expected to take for their duration to be told.
 
     Returns
     -------
@@ -196,7 +198,7 @@ def fit_for_use(
     else:
         final = _test_and_fit(features, settings, shots, refit, unlabelled, unlabelled_name)
     if promises:
-        final = _with_promises(final, settings, unlabelled is not None, tell)
+        final = _with_promises(final, settings, unlabelled is not None, tell, tell_from)
     else:
         final = replace(final, no_promises=NOT_ASKED_FOR)
     if final.promises is None:
@@ -213,7 +215,7 @@ def fit_for_use(
 
 
 def _with_promises(
-    final: FinalFit, settings: FitSettings, unlabelled: bool, tell: Callable[[str], None] | None
+    final: FinalFit, settings: FitSettings, unlabelled: bool, tell: Callable[[str], None] | None, tell_from: float
 ) -> FinalFit:
     """Add the promises of new images, from scores out of fold; ``no_promises`` says why where there can be none."""
     seen, seed = final.seen, settings.seed
@@ -231,7 +233,7 @@ def _with_promises(
     if len(np.unique(np.delete(seen.labels, third))) < 2:
         return replace(final, no_promises="without a third of its images it would know a single class")
     n_fits, last = len(held_out) + 1, final.row["fit_seconds"] / max(1, len(final.tasks))
-    if tell is not None and n_fits * last >= _LONG:
+    if tell is not None and n_fits * last >= tell_from:
         tell(
             f"fitting {n_fits} times more on parts of the images, for what it may promise of new ones: about "
             f"{n_fits * last:.0f} s (--no-promises leaves that out)"

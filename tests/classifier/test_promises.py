@@ -195,9 +195,8 @@ def test_without_promises_there_are_none_and_no_further_fits():
     assert "temperature" not in final.row and "promises_seconds" not in final.row
 
 
-def test_the_cost_is_said_before_it_is_paid(monkeypatch):
-    monkeypatch.setattr("cafe.classifier.final_fit._LONG", 0.0)
+def test_the_cost_is_said_before_it_is_paid():
     told = []
-    row = fit_for_use(blobs(8), "gda", tell=told.append).row
+    row = fit_for_use(blobs(8), "gda", tell=told.append, tell_from=0.0).row
     assert f"fitting {row['promises_fits']} times more" in told[0] and "--no-promises" in told[0]
     assert row["promises_fits"] == 4 and row["promises_seconds"] > 0

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cafe.cache.extract import unfinished
 from cafe.cache.extract.array_file import ArrayFile
 from cafe.cache.extract.known import KnownKeys
 from cafe.cache.extract.progress import ExtractionInterrupted
@@ -318,7 +317,7 @@ def test_every_hash_is_found_whatever_its_bytes():
 
 
 def cut_off(photos, fakes, out, calls, **options):
-    """Extract, and stop after so many batches of 3: shards are of 24 images."""
+    """Extract in batches of one image, and stop after so many: shards are of 8 images."""
 
     def stop(state):
         nonlocal calls
@@ -326,7 +325,7 @@ def cut_off(photos, fakes, out, calls, **options):
         if calls < 0:
             raise KeyboardInterrupt
 
-    encoder = fakes[1]()
+    encoder = fakes[1](batch_size=1)
     with pytest.raises(ExtractionInterrupted):
         extract(open_dataset(str(photos)), encoder, out, progress=stop, **options)
     return encoder
@@ -343,47 +342,47 @@ def test_what_an_unfinished_extraction_has_encoded_is_taken_when_its_folder_has_
             fakes[1], "encode_images_unprojected", lambda self, crops: (self.encode_images(crops),) * 2, raising=False
         )
     options = {"projection_features": projection, "workers": 0}
-    monkeypatch.setattr(unfinished, "BATCHES_PER_SHARD", 2)  # shards of 6
     out = tmp_path / "a.h5"
-    first = cut_off(photos, fakes, out, 6, **options)
+    fill(photos / "cat", 12, 20)
+    first = cut_off(photos, fakes, out, 20, **options)
     shards = [ArrayFile(path) for path in sorted((tmp_path / "a.h5.partial").glob("shard-*.arrays"))]
     done = sum(len(shard.read("image_sha256")) for shard in shards)
-    assert 6 <= done < 25 and done <= sum(first.batches)
+    assert 8 <= done < 37 and done <= sum(first.batches)
     fill(photos / "cat", 3, 50)
     (photos / "dog" / "104.png").unlink()
-    second = cut_off(photos, fakes, out, 2, **options)  # killed once more, and the folder changes once more
-    assert sum(second.batches) <= 27 - done + 6
+    second = cut_off(photos, fakes, out, 6, **options)  # killed once more, and the folder changes once more
+    assert sum(second.batches) <= 39 - done + 8
     fill(photos / "dog", 1, 150)
-    encoder = fakes[1]()
+    encoder = fakes[1](batch_size=1)
     summary = extract(open_dataset(str(photos)), encoder, out, **options)
-    fresh = extract(open_dataset(str(photos)), fakes[1](), tmp_path / "fresh" / "a.h5", **options)
+    fresh = extract(open_dataset(str(photos)), fakes[1](batch_size=1), tmp_path / "fresh" / "a.h5", **options)
     assert verify_cache(summary.path).ok and content(summary.path) == content(fresh.path)
-    assert summary.encoded == sum(encoder.batches) <= 28 - (done - 1)  # the image that was removed may be one of these
+    assert summary.encoded == sum(encoder.batches) <= 40 - (done - 1)  # the image that was removed may be one of these
     assert not (tmp_path / "a.h5.partial").exists()
 
 
-def test_a_damaged_shard_of_an_unfinished_extraction_is_encoded_again(photos, fakes, tmp_path, monkeypatch):
-    monkeypatch.setattr(unfinished, "BATCHES_PER_SHARD", 1)
+def test_a_damaged_shard_of_an_unfinished_extraction_is_encoded_again(photos, fakes, tmp_path):
     out = tmp_path / "a.h5"
-    cut_off(photos, fakes, out, 6, workers=0)
+    fill(photos / "dog", 40, 200)
+    cut_off(photos, fakes, out, 60, workers=0)
     shards = sorted((tmp_path / "a.h5.partial").glob("shard-*.arrays"))
+    assert len(shards) > 3
     for path, place in ((shards[0], -1), (shards[1], 40)):
         data = bytearray(path.read_bytes())
         data[place] ^= 1
         path.write_bytes(data)
     shards[2].write_bytes(b"")
     fill(photos / "cat", 1, 50)
-    summary = extract(open_dataset(str(photos)), fakes[1](), out, workers=0)
-    fresh = extract(open_dataset(str(photos)), fakes[1](), tmp_path / "fresh" / "a.h5", workers=0)
+    summary = extract(open_dataset(str(photos)), fakes[1](batch_size=1), out, workers=0)
+    fresh = extract(open_dataset(str(photos)), fakes[1](batch_size=1), tmp_path / "fresh" / "a.h5", workers=0)
     assert content(summary.path) == content(fresh.path)
-    assert summary.encoded >= 26 - 3 * (len(shards) - 3)
+    assert 66 > summary.encoded >= 66 - 8 * (len(shards) - 3)
 
 
-def test_another_process_at_work_on_the_folder_as_it_was_is_left_alone(photos, fakes, tmp_path, monkeypatch):
-    monkeypatch.setattr(unfinished, "BATCHES_PER_SHARD", 1)
+def test_another_process_at_work_on_the_folder_as_it_was_is_left_alone(photos, fakes, tmp_path):
     out = tmp_path / "a.h5"
-    cut_off(photos, fakes, out, 6, workers=0)
+    cut_off(photos, fakes, out, 9, workers=0)
     fill(photos / "cat", 1, 50)
-    claim = try_claim(tmp_path / "a.h5.partial" / "shard-000007.claim")
+    claim = try_claim(tmp_path / "a.h5.partial" / "shard-000003.claim")
     with claim, pytest.raises(CacheError, match="by another process right now, of images that have changed since"):
         extract(open_dataset(str(photos)), fakes[1](), out)
