@@ -188,6 +188,11 @@ def unit(x: np.ndarray) -> np.ndarray:
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
+def unit_float32(x: Any) -> np.ndarray:
+    """Scale rows to length one, in float32."""
+    return unit(np.asarray(x, np.float32))
+
+
 def drawn_like(
     X: np.ndarray, y: np.ndarray, n: int, seed: int, spread: float = 1.0, classes: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -59,7 +59,7 @@ class MissingDependencyError(CafeError, ImportError):
 class CafeWarning(UserWarning):
     """Something about the user's data that he should know; every warning of cafe is one.
 
-    The command line shows these, and none of the libraries that it stands on, which speak to their developers.
+    The command line shows these, and none of the libraries that it uses, which speak to their developers.
     """
 
 

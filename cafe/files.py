@@ -333,7 +333,7 @@ def check_free_space(folder: Path, needed: int) -> None:
     Parameters
     ----------
     folder : Path
-        Where the file will stand; it need not exist yet.
+        Where the file will be; it need not exist yet.
     needed : int
         Bytes.
 

@@ -172,5 +172,5 @@ def _folder(folder: str) -> Path:
     """Return the path of a package below ``cafe``, given as in :func:`entries`."""
     parts = folder.split(".")
     path = _CAFE.joinpath(*parts)
-    # cafe/cache and cafe/cli are links, which some checkouts (Windows) lack; the folders stand beside cafe then.
+    # cafe/cache and cafe/cli are links, which some checkouts (Windows) lack; the folders are beside cafe then.
     return path if path.is_dir() else _CAFE.parent.joinpath(*parts)

@@ -70,7 +70,7 @@ def call(arguments: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     arguments : sequence of str or None
-        What stands after ``cafe``; None takes it from ``sys.argv``.
+        The words after ``cafe``; None takes it from ``sys.argv``.
 
     Returns
     -------

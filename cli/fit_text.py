@@ -91,8 +91,8 @@ def _majority(row: dict[str, Any]) -> str:
     if share is None:
         return ""
     who = f"{_percent(share)} would be right with {_short_name(name) if name else 'the most frequent class'} alone"
-    stands = describe_majority(row)
-    return f"{who}: {stands}" if stands else who
+    comparison = describe_majority(row)
+    return f"{who}: {comparison}" if comparison else who
 
 
 def _balanced(row: dict[str, Any]) -> str:

@@ -154,7 +154,7 @@ def whole_numbers(values: Sequence[str] | None, option: str, *, least: int) -> l
     Raises
     ------
     InputError
-        If something else stands there; the message names the option.
+        If it is something else; the message names the option.
 
     Examples
     --------
@@ -172,7 +172,7 @@ def numbers_of_shots(values: Sequence[str]) -> list[int | None]:
     Raises
     ------
     InputError
-        If something else stands there.
+        If it is something else.
 
     Examples
     --------
@@ -210,7 +210,7 @@ def numbers(values: Sequence[str] | None, option: str) -> list[float]:
     Raises
     ------
     InputError
-        If something else stands there; the message names the option.
+        If it is something else; the message names the option.
 
     Examples
     --------

@@ -221,7 +221,7 @@ class Progress:
         now = time.monotonic()
         if self._started is None:
             # Speed is counted from the first report, so that opening a model does not slow it down,
-            # and from where it stood then, so that resumed work does not speed it up.
+            # and from its count then, so that resumed work does not speed it up.
             self._started, self._first = now, done
         if now - self._drawn_at < _PAUSE and done < total:
             return

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from harness import commits_of, is_smoke, newest, parse, real_features, report, shown
+from harness import commits_of, is_smoke, newest, parse, real_features, report, shown, unit_float32
 
 from cafe import ProKeR, SSText, StatA, TransCLIP, ZeroShot
 from cafe.features import Features, Split
@@ -71,14 +71,7 @@ def published(name: str, shots: int) -> tuple[Any, ...]:
         return train.image_features, train.labels, test.image_features, test.labels, data.class_embeddings
     data = real_features("caltech69_vitb32")
     rows = [data[f"{part}_{what}"] for part in (f"train_{shots}shot", "test") for what in ("features", "labels")]
-    return (*rows, unit(data["text_features"]))
-
-
-def unit(x: np.ndarray) -> np.ndarray:
-    """Scale rows to length one, in float32."""
-    wide = np.asarray(x, np.float32)
-    scaled: np.ndarray = wide / np.linalg.norm(wide, axis=1, keepdims=True)
-    return scaled
+    return (*rows, unit_float32(data["text_features"]))
 
 
 def food8() -> Features:

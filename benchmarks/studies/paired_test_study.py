@@ -18,28 +18,14 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "helpers"))
 
 import numpy as np
 from harness import parse, report, shown
+from paired_experiments import KINDS, correct
 from scipy import stats
 
 from cafe.protocol.paired import paired_test
-
-# Sizes of method x image and method x draw, where the spread of difficulty is 1.5 and that of the rest 0.5.
-KINDS = [(0.0, 0.0), (0.3, 0.0), (0.3, 0.06), (0.3, 0.15), (0.3, 0.4), (1.0, 0.06), (1.0, 0.4), (0.0, 0.1)]
-
-
-def correct(rng: np.random.Generator, of_image: float, of_draw: float, seeds: int, images: int) -> list[np.ndarray]:
-    """Return what two equal methods have right, two arrays (seeds, images)."""
-    difficulty = 1.0 + 1.5 * rng.normal(size=(1, images))
-    return [
-        difficulty
-        + of_image * rng.normal(size=(1, images))
-        + of_draw * rng.normal(size=(seeds, 1))
-        + 0.5 * rng.normal(size=(seeds, images))
-        > 0
-        for _ in range(2)
-    ]
 
 
 def one_t(a: np.ndarray, b: np.ndarray, bounded: bool) -> float:

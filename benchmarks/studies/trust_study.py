@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from harness import is_smoke, parse, real_features, report
+from harness import is_smoke, parse, real_features, report, unit_float32
 
 SETS = {"caltech69": "caltech69_vitb32", "flowers102": "oxford_flowers_vitb32", "dtd": "dtd_vitb32",
         "stanford-cars": "stanford_cars_vitb32"}  # fmt: skip
@@ -34,13 +34,6 @@ NEGATIVES = 500  # texts of ImageNet's classes, the farthest
 COVERAGE, FALSE_ALARMS = (0.9, 0.95), 0.05
 
 
-def unit(x: Any) -> np.ndarray:
-    """Scale rows to length one, in float32."""
-    wide = np.asarray(x, np.float32)
-    scaled: np.ndarray = wide / np.linalg.norm(wide, axis=1, keepdims=True)
-    return scaled
-
-
 def scores_of(
     X: np.ndarray, shots: np.ndarray, labels: np.ndarray, text: np.ndarray | None, texts: np.ndarray
 ) -> dict[str, np.ndarray]:
@@ -48,7 +41,7 @@ def scores_of(
     from cafe import GDA
     from cafe.evaluation import unknown as u
 
-    means = unit(np.stack([shots[labels == c].mean(axis=0) for c in np.unique(labels)]))
+    means = unit_float32(np.stack([shots[labels == c].mean(axis=0) for c in np.unique(labels)]))
     embeddings = means if text is None else text
     scores = {
         "MCM": u.mcm_score(X, embeddings),
@@ -66,8 +59,8 @@ def unknown() -> list[dict[str, Any]]:
     """Measure AUROC and FPR95 of every score."""
     from sklearn.metrics import roc_auc_score
 
-    texts = unit(real_features("imagenet_vitb32")["text_features"])
-    tests = {name: unit(real_features(file)["test_features"]) for name, file in SETS.items()}
+    texts = unit_float32(real_features("imagenet_vitb32")["text_features"])
+    tests = {name: unit_float32(real_features(file)["test_features"]) for name, file in SETS.items()}
     rows = []
     for name, file in SETS.items():
         data = real_features(file)
@@ -78,9 +71,9 @@ def unknown() -> list[dict[str, Any]]:
                 n_classes = int(data["test_labels"].max()) + 1
                 known = np.sort(rng.permutation(n_classes)[: n_classes // 2])
                 mine, test_mine = (np.isin(data[f"{part}_labels"], known) for part in (f"train_{k}shot", "test"))
-                shots = unit(data[f"train_{k}shot_features"])[mine]
+                shots = unit_float32(data[f"train_{k}shot_features"])[mine]
                 labels = np.searchsorted(known, data[f"train_{k}shot_labels"][mine])
-                text = unit(data["text_features"])[known] if "text_features" in data else None
+                text = unit_float32(data["text_features"])[known] if "text_features" in data else None
                 inside = scores_of(tests[name][test_mine], shots, labels, text, texts)
                 others = {"left out": [tests[name][~test_mine]]}
                 others["other sets"] = [rows_of for other, rows_of in tests.items() if other != name]
@@ -108,7 +101,7 @@ def promises() -> list[dict[str, Any]]:
     rows = []
     for name in ("caltech69", "flowers102", "stanford-cars"):
         data = real_features(SETS[name])
-        X, y = unit(data["test_features"]), data["test_labels"].astype(np.int64)
+        X, y = unit_float32(data["test_features"]), data["test_labels"].astype(np.int64)
         text = data["text_features"][None].astype(np.float32) if "text_features" in data else None
         found: dict[str, list[float]] = {}
         for seed in range(1 if is_smoke() else 20):
@@ -151,13 +144,13 @@ def temperature() -> list[dict[str, Any]]:
     rows = []
     for name in ("caltech69", "flowers102", "stanford-cars"):
         data = real_features(SETS[name])
-        X, y = unit(data["test_features"]), data["test_labels"].astype(np.int64)
+        X, y = unit_float32(data["test_features"]), data["test_labels"].astype(np.int64)
         text = data["text_features"][None].astype(np.float32) if "text_features" in data else None
         ids = np.arange(len(y)).astype(str)
         divided = {}
         for shots in (4, 16):
             shown, labels = (
-                unit(data[f"train_{shots}shot_features"]),
+                unit_float32(data[f"train_{shots}shot_features"]),
                 data[f"train_{shots}shot_labels"].astype(np.int64),
             )
             train = Split(shown, labels, np.array([f"train {i}" for i in range(len(labels))]))

@@ -1,7 +1,7 @@
 """Images that were encoded before, recognised by their bytes, and their rows in the caches that hold them.
 
 An image whose bytes were encoded by the same weights with the same preprocessing, decoder and dtype has the features
-that it had then, whatever it is called now, and in whatever class, split or data set it stands. So these are copied.
+that it had then, whatever it is called now, and whatever class, split or data set it belongs to. So these are copied.
 Views are drawn by the sample id, so they are copied for the same bytes under the same id alone.
 """
 

@@ -385,7 +385,7 @@ def choose_file(extraction: Extraction, out: Path, *, force: bool, named: bool =
 
     ``out`` is used if it is free. A cache of other features is left alone, and a name with a short fingerprint beside
     it is used: that of the image features or, where another cache has these and only the text differs, that of the
-    whole; so two sets of templates stand side by side. If the user has named ``out``, it is that file in any case:
+    whole; so two sets of templates are kept side by side. If the user has named ``out``, it is that file in any case:
     its text is encoded again, and other image features in it are replaced by force, and refused without.
 
     Returns

@@ -73,7 +73,7 @@ def extract(
     with a short fingerprint is used beside it. Where only class names or templates differ, text alone is encoded.
     Where images differ, those that the same encoder has seen before are recognised by their bytes in the caches at
     hand, and only the others are encoded: images that were added, whatever was renamed, regrouped or split
-    differently. Until the cache is whole, everything that is done stands in ``out`` with ``.partial`` behind it:
+    differently. Until the cache is whole, everything that is done is kept in ``out`` with ``.partial`` behind it:
     however a run ends, the next carries on there, and gives the same bytes in every array. Several processes may do so
     at once, and divide the work.
 

@@ -170,7 +170,7 @@ def _split_of_shard(path: Path, run: str, extraction: Extraction) -> Split | Non
     return Split(
         features[:, :d],
         np.zeros(k, dtype=np.int64),
-        np.full(k, ""),  # under which id an image stood is not kept
+        np.full(k, ""),  # the sample ids are not kept
         projection_features=features[:, d:] if width > d else None,
         image_sha256=hashes,
     )

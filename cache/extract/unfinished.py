@@ -1,6 +1,6 @@
 """The folder of an unfinished extraction: a manifest, the shards that are done, and claims on those being made.
 
-It stands beside the cache that it becomes, under its name with ``.partial`` behind it; FORMAT.md describes it. Several
+It is beside the cache that it becomes, under its name with ``.partial`` behind it; FORMAT.md describes it. Several
 processes may carry it on at once.
 """
 
@@ -250,7 +250,7 @@ class EncodedShards:
     Attributes
     ----------
     folder : Path
-        Where it stands.
+        The folder of the extraction.
     run : str
         Id of the run, which its shards name.
     image : mapping

@@ -258,7 +258,7 @@ class Classifier(ImageClassifier):
         progress : callable, default=None
             Of the extraction, as of :func:`cafe.cache.extract`.
         tell : callable, default=None
-            Called with a sentence before each stage that may take long, and with what stands in ``notes``.
+            Called with a sentence before each stage that may take long, and with each of ``notes``.
         check_features : callable, default=None
             Called with the features before the fit; an exception that it raises ends the call.
 

@@ -103,7 +103,7 @@ class _PairCropper:
 
 
 class EncoderPair(Encoder):
-    """Two encoders as one, whose features stand beside each other as :meth:`cafe.features.Features.join` puts them.
+    """Two encoders as one, whose features are concatenated as :meth:`cafe.features.Features.join` puts them.
 
     Parameters
     ----------

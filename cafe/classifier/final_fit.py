@@ -438,7 +438,7 @@ def folds(
     """Deal images into folds so that every class keeps training images whenever some of its own are tested.
 
     Groups of a class are shuffled and dealt to the folds in turn, so a class with two groups has them in two folds.
-    A class with a single group, and a group that stands in several classes, are always trained on and never tested.
+    A class with a single group, and a group of several classes, are always trained on and never tested.
 
     Parameters
     ----------

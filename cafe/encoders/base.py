@@ -161,7 +161,7 @@ class Encoder(ABC):
         Parameters
         ----------
         source : str
-            What stands after the library's name and a colon: a folder, or whatever the library knows models by.
+            The part after the library's name and a colon: a folder, or whatever the library knows models by.
         device, dtype : str
             As for :func:`cafe.encoders.open_encoder`; see :func:`cafe.compute.choose_device` and
             :func:`cafe.compute.choose_encoding_dtype`.

@@ -49,7 +49,7 @@ class VisionEncoder(LibraryEncoder):
     -----
     An image's feature is the class token after the last norm where the model reads its output there (DINOv2, DINOv3,
     ViT), else what the model itself calls its pooled output (AIMv2's and SigLIP's attention, the average of ConvNeXt),
-    else the mean of the tokens. Which it is stands as ``pooling`` in the identity, and so in every cache.
+    else the mean of the tokens. The choice is recorded as ``pooling`` in the identity, and so in every cache.
     """
 
     known_models: ClassVar[Mapping[str, KnownModel]] = read_known_models(ENCODER)
@@ -181,7 +181,7 @@ class VisionEncoder(LibraryEncoder):
 
 
 def _pooling(model: Any, output: Any) -> str:
-    """Say where the feature of an image stands: ``"cls"``, ``"pooler_output"`` or ``"mean"``."""
+    """Say which output is the feature of an image: ``"cls"``, ``"pooler_output"`` or ``"mean"``."""
     import torch
 
     hidden, pooled = output.last_hidden_state, getattr(output, "pooler_output", None)

@@ -146,7 +146,7 @@ def far_texts(texts: NDArray[Any], class_embeddings: NDArray[Any], number: int, 
 def combined_score(
     X: NDArray[Any], class_embeddings: NDArray[Any], means: NDArray[Any] | None = None
 ) -> NDArray[np.float64]:
-    """Return the default score: how little the best class stands out, plus the distance to the training images.
+    """Return the default score: how small the lead of the best class is, plus the distance to the training images.
 
     ::
 

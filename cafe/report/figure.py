@@ -258,7 +258,7 @@ class _LinePlot(_Plot):
         return list(labels)
 
     def panel_size(self) -> tuple[float, float]:
-        """Return width and height in inches; labels stand to the right of the lines."""
+        """Return width and height in inches; labels are to the right of the lines."""
         return self.width + _LETTER_WIDTH * self.longest_label, self.height
 
     def draw(self, axes: Axes, panel: Panel, metric: str) -> None:
@@ -414,7 +414,7 @@ class _DotPlot(_Plot):
         return [column_label(column) for column in columns if isinstance(column, str) or column > 0]
 
     def panel_size(self) -> tuple[float, float]:
-        """Return width and height in inches; names stand to the left of the rows."""
+        """Return width and height in inches; names are to the left of the rows."""
         rows = max((len(panel.lines) for panel in self.drawn), default=0)
         return self.width + _LETTER_WIDTH * self.longest_label, max(3.0, self.frame + self.row_height * rows)
 
@@ -449,7 +449,7 @@ class _DotPlot(_Plot):
         axes.set_yticks(range(len(panel.lines)), [self.shown_label(line) for line in panel.lines])
         for tick in axes.get_yticklabels():
             tick.set_color(self.theme.ink)
-        axes.set_ylim(len(panel.lines) - 0.5, -0.5)  # the first line stands on top
+        axes.set_ylim(len(panel.lines) - 0.5, -0.5)  # the first line is on top
         axes.margins(x=0.06)
         for row in range(1, len(panel.lines)):
             axes.axhline(row - 0.5, color=self.theme.grid, linewidth=0.6, zorder=0.5)

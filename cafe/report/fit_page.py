@@ -212,10 +212,10 @@ def _headline(report: FitReport) -> list[str]:
     listed = "".join(f"<dt>{escape(key)}</dt><dd>{value}</dd>" for key, value in facts.items() if value)
     lead = f"accuracy on {row['n_test']:,} {by}"
     parts = [f'<p class="headline">{_percent(row["acc1"])}</p>', f'<p class="lead">{lead}</p>']
-    if stands := describe_majority(row):
+    if comparison := describe_majority(row):
         parts.append(
             f'<p class="warning">Naming every image {majority} would be right for {_percent(row["majority_acc1"])}: '
-            f"{stands}.</p>"
+            f"{comparison}.</p>"
         )
     untested = row.get("untested_classes") or []
     if untested:

@@ -124,7 +124,7 @@ class Channels(nn.Module):
 
 
 class UnitParts(nn.Module):
-    """Scales the features of two encoders, which stand beside each other, to length one each."""
+    """Scales the features of two encoders, which are concatenated, to length one each."""
 
     def __init__(self, second_width: int) -> None:
         super().__init__()
@@ -257,7 +257,7 @@ def _cross_modal_linear_probe(estimator: Any) -> nn.Module:
 def _by_class(estimator: Any, weights: ArrayLike = 1.0) -> Any:
     """Return alpha times the weight of each key, in the column of its class: (m, c)."""
     n_keys = len(estimator.keys_)
-    segment = np.searchsorted(estimator.segments_, np.arange(n_keys), side="right") - 1  # keys stand by class
+    segment = np.searchsorted(estimator.segments_, np.arange(n_keys), side="right") - 1  # keys are sorted by class
     values = np.zeros((n_keys, len(estimator.classes_)), dtype=np.float32)
     values[np.arange(n_keys), np.asarray(estimator.seen_)[segment]] = estimator.alpha_ * np.asarray(weights)
     return values

@@ -31,7 +31,7 @@ class OnnxMetadata:
     all_class_names : list of str
         Columns of ``set_scores``: classes without a training image too.
     set_columns : list of int
-        Where each of ``class_names`` stands among these.
+        The index of each of ``class_names`` among these.
     preprocessing : dict
         Resizing and cropping, as :class:`cafe.encoders.towers.pillow_cropper.PillowCropper` takes it.
     decoder : str

@@ -16,7 +16,7 @@ from cafe.cache.format.hdf5.structures import (
 # Types of messages in object headers.
 DATASPACE, LINK_INFO, DATATYPE, LINK, EXTERNAL, LAYOUT = 0x01, 0x02, 0x03, 0x06, 0x07, 0x08
 FILTERS, ATTRIBUTE, CONTINUATION, SYMBOL_TABLE, ATTRIBUTE_INFO = 0x0B, 0x0C, 0x10, 0x11, 0x15
-SHARED = 0x02  # flag of a message whose content stands in another object
+SHARED = 0x02  # flag of a message whose content is in another object
 
 Message = tuple[int, int, bytes]  # type, flags, content
 

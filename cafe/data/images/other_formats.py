@@ -25,7 +25,7 @@ _KINDS = {
 }  # fmt: skip
 _KIND_OF = {f".{extension}": kind for kind, extensions in _KINDS.items() for extension in extensions}
 
-# How such files begin, whatever they are called; the brand of an ISO media file stands behind its first box's length.
+# How such files begin, whatever they are called; the brand of an ISO media file follows its first box's length.
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # Causal towers in parts, so that what prompts begin with alike is encoded once.
 #
-# Under a causal mask a token sees what stands before it and nothing behind. Prompts that share their first P tokens
+# Under a causal mask a token sees the tokens before it and none behind. Prompts that share their first P tokens
 # share those tokens' hidden states in every block, and each prompt's rest needs of them only keys K and values V:
 #
 #     prefix   z <- block( z ), attention among its own tokens             once for k prompts

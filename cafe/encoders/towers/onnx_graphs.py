@@ -8,7 +8,7 @@ Dynamic quantisation in int8 (:func:`onnxruntime.quantization.quantize_dynamic`)
 that is taken from x as it comes. Weights have 7 bits: processors without VNNI add pairs of products in 16 bits, where
 8-bit weights would overflow (onnxruntime's documentation of quantization, "reduce_range").
 
-A graph is made once. It stands in ``onnx/`` of the cache folder as ``KEY-SHA256.onnx``: what it was made of, and the
+A graph is made once. It is kept in ``onnx/`` of the cache folder as ``KEY-SHA256.onnx``: what it was made of, and the
 hash of its bytes, by which a damaged one is found and made again.
 """
 

@@ -109,14 +109,14 @@ class PairPillowCropper:
 
 
 def cropper_of(specification: Mapping[str, Any]) -> PillowCropper | PairPillowCropper:
-    """Make the cropper of one encoder, or of two, whose specifications then stand under ``first`` and ``second``."""
+    """Make the cropper of one encoder, or of two, whose specifications are then under ``first`` and ``second``."""
     if "second" in specification:
         return PairPillowCropper([specification["first"], specification["second"]])
     return PillowCropper(specification)
 
 
 def _centre(pixels: NDArray[np.uint8], height: int, width: int, *, rounded: bool) -> NDArray[np.uint8]:
-    """Cut out the middle (height, width, 3); what is too small stands in the middle of black.
+    """Cut out the middle (height, width, 3); what is too small is padded with black on all sides.
 
     Where the margin is odd, transformers cuts less above and left, and torchvision rounds half to even.
     """

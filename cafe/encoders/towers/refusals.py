@@ -61,7 +61,7 @@ def never_asking() -> Iterator[None]:
 def refuse_code(source: str, config: Any) -> None:
     """Refuse a configuration that asks for code to be trusted, at any depth.
 
-    open_clip hands what stands in ``tokenizer_kwargs`` to transformers, which runs code without asking where
+    open_clip hands ``tokenizer_kwargs`` to transformers, which runs code without asking where
     ``trust_remote_code`` is among them.
 
     Raises
