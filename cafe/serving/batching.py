@@ -65,6 +65,8 @@ class QueueFullError(CafeError):
 
 
 class _Waiting(NamedTuple):
+    """An image that waits for its batch, and what its client waits for."""
+
     crop: NDArray[np.uint8]
     answer: asyncio.Future[ImageAnswer]
 
@@ -223,6 +225,7 @@ class Batcher:
             self._unanswered -= 1
 
     def _plan(self) -> BatchPlan:
+        """Divide the images that are here, and those that are being decoded, into batches."""
         # Images that are being decoded count: their batch is about to begin.
         n_images = self._decoded_now + self._unanswered
         return plan_batches(n_images, self._predictor.cores, self._predictor.batch_size)
@@ -307,4 +310,5 @@ class Batcher:
 
 
 def _cores_of_process() -> int:
+    """Return the processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

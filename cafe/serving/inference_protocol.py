@@ -233,6 +233,7 @@ def write_response(
 
 
 def _first_line(error: Exception) -> str:
+    """Return the first thing that is wrong with a request, on one line."""
     details = getattr(error, "errors", None)
     if callable(details):
         first = details()[0]
@@ -241,10 +242,12 @@ def _first_line(error: Exception) -> str:
 
 
 def _flat(values: list[Any]) -> list[Any]:
+    """Flatten a list of values and lists of values."""
     return [inner for each in values for inner in (each if isinstance(each, list) else [each])]
 
 
 def _file(text: Any) -> bytes:
+    """Decode a file from base64. Raises InputError."""
     if not isinstance(text, str):
         raise InputError(f"data of BYTES are strings, the files of images in base64; got {type(text).__name__}")
     try:
@@ -268,6 +271,7 @@ def _files_in(raw: bytes) -> list[bytes]:
 
 
 def _lengths(values: Sequence[str]) -> bytes:
+    """Return texts as the elements of a BYTES tensor, each behind its length."""
     parts = [value.encode() for value in values]
     return b"".join(struct.pack("<I", len(part)) + part for part in parts)
 

@@ -48,6 +48,7 @@ def add_inference_routes(app: FastAPI, service: Service) -> None:
 
 
 def _server_routes(service: Service) -> APIRouter:
+    """Return the routes on the server itself."""
     routes = APIRouter()
 
     @routes.get("", summary="What the server is")
@@ -66,6 +67,7 @@ def _server_routes(service: Service) -> APIRouter:
 
 
 def _model_routes(service: Service) -> APIRouter:
+    """Return the routes on the model, with or without its version."""
     routes = APIRouter()
     predictor, limits = service.predictor, service.limits
 

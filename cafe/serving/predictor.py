@@ -197,6 +197,7 @@ class RunPredictor:
         return neighbours
 
     def _made_thumbnail(self, row: int) -> str | None:
+        """Return a training image as a small JPEG in a data URL; None where it is gone."""
         assert self._images is not None
         picture = self._images.picture(row)
         if picture is None:

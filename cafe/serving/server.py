@@ -33,6 +33,7 @@ class _PunctualProtocol(H11Protocol):
         self._first = self.loop.call_later(_HEAD_SECONDS, self._close_silent)
 
     def _close_silent(self) -> None:
+        """Close a connection on which nothing has come."""
         if self.cycle is None and not self.transport.is_closing():
             self.transport.close()
 

@@ -99,6 +99,7 @@ class Watch:
                      1000 * seconds)  # fmt: skip
 
     def _limited(self, receive: Receive) -> Receive:
+        """Return a receiver that refuses a request which is too large or too slow."""
         deadline = asyncio.get_running_loop().time() + self._most_seconds
         read, whole = 0, False
 
@@ -130,6 +131,7 @@ class Watch:
             pass
 
     def _too_large(self) -> str:
+        """Say how large a request may be."""
         return f"a request may hold {self._most_bytes / 1e6:g} MB; send fewer or smaller images"
 
     async def _refuse(self, status: int, scope: Scope, receive: Receive, send: Send) -> None:

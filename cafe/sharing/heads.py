@@ -26,7 +26,7 @@ from cafe.methods.inputs.cosines import unit_length
 _OF_A_BATCH = ("trans-clip", "stat-a")
 
 
-def unit(x: Tensor) -> Tensor:
+def unit_rows(x: Tensor) -> Tensor:
     """Scale rows to length one; a row of zeros stays."""
     length = x.norm(dim=-1, keepdim=True)
     return x / torch.where(length > 0, length, torch.ones_like(length))
@@ -77,7 +77,7 @@ class Cosine(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Score rows (n, d)."""
-        scores: Tensor = unit(x) @ self.rows  # type: ignore[operator]
+        scores: Tensor = unit_rows(x) @ self.rows  # type: ignore[operator]
         return scores
 
 
@@ -104,7 +104,7 @@ class Votes(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Score rows (n, d)."""
-        cosines = (unit(x) if self.scaled else x) @ self.keys  # type: ignore[operator]  # (n, m)
+        cosines = (unit_rows(x) if self.scaled else x) @ self.keys  # type: ignore[operator]  # (n, m)
         votes: Tensor = torch.exp(-self.beta * (1 - cosines)) @ self.values  # type: ignore[operator]
         return votes
 
@@ -132,7 +132,7 @@ class UnitParts(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale rows (n, d)."""
-        return torch.cat([unit(x[:, : -self.second_width]), unit(x[:, -self.second_width :])], dim=1)
+        return torch.cat([unit_rows(x[:, : -self.second_width]), unit_rows(x[:, -self.second_width :])], dim=1)
 
 
 class Sum(nn.Module):
@@ -208,10 +208,13 @@ def _text(estimator: Any) -> Any:
 
 
 def _zero_shot(estimator: Any) -> nn.Module:
+    """Return the cosines with the class embeddings, times the logit scale."""
     return Cosine(_text(estimator), estimator.logit_scale)
 
 
 def _linear(weights: str) -> Callable[[Any], nn.Module]:
+    """Return what makes the head of a method whose class weights are in an attribute of that name."""
+
     def head(estimator: Any) -> nn.Module:
         linear = class_scores(getattr(estimator, weights), estimator.intercept_)
         second_width = int(getattr(estimator, "second_width", 0))
@@ -221,14 +224,17 @@ def _linear(weights: str) -> Callable[[Any], nn.Module]:
 
 
 def _cosine(rows: str) -> Callable[[Any], nn.Module]:
+    """Return what makes the head of a method whose class rows are in an attribute of that name."""
     return lambda estimator: Cosine(getattr(estimator, rows), estimator.logit_scale)
 
 
 def _gda(estimator: Any) -> nn.Module:
+    """Return zero-shot plus the Gaussian classifier."""
     return Sum(_zero_shot(estimator), class_scores(estimator.weights_, estimator.intercept_))
 
 
 def _clip_adapter(estimator: Any) -> nn.Module:
+    """Return the adapted image features' cosines with the adapted text."""
     scores = Cosine(estimator.text_, estimator.logit_scale)
     if estimator.variant == "text":
         return scores
@@ -245,12 +251,14 @@ def _clip_adapter(estimator: Any) -> nn.Module:
 
 
 def _cross_modal_adapter(estimator: Any) -> nn.Module:
+    """Return the adapted features times the head, which starts as text."""
     fitted = estimator.parameters_
     scores = Linear(estimator.logit_scale * np.asarray(fitted["head"], dtype=np.float32))
     return Blend(fitted["down"], fitted["up"], float(estimator.alpha), scores, rectified=True)
 
 
 def _cross_modal_linear_probe(estimator: Any) -> nn.Module:
+    """Return the features times the head, which starts as text."""
     return Linear(estimator.logit_scale * np.asarray(estimator.parameters_["head"], dtype=np.float32))
 
 
@@ -264,25 +272,30 @@ def _by_class(estimator: Any, weights: ArrayLike = 1.0) -> Any:
 
 
 def _tip_adapter(estimator: Any) -> nn.Module:
+    """Return zero-shot plus the votes of the keys."""
     return Sum(_zero_shot(estimator), Votes(estimator.keys_, _by_class(estimator), estimator.beta_))
 
 
 def _ape(estimator: Any) -> nn.Module:
+    """Return zero-shot plus the votes of the keys, in the channels that were chosen."""
     votes = Votes(estimator.keys_, _by_class(estimator, estimator.weights_), estimator.beta_)
     return Sum(_zero_shot(estimator), Channels(estimator.channels_, votes))
 
 
 def _ape_t(estimator: Any) -> nn.Module:
+    """Return the trained text plus the votes of the keys, whose values were trained."""
     text = Linear(estimator.logit_scale * np.asarray(estimator.text_, dtype=np.float32))
     return Sum(text, Votes(estimator.keys_, _by_class(estimator, estimator.values_), estimator.beta_, scaled=False))
 
 
 def _proker(estimator: Any) -> nn.Module:
+    """Return zero-shot plus the kernel's votes."""
     values = estimator.logit_scale * np.asarray(estimator.dual_weights_, dtype=np.float32)
     return Sum(_zero_shot(estimator), Votes(estimator.keys_, values, estimator.beta_))
 
 
 def _prolip(estimator: Any) -> nn.Module:
+    """Return zero-shot after the trained projection."""
     projected = Linear(np.asarray(estimator.projection_).T, estimator.bias_)
     return nn.Sequential(projected, _zero_shot(estimator))
 
@@ -321,7 +334,7 @@ class Head(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Score rows (n, d)."""
-        scores: Tensor = self.scores(unit(features) if self.scaled else features)
+        scores: Tensor = self.scores(unit_rows(features) if self.scaled else features)
         return scores
 
 

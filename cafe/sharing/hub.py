@@ -127,12 +127,14 @@ def fetch_run(repo: str, revision: str | None = None) -> Path:
 
 
 def _api() -> Any:
+    """Return the library's client, for the endpoint that the environment names."""
     from huggingface_hub import HfApi
 
     return HfApi(endpoint=os.environ.get("HF_ENDPOINT"), library_name="cafe")
 
 
 def _check_name(repo: str) -> None:
+    """Refuse what is no name of a repository. Raises InputError."""
     from huggingface_hub.errors import HFValidationError
 
     utilities: Any = import_module("huggingface_hub.utils")  # the library does not list what it has there

@@ -262,6 +262,7 @@ def _thresholds(document: Mapping[str, Any]) -> str:
 
 
 def _entries(values: Any) -> list[tuple[str, float]]:
+    """Return thresholds by rate or coverage."""
     values = (values or {}).get("mapping", values) or {}
     return [(str(key), float(value)) for key, value in values.items()]
 
@@ -288,6 +289,7 @@ def _limits(row: Mapping[str, Any], names: Sequence[str]) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
+    """Join the first names, and count the rest."""
     shown = ", ".join(_plain(name) for name in names[:_MOST_SHOWN])
     return shown + (f", ... ({len(names)} in all; run.json has them)" if len(names) > _MOST_SHOWN else "")
 

@@ -135,24 +135,15 @@ def export_onnx(
     """
     check_exportable(estimator)
     onnx, onnxruntime = import_onnx()
-    parts_of_encoder = getattr(encoder, "encoders", [encoder])  # two, where it was fitted on the features of two
-    each = [part.in_torch() if _is_in_onnx(part) else part for part in parts_of_encoder]
-    if any(not isinstance(part, TorchEncoder) or (part.device, part.dtype) != ("cpu", "float32") for part in each):
-        raise InputError(
-            f"encoder {encoder.id!r} is not one on the CPU in float32, in which an exported file computes; fit on "
-            f"features of one that is"
-        )
+    each = _encoders_in_torch(encoder)
     identities = [part.identity() for part in each]
-    parts = [identity["image"] for identity in identities]
-    preprocessing = parts[0]["preprocessing"]
-    if len(parts) == 2:
-        preprocessing = {"first": preprocessing, "second": parts[1]["preprocessing"]}
+    preprocessing = identities[0]["image"]["preprocessing"]
+    if len(each) == 2:
+        preprocessing = {"first": preprocessing, "second": identities[1]["image"]["preprocessing"]}
     cropper = _same_cropper(preprocessing, encoder, images)
     unprojected = getattr(estimator, "projection", None) is not None
     all_names = list(map(str, all_class_names or class_names))
-    towers = [part.image_tower(unprojected=unprojected) for part in each]
-    blank = Image.new("RGB", (32, 32))
-    tower = towers[0] if len(each) == 1 else PairTower(towers, [part.cropper(blank).shape for part in each])
+    tower = _tower_of(each, unprojected=unprojected)
     module = ExportedGraph(tower, estimator, promised, encoder.logit_scale, len(all_names)).eval()
     check_size(module, encoder.id)
     metadata = OnnxMetadata(
@@ -164,19 +155,10 @@ def export_onnx(
         [int(column) for column in set_columns] or list(range(len(class_names))),
         preprocessing,
         decoder,
-        {
-            "id": encoder.id,
-            "revision": "+".join(str(identity["recorded"].get("revision") or "none") for identity in identities),
-            "weights_sha256": "+".join(str(part.get("weights_sha256")) for part in parts),
-            "logit_scale": encoder.logit_scale,
-        },
+        _described_encoder(encoder, identities),
         promised.temperature,
         promised.thresholds,
-        {
-            name: np.sort(values).tolist()
-            for name, values in (("unknown", promised.unknown_scores), ("set", promised.own_scores))
-            if values is not None
-        },
+        _sorted_scores(promised),
         None if row is None else dict(row),
     )
     crops = np.stack([cropper(image) for image in images])
@@ -200,6 +182,47 @@ def export_onnx(
     return ExportSummary(path, path.stat().st_size, OPSET, "float32", module.outputs, len(crops), float(difference))
 
 
+def _encoders_in_torch(encoder: Encoder) -> list[TorchEncoder]:
+    """Return the encoder, or both where a fit learned from two, as torch runs them.
+
+    Raises
+    ------
+    InputError
+        If one does not run in torch on the CPU in float32.
+    """
+    parts = getattr(encoder, "encoders", [encoder])
+    each = [part.in_torch() if _is_in_onnx(part) else part for part in parts]
+    if any(not isinstance(part, TorchEncoder) or (part.device, part.dtype) != ("cpu", "float32") for part in each):
+        raise InputError(
+            f"encoder {encoder.id!r} is not one on the CPU in float32, in which an exported file computes; fit on "
+            f"features of one that is"
+        )
+    return each
+
+
+def _tower_of(each: Sequence[TorchEncoder], *, unprojected: bool) -> torch.nn.Module:
+    """Return the image tower of one encoder, or of two beside each other."""
+    towers = [part.image_tower(unprojected=unprojected) for part in each]
+    blank = Image.new("RGB", (32, 32))
+    return towers[0] if len(each) == 1 else PairTower(towers, [part.cropper(blank).shape for part in each])
+
+
+def _described_encoder(encoder: Encoder, identities: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what the metadata says of the encoder; of two, each value is joined by a plus sign."""
+    return {
+        "id": encoder.id,
+        "revision": "+".join(str(identity["recorded"].get("revision") or "none") for identity in identities),
+        "weights_sha256": "+".join(str(identity["image"].get("weights_sha256")) for identity in identities),
+        "logit_scale": encoder.logit_scale,
+    }
+
+
+def _sorted_scores(promised: Promised) -> dict[str, list[float]]:
+    """Return the scores that thresholds of other rates are taken from, where there are any."""
+    scores = {"unknown": promised.unknown_scores, "set": promised.own_scores}
+    return {name: np.sort(values).tolist() for name, values in scores.items() if values is not None}
+
+
 def _is_in_onnx(encoder: Any) -> bool:
     """Whether an encoder is run by ONNX Runtime in float32, as an exported file is."""
     return isinstance(encoder, OnnxEncoder) and encoder.dtype == "float32"
@@ -221,6 +244,7 @@ def _same_cropper(
 
 
 def _noise(height: int, width: int) -> NDArray[np.uint8]:
+    """Draw an image whose every pixel tells resizing apart."""
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cafe.evaluation.unknown import DISTANCE_WEIGHT
-from cafe.sharing.heads import constant, head_of, unit
+from cafe.sharing.heads import constant, head_of, unit_rows
 from cafe.sharing.onnx_metadata import PROBABILITIES, SET_SCORES, UNKNOWN_SCORE, ZERO_SHOT
 
 
@@ -65,7 +65,7 @@ class PairTower(nn.Module):
         parts, start = [], 0
         for tower, shape in zip(self.towers, self.shapes, strict=True):
             end = start + int(np.prod(shape))
-            parts.append(unit(tower(crops[:, start:end].reshape(-1, *shape)).float()))
+            parts.append(unit_rows(tower(crops[:, start:end].reshape(-1, *shape)).float()))
             start = end
         return torch.cat(parts, dim=1)
 
@@ -118,7 +118,7 @@ class ExportedGraph(nn.Module):
         """Return the outputs for crops (n, height, width, 3)."""
         features = self.tower(crops).float()  # (n, d)
         outputs = [torch.softmax(self.head(features) / self.promised.temperature, dim=1)]
-        rows = unit(features)
+        rows = unit_rows(features)
         if self.near is not None:
             cosines = rows @ self.near  # type: ignore[operator]  # (n, c)
             score = cosines.mean(dim=1) - cosines.max(dim=1).values  # cafe/evaluation/unknown.py, combined_score
