@@ -16,11 +16,10 @@ from cafe.cache.format.hdf5.headers import (
     header_messages,
     root_address,
 )
-from cafe.cache.format.hdf5.indexes import FractalHeap, tree_records
+from cafe.cache.format.hdf5.indexes import indexed_records
 from cafe.cache.format.hdf5.structures import (
     DEPTH_LIMIT,
     METADATA_LIMIT,
-    UNDEFINED,
     ByteReader,
     Cursor,
     DamagedFileError,
@@ -116,14 +115,9 @@ def _read_links(reader: ByteReader, messages: list[Message]) -> Iterator[tuple[s
         if kind == LINK:
             yield _read_link(data)
         elif kind == LINK_INFO:
-            cursor = Cursor(data, "the names of a group")
-            _version, flags = cursor.number(1), cursor.number(1)
-            cursor.take(8 if flags & 1 else 0)
-            heap_address, tree_address = cursor.number(8), cursor.number(8)
-            if heap_address == UNDEFINED:
-                continue
-            heap = FractalHeap(reader, heap_address)
-            for record in tree_records(reader, tree_address, 5, 11):
+            for heap, record in indexed_records(
+                reader, Cursor(data, "the names of a group"), 8, kind=5, record_size=11
+            ):
                 yield _read_link(heap.get(record[4:]))
         elif kind == SYMBOL_TABLE:
             cursor = Cursor(data, "the names of a group")

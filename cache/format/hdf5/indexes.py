@@ -132,3 +132,36 @@ class FractalHeap:
 def _bytes_for(number: int) -> int:
     """Return how many bytes hold numbers up to this one."""
     return (number.bit_length() - 1) // 8 + 1 if number else 1
+
+
+def indexed_records(
+    reader: ByteReader, cursor: Cursor, highest_index_bytes: int, *, kind: int, record_size: int
+) -> Iterator[tuple[FractalHeap, bytes]]:
+    """Read the records of what an object keeps in a heap: its links, or its attributes.
+
+    Parameters
+    ----------
+    reader : ByteReader
+        The file.
+    cursor : Cursor
+        At the start of the object's message LINK_INFO or ATTRIBUTE_INFO.
+    highest_index_bytes : int
+        Of the highest index by order of creation, which is there if the first flag is set.
+    kind, record_size : int
+        As of :func:`tree_records`.
+
+    Yields
+    ------
+    heap : FractalHeap
+        What the record points into.
+    record : bytes
+        In the order of the tree; none where the object keeps nothing in a heap.
+    """
+    _version, flags = cursor.number(1), cursor.number(1)
+    cursor.take(highest_index_bytes if flags & 1 else 0)
+    heap_address, tree_address = cursor.number(8), cursor.number(8)
+    if heap_address == UNDEFINED:
+        return
+    heap = FractalHeap(reader, heap_address)
+    for record in tree_records(reader, tree_address, kind, record_size):
+        yield heap, record

@@ -20,7 +20,7 @@ from cafe.cache.format.hdf5.headers import (
     SHARED,
     Message,
 )
-from cafe.cache.format.hdf5.indexes import FractalHeap, tree_records
+from cafe.cache.format.hdf5.indexes import indexed_records
 from cafe.cache.format.hdf5.structures import UNDEFINED, ByteReader, Cursor, DamagedFileError
 
 _BYTES_AT_ONCE: Final = 1 << 30  # Linux reads at most 2 GiB in one call
@@ -152,14 +152,7 @@ def read_attributes(reader: ByteReader, messages: list[Message]) -> Attributes:
         if kind == ATTRIBUTE:
             _add_attribute(reader, attributes, data, flags)
         elif kind == ATTRIBUTE_INFO:
-            cursor = Cursor(data, "the attributes")
-            _version, info = cursor.number(1), cursor.number(1)
-            cursor.take(2 if info & 1 else 0)
-            heap_address, tree_address = cursor.number(8), cursor.number(8)
-            if heap_address == UNDEFINED:
-                continue
-            heap = FractalHeap(reader, heap_address)
-            for record in tree_records(reader, tree_address, 8, 17):
+            for heap, record in indexed_records(reader, Cursor(data, "the attributes"), 2, kind=8, record_size=17):
                 _add_attribute(reader, attributes, heap.get(record[:8]), record[8])
     return attributes
 
