@@ -113,7 +113,8 @@ class Encoder(ABC):
         Image to uint8 pixels.
     parallel : bool
         Whether images may be encoded by several threads at once; extraction on a CPU then encodes batches side by
-        side.
+        side. An extraction that is interrupted waits for the next module of torch, or the next call of
+        :func:`cafe.encoders.stopping.check_stopped`, within a batch.
     reopen : callable or None
         Where the dtype was left to cafe (``"auto"``): opens the same encoder in the dtype that it is given. None where
         the dtype was asked for, and stays.

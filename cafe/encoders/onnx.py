@@ -21,6 +21,7 @@ from cafe.compute import threads_of_a_product
 from cafe.encoders.base import Encoder, KnownModel
 from cafe.encoders.examples import save_tiny_clip
 from cafe.encoders.opening import open_encoder
+from cafe.encoders.stopping import check_stopped
 from cafe.encoders.text_towers.base import TextTower
 from cafe.encoders.towers.onnx_graphs import Precision, TowerGraph
 from cafe.encoders.towers.torch_encoder import TorchEncoder, check_crops
@@ -148,6 +149,7 @@ class OnnxEncoder(Encoder):
         width = self.dim if projection is None else len(projection)
         features, inputs = [np.empty((0, self.dim), np.float32)], [np.empty((0, width), np.float32)]
         for start in range(0, len(crops), size):
+            check_stopped()  # within a run nothing can be stopped
             rows = self._graph.run(crops[start : start + size], threads, few=few)
             inputs.append(rows)
             features.append(rows if projection is None else rows @ projection)

@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from cafe.data.images.examples import write_pictures
 from cafe.encoders import open_encoder
 from cafe.encoders.examples import save_tiny_dinov2
 from cafe.encoders.onnx_int8 import OnnxInt8Encoder
+from cafe.encoders.stopping import StoppedError, stop_this_thread_on
 from cafe.encoders.towers import onnx_graphs
 from cafe.errors import CacheError, InputError, MissingDependencyError
 
@@ -60,6 +62,29 @@ def test_features_are_those_of_torch(crops):
         np.testing.assert_array_equal(encoder.encode_text(["a cat"]), plain.encode_text(["a cat"]))
         assert encoder.identity()["text"] == plain.identity()["text"]
         assert encoder.logit_scale == plain.logit_scale
+
+
+def test_a_thread_that_is_told_to_end_does_so_between_two_runs_of_the_graph(crops, monkeypatch):
+    encoder = open_encoder("onnx-int8:cafe:mini")  # one image a run
+    run, told, runs, ended = encoder._graph.run, threading.Event(), [], []
+
+    def counted(*given, **options):
+        runs.append(len(given[0]))
+        told.set()
+        return run(*given, **options)
+
+    def work():
+        stop_this_thread_on(told)
+        try:
+            encoder.encode_images(crops)
+        except StoppedError:
+            ended.append(True)
+
+    monkeypatch.setattr(encoder._graph, "run", counted)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert ended == [True] and runs == [1]
 
 
 def test_a_feature_in_int8_depends_on_its_image_alone(crops):
