@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 
+from cafe.kernels.cache_keys import KeysSizes
+from cafe.kernels.fastest import choose_precision
 from cafe.methods.base import Array, FewShotClassifier, Problem, unit_length
 from cafe.methods.inference import scores
 from cafe.methods.inputs.parameters import Constraint, Number, seed_of
-from cafe.methods.objectives.base import Result, TrainedClassifier, TrainingGroup
+from cafe.methods.objectives.base import Placement, Result, TrainedClassifier, TrainingGroup
 from cafe.methods.objectives.tip_adapter_f import KeysObjective, KeysShape
 from cafe.methods.tip_adapter import TipAdapter
 from cafe.training.trainer import Configuration, steps_for
@@ -67,7 +70,7 @@ class TipAdapterF(TrainedClassifier):
     device : str, default="auto"
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``: where to train. Inference runs in NumPy.
     dtype : {"auto", "float32", "float64"}, default="auto"
-        Precision of training; auto is float32.
+        Precision of training; auto is float32, with products in bfloat16 where they were measured to be faster.
     random_state : int, default=None
         Seed of the batch order and of the folds of ``"auto"``; None draws one.
 
@@ -125,7 +128,6 @@ class TipAdapterF(TrainedClassifier):
         "train_alpha": Number(0, none=True),
         "train_beta": Number(0, above=True, none=True),
     }
-    _kernel = "reference"
     _trains_on_cosines = True
 
     # ------------------------------------------------------------------ learning
@@ -147,10 +149,17 @@ class TipAdapterF(TrainedClassifier):
         super()._choose(problem)
         self.alpha_, self.beta_ = float(self.alpha_), float(self.beta_)
 
+    def _placement(self, problem: Problem) -> Placement:
+        placement = super()._placement(problem)
+        c, d = problem.class_embeddings.shape
+        sizes = KeysSizes(min(self.batch_size, len(problem.rows)), d, c, len(problem.rows))
+        return replace(placement, products=getattr(torch, choose_precision(self.dtype, placement.device, sizes)))
+
     @classmethod
     def _objective(cls, group: TrainingGroup) -> KeysObjective:
         """Return Tip-Adapter's loss as a function of its keys."""
-        return KeysObjective(group.tensor(unit_length(group.base.class_embeddings)), group.X, group.base.y)
+        text = group.tensor(unit_length(group.base.class_embeddings))
+        return KeysObjective(text, group.X, group.base.y, group.X.to(group.placement.products))
 
     def _configuration(self, problem: Problem, index: int) -> Configuration:
         """Return how the keys are trained; see the base class."""

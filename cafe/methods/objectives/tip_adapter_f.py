@@ -14,13 +14,19 @@ whole rows, and neither the sum over it nor its gradient needs a product with th
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cafe.training.trainer import Batch, Configuration
+from cafe.kernels.cache_keys import KeysStep
+from cafe.training.trainer import Batch, Configuration, Step
+
+# Bytes that cosines of all rows with all classes may take: those of the frozen logits in kernels/fastest.py.
+COSINE_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True)
@@ -48,12 +54,17 @@ class KeysObjective:
         Unit-length features, of which the keys start as copies.
     y : ndarray of shape (n,), int64
         Class rows.
+    features : Tensor of shape (n, d), default=None
+        X in the dtype of the products on a CPU; None for X itself.
     """
 
     text: Tensor
     X: Tensor
     y: NDArray[np.int64]
+    features: Tensor | None = None
     known: dict[KeysShape, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    cosines: list[Tensor] = field(default_factory=list)
+    lock: Lock = field(default_factory=Lock)
 
     def _owners(self, shape: KeysShape, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return the class of each key (K,) and the number of keys of each class (c,), copied to the device once."""
@@ -88,6 +99,29 @@ class KeysObjective:
         error.scatter_add_(1, true, error.new_full((), -1.0).expand(g, 1, b))
         weight = affinity.mul_(error.index_select(1, owner))  # G A, (g, K, b)
         return losses, {"keys": (alpha * beta / b) * (weight @ features)}
+
+    def stepper(self, shape: Any, hyper: dict[str, Tensor], X: Tensor, y: Tensor, feature_mean: Tensor) -> Step | None:
+        """Return the step in blocks of keys on a CPU; None elsewhere.
+
+        None too for a stack in X's precision: its steps are small, and gain more by operations that all share.
+        """
+        features = X if self.features is None else self.features
+        if X.device.type != "cpu" or (len(hyper["alpha"]) > 1 and features.dtype == X.dtype):
+            return None
+        return KeysStep(hyper, features, y, self.text, self._owners(shape, X.device)[0], self._cosines())
+
+    def _cosines(self) -> Tensor | None:
+        """Return the cosines of all rows with the class embeddings (n, c), made once; None where they are too many."""
+        if len(self.X) * len(self.text) * self.X.element_size() > COSINE_BYTES:
+            return None
+        with self.lock:
+            if not self.cosines:
+                self.cosines.append(self.X @ self.text.T)
+        return self.cosines[0]
+
+    def uses_feature_mean(self, shape: Any) -> bool:
+        """Whether the mean training feature is used: never."""
+        return False
 
     def activation_bytes(self, configuration: Configuration) -> int:
         """Estimate the bytes of a step: three arrays of the size of affinities, and three of the size of logits."""
