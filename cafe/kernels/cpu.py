@@ -44,6 +44,12 @@ another form yet, in cpu_projected.py, in which everything d wide goes through t
 Products run in the dtype of the features: float64, float32, or bfloat16 with float32 accumulation inside a product;
 softmax, norms, parameters and the update stay in the parameters' dtype.
 
+Rows of D sum to zero until they are rounded to bfloat16. What is left then multiplies what all classes have in common,
+which is most of a CLIP text feature, and near the optimum that is more than the gradient: with the folded form, learned
+ratios drifted by it. Softmax sees differences of logits alone, so where text is given its mean class is taken off:
+
+    L = s r q (w - m)^T        U = G (w - m)        m = (1/c) sum_j w_j
+
 One configuration works on tensors (rows, d) with ``torch.mm``, k stacked ones on (k, rows, d), so that small steps
 share the cost of calling an operation. Their products with shared classes are one, those with maps of their own
 ``torch.bmm``; but in bfloat16 one ``torch.mm`` after the other, since there ``bmm`` takes up to twice as long where an
@@ -129,7 +135,10 @@ class CpuAdapterStep:
         self.block_bytes, self.least_rows = block_bytes, least_rows
         self.narrow_text = text.to(features.dtype)  # (1, c, d), in the dtype of the products
         self.text_mean = text.mean(1, keepdim=True)
-        self.unit_text = torch.nn.functional.normalize(text, dim=-1).to(features.dtype)[0]  # (c, d)
+        unit_text = torch.nn.functional.normalize(text, dim=-1)[0]  # (c, d)
+        # w - m, in the parameters' dtype and in that of the products.
+        self._centred_text = unit_text - unit_text.mean(0)
+        self.centred_text = self._centred_text.to(features.dtype)
         self.use(features, labels)
         self.fixed = {name: hyper[name][:, None, None] for name in ("alpha", "beta")}  # (g, 1, 1)
         self.scale = hyper["logit_scale"][:, None, None]
@@ -317,9 +326,9 @@ class CpuAdapterStep:
         return shares
 
     def _classes(self, text: Side | None, part: int | slice) -> Tensor:
-        """Return class embeddings of length one, or of length s in the folded form: (c, d) shared, (k, c, d) own."""
+        """Return w, or s w in the folded form: (c, d) shared and less their mean, or (k, c, d) of trained text."""
         if not self.folded:
-            return self.unit_text if text is None else text.unit()
+            return self.centred_text if text is None else text.unit()
         if text is not None:
             lengths = self.scale[part].expand(*text.q.shape[:-1], 1).reshape(-1, 1).contiguous()
             narrow = lengths.to(text.q.dtype)
@@ -332,9 +341,8 @@ class CpuAdapterStep:
         scales = self.numbers["logit_scale"]
         key = tuple(dict.fromkeys([scales[part]] if isinstance(part, int) else scales[part]))
         if key not in self._scaled_text:
-            unit = torch.nn.functional.normalize(self.text, dim=-1)[0]
             scale: Any = key[0] if len(key) == 1 else self.scale[part]
-            self._scaled_text[key] = (unit * scale).to(self.narrow_text.dtype)
+            self._scaled_text[key] = (self._centred_text * scale).to(self.narrow_text.dtype)
         return self._scaled_text[key]
 
     def _text_gradient(self, text: Side, upstream: Tensor, dots: Tensor | None, b: int) -> Tensor:

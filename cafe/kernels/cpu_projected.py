@@ -83,7 +83,7 @@ class CpuProjectedStep(CpuAdapterStep):
         frozen: FrozenLogits,
     ) -> None:
         super().__init__(shape, hyper, features, labels, text, feature_mean)
-        self.frozen, self.squares = frozen(features, self.unit_text, text.dtype)
+        self.frozen, self.squares = frozen(features, self.centred_text, text.dtype)
 
     def __call__(
         self, parameters: Parameters, index: Tensor, with_losses: bool = True
@@ -98,7 +98,7 @@ class CpuProjectedStep(CpuAdapterStep):
 
     def _run_one(self, weights: tuple[Tensor, Tensor], index: Tensor, number: int, losses: Tensor | None) -> None:
         """Do the configuration of that number; letters as in the module's docstring."""
-        (down, up), a, buffers, w = weights, self.numbers["alpha"][number], self.buffers, self.unit_text
+        (down, up), a, buffers, w = weights, self.numbers["alpha"][number], self.buffers, self.centred_text
         (d, h), b, c = down.shape, len(index), len(w)
         x = torch.index_select(self.features, 0, index, out=buffers("x", w, b, d))
         hidden = torch.mm(x, down, out=buffers("h", w, b, h)).relu_()

@@ -13,7 +13,8 @@ from torch.nn.functional import normalize
 from cafe import CLIPAdapter, ZeroShot, fit_many
 from cafe.features import Features, Split
 from cafe.fitting import fit_method
-from cafe.kernels.reference import AdapterShape, adapter_losses_and_gradients
+from cafe.kernels.fastest import StepSizes, choose_cpu_step
+from cafe.kernels.reference import START_RATIO, AdapterShape, adapter_losses_and_gradients
 from cafe.methods.objectives.clip_adapter import AdapterObjective
 from cafe.runs import load, save
 from cafe.training.trainer import Configuration
@@ -141,12 +142,34 @@ def test_q_does_not_collapse(shots):
 
 @pytest.mark.skipif("CAFE_REAL_DATA" not in os.environ, reason="CAFE_REAL_DATA is unset: no real CLIP features at hand")
 @pytest.mark.parametrize("shots", [1, 16])
-def test_q_does_not_collapse_on_real_features(shots):
+@pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16"])
+def test_q_does_not_collapse_on_real_features(shots, dtype):
     data = np.load(Path(os.environ["CAFE_REAL_DATA"]) / "clip_features" / "caltech69_vitb32.npz")
     X, y, text = data[f"train_{shots}shot_features"], data[f"train_{shots}shot_labels"], data["text_features"]
-    model = CLIPAdapter(text, variant="both", alpha="learned", beta="learned", random_state=1).fit(X, y)
+    kernel = "auto" if dtype == "auto" else "cpu-direct"
+    model = CLIPAdapter(
+        text, variant="both", alpha="learned", beta="learned", random_state=1, dtype=dtype, kernel=kernel
+    ).fit(X, y)
     assert_not_collapsed(model, data["test_features"], text)
     assert 100 * model.score(data["test_features"], data["test_labels"]) > 90.74  # zero-shot
+
+
+@pytest.mark.skipif("CAFE_REAL_DATA" not in os.environ, reason="CAFE_REAL_DATA is unset: no real CLIP features at hand")
+@pytest.mark.parametrize(("variant", "ratio"), [("image", "alpha"), ("text", "beta"), ("both", "beta")])
+def test_precision_and_form_that_are_chosen_leave_learned_ratios_where_float32_has_them(variant, ratio):
+    """In bfloat16 the folded form's rounding once drove them from 0.35 to 0.49."""
+    data = np.load(Path(os.environ["CAFE_REAL_DATA"]) / "clip_features" / "caltech69_vitb32.npz")
+    X, y, text = data["train_1shot_features"], data["train_1shot_labels"], data["text_features"]
+    ratios = {}
+    for dtype in ("float32", "bfloat16"):
+        step = StepSizes(AdapterShape(variant, "paper", 128, "learned", "learned"), len(y), X.shape[1], len(text))
+        kernel, _ = choose_cpu_step("auto", dtype, step, len(y))
+        model = CLIPAdapter(
+            text, variant=variant, alpha="learned", beta="learned", random_state=1, dtype=dtype, kernel=kernel
+        ).fit(X, y)
+        ratios[dtype] = model.ratio_summary_[f"{ratio}_mean"]
+    # Of the way that training moves the ratio, a fifth may be rounding; the folded form's was as long as the way.
+    assert abs(ratios["bfloat16"] - ratios["float32"]) < abs(ratios["float32"] - START_RATIO) / 5, ratios
 
 
 # ---------------------------------------------------------------------- rows
