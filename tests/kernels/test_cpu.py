@@ -58,7 +58,9 @@ def test_what_classes_have_in_common_does_not_enter_bfloat16_gradients(form):
     text = torch.nn.functional.normalize(text, dim=-1) + 30 * common / common.norm()
     _, truth = adapter_losses_and_gradients(shape, parameters, hyper, X[index], y[index], text, mean)
     narrow = shape, {k: v.float() for k, v in hyper.items()}, X.bfloat16(), y, text.float(), mean.float()
-    step = CpuProjectedStep(*narrow, FrozenLogits()) if form == "projected" else CpuAdapterStep(*narrow, form == "folded")
+    step = (
+        CpuProjectedStep(*narrow, FrozenLogits()) if form == "projected" else CpuAdapterStep(*narrow, form == "folded")
+    )
     _, gradients = step({k: v.float() for k, v in parameters.items()}, index)
     for name, value in truth.items():
         # A chain of a dozen roundings, each of half of 2^-8; with the common direction the error is several times this.
