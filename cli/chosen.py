@@ -125,6 +125,11 @@ def suggest_next(screen: Screen, splits: Collection[str], cache_dir: Path | None
     """
     if not {"train", "test"} <= set(splits):
         return
-    where = [] if cache_dir is None else ["--cache-dir", str(cache_dir)]
     screen.say("go on with:")
-    screen.next_steps(*(shlex.join([*verb, *where]) for verb in (["cafe", "fit"], ["cafe", "compare", "baselines"])))
+    verbs = ["cafe", "fit"], ["cafe", "compare", "baselines"]
+    screen.next_steps(*(shlex.join([*verb, *same_cache_dir(cache_dir)]) for verb in verbs))
+
+
+def same_cache_dir(cache_dir: Path | None) -> list[str]:
+    """Return the words that make another command use the same cache folder; none where the user named none."""
+    return [] if cache_dir is None else ["--cache-dir", str(cache_dir)]

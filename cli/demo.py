@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cafe.cli.chosen import same_cache_dir
 from cafe.cli.compare import DEFAULT_SEEDS, DEFAULT_SHOTS
 from cafe.cli.extract import DEFAULT_MODEL
 from cafe.cli.extraction_text import described_extraction, shown_on, warn_about
@@ -114,10 +116,10 @@ def _headline(screen: Screen, text: str) -> None:
 
 def _farewell(screen: Screen, run: Path, cache_dir: Path | None, seconds: float) -> None:
     """Say where figure and report are, and which commands to try next."""
-    where = "" if cache_dir is None else f" --cache-dir {cache_dir}"
+    folder = "".join(f" {shlex.quote(word)}" for word in same_cache_dir(cache_dir))
     screen.say(f"\nfigure: {run / 'figure.png'}\nreport: {run / 'report.html'}\nall in {duration(seconds)}; next, try:")
     screen.next_steps(
-        f"cafe fit --variant both --alpha auto --shots 16{where}",
+        f"cafe fit --variant both --alpha auto --shots 16{folder}",
         f"cafe predict --run {run / 'fit'} IMAGE",
-        f"cafe fit ./my_photos --model openai/clip-vit-base-patch32{where}",
+        f"cafe fit ./my_photos --model openai/clip-vit-base-patch32{folder}",
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cafe.cli.chosen import same_cache_dir
 from cafe.cli.extraction_text import shown_on, warn_about
 from cafe.cli.fit_text import described_fit, described_leaderboard
 from cafe.cli.options import (
@@ -263,8 +264,7 @@ def _answer(classifier: Classifier, screen: Screen, cache_dir: Path | None) -> N
         screen.warn("settings were chosen on the test set (oracle-test): the accuracy is an upper bound, not a result")
     screen.say(f"class by class, mistakes, labels that look wrong: {report}")
     screen.say("try it on an image of your own:")
-    where = [] if cache_dir is None else ["--cache-dir", str(cache_dir)]
-    screen.next_steps(shlex.join(["cafe", "predict", *where, "IMAGE"]))
+    screen.next_steps(shlex.join(["cafe", "predict", *same_cache_dir(cache_dir), "IMAGE"]))
 
 
 def _check_side(variant: str, alpha: str | None, beta: str | None) -> None:

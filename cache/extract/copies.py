@@ -54,8 +54,8 @@ def _repeated(dataset: Dataset, path: Path) -> Iterator[tuple[bytes, Sample]]:
             places.append(np.stack([np.full(len(of_split), number), np.arange(len(of_split))], axis=1))
         if not hashes:
             return
-        every, where = np.concatenate(hashes), np.concatenate(places)
-        start = np.ascontiguousarray(every[:, :8]).view("<u8").reshape(-1)
+        hashes_of_all, places_of_all = np.concatenate(hashes), np.concatenate(places)
+        start = np.ascontiguousarray(hashes_of_all[:, :8]).view("<u8").reshape(-1)
         _, inverse, counts = np.unique(start, return_inverse=True, return_counts=True)
         chosen = np.flatnonzero(counts[inverse] > 1)
         if not len(chosen):
@@ -63,6 +63,6 @@ def _repeated(dataset: Dataset, path: Path) -> Iterator[tuple[bytes, Sample]]:
         labels = {name: file.arrays[f"{layout.SPLITS}/{name}/{layout.LABELS}"][()] for name in names}
         ids = {name: texts_of(file.arrays[f"{layout.SPLITS}/{name}/{layout.SAMPLE_IDS}"][()]) for name in names}
     for row in chosen.tolist():
-        name, place = names[int(where[row, 0])], int(where[row, 1])
+        name, place = names[int(places_of_all[row, 0])], int(places_of_all[row, 1])
         class_name = dataset.class_names[int(labels[name][place])]
-        yield every[row].tobytes(), Sample(ids[name][place], class_name, name)
+        yield hashes_of_all[row].tobytes(), Sample(ids[name][place], class_name, name)

@@ -205,7 +205,7 @@ class BatchEncoder:
 
 
 class _EncodingBatch:
-    """One batch on its way."""
+    """A batch for a thread to encode."""
 
     def __init__(self, encode: Callable[[], NDArray[np.float32]]) -> None:
         self._encode, self._done = encode, threading.Event()

@@ -139,8 +139,8 @@ def _write(
 def _split_arrays(
     extraction: Extraction, name: str, positions: NDArray[np.int64], shards: Sequence[StoredShard]
 ) -> dict[str, NDArray[Any] | StreamedArray]:
-    given = extraction.dataset.splits[name]
-    labels = np.asarray(given.labels, dtype=np.int64)
+    split = extraction.dataset.splits[name]
+    labels = np.asarray(split.labels, dtype=np.int64)
     rows = extraction.rows[name][positions]
     drawn = extraction.draws is not None and name in ("train", "val")
     n, d, dtype = len(rows), extraction.encoder.dim, np.dtype(extraction.stored_dtype).newbyteorder("<")
@@ -149,8 +149,8 @@ def _split_arrays(
         **sample_arrays(
             name,
             labels[rows],
-            [given.sample_ids[row] for row in rows.tolist()],
-            np.asarray(given.sizes, dtype=np.int64)[rows],
+            [split.sample_ids[row] for row in rows.tolist()],
+            np.asarray(split.sizes, dtype=np.int64)[rows],
             labels if drawn else None,
             rows if drawn else None,
         ),

@@ -147,7 +147,7 @@ class KnownRows:
 
     def notes(self) -> list[str]:
         """Say what the caches that rows were taken from were made with otherwise, and which were damaged."""
-        said = list(self.damaged)
+        notes = list(self.damaged)
         used: Counter[tuple[str, tuple[str, ...]]] = Counter()
         for number, n in self._used.items():
             source = self._sources[number]
@@ -155,14 +155,14 @@ class KnownRows:
                 used[source.path.name, source.differences] += n
         for (name, differences), n in used.items():
             which = "1 image was" if n == 1 else f"{n:,} images were"
-            said.append(f"the features of {which} taken from {name}, made with {'; '.join(differences)}")
+            notes.append(f"the features of {which} taken from {name}, made with {'; '.join(differences)}")
         if self._encoded_again:
             which = "1 image was" if self._encoded_again == 1 else f"{self._encoded_again:,} images were"
-            said.append(
+            notes.append(
                 f"{which} encoded again with their views, which are drawn by the sample id and the seed: the caches at "
                 f"hand have no such views of these images under their ids"
             )
-        return said
+        return notes
 
 
 def _sorted_keys(sources: Sequence[tuple[Split, NDArray[np.int64], bool]]) -> tuple[NDArray[np.bytes_], NDArray[Any]]:

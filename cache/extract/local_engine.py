@@ -71,7 +71,7 @@ def encode_locally(schedule: Schedule, decoder: ImageDecoder, workers: Workers, 
 
 
 @dataclass(frozen=True)
-class _ShardOnItsWay:
+class _ShardInWork:
     """A claimed shard, and the batches into which it is cut, for each extraction that needs it."""
 
     claimed: ClaimedShard
@@ -84,8 +84,8 @@ class _Pipeline:
 
     def __init__(self, schedule: Schedule, pool: DecoderPool, encoder: BatchEncoder, reporter: Reporter) -> None:
         self._schedule, self._pool, self._encoder, self._reporter = schedule, pool, encoder, reporter
-        self._chunks: deque[tuple[Chunk, _ShardOnItsWay]] = deque()  # not yet submitted
-        self._decoding: deque[_ShardOnItsWay] = deque()  # the shard of every chunk that the pool has
+        self._chunks: deque[tuple[Chunk, _ShardInWork]] = deque()  # not yet submitted
+        self._decoding: deque[_ShardInWork] = deque()  # the shard of every chunk that the pool has
         self._encoding: deque[tuple[Callable[[], NDArray[np.float32]], list[Target]]] = deque()
         # Where rows are known, what is missing is packed; else batches are cut at fixed places of every shard.
         self._packed = {
@@ -111,7 +111,7 @@ class _Pipeline:
             self._finish_batches()
             if self._schedule.is_empty:
                 return
-            time.sleep(PAUSE)  # the rest is in the hands of other processes
+            time.sleep(PAUSE)  # other processes encode the rest
 
     def _has_chunk(self) -> bool:
         """Whether there is something to decode; claims another shard if need be."""
@@ -119,17 +119,17 @@ class _Pipeline:
             self._chunks.extend(self._chunks_of(claimed))
         return bool(self._chunks)
 
-    def _chunks_of(self, claimed: ClaimedShard) -> list[tuple[Chunk, _ShardOnItsWay]]:
+    def _chunks_of(self, claimed: ClaimedShard) -> list[tuple[Chunk, _ShardInWork]]:
         shard, extractions = claimed.shard, self._schedule.extractions
         rows = extractions[0].rows[shard.split][shard.start : shard.stop].tolist()
         reuse = not self._encoder.keeps_crops
         batches = {
             number: ShardBatches(extractions[number].partial.batch_size, reuse=reuse) for number in claimed.features
         }
-        on_its_way = _ShardOnItsWay(claimed, batches, iter(range(len(shard))))
-        return [(chunk, on_its_way) for chunk in chunks_of(shard.split, rows, shard.views, tuple(claimed.features))]
+        in_work = _ShardInWork(claimed, batches, iter(range(len(shard))))
+        return [(chunk, in_work) for chunk in chunks_of(shard.split, rows, shard.views, tuple(claimed.features))]
 
-    def _add(self, shard: _ShardOnItsWay, decoded: list[DecodedImage]) -> None:
+    def _add(self, shard: _ShardInWork, decoded: list[DecodedImage]) -> None:
         """Add decoded images to batches, and the rows of those that are known to their shard."""
         for image in decoded:
             position, is_batch_complete = next(shard.positions), False
@@ -145,7 +145,7 @@ class _Pipeline:
                 self._schedule.report(shard.claimed.shard.split)
         self._schedule.write_complete()
 
-    def _add_crops(self, number: int, shard: _ShardOnItsWay, position: int, crops: NDArray[np.uint8] | None) -> bool:
+    def _add_crops(self, number: int, shard: _ShardInWork, position: int, crops: NDArray[np.uint8] | None) -> bool:
         """Add the crops of one image, if there are any, to the batches of an extraction; return whether one ended."""
         batches, ended = self._packed.get(number, shard.batches[number]), False
         for batch, targets in batches.add(crops, shard.claimed.features[number], position):
@@ -300,8 +300,8 @@ def _crops_ahead(batch_size: int, sample: _Sample) -> int:
     """Return how many crops to hold ready: two batches, as far as memory goes."""
     if not sample.crops:
         return 2 * batch_size
-    each = sum(int(crops[0].nbytes) for crops in sample.crops)
-    return max(1, min(2 * batch_size, _MOST_MEMORY // each))
+    bytes_each = sum(int(crops[0].nbytes) for crops in sample.crops)
+    return max(1, min(2 * batch_size, _MOST_MEMORY // bytes_each))
 
 
 def _chunks_ahead(n_crops: int, views: int, workers: int) -> int:

@@ -93,7 +93,7 @@ def encode_by_ray(schedule: Schedule, decoder: ImageDecoder, address: str | None
                 batches = _start(ray, _items(claimed, partial.batch_size), job, encoders, extractions)
                 _store(schedule, claimed, batches, reporter)
             elif not schedule.is_empty:
-                time.sleep(PAUSE)  # the rest is in the hands of other processes
+                time.sleep(PAUSE)  # other processes encode the rest
     return n_processors
 
 

@@ -434,7 +434,7 @@ def _saying_what_is_kept(extractions: Sequence[Extraction]) -> Iterator[None]:
         raise
     finally:
         for extraction in extractions:
-            with suppress(OSError):  # whatever went wrong is on its way already
+            with suppress(OSError):  # whatever went wrong is being raised already
                 extraction.partial.remove_if_empty()
 
 
@@ -472,7 +472,7 @@ def _summary(extraction: Extraction, reporter: Reporter) -> ExtractionSummary:
     cache, seconds = summarise(extraction.path), reporter.seconds
     with open_cache(extraction.path) as file:
         unreadable = tuple(read_provenance(file)["unreadable"])
-    contents, said = look_for_copies(extraction.dataset, extraction.path)
+    contents, copies = look_for_copies(extraction.dataset, extraction.path)
     return ExtractionSummary(
         path=extraction.path,
         action=_ACTIONS[extraction.missing],
@@ -492,6 +492,6 @@ def _summary(extraction: Extraction, reporter: Reporter) -> ExtractionSummary:
         bottleneck=max(seconds, key=lambda stage: seconds[stage]) if extraction.images_per_second else "",
         workers=extraction.workers,
         batch_size=0 if extraction.unfinished is None else extraction.unfinished.batch_size,
-        notes=(*extraction.dataset.notes, *said, *extraction.notes),
+        notes=(*extraction.dataset.notes, *copies, *extraction.notes),
         contents=contents.to_json(),
     )

@@ -196,8 +196,8 @@ def _check(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Compare arrays, and the provenance that says what they are, with their checksums. Raises _DamagedError."""
     with open_cache(path) as file:
         sums = {name: file.arrays[name].attrs[layout.ARRAY_SHA256] for name in (*arrays, layout.PROVENANCE)}
-        every = {**arrays, layout.PROVENANCE: file.arrays[layout.PROVENANCE][()]}
-    for name, array in every.items():
+        to_check = {**arrays, layout.PROVENANCE: file.arrays[layout.PROVENANCE][()]}
+    for name, array in to_check.items():
         if memory_sha256(array) != sums[name]:
             raise _DamagedError(
                 f"nothing was taken from cache {path}: array {name} differs from its checksum, so it is damaged"
