@@ -1,13 +1,15 @@
 """Which form and precision runs: what was measured here, whatever the processor says of itself."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from cafe import CLIPAdapter
+from cafe import CLIPAdapter, ProLIP, TipAdapterF
 from cafe.errors import InputError
+from cafe.kernels.cache_keys import KeysSizes
 from cafe.kernels.choose import CPU_FORMS
 from cafe.kernels.fastest import (
     LEAST_MEASURED,
@@ -17,10 +19,13 @@ from cafe.kernels.fastest import (
     _hopeless_precisions,
     choose_cpu_step,
     choose_cpu_threads,
+    choose_precision,
     choose_weights_precision,
+    measured_precisions,
     measured_steps,
     measured_weight_steps,
 )
+from cafe.kernels.projection import ProjectionSizes
 from cafe.kernels.reference import AdapterShape
 from cafe.measured import keep_in
 
@@ -230,3 +235,54 @@ def test_steps_of_class_weights_are_measured_once_for_a_class_of_sizes(tmp_path)
         assert WeightSizes(True, 16_000, 512, 1000).representative().multiply_adds <= MOST_TIMED
     finally:
         keep_in(None)
+
+
+SIZES = [ProjectionSizes(4000, 768, 512, 1000), KeysSizes(256, 512, 1000, 4000)]
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize(("bfloat16", "taken"), [(0.3, "bfloat16"), (0.97, "float32"), (None, "float32")])
+def test_the_precision_of_a_step_follows_its_measurement(sizes, bfloat16, taken, monkeypatch):
+    """None is a precision too slow to be timed."""
+    seconds = {"float32": 0.002} | ({} if bfloat16 is None else {"bfloat16": 0.002 * bfloat16})
+    monkeypatch.setattr("cafe.kernels.fastest.measured_precisions", lambda sizes: seconds)
+    assert choose_precision("auto", "cpu", sizes) == taken
+    assert choose_precision("auto", "cuda:0", sizes) == "float32"
+    for dtype in ("float32", "float64"):
+        assert choose_precision(dtype, "cpu", sizes) == dtype
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_a_step_is_timed_at_a_size_that_fits_its_budget(sizes, monkeypatch):
+    questions = []
+
+    def seconds_of(question, names, make, **_):
+        for run in make().values():
+            run()
+        questions.append(question)
+        return {}
+
+    monkeypatch.setattr("cafe.kernels.fastest.seconds_of", seconds_of)
+    monkeypatch.setattr("cafe.kernels.fastest.MOST_TIMED", 1_000_000)
+    measured_precisions(sizes)
+    first, *_ = vars(sizes)
+    measured_precisions(replace(sizes, **{first: getattr(sizes, first) + 1}))
+    assert questions[0] == questions[1]  # of one class of sizes
+
+
+@pytest.mark.parametrize("method", [TipAdapterF, ProLIP])
+def test_a_fit_shows_the_precision_of_its_products(method, monkeypatch):
+    rng = np.random.default_rng(0)
+    text = rng.standard_normal((20, 64)).astype(np.float32)
+    y = np.arange(60) % 20
+    X = (text[y] + 4 * rng.standard_normal((60, 64))).astype(np.float32)  # text is wrong about many
+    monkeypatch.setattr("cafe.kernels.fastest.LEAST_MEASURED", 1)
+    fits = {}
+    for precision, ratio in (("float32", 2.0), ("bfloat16", 0.5)):
+        seconds = {"float32": 1.0, "bfloat16": ratio}
+        monkeypatch.setattr("cafe.kernels.fastest.measured_precisions", lambda sizes, seconds=seconds: seconds)
+        fits[precision] = method(text, device="cpu", random_state=0).fit(X, y)
+        assert fits[precision].dtype_ == precision
+    # Unit rows of the products are rounded by 2^-9, and a scale of 100 multiplies their cosines, at every step.
+    np.testing.assert_allclose(fits["bfloat16"].logits(X), fits["float32"].logits(X), atol=100 / 2**8)
+    assert not np.array_equal(fits["bfloat16"].logits(X), fits["float32"].logits(X))
