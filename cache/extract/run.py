@@ -244,11 +244,11 @@ def extract_many(
     planned = [request.plan_in_file() for request in requests]
     extractions = [request.open(extraction, on_error) for request, extraction in zip(requests, planned, strict=True)]
     for group in _sharing_images(extractions):
-        with _saying_what_is_kept([extractions[i] for i in group]):
-            checked = [_check_what_is_kept(extractions[i], on_error) for i in group]
+        with _saying_what_is_kept([extractions[number] for number in group]):
+            checked = [_check_what_is_kept(extractions[number], on_error) for number in group]
             encoded = _encode(checked, on_error, workers, engine, ray_address, reporter)
-            for i, extraction in zip(group, encoded, strict=True):
-                extractions[i] = finish(extraction, reporter)
+            for number, extraction in zip(group, encoded, strict=True):
+                extractions[number] = finish(extraction, reporter)
     for extraction in extractions:
         if extraction.missing == "text":
             with _saying_what_text_is_kept(extraction):

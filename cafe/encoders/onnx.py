@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cafe.compute import threads_of_a_product
-from cafe.encoders.base import Encoder, KnownModel
+from cafe.encoders.base import Encoder, KnownModel, read_known_models
 from cafe.encoders.examples import save_tiny_clip
 from cafe.encoders.opening import open_encoder
 from cafe.encoders.stopping import check_stopped
@@ -46,17 +46,7 @@ class OnnxEncoder(Encoder):
     precision: ClassVar[Precision] = "float32"
     library: ClassVar[str] = ENCODER
     engine: ClassVar[Mapping[str, str]] = {"name": "onnxruntime"}
-    known_models: ClassVar[Mapping[str, KnownModel]] = {
-        "onnx:openai/clip-vit-base-patch32": KnownModel(
-            "CLIP",
-            "OpenAI's ViT-B/32, its image tower run by ONNX Runtime",
-            "processors on which ONNX Runtime is faster than torch",
-            151.3,
-            512,
-            224,
-            "MIT",
-        )
-    }
+    known_models: ClassVar[Mapping[str, KnownModel]] = read_known_models(ENCODER)
 
     def __init__(self, model_id: str, model: TorchEncoder) -> None:
         self.id, self.device, self.dtype = model_id, "cpu", self.dtypes[0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from cafe.encoders.base import KnownModel
+from cafe.encoders.base import KnownModel, read_known_models
 from cafe.encoders.onnx import OnnxEncoder
 from cafe.encoders.towers.onnx_graphs import Precision
 
@@ -28,17 +28,7 @@ class OnnxInt8Encoder(OnnxEncoder):
         "weights": "int8 of 7 bits, per channel",
         "activations": "uint8, per image",
     }
-    known_models: ClassVar[Mapping[str, KnownModel]] = {
-        "onnx-int8:openai/clip-vit-base-patch32": KnownModel(
-            "CLIP",
-            "OpenAI's ViT-B/32, its image tower run by ONNX Runtime in int8",
-            "many photographs on a CPU, at a small loss of precision",
-            151.3,
-            512,
-            224,
-            "MIT",
-        )
-    }
+    known_models: ClassVar[Mapping[str, KnownModel]] = read_known_models(ENCODER)
 
     @property
     def least_rows(self) -> int:
