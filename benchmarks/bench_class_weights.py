@@ -59,7 +59,7 @@ TEXT_NORM, SCALE, BATCH = 9.0, 100.0, 256
 
 @dataclass(frozen=True)
 class Trained:
-    """What one method trains.
+    """The class weights that one method trains.
 
     Attributes
     ----------

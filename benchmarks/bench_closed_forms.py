@@ -37,7 +37,7 @@ def ridge_each(X: np.ndarray, y: np.ndarray, values: list[float]) -> list[np.nda
 
 
 def main() -> None:
-    """Measure both."""
+    """Time both closed forms against a solve for each value, and record the rows."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=16_000)
     parser.add_argument("--values", type=int, default=30)
@@ -53,8 +53,8 @@ def main() -> None:
         }
         for name, (ours, theirs) in kinds.items():
             seconds = side_by_side({"cafe": ours, "each": theirs}, arguments.repeats)
-            found = ours()[0] if name == "gaussian" else ours()
-            pairs = zip((W for W, _ in found), theirs(), strict=True)
+            solved = ours()[0] if name == "gaussian" else ours()
+            pairs = zip((W for W, _ in solved), theirs(), strict=True)
             worst = max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
             if worst > 1e-8:
                 raise SystemExit(f"{name}: weights differ by {worst:.1e}")

@@ -125,23 +125,23 @@ def measure(tower: TransformersTextTower, n_classes: int, repeats: int, rounding
     if rounding is None:
         exact = Straight(prompts, torch.float64).step(contexts.double(), f.double(), y)
         rounding = distance(straight.step(contexts, f, y)[1].double(), exact[1])
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     scale = {"logit_scale": torch.tensor([SCALE])}
 
     def theirs() -> None:
-        found["straight"] = straight.step(contexts, f, y)
+        results["straight"] = straight.step(contexts, f, y)
 
     def ours() -> None:
         given = {"contexts": contexts[None]}
-        found["cafe"] = objective.losses_and_gradients(Batch(None, given, scale, f[None], y[None], f[None, :1]))
+        results["cafe"] = objective.losses_and_gradients(Batch(None, given, scale, f[None], y[None], f[None, :1]))
 
     ours()
     large = n_classes > CHUNK  # a minute or more: once, and what is not counted is taken off
     seconds = side_by_side({"straight": theirs, "cafe": ours}, 1 if large else repeats, warm_up=not large)
     if large:
-        seconds["straight"] = found["straight"][2]
-    apart = distance(found["cafe"][1]["contexts"][0], found["straight"][1])
-    loss_apart = abs(float(found["cafe"][0][0]) / found["straight"][0] - 1)
+        seconds["straight"] = results["straight"][2]
+    apart = distance(results["cafe"][1]["contexts"][0], results["straight"][1])
+    loss_apart = abs(float(results["cafe"][0][0]) / results["straight"][0] - 1)
     if apart > 10 * rounding or loss_apart > 10 * rounding:
         raise SystemExit(f"loss {loss_apart:.1e} and gradient {apart:.1e} apart, rounding is {rounding:.1e}")
     parts, recomputed = objective.parts_of(1)

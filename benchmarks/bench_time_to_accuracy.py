@@ -102,10 +102,10 @@ def first_to_pass(make: Callable[[float, int], CLIPAdapter], data: Data, seeds: 
     """Run at growing fractions of the full length until the mark is passed, or the full length is reached."""
     fraction = 1 / SHORTEST
     while True:
-        found = run(lambda seed, fraction=fraction: make(fraction, seed), data, seeds)
-        found["passed"] = found["acc1"] >= mark
-        if found["passed"] or fraction >= 1:
-            return found
+        result = run(lambda seed, fraction=fraction: make(fraction, seed), data, seeds)
+        result["passed"] = result["acc1"] >= mark
+        if result["passed"] or fraction >= 1:
+            return result
         fraction *= 2
 
 
@@ -119,13 +119,15 @@ def measure(name: str, seeds: int, part: float) -> None:
     batch = min(default.batch_size, len(X))
 
     def ours(fraction: float, seed: int) -> CLIPAdapter:
+        """Make the library's default adapter with this fraction of its steps."""
         if fraction >= 1:
             return CLIPAdapter(text, logit_scale=scale, random_state=seed)
         steps = max(1, round(fraction * default.n_steps_))
-        # Half a step less than asked for: the trainer rounds up.
+        # The trainer rounds up, so half a step is taken off.
         return CLIPAdapter(text, logit_scale=scale, random_state=seed, epochs=(steps - 0.5) * batch / len(X))
 
     def theirs(fraction: float, seed: int) -> CLIPAdapter:
+        """Make an adapter in the released form with this fraction of its epochs."""
         return released(text, scale, fraction * epochs, seed)
 
     full, mine = run(lambda s: theirs(1, s), data, seeds), run(lambda s: ours(1, s), data, seeds)

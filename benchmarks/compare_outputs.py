@@ -159,7 +159,7 @@ def chosen_scenes(text: str | None, parser: argparse.ArgumentParser) -> list[str
 
 
 def main() -> int:
-    """Read the command line and do what it says."""
+    """Record the outputs of a checkout, or compare two recordings."""
     if sys.argv[1:2] == ["_scenes"]:
         work, out, code = map(Path, sys.argv[2:5])
         play(sys.argv[5:], work, out, code)

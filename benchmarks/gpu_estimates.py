@@ -116,9 +116,9 @@ def main(words: Sequence[str] | None = None) -> int:
     print(f"Estimates for {about['card']} from code compiled by Triton {about['triton']}; nothing was run.", flush=True)
     for sizes in cases:
         for precision in given.precisions.split(","):
-            found = estimate(given.target, precision, sizes)
+            estimated = estimate(given.target, precision, sizes)
             shape = "x".join(str(sizes[name]) for name in "gbdhc")
-            report("gpu_estimates", None, [about | {"shape": shape, "precision": precision} | sizes | found])
+            report("gpu_estimates", None, [about | {"shape": shape, "precision": precision} | sizes | estimated])
     return 0
 
 

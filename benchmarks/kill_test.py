@@ -315,6 +315,7 @@ def _grow_a_folder(folder: Path, before: Path) -> list[str]:
 
 
 def _write_npz(cache: Path, path: Path) -> None:
+    """Write the features and labels of a cache's splits to an npz file."""
     import numpy as np
 
     from cafe.cache.format.reader import read_features

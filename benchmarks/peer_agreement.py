@@ -55,23 +55,23 @@ def imagenet() -> Data:
 
 
 def searched(make: Callable[..., Any], seeds: Sequence[int] = SEEDS) -> Callable[[Data], list[float]]:
-    """Fit with everything that is "auto" chosen on few-shot validation."""
+    """Return a function from data to test accuracies, of fits whose "auto" parameters few-shot validation chose."""
 
     def run(data: Data) -> list[float]:
         assert data.val is not None
-        found = []
+        accuracies = []
         for seed in seeds:
             rows = np.arange(len(data.train[1]))
             scorer = few_shot_val(cafe.fit_many, *data.train, rows, data.val)
             chosen, _ = choose(make(data.text, seed), "few-shot-val", scorer)
-            found.append(data.test_accuracy(chosen.fit(*data.train)))
-        return found
+            accuracies.append(data.test_accuracy(chosen.fit(*data.train)))
+        return accuracies
 
     return run
 
 
 def fixed(make: Callable[..., Any], seeds: Sequence[int] = SEEDS) -> Callable[[Data], list[float]]:
-    """Fit as given, all seeds in one run."""
+    """Return a function from data to the test accuracies of fits without any choice, all seeds in one run."""
     return lambda data: [
         data.test_accuracy(fit) for fit in cafe.fit_many(*data.train, [make(data.text, s) for s in seeds])
     ]
@@ -157,7 +157,8 @@ IMAGENET: dict[str, tuple[tuple[float, float], Callable[[Data], list[float]]]] =
 }
 
 
-def line(method: str, cell: str, theirs: tuple[float, float], ours: list[float], seconds: float) -> None:
+def print_row(method: str, cell: str, theirs: tuple[float, float], ours: list[float], seconds: float) -> None:
+    """Print a row of the table: published accuracy (mean, deviation), ours over the seeds, and the difference."""
     difference = np.mean(ours) - theirs[0]
     verdict = "agrees" if abs(difference) <= max(WIDTH, 2 * theirs[1]) else "DIFFERS"
     spread = f"±{np.std(ours, ddof=1):.2f}" if len(ours) > 1 else ""
@@ -180,13 +181,13 @@ def main() -> None:
         for (shots, data), figure in zip(tasks.items(), theirs, strict=True):
             if method.startswith(wanted):
                 start = time.perf_counter()
-                line(method, f"Caltech69, {shots}", figure, run(data), time.perf_counter() - start)
+                print_row(method, f"Caltech69, {shots}", figure, run(data), time.perf_counter() - start)
     if arguments.imagenet:
         data = imagenet()
         for method, (figure, run) in IMAGENET.items():
             if method.startswith(wanted):
                 start = time.perf_counter()
-                line(method, "ImageNet, 4", figure, run(data), time.perf_counter() - start)
+                print_row(method, "ImageNet, 4", figure, run(data), time.perf_counter() - start)
 
 
 if __name__ == "__main__":

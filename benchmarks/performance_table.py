@@ -20,7 +20,7 @@ NOT_MEASURED = "not measured"
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the table.
+    """A line of the table.
 
     Attributes
     ----------

@@ -71,7 +71,7 @@ def photographs(folder: Path, side: int = 320) -> Path:
 
 
 class Alone(NamedTuple):
-    """What the encoder does with nothing around it."""
+    """The speed of the encoder alone, without a server."""
 
     images_per_second: float  # on all cores
     core_ms: float  # of one core for an image
@@ -216,7 +216,7 @@ def upload(port: int, megabytes: int) -> int:
 
 
 def main() -> None:
-    """Measure."""
+    """Measure the server under load and the encoder alone, and record the rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=120.0)

@@ -42,7 +42,7 @@ def functions(x: Any) -> Any:
 
 
 def on_device(x: Any, device: str) -> Any:
-    """Return an array for computing on a device: itself for the CPU, else a tensor there.
+    """Return an array for computing on a device: the array itself for the CPU, else a tensor on the device.
 
     Examples
     --------
@@ -83,7 +83,7 @@ def index_like(rows: Array, x: Any) -> Any:
 
 
 def numpy_dtype(x: Any) -> Any:
-    """Return x's dtype as NumPy has it.
+    """Return the NumPy dtype of an array or a tensor.
 
     Examples
     --------

@@ -47,7 +47,7 @@ _DEVICE_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/nvmap", "/d
 
 
 def choose_device(device: str = "auto") -> str:
-    """Turn what was asked for into a device that is here.
+    """Return the name of an available device for a requested device.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def choose_device(device: str = "auto") -> str:
     Raises
     ------
     InputError
-        If the device is unknown or not here: an explicit wish is never replaced by another device.
+        If the device is unknown or not available: an explicit request is never replaced by another device.
 
     Examples
     --------
@@ -93,7 +93,7 @@ def choose_device(device: str = "auto") -> str:
 
 
 def local_rank(environment: Mapping[str, str]) -> int:
-    """Return which of this machine's processes a launcher has made this one; 0 without a launcher.
+    """Return this process's number among the processes that a launcher started on this machine; 0 without a launcher.
 
     Processes that torchrun, SLURM or MPI start side by side take a GPU each.
 
@@ -120,7 +120,7 @@ def capture_stream(device: int) -> torch.cuda.Stream:
 
 
 def choose_device_for(device: str, multiply_adds: float) -> str:
-    """Return where a problem of a known size is computed.
+    """Return the device to compute a problem on, by the problem's size.
 
     Parameters
     ----------
@@ -174,15 +174,15 @@ class _ExactProducts:
 
 
 _exact_products = _ExactProducts()
-# How PyTorch says float32: as such, or nothing said.
+# PyTorch's names for exact float32 products: stated, or by default.
 EXACT = ("ieee", "none")
 
 
 def _product_precision(change: str | None = None) -> str:
-    """Return, or change, what cuBLAS asks before a float32 product; ``"tf32"`` is its other value.
+    """Return, and with ``change`` set, the precision of float32 products in cuBLAS: ``"tf32"`` or one of ``EXACT``.
 
-    PyTorch 2.9 keeps it apart from the older ``allow_tf32`` and ``set_float32_matmul_precision``, and raises where the
-    older are read after the newer was set; in this order both read as before when it is put back.
+    PyTorch 2.9 has this setting beside the older ``allow_tf32`` and ``set_float32_matmul_precision``, and raises where
+    an older setting is read after the new one was changed. Only the new setting is changed here, and set back.
     """
     import torch
 
@@ -198,12 +198,12 @@ def _product_precision(change: str | None = None) -> str:
 
 @contextmanager
 def exact_products(device: str) -> Iterator[None]:
-    """Run the body with float32 products in float32 on CUDA, whatever the process has set; its setting comes back.
+    """Run the body with exact float32 products on CUDA, then restore the setting of the process.
 
     cuBLAS reads one setting for all of a process (``allow_tf32``, ``fp32_precision``); PyTorch has a guard for one
     thread (``NoTF32Guard``), in C++ alone. A fit does not inherit the setting, so that it is the same in every program.
-    Where products are exact already nothing is changed; where they are not, they are exact in all threads while the
-    body runs, which costs the others time and no accuracy. Elsewhere than on CUDA nothing is done.
+    Products that are exact already are left so; other products become exact in all threads while the body runs, which
+    costs the other threads time and no accuracy. On other devices than CUDA nothing is changed.
 
     Examples
     --------
@@ -215,9 +215,9 @@ def exact_products(device: str) -> Iterator[None]:
 
 
 def may_have_accelerator() -> bool:
-    """Whether a device beside the CPU may be here, by what the operating system shows: without the import of torch.
+    """Return whether this machine may have an accelerator, without importing torch.
 
-    Only Linux tells: what CUDA and ROCm need are files of the kernel's drivers.
+    On Linux, CUDA and ROCm need device files of the kernel's drivers; other systems give no such sign.
     """
     if sys.platform != "linux" or "torch" in sys.modules:
         return True
@@ -230,7 +230,7 @@ def may_have_accelerator() -> bool:
 def choose_encoding_dtype(
     dtype: str, device: str, products: tuple[int, int] | None = None, *, preferred: str | None = None
 ) -> str:
-    """Turn what was asked for into the name of the dtype that an encoder's towers run in.
+    """Return the name of the dtype that an encoder's towers run in, for a requested dtype.
 
     Parameters
     ----------
@@ -242,7 +242,7 @@ def choose_encoding_dtype(
     products : (int, int), default=None
         Inputs and outputs of the layers that cost most; None are those of a ViT-B.
     preferred : str, default=None
-        What ``"auto"`` takes in place of all that: the dtype of features that are there.
+        The dtype that ``"auto"`` means instead, such as that of features made before.
 
     Returns
     -------
@@ -311,7 +311,7 @@ def measured_encoding_dtype(inputs: int, outputs: int) -> str:
 
 
 def heaviest_products(shapes: Iterable[Sequence[int]]) -> tuple[int, int] | None:
-    """Return (inputs, outputs) of the layers that cost most, of the shapes of a tower's weights; None without any.
+    """Return (inputs, outputs) of the costliest layers from the shapes of a tower's weights; None without layers.
 
     Examples
     --------
@@ -421,7 +421,7 @@ def threads_of_a_product() -> int:
 
 @lru_cache(maxsize=1)
 def _thread_pools(n_modules: int) -> Any:
-    """Find the libraries that have threads of their own: 5 ms, and again only where a module was imported since."""
+    """Return a controller of the libraries' thread pools; ``n_modules`` makes a new one after imports (5 ms)."""
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()

@@ -33,7 +33,7 @@ _ADAPTER_PARAMETERS = frozenset({"variant", "alpha", "beta", "reduction"})
 
 
 def chosen_method(method: str | None, parameters: Iterable[str] = ()) -> str:
-    """Return the method to fit: the one that is named, else the one that the parameters belong to.
+    """Return the method to fit: the named method, else the method that has these parameters.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ class FitRequest:
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How all fits of one call are made.
+    """Settings that all fits of one call share.
 
     Attributes
     ----------

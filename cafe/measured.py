@@ -116,8 +116,8 @@ def time_ways(
 ) -> dict[str, float]:
     """Time several ways in turns, and return the shortest seconds of each.
 
-    The shortest, because what else the machine does only ever adds to it. Each way is run once to warm up first. Ways
-    that are not reached within the budget are left out.
+    Other work of the machine can only lengthen a run, so the shortest counts. Each way first runs once to warm up.
+    Ways that are not reached within the budget are left out.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ def _seconds(run: Callable[[], object], clock: Clock) -> float:
 
 @cache
 def processor() -> str:
-    """Return the name of this machine's processor, with a hash of what else tells it from others of that name."""
+    """Return the name of this machine's processor, with a hash of details by which those of one name differ."""
     name, details = platform.processor() or platform.machine(), platform.machine()
     with suppress(OSError):
         first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
@@ -167,7 +167,7 @@ def processor() -> str:
 
 
 def _notes(folder: Path) -> dict[str, dict[str, float]]:
-    """Read the notes of a folder; those that are no seconds by name are left out."""
+    """Read the noted seconds of a folder, by key and name; damaged notes are left out."""
     try:
         written = json.loads((folder / MEASURED_FILE).read_text(encoding="utf-8"))
         return {key: value for key, value in written["seconds"].items() if _are_seconds(value)}
@@ -176,12 +176,14 @@ def _notes(folder: Path) -> dict[str, dict[str, float]]:
 
 
 def _are_seconds(value: object) -> bool:
+    """Return whether a value is a dict of positive finite floats."""
     return isinstance(value, dict) and all(
         isinstance(each, float) and math.isfinite(each) and each > 0 for each in value.values()
     )
 
 
 def _note(folder: Path, key: str, seconds: dict[str, float]) -> None:
+    """Add measured seconds to the notes of a folder, of which the newest are kept; a full disk is no error."""
     notes = {**{name: value for name, value in _notes(folder).items() if name != key}, key: seconds}
     newest = dict(list(notes.items())[-_KEPT:])
     with suppress(OSError, CafeError), replacing(folder / MEASURED_FILE) as temporary:

@@ -234,7 +234,7 @@ def _state(estimator: Any, prefix: str, arrays: dict[str, NDArray[Any]]) -> dict
 def state_sha256(estimator: Any) -> str:
     """Hash a fitted method: its class, its parameters and its fitted attributes.
 
-    Of a method that :func:`load` read, it is the checksum of the run, where this has one.
+    A method that :func:`load` read has the checksum of its run, if the run holds a checksum.
 
     Examples
     --------
@@ -521,7 +521,7 @@ def current_run(cache_dir: Path) -> Path | None:
 
 
 def summarise_run(folder: Path, cache_dir: Path) -> RunSummary:
-    """Summarise a run without reading its arrays; ``damaged`` says what is wrong with it."""
+    """Summarise a run without reading its arrays; ``damaged`` holds the reason if the run cannot be read."""
     below = cache_dir / RUNS
     name = folder.relative_to(below).as_posix() if below in folder.parents else str(folder)
     files = [folder / file for file in _OWN_FILES]

@@ -11,7 +11,7 @@ from gpu_parts.shared import DEVICE, Rows, Sizes, library_precision, seconds_of
 
 
 def environment(sizes: Sizes, row: Rows) -> None:
-    """What is here, and its ceilings: products, memory, launches."""
+    """Record the machine's GPU, driver and libraries, and its ceilings: products, memory, launches."""
     import torch
 
     from cafe.kernels.cards import card_of

@@ -21,7 +21,7 @@ def methods(sizes: Sizes, row: Rows) -> None:
         if name == "coop":
             row(method=name, note="needs a text tower; see the part 'towers'")
             continue
-        found = {}
+        accuracies = {}
         for device in ("cuda", "cpu"):
             model = make_method(name, class_embeddings=text, device=device, logit_scale=30.0)
             known = model.get_params(deep=False)
@@ -36,12 +36,12 @@ def methods(sizes: Sizes, row: Rows) -> None:
                     logits = model.logits(T)
                 seconds = {"fit_seconds": middle - start, "score_seconds": time.perf_counter() - middle}
                 accuracy = float(np.mean(model.classes_[logits.argmax(1)] == t))
-                found[device] = accuracy
-                ok = model.device_.startswith(device) and abs(accuracy - found["cuda"]) <= 0.01
+                accuracies[device] = accuracy
+                ok = model.device_.startswith(device) and abs(accuracy - accuracies["cuda"]) <= 0.01
                 row(method=name, device=model.device_, kernel=model.kernel_, accuracy=accuracy, **seconds, ok=ok)
             except Exception as error:
                 row(method=name, device=device, error=repr(error)[:500], ok=False)
-                found.setdefault(device, float("nan"))
+                accuracies.setdefault(device, float("nan"))
 
 
 def probe(sizes: Sizes, row: Rows) -> None:

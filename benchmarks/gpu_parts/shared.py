@@ -18,7 +18,7 @@ Rows = Callable[..., None]
 
 
 class Sizes:
-    """How large things are: as on a GPU, or small enough for Triton's interpreter."""
+    """Sizes of the measured problems: for a GPU, or small enough for Triton's interpreter."""
 
     def __init__(self, smoke: bool) -> None:
         self.smoke = smoke

@@ -1,4 +1,4 @@
-"""Where a scene runs: a folder in which commands are typed, and the inputs that they are given."""
+"""Runs the commands of a scene in a folder of its own, records their output, and makes their input files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FOLDER_OF_INPUTS = "inputs"  # in a scene's folder; what lies there was made by 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a user sees of one command."""
+    """The result of one command: exit code and both streams."""
 
     code: int | str
     out: str
@@ -37,13 +37,13 @@ class Outcome:
     def names(self, key: str) -> list[str]:
         """Return the names that a list verb printed as JSON; none if it printed something else."""
         try:
-            return [one["name"] for one in json.loads(self.out)[key]]
+            return [row["name"] for row in json.loads(self.out)[key]]
         except (ValueError, KeyError, TypeError):
             return []
 
 
 class Desk:
-    """Where one scene runs: a folder, in which commands are typed, and a folder for what they say.
+    """Runs the commands of one scene in a folder, and records their output in another folder.
 
     Parameters
     ----------
@@ -187,7 +187,7 @@ def photographs(folder: Path, classes: Sequence[str], per_class: int, suffix: st
 
 
 def odd_pictures(folder: Path) -> Path:
-    """Write two classes of pictures in every mode that has a rule of its own, and some that are none."""
+    """Write two classes of pictures, in every mode with its own rule of conversion, and files that are no pictures."""
     from PIL import Image
 
     photographs(folder, ["plain", "odd"], 6)

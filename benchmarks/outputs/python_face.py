@@ -193,14 +193,14 @@ def grid_in_python(cafe: Any, cache: Path, tell: Callable[[str], None]) -> None:
     """Fit many at once: different methods, parameters and rows."""
     features, X, y, test, _ = few_rows(cafe, cache, shots=4)
     text, halves = features.class_embeddings, [np.arange(0, len(y), 2), np.arange(1, len(y), 2)]
-    wishes = [
+    methods = [
         *(cafe.CLIPAdapter(text, alpha=alpha, random_state=seed) for alpha in (0.2, 0.6) for seed in (1, 2)),
         cafe.CLIPAdapter(text, variant="both", alpha="learned", beta="scalar", random_state=1),
         cafe.TipAdapter(text), cafe.LinearProbe(text, C=1.0), cafe.LinearProbe(text, C=0.1), cafe.ZeroShot(text),
         cafe.TipAdapterF(text, random_state=1, epochs=3),
     ]  # fmt: skip
-    fits = cafe.fit_many(X, y, wishes)
-    fits += cafe.fit_many(X, y, wishes[:2] + wishes[5:7], [*halves, *halves])
+    fits = cafe.fit_many(X, y, methods)
+    fits += cafe.fit_many(X, y, methods[:2] + methods[5:7], [*halves, *halves])
     for model in fits:
         tell(f"{model!r}\nprobabilities {described_array(model.predict_proba(test))}")
     attempt(tell, "nothing", lambda: cafe.fit_many(X, y, []))

@@ -159,7 +159,7 @@ def fit(desk: Desk) -> None:
 
 @scene(1)
 def compare(desk: Desk) -> None:
-    """Every suite, with everything that its report holds."""
+    """Record `cafe compare` of every suite, with all files of its report."""
     digits = desk.digits()
     desk.cafe("cache", "export", digits, "--out", "inputs/exported.npz")
     moved = arrays_of(desk.inputs / "exported.npz")
@@ -170,7 +170,7 @@ def compare(desk: Desk) -> None:
     np.savez(desk.inputs / "moved.npz", **moved)
     desk.all("cache import inputs/moved.npz --name moved --model cafe:mini --json")
     grid = "--shots 1,2 --seeds 1,2"
-    wishes = {
+    options_of_suite = {
         "methods": "--shots 2 --seeds 1",
         "shift": "--shots 2 --seed 1 --cache caches/digits--cafe-mini.h5,caches/moved--cafe-mini.h5",
         "base-to-new": "--shots 2 --seed 1 --cache digits",
@@ -179,7 +179,7 @@ def compare(desk: Desk) -> None:
         "manifold": "--shots 2 --seeds 1,2 --cache digits",
     }
     for suite in desk.cafe("suites", "--json").names("suites"):
-        desk.all(f"compare {suite} --out out/{suite} {wishes.get(suite, f'{grid} --cache digits')}")
+        desk.all(f"compare {suite} --out out/{suite} {options_of_suite.get(suite, f'{grid} --cache digits')}")
     desk.all(
         "compare baselines --cache digits --shots 1 --seed 3 --json",
         "compare baselines --cache digits --shots 1 --seed 3 --quiet",
@@ -480,7 +480,7 @@ def demo(desk: Desk) -> None:
 
 @scene(2)
 def extract_digits(desk: Desk) -> None:
-    """The options of extraction on the digits."""
+    """Record `cafe extract` on the digits with each of its options."""
     inputs = desk.inputs
     words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
     (inputs / "names.txt").write_text("".join(f"the number {word}\n" for word in words))

@@ -118,7 +118,7 @@ def adapter(cell: Cell) -> Row:
 
 def singles(cell: Cell) -> Row:
     """Fit every setting of every single method on the first draws of a cell: accuracy and ECE of each."""
-    found: dict[str, list[tuple[float, float, int]]] = {}
+    results: dict[str, list[tuple[float, float, int]]] = {}
     for task in (task for draw in cell.draws[:SINGLE_DRAWS] for task in draw):
         own = {"class_embeddings": task.text, "logit_scale": task.logit_scale}
         fits = {"zero-shot": cafe.ZeroShot(**own).fit(task.X, task.y)}
@@ -129,9 +129,9 @@ def singles(cell: Cell) -> Row:
                 fits[", ".join([method, *shown])] = fit
         for label, fit in fits.items():
             right, error, _ = measured(fit, task)
-            found.setdefault(label, []).append((float(np.mean(right)), error, len(right)))
+            results.setdefault(label, []).append((float(np.mean(right)), error, len(right)))
     means = {}
-    for label, values in found.items():
+    for label, values in results.items():
         accuracy, error, n = np.array(values).T
         means[label] = [100 * float(np.average(accuracy, weights=n)), float(np.mean(error))]
     return {"fits": means}
@@ -139,20 +139,20 @@ def singles(cell: Cell) -> Row:
 
 def confidence(cell: Cell) -> Row:
     """Multiply auto's logits by a few factors: ECE and negative log-likelihood of each, and the ECE of zero-shot."""
-    found: dict[str, list[tuple[float, float]]] = {}
+    results: dict[str, list[tuple[float, float]]] = {}
     for task in (task for draw in cell.draws for task in draw):
         own = {"class_embeddings": task.text, "logit_scale": task.logit_scale}
         proba = zero_shot(task, **own).predict_proba(task.X_test)
-        found.setdefault("zero-shot", []).append((expected_calibration_error(proba, task.y_test), 0.0))
+        results.setdefault("zero-shot", []).append((expected_calibration_error(proba, task.y_test), 0.0))
         logits = cafe.Auto(random_state=task.seed, **own).fit(task.X, task.y).logits(task.X_test).astype(np.float64)
         for factor in FACTORS:
             scaled = factor * (logits - logits.max(axis=1, keepdims=True))
             log_proba = scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))
             loss = float(-np.mean(log_proba[np.arange(len(log_proba)), task.y_test]))
-            found.setdefault(f"{factor:g}", []).append(
+            results.setdefault(f"{factor:g}", []).append(
                 (expected_calibration_error(np.exp(log_proba), task.y_test), loss)
             )
-    return {"fits": {label: np.mean(values, axis=0).tolist() for label, values in found.items()}}
+    return {"fits": {label: np.mean(values, axis=0).tolist() for label, values in results.items()}}
 
 
 def confidences(cells: dict[tuple[str, int], dict[str, Row]]) -> None:
@@ -161,14 +161,14 @@ def confidences(cells: dict[tuple[str, int], dict[str, Row]]) -> None:
     if not rows:
         return
     print(f"| logits times | cells of {len(rows)} beyond | mean ECE | mean loss |\n{'| --- ' * 4}|")
-    found = {}
+    results = {}
     for factor in FACTORS:
         ece, loss = np.array([row["fits"][f"{factor:g}"] for row in rows]).T
         beyond = int(np.sum(ece > np.array([row["fits"]["zero-shot"][0] for row in rows]) + 0.01))
-        found[factor] = (beyond, float(ece.mean()), float(loss.mean()))
-        print(f"| {factor:g} | {beyond} | {found[factor][1]:.4f} | {found[factor][2]:.4f} |")
-    fewest = min(FACTORS, key=lambda factor: found[factor][:2])
-    lost = found[fewest][2] - found[1.0][2]
+        results[factor] = (beyond, float(ece.mean()), float(loss.mean()))
+        print(f"| {factor:g} | {beyond} | {results[factor][1]:.4f} | {results[factor][2]:.4f} |")
+    fewest = min(FACTORS, key=lambda factor: results[factor][:2])
+    lost = results[fewest][2] - results[1.0][2]
     taken = fewest if lost <= MOST_LOST else 1.0
     print(f"\nFewest beyond: {fewest:g}, whose loss is {lost:+.4f} on that of 1; the rule takes {taken:g}.")
     print(f"Rows of commits {commits_of(rows)}.")
@@ -232,8 +232,11 @@ def by_cell(cells: dict[tuple[str, int], dict[str, Row]]) -> None:
         )
 
 
-def standing(cells: dict[tuple[str, int], dict[str, Row]]) -> None:
-    """Print how it stands with the goals."""
+def print_comparison_with_goals(cells: dict[tuple[str, int], dict[str, Row]]) -> None:
+    """Print a list of how auto compares with zero-shot, CLIP-Adapter and the best single method (goals of the study).
+
+    ``cells`` holds, for each (data set, shots), the rows of its steps: auto, adapter and singles.
+    """
     behind: dict[int, list[float]] = {}
     below, uncalibrated, beaten = [], [], []
     over_adapter: dict[bool, list[float]] = {True: [], False: []}
@@ -246,9 +249,9 @@ def standing(cells: dict[tuple[str, int], dict[str, Row]]) -> None:
         if plain - own > max(0.3, 2 * row["error"]):
             below.append(name)
         if own_ece > plain_ece + 0.01:
-            # Rows of the first runs do not have it.
-            sure = row.get("confidence", {}).get("auto")
-            kind = "" if sure is None else ", too sure" if sure > own else ", too timid"
+            # Rows of the first runs hold no confidence.
+            confidence = row.get("confidence", {}).get("auto")
+            kind = "" if confidence is None else ", too sure" if confidence > own else ", too timid"
             uncalibrated.append(f"{name} (by {own_ece - plain_ece - 0.01:.3f}{kind})")
         if "adapter" in steps:
             fits, error = steps["adapter"]["fits"], steps["adapter"]["error"]
@@ -275,18 +278,18 @@ def standing(cells: dict[tuple[str, int], dict[str, Row]]) -> None:
         every = [gap for gaps in behind.values() for gap in gaps]
         by_shots = ", ".join(f"{np.mean(gaps):+.2f} at {k}" for k, gaps in sorted(behind.items()))
         print(f"- behind the oracle: {np.mean(every):+.2f} ({by_shots}); at one and two shots {np.mean(few):+.2f}")
-    for with_text, found in fixed.items():
-        averages = sorted(((float(np.mean(values)), label) for label, values in found.items()), reverse=True)
+    for with_text, accuracies in fixed.items():
+        averages = sorted(((float(np.mean(values)), label) for label, values in accuracies.items()), reverse=True)
         shown = "; ".join(f"{label} {value:.2f}" for value, label in averages[:5])
-        if found:
-            cells_of = len(found["auto"])
-            print(f"- {'with' if with_text else 'without'} text, means over {cells_of} cells: {shown}")
+        if accuracies:
+            n_cells = len(accuracies["auto"])
+            print(f"- {'with' if with_text else 'without'} text, means over {n_cells} cells: {shown}")
 
 
 def tables(part: str, cells: dict[tuple[str, int], dict[str, Row]]) -> None:
-    """Print the table of a part, of cells or of data sets, and how it stands with the goals."""
+    """Print the table of a part, of cells or of data sets, and the comparison with the goals."""
     (by_dataset if part in ("all", "built-on") else by_cell)(cells)
-    standing(cells)
+    print_comparison_with_goals(cells)
     print(f"- rows of commits {commits_of(row for steps in cells.values() for row in steps.values())}")
 
 
@@ -302,16 +305,16 @@ def attempts(part: str, only: str | None) -> None:
         try:
             for key, value in changes.items():
                 setattr(weights, key, value)
-            found = [(cell.draws[0][0].text is not None, cell.shots, *auto(cell)["fits"]["auto"]) for cell in cells]
+            results = [(cell.draws[0][0].text is not None, cell.shots, *auto(cell)["fits"]["auto"]) for cell in cells]
         finally:
             for key, value in before.items():
                 setattr(weights, key, value)
         shown = []
         for text in (True, False):
             for shots in (1, 2, 4, 8, 16):
-                own = [accuracy for t, k, accuracy, _ in found if (t, k) == (text, shots)]
+                own = [accuracy for t, k, accuracy, _ in results if (t, k) == (text, shots)]
                 shown.append(f"{np.mean(own):.2f}" if own else "")
-        ece = float(np.mean([e for *_, e in found]))
+        ece = float(np.mean([e for *_, e in results]))
         rows.append({"step": "attempt", "attempt": name, "means": shown, "ece": ece})
         print(f"| {name} | {' | '.join(shown)} | {ece:.3f} |", flush=True)
     report("auto_study", None, rows, quiet=True)

@@ -30,8 +30,8 @@ from cafe.methods.inference import scores
 
 
 @contextmanager
-def gain_of(gain: float) -> Iterator[None]:
-    """Put the gain into the reference kernel and into inference, within the block."""
+def with_gain(gain: float) -> Iterator[None]:
+    """Multiply the logits of learned ratios by ``gain``, in the reference kernel and in inference, within the block."""
 
     def stretched(parameters: dict[str, Any], side: str) -> dict[str, Any]:
         names = (f"{side}_bias", f"{side}_out")
@@ -72,7 +72,7 @@ def main() -> None:
         series: list[tuple[Any, float]] = [(0.2, 1.0)]
         series += [(mode, float(g)) for mode in ("scalar", "learned") for g in arguments.gains.split(",")]
         for ratio, gain in series:
-            with gain_of(gain):
+            with with_gain(gain):
                 one = CLIPAdapter(text, variant, alpha=ratio, beta=ratio, kernel="reference", random_state=0)
                 fits = fit_many(X, y, [one] * len(folds), [train for train, _ in folds])
                 pairs = list(zip(fits, folds, strict=True))

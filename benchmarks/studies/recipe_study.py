@@ -161,7 +161,7 @@ def excess(fit: list[float]) -> float:
 
 
 def table(rows: list[dict[str, Any]], part: str) -> None:
-    """Print the table of a part."""
+    """Print the recipes' gains of a part of the study, by data set or by cell, and the commits of the rows."""
     rows = [row for row in rows if row["text"]]
     (by_dataset if part in ("built-on", "screen") else by_cell)(rows)
     print(f"\n(commit {commits_of(rows)})")
@@ -211,7 +211,7 @@ def choice(lines: list[tuple[float, str, Any, list[Any]]], known: dict[str, Cand
 
 
 def main() -> None:
-    """Fit what is asked for, and print the table."""
+    """Fit the chosen recipes on the cells of a part, record the rows, and print the part's table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", nargs="?", choices=list(PARTS), default="built-on")
     parser.add_argument("--dataset", help="data sets whose names hold this alone")

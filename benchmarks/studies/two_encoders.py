@@ -114,7 +114,7 @@ def table(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure both encoders alone and joined, record the rows, and print their table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=5, help="of shots")
     parser.add_argument("--first", default="cafe:mini", choices=("cafe:mini", "pixels"), help="encoder")

@@ -42,7 +42,7 @@ class VerifyReport:
 
     @property
     def ok(self) -> bool:
-        """Whether the cache is sound."""
+        """Whether no finding was made, so that the cache is sound."""
         return not self.findings
 
 

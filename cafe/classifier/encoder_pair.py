@@ -131,7 +131,7 @@ class EncoderPair(Encoder):
 
     @property
     def has_text(self) -> bool:
-        """Whether the first has a text tower."""
+        """Whether the first encoder has a text tower."""
         return self.encoders[0].has_text
 
     @property

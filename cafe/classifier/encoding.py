@@ -111,7 +111,7 @@ def open_again(features: Features, device: str, dtype: str = "auto") -> Encoder:
 
 
 def check_encoders(provenance: Mapping[str, Any], encoder: Encoder) -> None:
-    """Refuse an encoder whose image features are not those of this provenance; of a pair, either one.
+    """Refuse an encoder, or a pair of which either encoder's image features differ from those of the provenance.
 
     Raises
     ------

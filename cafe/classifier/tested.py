@@ -47,12 +47,12 @@ class TestedImages:
 
     @property
     def n_images(self) -> int:
-        """How many different images there are."""
+        """The number of different test images."""
         return len(self.labels) // self.repeats
 
     @property
     def results(self) -> list[ClassResult]:
-        """How each class did, in the order of ``class_names``."""
+        """The results of each class, in the order of ``class_names``."""
         return class_results(self.predicted, self.labels, len(self.class_names), self.repeats)
 
     def fields(self) -> dict[str, Any]:

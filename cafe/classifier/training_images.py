@@ -27,7 +27,7 @@ MOST_SEARCHED = 50_000  # images that are searched for neighbours: 100 MB of flo
 
 @dataclass(frozen=True)
 class FitSource:
-    """Where the images and features of a fit were, on the machine that fitted.
+    """The places of a fit's images and features on the machine that fitted.
 
     It is a file beside the run, which is never shared with the run.
 
@@ -100,7 +100,7 @@ class TrainingImages:
 
     @cached_property
     def _images(self) -> SampleImages:
-        """The images of the data set; none where it is not on this machine any more."""
+        """The images of the run's data set; empty where the data set cannot be opened on this machine."""
         if self.source.data is None:
             return SampleImages(None)
         try:

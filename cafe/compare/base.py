@@ -102,14 +102,13 @@ class Experiment:
             self.progress(done, of, label)
 
     def kept(self, series: Sequence[Series]) -> list[Series]:
-        """Return the series of the methods asked for, and one for each of them that the suite does not name."""
+        """Return the series whose method was asked for, and a default series of each requested method without any."""
         if self.methods is None:
             return list(series)
         for name in self.methods:
             find("methods", "METHOD", "method", name)
         kept = [member for member in series if member.method in self.methods]
         missing = set(self.methods) - {member.method for member in kept}
-        # A method that the suite does not name is compared with its own defaults.
         return kept + [Series(name, name) for name in method_names() if name in missing]
 
 
@@ -196,7 +195,7 @@ class Suite(ABC):
         experiment.report(len(work), len(work), "done")
 
     def _groups(self, position: int, experiment: Experiment) -> list[tuple[str, list[Series]]]:
-        """Return the series that were asked for, grouped by label."""
+        """Return the requested series by label; series that cannot learn from two encoders become notes instead."""
         groups: dict[str, list[Series]] = {}
         features = experiment.features[position]
         for series in experiment.kept(self.series(features, experiment)):

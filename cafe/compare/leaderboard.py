@@ -135,7 +135,7 @@ def compare_methods(
 
 
 def _other_series(features: Features, fitted: Contender, methods: Sequence[str] | None) -> list[Series]:
-    """Return the series of the suite ``methods`` that were asked for, without the one that was fitted already."""
+    """Return the requested series of the suite ``methods``, without the series that was fitted already."""
     experiment = Experiment((features,), methods=None if methods is None else tuple(methods))
     suite = [
         replace(series, parameters=PUBLISHED.get(series.method, series.parameters))

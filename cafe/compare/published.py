@@ -88,7 +88,7 @@ def _test_set(entry: dict[str, Any], table: dict[str, Any]) -> str | None:
 
 
 def _is_comparable(entry: dict[str, Any], table: dict[str, Any], row: dict[str, Any]) -> bool:
-    """Return whether a row of a published table is of the data set, method and shots of a summary row (``entry``)."""
+    """Return whether ``row`` of a published ``table`` has the data set, method and shots of the summary's ``entry``."""
     shift = table.get("kind") == "shift"
     if (entry["part"] is not None) is not shift or (shift and entry["dataset"] != "imagenet"):
         return False

@@ -137,7 +137,7 @@ def _split_by_hash(rows: list[tuple[int, str, int]], keys: list[str]) -> dict[st
 
 
 def _inner_folder(path: Path) -> Path | None:
-    """Follow folders that hold a single folder and nothing else; return the one that holds class or split folders.
+    """Follow folders that hold a single folder and nothing else to the folder that holds class or split folders.
 
     None if the given folder holds them itself, or if no such folder exists. A folder called ``train`` is a split, and a
     folder with images is a class.
@@ -153,7 +153,7 @@ def _inner_folder(path: Path) -> Path | None:
 
 
 def _split_folders(path: Path, split_of: dict[str, str | None]) -> dict[str, str]:
-    """Return the folder of each split, in the order train, val, test."""
+    """Return folder names by split (train, val, test) from splits by folder name (None: not a split)."""
     folder_of: dict[str, str] = {}
     for name, split in split_of.items():
         if split in folder_of:

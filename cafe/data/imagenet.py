@@ -45,7 +45,7 @@ class ImageNet(ImageNetLayout):
 
     @classmethod
     def missing(cls, root: Path | None) -> str | None:
-        """Say which file is expected where; None if class names and images of either form are there."""
+        """Say which file is missing; None if the images, as released or from the Hugging Face Hub, have class names."""
         why = super().missing(root)
         if root is None or why is None or cls._present(root):
             return why

@@ -73,7 +73,7 @@ def class_scores(probabilities: NDArray[Any], score: ConformalScore = "lac") -> 
 def own_scores(
     probabilities: NDArray[Any], labels: NDArray[np.int64], score: ConformalScore = "lac"
 ) -> NDArray[np.float64]:
-    """Return the score of each row's own class, (n,), float64: what a threshold is made of."""
+    """Return the score of each row's own class, (n,), float64; :func:`conformal_threshold` takes these scores."""
     scores: NDArray[np.float64] = np.take_along_axis(class_scores(probabilities, score), labels[:, None], axis=1)[:, 0]
     return scores
 

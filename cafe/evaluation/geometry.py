@@ -71,7 +71,7 @@ def knn_accuracy(x: NDArray[Any], labels: NDArray[np.int64], k: int = NEIGHBOURS
 
 
 def _vote(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the most frequent label of each row; of equals, the one that comes first."""
+    """Return the most frequent label of each row; among equally frequent labels, the first in the row."""
     counts = (labels[:, :, None] == labels[:, None, :]).sum(axis=2)  # votes for each neighbour's label
     winner: NDArray[np.int64] = np.take_along_axis(labels, counts.argmax(axis=1)[:, None], axis=1)[:, 0]
     return winner

@@ -123,7 +123,7 @@ def paired_test(a: NDArray[Any], b: NDArray[Any]) -> PairedTest:
 
 
 def _variances(d: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the variances of the mean of d (S, n), from seeds (A) and from images (B), by the module's formulas."""
+    """Return two parts of the variance of d's mean, d (S, n): A from seeds and B from images (formulas above)."""
     seeds, n = d.shape
     of_images, of_seeds, mean = d.mean(axis=0), d.mean(axis=1), d.mean()
     ms_image = seeds * float(((of_images - mean) ** 2).sum()) / max(n - 1, 1)
@@ -136,7 +136,7 @@ def _variances(d: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def _p_value(mean: float, of_seeds: float, of_images: float, seeds: int, n: int) -> float:
-    """Return the two-sided p-value of a mean, from its variances A and B from seeds and images."""
+    """Return the two-sided p-value of a mean whose variance has the parts ``of_seeds`` (A) and ``of_images`` (B)."""
     if n == 1:
         return 1.0  # one image says nothing
     if of_seeds + of_images <= ROUNDING:
@@ -145,7 +145,7 @@ def _p_value(mean: float, of_seeds: float, of_images: float, seeds: int, n: int)
 
 
 def _interval(mean: float, of_seeds: float, of_images: float, seeds: int, n: int) -> tuple[float, float]:
-    """Return the 95 % interval of a mean, from its variances A and B from seeds and images."""
+    """Return the 95 % interval of a mean whose variance has the parts ``of_seeds`` (A) and ``of_images`` (B)."""
     from scipy.optimize import brentq
 
     if n == 1:
@@ -154,13 +154,13 @@ def _interval(mean: float, of_seeds: float, of_images: float, seeds: int, n: int
         return mean, mean
     error = float(np.sqrt(of_seeds + of_images))
 
-    def too_often(half: float) -> float:
+    def excess_outside(half: float) -> float:
         return sum_of_t_beyond(half, of_seeds, max(seeds - 1, 1), of_images, n - 1) - (1 - CONFIDENCE)
 
     highest = 2 * error
-    while too_often(highest) > 0:
+    while excess_outside(highest) > 0:
         highest *= 2
-    half = float(brentq(too_often, 0.0, highest, xtol=1e-9 * error))
+    half = float(brentq(excess_outside, 0.0, highest, xtol=1e-9 * error))
     return max(-1.0, mean - half), min(1.0, mean + half)
 
 

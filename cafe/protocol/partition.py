@@ -145,7 +145,10 @@ def split_by_hash(labels: ArrayLike, keys: Sequence[str], percent: Shares | None
 
 
 def _assign(keys: list[str], shared: set[str], percent: Shares) -> list[str]:
-    """Name the part of each row of one class, whose keys come sorted."""
+    """Return ``"train"``, ``"val"`` or ``"test"`` for each sorted key of one class; equal keys get the same part.
+
+    Keys in ``shared``, which other classes have too, go to train; ``percent`` holds the three shares.
+    """
     n_train = max(1, len(keys) * percent[0] // 100)
     n_val = len(keys) * percent[1] // 100
     parts: list[str] = []

@@ -93,7 +93,7 @@ class NothingToChooseByError(InputError):
 
 @dataclass(frozen=True)
 class Selection:
-    """What was chosen, and how; every row holds it.
+    """The chosen values, and how they were chosen; every result row holds a selection.
 
     Attributes
     ----------

@@ -47,7 +47,7 @@ def class_mapping(source: Features, target: Features) -> NDArray[np.int64]:
     """
     if source.class_names == target.class_names:
         return np.arange(len(source.class_names))
-    names, wnids = _places([_plain(name) for name in source.class_names]), _places(_wnids(source))
+    names, wnids = _classes_by_key([_plain(name) for name in source.class_names]), _classes_by_key(_wnids(source))
     matched, unmatched = [], []
     for name, wnid in zip(target.class_names, _wnids(target), strict=True):
         rows = wnids.get(wnid, []) if wnid else []
@@ -87,24 +87,24 @@ def _plain(name: str) -> str:
 
 def _wnids(features: Features) -> list[str]:
     """Return each class's WordNet id, "" where none is known."""
-    ids = [_first(name) for name in features.class_names]
+    ids = [_wordnet_id(name) for name in features.class_names]
     for split in features.splits.values():
         rows = {label: row for row, label in enumerate(split.labels.tolist())}
         for label, row in rows.items():
-            ids[label] = ids[label] or _first(str(split.sample_ids[row]))
+            ids[label] = ids[label] or _wordnet_id(str(split.sample_ids[row]))
     return ids
 
 
-def _first(text: str) -> str:
+def _wordnet_id(text: str) -> str:
     """Return the first WordNet id in a text, empty if there is none."""
     match = _WNID.search(text)
     return match[0] if match else ""
 
 
-def _places(keys: list[str]) -> dict[str, list[int]]:
-    """Return the class rows that have each key; classes without a key are left out."""
-    places: dict[str, list[int]] = {}
+def _classes_by_key(keys: list[str]) -> dict[str, list[int]]:
+    """Return the numbers of the classes with each key; ``keys[i]`` is the key of class i, empty for none."""
+    classes: dict[str, list[int]] = {}
     for row, key in enumerate(keys):
         if key:
-            places.setdefault(key, []).append(row)
-    return places
+            classes.setdefault(key, []).append(row)
+    return classes

@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ReportLayout:
-    """What the columns of a table and the axis of a figure are.
+    """The columns of a comparison's tables and the axis of its figures.
 
     Attributes
     ----------

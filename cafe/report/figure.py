@@ -172,7 +172,7 @@ def metric_label(metric: str) -> str:
 
 
 class _Plot(ABC):
-    """One kind of panel.
+    """Draws one kind of panel.
 
     Parameters
     ----------

@@ -187,7 +187,7 @@ def fit_page(report: FitReport) -> str:
 
 
 def _headline(report: FitReport) -> list[str]:
-    """Return the accuracy with its interval, what it has to be compared with, and warnings."""
+    """Return HTML with the accuracy, its interval, the accuracies to compare with, and warnings."""
     row = report.row
     if row.get("acc1") is None:
         why = "".join(f"<p>{escape(visible_name(note))}</p>" for note in report.notes)
@@ -228,7 +228,7 @@ def _headline(report: FitReport) -> list[str]:
 
 
 def _leaderboard(board: Leaderboard | None) -> list[str]:
-    """Return the methods that were compared, and every pair of them."""
+    """Return HTML with the table of compared methods and a table of every pair of methods; empty without a board."""
     if board is None:
         return []
     number = counted(len(board.entries), "method")
@@ -253,7 +253,7 @@ def _leaderboard(board: Leaderboard | None) -> list[str]:
 
 
 def _by_class(report: FitReport) -> list[str]:
-    """Return the results of each class, the weakest first."""
+    """Return HTML with a table of each class's results, the weakest class first."""
     if not report.results:
         return []
     order = sorted(
@@ -278,7 +278,7 @@ def _by_class(report: FitReport) -> list[str]:
 
 
 def _confusion(report: FitReport) -> list[str]:
-    """Return the confusion matrix; a table of the most frequent pairs where there are too many classes for it."""
+    """Return HTML with the confusion matrix, or for very many classes a table of the most frequent pairs."""
     if not report.results:
         return []
     n = len(report.class_names)
@@ -317,7 +317,7 @@ def _confusion(report: FitReport) -> list[str]:
 
 
 def _reliability(report: FitReport) -> list[str]:
-    """Return the reliability diagrams, before and after calibration."""
+    """Return HTML with the reliability diagrams before and after calibration."""
     row = report.row
     drawn = []
     if _filled(report.bins):
@@ -384,7 +384,7 @@ def _diagram(bins: Sequence[ReliabilityBin], title: str, said: str) -> str:
 
 
 def _images(report: FitReport, key: str, title: str, images: Sequence[ShownImage]) -> list[str]:
-    """Return the images of a part of the report (``key``), each with why it is shown."""
+    """Return HTML with a title and ``images``, each with the reason to show it; ``key`` names the report's part."""
     if key in report.left_out:
         return [f"<h2>{title}</h2>", f'<p class="note">{escape(visible_name(report.left_out[key]))}</p>']
     searched = f'<p class="note">{escape(visible_name(report.searched[key]))}</p>' if key in report.searched else ""
@@ -401,7 +401,7 @@ def _images(report: FitReport, key: str, title: str, images: Sequence[ShownImage
 
 
 def _scrolled(table: str, label: str) -> str:
-    """Return a table that the keyboard can scroll where it is too wide."""
+    """Return an HTML table whose scrolling box the keyboard can reach; ``label`` names the box."""
     return table.replace(
         '<div class="scroll">', f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}">', 1
     )

@@ -16,7 +16,7 @@ HEAD = ("method", "accuracy %", "95 % interval", "balanced %", "ECE %", "seconds
 
 @dataclass(frozen=True)
 class LeaderboardEntry:
-    """How one method did.
+    """The results of one method on the test images.
 
     Attributes
     ----------

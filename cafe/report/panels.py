@@ -104,7 +104,7 @@ class Line:
 
     @property
     def is_constant(self) -> bool:
-        """Whether it does not depend on the axis, and is drawn straight across the panel."""
+        """Whether the line's value does not depend on the axis, so that it is drawn straight across the panel."""
         return bool(self.points) and set(self.points) <= {0.0, WITHOUT}
 
     @property
@@ -158,7 +158,7 @@ class Panel:
 
     @property
     def has_oracle(self) -> bool:
-        """Whether any line was chosen on the test set."""
+        """Whether the parameters of any line were chosen on the test set."""
         return any(line.oracle for line in self.lines)
 
     @property

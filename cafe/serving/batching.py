@@ -65,7 +65,7 @@ class QueueFullError(CafeError):
 
 
 class _Waiting(NamedTuple):
-    """An image that waits for its batch, and what its client waits for."""
+    """A decoded image that waits for its batch, and the future of its answer."""
 
     crop: NDArray[np.uint8]
     answer: asyncio.Future[ImageAnswer]
@@ -120,7 +120,7 @@ def plan_batches(n_images: int, cores: int, batch_size: int) -> BatchPlan:
 
 
 def _largest_size(n_images: int, batch_size: int) -> int:
-    """Return the largest size of a batch that so many images fill."""
+    """Return the largest size of a batch that ``n_images`` images fill."""
     return max(size for size in batch_sizes(batch_size) if size <= max(1, n_images))
 
 
@@ -167,14 +167,14 @@ class Batcher:
         self._last_size = 1
 
     async def start(self) -> None:
-        """Begin to work; in a running event loop. One image is classified first, since that loads libraries."""
+        """Start the workers, in a running event loop. A blank image is classified first, which loads libraries."""
         blank = self._predictor.crop(Image.new("RGB", (64, 64)))[None]
         await self._computed(blank, self._predictor.cores)
         self._tasks = [asyncio.create_task(self._work()) for _ in range(self._predictor.cores)]
         self._tasks.append(asyncio.create_task(self._give_back_memory()))
 
     async def stop(self) -> None:
-        """End, once the batches at hand are done."""
+        """Stop the workers; batches that are being classified end first."""
         for task in self._tasks:
             task.cancel()
         for task in self._tasks:
@@ -185,12 +185,12 @@ class Batcher:
 
     @contextmanager
     def held_images(self, number: int) -> Iterator[None]:
-        """Hold so many places of the queue.
+        """Hold ``number`` places of the queue while the block runs.
 
         Raises
         ------
         QueueFullError
-            If there are not so many.
+            If fewer places are free.
         """
         if self.held + number > self.queue_size:
             raise QueueFullError(f"{self.held} images are waiting already; try again in a moment")
@@ -202,7 +202,7 @@ class Batcher:
             self.held -= number
 
     async def classify(self, decode: Callable[[], NDArray[np.uint8]]) -> ImageAnswer:
-        """Return what is said of one image, once its batch is done.
+        """Decode one image, and return its answer once its batch is classified.
 
         Parameters
         ----------
@@ -225,12 +225,13 @@ class Batcher:
             self._unanswered -= 1
 
     def _plan(self) -> BatchPlan:
-        """Divide the images that are here, and those that are being decoded, into batches."""
+        """Return how to divide the images that wait, are being decoded or being classified, into batches."""
         # Images that are being decoded count: their batch is about to begin.
         n_images = self._decoded_now + self._unanswered
         return plan_batches(n_images, self._predictor.cores, self._predictor.batch_size)
 
     async def _work(self) -> None:
+        """Gather a batch, classify its images, and begin again, until the task is cancelled."""
         while True:
             async with self._gathering:  # one batch gathers, while others are computed
                 await self._wait_for_images()
@@ -244,7 +245,7 @@ class Batcher:
                 self._changed.set()
 
     async def _give_back_memory(self) -> None:
-        """Give memory back from time to time, for as long as images come."""
+        """Return free memory to the operating system at intervals, while images arrive."""
         given_back_at = self._last_arrival
         while True:
             await asyncio.sleep(SECONDS_BETWEEN)
@@ -253,7 +254,7 @@ class Batcher:
                 await asyncio.get_running_loop().run_in_executor(self._decoding, give_back_free_memory)
 
     def _next_batch(self) -> list[_Waiting]:
-        """Take a batch out of the queue; none if all who waited are gone."""
+        """Take a batch out of the queue; an empty list if no client waits any more."""
         self._queue = deque(each for each in self._queue if not each.answer.done())  # whose client is still there
         if not self._queue:
             return []
@@ -261,7 +262,7 @@ class Batcher:
         return [self._queue.popleft() for _ in range(size)]
 
     async def _wait_for_images(self) -> None:
-        """Return once a batch should begin."""
+        """Wait until the next batch should begin."""
         while not self._queue or self._running >= self._plan().side_by_side:
             await self._change(None)
         now = asyncio.get_running_loop().time
@@ -276,14 +277,14 @@ class Batcher:
             await self._change(until - now())
 
     async def _change(self, seconds: float | None) -> None:
-        """Wait until an image has come or a batch is done, so many seconds at most."""
+        """Wait until an image arrives or a batch is done, for ``seconds`` at most; None waits without limit."""
         self._changed.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._changed.wait()
 
     async def _answer(self, batch: list[_Waiting], cores: int) -> None:
-        """Classify a batch, and answer all who wait for it."""
+        """Classify a batch, and set the answer, or the error, of each of its images."""
         loop = asyncio.get_running_loop()
         self._on_batch(len(batch))
         crops = np.stack([each.crop for each in batch])
@@ -301,6 +302,7 @@ class Batcher:
                 each.answer.set_result(answer)
 
     async def _computed(self, crops: NDArray[np.uint8], cores: int) -> list[ImageAnswer]:
+        """Classify crops in the first free thread, on so many cores."""
         thread = min(self._free, key=self._threads.index)
         self._free.remove(thread)
         try:

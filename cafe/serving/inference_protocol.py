@@ -177,7 +177,7 @@ def read_request(body: bytes, header_length: str | None, most_images: int) -> As
             raise InputError(f"{_BINARY_SIZE} is {size!r}, and {len(body) - end} bytes stand behind the JSON")
         raw = body[end : end + size]
     if tensor.datatype == "BYTES" and tensor.shape in ([n], [n, 1]):
-        files = _files_in(raw) if raw is not None else [_file(each) for each in _flat(tensor.data or [])]
+        files = _files_in(raw) if raw is not None else [_decoded_file(each) for each in _flat(tensor.data or [])]
         if len(files) != n:
             raise InputError(f"the shape says {n} images, and {len(files)} came")
         return Asked(files, request)
@@ -233,7 +233,7 @@ def write_response(
 
 
 def _first_line(error: Exception) -> str:
-    """Return the first thing that is wrong with a request, on one line."""
+    """Return the first error of a refused request, on one line."""
     details = getattr(error, "errors", None)
     if callable(details):
         first = details()[0]
@@ -246,8 +246,8 @@ def _flat(values: list[Any]) -> list[Any]:
     return [inner for each in values for inner in (each if isinstance(each, list) else [each])]
 
 
-def _file(text: Any) -> bytes:
-    """Decode a file from base64. Raises InputError."""
+def _decoded_file(text: Any) -> bytes:
+    """Return the bytes of a file from its base64 text. Raises InputError."""
     if not isinstance(text, str):
         raise InputError(f"data of BYTES are strings, the files of images in base64; got {type(text).__name__}")
     try:

@@ -18,7 +18,7 @@ _VERSION = "1"  # of the model: a server has one
 
 
 def add_inference_routes(app: FastAPI, service: Service) -> None:
-    """Add ``/v2`` and what lies below it."""
+    """Add the Open Inference Protocol's routes, ``/v2``."""
 
     async def check_name(name: str) -> None:
         if name != service.predictor.name:
@@ -48,7 +48,7 @@ def add_inference_routes(app: FastAPI, service: Service) -> None:
 
 
 def _server_routes(service: Service) -> APIRouter:
-    """Return the routes on the server itself."""
+    """Return the Open Inference Protocol's routes on the server: metadata, live and ready."""
     routes = APIRouter()
 
     @routes.get("", summary="What the server is")
@@ -67,7 +67,7 @@ def _server_routes(service: Service) -> APIRouter:
 
 
 def _model_routes(service: Service) -> APIRouter:
-    """Return the routes on the model, with or without its version."""
+    """Return the Open Inference Protocol's routes on the model: metadata, ready and infer."""
     routes = APIRouter()
     predictor, limits = service.predictor, service.limits
 

@@ -1,4 +1,4 @@
-"""Whatever is wrong with a request is answered with its status and a sentence, ``{"error": ...}``."""
+"""Errors of a request are answered with a status and a sentence, ``{"error": ...}``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
     Parameters
     ----------
     *statuses : int
-        With which a route refuses.
+        HTTP statuses of a route's refusals.
 
     Examples
     --------
@@ -44,25 +44,25 @@ def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def answer_with_sentences(app: FastAPI) -> None:
-    """Make an application answer every error so."""
+    """Make an application answer every error with a status and JSON, ``{"error": sentence}``."""
 
     @app.exception_handler(HTTPException)
-    async def refused(request: Request, error: HTTPException) -> JSONResponse:
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         headers = dict(error.headers or {})
         if error.status_code in (408, 413):
-            headers["connection"] = "close"
+            headers["connection"] = "close"  # the rest of the request's body is not read
         return JSONResponse({"error": str(error.detail)}, error.status_code, headers)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid_parameter(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"][1:])
         return JSONResponse({"error": f"{place[:80]}: {first['msg']}"}, 422)
 
     @app.exception_handler(QueueFullError)
-    async def full(request: Request, error: QueueFullError) -> JSONResponse:
+    async def queue_full(request: Request, error: QueueFullError) -> JSONResponse:
         return JSONResponse({"error": str(error)}, 429, {"retry-after": "1"})
 
     @app.exception_handler(InputError)
-    async def wrong(request: Request, error: InputError) -> JSONResponse:
+    async def input_error(request: Request, error: InputError) -> JSONResponse:
         return JSONResponse({"error": str(error)}, 422)

@@ -1,4 +1,4 @@
-"""What all routes share: the predictor, its limits, the queue of images, the counters."""
+"""The object that all routes share: the predictor, its limits, the queue of images, the counters."""
 
 from __future__ import annotations
 
@@ -67,17 +67,17 @@ class Service:
         self.batcher = Batcher(predictor, limits.waiting, self.metrics.count_batch)
 
     async def start(self) -> None:
-        """Begin to answer."""
+        """Start the batcher; requests are answered from then on."""
         await self.batcher.start()
         self.ready = True
 
     async def stop(self) -> None:
-        """End, once what has begun is answered."""
+        """Stop after the requests that have begun are answered."""
         self.ready = False
         await self.batcher.stop()
 
     async def classify_files(self, contents: Sequence[bytes], names: Sequence[str]) -> list[ImageAnswer | Exception]:
-        """Decode and classify files; return of each what is said, or what is wrong with it."""
+        """Decode and classify files; return for each file its answer, or the error that made the file unreadable."""
 
         def decoder(content: bytes, name: str) -> Callable[[], NDArray[np.uint8]]:
             return lambda: decode(self.predictor, content, name, self.limits.pixels)
@@ -85,7 +85,7 @@ class Service:
         return await self._classify(list(map(decoder, contents, names)))
 
     async def classify_pixels(self, images: NDArray[np.uint8]) -> list[ImageAnswer | Exception]:
-        """Resize and classify images (n, height, width, 3); return of each what is said, or what is wrong with it."""
+        """Resize and classify images (n, height, width, 3); return for each image its answer, or its error."""
 
         def cropper(pixels: NDArray[np.uint8]) -> Callable[[], NDArray[np.uint8]]:
             return lambda: self.predictor.crop(Image.fromarray(np.ascontiguousarray(pixels)))
@@ -93,10 +93,12 @@ class Service:
         return await self._classify(list(map(cropper, images)))
 
     async def _classify(self, decoders: Sequence[Callable[[], NDArray[np.uint8]]]) -> list[ImageAnswer | Exception]:
-        async def answer(decoder: Callable[[], NDArray[np.uint8]]) -> ImageAnswer | Exception:
+        """Classify the crop that each decoder returns; an error of an image takes the place of its answer."""
+
+        async def answer_or_error(decoder: Callable[[], NDArray[np.uint8]]) -> ImageAnswer | Exception:
             try:
                 return await self.batcher.classify(decoder)
             except (UnreadableImageError, TooManyPixelsError) as error:
                 return error
 
-        return list(await asyncio.gather(*map(answer, decoders)))
+        return list(await asyncio.gather(*map(answer_or_error, decoders)))

@@ -262,8 +262,8 @@ def _cross_modal_linear_probe(estimator: Any) -> nn.Module:
     return Linear(estimator.logit_scale * np.asarray(estimator.parameters_["head"], dtype=np.float32))
 
 
-def _by_class(estimator: Any, weights: ArrayLike = 1.0) -> Any:
-    """Return alpha times the weight of each key, in the column of its class: (m, c)."""
+def _key_values(estimator: Any, weights: ArrayLike = 1.0) -> Any:
+    """Return Tip-Adapter's values of the m keys, (m, c): alpha times a key's weight in its class's column, else 0."""
     n_keys = len(estimator.keys_)
     segment = np.searchsorted(estimator.segments_, np.arange(n_keys), side="right") - 1  # keys are sorted by class
     values = np.zeros((n_keys, len(estimator.classes_)), dtype=np.float32)
@@ -273,19 +273,19 @@ def _by_class(estimator: Any, weights: ArrayLike = 1.0) -> Any:
 
 def _tip_adapter(estimator: Any) -> nn.Module:
     """Return zero-shot plus the votes of the keys."""
-    return Sum(_zero_shot(estimator), Votes(estimator.keys_, _by_class(estimator), estimator.beta_))
+    return Sum(_zero_shot(estimator), Votes(estimator.keys_, _key_values(estimator), estimator.beta_))
 
 
 def _ape(estimator: Any) -> nn.Module:
     """Return zero-shot plus the votes of the keys, in the channels that were chosen."""
-    votes = Votes(estimator.keys_, _by_class(estimator, estimator.weights_), estimator.beta_)
+    votes = Votes(estimator.keys_, _key_values(estimator, estimator.weights_), estimator.beta_)
     return Sum(_zero_shot(estimator), Channels(estimator.channels_, votes))
 
 
 def _ape_t(estimator: Any) -> nn.Module:
     """Return the trained text plus the votes of the keys, whose values were trained."""
     text = Linear(estimator.logit_scale * np.asarray(estimator.text_, dtype=np.float32))
-    return Sum(text, Votes(estimator.keys_, _by_class(estimator, estimator.values_), estimator.beta_, scaled=False))
+    return Sum(text, Votes(estimator.keys_, _key_values(estimator, estimator.values_), estimator.beta_, scaled=False))
 
 
 def _proker(estimator: Any) -> nn.Module:

@@ -27,7 +27,7 @@ SHARED = (
 
 @dataclass(frozen=True)
 class PushSummary:
-    """What was pushed.
+    """The result of a push.
 
     Attributes
     ----------
@@ -81,7 +81,7 @@ def push_run(run: Path, repo: str, *, private: bool = False, with_report: bool =
         write_card(run)
     check_card(run)
     names = [*SHARED, *([REPORT_FILE] if with_report and (run / REPORT_FILE).is_file() else [])]
-    with _asking(repo):
+    with _errors_as_sentences(repo):
         api = _api()
         url = api.create_repo(repo, private=private, exist_ok=True)
         api.upload_folder(
@@ -115,7 +115,7 @@ def fetch_run(repo: str, revision: str | None = None) -> Path:
     _check_name(repo)
     from huggingface_hub import snapshot_download
 
-    with _asking(repo):
+    with _errors_as_sentences(repo):
         folder = Path(
             snapshot_download(
                 repo, revision=revision, allow_patterns=[*SHARED, REPORT_FILE], endpoint=os.environ.get("HF_ENDPOINT")
@@ -134,7 +134,7 @@ def _api() -> Any:
 
 
 def _check_name(repo: str) -> None:
-    """Refuse what is no name of a repository. Raises InputError."""
+    """Raise InputError unless ``repo`` is a valid name of a repository on the Hub."""
     from huggingface_hub.errors import HFValidationError
 
     utilities: Any = import_module("huggingface_hub.utils")  # the library does not list what it has there
@@ -145,8 +145,8 @@ def _check_name(repo: str) -> None:
 
 
 @contextmanager
-def _asking(repo: str) -> Iterator[None]:
-    """Turn what the library raises into sentences. Its own words are left out: they can hold what was sent."""
+def _errors_as_sentences(repo: str) -> Iterator[None]:
+    """Turn errors of huggingface_hub into sentences, without its messages: these can hold what was sent."""
     from huggingface_hub import errors
 
     try:

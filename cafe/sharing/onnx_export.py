@@ -49,7 +49,7 @@ _BATCHES = (1, 5)  # besides all images at once
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """What was written.
+    """The result of an export.
 
     Attributes
     ----------
@@ -106,19 +106,19 @@ def export_onnx(
     path : Path
         The file.
     estimator : fitted classifier
-        With a fixed head.
+        A method of :data:`cafe.sharing.heads.HEADS`.
     encoder : Encoder
-        On the CPU in float32; or two, in its ``encoders``.
+        One encoder, or a pair, on the CPU in float32.
     class_names : sequence of str
         Columns of ``predict_proba``.
     promised : Promised
-        Thresholds.
+        Thresholds and temperature that the file holds.
     images : sequence of PIL.Image.Image
-        Real ones, RGB, to compare on.
+        RGB images on which ONNX Runtime and torch are compared.
     decoder : str
-        Of JPEG files.
+        The JPEG decoder, for the metadata.
     row : mapping, default=None
-        How it did.
+        Result row of the fit, for the metadata.
     all_class_names, set_columns : sequence, default=None, ()
         As of :class:`OnnxMetadata`.
 
@@ -257,17 +257,17 @@ def _largest_difference(
     if module.promised.temperature != 1.0:
         expected[PROBABILITIES] = tempered(expected[PROBABILITIES], module.promised.temperature)
     with torch.inference_mode():
-        rest = dict(zip(module.outputs, module(torch.from_numpy(crops)), strict=True))
+        torch_outputs = dict(zip(module.outputs, module(torch.from_numpy(crops)), strict=True))
     if module.promised.scoring_fit is not None:
         expected[SET_SCORES] = module.promised.scoring_fit.predict_proba(features)
     largest = 0.0
     for n in {*(size for size in _BATCHES if size < len(crops)), len(crops)}:
-        got = dict(zip(module.outputs, session.run(list(module.outputs), {CROPS: crops[:n]}), strict=True))
+        returned = dict(zip(module.outputs, session.run(list(module.outputs), {CROPS: crops[:n]}), strict=True))
         for name in module.outputs:
             if name == SET_SCORES:  # columns of classes that the scoring fit has seen
-                got[name] = got[name][:, module.promised.scoring_fit.classes_]
-            reference = expected[name] if name in expected else rest[name].numpy()
-            largest = max(largest, float(np.abs(got[name] - reference[:n]).max()))
-            if not np.isfinite(got[name]).all():
+                returned[name] = returned[name][:, module.promised.scoring_fit.classes_]
+            reference = expected[name] if name in expected else torch_outputs[name].numpy()
+            largest = max(largest, float(np.abs(returned[name] - reference[:n]).max()))
+            if not np.isfinite(returned[name]).all():
                 return float("inf")
     return largest

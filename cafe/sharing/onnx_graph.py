@@ -18,7 +18,7 @@ from cafe.sharing.onnx_metadata import PROBABILITIES, SET_SCORES, UNKNOWN_SCORE,
 
 @dataclass(frozen=True)
 class Promised:
-    """What goes into a file beside the method: thresholds and what they are made of.
+    """The promises that go into a file beside the method: thresholds, and what they are computed from.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What an exported ONNX file says of itself; read and written without torch."""
+"""The metadata of an exported ONNX file, read and written without torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROBABILITIES, UNKNOWN_SCORE, ZERO_SHOT, SET_SCORES = "probabilities", "unknown_
 
 @dataclass(frozen=True)
 class OnnxMetadata:
-    """What an exported file says of itself.
+    """The metadata of an exported file.
 
     Attributes
     ----------

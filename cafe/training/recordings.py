@@ -72,7 +72,7 @@ class Recording:
         self.decay.copy_(decay)
 
     def train(self, first: Configuration, blocks: Iterable[Tensor], lr: Tensor) -> Tensor:
-        """Train ``parameters`` in place, and return mean losses as :func:`one_by_one` does; ``lr`` is on the CPU."""
+        """Train ``parameters`` in place, and return losses like :func:`train_step_by_step`; ``lr`` is on the CPU."""
         rates = learning_rates(first.steps, first.warmup_steps, lr).to(self.decay.device)
         if self.steps is None:
             step = whole_step(self.take, first.optimizer, self.parameters, self.decay, first.steps, first.eps)
@@ -84,7 +84,7 @@ class Recording:
 
     @property
     def is_graph(self) -> bool:
-        """Whether there is something recorded: steps that are only called again cost nothing to make anew."""
+        """Whether the steps are recorded as a graph; steps that are only called again cost nothing to make anew."""
         return self.steps is not None and self.steps.record is not record_by_calling
 
     def use(self, inputs: Sequence[Tensor]) -> None:
@@ -138,13 +138,13 @@ class KeptRecordings:
         return sum(size for _, size in self._kept.values())
 
     def take(self, form: Hashable) -> Recording | None:
-        """Return a recording of that form and let go of it; None where there is none."""
+        """Return and forget the kept recording of a form; None if no recording has this form."""
         with self._lock:
             recording, _ = self._kept.pop(form, (None, 0))
         return recording
 
     def keep(self, form: Hashable, recording: Recording) -> None:
-        """Keep a recording that nobody uses any more, if it fits; others make room for it."""
+        """Keep an unused recording, if it is not too large; the oldest recordings are dropped to make room."""
         size = held_bytes(recording)
         with self._lock:
             if size > self.most_bytes:

@@ -44,7 +44,7 @@ Record = Callable[[Body, Sequence[Tensor]], Body]
 
 @dataclass(frozen=True)
 class Configuration:
-    """One fit.
+    """The settings of one fit.
 
     Attributes
     ----------
@@ -102,7 +102,7 @@ def schedule(steps: int, warmup_steps: int) -> Callable[[int, Tensor], Tensor]:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step of a stack of g configurations computes its losses from.
+    """The inputs from which one step of a stack of g configurations computes its losses.
 
     Attributes
     ----------
@@ -153,7 +153,7 @@ def drawn_ahead(blocks: Iterable[Tensor], pin: bool) -> Iterator[Tensor]:
             yield block
 
 
-def one_by_one(
+def train_step_by_step(
     take: Step,
     first: Configuration,
     parameters: dict[str, Tensor],
@@ -161,14 +161,14 @@ def one_by_one(
     lr: Tensor,
     decay: Tensor,
 ) -> Tensor:
-    """Train parameters in place, and return the mean losses (g,) over the last tenth of the steps.
+    """Train g stacked fits in place, a step after another; return mean losses (g,) of the last tenth of the steps.
 
     Parameters
     ----------
     take : callable
         Returns losses and gradients of one step.
     first : Configuration
-        Any one of the group, which share everything that is read from it.
+        Any configuration of the stack; all share its steps, warm-up and optimizer.
     parameters : dict of str to Tensor of shape (g, ...)
         Trained in place.
     blocks : iterable of Tensor of shape (g, some steps, b), int64
@@ -246,7 +246,7 @@ class LossThenUpdate:
     Parameters
     ----------
     take : callable
-        As for :func:`one_by_one`; always given the same tensors.
+        As for :func:`train_step_by_step`; always given the same tensors.
     update : DeviceUpdate
         The optimiser.
     parameters : dict of str to Tensor of shape (g, ...)

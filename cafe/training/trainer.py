@@ -29,7 +29,7 @@ from cafe.training.recordings import Recording, form_of, kept_recordings, record
 from cafe.training.steps import Batch as Batch
 from cafe.training.steps import Configuration as Configuration
 from cafe.training.steps import Step as Step
-from cafe.training.steps import one_by_one
+from cafe.training.steps import train_step_by_step
 
 # Steps whose batches are drawn at once: 12,500 steps of 45 fits would fill a gigabyte.
 DRAWN_STEPS = 256
@@ -44,7 +44,7 @@ STATE_BUDGET = 8 * 2**20
 
 
 class Objective(Protocol):
-    """What is trained: initial parameters, and losses with gradients on batches.
+    """A model to train: its initial parameters, and its losses with gradients on batches.
 
     An objective may also have ``stepper(shape, hyper, X, y, feature_mean)``, which is called once per stack
     and returns None or a function ``(parameters, index, with_losses) -> (losses or None, gradients)``. The
@@ -141,13 +141,13 @@ def train_many(
 
 
 def _runs_on_one_thread(objective: Objective, X: Tensor, configuration: Configuration) -> bool:
-    """Return whether the objective has found a step of its own to be faster on one thread."""
+    """Return whether the objective asks for one thread, since its step was measured to be faster so."""
     threads = getattr(objective, "threads", None) if X.device.type == "cpu" else None
     return threads is not None and threads(configuration) == 1
 
 
 def _group(configurations: Sequence[Configuration]) -> list[list[int]]:
-    """Return the numbers of configurations that can take their steps together, group by group."""
+    """Return groups of the positions of configurations whose steps can be computed together."""
     groups: dict[Hashable, list[int]] = {}
     for i, each in enumerate(configurations):
         batch = min(each.batch_size, len(each.rows))
@@ -212,7 +212,7 @@ def _fit_stack(
     else:
         take = _stepper(objective, first.shape, hyper, X, y, feature_mean)
         with torch.cuda.device(X.device) if X.device.type == "cuda" else nullcontext():
-            tail = one_by_one(take, first, parameters, blocks, lr, decay)
+            tail = train_step_by_step(take, first, parameters, blocks, lr, decay)
     arrays = {name: value.cpu().numpy() for name, value in parameters.items()}
     losses = tail.tolist()
     return [Trained({k: v[i].copy() for k, v in arrays.items()}, losses[i]) for i in range(len(stack))]
@@ -226,7 +226,7 @@ def _recording(
     feature_mean: Tensor,
     decay: Tensor,
 ) -> tuple[Hashable, Recording]:
-    """Return a recording for stacks of this form, one of an earlier call where there is one, and its whole form."""
+    """Return the whole form of a stack's step, and a recording of this form: a kept recording, or a new one."""
     own = recorded_as(take)
     form = None if own is None else (stacks, own[0])
     if own is not None and form is not None and (kept := kept_recordings.take(form)) is not None:
@@ -236,7 +236,7 @@ def _recording(
 
 
 def _feature_mean(objective: Objective, X: Tensor, configuration: Configuration) -> Tensor:
-    """Return the mean training feature, (1, d): the objective's own, where its features are not in X; zeros unused."""
+    """Return the mean training feature, (1, d), of the objective if it defines one, else of X; zeros if unused."""
     uses = getattr(objective, "uses_feature_mean", None)
     if uses is not None and not uses(configuration.shape):
         return X.new_zeros(1, X.shape[1])
@@ -250,11 +250,11 @@ def _feature_mean(objective: Objective, X: Tensor, configuration: Configuration)
 def _stepper(
     objective: Objective, shape: Any, hyper: dict[str, Tensor], X: Tensor, y: Tensor, feature_mean: Tensor
 ) -> Step:
-    """Return the objective's own step function, or one that gathers a batch and calls ``losses_and_gradients``."""
+    """Return the objective's own step, or else a step that gathers a batch and calls ``losses_and_gradients``."""
     own = getattr(objective, "stepper", None)
-    found: Step | None = own(shape, hyper, X, y, feature_mean) if own is not None else None
-    if found is not None:
-        return found
+    step: Step | None = own(shape, hyper, X, y, feature_mean) if own is not None else None
+    if step is not None:
+        return step
 
     def gathered(
         parameters: dict[str, Tensor], index: Tensor, with_losses: bool
@@ -302,14 +302,14 @@ class SharedBatches:
         self._drawn: dict[Hashable, list[Tensor]] = {}
 
     def blocks(self, key: Hashable, configuration: Configuration, generator: torch.Generator) -> Iterator[Tensor]:
-        """Return blocks (steps, b) of batches.
+        """Return blocks (steps, b) of batches; equal keys get the same blocks, if these fit into ``SHARED_BYTES``.
 
         Parameters
         ----------
         key : hashable
             Equal for configurations whose batches are equal.
         configuration : Configuration
-            Whose rows, number of steps and batch size to draw for.
+            Its rows, number of steps and batch size determine the batches.
         generator : torch.Generator
             In the state to draw from.
         """

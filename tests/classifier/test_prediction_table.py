@@ -32,20 +32,20 @@ def mini() -> Any:
     return encoder
 
 
-class Cutter:
-    """Ends a call after so many encoded batches, as Ctrl-C does; counts what is encoded."""
+class Interrupter:
+    """Interrupts a call after ``batches`` encoded batches, by an exception or (None) a kill; counts encoded images."""
 
-    def __init__(self, after: int = 10**9, how: type[BaseException] | None = KeyboardInterrupt) -> None:
-        self.after, self.how, self.encoded = after, how, 0
+    def __init__(self, batches: int = 10**9, error: type[BaseException] | None = KeyboardInterrupt) -> None:
+        self.batches, self.error, self.encoded = batches, error, 0
         self.encoder = mini()
         encode = type(self.encoder).encode_for_prediction
 
         def encode_for_prediction(crops: Any, **options: Any) -> Any:
-            if self.encoded >= self.after * BATCH:
-                if self.how is None:
+            if self.encoded >= self.batches * BATCH:
+                if self.error is None:
                     os.kill(os.getpid(), signal.SIGKILL)
                 else:
-                    raise self.how
+                    raise self.error
             self.encoded += len(crops)
             return encode(self.encoder, crops, **options)
 
@@ -72,7 +72,7 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def whole(photos: Path, tmp_path: Path) -> bytes:
-    assert Cutter().classifier().write_table(photos, tmp_path / "whole.csv") == 14
+    assert Interrupter().classifier().write_table(photos, tmp_path / "whole.csv") == 14
     assert not (tmp_path / "whole.csv.partial").exists()
     return (tmp_path / "whole.csv").read_bytes()
 
@@ -87,9 +87,9 @@ def test_ctrl_c_keeps_whole_batches(batches: int, streamed: bool, photos: Path, 
 
     kept = {0: "nothing was done yet", 1: "rows of 4 images are kept", 3: "rows of 13 images are kept"}[batches]
     with pytest.raises(TableInterrupted, match=kept):
-        Cutter(batches).classifier().write_table(images(), out)
+        Interrupter(batches).classifier().write_table(images(), out)
     assert not out.exists()
-    again = Cutter()
+    again = Interrupter()
     assert again.classifier().write_table(images(), out) == 14
     assert again.encoded == 13 - BATCH * batches
     assert out.read_bytes() == whole
@@ -98,26 +98,26 @@ def test_ctrl_c_keeps_whole_batches(batches: int, streamed: bool, photos: Path, 
 
 def test_a_kill_half_way(photos: Path, whole: bytes, tmp_path: Path) -> None:
     out = tmp_path / "table.csv"
-    code = "import sys, test_prediction_table as t; t.Cutter(2, None).classifier().write_table(*sys.argv[1:])"
+    code = "import sys, test_prediction_table as t; t.Interrupter(2, None).classifier().write_table(*sys.argv[1:])"
     here = Path(__file__).parent
     died = subprocess.run([sys.executable, "-c", code, str(photos), str(out)], cwd=here, timeout=120, check=False)
     assert died.returncode == -signal.SIGKILL
     assert not out.exists() and (tmp_path / "table.csv.partial").is_file()
-    again = Cutter()
+    again = Interrupter()
     assert again.classifier().write_table(photos, out) == 14
     assert again.encoded == 13 - 2 * BATCH and out.read_bytes() == whole
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "table.csv", "whole.csv"]
 
 
 @pytest.mark.parametrize("cut", range(0, 100, 7))
-def test_what_a_power_cut_leaves_of_a_line_is_dropped(cut: int, photos: Path, whole: bytes, tmp_path: Path) -> None:
+def test_a_line_that_a_power_cut_damaged_is_written_again(cut: int, photos: Path, whole: bytes, tmp_path: Path) -> None:
     out, partial = tmp_path / "table.csv", tmp_path / "table.csv.partial"
     with pytest.raises(TableInterrupted):
-        Cutter(3).classifier().write_table(photos, out)
+        Interrupter(3).classifier().write_table(photos, out)
     data = bytearray(partial.read_bytes())
     data[len(data) * cut // 100] ^= 4
     partial.write_bytes(bytes(data) if cut % 2 else bytes(data[: len(data) * cut // 100]))
-    Cutter().classifier().write_table(photos, out)
+    Interrupter().classifier().write_table(photos, out)
     assert out.read_bytes() == whole
 
 
@@ -125,7 +125,7 @@ def test_what_a_power_cut_leaves_of_a_line_is_dropped(cut: int, photos: Path, wh
 def test_what_is_kept_is_of_the_same_images_and_method(change: str, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "table.csv"
     with pytest.raises(TableInterrupted):
-        Cutter(3).classifier().write_table(photos, out)
+        Interrupter(3).classifier().write_table(photos, out)
     if change == "image":
         stamp = (photos / "06.png").stat()
         content = (photos / "06.png").read_bytes()
@@ -137,9 +137,9 @@ def test_what_is_kept_is_of_the_same_images_and_method(change: str, photos: Path
     elif change == "added":
         shutil.copy(photos / "00.png", photos / "06a.png")
     k, scale = (2 if change == "guesses" else 3), (20.0 if change == "method" else 10.0)
-    again = Cutter()
+    again = Interrupter()
     again.classifier(scale).write_table(photos, out, k)
-    fresh = Cutter()
+    fresh = Interrupter()
     fresh.classifier(scale).write_table(photos, tmp_path / "fresh.csv", k)
     assert out.read_bytes() == (tmp_path / "fresh.csv").read_bytes()
     assert fresh.encoded - again.encoded == (0 if change in ("method", "guesses") else BATCH)
@@ -151,11 +151,11 @@ def test_another_process_at_work_on_it_is_seen(photos: Path, tmp_path: Path) -> 
     claim = try_claim(tmp_path / ".table.csv.partial.lock")
     assert claim is not None
     with claim, pytest.raises(InputError, match="written by another process"):
-        Cutter().classifier().write_table(photos, tmp_path / "table.csv")
+        Interrupter().classifier().write_table(photos, tmp_path / "table.csv")
 
 
 def test_bad_tables_are_refused(photos: Path, tmp_path: Path) -> None:
-    classifier = Cutter().classifier()
+    classifier = Interrupter().classifier()
     (tmp_path / "there.csv").write_text("mine")
     with pytest.raises(InputError, match="is there already"):
         classifier.write_table(photos, tmp_path / "there.csv")

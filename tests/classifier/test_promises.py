@@ -110,7 +110,7 @@ def test_refuses_where_rows_are_too_few_and_says_how_many_it_takes():
         final.promises.threshold(0.01)
 
 
-def test_one_row_a_class_promises_nothing_and_says_why():
+def test_a_fit_on_one_image_a_class_has_no_promises_and_says_why():
     final = fit_for_use(blobs(1), "gda")
     assert final.promises is None and "no class has a second image" in final.no_promises
     two = fit_for_use(blobs(2), "gda")

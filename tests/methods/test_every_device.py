@@ -279,7 +279,7 @@ def test_products_are_exact_in_every_thread_and_the_setting_comes_back(setting):
 def test_a_fit_and_its_scores_have_exact_products(monkeypatch):
     X, y, text = problem()
     seen = []
-    for place, name in ((cafe.training.trainer, "one_by_one"), (cafe.methods.base, "on_device")):
+    for place, name in ((cafe.training.trainer, "train_step_by_step"), (cafe.methods.base, "on_device")):
         plain = getattr(place, name)
 
         def watched(*arguments, plain=plain):

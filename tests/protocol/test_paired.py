@@ -27,7 +27,7 @@ def test_mcnemar_is_the_exact_binomial_test():
 
 
 def test_variance_is_that_of_the_variance_components():
-    """Independent route: unbiased components from the law of total variance, then Var = i/n + s/S + e/(nS)."""
+    """Compute the unbiased components by the law of total variance, then Var = i/n + s/S + e/(nS)."""
     rng = np.random.default_rng(1)
     d = 0.3 * rng.normal(size=(4, 1)) + 0.5 * rng.normal(size=(1, 60)) + rng.normal(size=(4, 60))
     seeds, n = d.shape
@@ -38,8 +38,8 @@ def test_variance_is_that_of_the_variance_components():
     assert sum(_variances(d)) == pytest.approx(i / n + s / seeds + e / (n * seeds))
 
 
-def test_variance_never_falls_below_that_of_the_rest():
-    """Its expectation is at least that of MS_rest; seeds whose means are equal by chance must not say otherwise."""
+def test_variance_is_at_least_the_residual_variance():
+    """Seeds whose means are equal by chance must not give a variance below that of MS_rest, its least expectation."""
     d = np.array([[1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 1.0, 0]])
     rest = d - 0.25 - d.mean(0) + 0.25
     assert sum(_variances(d)) == pytest.approx((rest**2).sum() / (2 * 3) / 12)
@@ -71,7 +71,7 @@ def test_interval_ends_where_the_p_value_is_one_in_twenty():
 
 
 @pytest.mark.parametrize(("of_seed", "of_image"), [(0.0, 1.0), (0.15, 1.0), (0.3, 0.0)])
-def test_without_a_difference_it_errs_as_often_as_it_says(of_seed, of_image):
+def test_equal_methods_are_told_apart_in_five_per_cent_of_experiments(of_seed, of_image):
     """1,000 experiments of 3 seeds and 150 images without a true difference: p < 0.05 in about 5 %.
 
     Student's t over the images of all seeds, for comparison, errs far more often once the draws matter.

@@ -47,13 +47,13 @@ def test_tested_images_are_left_out_though_they_were_encoded_again(features):
     assert chosen.name == "a folder"
 
 
-def test_the_test_split_by_name_is_said(features):
+def test_naming_the_test_split_warns_that_the_method_is_transductive(features):
     with pytest.warns(UserWarning, match="transductive"):
         chosen = rows(features, "test")
     assert chosen.is_test and len(chosen.features) == 30
 
 
-def test_what_cannot_be(features):
+def test_impossible_requests_are_refused(features):
     with pytest.raises(InputError, match="no split 'tset'"):
         rows(features, "tset")
     with pytest.raises(InputError, match=r"must be \(images, 16\)"):
@@ -64,7 +64,7 @@ def test_what_cannot_be(features):
         fit_method(features, "gda", shots=2, unlabelled="train")
 
 
-def test_a_fit_learns_from_them_and_says_so(features):
+def test_a_fit_learns_from_unlabelled_images_and_its_row_says_so(features):
     alone = fit_method(features, "ss-text", shots=1)
     both = fit_method(features, "ss-text", shots=1, unlabelled="train")
     given = fit_method(features, "ss-text", shots=1, unlabelled=rows(features, "train", 1).features)

@@ -39,7 +39,7 @@ def parsed(html):
     return structure
 
 
-def test_well_formed_and_self_contained(comparison):
+def test_the_page_is_well_formed_and_self_contained(comparison):
     html = page(comparison)
     structure = parsed(html)
     assert structure.faults == [] and structure.open == []
@@ -66,7 +66,7 @@ def test_text_is_escaped(comparison, make_row, make_entry):
     assert "<script>alert(1)</script>" in "".join(structure.text)
 
 
-def test_says_when_something_was_chosen_on_test_data(comparison, make_row, make_entry):
+def test_the_page_says_when_something_was_chosen_on_test_data(comparison, make_row, make_entry):
     assert "chosen on test data</dt><dd>nothing" in page(comparison)
     comparison.rows.append(make_row("tip-adapter", 4, 1, 0.9, selection={"policy": "oracle-test"}))
     comparison.summary.append(make_entry("tip-adapter", 4, 0.9, 0.1, oracle=True))

@@ -33,8 +33,8 @@ def send(address, *files, **parameters):
     return httpx.post(f"{address}/predict", files=given, params=parameters, timeout=30)
 
 
-def refused(answer, status, *parts):
-    """One sentence, with its status."""
+def assert_refused(answer, status, *parts):
+    """Assert that an answer is an error with this status, in one sentence with these parts."""
     assert answer.status_code == status, answer.text
     said = answer.json()
     assert set(said) == {"error"} and "\n" not in said["error"] and "Traceback" not in answer.text
@@ -104,9 +104,9 @@ def digit_file_of_run(predictor, tmp_path_factory):
 
 
 def test_what_is_no_image_is_a_sentence(address):
-    refused(send(address, ("a.txt", b"hello")), 415, "'a.txt'", "not an image")
-    refused(send(address, ("a.png", b"")), 415, "empty")
-    refused(send(address, ("a.png", as_bytes(digit(1))[:60])), 415, "cannot be read")
+    assert_refused(send(address, ("a.txt", b"hello")), 415, "'a.txt'", "not an image")
+    assert_refused(send(address, ("a.png", b"")), 415, "empty")
+    assert_refused(send(address, ("a.png", as_bytes(digit(1))[:60])), 415, "cannot be read")
     both = send(address, ("a.txt", b"hello"), ("b.png", as_bytes(digit(1))))
     assert both.status_code == 200
     assert "not an image" in both.json()["images"][0]["reason"]
@@ -115,18 +115,20 @@ def test_what_is_no_image_is_a_sentence(address):
 
 def test_an_image_bomb_is_not_decoded(address):
     """25 megapixels in 25 kB, with a limit of 2; and a header that says 4 gigapixels."""
-    refused(send(address, ("a.png", as_bytes(Image.new("L", (5000, 5000))))), 413, "5000 x 5000 pixels", "2,000,000")
+    assert_refused(
+        send(address, ("a.png", as_bytes(Image.new("L", (5000, 5000))))), 413, "5000 x 5000 pixels", "2,000,000"
+    )
     header = as_bytes(Image.new("L", (8, 8)))
     head = header[12:16] + struct.pack(">II", 65000, 65000) + header[24:29]  # with its checksum, or nobody reads it
     huge = header[:12] + head + struct.pack(">I", zlib.crc32(head)) + header[33:]
-    refused(send(address, ("a.png", huge)), 413, "more pixels than the limit of 2,000,000")
+    assert_refused(send(address, ("a.png", huge)), 413, "more pixels than the limit of 2,000,000")
     body = {"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1, 60000, 60000, 3], "data": [1]}]}
     assert infer(address, body).status_code == 422
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a\\b.png", "..", "a/b.png"])
 def test_a_path_in_a_file_name_is_refused(address, name):
-    refused(send(address, (name, as_bytes(digit(1)))), 400, "holds no path")
+    assert_refused(send(address, (name, as_bytes(digit(1)))), 400, "holds no path")
 
 
 @pytest.mark.parametrize(
@@ -142,13 +144,15 @@ def test_no_file_of_the_machine_is_reachable(address, path):
 
 def test_limits_of_a_request(address):
     one = as_bytes(digit(1))
-    refused(send(address, *((f"{i}.png", one) for i in range(9))), 413, "may hold 8 images; got 9")
-    refused(send(address, ("a.png", bytes(5_000_000))), 413, "4 MB")
-    refused(httpx.post(f"{address}/predict", content=iter([PART, *[bytes(1_000_000)] * 6]), headers=FORM), 413, "4 MB")
-    refused(send(address, ("a.png", one), top=0), 422, "top")
-    refused(send(address, ("a.png", one), coverage=0.9999), 422, "coverage of 0.9999 needs")
-    refused(send(address, ("a.png", one), unknown=0.00001), 422, "false alarms")
-    refused(httpx.post(f"{address}/predict"), 422, "files")
+    assert_refused(send(address, *((f"{i}.png", one) for i in range(9))), 413, "may hold 8 images; got 9")
+    assert_refused(send(address, ("a.png", bytes(5_000_000))), 413, "4 MB")
+    assert_refused(
+        httpx.post(f"{address}/predict", content=iter([PART, *[bytes(1_000_000)] * 6]), headers=FORM), 413, "4 MB"
+    )
+    assert_refused(send(address, ("a.png", one), top=0), 422, "top")
+    assert_refused(send(address, ("a.png", one), coverage=0.9999), 422, "coverage of 0.9999 needs")
+    assert_refused(send(address, ("a.png", one), unknown=0.00001), 422, "false alarms")
+    assert_refused(httpx.post(f"{address}/predict"), 422, "files")
 
 
 PART = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
@@ -202,7 +206,7 @@ def test_a_full_queue_is_429_and_empties_again(predictor):
     app = make_app(predictor, Limits(waiting=3, images=8))
     with running(app) as address:
         one = as_bytes(digit(1))
-        refused(send(address, *((f"{i}.png", one) for i in range(4))), 429, "waiting", "try again")
+        assert_refused(send(address, *((f"{i}.png", one) for i in range(4))), 429, "waiting", "try again")
         assert send(address, *((f"{i}.png", one) for i in range(4))).headers["retry-after"] == "1"
         assert send(address, ("a.png", one)).status_code == 200
         assert app.state.service.batcher.held == 0
@@ -305,7 +309,7 @@ def test_the_protocol_describes_server_and_model(address):
         assert model["inputs"] == [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
         assert {"name": "probabilities", "datatype": "FP32", "shape": [-1, 3]} in model["outputs"]
         assert httpx.get(f"{address}/v2/models/{place}/ready").json()["ready"] is True
-    refused(httpx.get(f"{address}/v2/models/other"), 404, "'other'", "'run'")
+    assert_refused(httpx.get(f"{address}/v2/models/other"), 404, "'other'", "'run'")
 
 
 def test_files_and_pixels_get_the_same_answer(address):
@@ -369,7 +373,7 @@ def test_tensors_as_bytes_as_tritons_clients_send_them(address):
     ],
 )
 def test_wrong_requests_of_the_protocol_are_sentences(address, body, part):
-    refused(infer(address, body), 422, part)
+    assert_refused(infer(address, body), 422, part)
 
 
 def test_deep_nesting_is_a_sentence(address):

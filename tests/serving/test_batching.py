@@ -16,7 +16,7 @@ from cafe.serving.predictor import ImageAnswer
 
 
 class Counting:
-    """Says of each crop its first byte, and keeps what was asked for; slow enough for others to arrive."""
+    """A predictor that answers each crop with its first byte and counts batches, slowly enough for images to gather."""
 
     batch_size, cores = 32, 2
 
@@ -41,21 +41,23 @@ class Counting:
 
 
 def crop_of(value):
-    """Return what decodes an image of one grey."""
+    """Return a decoder of an image of one grey."""
     return lambda: np.full((64, 64, 3), value, dtype=np.uint8)
 
 
-def run(predictor, use, queue_size=256):
-    async def working():
+def run(predictor, clients, queue_size=256):
+    """Start a batcher, and return the result of ``clients(batcher)``."""
+
+    async def serve():
         batcher = Batcher(predictor, queue_size)
         await batcher.start()
         predictor.batches.clear()  # of the first image, which is the batcher's own
         try:
-            return await use(batcher)
+            return await clients(batcher)
         finally:
             await batcher.stop()
 
-    return asyncio.run(working())
+    return asyncio.run(serve())
 
 
 @pytest.mark.parametrize(
@@ -71,14 +73,14 @@ def test_images_are_divided_among_cores(n_images, cores, expected):
 def test_many_images_are_classified_side_by_side_and_each_gets_its_own_answer():
     predictor = Counting()
 
-    async def use(batcher):
+    async def clients(batcher):
         async def client(value):
             with batcher.held_images(1):
                 return [int((await batcher.classify(crop_of(value))).probabilities[0]) for _ in range(3)]
 
         return await asyncio.gather(*map(client, range(32)))
 
-    assert run(predictor, use) == [[value] * 3 for value in range(32)]
+    assert run(predictor, clients) == [[value] * 3 for value in range(32)]
     assert predictor.most_at_once == 2
     assert sum(size for size, _ in predictor.batches) == 96
     # The last few, after which nobody asks again, are one batch on all cores.
@@ -90,12 +92,12 @@ def test_batches_have_few_sizes_and_are_not_filled_up(n_images):
     """Each size is compiled for, and kept, by the libraries that multiply matrices."""
     predictor = Counting(seconds=0.01)
 
-    async def use(batcher):
+    async def clients(batcher):
         with batcher.held_images(n_images):
             answers = await asyncio.gather(*(batcher.classify(crop_of(value)) for value in range(n_images)))
         return [int(answer.probabilities[0]) for answer in answers]
 
-    assert run(predictor, use) == list(range(n_images))
+    assert run(predictor, clients) == list(range(n_images))
     assert {size for size, _ in predictor.batches} <= {1, 2, 3, 4, 6, 8, 12, 16, 24, 32} == set(batch_sizes(32))
     assert sum(size for size, _ in predictor.batches) == n_images
 
@@ -105,21 +107,21 @@ def test_the_rest_of_a_request_begins_at_once(monkeypatch):
     monkeypatch.setattr(batching, "WAITED_SHARE", 1000.0)
     predictor = Counting(seconds=0.02)
 
-    async def use(batcher):
+    async def clients(batcher):
         await batcher.classify(crop_of(0))
         started = time.perf_counter()
         with batcher.held_images(5):
             await asyncio.gather(*(batcher.classify(crop_of(value)) for value in range(5)))
         return time.perf_counter() - started
 
-    assert run(predictor, use) < 10
+    assert run(predictor, clients) < 10
     assert predictor.batches == [(1, 2), (4, 2), (1, 2)]
 
 
 def test_images_whose_clients_are_gone_are_not_classified():
     predictor = Counting(seconds=0.2)
 
-    async def use(batcher):
+    async def clients(batcher):
         first = asyncio.create_task(batcher.classify(crop_of(1)))
         await asyncio.sleep(0.1)
         gone = [asyncio.create_task(batcher.classify(crop_of(value))) for value in (2, 3)]
@@ -129,38 +131,38 @@ def test_images_whose_clients_are_gone_are_not_classified():
             task.cancel()
         return [int((await task).probabilities[0]) for task in (first, stays)]
 
-    assert run(predictor, use) == [1, 4]
+    assert run(predictor, clients) == [1, 4]
     assert [size for size, _ in predictor.batches] == [1, 1]
 
 
 def test_a_single_client_is_not_waited_for_and_has_all_cores():
     predictor = Counting(seconds=0.0)
 
-    async def use(batcher):
+    async def clients(batcher):
         started = time.perf_counter()
         for value in range(20):
             with batcher.held_images(1):
                 await batcher.classify(crop_of(value))
         return time.perf_counter() - started
 
-    assert run(predictor, use) < 20 * QUIET_SECONDS
+    assert run(predictor, clients) < 20 * QUIET_SECONDS
     assert predictor.batches == [(1, 2)] * 20
 
 
 def test_an_error_reaches_those_of_its_batch_and_the_next_batch_is_answered():
-    async def use(batcher):
+    async def clients(batcher):
         with pytest.raises(RuntimeError, match="breaks the classifier"):
             await batcher.classify(crop_of(255))
         return int((await batcher.classify(crop_of(3))).probabilities[0])
 
-    assert run(Counting(), use) == 3
+    assert run(Counting(), clients) == 3
 
 
 def test_places_are_counted_and_given_back():
-    async def use(batcher):
+    async def clients(batcher):
         with batcher.held_images(3), pytest.raises(QueueFullError, match="3 images are waiting already"):
             batcher.held_images(2).__enter__()
         with batcher.held_images(4):
             return batcher.held
 
-    assert run(Counting(), use, queue_size=4) == 4
+    assert run(Counting(), clients, queue_size=4) == 4

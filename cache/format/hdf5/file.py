@@ -74,7 +74,7 @@ class StoredFile:
         return path in self.arrays or path in self.groups or path in self.problems
 
     def __getitem__(self, path: str) -> StoredArray:
-        """Return an array. Raises DamagedFileError if there is none of that name."""
+        """Return the array of a name. Raises DamagedFileError if the file has no such array."""
         if path in self.arrays:
             return self.arrays[path]
         if path in self.problems:
@@ -110,7 +110,7 @@ class StoredFile:
 
 
 def _read_links(reader: ByteReader, messages: list[Message]) -> Iterator[tuple[str, int | str]]:
-    """Read the names of a group, each with the address of its object, or with a text that says what is wrong."""
+    """Yield the links of a group: each name with its object's address, or with a text on why none can be read."""
     for kind, _, data in messages:
         if kind == LINK:
             yield _read_link(data)
@@ -139,7 +139,7 @@ def _read_link(data: bytes) -> tuple[str, int | str]:
 
 
 def _links_of_symbol_table(reader: ByteReader, tree: int, heap_address: int) -> Iterator[tuple[str, int | str]]:
-    """Read the names of a group in its old form, a tree of symbol tables and a heap of names; yields as _read_links."""
+    """Yield the links of a group in HDF5's old form (symbol tables, a heap of names), as :func:`_read_links` does."""
     what = f"the group at {tree}"
     head = Cursor(reader.read(heap_address, 32, what), what)
     if head.take(5) != b"HEAP\0":

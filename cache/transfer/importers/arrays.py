@@ -241,7 +241,7 @@ def choose_pairs(
             f"no features with labels were found in {source}; names such as train_features and train_labels, X_test "
             f"and y_test, or feature_list and label_list are understood"
         )
-    chosen = {split: [_named(key, split, roles, source) for key in keys] for split, keys in requested.items() if keys}
+    chosen = {split: [_pair_of(key, split, roles, source) for key in keys] for split, keys in requested.items() if keys}
     used = {pair for pairs in chosen.values() for pair in pairs}
     notes = []
     for split in ("train", "val", "test"):
@@ -263,8 +263,8 @@ def choose_pairs(
     return dict(sorted(chosen.items(), key=lambda item: order.get(item[0], 3))), notes
 
 
-def _named(key: str, split: str, roles: Roles, source: object) -> Pair:
-    """Return the pair that the user named."""
+def _pair_of(key: str, split: str, roles: Roles, source: object) -> Pair:
+    """Return the pair of features and labels that ``key``, the value of the option ``--split``, names."""
     for pair in roles.pairs:
         if key == pair.features or _name_parts(key) == list(_role_of_name(_name_parts(pair.features))[1]):
             return pair

@@ -17,7 +17,7 @@ ExampleSplits = Mapping[str, tuple[NDArray[np.float32], NDArray[np.int64]]]
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What the user said about the place of features and labels.
+    """The user's options on where features and labels are.
 
     Attributes
     ----------

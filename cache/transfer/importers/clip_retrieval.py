@@ -77,7 +77,7 @@ def _pyarrow(what: str) -> tuple[Any, Any]:
 
 
 def _folders(path: Path, alone: str) -> dict[str, Path]:
-    """Return the folder of each split; ``alone`` names the split of a folder without split folders."""
+    """Return clip-retrieval's folder of each split; ``alone`` names the split if ``path`` itself is such a folder."""
     if any(path.glob("img_emb/img_emb_*.npy")):
         return {alone: path}
     return {

@@ -71,7 +71,7 @@ def _columns(source: Features, target: Features) -> NDArray[np.int64]:
 
 
 def _zero_shot(source: Features, target: Features, columns: NDArray[np.int64]) -> float | None:
-    """Return the zero-shot accuracy on the target with the source's text of its classes (``columns``), None without."""
+    """Return zero-shot's accuracy on the target, by the source's text of the classes ``columns``; None without text."""
     if source.text_features is None:
         return None
     text = source.text_features[:, columns]

@@ -89,24 +89,24 @@ def test_an_error_in_a_thread_is_raised_here(fakes, tmp_path):
 
 def test_an_interruption_ends_a_long_batch_at_its_next_layer(fakes, tmp_path):
     encoder = fakes[1](parallel=True, batch_size=1)
-    real, long, layer = encoder.encode_images, threading.Event(), torch.nn.Identity()
+    encode_images, is_long, layer = encoder.encode_images, threading.Event(), torch.nn.Identity()
     threads = set(threading.enumerate())
 
-    def encode(crops):
+    def encode_for_a_minute(crops):
         if len(encoder.batches) > 11:
-            # More batches wait behind this one by now; they are as long, and must not be begun.
-            long.set()
+            # The batches that wait behind this one are as long, and must not begin.
+            is_long.set()
             end = time.monotonic() + 60
             while time.monotonic() < end:
                 time.sleep(0.001)
                 layer(torch.zeros(1))
-        return real(crops)
+        return encode_images(crops)
 
-    encoder.encode_images = encode
+    encoder.encode_images = encode_for_a_minute
 
     def tell(state):
         if state.done > 10:
-            assert long.wait(30)
+            assert is_long.wait(30)
             raise KeyboardInterrupt
 
     started = time.monotonic()

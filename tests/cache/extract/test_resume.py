@@ -183,7 +183,7 @@ def begin(case, path, **options):
         ({"draws": Draws((1,))}, 'image.draws = nothing, but {"shots": [1]'),
     ],
 )
-def test_something_else_is_refused_by_the_field(case, tmp_path, change, field):
+def test_another_request_cannot_resume_and_the_error_names_the_field(case, tmp_path, change, field):
     path = tmp_path / "a.h5"
     begin(case, path)
     with pytest.raises(CacheError) as caught:

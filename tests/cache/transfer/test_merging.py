@@ -56,7 +56,7 @@ def test_differing_fields_are_named(fakes, tmp_path):
     assert not (tmp_path / "m.h5").exists()
 
 
-def test_what_cannot_be_merged(fakes, tmp_path):
+def test_caches_that_cannot_be_merged_are_refused(fakes, tmp_path):
     one = extract(fakes[0](), fakes[1](), tmp_path / "a.h5", splits=["train"]).path
     two = extract(fakes[0](), fakes[1](), tmp_path / "b.h5", splits=["train", "test"]).path
     with pytest.raises(InputError, match="both hold a split 'train'"):
