@@ -14,7 +14,6 @@ No batch is filled up: an empty place would cost as much as an image.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cafe.cache.extract.decode import processors
 from cafe.errors import CafeError
 from cafe.serving.memory import SECONDS_BETWEEN, give_back_free_memory
 from cafe.serving.predictor import ImageAnswer, Predictor
@@ -154,7 +154,7 @@ class Batcher:
         self._unanswered = 0  # images that are decoded, and wait or are being classified
         self._queue: deque[_Waiting] = deque()
         self._changed = asyncio.Event()  # an image has come, or a batch is done
-        self._decoding = ThreadPoolExecutor(_cores_of_process(), "cafe-decode")
+        self._decoding = ThreadPoolExecutor(processors(), "cafe-decode")
         # A batch on all cores is always computed in the first thread. OpenMP keeps helpers for each thread that asks
         # for them, and once these are more than the cores it lets all of them sleep between any two layers: an image
         # alone then took 50 ms in place of 27.
@@ -309,8 +309,3 @@ class Batcher:
             return await asyncio.get_running_loop().run_in_executor(thread, self._predictor.classify, crops, cores)
         finally:
             self._free.append(thread)
-
-
-def _cores_of_process() -> int:
-    """Return the processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""What the server asks of a classifier, whether it is a run with torch or an exported file with ONNX Runtime."""
+"""The classifiers that a server asks: a run with torch, or an exported file with ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ImageAnswer:
 
 
 class Predictor(Protocol):
-    """What the server needs.
+    """The interface of a classifier to the server.
 
     Attributes
     ----------
@@ -61,11 +61,11 @@ class Predictor(Protocol):
     batch_size : int
         Images that are classified together at most.
     cores : int
-        That may be divided among batches side by side; 1 where batches run one after the other.
+        Cores to divide among batches side by side; 1 where batches run one after the other.
     row : dict or None
-        How it did when it was tested.
+        Result row of the test.
     decoder : str
-        Of JPEG files.
+        Decoder of JPEG files.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Predictor(Protocol):
         """Resize and crop one RGB image."""
 
     def classify(self, crops: NDArray[np.uint8], cores: int) -> list[ImageAnswer]:
-        """Say what is on n images, on so many cores; in any thread."""
+        """Return the answers of n images, computed on ``cores`` cores; called in any thread."""
 
     def threshold(self, rate: float | None) -> float | None:
         """Return the score above which an image is called unknown; None for the usual rate. Raises InputError."""
@@ -93,7 +93,7 @@ class Predictor(Protocol):
 
 
 def decode(predictor: Predictor, content: bytes, name: str, most_pixels: int) -> NDArray[np.uint8]:
-    """Turn the bytes of an image into what the predictor takes.
+    """Return the crop that the predictor takes, from the bytes of an image file.
 
     Raises
     ------
@@ -144,7 +144,7 @@ class RunPredictor:
         return self._classifier.encoder.cropper(image)
 
     def classify(self, crops: NDArray[np.uint8], cores: int) -> list[ImageAnswer]:
-        """Say what is on n images, on so many cores."""
+        """Return the answers of n images, computed on ``cores`` cores."""
         with self._on_cores(cores):
             features = self._classifier.encode(crops)
         with self._scoring:  # methods are not made for several threads; this is a thousandth of the time
@@ -159,7 +159,7 @@ class RunPredictor:
 
     @contextmanager
     def _on_cores(self, cores: int) -> Iterator[None]:
-        """Run the body on so many threads of torch, which has a number for each thread and one for the process."""
+        """Run the body on ``cores`` threads of torch; the last of several bodies restores the number of the process."""
         if self.cores == 1:
             yield
             return
@@ -197,7 +197,7 @@ class RunPredictor:
         return neighbours
 
     def _made_thumbnail(self, row: int) -> str | None:
-        """Return a training image as a small JPEG in a data URL; None where it is gone."""
+        """Return a training image as a small JPEG in a data URL; None if the image cannot be read any more."""
         assert self._images is not None
         picture = self._images.picture(row)
         if picture is None:
@@ -209,7 +209,7 @@ class RunPredictor:
 
 
 def _divisible_cores(classifier: Classifier) -> int:
-    """Return the threads of torch where batches of a classifier may be encoded side by side, else 1."""
+    """Return the number of torch's threads if batches can be encoded side by side, else 1."""
     import torch
 
     encoders = encoders_of(classifier.encoder)
@@ -237,7 +237,7 @@ class OnnxPredictor:
         return self._classifier.cropper(image)
 
     def classify(self, crops: NDArray[np.uint8], cores: int = 1) -> list[ImageAnswer]:
-        """Say what is on n images."""
+        """Return the answers of n images."""
         return [
             ImageAnswer(
                 single.probabilities[0],
