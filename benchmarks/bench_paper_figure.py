@@ -71,8 +71,8 @@ def adapter_alone(task: Task, text: np.ndarray, row: dict[str, Any]) -> tuple[fl
     start = time.perf_counter()
     alpha = row["params"]["alpha"]
     adapter = bench_adapter.straight_loop(X, y, text, epochs, task.seed, alpha)
-    found = bench_adapter.accuracy(adapter, task.test.image_features, task.test.labels, text, alpha)
-    return time.perf_counter() - start, found
+    accuracy = bench_adapter.accuracy(adapter, task.test.image_features, task.test.labels, text, alpha)
+    return time.perf_counter() - start, accuracy
 
 
 def probe_alone(task: Task, text: np.ndarray, row: dict[str, Any]) -> tuple[float, float]:
@@ -90,12 +90,12 @@ def probe_alone(task: Task, text: np.ndarray, row: dict[str, Any]) -> tuple[floa
     for attempt in ATTEMPTS:
         near, model = fit(chosen, *attempt)
         start = time.perf_counter()
-        found = 100 * float(model.score(task.test.image_features, task.test.labels))
+        accuracy = 100 * float(model.score(task.test.image_features, task.test.labels))
         testing = time.perf_counter() - start
-        if found >= 100 * row["acc1"] - SAME:
+        if accuracy >= 100 * row["acc1"] - SAME:
             break
     low = min(candidates, EASY)
-    return low * easy + (candidates + 1 - low) * near + testing, found
+    return low * easy + (candidates + 1 - low) * near + testing, accuracy
 
 
 def tip_alone(task: Task, text: np.ndarray, row: dict[str, Any]) -> tuple[float, float]:
@@ -104,16 +104,17 @@ def tip_alone(task: Task, text: np.ndarray, row: dict[str, Any]) -> tuple[float,
     values = torch.nn.functional.one_hot(torch.from_numpy(task.train.labels), len(text)).float()
     chosen, candidates = row["selection"]["chosen"], row["selection"]["candidates"]
 
-    def hits(split: Any) -> tuple[float, float]:
+    def time_and_accuracy(split: Any) -> tuple[float, float]:
+        """Score a split with the chosen alpha and beta; return seconds and accuracy in per cent."""
         start = time.perf_counter()
         f = torch.from_numpy(split.image_features)
         votes = torch.exp(-chosen["beta"] * (1 - f @ keys.T)) @ values
         right = ((SCALE * f @ classes.T + chosen["alpha"] * votes).argmax(1).numpy() == split.labels).mean()
         return time.perf_counter() - start, 100 * float(right)
 
-    hits(task.val)
-    searching, (testing, found) = hits(task.val)[0], hits(task.test)
-    return candidates * searching + testing, found
+    time_and_accuracy(task.val)
+    searching, (testing, accuracy) = time_and_accuracy(task.val)[0], time_and_accuracy(task.test)
+    return candidates * searching + testing, accuracy
 
 
 ALONE = {"linear-probe": probe_alone, "tip-adapter": tip_alone, "clip-adapter": adapter_alone}
@@ -133,9 +134,9 @@ def singles(
     for method in METHODS:
         measured = []
         for k in timed:
-            taken, found = ALONE[method](tasks[k], text, rows[method, k])
+            taken, accuracy = ALONE[method](tasks[k], text, rows[method, k])
             measured.append(taken)
-            differences[method].append(100 * rows[method, k]["acc1"] - found)
+            differences[method].append(100 * rows[method, k]["acc1"] - accuracy)
         seconds[method] = len(SEEDS) * float(np.interp(shots, timed, measured).sum())
     return seconds, differences
 
@@ -148,9 +149,9 @@ def measure(name: str, fraction: float, largest: float) -> dict[str, Any] | None
         return None
     features = features_of(name, fraction)
     start = time.perf_counter()
-    found = compare("baselines", [features], shots=shots, seeds=SEEDS, selection="few-shot-val", device="cpu")
+    comparison = compare("baselines", [features], shots=shots, seeds=SEEDS, selection="few-shot-val", device="cpu")
     ours = time.perf_counter() - start
-    rows = {(row["method"], row["shots"]): row for row in found.rows if row["seed"] == SEEDS[0]}
+    rows = {(row["method"], row["shots"]): row for row in comparison.rows if row["seed"] == SEEDS[0]}
     alone, differences = singles(features, shots, rows)
     theirs = sum(alone.values())
     print(
@@ -188,28 +189,28 @@ def main() -> None:
     task = make_task(warm, 1, 1)
     CLIPAdapter(warm.class_embeddings, random_state=1).fit(task.train.image_features, task.train.labels)
     names = arguments.datasets.split(",")
-    found = {name: measure(name, arguments.fraction, largest) for name in names}
-    kept = {name: one for name, one in found.items() if one is not None}
+    measured = {name: measure(name, arguments.fraction, largest) for name in names}
+    kept = {name: figures for name, figures in measured.items() if figures is not None}
     differences: dict[str, list[float]] = defaultdict(list)
     alone: dict[str, float] = defaultdict(float)
-    for one in kept.values():
-        for method, values in one["differences"].items():
+    for figures in kept.values():
+        for method, values in figures["differences"].items():
             differences[method] += values
-        for method, seconds in one["alone"].items():
+        for method, seconds in figures["alone"].items():
             alone[method] += seconds
-    ours, theirs = sum(one["ours"] for one in kept.values()), sum(alone.values())
+    ours, theirs = sum(figures["ours"] for figures in kept.values()), sum(alone.values())
     adapter = next(iter(kept.values()))["rows"]["clip-adapter", 1]
     row = {
         "shape": f"{len(kept)} data sets, 512 wide, {arguments.fraction:g} of the test rows",
         "datasets": list(kept),
-        "cells": sum(one["cells"] for one in kept.values()),
+        "cells": sum(figures["cells"] for figures in kept.values()),
         "of_cells": len(SHAPES) * len(SHOTS) * len(SEEDS),
         "singles_seconds": theirs,
         "singles_seconds_by_method": {k: round(v, 2) for k, v in alone.items()},
         "cafe_seconds": ours,
         "ratio": theirs / ours,
         "accuracy_differences": check(differences),
-        "cafe_seconds_by_dataset": {name: round(one["ours"], 2) for name, one in kept.items()},
+        "cafe_seconds_by_dataset": {name: round(figures["ours"], 2) for name, figures in kept.items()},
         "kernel": adapter["kernel"],
         "dtype": adapter["dtype"],
     }

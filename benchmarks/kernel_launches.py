@@ -132,6 +132,7 @@ def with_tiles(
 
         def launch_with_tile(number: int = number) -> None:
             def choose(card: Card, rows: int, columns: int, stack: int, width: int, *form: Any) -> Tile:
+                """Return the possible tile of this number, or the last."""
                 tiles = possible_tiles(card, width, *form)
                 return tiles[min(number, len(tiles) - 1)]
 

@@ -416,6 +416,17 @@ def threads_of_a_product() -> int:
     stated = os.environ.get("OMP_NUM_THREADS", "")
     if stated.isdecimal() and int(stated):
         return int(stated)
+    return processors()
+
+
+def processors() -> int:
+    """Return how many processors this process may use; a container may be given fewer than the machine has.
+
+    Examples
+    --------
+    >>> processors() >= 1
+    True
+    """
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -91,7 +91,7 @@ def tasks(which: str, seeds: tuple[int, ...]) -> Iterator[Task]:
 
 
 def built() -> Iterator[Features]:
-    """Yield what a rule may be chosen by."""
+    """Yield the features of the data sets by which a rule may be chosen."""
     if is_smoke():
         yield published("caltech69", 16)
         return
@@ -102,7 +102,7 @@ def built() -> Iterator[Features]:
 
 
 def final() -> Iterator[Features]:
-    """Yield what is looked at once."""
+    """Yield the features of the data sets on which the chosen rule is tested once."""
     yield published("sun34", 8)
     yield published("stanford_cars", 16)
     yield published("dtd", 1)

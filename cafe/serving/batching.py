@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cafe.cache.extract.decode import processors
+from cafe.compute import processors
 from cafe.errors import CafeError
 from cafe.serving.memory import SECONDS_BETWEEN, give_back_free_memory
 from cafe.serving.predictor import ImageAnswer, Predictor

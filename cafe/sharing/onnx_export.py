@@ -201,14 +201,14 @@ def _encoders_in_torch(encoder: Encoder) -> list[TorchEncoder]:
 
 
 def _tower_of(each: Sequence[TorchEncoder], *, unprojected: bool) -> torch.nn.Module:
-    """Return the image tower of one encoder, or of two beside each other."""
+    """Return the image tower of one encoder, or a module of the towers of two encoders."""
     towers = [part.image_tower(unprojected=unprojected) for part in each]
     blank = Image.new("RGB", (32, 32))
     return towers[0] if len(each) == 1 else PairTower(towers, [part.cropper(blank).shape for part in each])
 
 
 def _described_encoder(encoder: Encoder, identities: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what the metadata says of the encoder; of two, each value is joined by a plus sign."""
+    """Return the metadata's fields on the encoder; the values of two encoders are joined by a plus sign."""
     return {
         "id": encoder.id,
         "revision": "+".join(str(identity["recorded"].get("revision") or "none") for identity in identities),

@@ -125,7 +125,7 @@ def _read_links(reader: ByteReader, messages: list[Message]) -> Iterator[tuple[s
 
 
 def _read_link(data: bytes) -> tuple[str, int | str]:
-    """Read one name of a group, with the address of its object or what is wrong."""
+    """Return the name that a link message holds, with its object's address, or with a text on why none can be read."""
     cursor = Cursor(data, "a name")
     version, flags = cursor.number(1), cursor.number(1)
     if version != 1:
