@@ -442,7 +442,7 @@ def run_each(jobs: Sequence[Callable[[], None]]) -> None:
     """Run independent jobs, as many at once as PyTorch has threads, each on one thread.
 
     Fits that share nothing need no barrier between their steps, so two fits on two cores finish sooner than two
-    fits one after the other on both. The jobs' tensor operations release the interpreter's lock.
+    fits one after the other on both. The jobs' operations on arrays and tensors release the interpreter's lock.
 
     Parameters
     ----------
@@ -467,7 +467,7 @@ def run_each(jobs: Sequence[Callable[[], None]]) -> None:
         job()
 
     try:
-        with ThreadPoolExecutor(before) as pool:
+        with _thread_pools(len(sys.modules)).limit(limits=1, user_api="blas"), ThreadPoolExecutor(before) as pool:
             futures = [pool.submit(alone, job) for job in jobs]
             try:
                 for future in futures:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cafe.arrays import double, in_dtype_of, kernel_name, like, on_host
+from cafe.compute import run_each
 from cafe.errors import CafeWarning
 from cafe.methods.base import Array, Problem, TransductiveClassifier, cosine_logits, unit_length
 from cafe.methods.inputs.parameters import Choice, Constraint, Number
+from cafe.protocol.selection import score_fitted
 from cafe.solvers.transductive import solve
 
 METHOD = "trans-clip"
@@ -111,6 +115,19 @@ class TransCLIP(TransductiveClassifier):
         """Keep the shots; every prediction solves anew."""
         self.shots_, self.shot_labels_ = unit_length(problem.X), problem.y
         self.kernel_ = f"{kernel_name(self.device_)}, transductive"
+
+    @classmethod
+    def score_grid(cls, fits: Sequence[Any], X: Array, rows: NDArray[np.int64]) -> list[tuple[float, float]] | None:
+        """Return (accuracy, -NLL) of fits, solved on a thread each, since NumPy's passes use one; None on a GPU."""
+        if any(fit.device_ != "cpu" for fit in fits):
+            return None
+        scores: dict[int, tuple[float, float]] = {}
+
+        def score(i: int) -> None:
+            scores[i] = score_fitted(fits[i], X, rows)
+
+        run_each([partial(score, i) for i in range(len(fits))])
+        return [scores[i] for i in range(len(fits))]
 
     def _logits(self, X: Array) -> Array:
         """Solve the mixture for the batch X; return the logarithms of its assignments."""

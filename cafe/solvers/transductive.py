@@ -105,6 +105,10 @@ class NeighboursOnDevice:
         ends = functions(flat).searchsorted(flat[order], functions(flat).arange(n + 1, device=flat.device))
         self.lengths = ends.diff()
 
+    def with_transposed(self, z: Any) -> Any:
+        """Return (W^T + W) z, (n, c), of a square W."""
+        return self.transposed(z) + self @ z
+
     def clipped(self) -> NeighboursOnDevice:
         """Return W with negative affinities set to 0."""
         return NeighboursOnDevice(self.columns, relu(self.values), len(self.lengths))
@@ -152,10 +156,15 @@ def neighbour_matrix(shots: Array, queries: Array, k: int) -> tuple[Any, Any]:
     return parts[0], parts[1]
 
 
-def normalised_exp(scores: Array) -> Array:
-    """Return the softmax of scores (n, c) over classes."""
-    scores = functions(scores).exp(scores - functions(scores).amax(scores, axis=1, keepdims=True))
-    z: Array = scores / scores.sum(axis=1, keepdims=True)
+def normalised_exp(scores: Array, out: Array | None = None) -> Array:
+    """Return the softmax of scores (n, c) over classes, in the memory of ``out`` where it is given and an ndarray."""
+    of = functions(scores)
+    if out is None or is_tensor(out):
+        shifted = scores - of.amax(scores, axis=1, keepdims=True)
+    else:
+        shifted = np.subtract(scores, scores.max(axis=1, keepdims=True), out=out)
+    z: Array = of.exp(shifted, out=shifted)
+    z /= z.sum(axis=1, keepdims=True)
     return z
 
 
@@ -210,27 +219,34 @@ def solve(
     onehot = one_hot(labels, c, queries)
     shot_weight = TEMPERATURE * gamma / max(1, used)
     from_shots_z = transposed_product(from_shots, onehot)
+    # What the shots add to every class's weight, and to the sums of rows and of their squares, is always the same.
+    shots_per_class = shot_weight * onehot.sum(axis=0)
+    shot_sums = shot_weight * sums_by_class(shots, labels, c)
+    query_squares = of.square(queries)
+    squares = query_squares.sum(axis=0) / n + shot_weight * of.square(shots).sum(axis=0)
 
     z = of.exp(log_y)
+    # Of a sparse matrix the sum with its transpose is made once: half the products.
+    both_ways = among.with_transposed if isinstance(among, NeighboursOnDevice) else (among + among.T).tocsr().__matmul__
     mu = starting_means(z, queries, shots, labels)
     variance = like(np.full(d, 1.0 / d), queries)
     log_z: Array = log_y
     for iteration in range(iterations + 1):
         likelihood = -0.5 * (
-            of.square(queries) @ (1 / variance)[:, None]
-            - 2 * queries @ (mu / variance).T
-            + of.square(mu) @ (1 / variance)
+            query_squares @ (1 / variance)[:, None] - 2 * queries @ (mu / variance).T + of.square(mu) @ (1 / variance)
         )
+        # What stays the same while only assignments change.
+        given = text_weight * log_y + likelihood / TEMPERATURE + from_shots_z / (2 * k)
         for _ in range(INNER):
-            pull = transposed_product(among, z) + among @ z + from_shots_z
-            log_z = text_weight * log_y + (likelihood + TEMPERATURE / (2 * k) * pull) / TEMPERATURE
-            z = normalised_exp(log_z)
+            log_z = both_ways(z)
+            log_z /= 2 * k
+            log_z += given
+            z = normalised_exp(log_z, out=z)
         if iteration == iterations:
             break
-        per_class = z.sum(axis=0) / n + shot_weight * onehot.sum(axis=0)
-        sums = z.T @ queries / n + shot_weight * onehot.T @ shots
+        per_class = z.sum(axis=0) / n + shots_per_class
+        sums = z.T @ queries / n + shot_sums
         mu = _unit_means(sums / per_class.clip(np.finfo(np.float64).tiny)[:, None])
-        squares = of.square(queries).sum(axis=0) / n + shot_weight * of.square(shots).sum(axis=0)
         variance = squares - 2 * (mu * sums).sum(axis=0) + per_class @ of.square(mu)
         # Rows of a single point have no variance; the floor is far below any real one (about 1 / d).
         variance = (variance / (1 + shot_weight * used)).clip(1e-8 / d)
