@@ -33,6 +33,7 @@ from harness import is_smoke, parse, photographs, report, side_by_side
 from cafe.data.base import Dataset, ImageSplit
 
 _WARM = 64  # images before the clock starts
+_PREPARED = 64  # images whose preparation is timed in every turn
 
 
 class Some(Dataset):
@@ -226,6 +227,19 @@ def _speed_row(
     return row
 
 
+def prepared(data: Dataset, encoder: Any, n: int) -> np.ndarray:
+    """Return the first n images decoded, cropped and normalised, (n, 3, side, side)."""
+    return encoder.cropper.pixels(np.stack([encoder.cropper(data.image("train", i)) for i in range(n)]))
+
+
+def preparing(data: Dataset, encoder: Any) -> float:
+    """Return the processor seconds that one image takes to be decoded, cropped and normalised, on one thread."""
+    n = min(_PREPARED, len(data.splits["train"]))
+    start = time.process_time()
+    prepared(data, encoder, n)
+    return (time.process_time() - start) / n
+
+
 class BareTower:
     """The library's tower on pixels that are decoded, cropped and normalised: no pipeline can do less for an image."""
 
@@ -234,11 +248,7 @@ class BareTower:
         from transformers import CLIPModel
 
         self._model = CLIPModel.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
-        n = len(data.splits["train"])
-        start = time.process_time()
-        crops = [encoder.cropper(data.image("train", i)) for i in range(n)]
-        self.decode_cpu = (time.process_time() - start) / n
-        pixels = torch.from_numpy(encoder.cropper.pixels(np.stack(crops)))
+        pixels = torch.from_numpy(prepared(data, encoder, len(data.splits["train"])))
         self._batches = [batch.to(self._model.dtype) for batch in pixels.split(32)]
         self.features = np.empty(0)
 
@@ -290,25 +300,26 @@ def _tower_rows(shape: str, model: Path, data: Dataset, folder: Path, rounds: in
         runs[f"cafe {engine}"] = Cafe(open_encoder(f"{engine}:{model}"), folder, workers=0)
         runs[f"cafe {engine}"](data)  # its graph is made once, and kept
     rates: dict[str, list[float]] = {name: [] for name in runs}
+    costs_of_turns: list[float] = []  # seconds that all cores take to prepare an image
     for _ in range(rounds):
+        costs_of_turns.append(preparing(data, encoder) / cores)
         for name, run in runs.items():
             rates[name].append(run(data))
-    decode = statistics.median(own.decode_cpu for own in bare.values()) / cores
     rows = []
     for name, run in runs.items():
         rate = statistics.median(rates[name])
         row = {
             "shape": shape, "run": name, "images": len(data.splits["train"]), "rounds": rounds,
-            "images_per_second": rate, "decode_seconds_of_all_cores": decode,
+            "images_per_second": rate, "decode_seconds_of_all_cores": statistics.median(costs_of_turns),
             "ratio_to_cafe_float32": rate / statistics.median(rates["cafe float32"]),
             "lowest_cosine_to_bare_float32": cosine(run.features, runs["bare float32"].features),
             "load_average": os.getloadavg()[0],
         }  # fmt: skip
         dtype = name.removeprefix("cafe ")
         if dtype in bare and name != dtype:
-            # Of each turn: what the bare tower and decoding take on all cores, over what extraction took.
-            pairs = zip(rates[f"bare {dtype}"], rates[name], strict=True)
-            row["fraction_of_bare"] = statistics.median(own * (1 / other + decode) for other, own in pairs)
+            # Of each turn: what the bare tower and preparing take on all cores, over what extraction took.
+            turns = zip(rates[f"bare {dtype}"], rates[name], costs_of_turns, strict=True)
+            row["fraction_of_bare"] = statistics.median(own * (1 / other + cost) for other, own, cost in turns)
         rows.append(row)
     return rows
 
