@@ -189,7 +189,8 @@ def learned_ratio(parameters: dict[str, Array], side: str, own: Array, other_mea
 
 def trained_ratio(parameters: dict[str, Array], side: str) -> Array:
     """Return the one number that ``"scalar"`` trained."""
-    return sigmoid(START_LOGIT + parameters[f"{side}_bias"])
+    # In float64, since a saved run gives the number back as a float.
+    return sigmoid(START_LOGIT + np.asarray(parameters[f"{side}_bias"], np.float64))
 
 
 def sigmoid(x: Array) -> Array:

@@ -37,6 +37,13 @@ def test_every_form_of_the_adapter(tmp_path, variant, ratio, form):
     assert np.array_equal(reread(fitted, tmp_path).logits(X), fitted.logits(X))
 
 
+@pytest.mark.parametrize("bias", np.linspace(-1, 1, 9, dtype=np.float32))
+def test_a_trained_number_is_the_same_ratio_after_it_was_saved(bias):
+    """Its sigmoid in float32 was not always that in float64, rounded."""
+    saved = scores.trained_ratio({"alpha_bias": float(bias)}, "alpha")
+    assert scores.trained_ratio({"alpha_bias": np.asarray(bias)}, "alpha") == saved
+
+
 def test_before_the_projection(tmp_path):
     X, y, text = problem()
     projection = np.random.default_rng(1).normal(size=(12, 12)).astype(np.float32)
