@@ -34,6 +34,10 @@ BISECTIONS = 8
 SOLVERS = ("torch", "scikit-learn")
 # Rows x features (or rows, where fewer) x classes up to which float64 and a tight tolerance cost next to nothing.
 SMALL_PROBLEM = 2_000_000
+# Expected relative decrease of the objective at which a fit is done. Candidates of a search are compared by the rows that
+# they classify right, of which a solution nearer to the minimum changes a few, as many to the better as to the worse:
+# ten times the tolerance takes half the passes over the rows.
+SMALL_TOLERANCE, TOLERANCE, SEARCH_TOLERANCE = 1e-10, 5e-6, 5e-5
 
 
 @dataclass(eq=False, repr=False)
@@ -249,7 +253,7 @@ def _fit_batch(
     X = base.X.take(used) if isinstance(base.X, StoredRows) else base.X[used]
     known = batch[0][0][0]._paths
     basis, solver = _path_of(X, base.y[used], n_classes, counts, small, max_iter, known, device, others)
-    fits = solver.fits(path, 1e-10 if small else 5e-6)
+    fits = solver.fits(path, SMALL_TOLERANCE if small else TOLERANCE if known is None else SEARCH_TOLERANCE)
     for k, group in enumerate(batch):
         for estimator, _ in group:
             fit = fits[path.index(estimator.C_)][k]
