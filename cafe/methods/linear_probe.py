@@ -35,8 +35,8 @@ SOLVERS = ("torch", "scikit-learn")
 # Rows x features (or rows, where fewer) x classes up to which float64 and a tight tolerance cost next to nothing.
 SMALL_PROBLEM = 2_000_000
 # Expected relative decrease of the objective at which a fit is done. Candidates of a search are compared by the rows
-# that they get right: a solution nearer to the minimum changes a few, for the better as for the worse, and ten times the
-# tolerance takes half the passes over the rows.
+# that they get right: a solution nearer to the minimum changes a few, for the better as for the worse, and ten times
+# the tolerance takes half the passes over the rows.
 SMALL_TOLERANCE, TOLERANCE, SEARCH_TOLERANCE = 1e-10, 5e-6, 5e-5
 
 
