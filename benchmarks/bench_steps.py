@@ -49,6 +49,8 @@ WANTED = {1000: 0.85, 102: 0.7}
 # How far gradients may be from float64's, of their length. In bfloat16 a logit of 14 is rounded by up to 14 / 512 = 3 %
 # of 1, which changes its probability by as much, and every product rounds once more; in float32 2^15 times less.
 APART = {"float32": 1e-4, "bfloat16": 0.1}
+# Batches whose gradients are compared together.
+CHECKED = 4
 # Pairs of fits from which an interval is believed.
 LEAST_PAIRS = 3
 # Steps that are timed together, so that calling the clock costs nothing.
@@ -158,15 +160,23 @@ class OneStep:
         self.sizes = (b, d, c, h)
 
     def check(self) -> float:
-        """Return how far one step's gradients are from autograd's in float64, of their length."""
-        index = self.batches[0]
-        _, own = self.step(self.parameters, index, False)
+        """Return how far the gradients of some batches are from autograd's in float64, of their common length.
+
+        Of a single small batch the gradient may be as short as its rounding, where most of its rows are right.
+        """
+        apart: dict[str, float] = {}
+        lengths: dict[str, float] = {}
         wide = [{k: v.double() for k, v in tree.items()} for tree in (self.parameters, self.hyper)]
-        X = self.X.double()[index]
-        _, truth = adapter_losses_and_gradients(
-            self.shape, *wide, X, self.y[index], self.text.double(), X.mean(1, keepdim=True)
-        )
-        return max(float((own[k].double() - v).norm() / v.norm().clamp_min(1e-12)) for k, v in truth.items())
+        for index in self.batches[:CHECKED]:
+            _, own = self.step(self.parameters, index, False)
+            X = self.X.double()[index]
+            _, truth = adapter_losses_and_gradients(
+                self.shape, *wide, X, self.y[index], self.text.double(), X.mean(1, keepdim=True)
+            )
+            for name, value in truth.items():
+                apart[name] = apart.get(name, 0.0) + float((own[name].double() - value).square().sum())
+                lengths[name] = lengths.get(name, 0.0) + float(value.square().sum())
+        return max((apart[name] / max(lengths[name], 1e-24)) ** 0.5 for name in apart)
 
     def run(self) -> None:
         """Take some steps."""

@@ -2,8 +2,8 @@
 
     CAFE_REAL_DATA=... python benchmarks/run_all.py [--only adapter,grid] [--no-run]
 
-Each script runs with its default arguments, one after the other, on PyTorch's threads as they are; three quarters of
-an hour in all on two idle cores. One that fails does not stop the others, and makes the exit status 1; so does a row
+Each script runs with its default arguments, one after the other, on PyTorch's threads as they are; an hour in all on
+two idle cores. One that fails does not stop the others, and makes the exit status 1; so does a row
 that is slower than the straight loop by the upper 95 % bound of its ratio. `--no-run` writes the table from the rows
 that are there.
 """
