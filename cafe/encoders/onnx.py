@@ -54,7 +54,8 @@ class OnnxEncoder(Encoder):
         self.logit_scale, self.logit_bias = model.logit_scale, model.logit_bias
         self._model = model
         probes = np.stack([model.cropper(picture) for picture in _probe_pictures()])
-        # Before the projection, where that is one matrix: features are made of it in float32, in int8 too.
+        # The graph ends before the projection where that is one matrix; features are products with that matrix in
+        # float32, for int8 graphs too.
         unprojected = self._projection is not None
         self._graph = TowerGraph(
             model_id, {**self.image_identity(), "unprojected": unprojected}, self.precision,
@@ -132,14 +133,18 @@ class OnnxEncoder(Encoder):
     def _encode(
         self, crops: NDArray[np.uint8], *, few: bool = False
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return features (n, d), and what goes into the projection (n, w); the features again where there is none."""
+        """Return features (n, d), and what goes into the projection (n, w).
+
+        Without a projection both are the features. ``few`` says that only few images will come, as in
+        :meth:`TowerGraph.run`.
+        """
         check_crops(crops)
         threads, size = threads_of_a_product(), self._images_at_once
         projection = self._projection
         width = self.dim if projection is None else len(projection)
         features, inputs = [np.empty((0, self.dim), np.float32)], [np.empty((0, width), np.float32)]
         for start in range(0, len(crops), size):
-            check_stopped()  # within a run nothing can be stopped
+            check_stopped()  # ONNX Runtime cannot be stopped within a run
             rows = self._graph.run(crops[start : start + size], threads, few=few)
             inputs.append(rows)
             features.append(rows if projection is None else rows @ projection)
@@ -147,6 +152,7 @@ class OnnxEncoder(Encoder):
 
     @property
     def _images_at_once(self) -> int:
+        """Images that one run of the graph takes."""
         return self.batch_size
 
     @cached_property

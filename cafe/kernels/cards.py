@@ -4,7 +4,7 @@ A tile of BM rows and BN columns sums over a depth in blocks of BK, of which ``s
 
     bytes of shared memory = stages (BM + right BN) BK (bytes of a number)
 
-where the right side is made of ``right`` tensors on the way in.
+where the right side is computed from ``right`` tensors while it is loaded.
 
 The largest tile is taken that still gives nearly every multiprocessor a block, and as many stages as fit: a few large
 tiles would leave most of a GPU idle where one small fit is trained, many small ones read each number too often in a
@@ -28,7 +28,7 @@ MOST_STAGES = 4
 
 @dataclass(frozen=True)
 class Card:
-    """What tiles are chosen by.
+    """The limits of a GPU, by which tiles are chosen.
 
     Attributes
     ----------
@@ -75,7 +75,7 @@ class Tile:
 
 # (BM, BN, BK, warps), the largest first; chosen by estimates from compiled code (benchmarks/gpu_estimates.py).
 SIZES = ((64, 128, 32, 8), (64, 64, 32, 4), (32, 64, 64, 4), (32, 32, 64, 4), (32, 32, 32, 4))
-# Where the left side is computed on the way in, again for each tile of columns: few rows, many columns.
+# Where the left side is computed while it is loaded, again for each tile of columns: few rows, many columns.
 COMPUTED_SIZES = ((64, 128, 32, 8), (16, 64, 64, 4), (16, 64, 32, 4))
 # Share of the multiprocessors that must have a block: leaving a few idle costs less than reading numbers more often.
 BUSY = 0.75
@@ -83,7 +83,7 @@ BUSY = 0.75
 
 @functools.cache
 def card_of(device: str) -> Card:
-    """Return what a device has; a small card stands for devices without shared memory (Triton's interpreter).
+    """Return the limits of a device; one without shared memory (Triton's interpreter) has those of a small card.
 
     Parameters
     ----------
@@ -106,19 +106,19 @@ def possible_tiles(
     Parameters
     ----------
     card : Card
-        Where.
+        The limits of the GPU.
     width : int
         Bytes of a number of the operands.
     exact : bool, default=False
-        Whether they are float32 and stay so: without matrix units a thread holds rows of both operands, and the largest
-        and deepest tiles would need more registers than there are.
+        Whether the operands are float32 and are multiplied as such: without matrix units a thread holds rows of both,
+        and the largest and deepest tiles would need more registers than a GPU has.
     computed : bool, default=False
-        Whether the left side is computed on the way in.
+        Whether the left side is computed while it is loaded.
     crowded : bool, default=False
-        Whether threads hold other sums beside the product's, for which registers lack in the largest tiles: these
-        are cut to 64 x 64, and shared by eight warps.
+        Whether threads hold other sums beside the product's: the largest tiles leave too few registers for these, and
+        are cut to 64 x 64 and shared by eight warps.
     right : int, default=1
-        Tensors of which the right side is made on the way in.
+        Number of tensors from which the right side is computed while it is loaded.
 
     Examples
     --------
@@ -150,7 +150,7 @@ def choose_tile(
     crowded: bool = False,
     right: int = 1,
 ) -> Tile:
-    """Return the tile for ``stack`` products of ``rows`` times ``columns`` numbers; arguments as above.
+    """Return the tile for ``stack`` products of ``rows`` x ``columns`` numbers; the rest as in :func:`possible_tiles`.
 
     Examples
     --------

@@ -112,7 +112,8 @@ def class_weight_losses_and_gradients(
 ) -> tuple[Tensor, Parameters]:
     """Return losses (g,) and the gradient of each configuration's loss in its own parameters.
 
-    The configurations share no parameter, so the gradient of the sum of losses is all gradients at once.
+    The arguments are those of :func:`class_weight_losses`. The configurations share no parameter, so the gradient of
+    the sum of losses is all gradients at once.
     """
     leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
     losses = class_weight_losses(shape, leaves, hyper, features, labels, anchor, pull, row_weights)

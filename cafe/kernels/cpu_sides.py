@@ -129,7 +129,7 @@ class Side:
     name : str
         ``"image"`` or ``"text"``.
     x : Tensor of shape (rows, d) or (k, rows, d)
-        What goes in, in the dtype of the products.
+        The side's rows before they are adapted, in the dtype of the products.
     weights : tuple of Tensor
         W1 (..., d, h) and W2 (..., h, d), in x's dtype.
     ratio : Ratio
@@ -152,8 +152,8 @@ class Side:
         self.adapted: Tensor | None = None
         q = buffers(f"{name} q", x, *x.shape)
         if ratio.numbers is not None and form == "paper" and (x.ndim == 2 or x.dtype == torch.bfloat16):
-            # A itself is needed by nothing. addmm copies x before it adds, which costs more than a blend of its own
-            # but in bfloat16, whose passes are slow.
+            # The adapted rows are needed in this blend alone. addmm copies x before it adds, which costs more than a
+            # blend after the product, except in bfloat16, whose passes are slow.
             each = zip(ratio.numbers, _each(x), _each(self.hidden), _each(up), _each(q), strict=True)
             for number, rows, hidden, up_of_one, out in each:
                 if x.dtype == ratio.values.dtype:
@@ -197,7 +197,7 @@ class Side:
         dq : Tensor of q's shape
             Gradient of q; overwritten.
         weighted : bool, default=False
-            Whether it is already multiplied by the ratio.
+            Whether ``dq`` is already multiplied by the ratio.
         targets : tuple of two Tensor, default=None
             Where dW1 and dW2 are written; None for buffers of its own.
         """
@@ -219,43 +219,48 @@ class Side:
 
 
 def invert(length: Tensor) -> Tensor:
-    """Return 1 / length in its place, 0 where it is 0; a NaN stays."""
+    """Replace lengths by their inverses in place, and return them; the inverse of 0 is 0, and NaN stays NaN."""
     return length.reciprocal_().nan_to_num_(nan=float("nan"), posinf=0.0)
 
 
 def multiplier(like: Tensor) -> Multiply:
-    """Return what multiplies matrices (rows, d), or stacks of them, of that dtype."""
+    """Return the function ``multiply(a, b, out=...)`` for operands of ``like``'s dtype and number of dimensions.
+
+    Operands are two matrices, or two stacks of matrices (k, ., .); stacks in bfloat16 are multiplied matrix by matrix.
+    """
     if like.ndim == 2:
         return torch.mm
     return _one_after_the_other if like.dtype == torch.bfloat16 else torch.bmm
 
 
 def _one_after_the_other(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
-    """Multiply stacks of matrices."""
+    """Multiply stacks a (k, rows, m) and b (k, m, n) matrix by matrix, into ``out`` (k, rows, n)."""
     for left, right, result in zip(a, b, out, strict=True):
         torch.mm(left, right, out=result)
     return out
 
 
 def flat(value: Tensor) -> Tensor:
-    """Return a stack of rows as one matrix; a view is not free, so a matrix is itself."""
+    """Return a stack (k, rows, d) as one matrix (k rows, d); a matrix is returned itself, since a view is not free."""
     return value if value.ndim == 2 else value.view(-1, value.shape[-1])
 
 
 def _each(value: Tensor) -> list[Tensor]:
-    """Return the members of a stack, or the one that is none."""
+    """Return the matrices of a stack as a list; a single matrix is a list of itself."""
     return [value] if value.ndim == 2 else list(value)
 
 
 def scaled_rows(rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Return rows of those lengths, (..., rows, d), and the lengths they had, (all rows, 1); zeros stay zeros.
+    """Return rows scaled to the given lengths, (..., rows, d), and the lengths that they had before, (all rows, 1).
+
+    A row of zeros stays zeros, and infinity is returned as the length that it had.
 
     Parameters
     ----------
     rows : Tensor of shape (..., rows, d)
-        Contiguous.
+        Contiguous; a matrix, or a stack of matrices.
     lengths : Tensor of shape (all rows, 1)
-        Of the same dtype.
+        The lengths to scale to, of all matrices' rows in their order; in the dtype of ``rows``.
     """
     scaled, had = torch._weight_norm_interface(flat(rows), lengths, 0)
     if float(had.min()) == 0:
@@ -267,7 +272,10 @@ def scaled_rows(rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def through_scaled_rows(gradient: Tensor, rows: Tensor, lengths: Tensor, had: Tensor) -> Tensor:
-    """Return the gradient of rows from that of rows of other lengths; arguments as :func:`scaled_rows` has them."""
+    """Return the gradient in the rows that :func:`scaled_rows` took, from the gradient in the rows that it returned.
+
+    ``rows`` and ``lengths`` are the arguments of :func:`scaled_rows`, and ``had`` are the lengths that it returned.
+    """
     backward = torch.ops.aten._weight_norm_interface_backward
     of_rows: Tensor = backward(flat(gradient), flat(rows), lengths, had, 0)[0]
     return of_rows if rows.ndim == 2 else of_rows.view(rows.shape)

@@ -32,13 +32,13 @@ from cafe.kernels.reference import AdapterShape
 from cafe.measured import BUDGET, seconds_of, time_ways
 
 PRECISIONS = ("float32", "bfloat16")
-# Multiply-adds of a step (forward and backward) from which it is worth a question: those of the default recipe's 313
-# steps take less than a tenth of a second below it, at 150 thousand million a second, and asking takes as long.
+# Multiply-adds of a step (forward and backward) from which timing pays: below, the default recipe's 313 steps take less
+# than a tenth of a second, at 150 thousand million a second, and timing takes as long.
 LEAST_MEASURED = 20_000_000
-# Multiply-adds of the steps that are timed: with larger ones the ways would not all be run in the time there is. The
-# rate of a product no longer depends on its size there.
+# Most multiply-adds of a step that is timed: of larger steps, not every way would be run within the budget. The rate of
+# a product no longer depends on its size at this number.
 MOST_TIMED = 550_000_000
-# Rows of a batch that are timed where it has them: with fewer, copies of weights between precisions weigh more.
+# Least rows to which a timed batch is cut: with fewer, copies of weights between precisions weigh more.
 LEAST_BATCH = 256
 # How much faster bfloat16 has to be to be taken, since it rounds; and another form than the direct one.
 GAIN_OF_BFLOAT16, GAIN_OF_FORM = 1.1, 1.03
@@ -47,7 +47,7 @@ GAIN_OF_BFLOAT16, GAIN_OF_FORM = 1.1, 1.03
 HOPELESS = 4
 # Share of the direct form's multiply-adds from which on the projected form's more and smaller products do not pay.
 PROJECTED_SHARE = 0.85
-# Of the adapter's steps and of class weights': a larger number measures again where an older program left its notes.
+# Revisions of the adapter's step and of class weights': a larger number makes the notes of older programs void.
 REVISION, WEIGHTS_REVISION = 4, 2
 # The projected form's frozen logits have to be earned back within so many steps, and to fit in so many bytes.
 EARNED_BACK, FROZEN_BYTES = 100, 512 * 2**20
@@ -72,15 +72,15 @@ class StepSizes:
 
     @property
     def multiply_adds(self) -> int:
-        """Forward once and backward twice: logits, and the two maps of each side that has an adapter."""
+        """Multiply-adds of logits and of the two maps of each adapted side, once forward and twice backward."""
         rows = self.batch * self.shape.adapts_image + self.classes * self.shape.adapts_text
         return 3 * self.width * (self.batch * self.classes + 2 * rows * self.shape.bottleneck)
 
     def representative(self) -> StepSizes:
         """Return the sizes that stand for their class: powers of two, not too large to be timed.
 
-        Which form is faster depends on classes against features, so that both are halved together where neither many
-        classes nor a large batch can be cut.
+        Which form is faster depends on the ratio of classes to features, so that both are halved together where there
+        are neither many classes nor a large batch to halve.
         """
         width = _power_of_two(self.width)
         bottleneck = max(1, round(self.shape.bottleneck * width / self.width))
@@ -119,15 +119,15 @@ def choose_cpu_step(kernel: str, dtype: str, sizes: StepSizes, n: int, *, in_mem
     Parameters
     ----------
     kernel : {"auto", "cpu", "cpu-direct", "cpu-folded", "cpu-projected"}
-        A form is met; ``"auto"`` and ``"cpu"`` take the fastest.
+        A named form is taken as it is; ``"auto"`` and ``"cpu"`` take the fastest form.
     dtype : {"auto", "float32", "bfloat16", "float64"}
-        A precision is met; ``"auto"`` is the fastest of float32 and bfloat16.
+        A named precision is taken as it is; ``"auto"`` takes the faster of float32 and bfloat16.
     sizes : StepSizes
-        Of one configuration's step, whatever it is stacked with.
+        Sizes of the step of one configuration, however many are stacked.
     n : int
         Rows of the features.
     in_memory : bool, default=True
-        Whether they are all there: the projected form makes logits of all of them.
+        Whether the features of all n rows are in memory: the projected form computes logits of all rows once.
 
     Returns
     -------
@@ -137,7 +137,7 @@ def choose_cpu_step(kernel: str, dtype: str, sizes: StepSizes, n: int, *, in_mem
     Raises
     ------
     InputError
-        If the projected form was asked for, and cannot be had.
+        If the projected form is named, and does not exist for such a step or such features.
 
     Examples
     --------
@@ -175,7 +175,10 @@ def _fastest_form(sizes: StepSizes, precision: str, n: int, in_memory: bool) -> 
 
 
 def _may_pay(form: str, sizes: StepSizes, precision: str) -> bool:
-    """Return whether a form exists for such a step, is exact enough, and has clearly fewer multiply-adds, if others."""
+    """Return whether a form exists for such a step, is exact enough in that precision, and may be the fastest.
+
+    The projected form may be the fastest only with clearly fewer multiply-adds than the direct one.
+    """
     if form == CPU_FORMS[1] and precision == "bfloat16" and sizes.learns_ratio():
         # Rounding errors of the folded form add up in a learned ratio: 0.42 to 0.49 in place of 0.35 on Caltech69 at
         # one shot, and 1.5 points of accuracy. The direct form's ratios are float32's within 0.01.
@@ -188,14 +191,17 @@ def _may_pay(form: str, sizes: StepSizes, precision: str) -> bool:
 
 
 def _earned_back(sizes: StepSizes, n: int, precision: str, seconds: Mapping[str, float]) -> bool:
-    """Return whether frozen logits of n rows fit in memory and cost less than the projected form saves."""
+    """Return whether frozen logits of n rows fit in memory and cost less than ``EARNED_BACK`` projected steps save.
+
+    ``seconds`` has those of a timed step in each form.
+    """
     if n * sizes.classes * (2 if precision == "bfloat16" else 4) > FROZEN_BYTES:
         return False
     others = [value for form, value in seconds.items() if form != CPU_FORMS[2]]
     if not others:
         return False
     seconds_each = min(others) / sizes.representative().multiply_adds
-    # Both in multiply-adds of the step itself, which may be larger than the one timed.
+    # Both costs are those of the step itself, which may be larger than the timed step.
     saved = (1 - seconds[CPU_FORMS[2]] / min(others)) * sizes.multiply_adds * seconds_each
     return n * sizes.width * sizes.classes * seconds_each <= EARNED_BACK * saved
 
@@ -208,8 +214,8 @@ def measured_steps(sizes: StepSizes, ways: Sequence[tuple[str, str]]) -> dict[tu
     sizes : StepSizes
         Of the step.
     ways : sequence of (form, precision)
-        To be compared. Two precisions are compared even where that takes longer than is meant for it: a machine that is
-        so slow, or so busy, is the one on which a wrong answer costs most.
+        To be compared. Two precisions are both timed even where that takes longer than the budget: a wrong choice costs
+        most on a machine that is so slow, or so busy.
     """
     timed = sizes.representative()
     names = {way: " ".join(way) for way in ways}
@@ -225,10 +231,10 @@ def measured_steps(sizes: StepSizes, ways: Sequence[tuple[str, str]]) -> dict[tu
 
 
 def choose_cpu_threads(kernel: str, dtype: str, sizes: StepSizes) -> int:
-    """Return on how many threads a step runs: all that PyTorch has, or one where that was timed to be faster.
+    """Return on how many threads a step runs: all that PyTorch has, or a single one where that was timed to be faster.
 
     A step is some forty short operations, and threads wait for each other after each. On a virtual machine whose two
-    processors share one unit for matrix products, that costs more than the second one gains.
+    processors share one unit for matrix products, waiting costs more than the second processor gains.
 
     Parameters
     ----------
@@ -259,13 +265,13 @@ def choose_cpu_threads(kernel: str, dtype: str, sizes: StepSizes) -> int:
 
         return {"all": on(threads), "one": on(1)}
 
-    # The seconds that pass are the question here, and other programs add to those of two threads above all: what is
-    # measured while they run holds for this process alone.
-    calm = _load_of_others() < threads / 2
+    # Elapsed seconds are compared here, and other programs lengthen those of several threads most: what is measured
+    # while other programs run is kept for this process alone.
+    is_quiet = _load_of_others() < threads / 2
     try:
         seconds = seconds_of(
             f"threads of {_question(timed)}, {kernel}, {dtype}", ("all", "one"), make,
-            library=f"torch {torch.__version__}", threads=threads, clock=time.perf_counter, keep=calm,
+            library=f"torch {torch.__version__}", threads=threads, clock=time.perf_counter, keep=is_quiet,
         )  # fmt: skip
     finally:
         torch.set_num_threads(threads)
@@ -290,7 +296,7 @@ def _question(timed: StepSizes) -> str:
 
 
 def _make_steps(sizes: StepSizes, ways: Sequence[tuple[str, str]]) -> dict[str, Callable[[], object]]:
-    """Return steps on random rows by name; each is made when it is first run, since not all may be reached."""
+    """Return steps on random rows by the name of their way; a step is made when first run, since not all may be run."""
     tried = {precision for _, precision in ways}
     hopeless = _hopeless_precisions() if len(tried) > 1 else []
     draw = cache(partial(_drawn, sizes))
@@ -318,6 +324,7 @@ class _Drawn:
 
 
 def _drawn(sizes: StepSizes) -> _Drawn:
+    """Draw rows, class embeddings and parameters of such sizes, always the same."""
     generator = torch.Generator().manual_seed(0)
     shape, b, d, c, h = sizes.shape, sizes.batch, sizes.width, sizes.classes, sizes.shape.bottleneck
 
@@ -370,7 +377,7 @@ class WeightSizes:
 
     @property
     def multiply_adds(self) -> int:
-        """Logits forward, class weights backward."""
+        """Multiply-adds of logits forward, and of the gradient in class weights backward."""
         return 2 * self.batch * self.width * self.classes
 
     def representative(self) -> WeightSizes:
@@ -388,11 +395,11 @@ def choose_weights_precision(dtype: str, device: str, sizes: WeightSizes) -> str
     Parameters
     ----------
     dtype : {"auto", "float32", "float64"}
-        A precision is met; ``"auto"`` is the fastest of float32 and bfloat16 on a CPU, else float32.
+        A named precision is taken as it is; ``"auto"`` takes the faster of float32 and bfloat16 on a CPU, else float32.
     device : str
         As :func:`cafe.compute.choose_device` returns it.
     sizes : WeightSizes
-        Of one configuration's step.
+        Sizes of the step of one configuration.
 
     Returns
     -------
@@ -414,7 +421,7 @@ def choose_weights_precision(dtype: str, device: str, sizes: WeightSizes) -> str
 
 
 def measured_weight_steps(sizes: WeightSizes) -> dict[str, float]:
-    """Return the seconds of a step of class weights of that class of sizes, by precision."""
+    """Return the seconds of a step of class weights by precision, timed at the sizes that stand for the given ones."""
     timed = sizes.representative()
     kind = "cosines" if timed.cosines else "products"
     question = (
@@ -446,30 +453,30 @@ def _make_weight_steps(sizes: WeightSizes) -> dict[str, Callable[[], object]]:
 
 
 class TimedSizes(Protocol):
-    """Sizes of a step that has precisions and no forms; two of equal fields are one question."""
+    """Sizes of a step that has precisions and no forms; equal sizes are timed once."""
 
     @property
     def multiply_adds(self) -> int:
-        """Of one configuration's step."""
+        """Multiply-adds of the step of one configuration."""
 
     def __str__(self) -> str:
         """Name the step and its sizes."""
 
     def timed_step(self, products: torch.dtype) -> Callable[[], object]:
-        """Return a step on random rows, to be called with nothing, in that dtype of products."""
+        """Return a step on random rows, a function without arguments, with products in that dtype."""
 
 
 def choose_precision(dtype: str, device: str, sizes: TimedSizes) -> str:
-    """Return the precision in which the step of such sizes multiplies, by timing it where that pays.
+    """Return the precision in which a step of such sizes multiplies, by timing the step where that pays.
 
     Parameters
     ----------
     dtype : {"auto", "float32", "float64"}
-        A precision is met; ``"auto"`` is the fastest of float32 and bfloat16 on a CPU, else float32.
+        A named precision is taken as it is; ``"auto"`` takes the faster of float32 and bfloat16 on a CPU, else float32.
     device : str
         As :func:`cafe.compute.choose_device` returns it.
     sizes : dataclass with ``multiply_adds`` and ``timed_step``
-        Of one configuration's step; its fields that are numbers are rounded to powers of two.
+        Sizes of the step of one configuration; they are rounded to powers of two where the step is timed.
 
     Returns
     -------
@@ -492,7 +499,7 @@ def choose_precision(dtype: str, device: str, sizes: TimedSizes) -> str:
 
 
 def measured_precisions(sizes: TimedSizes) -> dict[str, float]:
-    """Return the seconds of a step of that class of sizes, by precision."""
+    """Return the seconds of a step by precision, timed at sizes that are powers of two and not too large."""
     timed: Any = sizes
     timed = replace(timed, **{name: _power_of_two(size) for name, size in vars(timed).items()})
     while timed.multiply_adds > MOST_TIMED and max(vars(timed).values()) > 1:
@@ -515,7 +522,8 @@ def _hopeless_precisions() -> list[str]:
         a = torch.ones(128, 128, dtype=dtype)
         return lambda: torch.mm(a, a)
 
-    # Once a first product, whose code was just made, was called hopeless where bfloat16 is twice as fast.
+    # In four turns: a first product also waits for its code to be made, and by that alone bfloat16 was once called
+    # hopeless on a processor where it is twice as fast.
     ways = {name: multiply(getattr(torch, name)) for name in PRECISIONS}
     seconds = time_ways(ways, budget=0.005, at_least=2, turns=4)
     return [name for name in PRECISIONS if name in seconds and seconds[name] > HOPELESS * seconds["float32"]]

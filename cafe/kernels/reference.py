@@ -194,9 +194,10 @@ def adapter_losses_and_gradients(
     text: Tensor,
     feature_mean: Tensor,
 ) -> tuple[Tensor, Parameters]:
-    """Losses (g,) and the gradient of each configuration's loss in its own parameters.
+    """Return losses (g,) and the gradient of each configuration's loss in its own parameters.
 
-    The configurations share no parameter, so the gradient of the sum of losses is all gradients at once.
+    The arguments are those of :func:`adapter_losses`. The configurations share no parameter, so the gradient of the sum
+    of losses is all gradients at once.
     """
     leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
     losses = adapter_losses(shape, leaves, hyper, features, labels, text, feature_mean)

@@ -189,7 +189,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     # ------------------------------------------------------------------ choosing
 
     def automatic(self) -> list[str]:
-        """Return the names of the parameters that are ``"auto"``, to be chosen by a selection policy."""
+        """Return the names of the parameters that have a grid and are ``"auto"``: a selection policy chooses them."""
         return [
             name
             for name, value in self.get_params(deep=False).items()

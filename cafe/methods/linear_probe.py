@@ -162,7 +162,7 @@ class LinearProbe(FewShotClassifier):
 
     @classmethod
     def _fit_problems(cls, estimators: Sequence[Any], problems: Sequence[Problem]) -> None:
-        """Fit several; those that share checked arrays are one batch of problems and one path of C."""
+        """Fit each estimator to its problem; those with equal features, iterations and device are fitted together."""
         runs: dict[tuple[CheckedArrays, int, str], list[tuple[Any, Problem]]] = {}
         for estimator, problem in zip(estimators, problems, strict=True):
             if estimator.solver == "scikit-learn":
@@ -210,8 +210,8 @@ class LinearProbe(FewShotClassifier):
 def _fit_paths(members: Sequence[tuple[LinearProbe, Problem]], max_iter: int, device: str) -> None:
     """Fit estimators that share their checked arrays, the number of iterations and the device.
 
-    Estimators with the same rows are one problem, whose values of C are fitted one from the other. Problems with the
-    same values of C are fitted side by side.
+    Estimators with the same training rows are one problem, whose values of C are fitted one after the other, from
+    earlier solutions. Problems with the same values of C are fitted side by side.
     """
     base = members[0][1].base
     groups: dict[bytes, list[tuple[LinearProbe, Problem]]] = {}
@@ -240,16 +240,27 @@ def _fit_batch(
     device: str,
     others: int = 1,
 ) -> None:
-    """Fit problems, each a group of estimators on the same rows, at the values of C in ``path``.
+    """Fit linear probes, each at its own C, solving for several sets of training rows side by side.
 
-    ``others`` is the number of batches that are fitted at the same time, which share the memory for solutions.
+    Parameters
+    ----------
+    batch : sequence of sequences of (LinearProbe, Problem)
+        Problems; each is the group of estimators that have the same training rows. All have the same features.
+    path : tuple of float
+        The values of C of every group, ascending.
+    max_iter : int
+        Iterations at each C.
+    device : str
+        Where to compute.
+    others : int, default=1
+        Batches that are fitted at the same time, this one included; they share the memory for kept solutions.
     """
     base = batch[0][0][1].base
     used = np.unique(np.concatenate([group[0][1].rows for group in batch]))
     counts = np.stack([np.bincount(group[0][1].rows, minlength=len(base.y))[used] for group in batch])
     n_classes = len(base.class_embeddings)
     small = len(used) * min(base.X.shape[1], len(used)) * n_classes <= SMALL_PROBLEM
-    # Features on disk pass in blocks, once for each evaluation.
+    # Features on disk are read in blocks, once for each evaluation of the loss.
     X = base.X.take(used) if isinstance(base.X, StoredRows) else base.X[used]
     known = batch[0][0][0]._paths
     basis, solver = _path_of(X, base.y[used], n_classes, counts, small, max_iter, known, device, others)
@@ -272,7 +283,7 @@ def _path_of(
     device: str,
     others: int,
 ) -> tuple[Array | None, PenaltyPath]:
-    """Return the basis of the rows' span, or None, and the object that solves for C; both from ``known`` if there.
+    """Return the basis of the rows' span, or None, and the object that solves at each C; ``known`` may hold both.
 
     Parameters
     ----------
@@ -289,11 +300,12 @@ def _path_of(
     max_iter : int
         Iterations at each C.
     known : dict or None
-        Of the problems that this search has met; a new one is added.
+        Basis and solver of each problem that this search has met, by digest; those of a new problem are added. None
+        outside of a search.
     device : str
         Where to compute.
     others : int
-        Batches that are fitted at the same time.
+        Batches that are fitted at the same time, which share the memory for kept solutions.
     """
     import torch
 
@@ -309,7 +321,7 @@ def _path_of(
         if key in known:
             return known[key]
     if isinstance(X, StoredRows):
-        # On a GPU rows lie in its memory; on a CPU they pass in blocks.
+        # A GPU holds all rows in its memory; a CPU reads them in blocks.
         rows, basis = (X if device == "cpu" else uploaded(X, device)), None
     else:
         rows, basis = _in_their_span(torch.from_numpy(X).to(device))

@@ -146,12 +146,16 @@ def _minimise_on_device(
     max_iter: int,
     memory: Memory,
 ) -> Minimum:
-    """Minimise on a GPU without waiting for it; parameters as in :func:`minimise`, how in the module's docstring."""
+    """Minimise g functions on a GPU without waiting for the device, as the module's docstring describes.
+
+    Parameters and result are those of :func:`minimise`.
+    """
     point = start
     value, gradient = point.with_ridge(ridge)
     pairs = [_pair(s, change, useful, ridge) for s, change, useful in memory]
-    done, stuck = (torch.zeros_like(value, dtype=torch.bool) for _ in range(2))  # (g,)
-    fresh = torch.ones_like(done)  # problems that take a new direction
+    # (g,), bool: problems that have converged; that found no acceptable step; that take a new direction.
+    done, stuck = (torch.zeros_like(value, dtype=torch.bool) for _ in range(2))
+    fresh = torch.ones_like(done)
     step, halvings = torch.ones_like(gradient[:, 0]), torch.zeros_like(gradient[:, 0])
     direction, iteration = torch.zeros_like(gradient), 0
     all_ended = LateFlag(gradient.device)
@@ -165,7 +169,7 @@ def _minimise_on_device(
         had_ended = all_ended.exchange((done | stuck).all())
         if had_ended:
             iteration -= 1
-            memory.pop()  # of the evaluation after the end
+            memory.pop()  # the pair of the evaluation after the end
         if had_ended or iteration == max_iter:
             del memory[:-HISTORY]
             return Minimum(point, value, iteration, done)
@@ -181,7 +185,7 @@ def _minimise_on_device(
         useful = wide & (_dot(s, y) > torch.finfo(s.dtype).eps * _dot(y, y) * 1e-3)
         memory.append((s, change, useful))
         pairs.append(_pair(s, change, useful, ridge))
-        # One pair more than is used is kept, since the last may be of an evaluation after the end.
+        # One pair more is kept than a direction uses, since the last may belong to the evaluation after the end.
         del memory[: -HISTORY - 1], pairs[: -HISTORY - 1]
         point = Point(
             torch.where(wide, moved.x, point.x),

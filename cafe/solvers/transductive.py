@@ -68,7 +68,10 @@ def neighbours(
 
 
 def _neighbours_on_device(rows: Any, queries: Any, k: int, skip_self: bool, block_rows: int) -> tuple[Any, Any]:
-    """Return what :func:`neighbours` returns, for tensors."""
+    """Return the indices, and the affinities, of the k nearest queries of each row, both (r, k), on the rows' device.
+
+    The arguments are those of :func:`neighbours`, as tensors; k is at most the number of neighbours that a row has.
+    """
     torch = functions(rows)
     columns, values = [], []
     for start in range(0, len(rows), block_rows):

@@ -43,11 +43,12 @@ FEATURES = "features"
 EXTRA = "onnx"
 MOST_BYTES = 2**31 - 2**20  # what one protobuf message can hold, less the graph itself
 _FOLDER = "onnx"
-# Of the keys of kept graphs: another number where a graph is made otherwise than before.
+# Part of the keys of kept graphs: to be raised when graphs are made in another way.
 _FORMAT = 1
-# Of the largest entry: float32 sums in another order differ by some 1e-6.
+# Most that a graph's features may differ from torch's, as a share of the largest entry: float32 sums in another order
+# differ by some 1e-6.
 _TOLERANCE = 1e-3
-# Of features in int8 with those in float32: cafe:mini's were at 0.9995 and above (docs/extraction.md).
+# Least cosine of features in int8 with those in float32: cafe:mini's were at 0.9995 and above (docs/extraction.md).
 _LEAST_COSINE = 0.9
 
 
@@ -82,24 +83,24 @@ def check_size(module: torch.nn.Module, name: str) -> None:
 def write_graph(
     module: torch.nn.Module, crops: NDArray[np.uint8], out: Path | IO[bytes], outputs: Sequence[str]
 ) -> None:
-    """Trace a module that takes crops, and write its graph.
+    """Trace a module that takes crops, and write its ONNX graph.
 
     Parameters
     ----------
     module : torch.nn.Module
         In evaluation mode.
-    crops : ndarray of uint8
-        Two or more, whose number is left open in the graph.
+    crops : ndarray of shape (n, ...), uint8
+        Two or more crops, on which the module is traced; their number is left open in the graph.
     out : Path or binary stream
-        Where it goes.
+        Where the graph is written.
     outputs : sequence of str
         Names of what the module returns.
     """
     import torch
 
-    target: Any = str(out) if isinstance(out, Path) else out  # which may be a stream, as the library does not annotate
+    target: Any = str(out) if isinstance(out, Path) else out  # the library takes streams too, without annotation
     with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-        warnings.simplefilter("ignore")  # of the tracer, which takes sizes for constants: they are
+        warnings.simplefilter("ignore")  # the tracer warns that sizes become constants, which they are
         torch.onnx.export(
             module,
             (torch.from_numpy(crops),),
@@ -146,7 +147,7 @@ class TowerGraph:
         self._lock = threading.RLock()  # batches come from several threads
 
     def __reduce__(self) -> Any:
-        """Travel to another process, on another machine too, with the graph."""
+        """Pickle the bytes of the graph too, for another process, which may be on another machine."""
         graph = self._source()
         content = graph.read_bytes() if isinstance(graph, Path) else graph
         return _with_content, (self._name, self._identity, self._precision, content, self._probes)
@@ -161,8 +162,8 @@ class TowerGraph:
         threads : int
             Of ONNX Runtime, the caller's included.
         few : bool, default=False
-            Whether no more images will come than can be counted: weights are not repacked then, which costs more than
-            it saves.
+            Whether only few images will come: the weights are not repacked then, since that would cost more than it
+            saves.
 
         Returns
         -------
@@ -172,6 +173,7 @@ class TowerGraph:
         return features
 
     def _session(self, threads: int, few: bool) -> Any:
+        """Return the session for that number of threads, and for few images or many; it is opened at the first call."""
         key = threads, few
         with self._lock:
             if key not in self._sessions:
@@ -179,6 +181,7 @@ class TowerGraph:
             return self._sessions[key]
 
     def _open(self, graph: Path | bytes, threads: int = 1, few: bool = True) -> Any:
+        """Open a session of ONNX Runtime on a graph, a file or its bytes."""
         options = self._library.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4  # what is wrong is said by the exception
@@ -190,7 +193,7 @@ class TowerGraph:
         return self._library.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
     def _source(self) -> Path | bytes:
-        """Return the kept graph, made where there is none; its bytes where the folder cannot be written to."""
+        """Return the file of the kept graph, which is made if missing; its bytes if the folder cannot be written to."""
         with self._lock:
             if self._graph is None:
                 made_of = [_FORMAT, self._identity, self._library.__version__]
@@ -200,6 +203,7 @@ class TowerGraph:
             return self._graph
 
     def _keep(self, folder: Path, key: str, content: bytes) -> Path | bytes:
+        """Write a graph into the folder and return its path; return the bytes where they cannot be written."""
         path = folder / f"{key}-{hashlib.sha256(content).hexdigest()}.onnx"
         try:
             with replacing(path) as temporary:
@@ -256,7 +260,10 @@ def _with_content(*arguments: Any) -> TowerGraph:
 
 
 def _sound_graph(folder: Path, key: str) -> Path | None:
-    """Return the kept graph whose bytes have the hash that its name says; others of the key are removed."""
+    """Return the first kept graph of the key whose bytes have the hash in its name; None if all are damaged.
+
+    Damaged graphs that come before it are removed.
+    """
     for path in sorted(folder.glob(f"{key}-*.onnx")):
         with suppress(OSError):
             with path.open("rb") as stream:
@@ -297,5 +304,6 @@ def _quiet_root_logger() -> Iterator[None]:
 
 
 def _lowest_cosine(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
+    """Return the lowest cosine of a row of ``first`` (n, d) with the same row of ``second``."""
     lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
     return float(((first * second).sum(axis=1) / lengths).min())

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _FLAGS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
 _SIZES = ("size", "crop_size")
-_MARK = 0xC5  # fills the rest of the header, so that pixels are not taken for one
+_MARK = 0xC5  # fills the rest of a header row, so that a row of pixels is not taken for a header
 
 
 class ProcessorCropper:
@@ -95,7 +95,7 @@ class WholeCropper(ProcessorCropper):
         return np.ascontiguousarray(pixels).view(np.uint8).reshape(pixels.shape[0], -1, 3)  # (height, 4 width, 3)
 
     def rescale_and_normalise(self) -> tuple[float, list[float], list[float]]:
-        """Return what changes nothing: the processor has rescaled and normalised."""
+        """Return (factor, mean, std) that change nothing, since the processor has rescaled and normalised."""
         return 1.0, [0.0] * 3, [1.0] * 3
 
     def specification(self) -> dict[str, Any]:
@@ -138,8 +138,8 @@ def image_cropper(source: str, processor: Any) -> ProcessorCropper:
     Returns
     -------
     ProcessorCropper
-        One that hands over bytes where the processor's pixels can be had from them, on a picture of noise; else a
-        :class:`WholeCropper`.
+        One that hands over bytes where these give the processor's own pixels, which is tried on a picture of noise;
+        else a :class:`WholeCropper`.
 
     Raises
     ------
@@ -159,7 +159,7 @@ def image_cropper(source: str, processor: Any) -> ProcessorCropper:
         try:
             factor, mean, std = cropper.rescale_and_normalise()
             from_bytes = (cropper(picture) * factor - np.array(mean)) / np.array(std)  # (height, width, 3)
-        except (TypeError, ValueError, AttributeError):  # it lacks one of these steps
+        except (TypeError, ValueError, AttributeError):  # the processor lacks one of these steps
             return WholeCropper(processor)
         if from_bytes.shape == pixels.shape[2:] + (3,) and np.abs(from_bytes - pixels[0].transpose(1, 2, 0)).max() < (
             1e-5 * max(1.0, np.abs(pixels).max())
@@ -169,12 +169,14 @@ def image_cropper(source: str, processor: Any) -> ProcessorCropper:
 
 
 def _resample_name(processor: Any) -> str:
+    """Return the name of a processor's resampling filter in lower case, such as "bicubic"."""
     from PIL import Image
 
     return Image.Resampling(int(processor.resample)).name.lower()
 
 
 def _three(value: Any) -> list[float]:
+    """Return three floats, one for each channel, of a number or of a sequence of one or three numbers."""
     values = [float(v) for v in value] if np.ndim(value) else [float(value)] * 3
     return values * 3 if len(values) == 1 else values
 
@@ -198,7 +200,7 @@ class PatchCropper(ProcessorCropper):
 
 
 def spread(crops: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
-    """Take crops apart.
+    """Take crops of a :class:`PatchCropper` apart into patches, their shapes and a mask.
 
     Parameters
     ----------
@@ -216,7 +218,7 @@ def spread(crops: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.int6
     Raises
     ------
     InputError
-        If they are ordinary crops.
+        If the crops are not those of a :class:`PatchCropper`.
     """
     shapes = np.array(
         [[int.from_bytes(row[0, :2].tobytes()), int.from_bytes(row[1, :2].tobytes())] for row in crops[:, 0]]
@@ -252,6 +254,10 @@ def inputs(
 
 
 def _header(height: int, width: int, pixels: int) -> NDArray[np.uint8]:
+    """Return the header row (1, pixels, 3) of a crop: how many patches the image is high and wide, then marks.
+
+    Each of the two numbers is in the first two bytes of one pixel; ``pixels`` is the number of pixels of a patch.
+    """
     row = np.full((1, pixels, 3), _MARK, dtype=np.uint8)
     row[0, 0, :2] = list(height.to_bytes(2))
     row[0, 1, :2] = list(width.to_bytes(2))

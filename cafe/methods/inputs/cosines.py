@@ -76,7 +76,11 @@ def _unit_rows(x: Array, out: Array | None = None) -> Array:
 
 
 def _unit_length_on_device(x: Any) -> Any:
-    """Scale the rows of a tensor to length one, by the largest entry first: a check would wait for the device."""
+    """Scale the rows of a tensor (..., d) to length one; rows of zeros stay zeros.
+
+    Every row is divided by its largest entry first, so that no square leaves the range of the dtype.
+    :func:`_unit_rows` divides only where that is needed; asking a GPU whether it is would make the host wait.
+    """
     wide = x.float() if x.dtype.itemsize < 4 else x
     largest = wide.abs().amax(-1, keepdim=True)
     wide = wide / largest.where(largest > 0, 1.0)
@@ -92,7 +96,7 @@ def unit_parts(X: Array, second_width: int) -> Array:
     X : ndarray of shape (n, d1 + second_width)
         Features of two encoders, as :meth:`cafe.features.Features.join` puts them beside each other.
     second_width : int
-        Columns of the second.
+        Columns of the second encoder's features.
 
     Examples
     --------
@@ -104,7 +108,7 @@ def unit_parts(X: Array, second_width: int) -> Array:
 
 
 def split_encoders(X: Array, second_width: int) -> list[Array]:
-    """Return the features of each encoder, of unit length, (n, d1) and (n, second_width); as of :func:`unit_parts`.
+    """Return the features of each encoder, of unit length, (n, d1) and (n, second_width); X as in :func:`unit_parts`.
 
     Raises
     ------

@@ -20,7 +20,7 @@ from cafe.methods.inputs.cosines import Array, unit_length
 LARGE = 2**30
 # Rows that are checked, summed or scored at once: 32 MiB of 1,024 float32.
 BLOCK_ROWS = 8192
-# Of a GPU's free memory that features may have; the rest is for what is made of them.
+# Share of a GPU's free memory that features may have; the rest is for what is computed from them.
 SHARE_OF_DEVICE = 0.6
 
 
@@ -74,7 +74,10 @@ class StoredRows:
 
 
 def stays_stored(X: Any, large: int = LARGE) -> bool:
-    """Return whether X is read row by row: it is a memory map of floats, or float16 of ``large`` bytes or more.
+    """Return whether X is to stay as it is stored, and to be read a few rows at a time.
+
+    X is then a :class:`StoredRows`, or a matrix (n, d), n at least 1, that is a memory map of floats or that holds
+    ``large`` bytes of float16 or more.
 
     Examples
     --------

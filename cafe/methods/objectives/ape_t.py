@@ -211,17 +211,19 @@ class ResidualKeysStep:
         n, c = len(shots.labels), text_logits.shape[1]
         counts = torch.bincount(shots.labels, minlength=c)
         most = int(counts.max())
+        # Number of layers; 0 where the keys stay sorted by class.
         self.layers = most if most * c <= MOST_PLACES * n else 0
         places = torch.arange(n, device=X.device)
         if self.layers:
             layer = places - (counts.cumsum(0) - counts)[shots.labels]  # 0 for the first key of a class
             places = layer * c + shots.labels
-        # Where each key lies, for keys in the configuration's own order.
+        # The place of each key, for keys in the configuration's own order.
         self.places = torch.empty_like(places).index_copy_(0, shots.order, places)
         width = self.layers * c or n
         self.keys = X.new_zeros(width, X.shape[1]).index_copy_(0, places, shots.keys)
         # alpha v; places without a key keep zero.
         self.weights = X.new_zeros(width)
+        # Whether the affinities of all rows are computed once and kept.
         self.is_kept = len(X) * width * X.element_size() <= kept_bytes
         self.affinities = self._exponential(X @ self.keys.T) if self.is_kept else X[:0]
         self.minus_one = X.new_full((1, 1), -1.0)
@@ -277,14 +279,17 @@ class ResidualKeysStep:
         return cosines.sub_(1).mul_(self.hyper["beta"]).exp_()
 
     def _affinity(self, index: Tensor) -> Tensor:
-        """Return A (rows, places) of the rows with numbers ``index`` (rows,), in a buffer that may be overwritten."""
+        """Return the affinities A (b, places) of the rows numbered ``index`` (b,) with the key at every place.
+
+        They lie in a buffer, which the caller may overwrite, and which the next call overwrites.
+        """
         out = self.buffers("affinity", self.X, len(index), len(self.weights))
         if self.is_kept:
             return torch.index_select(self.affinities, 0, index, out=out)
         return self._exponential(torch.mm(self.X[index], self.keys.T, out=out))
 
     def _sums_by_class(self, A: Tensor) -> Tensor:
-        """Return alpha S, the sums (rows, c) of alpha A v over the keys of each class, for A (rows, places)."""
+        """Return alpha S, the sums (b, c) of alpha A v over the keys of each class, for A (b, places)."""
         c = self.text_logits.shape[1]
         sums = self.buffers("sums", self.X, len(A), c)
         if not self.layers:
@@ -298,7 +303,7 @@ class ResidualKeysStep:
         return sums
 
     def _add_by_key(self, by_key: Tensor, A: Tensor, of_classes: Tensor) -> None:
-        """Add to ``by_key`` (places,) the sums over rows of A (rows, places) times ``of_classes`` (rows, c).
+        """Add to ``by_key`` (places,) the sums over rows of A (b, places) times ``of_classes`` (b, c).
 
         Each key takes the column of its class. A is overwritten.
         """

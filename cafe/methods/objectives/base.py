@@ -209,7 +209,7 @@ class TrainedClassifier(FewShotClassifier):
 
     @classmethod
     def _objective(cls, group: TrainingGroup) -> Objective:
-        """Return what is trained."""
+        """Return the objective that the estimators of a group are trained by."""
         raise TypeError(f"{cls.__name__} must say what is trained")
 
     def _configuration(self, problem: Problem, index: int) -> Configuration:
@@ -234,7 +234,7 @@ def steps_with_warmup(epochs: float, n_rows: int, batch_size: int) -> tuple[int,
 
 
 def _configuration_key(configuration: Configuration) -> Hashable:
-    """Return a key that is equal for configurations of equal content."""
+    """Return a hashable key of a configuration; configurations of equal content have equal keys."""
     values = vars(configuration) | {
         "rows": configuration.rows.tobytes(),
         "hyper": tuple(configuration.hyper.items()),
