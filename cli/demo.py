@@ -70,6 +70,7 @@ def demo(
 
 
 def _extract(screen: Screen, folder: Path, device: str, dtype: str) -> ExtractionSummary:
+    """Extract the demo's data set into a cache in the folder, and return the summary, which is printed too."""
     from cafe.cache.extract.run import extract
     from cafe.cache.locate import cache_path
     from cafe.data.opening import open_dataset
@@ -101,6 +102,7 @@ def _fit(screen: Screen, cache: Path, run: Path, seed: int, device: str, dtype: 
 
 
 def _compare(screen: Screen, features: Features, device: str, dtype: str) -> Comparison:
+    """Compare the methods of the demo's suite on the extracted features."""
     from cafe.compare import compare
 
     _headline(screen, "3 of 3: the baselines, at five numbers of shots and three seeds")
@@ -111,6 +113,7 @@ def _compare(screen: Screen, features: Features, device: str, dtype: str) -> Com
 
 
 def _headline(screen: Screen, text: str) -> None:
+    """Print the title of a step of the demo."""
     screen.say(f"\n{text}", colour="bold")
 
 

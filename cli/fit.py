@@ -226,7 +226,7 @@ def _refuse_zero_shot(features: Features) -> None:
     Raises
     ------
     InputError
-        Naming the way out.
+        The message names what to do instead.
     """
     if features.text_features is None:
         encoder = features.provenance.get("encoder", "this encoder")
@@ -268,12 +268,12 @@ def _answer(classifier: Classifier, screen: Screen, cache_dir: Path | None) -> N
 
 
 def _check_side(variant: str, alpha: str | None, beta: str | None) -> None:
-    """Refuse a ratio of the side that CLIP-Adapter's variant leaves as it is: it would change nothing.
+    """Refuse --alpha or --beta where CLIP-Adapter's variant does not adapt that side, so that it changes nothing.
 
     Raises
     ------
     InputError
-        Naming the option and the variants that have that side.
+        The message names the option and the variants that adapt that side.
     """
     for flag, value, without, side in (("--alpha", alpha, "text", "image"), ("--beta", beta, "image", "text")):
         if value is not None and variant == without:
@@ -286,7 +286,7 @@ def _check_side(variant: str, alpha: str | None, beta: str | None) -> None:
 def _settings_of_adapter(
     variant: str | None, alpha: str | None, beta: str | None, reduction: int | None
 ) -> dict[str, Any]:
-    """Return those of CLIP-Adapter's parameters that were given as options of their own. Raises InputError."""
+    """Return CLIP-Adapter's parameters whose options were given, by name. Raises InputError."""
     given = {
         "variant": variant,
         "alpha": None if alpha is None else ratio(alpha, "--alpha"),
@@ -302,7 +302,7 @@ def _settings_of(assignments: Sequence[str] | None) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If one is no ``NAME=VALUE``, is given twice, or is set in another way.
+        If an assignment is no ``NAME=VALUE``, or names a parameter twice or one that another option sets.
 
     Examples
     --------

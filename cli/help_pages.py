@@ -36,6 +36,7 @@ def help_pages() -> str:
 
 
 def _pages(command: Any, path: str) -> Iterator[str]:
+    """Yield the page of a command, such as "cafe cache", and those of the verbs below it."""
     verbs = getattr(command, "commands", None)
     arguments = " ".join(p.metavar for p in command.params if p.param_type_name == "argument")
     usage = f"{path} VERB" if verbs else " ".join(filter(None, [path, arguments, "[OPTIONS]"]))
@@ -48,12 +49,13 @@ def _pages(command: Any, path: str) -> Iterator[str]:
 
 
 def _parameter(parameter: Any) -> str:
+    """Return the line of an argument or an option: its names, its help and its default, if that is a plain value."""
     if parameter.param_type_name == "argument":
         return f"- `{parameter.metavar}`: {parameter.help}"
     names = ", ".join(f"`{name}`" for name in parameter.opts)
     if parameter.metavar:
         names += f" `{parameter.metavar}`"
-    # Flags and options without a value of their own say what happens without them in their text.
+    # The help of a flag, or of an option without a plain default, says itself what happens where it is not given.
     default = parameter.default
     shown = "" if default is None or isinstance(default, bool) or callable(default) else f" Default: `{default}`."
     required = " Required." if parameter.required else ""
@@ -61,10 +63,12 @@ def _parameter(parameter: Any) -> str:
 
 
 def _paragraphs(text: str | None) -> list[str]:
+    """Return the lines of a help text without their indentation."""
     return [line.strip() for line in (text or "").strip().splitlines()]
 
 
 def _first_line(text: str | None) -> str:
+    """Return the first line of a help text."""
     return (text or "").strip().partition("\n")[0]
 
 

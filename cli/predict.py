@@ -173,6 +173,7 @@ def _opened(
     run: str | None, classes: list[str] | None, templates: list[str] | None, model: str | None, device: str,
     dtype: str, cache_dir: Path | None, screen: Screen,
 ) -> Classifier | OnnxClassifier:  # fmt: skip
+    """Open an exported file, a zero-shot classifier of ``classes``, or a fitted run, whichever the options name."""
     if is_exported_file(run):
         for flag, value, possible in (("--device", device, "cpu"), ("--dtype", dtype, "float32")):
             if value not in ("auto", possible):
@@ -211,16 +212,18 @@ def _show(
     *,
     with_table: bool,
 ) -> tuple[list[Prediction], list[Prediction], int]:
-    """Go through the answers, and print a line for each unless they go to a table.
+    """Print a line for each answer, unless the answers go to a table; show progress, and collect what is needed later.
+
+    Every image with its probabilities is added to ``labelled``, if that is given.
 
     Returns
     -------
     predictions : list of Prediction
-        What --json prints; empty without it.
+        Predictions that --json prints; empty without it.
     unreadable : list of Prediction
-        Images that cannot be read.
+        Predictions of images that cannot be read.
     done : int
-        Answers that came.
+        Number of answers.
     """
     total = len(inputs) if isinstance(inputs, list) else None
     widest = 0 if total is None else min(_WIDEST_NAME, max(len(image.name) for image in inputs))
@@ -240,10 +243,10 @@ def _show(
 
 
 def _evaluated(labelled: LabelledFolder, screen: Screen) -> Evaluation | None:
-    """Evaluate a folder of labelled images; None where it cannot be, which is said."""
+    """Return the evaluation of a folder of labelled images; None, and a message, where they cannot be evaluated."""
     try:
         evaluation = labelled.evaluation()
-    except InputError as error:  # everything was fitted: names are what was asked for
+    except InputError as error:  # no image is left to be tested on; the names that were asked for are given
         screen.say(f"not evaluated: {error}")
         return None
     if evaluation.fitted is None:
@@ -263,7 +266,7 @@ def _line(prediction: Prediction, widest: int) -> str:
 
 
 def _tell_left_out(others: Sequence[str], unreadable: Sequence[Prediction], screen: Screen) -> None:
-    """Count what was left out, and name the first of it."""
+    """Report how many images and files were left out, and name the first of them."""
     for prediction in unreadable[:_SHOWN_LEFT_OUT]:
         screen.warn(f"image {prediction.image!r} was left out: {prediction.unreadable}")
     if len(unreadable) > _SHOWN_LEFT_OUT:

@@ -28,7 +28,7 @@ from cafe.errors import CafeError, UnreadableImageError
 
 _PREFETCH = 2  # chunks that a worker has at a time, so that it never waits for the next one
 _TRIES = 2  # workers that may die over one chunk
-_NICE = 10  # where the encoder runs on the same processors, it goes first
+_NICE = 10  # niceness of workers on the processors on which the encoder runs, which goes first
 _COMMAND = "import sys; from cafe.cache.extract.decode_processes import run_worker; run_worker(*map(int, sys.argv[1:]))"
 
 
@@ -59,6 +59,8 @@ class _Answer:
 
 @dataclass
 class _Job:
+    """A chunk, its slot of the memory, how many workers have died over it, and the answer once there is one."""
+
     chunk: Chunk
     slot: int
     tries: int = 0
@@ -84,7 +86,7 @@ class _Worker:
         self.jobs: deque[_Job] = deque()
 
     def set_up(self, setup: bytes) -> None:
-        """Send it the decoder. Raises CafeError if it cannot load that."""
+        """Send the pickled decoder to the process. Raises CafeError if the process cannot load it."""
         try:
             self.pipe.send_bytes(setup)
             answer = self.pipe.recv()
@@ -94,6 +96,7 @@ class _Worker:
             raise answer
 
     def close(self) -> None:
+        """Terminate the process, and wait until it has ended."""
         self.pipe.close()
         self.process.terminate()
         self.process.wait()
@@ -105,9 +108,9 @@ class DecoderProcesses(DecoderPool):
     Parameters
     ----------
     decoder : ImageDecoder
-        What they run.
+        The decoder that every process runs.
     shapes : tuple of (height, width)
-        Of the crops of every cropper.
+        Pixels of a crop of every cropper.
     views : int
         Views of one image at most.
     ahead : int
@@ -169,21 +172,21 @@ class DecoderProcesses(DecoderPool):
         return not self._free
 
     def submit(self, chunk: Chunk) -> None:
-        """Begin to decode a chunk."""
+        """Give a chunk a free slot of the memory, and a worker once one has room; not to be called when full."""
         job = _Job(chunk, self._free.pop())
         self._order.append(job)
         self._waiting.append(job)
         self._distribute()
 
     def next_result(self) -> list[DecodedImage]:
-        """Wait for the oldest chunk."""
+        """Wait for the oldest chunk, and return what became of each image; arrays are good until the next call."""
         if self._taken is not None:
             self._free.append(self._taken)
             self._taken = None
         job = self._order[0]
         while job.answer is None:
             self._receive(timeout=None)
-        self._receive(timeout=0)  # whoever else is done gets something new to do
+        self._receive(timeout=0)  # workers that are done by now get new chunks
         self._order.popleft()
         self._taken = job.slot
         return self._decoded(job)
@@ -196,6 +199,7 @@ class DecoderProcesses(DecoderPool):
         os.close(self._file)
 
     def _distribute(self) -> None:
+        """Send waiting chunks to the workers, those with the fewest jobs first."""
         for worker in sorted(self._workers, key=lambda worker: len(worker.jobs)):
             while self._waiting and len(worker.jobs) < _PREFETCH:
                 job = self._waiting.popleft()
@@ -207,6 +211,7 @@ class DecoderProcesses(DecoderPool):
                     return
 
     def _receive(self, timeout: float | None) -> None:
+        """Take the answers of workers, waiting for the first one as long as ``timeout`` says, and send new chunks."""
         ready = wait([worker.pipe for worker in self._workers], timeout)
         for worker in [worker for worker in self._workers if worker.pipe in ready]:
             try:
@@ -237,6 +242,7 @@ class DecoderProcesses(DecoderPool):
         self._distribute()
 
     def _decoded(self, job: _Job) -> list[DecodedImage]:
+        """Return what became of each image of an answered job; crops are views of the memory."""
         decoded: list[DecodedImage] = []
         views = 1 + job.chunk.views
         for place, answer in enumerate(job.answer or ()):
@@ -244,8 +250,8 @@ class DecoderProcesses(DecoderPool):
                 decoded.append(DecodedImage(answer.sha256, unreadable=UnreadableImageError(*answer.unreadable)))
                 continue
             crops = tuple(
-                self._layout.array(self._bytes, job.slot, place, number)[:views] if there else None
-                for number, there in zip(job.chunk.croppers, answer.has_crops, strict=True)
+                self._layout.array(self._bytes, job.slot, place, number)[:views] if has_crops else None
+                for number, has_crops in zip(job.chunk.croppers, answer.has_crops, strict=True)
             )
             decoded.append(DecodedImage(answer.sha256, crops))
         return decoded
@@ -263,7 +269,15 @@ def _memory(size: int) -> int:
 
 
 def run_worker(pipe_descriptor: int, memory_descriptor: int, size: int) -> None:
-    """Decode chunks until the pipe ends; this is what a worker process runs, and the descriptors are inherited."""
+    """Decode chunks until the pipe ends, in a worker process.
+
+    Parameters
+    ----------
+    pipe_descriptor, memory_descriptor : int
+        Inherited from the parent: the pipe, by which the decoder and chunks come and answers go, and shared memory.
+    size : int
+        Bytes of the shared memory.
+    """
     os.nice(int(os.environ.get("CAFE_WORKER_NICE", "0")))
     pipe = Connection(pipe_descriptor)
     memory = np.frombuffer(mmap.mmap(memory_descriptor, size), dtype=np.uint8)
@@ -284,6 +298,7 @@ def run_worker(pipe_descriptor: int, memory_descriptor: int, size: int) -> None:
 
 
 def _answer(decoder: ImageDecoder, layout: _SlotLayout, memory: NDArray[np.uint8], chunk: Chunk, slot: int) -> Any:
+    """Decode a chunk into its slot; return an answer for each image, or a CafeError if the decoder fails."""
     answers: list[_Answer] = []
     for place, row in enumerate(chunk.rows):
         try:

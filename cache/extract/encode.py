@@ -70,11 +70,11 @@ class ShardBatches(_Batches):
         Parameters
         ----------
         image : ndarray of shape (1 + views, height, width, 3), uint8, or None
-            Its crops, which are copied; None if it cannot be read: it leaves its places empty.
+            The crops of the image, which are copied; None if it cannot be read, so that its places stay empty.
         features : ShardFeatures
-            Of the shard.
+            The features of the shard, to which the encoded rows go.
         position : int
-            The image's, within the shard.
+            Position of the image within the shard.
         """
         shard = features.shard
         for view in range(1 + shard.views):
@@ -88,8 +88,9 @@ class ShardBatches(_Batches):
 class PackedBatches(_Batches):
     """Packs the images that are missing, of whatever shards, into full batches.
 
-    Where most images are known, batches cut at fixed places would hold one or two images each. That the others of a
-    batch change no bit of a feature is then taken for granted, as :attr:`cafe.encoders.base.Encoder.least_rows` says.
+    Where most images are known, batches cut at fixed places would hold one or two images each. It is then taken for
+    granted, as :attr:`cafe.encoders.base.Encoder.least_rows` says, that an image's feature has the same bits whatever
+    the other images of its batch.
     """
 
     def add(self, image: NDArray[np.uint8] | None, features: ShardFeatures, position: int) -> Iterator[Batch]:
@@ -106,7 +107,7 @@ class PackedBatches(_Batches):
 
 
 def store_rows(rows: NDArray[np.float32], targets: Sequence[Target]) -> None:
-    """Keep the rows (b, width) of a batch in the shards to which they belong."""
+    """Store the encoded rows (b, width) of a batch in the shards; ``targets`` has the shard and place of each row."""
     start = 0
     for features, targets_of_shard in groupby(targets, key=lambda target: target[0]):
         places = [place for _, place in targets_of_shard]
@@ -132,7 +133,7 @@ def encode_rows(encoder: Encoder, crops: NDArray[np.uint8], *, unprojected: bool
 
 
 def _start_rows(extraction: Extraction, crops: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
-    """Begin to encode a batch; what is returned waits for the rows."""
+    """Begin to encode a batch (b, height, width, 3); return a function that waits for its rows (b, width)."""
     if extraction.projection is None:
         wait = extraction.encoder.start_images(_filled_up(extraction.encoder, crops))
         return lambda: wait()[: len(crops)]
@@ -178,7 +179,7 @@ class BatchEncoder:
         return self.n_threads > 0
 
     def start(self, extraction: Extraction, crops: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
-        """Begin to encode a batch (b, height, width, 3); what is returned waits for its rows (b, width)."""
+        """Begin to encode a batch (b, height, width, 3); return a function that waits for its rows (b, width)."""
         if not self.n_threads:
             return _start_rows(extraction, crops)
         batch = _EncodingBatch(lambda: _start_rows(extraction, crops)())
@@ -186,9 +187,9 @@ class BatchEncoder:
         return batch.wait
 
     def close(self) -> None:
-        """End the threads, at the next layer of a batch that they encode, and give torch its threads back.
+        """End the encoding threads, and restore torch's number of threads.
 
-        Batches that wait for a thread are not begun.
+        A batch that is being encoded is given up at the next layer of the tower; batches that wait are not begun.
         """
         self._closing.set()
         for _ in self._threads:
@@ -199,6 +200,7 @@ class BatchEncoder:
         self._restore()
 
     def _work(self) -> None:
+        """Encode batches of the queue in this thread until the encoder is closed."""
         stop_this_thread_on(self._closing)
         while (batch := self._queue.get()) is not None and not self._closing.is_set():
             batch.encode()
@@ -219,6 +221,7 @@ class _EncodingBatch:
         self._done.set()
 
     def wait(self) -> NDArray[np.float32]:
+        """Wait until a thread has encoded the batch, and return its rows, or raise what the thread raised."""
         self._done.wait()
         if isinstance(self._result, np.ndarray):
             return self._result
@@ -226,13 +229,16 @@ class _EncodingBatch:
 
 
 def _may_run_side_by_side(extraction: Extraction) -> bool:
-    # Features before the projection are taken out of the model's midst, which one call at a time may do.
+    # Features before the projection are taken from within the model, which only one call at a time may do.
     encoder = extraction.encoder
     return encoder.device == "cpu" and encoder.parallel and extraction.projection is None
 
 
 def _share_threads(n_batches: int) -> tuple[int, Callable[[], None]]:
-    """Divide the threads of torch among batches, which can be stopped; return how many, and what restores torch."""
+    """Divide the threads of torch among batches, and let these be stopped at every layer.
+
+    Return how many batches are encoded side by side, and a function that restores torch.
+    """
     import torch
 
     threads = torch.get_num_threads()
@@ -256,7 +262,7 @@ _ADAPTED_TRIM = 2 * _LARGEST_MMAP_THRESHOLD
 
 
 def keep_freed_memory() -> Callable[[], None]:
-    """Keep up to 1 GB of freed memory for the next allocation; what is returned ends that, and gives the memory back.
+    """Keep up to 1 GB of freed memory for the next allocation; return a function that gives it back and ends that.
 
     A layer's activations are tens of megabytes. glibc hands such blocks back to the kernel when they are freed, and
     every batch then pays for fresh, zeroed pages: 4,300 page faults for each image of a ViT-B/32 in float32 at 32

@@ -112,6 +112,7 @@ def _write(
     text: Mapping[str, Any],
     seconds: Mapping[str, float],
 ) -> None:
+    """Write the cache: text and what identifies the samples from memory, features streamed from the shards."""
     encoder = extraction.encoder
     features = Features(
         {},
@@ -139,9 +140,13 @@ def _write(
 def _split_arrays(
     extraction: Extraction, name: str, positions: NDArray[np.int64], shards: Sequence[StoredShard]
 ) -> dict[str, NDArray[Any] | StreamedArray]:
+    """Return the arrays of a split by their names in the cache, those of features as shapes that are streamed later.
+
+    ``positions`` (n,) are the readable images' places among the images of the split that were to be extracted.
+    """
     split = extraction.dataset.splits[name]
-    labels = np.asarray(split.labels, dtype=np.int64)
-    rows = extraction.rows[name][positions]
+    labels = np.asarray(split.labels, dtype=np.int64)  # of the whole split
+    rows = extraction.rows[name][positions]  # (n,), rows of the split
     drawn = extraction.draws is not None and name in ("train", "val")
     n, d, dtype = len(rows), extraction.encoder.dim, np.dtype(extraction.stored_dtype).newbyteorder("<")
     arrays: dict[str, NDArray[Any] | StreamedArray] = {
@@ -156,7 +161,7 @@ def _split_arrays(
         ),
     }
     hashes = [shard.image_sha256 for shard in shards if shard.image_sha256 is not None]
-    if len(hashes) == len(shards):  # images in memory have none
+    if len(hashes) == len(shards):  # images in memory have no hashes
         arrays[IMAGE_SHA256] = np.concatenate(hashes)  # (n, 32)
     if views := extraction.views_of(name):
         arrays[VIEW_FEATURES] = StreamedArray((views, n, d), dtype)

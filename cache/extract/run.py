@@ -469,6 +469,7 @@ _ACTIONS: dict[str, Action] = {"all": "extracted", "text": "text encoded again",
 
 
 def _summary(extraction: Extraction, reporter: Reporter) -> ExtractionSummary:
+    """Return the summary of an extraction whose cache is in place; the images are searched for identical ones."""
     cache, seconds = summarise(extraction.path), reporter.seconds
     with open_cache(extraction.path) as file:
         unreadable = tuple(read_provenance(file)["unreadable"])

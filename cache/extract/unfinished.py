@@ -67,7 +67,7 @@ class UnfinishedCache:
         self._run = fingerprint(wanted["identity"])
 
     def is_done(self, shard: Shard) -> bool:
-        """Whether a shard is there."""
+        """Return whether the file of a shard is written."""
         return self._file(shard).exists()
 
     def read(self, shard: Shard) -> StoredShard:
@@ -79,7 +79,7 @@ class UnfinishedCache:
         write_shard(self._file(features.shard), self._run, features)
 
     def claim(self, shard: Shard) -> Claim | None:
-        """Claim a shard that is not done; None if somebody else is at work on it, or has finished.
+        """Claim a shard that is not done; None if another process is at work on it, or has finished it.
 
         Raises
         ------
@@ -93,7 +93,7 @@ class UnfinishedCache:
                 if not self.look_for_cache():
                     self._begin_again()
                 continue
-            if claim is not None and self.is_done(shard):  # done between the look and the claim
+            if claim is not None and self.is_done(shard):  # another process has finished it just now
                 claim.release()
                 return None
             return claim
@@ -108,7 +108,7 @@ class UnfinishedCache:
         return self.finished_elsewhere
 
     def claim_all(self) -> Claim:
-        """Claim the right to finish or remove it all, waiting for whoever has that now."""
+        """Claim the right to finish the cache or remove the folder, waiting while another process has the right."""
         return wait_for_claim(_lock_path(self.folder))
 
     def remove(self) -> None:
@@ -122,10 +122,12 @@ class UnfinishedCache:
                 self.remove()
 
     def _begin_again(self) -> None:
+        """Begin or join the folder again after another process has removed it."""
         with self.claim_all():
             self.recorded = _join(self.folder, _read_manifest(self.folder), self._wanted)["recorded"]
 
     def _file(self, shard: Shard) -> Path:
+        """Return the path of a shard's file."""
         return self.folder / f"{shard.name}{ARRAYS}"
 
 
@@ -144,25 +146,25 @@ def open_unfinished(
     Parameters
     ----------
     path : Path
-        The cache that it becomes.
+        The cache that the extraction becomes.
     image : mapping
-        The image part of its provenance.
+        The image part of the cache's provenance.
     splits : sequence of (str, int, int)
         Name, images and views of every split.
     batch_size : int or None
-        None takes that of the run that is there, else the default.
+        Images of an encoding batch; None takes the batch size of an extraction that is carried on, else the default.
     default_batch_size : int
         The encoder's own.
     recorded : mapping
-        What a run that begins here records: device, dtype, versions.
+        Device, dtype and versions, which are recorded if the extraction begins now.
     force : bool
-        Begin anew, unless what is there was itself begun so and is the same.
+        Begin anew, unless the unfinished extraction was itself begun with ``force`` and is of the same features.
 
     Raises
     ------
     CacheError
-        If what is there was begun with something else (the message names what differs), or, under ``force``, if
-        another process is at work on it.
+        If the unfinished extraction was begun with something else (the message names what differs), or, under
+        ``force``, if another process is at work on it.
     """
     folder, before = partial_folder(path), _signature(path)
     with wait_for_claim(_lock_path(folder)):
@@ -176,8 +178,8 @@ def open_unfinished(
             shards = cut_shards(splits, wanted["identity"]["shard_images"])
             unfinished = UnfinishedCache(path, shards, wanted, wanted["recorded"], before)
             if unfinished.look_for_cache():
-                # Finished while this process waited for the lock. A folder begun now would gather shards that others
-                # had still been encoding, and nobody would remove it.
+                # Another process finished the cache while this one waited for the lock. A folder begun now would
+                # gather shards that others had still been encoding, and nobody would remove it.
                 return unfinished
         existing = _join(folder, existing, wanted)
     shards = cut_shards(splits, existing["identity"]["shard_images"])
@@ -195,7 +197,10 @@ def begun_with(path: Path) -> Mapping[str, Any] | None:
 
 
 def _join(folder: Path, existing: dict[str, Any] | None, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Begin the folder, or see that what is there is what is wanted; return its manifest. The lock must be held."""
+    """Return the manifest of the folder: ``existing`` where it fits what is wanted, else a new one, which is written.
+
+    The lock must be held. Raises CacheError where ``existing`` does not fit and must not be replaced.
+    """
     if existing is not None:
         clauses = differing_fields(existing["identity"], wanted["identity"])
         if wanted["forced"] and (clauses or not existing["forced"]):
@@ -224,7 +229,7 @@ def _join(folder: Path, existing: dict[str, Any] | None, wanted: Mapping[str, An
 
 
 def _same_but_for_images(existing: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Whether two runs encode alike, and the data set alone has changed since."""
+    """Return whether the identities of two runs differ in nothing but their data set."""
 
     def encoding(identity: Mapping[str, Any]) -> str:
         return fingerprint({**identity, "image": {**identity["image"], "dataset": None}})
@@ -269,9 +274,9 @@ class EncodedShards:
 
 
 def encoded_shards(folder: Path) -> list[EncodedShards]:
-    """Return what is encoded in the folder of an unfinished extraction, by each run that was at work there.
+    """Return what each run has encoded in the folder of an unfinished extraction.
 
-    What cannot be read is left out: whoever carries that extraction on will say so.
+    Runs whose manifest cannot be read are left out: the command that carries the extraction on will say so.
     """
     runs = []
     for name, shards in ((_MANIFEST, _SHARDS), *((p.name, f"{p.stem}-") for p in folder.glob(f"{_SET_ASIDE}*.json"))):
@@ -318,6 +323,7 @@ def remove_finished_shards(path: Path, belongs: Callable[[Mapping[str, Any]], bo
 
 
 def _manifest(image: Mapping[str, Any], batch_size: int, recorded: Mapping[str, Any], forced: bool) -> dict[str, Any]:
+    """Return the manifest of a new run, whose identity is what the bytes of its shards depend on."""
     return {
         "format": "cafe-partial",
         "format_version": _VERSION,
@@ -333,6 +339,7 @@ def _manifest(image: Mapping[str, Any], batch_size: int, recorded: Mapping[str, 
 
 
 def _write_manifest(folder: Path, manifest: Mapping[str, Any], name: str = _MANIFEST) -> None:
+    """Write a manifest with its checksum into the folder, which is made if it is missing."""
     folder.mkdir(exist_ok=True)
     text = json.dumps({**manifest, "sha256": fingerprint(manifest)}, indent=1, sort_keys=True)
     try:
@@ -381,11 +388,12 @@ def _read_manifest(folder: Path, force: bool = False, name: str = _MANIFEST) -> 
 
 
 def _lock_path(folder: Path) -> Path:
+    """Return the path of a folder's lock, a hidden file beside the folder."""
     return folder.with_name(f".{folder.name}.lock")
 
 
 def _in_use(folder: Path) -> bool:
-    """Whether somebody living holds a claim in the folder."""
+    """Return whether a running process holds a claim in the folder."""
     for path in folder.glob("*.claim"):
         with suppress(FileNotFoundError):
             claim = try_claim(path)
@@ -396,6 +404,7 @@ def _in_use(folder: Path) -> bool:
 
 
 def _signature(path: Path) -> _Signature:
+    """Return the signature of the file at a path, None if it is missing."""
     try:
         status = path.stat()
     except FileNotFoundError:
