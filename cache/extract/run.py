@@ -86,9 +86,9 @@ def extract(
     out : path
         The file to make, as of :func:`cafe.cache.locate.cache_path`.
     splits : sequence of str or None, default None
-        None is every split there is.
+        Splits to extract; None for all splits of the data set.
     templates : sequence of str or None, default None
-        None is the data set's own.
+        Templates of prompts; None for the data set's own.
     prompts : sequence of c sequences of str, or None, default None
         Prompts written per class, as of :func:`cafe.prompts.read_prompts`; they take the place of templates.
     stored_dtype : str, default "float16"
@@ -100,8 +100,8 @@ def extract(
     projection_features : bool, default False
         Store what goes into the image tower's projection as well, and the projection.
     decoder : str, default "pillow"
-        Of JPEG files, one of :data:`cafe.data.images.decoding.DECODERS`; another than Pillow makes other image
-        features.
+        Decoder of JPEG files, one of :data:`cafe.data.images.decoding.DECODERS`; another than Pillow makes other
+        image features.
     on_error : str, default "skip"
         What an unreadable image does: ``"skip"`` records it and goes on, ``"fail"`` stops.
     batch_size : int or None, default None
@@ -112,14 +112,14 @@ def extract(
     engine : str, default "local"
         ``"ray"`` lets Ray Data decode and encode, on this machine or on a cluster; changes no byte.
     ray_address : str or None, default None
-        Of a Ray cluster, ``"auto"`` or ``"HOST:PORT"``; None begins one on this machine.
+        Address of a Ray cluster, ``"auto"`` or ``"HOST:PORT"``; None begins a cluster on this machine.
     progress : callable or None, default None
         Called with an :class:`~cafe.cache.ExtractionProgress` after every batch, in this thread.
     force : bool, default False
         Encode everything again, and replace ``out`` even if it is damaged.
     named : bool, default False
-        Whether the user has named ``out``: a cache of other image features there is then refused, or replaced by force,
-        and other text in it is replaced.
+        Whether the user has named ``out``. A cache of other image features at ``out`` is then refused, or replaced
+        under ``force``, and other text in a cache at ``out`` is replaced.
     known_in : sequence of path or None, default None
         Folders whose caches are looked through for images and text that were encoded before; None is the folder of
         ``out``, and an empty sequence none. Not with ``force``.
@@ -132,13 +132,13 @@ def extract(
     Raises
     ------
     InputError
-        If a split is not there, an image is unreadable under ``"fail"``, no image of a split or class can be
-        read, ``out`` is something else than a sound cache, or an unfinished extraction there was begun with something
+        If a split is missing, an image is unreadable under ``"fail"``, no image of a split or class can be read,
+        ``out`` is something else than a sound cache, or an unfinished extraction of ``out`` was begun with something
         else (CacheError).
     MissingDependencyError
         If the decoder or the engine is not installed.
     CafeError
-        If no Ray cluster can be had, or the disk has too little space or fails.
+        If no Ray cluster can be reached or begun, or the disk has too little space or fails.
     ExtractionInterrupted
         A KeyboardInterrupt whose text says what is kept.
 

@@ -302,7 +302,7 @@ class PenaltyPath:
     max_iter : int
         Iterations at each C.
     kept_bytes : int, default=KEPT_BYTES
-        Of solutions.
+        Bytes of solutions that are kept as starts of later ones.
     """
 
     def __init__(self, loss: SoftmaxLoss, max_iter: int, kept_bytes: int = KEPT_BYTES) -> None:
@@ -425,7 +425,7 @@ def logistic_path(
     dtype: torch.dtype = torch.float32,
     block_bytes: int | None = None,
 ) -> list[list[LogisticFit]]:
-    """Fit every problem at every C.
+    """Fit softmax regression at every C, in several problems side by side that differ in how often each row counts.
 
     Parameters
     ----------
@@ -440,8 +440,8 @@ def logistic_path(
     weights : ndarray of shape (g, n), int, default=None
         How often each row counts in each problem, such as zero and one for folds; None for one problem on all.
     tolerance : float, default=5e-6
-        Expected relative decrease of the objective at which a problem is done. What is left is of
-        that order; tests hold the default to 1e-4.
+        Expected relative decrease of the objective at which a problem is done. The objective is then above its
+        minimum by a share of that order; tests hold the default to 1e-4.
     max_iter : int, default=1000
         Iterations at each C.
     dtype : torch.dtype, default=torch.float32

@@ -84,6 +84,7 @@ def write_blobs(
     centres = rng.standard_normal((classes, 16)).astype(np.float32)
 
     def split(prefix: str, per_class: int) -> Split:
+        """Return a split with so many noisy copies of every class centre."""
         labels = np.repeat(np.arange(classes), per_class)
         noise = 0.6 * rng.standard_normal((len(labels), 16)).astype(np.float32)
         ids = np.array([f"{prefix}/{i:03d}.png" for i in range(len(labels))])

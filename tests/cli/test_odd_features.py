@@ -11,13 +11,18 @@ FIT = ["fit", "--method", "tip-adapter", "--alpha", 1, "--beta", 5, "--json"]
 
 
 def images(n=40):
+    """Return noisy features (n, 16) of four classes around their text, and the class row of each."""
     y = np.arange(n) % 4
     return (TEXT[y] + 0.5 * RNG.normal(size=(n, 16))).astype(np.float32), y
 
 
 @pytest.fixture
 def brought(cafe, tmp_path):
-    """``brought(test_features=...)``: a sound set of features with some arrays replaced, or left out by None."""
+    """``brought(test_features=change)`` imports sound features with some arrays changed, and fits them.
+
+    A change is a function of the sound array; an array for which it returns None is left out. The outcome of the
+    import is returned where that fails, else that of the fit.
+    """
     (X, y), (V, w) = images(), images()
 
     def make(**changes):
@@ -31,6 +36,7 @@ def brought(cafe, tmp_path):
 
 
 def with_row(value):
+    """Return a change that fills row 3 of the features with a value."""
     return lambda rows: np.where(np.arange(len(rows))[:, None] == 3, np.float32(value), rows)
 
 
@@ -50,6 +56,7 @@ ANSWERED = {
 
 @pytest.mark.parametrize("changes", ANSWERED.values(), ids=ANSWERED)
 def test_answered(brought, changes):
+    """Odd but sound features are fitted, and every test row is scored; zero-shot is left out where there is no text."""
     outcome = brought(**changes)
     assert outcome.code == 0, outcome.err
     (row,) = outcome.json["rows"]
@@ -79,6 +86,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("changes", "words"), REFUSED.values(), ids=REFUSED)
 def test_refused(brought, changes, words):
+    """Unsound features end in code 2 and one sentence that names what is wrong with them."""
     outcome = brought(**changes)
     assert (outcome.code, outcome.out) == (2, "")
     (complaint,) = [line for line in outcome.err.splitlines() if line.startswith("cafe: ")]

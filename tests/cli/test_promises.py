@@ -17,7 +17,10 @@ from cafe.evaluation.conformal import class_scores
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
-    """A fit on 120 pictures of three colours, saved; and pictures of checks."""
+    """Return the folder and the classifier of a fit on 120 pictures of three colours.
+
+    The folder has the pictures, the saved run, the cache, and a picture of checks, which is of no class.
+    """
     root = tmp_path_factory.mktemp("promises")
     for label, name in enumerate(["red", "gr, een", "=blue"]):
         (root / "photos" / name).mkdir(parents=True)
@@ -150,6 +153,7 @@ def test_why_there_are_no_promises_stays_with_the_run(fitted, cafe, tmp_path):
 
 
 def test_lac_of_the_saved_scores_is_the_conformal_score(fitted):
+    """The scores saved as lac lie between 0 and 1; that of a class is one minus its probability."""
     _, classifier = fitted
     scores = classifier.promises.own_scores["lac"]
     assert len(scores) == 40 and ((scores >= 0) & (scores <= 1)).all()

@@ -23,6 +23,7 @@ VISION = {**SMALL, "image_size": 32, "patch_size": 8}
 
 
 def clip_like(name, **more):
+    """Return a function of the library that gives a small model's class and its configuration."""
     return lambda library: (
         getattr(library, f"{name}Model"),
         getattr(library, f"{name}Config")(
@@ -74,6 +75,7 @@ KINDS = {
 
 
 def save_processor(kind, folder):
+    """Save the image processor of a kind of model, for pictures of 32 x 32 pixels."""
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
     from transformers.models.efficientnet.image_processing_pil_efficientnet import EfficientNetImageProcessorPil
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
@@ -94,6 +96,7 @@ def save_processor(kind, folder):
 
 
 def save_tokenizer(folder):
+    """Save a tokenizer of the whole words ``WORDS`` that puts a start and an end token around a prompt."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 

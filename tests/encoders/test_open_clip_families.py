@@ -25,6 +25,7 @@ HALF = {"mean": [0.5] * 3, "std": [0.5] * 3}
 
 
 def timm_tower(name, pool):
+    """Return open_clip's configuration of an image tower that is a model of timm."""
     return {
         "timm_model_name": name, "timm_model_pretrained": False, "timm_pool": pool, "timm_proj": None, "image_size": 32,
     }  # fmt: skip
@@ -76,6 +77,7 @@ FAMILIES = {
 
 @timm.models.register_model
 def cafe_tiny_fastvit_mci(pretrained=False, **kwargs):
+    """Return the FastViT of MobileCLIP 2 S0, made small."""
     from timm.models import fastvit
 
     settings = {
@@ -88,6 +90,7 @@ def cafe_tiny_fastvit_mci(pretrained=False, **kwargs):
 
 @timm.models.register_model
 def cafe_tiny_vit_mci(pretrained=False, **kwargs):
+    """Return the ViT with a convolutional stem of MobileCLIP 2 B, made small."""
     from timm.models import vision_transformer_hybrid as hybrid
 
     stem = hybrid.ConvStem(
@@ -101,6 +104,7 @@ def cafe_tiny_vit_mci(pretrained=False, **kwargs):
 
 @timm.models.register_model
 def cafe_tiny_pe_core(pretrained=False, **kwargs):
+    """Return the ViT of Perception Encoder, made small."""
     from timm.models import eva
 
     settings = {
@@ -113,6 +117,7 @@ def cafe_tiny_pe_core(pretrained=False, **kwargs):
 
 @timm.models.register_model
 def cafe_tiny_eva02(pretrained=False, **kwargs):
+    """Return the ViT of EVA-02, made small."""
     from timm.models import eva
 
     settings = {
@@ -124,6 +129,7 @@ def cafe_tiny_eva02(pretrained=False, **kwargs):
 
 
 def _vit(pretrained, kwargs, **settings):
+    """Return timm's ViT, made small; ``settings`` differ from the small ones, and ``kwargs`` from both."""
     from timm.models import vision_transformer
 
     small = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
@@ -134,16 +140,18 @@ def _vit(pretrained, kwargs, **settings):
 
 @timm.models.register_model
 def cafe_tiny_vit(pretrained=False, **kwargs):
+    """Return a plain ViT, as BiomedCLIP's, made small."""
     return _vit(pretrained, kwargs)
 
 
 @timm.models.register_model
 def cafe_tiny_siglip(pretrained=False, **kwargs):
+    """Return a ViT without a class token, as SigLIP's, made small."""
     return _vit(pretrained, kwargs, class_token=False)
 
 
 def save_words(folder):
-    """A tokenizer of whole words that keeps case, with the ids of start and end that XLM-R has."""
+    """Save a tokenizer of whole words that keeps case, with the ids of start and end that XLM-R has."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 

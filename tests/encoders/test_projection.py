@@ -18,6 +18,7 @@ def crops():
 
 
 def check(encoder, crops):
+    """Check that features (5, d) are what goes into the projection (5, w) times the projection (w, d)."""
     features, before = encoder.encode_images_unprojected(crops)
     projection = encoder.projection()
     assert before.shape == (5, len(projection))
@@ -33,7 +34,7 @@ def check(encoder, crops):
 def test_transformers(tiny_clip_folder, crops):
     encoder = open_encoder(str(tiny_clip_folder), device="cpu", dtype="float32")
     check(encoder, crops)
-    encoder.batch_size = 2
+    encoder.batch_size = 2  # five crops are three batches
     assert encoder.encode_images_unprojected(crops)[1].shape[0] == 5
 
 

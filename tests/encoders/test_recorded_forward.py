@@ -23,8 +23,8 @@ def test_a_shape_that_comes_again_is_recorded_and_replayed(monkeypatch):
     def encode(crops):
         return crops.float().flatten(1).sum(1, keepdim=True)
 
-    def record(self, there):
-        given = there.clone()
+    def record(self, on_device):
+        given = on_device.clone()
         features = encode(given)
         graphs.append(FakeGraph(encode, given, features))
         return given, graphs[-1], features
@@ -43,9 +43,9 @@ def test_a_shape_that_comes_again_is_recorded_and_replayed(monkeypatch):
 def test_no_more_shapes_are_recorded_than_there_is_memory_for(monkeypatch):
     recorded = []
 
-    def record(self, there):
-        recorded.append(there.shape[0])
-        return there.clone(), FakeGraph(lambda crops: crops + 1, there, there + 1), there + 1
+    def record(self, on_device):
+        recorded.append(on_device.shape[0])
+        return on_device.clone(), FakeGraph(lambda crops: crops + 1, on_device, on_device + 1), on_device + 1
 
     monkeypatch.setattr(RecordedForward, "_record", record)
     forward = RecordedForward(lambda crops: crops + 1)
@@ -58,8 +58,8 @@ def test_no_more_shapes_are_recorded_than_there_is_memory_for(monkeypatch):
 def test_what_cannot_be_recorded_runs_as_it_is(monkeypatch):
     tried = []
 
-    def record(self, there):
-        tried.append(there)
+    def record(self, on_device):
+        tried.append(on_device)
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(RecordedForward, "_record", record)
@@ -70,7 +70,7 @@ def test_what_cannot_be_recorded_runs_as_it_is(monkeypatch):
 
 
 def test_one_pass_of_normalising_is_the_formula():
-    """On CUDA (factor x - mean) / std is one operation; here the same operation, on a CPU."""
+    """The single operation by which CUDA computes (factor x - mean) / std gives that formula's values, on a CPU too."""
     rng = np.random.default_rng(0)
     crops = torch.from_numpy(rng.integers(0, 256, (2, 5, 7, 3), dtype=np.uint8))
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ([0.48, 0.46, 0.41], [0.27, 0.26, 0.28]))
@@ -78,6 +78,6 @@ def test_one_pass_of_normalising_is_the_formula():
     expected = (planes.double() * factor - mean.double()) / std.double()
     for dtype, bound in ((torch.float32, 1e-6), (torch.bfloat16, 2**-8)):
         out = torch.empty(planes.shape, dtype=dtype)
-        found = torch.addcmul(-mean / std, planes, factor / std, out=out)
-        assert found.dtype == dtype
-        assert float((found.double() - expected).abs().max()) <= bound * 2.7
+        pixels = torch.addcmul(-mean / std, planes, factor / std, out=out)
+        assert pixels.dtype == dtype
+        assert float((pixels.double() - expected).abs().max()) <= bound * 2.7

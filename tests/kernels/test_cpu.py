@@ -24,12 +24,14 @@ def name(shape):
 
 
 def problem(shape, g=3, b=13, c=7, d=19, n=31, dtype=torch.float64):
+    """Return a random step of g configurations with different ratios and scales; see ``adapter_problem``."""
     each = torch.arange(g, dtype=torch.float64)
     hyper = {"alpha": 0.2 + 0.3 * each, "beta": 0.7 - 0.2 * each, "logit_scale": 10.0 + 20 * each}
     return adapter_problem(shape, hyper, b, c, d, n, dtype=dtype)
 
 
 def run_both(shape, products, folded=False, blocks=None, **sizes):
+    """Return losses and gradients of the CPU step, with products in that dtype, and those of the reference."""
     parameters, hyper, X, y, index, text, mean = problem(shape, **sizes)
     step = CpuAdapterStep(shape, hyper, X.to(products), y, text, mean, folded, **(blocks or {}))
     own = step(parameters, index)

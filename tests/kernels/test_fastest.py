@@ -36,9 +36,10 @@ AMX, VECTORS_OF_INTEL, VECTORS_OF_AMD = 1 / 3, 1.75, 1 / 3
 
 @pytest.fixture
 def rates(monkeypatch):
-    """Let the measurement say what a test says, and count the questions."""
+    """Return a function that replaces the measured seconds of a step by those that a test wants."""
 
     def set_rates(bfloat16, **forms):
+        """Give the direct form 4 ms, other forms a factor of that, and their bfloat16 steps ``bfloat16`` times that."""
         seconds = {
             (f"cpu-{form}", precision): 0.004 * factor * (1 if precision == "float32" else bfloat16)
             for form, factor in ({"direct": 1.0} | forms).items()
@@ -63,7 +64,7 @@ def test_the_precision_follows_the_measurement(rates, bfloat16, taken):
     rates(bfloat16)
     assert choose_cpu_step("auto", "auto", IMAGE, 16_000) == ("cpu-direct", taken)
     for dtype in ("float32", "bfloat16", "float64"):
-        assert choose_cpu_step("cpu", dtype, IMAGE, 16_000)[1] == dtype  # said, and met
+        assert choose_cpu_step("cpu", dtype, IMAGE, 16_000)[1] == dtype  # a named precision is taken
 
 
 def test_the_form_follows_the_measurement(rates):
@@ -101,7 +102,7 @@ def test_threads_follow_the_measurement_and_a_busy_moment_is_not_noted(monkeypat
     torch.set_num_threads(2)
     try:
         assert choose_cpu_threads("cpu-direct", "float32", IMAGE) == threads
-        assert torch.get_num_threads() == 2  # what it found stays
+        assert torch.get_num_threads() == 2  # the setting from before comes back
     finally:
         torch.set_num_threads(before)
     assert asked == [kept]
@@ -129,7 +130,7 @@ def test_a_projected_step_that_does_not_exist_is_refused():
 
 
 def test_both_precisions_are_timed_however_long_that_takes(tmp_path, monkeypatch):
-    """Making the ways once took all the time there was, and the first, float32, was kept for good."""
+    """Making the steps once took the whole budget, so that float32 alone, the first, was timed, and kept for good."""
     monkeypatch.setattr("cafe.measured._of_this_process", {})
     monkeypatch.setattr("cafe.kernels.fastest.BUDGET", 1e-9)
     keep_in(tmp_path)
@@ -174,7 +175,7 @@ def test_members_of_a_class_get_one_answer_and_none_is_too_large_to_time():
 
 
 def test_what_is_measured_here_is_kept_and_obeyed(tmp_path, monkeypatch):
-    """The whole way, on a small class: measured once, kept on disk, shown by the fit."""
+    """The seconds of small steps are measured once and kept on disk, where another process finds them."""
     sizes = StepSizes(AdapterShape("image", "paper", 8), 16, 32, 16)
     monkeypatch.setattr("cafe.measured._of_this_process", {})
     keep_in(tmp_path)
@@ -243,7 +244,7 @@ SIZES = [ProjectionSizes(4000, 768, 512, 1000), KeysSizes(256, 512, 1000, 4000)]
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize(("bfloat16", "taken"), [(0.3, "bfloat16"), (0.97, "float32"), (None, "float32")])
 def test_the_precision_of_a_step_follows_its_measurement(sizes, bfloat16, taken, monkeypatch):
-    """None is a precision too slow to be timed."""
+    """bfloat16 is taken where its step is clearly faster; None stands for a precision too slow to be timed."""
     seconds = {"float32": 0.002} | ({} if bfloat16 is None else {"bfloat16": 0.002 * bfloat16})
     monkeypatch.setattr("cafe.kernels.fastest.measured_precisions", lambda sizes: seconds)
     assert choose_precision("auto", "cpu", sizes) == taken

@@ -258,11 +258,11 @@ def random_problem(rng):
 
 @pytest.mark.parametrize("part", range(50 if LONG else 2))
 def test_any_small_problem_ends_in_probabilities(part):
-    """In its long form (CAFE_LONG_TESTS=1) 5,000 problems."""
+    """Auto gives finite probabilities on 200 random problems; on 5,000 with CAFE_LONG_TESTS=1."""
     for seed in range(100):
         X, y, text, queries = random_problem(np.random.default_rng([part, seed]))
         scale = (1.0, 20.0, 100.0)[seed % 3]
-        # The number of steps is no part of what is held here, but for every tenth.
+        # Few steps are enough for what is checked; every tenth problem is fitted in a hundred.
         model = Auto(text, steps=100 if seed % 10 == 0 else 5, logit_scale=scale, random_state=0)
         try:
             model.fit(X, y)
@@ -278,7 +278,7 @@ def test_any_small_problem_ends_in_probabilities(part):
 
 
 def test_two_classes_of_two_noisy_rows_are_told_apart():
-    """Stacking once ended at no weight at all there, and every class was as likely."""
+    """Stacking once gave no part any weight on such rows, so that every class was as likely."""
     rng = np.random.default_rng(1)
     base = rng.normal(size=64)
     model = Auto(random_state=0).fit(base + rng.normal(size=(4, 64)), [0, 1, 0, 1])

@@ -327,12 +327,13 @@ def test_default_length_is_the_papers(folder, shots, epochs):
 
 
 def test_learns_what_zero_shot_does_not_know(folder, problem):
+    """A hundred epochs of CoOp halve the loss after one epoch; accuracy is at least 0.2 above zero-shot's."""
     X, y = problem
     recipe = {"class_specific": True, "lr": 0.02, "logit_scale": 10.0}
     long = make(folder, epochs=100, **recipe).fit(X, y)
     assert long.loss_ < 0.5 * make(folder, epochs=1, **recipe).fit(X, y).loss_
     assert long.score(X, y) > ZeroShot(long.class_embeddings_).fit(X, y).score(X, y) + 0.2
-    assert long.contexts_.shape == (4, 4, 24)
+    assert long.contexts_.shape == (4, 4, 24)  # classes, context words, width of the text tower
 
 
 def test_after_fit_no_tower_is_needed(folder, problem, tmp_path, monkeypatch):

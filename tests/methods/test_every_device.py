@@ -277,6 +277,7 @@ def test_products_are_exact_in_every_thread_and_the_setting_comes_back(setting):
 
 
 def test_a_fit_and_its_scores_have_exact_products(monkeypatch):
+    """On CUDA, training and scoring have float32 products without tf32; the user's setting comes back afterwards."""
     X, y, text = problem()
     seen = []
     for place, name in ((cafe.training.trainer, "train_step_by_step"), (cafe.methods.base, "on_device")):

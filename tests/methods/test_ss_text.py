@@ -22,7 +22,7 @@ def problem():
 
 
 def derived(X, y, text, aside, length, scale, turns=3, iterations=10):
-    """Sum by sum; Sinkhorn on plain probabilities, as it is usually written."""
+    """Return SS-Text's class weights (c, d), summed row by row, with Sinkhorn's iterations on plain probabilities."""
     X, c = unit(X), len(text)
     counts = np.array([float((y == k).sum()) for k in range(c)])
     labelled = length * text
@@ -121,7 +121,7 @@ def test_labels_in_a_column_are_read_like_others(problem):
 
 
 def test_text_counts_as_many_images_whatever_the_number_of_classes_and_the_scale():
-    """K images of every class beside text that counts as m: the direction of m text + K mean."""
+    """K images of every class, and text that counts as m images, give weights in the direction of m text + K mean."""
     rng = np.random.default_rng(1)
     for n_classes, scale in ((3, 100.0), (30, 10.0)):
         text = unit(rng.normal(size=(n_classes, 40)))
@@ -130,14 +130,15 @@ def test_text_counts_as_many_images_whatever_the_number_of_classes_and_the_scale
         means = np.stack([X[y == k].mean(axis=0) for k in range(n_classes)])
         model = SSText(text, text_images=6.0, logit_scale=scale).fit(X, y)
         np.testing.assert_allclose(model.weights_, unit(6 * text + 4 * means), rtol=1e-9)
+        # Without normalising, text and rows of other lengths give the same weights.
         unscaled = SSText(7 * text, text_images=6.0, logit_scale=scale, normalize=False).fit(10 * X, y)
         np.testing.assert_allclose(unscaled.weights_, model.weights_, rtol=1e-9)
 
 
 def test_much_text_is_zero_shot(problem):
     X, y, text, queries, _ = problem
-    found = SSText(text, text_images=1e12).fit(X, y).logits(queries)
-    np.testing.assert_allclose(found, ZeroShot(text).fit(X, y).logits(queries), rtol=1e-6)
+    logits = SSText(text, text_images=1e12).fit(X, y).logits(queries)
+    np.testing.assert_allclose(logits, ZeroShot(text).fit(X, y).logits(queries), rtol=1e-6)
 
 
 def test_unlabelled_images_in_a_grid_and_on_disk(problem, tmp_path):

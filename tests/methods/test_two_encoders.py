@@ -13,12 +13,16 @@ from cafe.methods.linear_map import _Ridge
 from cafe.protocol.paired import paired_test
 from cafe.protocol.tasks import make_task
 
+# The methods that treat the features of two encoders as two parts.
 TWO = (Auto, ZeroShotPlus, LinearMap)
 LEARN_FROM_TWO = [name for name in method_names() if not make_method(name).one_encoder]
 
 
 def problem(per_class, *, first_noise=1.0, second_noise=1.0, n_classes=4, widths=(12, 9), seed=0, rows=0):
-    """Rows of two encoders that err independently, and text of the first; the same of both for other ``rows``."""
+    """Return X (n, 12 + 9) of two encoders that err independently, class rows y, and text that only the first knows.
+
+    Another number ``rows`` draws other rows of the same classes, with the same text.
+    """
     draw = np.random.default_rng(seed)
     y = np.arange(n_classes * per_class) % n_classes
     means = [draw.normal(size=(n_classes, width)) for width in widths]
@@ -49,7 +53,7 @@ def test_neither_encoder_counts_more_for_the_size_of_its_numbers(method, per_cla
     new = problem(5, rows=1)[0]
     expected = fitted(method, X, y, text).predict_proba(new)
     sizes = np.array([3.0] * 12 + [0.01] * 9)
-    # What is normalised on entry is scaled once more: a few roundings of float64, amplified by the fits.
+    # The scaled rows are normalised on entry: a few more roundings of float64, amplified by the fits.
     np.testing.assert_allclose(fitted(method, X * sizes, y, text).predict_proba(new * sizes), expected, atol=1e-5)
 
 
@@ -112,6 +116,7 @@ def test_ridge_and_its_left_out_rows_are_those_of_refits(n):
 
 
 def joined_problem(n_train=6, has_text=True):
+    """Return the features of both encoders, each with its own columns of :func:`problem`, ready to be joined."""
     X, y, text = problem(n_train)
     new, labels, _ = problem(20, rows=1)
     parts = {

@@ -146,7 +146,10 @@ class Weights:
         return np.asarray(bits, dtype=np.float32)
 
     def sha256(self, prefixes: tuple[str, ...]) -> str:
-        """Hash the tensors whose names begin so, as :func:`cafe.encoders.towers.weights.tower_hashes` does."""
+        """Return the hash of the tensors whose names begin with a prefix, but for ``position_ids``.
+
+        It is the hash that :func:`cafe.encoders.towers.weights.tower_hashes` gives.
+        """
         digest = hashlib.sha256()
         for name in sorted(self.shapes):
             if name.startswith(prefixes) and not name.endswith("position_ids"):

@@ -26,23 +26,23 @@ class ClipTokenizer:
     Parameters
     ----------
     folder : Path
-        That holds ``tokenizer.json`` and ``tokenizer_config.json``.
+        The folder of ``tokenizer.json`` and ``tokenizer_config.json``.
     context : int
         Positions of the text tower.
 
     Attributes
     ----------
     max_tokens : int
-        At which prompts are cut.
+        Number of tokens at which prompts are cut.
     size : int
-        Words.
+        Number of words in the vocabulary.
     end : int
         The token of the end, which also pads.
 
     Raises
     ------
     ValueError, KeyError, TypeError, InputError
-        If it is not CLIP's, or has tokens of its own.
+        If the files are not those of CLIP's tokenizer, or add tokens to it.
     """
 
     def __init__(self, folder: Path, context: int) -> None:
@@ -86,7 +86,7 @@ class ClipTokenizer:
         self._tokenizer = tokenizer
 
     def __call__(self, prompts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Cut prompts into tokens (n, l), padded behind the end, and say which are none of the padding, (n, l)."""
+        """Return prompts as tokens (n, l), padded behind the end, and a mask (n, l) that is False for the padding."""
         encoded = [encoding.ids for encoding in self._tokenizer.encode_batch(list(prompts))]
         lengths = np.array([len(ids) for ids in encoded])
         tokens = np.full((len(encoded), lengths.max()), self.end, dtype=np.int64)
@@ -95,11 +95,12 @@ class ClipTokenizer:
         return tokens, is_token
 
     def sha256(self) -> str:
-        """Hash what it does to text, as :meth:`cafe.encoders.transformers.TransformersCLIP.identity` does."""
+        """Return the hash that :meth:`cafe.encoders.transformers.TransformersCLIP.identity` has for this tokenizer."""
         probes = [self._tokenizer.encode(text).ids for text in PROBES]
         content = [sorted(self._words.items()), probes, self.max_tokens, self.end]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _content(token: Any) -> str:
+    """Return the text of a special token, which a file gives as text or as a mapping with ``content``."""
     return str(token["content"] if isinstance(token, dict) else token)

@@ -23,7 +23,7 @@ _TURN = "<start_of_turn>"  # of Gemma's vocabulary, and of no tokenizer of SigLI
 
 
 def is_siglip_2(source: str, model_type: str, pin: dict[str, str]) -> bool:
-    """Whether a checkpoint is a SigLIP 2, by the files of its tokenizer and processor.
+    """Return whether a checkpoint is a SigLIP 2, by the files of its tokenizer and processor.
 
     Parameters
     ----------
@@ -48,18 +48,19 @@ def is_siglip_2(source: str, model_type: str, pin: dict[str, str]) -> bool:
 
 
 def _entry(source: str, name: str, key: str, pin: dict[str, str]) -> Any:
+    """Return an entry of a checkpoint's JSON file; None where the file or the entry is missing."""
     path = file_of(source, name, pin)
     content = None if path is None else read_json(path)
     return content.get(key) if isinstance(content, dict) else None
 
 
 def lower_case(source: str, tokenizer: Any) -> None:
-    """Let a tokenizer lower-case what it reads, as transformers does for ``siglip2``; nothing if it does already.
+    """Make a tokenizer lower-case prompts, in place, as transformers does for ``siglip2``, unless it does so already.
 
     Raises
     ------
     InputError
-        If it is not of the tokenizers library, so that this cannot be done.
+        If the tokenizer is not one of the library ``tokenizers``, and so cannot be changed.
     """
     from tokenizers import normalizers
 

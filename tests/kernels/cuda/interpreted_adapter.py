@@ -37,9 +37,10 @@ def relative(value, truth):
 
 
 def gradients_of(shape, products, precision="ieee", **sizes):
-    """Errors of the kernels' losses (absolute) and gradients (relative to their length), and of a twin's gradients.
+    """Yield (name, error, twin's error) of each gradient of the kernels, relative to its length, and of the losses.
 
-    The twin is autograd, with every operation in the products' precision.
+    The twin is autograd, with every operation in the products' precision. The losses' error is absolute, and their
+    twin's is given as infinite.
     """
     parameters, hyper, X, y, index, text, mean = problem(shape, torch.float64, **sizes)
     true_losses, truth = adapter_losses_and_gradients(shape, parameters, hyper, X[index], y[index], text, mean)
@@ -109,7 +110,7 @@ def tables_of(index, rates):
 
 
 def launches():
-    """Six launches, which ask for the bytes that the formula says; nothing else touches the device."""
+    """A whole step launches six kernels, which load and store the bytes of the formula, and runs no torch operation."""
     as_a_gpu_rounds()
     for products, sizes in ((torch.float32, ODD), (torch.bfloat16, SMALL)):
         parameters, hyper, X, y, _, text, mean = problem(IMAGE, torch.float32, **sizes)
@@ -123,13 +124,14 @@ def launches():
         said = bytes_asked({"g": 2, "h": 5} | sizes, watch.tiles, X.to(products).element_size())
         assert dict(watch.bytes) == said, (watch.bytes, said)
         assert (int(tables.at), int(tables.done)) == (1, 1)
+        # A step whose kernels are not run: whatever operations of torch are left would be the step's own.
         with mock.patch("triton.runtime.interpreter.GridExecutor.__call__"), Operations() as operations:
             whole(tables)
         assert not operations.names, operations.names
 
 
 class Operations(TorchDispatchMode):
-    """Names of torch's operations inside the context that do more than make or view memory."""
+    """Records the names of torch's operations inside the context, but for those that only make or view memory."""
 
     def __init__(self):
         super().__init__()

@@ -16,19 +16,20 @@ BUILDER = interpreter.interpreter_builder
 
 
 def widened(handle):
-    """Operands of a product as float32 (bfloat16 is kept as its bits), or as they are."""
+    """Return an operand's data; bfloat16, which the interpreter keeps as bits, is turned into float32."""
     if handle.dtype.scalar == tl.bfloat16:
         return (handle.data.astype(np.uint32) << 16).view(np.float32)
     return handle.data
 
 
 def rounded_to_tf32(values):
-    """float32 with ten bits behind the point, to the nearest, as matrix units take them."""
+    """Round float32 values to the nearest with ten bits behind the point, as matrix units take them."""
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
     return ((bits + 0xFFF + ((bits >> 13) & 1)) & np.uint32(0xFFFFE000)).view(np.float32)
 
 
 def dot(a, b, d, input_precision, max_num_imprecise_acc):
+    """Return a b + d with operands rounded as a GPU rounds them; takes the place of ``create_dot``."""
     left, right = widened(a), widened(b)
     if left.dtype == np.float32 and a.dtype.scalar == tl.float32 and input_precision == ir.INPUT_PRECISION.TF32:
         left, right = rounded_to_tf32(left), rounded_to_tf32(right)
@@ -36,6 +37,7 @@ def dot(a, b, d, input_precision, max_num_imprecise_acc):
 
 
 def cast(src, dst_type):
+    """Convert between float32 and bfloat16 as a GPU does, and anything else as the interpreter does."""
     source, target = src.dtype.scalar, dst_type.scalar
     if source == tl.bfloat16 and target == tl.float32:
         return TensorHandle(widened(src), target)
@@ -49,7 +51,11 @@ own_cast = BUILDER.cast_impl
 
 
 class Watch(contextlib.ExitStack):
-    """Counts what kernels ask for inside the context: ``launches``, ``tiles`` and ``bytes`` by kernel."""
+    """Records what kernels do inside the context.
+
+    ``launches`` has the names of the kernels in order; ``tiles`` and ``bytes`` have, by name, the rows and columns of a
+    kernel's tile, and the bytes that it loads and stores.
+    """
 
     def __enter__(self):
         super().__enter__()
@@ -63,7 +69,7 @@ class Watch(contextlib.ExitStack):
             call(executor, *arguments, **options)
 
         def count(pointers, mask):
-            # One address that many lanes ask for is one request.
+            # An address for which many lanes ask counts once.
             asked = pointers.data[np.broadcast_to(mask.data, pointers.data.shape)]
             width = pointers.get_element_ty().primitive_bitwidth // 8
             self.bytes[self.now] += width * len(np.unique(asked))
@@ -83,7 +89,7 @@ class Watch(contextlib.ExitStack):
 
 
 def as_a_gpu_rounds():
-    """Replace the interpreter's products and casts for the rest of the process."""
+    """Make the interpreter's products and casts round as a GPU's, for the rest of the process."""
     assert inspect.signature(BUILDER.create_dot).parameters.keys() == inspect.signature(dot).parameters.keys()
     BUILDER.create_dot = dot
     for name in ("create_fp_ext", "create_fp_trunc"):
