@@ -153,6 +153,8 @@ def choose_cpu_step(kernel: str, dtype: str, sizes: StepSizes, n: int, *, in_mem
         )
     if dtype == "float64" or (given and dtype != "auto") or sizes.multiply_adds < LEAST_MEASURED:
         return given or CPU_FORMS[0], "float32" if dtype == "auto" else dtype
+    if given == CPU_FORMS[1] and dtype == "auto" and sizes.learns_ratio():
+        return given, "float32"  # see _may_pay
     precision = _faster_precision(given or CPU_FORMS[0], sizes) if dtype == "auto" else dtype
     return given or _fastest_form(sizes, precision, n, in_memory), precision
 

@@ -100,7 +100,8 @@ class CLIPAdapter(TrainedClassifier):
     kernel : {"auto", "reference", "cpu", "cpu-direct", "cpu-folded", "cpu-projected", "triton"}, default="auto"
         What computes loss and gradients: plain torch with autograd, analytic gradients for a CPU, or Triton on CUDA.
         ``"auto"`` takes the fastest that is here, ``"cpu"`` the CPU's form that was timed to be fastest on this
-        machine (``cafe/kernels/fastest.py``); ``kernel_`` says what ran.
+        machine (``cafe/kernels/fastest.py``); ``kernel_`` says what ran. ``"cpu-folded"`` in
+        bfloat16, which is never chosen for learned ratios, lets those of text drift by its rounding, if asked for.
     device : str, default="auto"
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``: where to train. Inference runs in NumPy.
     dtype : {"auto", "float32", "float64", "bfloat16", "tf32"}, default="auto"

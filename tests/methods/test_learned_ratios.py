@@ -172,6 +172,12 @@ def test_precision_and_form_that_are_chosen_leave_learned_ratios_where_float32_h
     assert abs(ratios["bfloat16"] - ratios["float32"]) < abs(ratios["float32"] - START_RATIO) / 5, ratios
 
 
+def test_the_folded_form_of_learned_ratios_is_in_float32_unless_bfloat16_is_asked_for():
+    sizes = StepSizes(AdapterShape("text", "paper", 128, "fixed", "learned"), 256, 512, 1000)
+    assert choose_cpu_step("cpu-folded", "auto", sizes, 4000) == ("cpu-folded", "float32")
+    assert choose_cpu_step("cpu-folded", "bfloat16", sizes, 4000) == ("cpu-folded", "bfloat16")
+
+
 # ---------------------------------------------------------------------- rows
 
 
