@@ -61,6 +61,7 @@ class Desk:
         self.work, self.here, self.out, self.code = work, work / scene, out / scene, code
         self.inputs = self.here / FOLDER_OF_INPUTS
         self.caches = self.here / "caches"
+        self.commands = commands_of(scene)
         self.normaliser = Normaliser([(work, "<work>"), (code, "<code>")])
         self._count = 0
         self.inputs.mkdir(parents=True)
@@ -95,6 +96,10 @@ class Desk:
         """Run several commands, each written as one would type it after ``cafe``."""
         for command in commands:
             self.cafe(*shlex.split(command))
+
+    def run(self, section: str) -> None:
+        """Run the commands of a section of this scene's file in ``commands/``."""
+        self.all(*self.commands[section])
 
     def write(self, name: str, text: str) -> None:
         """Write a file of the recording."""
@@ -132,6 +137,13 @@ class Desk:
         text = f"$ {shown}\nexit code {outcome.code}\n--- stdout\n{outcome.out}--- stderr\n{outcome.err}"
         self.write(f"{self._count:03d}-{slug}", text)
         return outcome
+
+
+def commands_of(scene: str) -> dict[str, list[str]]:
+    """Return the commands of a scene's file in ``commands/``, by its sections, as one types them after ``cafe``."""
+    file = Path(__file__).parent / "commands" / f"{scene}.txt"
+    parts = file.read_text(encoding="utf-8").split("\n\n") if file.exists() else []
+    return {title.strip("[]"): lines for title, *lines in (part.splitlines() for part in parts)}
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What is recorded, scene by scene: commands of one kind, from the lists to real photographs."""
+"""What is recorded, scene by scene: files that its commands need, and when those of ``commands/`` run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 import io
 import json
-import shlex
 import shutil
 import tarfile
 import warnings
@@ -61,17 +60,12 @@ def scene(process: int) -> Callable[[Callable[[Desk], None]], Callable[[Desk], N
 
 
 LISTS = ("datasets", "methods", "models", "suites", "templates")
-VERBS = (
-    "", "demo", "extract", "fit", "compare", "predict", *LISTS, "cache", "cache import", "cache merge", "cache export",
-    "cache ls", "cache info", "cache verify", "cache rm",
-)  # fmt: skip
 
 
 @scene(1)
 def lists(desk: Desk) -> None:
     """Help of every verb, and the lists of names."""
-    for verb in VERBS:
-        desk.cafe(*verb.split(), "--help")
+    desk.run("help")
     desk.cafe("fit", "--help", COLUMNS="60")
     desk.all("", "cache", "-h", "--version", "fit -h")
     for verb in LISTS:
@@ -111,50 +105,7 @@ def fit(desk: Desk) -> None:
     for method in desk.cafe("methods", "--json").names("methods"):
         short = ["--set", "epochs=1", "--set", "n_context=2"] if method == "coop" else []
         desk.cafe("fit", "--method", method, "--shots", 2, "--out", f"out/{method}", "--json", *short)
-    desk.all(
-        "fit --shots 1", "fit --shots 1 --seed 2 --quiet", "fit --shots 1", "fit --method zero-shot",
-        "fit --method zero-shot --shots 4 --json", "fit --method linear-probe --set C=1",
-        "fit --cache digits --shots 50 --json",
-        "fit --cache caches/digits--cafe-mini.h5 --shots 4 --seed 3 --json --device cpu",
-        "fit --cache digits--cafe-mini --shots 4 --cache-dir caches --out out/again",
-        "fit --cache digits--cafe-mini --shots 2 --cache-dir caches --out out/again",
-    )  # fmt: skip
-    for side, option in (("image", "alpha"), ("text", "beta")):
-        for value in ("0", "0.2", "1", "auto", "learned", "scalar"):
-            desk.all(f"fit --variant {side} --{option} {value} --shots 2 --out out/{side}-{value} --json")
-    for pair in ("0.2 0.6", "auto auto", "learned learned", "scalar scalar", "auto 0.2", "learned scalar", "0 0"):
-        alpha, beta = pair.split()
-        desk.all(f"fit --variant both --alpha {alpha} --beta {beta} --shots 2 --out 'out/both-{pair}' --json")
-    desk.all("fit --variant both --alpha auto --beta auto --shots 4", "fit --variant text --shots 1")
-    changed = (
-        "form=released", "epochs=3", "optimizer=sgd", "normalize=false", "kernel=reference", "kernel=cpu",
-        "batch_size=8", "weight_decay=0.1", "logit_scale=20", "lr=0.01",
-    )  # fmt: skip
-    for setting in changed:
-        desk.all(f"fit --shots 4 --set {setting} --json")
-    desk.all("fit --shots 2 --set form=released --set epochs=5 --reduction 2 --json")
-    for dtype in ("float32", "float64", "bfloat16"):
-        desk.all(f"fit --shots 2 --dtype {dtype} --json --out out/{dtype}")
-    more = (
-        "linear-probe --set C=0.5", "linear-probe --set solver=scikit-learn --set C=1", "linear-probe --set C=auto",
-        "gda --alpha auto", "gda --set shrinkage=auto", "lp++ --set iterations=auto", "lp++ --set form=released",
-        "tip-adapter-f --alpha auto --beta auto", "ape --alpha auto --beta auto --set gamma=auto",
-        "cross-modal-linear-probe --set lr=auto", "trans-clip --set gamma=auto", "trans-clip --set setting=zero-shot",
-        "prolip --set strength=auto", "task-res --alpha auto", "zs-lp --set lr=auto", "ape-t --set epochs=2",
-        "coop --set epochs=1 --set class_specific=true --set class_token=middle",
-        "coop --set epochs=1 --set 'context_init=a photo of a'", "auto --set folds=2",
-    )  # fmt: skip
-    for words in more:
-        desk.all(f"fit --method {words} --shots 2 --json")
-    for policy in ("auto", "fixed", "few-shot-val", "cross-validation", "oracle-test"):
-        desk.all(
-            f"fit --method tip-adapter --alpha auto --beta auto --shots 2 --selection {policy}",
-            f"fit --variant image --alpha auto --shots 2 --selection {policy} --json",
-        )
-    desk.all(
-        "fit --method linear-probe --shots 1 --selection cross-validation",
-        "fit --method tip-adapter --alpha auto --shots 1 --selection cross-validation --quiet",
-    )
+    desk.run("settings")
 
 
 @scene(1)
@@ -180,22 +131,7 @@ def compare(desk: Desk) -> None:
     }
     for suite in desk.cafe("suites", "--json").names("suites"):
         desk.all(f"compare {suite} --out out/{suite} {options_of_suite.get(suite, f'{grid} --cache digits')}")
-    desk.all(
-        "compare baselines --cache digits --shots 1 --seed 3 --json",
-        "compare baselines --cache digits --shots 1 --seed 3 --quiet",
-        "compare baselines --cache digits,moved --shots 1 --seeds 1,2,3 --methods zero-shot,clip-adapter",
-        "compare baselines --cache digits --shots 1 --shots 2 --seed 1 --methods tip-adapter --selection oracle-test",
-        "compare baselines --cache digits --shots 2 --seed 1 --methods tip-adapter --selection cross-validation --json",
-        "compare baselines --cache moved --shots 2 --seed 1 --methods clip-adapter --selection fixed --dtype float64",
-        "compare baselines --cache moved --shots 2 --seed 1 --methods linear-probe --selection fixed",
-        "compare bottleneck --cache digits --shots 2 --seed 1 --values 1,8 --json --out out/bottleneck",
-        "compare alpha --cache digits --shots 2 --seeds 1,2 --json",
-        "compare shots --cache digits --shots 1,4 --seed 1 --methods clip-adapter --dtype float32 --device cpu",
-        "compare methods --cache moved --shots 1 --seed 1 --methods gda,zero-shot,lp++,coop --include coop",
-        "compare paper --cache digits,moved --shots 1 --seeds 1,2 --json",
-        "compare variants --cache digits --shots 1 --seed 1 --json",
-        "compare base-to-new --cache digits --shots 1 --seed 1 --methods zero-shot,clip-adapter --json",
-    )  # fmt: skip
+    desk.run("options")
 
 
 def arrays_of(path: Path) -> dict[str, np.ndarray]:
@@ -210,21 +146,15 @@ def arrays_of(path: Path) -> dict[str, np.ndarray]:
 @scene(1)
 def cache(desk: Desk) -> None:
     """Caches: listed, described, checked, imported, joined, exported and removed; and one of an older format."""
-    desk.all("cache ls", "cache ls --json", "cache ls -q", "cache info", "cache verify", "cache export --out a.npz")
+    desk.run("without a cache")
     digits = desk.digits()
-    for verb in ("ls", "info", "verify"):
-        desk.all(f"cache {verb}", f"cache {verb} --json", f"cache {verb} --quiet")
-    desk.all("cache info digits", "cache info digits--cafe-mini.h5 -q", "cache verify caches/digits--cafe-mini.h5")
-    desk.all("datasets", "datasets --json", "models", "models --json", "cache ls --cache-dir caches")
+    desk.run("looking")
     old_format(desk)
     exporting(desk)
     importing(desk)
-    joining(desk)
+    desk.run("joining")
     damaging(desk, digits)
-    desk.all(
-        "cache rm", "cache rm digits", "cache rm nothing --yes", "cache rm photos nothing --yes", "cache ls --json"
-    )
-    desk.all("cache rm photos --yes", "cache rm photos-again -y --json", "cache rm caches/old.h5 --yes -q", "cache ls")
+    desk.run("removing")
 
 
 def old_format(desk: Desk) -> None:
@@ -234,20 +164,12 @@ def old_format(desk: Desk) -> None:
         desk.write("old-format", "there is no format-1.h5 below tests\n")
         return
     shutil.copy(files[0], desk.caches / "old.h5")
-    desk.all(
-        "cache info old", "cache info old --json", "cache verify old", "cache ls", "cache export old --out old.npz",
-        "fit --cache old --shots 1", "fit --cache old --method zero-shot --json",
-        "cache export old --out old.safetensors", "compare baselines --cache old --shots 1 --seed 1",
-        "fit --cache pets --method linear-probe --set C=1 --json",
-    )  # fmt: skip
+    desk.run("old format")
 
 
 def exporting(desk: Desk) -> None:
     """Export in each format, by suffix and by name."""
-    desk.all("cache export digits --out out/all.npz", "cache export digits --format npz", "cache export digits")
-    desk.all("cache export digits --format npz", "cache export digits --format npz --force --json")
-    desk.all("cache export digits --out out/all.safetensors", "cache export digits --out out/all.txt")
-    desk.all("cache export digits --out out/all.dat --format safetensors -q", "cache export --out out/newest.npz")
+    desk.run("exporting")
     if has("pyarrow"):
         desk.all("cache export digits --out out/all.parquet --json", "cache export digits --out out/all.parquet")
 
@@ -286,27 +208,7 @@ def importing(desk: Desk) -> None:
         torch.save(torch.nn.functional.one_hot(labels, 4).half(), inputs / "tip_adapter" / f"values_{k}shots.pt")
     if (desk.here / "out" / "all.npz").exists():
         np.savez(inputs / "exported.npz", **arrays_of(desk.here / "out" / "all.npz"))
-    desk.all(
-        "cache import inputs/whole.npz --name photos --model ViT-B/32", "cache info photos", "cache verify photos",
-        "cache import inputs/whole.npz --name photos --model ViT-B/32 --json", "fit --cache photos --shots 2 --json",
-        "cache import inputs/plain.npz --name photos --model ViT-B/32", "compare baselines --cache photos --shots 1,2",
-        "cache import inputs/plain.npz --name photos --model ViT-B/32 --force", "fit --cache photos --shots 2",
-        "cache import inputs/plain.npz --name photos-again --class-names inputs/names.txt "
-        "--text-features inputs/text.npy --logit-scale 50 --json",
-        "cache import inputs/plain.npz --name named --class-names inputs/names.json -q",
-        "cache import inputs/shots.npz",
-        "cache import inputs/shots.npz --train 4shot --test 1shot,2shot --force --json",
-        "cache import inputs/shots.npz --train 4shot --test 2shots --out x.h5",
-        "cache import inputs/plain.npz --drop-similar 0.9 --out out/dropped.h5 --json",
-        "cache import inputs/flat.safetensors --json", "cache import inputs/clip_benchmark",
-        "cache import inputs/tip_adapter --class-names inputs/names.txt --json",
-        "cache import inputs/tip_adapter --train keys_2shots --out out/two.h5", "cache import inputs/coop --json",
-        "cache import inputs/arrays --json", "cache import inputs/arrays --format coop --out x.h5",
-        "cache import inputs/plain.npz --format clip_benchmark", "cache import inputs", "cache import inputs/nothing",
-        "cache import inputs/exported.npz --name digits-again --json", "compare shots --cache digits-again --shots 1",
-        "compare baselines --cache photos-again --shots 1,2 --seed 1", "fit --cache arrays --method gda --json",
-        "predict --run photos-ViT-B-32-clip-adapter-image-2-shot-seed-1 inputs",
-    )  # fmt: skip
+    desk.run("importing")
     if has("pyarrow"):
         import pyarrow
         from pyarrow import parquet
@@ -319,23 +221,7 @@ def importing(desk: Desk) -> None:
             paths = [f"/photos/class {label}/{split}{row}.jpg" for row, label in enumerate(labels)]
             table = pyarrow.table({"image_path": paths, "kind": [f"kind {label}" for label in labels]})
             parquet.write_table(table, folder / "metadata" / "metadata_0.parquet")
-        desk.all(
-            "cache import inputs/clip_retrieval --json", "cache import inputs/clip_retrieval --label-column king",
-            "cache import inputs/clip_retrieval --label-column kind --out out/kinds.h5",
-            "cache import inputs/clip_retrieval/test --split test --out out/test-alone.h5",
-        )  # fmt: skip
-
-
-def joining(desk: Desk) -> None:
-    """Join caches of different splits, and refuse those that do not belong together."""
-    desk.all(
-        "extract --dataset digits --splits train --out parts/train.h5 -q",
-        "extract --dataset digits --splits val,test --out parts/rest.h5 --json",
-        "cache merge parts/train.h5 parts/rest.h5 --out parts/all.h5", "cache verify parts/all.h5",
-        "cache merge parts/train.h5 parts/rest.h5 --out parts/all-again.h5 --json", "cache info parts/all.h5 --json",
-        "cache merge parts/train.h5 parts/train.h5 --out parts/x.h5", "cache merge parts/train.h5 --out parts/x.h5",
-        "cache merge parts/rest.h5 photos --out parts/x.h5", "cache merge parts/rest.h5 nothing --out parts/x.h5",
-    )  # fmt: skip
+        desk.run("importing clip_retrieval")
 
 
 def damaging(desk: Desk, digits: Path) -> None:
@@ -354,21 +240,13 @@ def damaging(desk: Desk, digits: Path) -> None:
     shutil.copy(digits, folder / "newer.h5")
     with h5py.File(folder / "newer.h5", "r+") as file:
         file.attrs["format_version"] = 99
-    desk.all("cache ls --cache-dir damaged", "cache ls --cache-dir damaged --json")
-    for name in ("cut", "text", "foreign", "changed", "newer", "missing"):
-        path = f"damaged/{name}.h5"
-        desk.all(f"cache info {path}", f"cache verify {path}", f"cache verify {path} --json")
-        if name != "changed":
-            desk.all(
-                f"fit --cache {path}", f"compare baselines --cache {path}", f"extract --dataset digits --out {path}"
-            )
-    desk.all("cache rm --cache-dir damaged text --yes", "cache ls --cache-dir damaged -q")
+    desk.run("damaged")
 
 
 @scene(1)
 def errors(desk: Desk) -> None:
     """Wrong names, wrong numbers, missing files: one sentence each."""
-    desk.all("fit", "compare baselines", "cache info", "cache verify", "fit --cache nothing", "predict x --run y")
+    desk.run("without a cache")
     digits = desk.digits()
     photographs(desk.inputs / "photos", ["cat", "dog"], 5)
     photographs(desk.inputs / "single", ["cat"], 5)
@@ -383,53 +261,7 @@ def errors(desk: Desk) -> None:
     (desk.inputs / "strange.csv").write_text("one,two\n1,2\n")
     (desk.here / "taken").mkdir()
     (desk.here / "taken" / "mine.txt").write_text("mine")
-    verbs = (
-        "comapre", "cache verfy", "fit --shot 4", "fit --shots", "fit --shots few", "fit 4", "extract", "predict",
-        "compare", "cache import", "cache merge a b", "--verbose", "fit --json=yes", "cache rm", "methods extra",
-    )  # fmt: skip
-    extract = (
-        "inputs/nowhere", "digit", "inputs/single", "inputs/hollow", "inputs/empty", "inputs/names.txt", "caltech101",
-        "caltech101 --root inputs", "caltech101 --root inputs/nowhere", "inputs/table.csv", "inputs/strange.csv",
-        "inputs/strange.csv?path=one", "inputs/broken.json", "inputs/photos --model cafe:mimi", "hf:", "",
-        "inputs/photos --model inputs/photos", "inputs/photos --model inputs/nowhere", "inputs/photos --model a/b/c",
-        "inputs/photos --model nobody/no-such-model", "digits --model cafe:mini,cafe:mini",
-        "digits --model cafe:mini,inputs/photos --out x.h5", "digits --splits train,valid", "digits --splits ,",
-        "digits --templates inputs/templates.txt", "digits --templates 'a photo'", "digits --templates nothing.txt",
-        "digits --class-names inputs/names.txt", "digits --class-names inputs/nothing.txt",
-        "digits --prompts inputs/prompts.json", "digits --prompts inputs/broken.json", "digits --prompts inputs/none",
-        "digits --views -1", "digits --views many", "digits --views 1 --splits test", "digits --seeds 1",
-        "digits --shots 0", "digits --shots x", "digits --shots 1 --seeds -1", "digits --batch-size 0",
-        "digits --workers many", "digits --workers -1", "digits --decoder jpeg", "digits --engine rai",
-        "digits --ray-address auto", "digits --stored-dtype int8", "digits --on-error ignore", "digits --device gpu",
-        "digits --device cuda:7", "digits --dtype float8", "digits --out taken", "digits --out inputs/names.txt",
-        "digits --out inputs/names.txt/x.h5", "inputs/photos --out caches/digits--cafe-mini.h5",
-        "inputs/photos --splits val --out caches/digits--cafe-mini.h5 --on-error fail",
-    )  # fmt: skip
-    fitting = (
-        "--method clipadapter", "--alpha high", "--alpha 1.5", "--alpha -0.1", "--alpha nan", "--variant images",
-        "--variant text --alpha 0.2", "--beta 0.2", "--method zero-shot --reduction 4", "--reduction 0", "--shots 0",
-        "--reduction 1000", "--seed -1", "--selection best", "--device gpu", "--device mps", "--dtype tf32",
-        "--dtype int8", "--method gda --dtype float64", "--method gda --device cpu", "--set form", "--set form=x",
-        "--set alpha=1", "--set class_names=x", "--set epochs=many", "--set epochs=-1", "--set epochs=1 --set epochs=2",
-        "--set nothing=1", "--set random_state=1", "--set kernel=triton", "--set optimizer=lion", "--out taken",
-        "--out taken/mine.txt", "--out taken/mine.txt/run", "--cache taken/mine.txt", "--cache inputs", "--cache digit",
-        "--method linear-probe --set C=0", "--method coop --set n_context=0", "--method tip-adapter --alpha high",
-        "--method linear-probe --selection cross-validation --shots 1 --set C=auto", "--method prolip --set steps=0",
-    )  # fmt: skip
-    comparing = (
-        "baseline", "baselines --methods zeroshot", "baselines --methods gda", "baselines --include cop",
-        "baselines --shots 1,x", "baselines --shots 0", "baselines --seeds -1", "baselines --seeds 1 --seed 2",
-        "alpha --values high", "alpha --values 2", "bottleneck --values 0", "bottleneck --values 1.5",
-        "baselines --cache digits,digits", "baselines --cache digits,nothing", "shift", "baselines --out taken",
-        "baselines --selection best", "baselines --device gpu",
-        "baselines --dtype tf32 --shots 1 --methods clip-adapter", "baselines --out taken/mine.txt",
-    )  # fmt: skip
-    desk.all(*verbs, *(f"extract --dataset {words or repr('')}" for words in extract))
-    desk.all(*(f"fit {words}" for words in fitting), *(f"compare {words}" for words in comparing))
-    desk.all("fit --shots 1 --out run -q", "predict --run run inputs/empty", "predict --run run inputs/nowhere")
-    desk.all("predict --run nothing inputs/photos", "predict --run taken inputs/photos", "predict --run run x.jpg")
-    desk.all("predict --run run inputs/photos --top 0", "predict --run run inputs/photos --top all", "predict x")
-    desk.all("predict --run run inputs/photos --model cafe:mimi", "predict --run run inputs/photos --device gpu")
+    desk.run("wrong words")
     for name, text in (
         ("newer", '{"run_version": 99}'),
         ("list", "[]"),
@@ -492,42 +324,15 @@ def extract_digits(desk: Desk) -> None:
     names = json.loads(desk.cafe("cache", "info", "--json").out).get("class_names", [])
     prompts = {name: [f"a drawing of {name}", *(["a written {0}"] * (row % 2))] for row, name in enumerate(names)}
     (inputs / "prompts.json").write_text(json.dumps(prompts))
-    text = (
-        "--templates 'a picture of the digit {}.' --json", "--templates generic", "--templates imagenet-7 --quiet",
-        "--templates inputs/templates.txt --templates '{}' --json", "--templates inputs/templates.json",
-        "--class-names inputs/names.txt --json", "--class-names inputs/names.json", "--class-names inputs/unknown.json",
-        "--prompts inputs/prompts.json",
-        "--prompts inputs/prompts.json --templates generic --json", "",
-    )  # fmt: skip
-    for number, option in enumerate(text):
-        desk.cafe("extract", "--dataset", "digits", *shlex.split(option))
-        desk.cafe("cache", "export", "digits", "--out", f"text/{number}.npz", "-q")
-        desk.cafe("cache", "info", "digits", "--json")
-    desk.all("extract --dataset digits --prompts inputs/prompts.json -q", "fit --shots 2 --json", "cache verify")
-    images = (
-        "--force", "--force --json --batch-size 100", "--views 2 --shots 1 --seeds 1,2 --json", "--shots 2 --seeds 1",
-        "--shots 2 --seeds 1 --json", "--shots 1,4 --splits train,test", "--views 1 --seed 5 --splits val,train -q",
-        "--splits test --stored-dtype float32 --json", "--projection-features --shots 2 --seeds 1 --json",
-        "--splits val --dtype bfloat16", "--splits val --dtype float16 --device cpu --json",
-        "--splits val --workers 0 --batch-size 7 --out out/batches.h5", "--splits val --workers 0 --out out/threads.h5",
-        "--splits val --cache-dir other", "--splits val --cache-dir other --templates generic --json",
-        "--splits train --out out/threads.h5", "--splits train --out out/threads.h5 --force --json",
-        "--splits val --out out/fail.h5 --on-error fail", "--projection-features --out out/before.h5 --quiet",
-        "--views 2 --out out/views.h5 --shots 2 --seeds 1 --projection-features",
-    )  # fmt: skip
-    for option in images:
-        desk.cafe("extract", "--dataset", "digits", *shlex.split(option))
-    desk.all("cache ls", "cache ls --json", "cache ls --cache-dir other", "datasets", "models --json", "fit --shots 2")
+    for number, command in enumerate(desk.commands["text"]):
+        desk.all(command, f"cache export digits --out text/{number}.npz -q", "cache info digits --json")
+    desk.run("images")
     cut = "fit --cache digits--cafe-mini--"
     for path in sorted(desk.caches.glob("digits--cafe-mini--*.h5")):
         desk.all(
             f"cache info {path.stem} --json", f"{cut}{path.stem.removeprefix('digits--cafe-mini--')} --shots 2 --json"
         )
-    desk.all(
-        "fit --cache out/views.h5 --shots 2 --json", "fit --cache out/views.h5 --method tip-adapter --shots 2 --json",
-        "fit --cache out/before.h5 --method prolip --shots 2 --json", "fit --cache out/views.h5 --shots 2 --seed 2",
-        "fit --cache out/before.h5 --method prolip --shots 2 --set strength=auto --set lr=auto --json",
-    )  # fmt: skip
+    desk.run("views and features before the projection")
 
 
 @scene(2)
@@ -569,15 +374,7 @@ def extract_sources(desk: Desk) -> None:
     for number, source in enumerate(sources):
         desk.cafe("extract", "--dataset", f"inputs/{source}", "--workers", 0)
         desk.cafe("extract", "--dataset", f"inputs/{source}", "--json", "--out", f"out/{number}.h5", "--workers", 0)
-    desk.all(
-        "extract --dataset inputs/lacking.csv --on-error skip", "extract --dataset inputs/odd --on-error fail --force",
-        "extract --dataset inputs/odd --workers 2 --force --json", "extract --dataset inputs/odd --views 1 --json -q",
-        "extract --dataset inputs/lacking.csv --on-error skip --json --out out/lacking.h5", "cache info odd --json",
-        "datasets --root inputs/data", "extract --dataset eurosat --root inputs/data",
-        "extract --dataset eurosat --root inputs/data --json --templates eurosat",
-        "extract --dataset inputs/photos --templates imagenet-7 --stored-dtype float32 --force",
-        "fit --cache eurosat --shots 1", "fit --cache photos --shots 2 --json", "cache ls", "cache ls --json",
-    )  # fmt: skip
+    desk.run("again and otherwise")
     desk.cafe("extract", "--dataset", "eurosat", CAFE_DATA="inputs/data")
     if has("simplejpeg"):
         desk.all("extract --dataset inputs/split_photos --decoder simplejpeg --json")
@@ -628,28 +425,9 @@ def encoders(desk: Desk) -> None:
     shutil.copytree(
         desk.inputs / "clip-1", desk.inputs / "no-words", ignore=shutil.ignore_patterns("*token*", "*vocab*")
     )
-    photos = "extract --dataset inputs/photos"
-    desk.all(
-        f"{photos} --model inputs/clip-1", f"{photos} --model inputs/clip-1,inputs/clip-2 --json",
-        f"{photos} --model inputs/clip-1,inputs/clip-2 --templates generic", f"{photos} --model inputs/no-weights",
-        f"{photos} --model inputs/no-words", f"{photos} --model inputs/clip-1 --out out/photos.h5 -q",
-        f"{photos} --model inputs/clip-2 --out out/photos.h5", f"{photos} --model inputs/clip-1 --views 1 --json",
-        f"{photos} --model inputs/clip-1 --projection-features --out out/before.h5 --json", "cache info out/before.h5",
-        f"{photos} --model inputs/clip-1 --dtype bfloat16 --out out/bfloat16.h5 --json", "cache ls --json",
-        "fit --cache out/before.h5 --method prolip --shots 2 --out out/prolip --json",
-        "fit --cache out/before.h5 --method prolip --shots 2 --set lr=auto --set strength=auto --json",
-        "fit --cache out/photos.h5 --method coop --shots 2 --set n_context=2 --set epochs=2 --out out/coop --json",
-        "fit --cache out/photos.h5 --shots 2 --out out/adapter", "predict --run out/adapter inputs/photos --json",
-        "predict --run out/prolip inputs/photos/cat", "predict --run out/coop inputs/photos/pizza --top 1",
-        "predict --run out/adapter inputs/photos --model inputs/clip-2", "compare methods --cache out/before.h5 "
-        "--shots 2 --seed 1 --methods zero-shot,prolip,clip-adapter", "compare baselines --cache out/photos.h5 "
-        "--include coop --methods coop --shots 1 --seed 1 --json",
-    )  # fmt: skip
+    desk.run("encoders")
     shutil.move(desk.inputs / "clip-1", desk.inputs / "moved")
-    desk.all(
-        "predict --run out/adapter inputs/photos/cat",
-        "predict --run out/adapter inputs/photos/cat --model inputs/moved",
-    )
+    desk.run("after the encoder moved")
 
 
 @scene(2)
@@ -663,27 +441,8 @@ def predict(desk: Desk) -> None:
     (desk.inputs / "list.csv").write_text("file_name\npictures/000.png\n")
     (desk.inputs / "list.json").write_text('["pictures/000.png"]')
     odd_pictures(desk.inputs / "odd")
-    desk.all("fit --shots 4", "fit --method tip-adapter --shots 2", "fit --method zero-shot --out out/zero-shot")
-    desk.all(
-        "fit --method trans-clip --shots 2 --out out/trans-clip -q", "fit --method auto --shots 4 --out out/auto -q"
-    )
-    name = "digits-cafe-mini-clip-adapter-image-4-shot-seed-1"
-    desk.all(
-        f"predict --run {name} inputs/pictures", f"predict --run {name} inputs/pictures --json",
-        f"predict --run {name} inputs/pictures --quiet --top 1",
-        f"predict --run {name} inputs/pictures/000.png --top 20",
-        f"predict --run caches/runs/{name} inputs/pictures/001.png inputs/pictures/000.png inputs/pictures/001.png",
-        f"predict --run {name} inputs/deep inputs/pictures/000.png inputs/odd", f"predict --run {name} inputs/list.csv",
-        f"predict --run {name} inputs/odd --json --top 2", f"predict --run {name} inputs/list.json --json",
-        f"predict --run {name} inputs/broken", f"predict --run {name} inputs/broken inputs/pictures/000.png --json",
-        "predict --run digits-cafe-mini-tip-adapter-2-shot-seed-1 inputs/pictures --top 2",
-        "predict --run out/zero-shot inputs/pictures --json", "predict --run out/trans-clip inputs/pictures",
-        "predict --run out/auto inputs/pictures", f"predict --run {name} inputs/pictures --dtype bfloat16",
-        f"predict --run {name} inputs/pictures --model cafe:mini --device cpu", "predict --run digits inputs/pictures",
-        f"predict --run {name} inputs/pictures --cache-dir caches",
-        f"predict --run {name} -q inputs/pictures --cache-dir x",
-    )  # fmt: skip
-    desk.cafe("predict", "--run", name, pictures)
+    desk.run("predictions")
+    desk.cafe("predict", "--run", "digits-cafe-mini-clip-adapter-image-4-shot-seed-1", pictures)
 
 
 @scene(2)
@@ -698,16 +457,7 @@ def real_photographs(desk: Desk) -> None:
     shutil.copytree(photos, desk.inputs / "photos")
     first = min((desk.inputs / "photos").rglob("*.jpg"))
     first.write_bytes(first.read_bytes()[:500])
-    desk.all(
-        "extract --dataset inputs/photos", "extract --dataset inputs/photos --workers 2 --force --json",
-        "extract --dataset inputs/photos --workers 0 --out out/threads.h5 -q", "cache info --json", "cache verify",
-        "extract --dataset inputs/photos --on-error fail --out out/fail.h5", "datasets --root inputs",
-        "extract --dataset inputs/photos --views 2 --splits train --json", "extract --dataset caltech101 --root inputs",
-        "extract --dataset caltech101 --root inputs --json --shots 2 --seeds 1 --out out/shots.h5",
-        "fit --cache caltech101 --shots 2 --json", "compare baselines --cache caltech101 --shots 1,2 --seeds 1,2",
-        "fit --cache out/shots.h5 --shots 2 --out out/run --json", "predict --run out/run inputs/photos --json --top 2",
-        "compare paper --cache caltech101 --shots 1,2 --seeds 1,2",
-    )  # fmt: skip
+    desk.run("photographs")
 
 
 def unpack(tar: Path, folder: Path, classes: int) -> None:
@@ -736,16 +486,4 @@ def real_features(desk: Desk) -> None:
         return
     for name in ("caltech69", "imagenet", "oxford_flowers"):
         shutil.copy(data / "clip_features" / f"{name}_vitb32.npz", desk.inputs)
-    desk.all(
-        "cache import inputs/caltech69_vitb32.npz --name caltech69 --model ViT-B/32 --train train_16shot --json",
-        "cache import inputs/imagenet_vitb32.npz --name imagenet --model ViT-B/32 --train 1shot --test 2shot "
-        "--drop-similar 0.93 --json",
-        "cache import inputs/oxford_flowers_vitb32.npz --name flowers --model ViT-B/32 --json",
-        "cache verify imagenet", "fit --cache caltech69 --shots 16 --out out/caltech --json",
-        "fit --cache caltech69 --shots 4 --alpha auto --json",
-        "fit --cache caltech69 --shots 16 --dtype bfloat16 --json",
-        "fit --cache imagenet --shots 1 --out out/imagenet --json",
-        "fit --cache imagenet --shots 1 --method tip-adapter --alpha 1 --beta 5 --json",
-        "fit --cache imagenet --shots 1 --method gda --json", "fit --cache flowers --shots 4 --json",
-        "compare baselines --cache caltech69 --shots 1 --seed 1",
-    )  # fmt: skip
+    desk.run("features")
