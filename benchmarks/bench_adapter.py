@@ -13,7 +13,7 @@ import argparse
 
 import numpy as np
 import torch
-from harness import flowers_shape, imagenet_shape, is_smoke, matrix_peak, parse, report, side_by_side
+from harness import flowers_shape, imagenet_shape, is_smoke, matrix_peak, parse, report, side_by_side, train_plainly
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -35,21 +35,14 @@ def straight_loop(
     adapter = nn.Sequential(nn.Linear(d, d // 4, bias=False), nn.ReLU(), nn.Linear(d // 4, d, bias=False))
     steps = max(1, int(np.ceil(epochs * n / min(BATCH, n))))
     optimizer = torch.optim.AdamW(adapter.parameters(), lr=LR, weight_decay=DECAY)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    done = 0
-    while done < steps:
-        for index in torch.randperm(n).split(min(BATCH, n)):
-            f = features[index]
-            f = alpha * adapter(f) + (1 - alpha) * f
-            f = f / f.norm(dim=-1, keepdim=True)
-            loss = cross_entropy(SCALE * f @ classes.t(), labels[index])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            done += 1
-            if done == steps:
-                break
+
+    def loss(rows: torch.Tensor) -> torch.Tensor:
+        f = features[rows]
+        f = alpha * adapter(f) + (1 - alpha) * f
+        f = f / f.norm(dim=-1, keepdim=True)
+        return cross_entropy(SCALE * f @ classes.t(), labels[rows])
+
+    train_plainly(optimizer, loss, n, BATCH, steps)
     return adapter
 
 

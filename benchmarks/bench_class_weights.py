@@ -35,6 +35,7 @@ from harness import (
     real_features,
     report,
     side_by_side,
+    train_plainly,
     unit,
 )
 from torch import Tensor
@@ -233,19 +234,7 @@ def plain_loop(name: str, rows: Rows, steps: int) -> None:
         if method.optimizer == "sgd"
         else torch.optim.AdamW(trained, lr=method.lr, weight_decay=0.01)
     )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    done = 0
-    while done < steps:
-        order = torch.arange(len(X)) if method.batch is None else torch.randperm(len(X))
-        for index in order.split(min(method.batch or len(X), len(X))):
-            value = loss(X if method.batch is None else X[index], y if method.batch is None else y[index])
-            optimizer.zero_grad()
-            value.backward()
-            optimizer.step()
-            schedule.step()
-            done += 1
-            if done == steps:
-                break
+    train_plainly(optimizer, lambda rows: loss(X[rows], y[rows]), len(X), method.batch, steps)
 
 
 def plain_loss(

@@ -24,11 +24,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import is_smoke, parse, photographs, report, side_by_side
+from harness import is_smoke, parse, photographs, report, side_by_side, unit
 
 from cafe.data.base import Dataset, ImageSplit
 
@@ -95,16 +96,16 @@ class Loop:
         """Encode all training images; return steady images per second."""
         import torch
 
-        n, found, start = len(data.splits["train"]), [], 0.0
+        n, parts, start = len(data.splits["train"]), [], 0.0
         with torch.inference_mode():
             for first in range(0, n, 32):
                 if first == _WARM:
                     start = time.perf_counter()
                 images = [data.image("train", i) for i in range(first, min(first + 32, n))]
                 pixels = self._processor(images=images, return_tensors="pt")["pixel_values"].to(self._model.dtype)
-                found.append(self._model.get_image_features(pixel_values=pixels).pooler_output.float().numpy())
+                parts.append(self._model.get_image_features(pixel_values=pixels).pooler_output.float().numpy())
         rate = (n - _WARM) / (time.perf_counter() - start)
-        self.features = np.concatenate(found)
+        self.features = np.concatenate(parts)
         return rate
 
 
@@ -140,10 +141,9 @@ class Cafe:
         return (last - first) / (end - start)
 
 
-def cosine(one: np.ndarray, other: np.ndarray) -> float:
-    """Return the lowest cosine between rows of equal number."""
-    one, other = one.astype(np.float64), other.astype(np.float64)
-    return float(((one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)).min())
+def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the cosines between rows of equal number."""
+    return (unit(a.astype(np.float64)) * unit(b.astype(np.float64))).sum(1)
 
 
 def costs(data: Dataset, encoder: Any) -> tuple[float, float]:
@@ -194,7 +194,7 @@ def _check(runs: dict[str, Any], low: str) -> None:
     truth = runs["loop float32"].features
     for name, run in runs.items():
         least = 0.999 if "bfloat16" in name else 0.99999
-        assert cosine(run.features, truth) >= least, name
+        assert cosines(run.features, truth).min() >= least, name
     assert np.array_equal(runs[f"cafe {low}"].features, runs[f"cafe {low}, processes"].features)
 
 
@@ -213,7 +213,7 @@ def _speed_row(
         "images_per_second": rate, "rounds": len(rates[name]),
         "ratio_to_float32_loop": rate / statistics.median(rates["loop float32"]),
         "ratio_to_same_loop": rate / statistics.median(rates[f"loop {dtype}"]),
-        "lowest_cosine_to_float32_loop": cosine(run.features, runs["loop float32"].features),
+        "lowest_cosine_to_float32_loop": float(cosines(run.features, runs["loop float32"].features).min()),
     }  # fmt: skip
     if isinstance(run, Cafe):
         decode, encode = (statistics.median(column) for column in zip(*costs_of[dtype], strict=True))
@@ -312,7 +312,7 @@ def _tower_rows(shape: str, model: Path, data: Dataset, folder: Path, rounds: in
             "shape": shape, "run": name, "images": len(data.splits["train"]), "rounds": rounds,
             "images_per_second": rate, "decode_seconds_of_all_cores": statistics.median(costs_of_turns),
             "ratio_to_cafe_float32": rate / statistics.median(rates["cafe float32"]),
-            "lowest_cosine_to_bare_float32": cosine(run.features, runs["bare float32"].features),
+            "lowest_cosine_to_bare_float32": float(cosines(run.features, runs["bare float32"].features).min()),
             "load_average": os.getloadavg()[0],
         }  # fmt: skip
         dtype = name.removeprefix("cafe ")
@@ -348,12 +348,11 @@ def loss(shots: int = 16, seeds: tuple[int, ...] = (1, 2, 3)) -> list[dict[str, 
                 adapter = cafe.CLIPAdapter(text, logit_scale=features.logit_scale, random_state=seed)
                 adapter.fit(train.image_features[drawn], train.labels[drawn])
                 fits.append(adapter.score(test.image_features, test.labels))
-            products = (test.image_features * truth).sum(1)
-            cosines = products / np.linalg.norm(test.image_features, axis=1) / np.linalg.norm(truth, axis=1)
+            alike = cosines(test.image_features, truth)
             rows.append(
                 {
                     "shape": "cafe:mini, digits", "run": f"loss {engine.removesuffix(':') or 'torch'}",
-                    "images": len(truth), "lowest_cosine": float(cosines.min()), "mean_cosine": float(cosines.mean()),
+                    "images": len(truth), "lowest_cosine": float(alike.min()), "mean_cosine": float(alike.mean()),
                     "zero_shot_acc1": zero_shot.score(test.image_features, test.labels),
                     "shots": shots, "seeds": list(seeds), "clip_adapter_acc1": statistics.mean(fits),
                 }
@@ -373,8 +372,8 @@ with tempfile.TemporaryDirectory() as folder:
     extract(Some(open_dataset("digits"), int(sys.argv[1])), open_encoder("cafe:mini", "cpu"), Path(folder) / "a.h5")
 # Not ru_maxrss where there is better: on Linux a child inherits its parent's.
 status = Path("/proc/self/status")
-found = re.search(r"VmHWM:\\s+(\\d+) kB", status.read_text()) if status.exists() else None
-print(int(found[1]) / 1024 if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+peak = re.search(r"VmHWM:\\s+(\\d+) kB", status.read_text()) if status.exists() else None
+print(int(peak[1]) / 1024 if peak else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
 
@@ -445,19 +444,18 @@ def main() -> None:
     arguments = parse(parser, smallest)
     if arguments.images % 32 or arguments.images < 128:
         parser.error("--images takes a multiple of 32 of at least 128")
-    for part in arguments.parts.split(","):
-        if part == "speed":
-            report("extraction", None, speed(arguments.images, arguments.rounds, arguments.batch_size))
-        elif part == "tower":
-            report("extraction", 0.95, tower(arguments.images, arguments.rounds))
-        elif part == "loss":
-            report("extraction", None, loss())
-        elif part == "memory":
-            report("extraction", None, memory(256))
-        elif part == "reading":
-            report("extraction", None, reading(arguments.rows, gathered=arguments.rows // 4))
-        else:
-            parser.error(f"unknown part {part!r}; possible: speed, tower, loss, memory, reading")
+    parts: dict[str, tuple[float | None, Callable[[], list[dict[str, Any]]]]] = {
+        "speed": (None, lambda: speed(arguments.images, arguments.rounds, arguments.batch_size)),
+        "tower": (0.95, lambda: tower(arguments.images, arguments.rounds)),
+        "loss": (None, loss),
+        "memory": (None, lambda: memory(256)),
+        "reading": (None, lambda: reading(arguments.rows, gathered=arguments.rows // 4)),
+    }
+    chosen = arguments.parts.split(",")
+    if unknown := set(chosen) - set(parts):
+        parser.error(f"unknown part {', '.join(sorted(unknown))}; possible: {', '.join(parts)}")
+    for target, measure in map(parts.__getitem__, chosen):
+        report("extraction", target, measure())
 
 
 if __name__ == "__main__":

@@ -20,18 +20,17 @@ vectors; what they hold changes no time.
 from __future__ import annotations
 
 import argparse
-import functools
 import itertools
 import math
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 import torch
-from harness import is_smoke, matrix_peak, parse, report, unit
-from scipy.stats import t as student
+from harness import is_smoke, matrix_peak, paired_ratio, parse, report, train_plainly, unit
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -57,7 +56,7 @@ LEAST_PAIRS = 3
 TOGETHER = 10
 
 
-@functools.lru_cache(maxsize=1)
+@lru_cache(maxsize=1)
 def problem(n: int, d: int, c: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return rows around class vectors, their labels, and the class vectors; cosines with the own class are about 0.1.
 
@@ -99,18 +98,7 @@ def straight_loop(X: np.ndarray, y: np.ndarray, text: np.ndarray, variant: str, 
     features, labels = torch.from_numpy(X), torch.from_numpy(y)
     model = StraightAdapter(torch.from_numpy(text), variant)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=DECAY)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    done = 0
-    while done < steps:
-        for index in torch.randperm(len(X)).split(min(batch, len(X))):
-            loss = cross_entropy(model(features[index]), labels[index])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            done += 1
-            if done == steps:
-                break
+    train_plainly(optimizer, lambda rows: cross_entropy(model(features[rows]), labels[rows]), len(X), batch, steps)
 
 
 def fitted(X: np.ndarray, y: np.ndarray, text: np.ndarray, variant: str, batch: int, steps: int) -> CLIPAdapter:
@@ -336,32 +324,13 @@ def fit_row(
     """Time fits in pairs, cafe's and the straight loop's first in turn; ratio above 1 is cafe faster."""
     model = fitted(X, y, text, variant, batch, steps)  # warms up, and asks what is fastest here
     straight_loop(X, y, text, variant, batch, max(1, steps // 10))
-    times: list[tuple[float, float]] = []
-    while len(times) < pairs:
-        seconds = {}
-        sides = {"straight": straight_loop, "cafe": fitted}
-        for name in sorted(sides, reverse=bool(len(times) % 2)):
-            start = time.perf_counter()
-            sides[name](X, y, text, variant, batch, steps)
-            seconds[name] = time.perf_counter() - start
-        times.append((seconds["straight"], seconds["cafe"]))
-        logs = np.log([straight / own for straight, own in times])
-        spread = 0.0
-        if len(times) > 1:
-            spread = student.ppf(0.975, len(times) - 1) * logs.std(ddof=1) / math.sqrt(len(times))
-        if len(times) >= LEAST_PAIRS and abs(logs.mean()) > spread:
-            break
+    sides = [partial(run, X, y, text, variant, batch, steps) for run in (straight_loop, fitted)]
     return {
         "shape": f"fit {len(X)}x{X.shape[1]}x{len(text)} {variant} batch {batch}",
         "kernel": model.kernel_,
         "dtype": model.dtype_,
         "steps": steps,
-        "pairs": len(times),
-        "straight_seconds": float(np.median([a for a, _ in times])),
-        "cafe_seconds": float(np.median([b for _, b in times])),
-        "ratio": float(np.exp(logs.mean())),
-        "ratio_low": float(np.exp(logs.mean() - spread)),
-        "ratio_high": float(np.exp(logs.mean() + spread)),
+        **paired_ratio(*sides, pairs, LEAST_PAIRS),
     }
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import real_features
-from harness import parse, report
+from harness import embedded, flowers_shape, parse, report
 
 from cafe import CLIPAdapter
 from cafe.protocol.tasks import make_task
@@ -40,46 +40,26 @@ def released(text: np.ndarray, scale: float, epochs: float, seed: int) -> CLIPAd
     )  # fmt: skip
 
 
-def published(features: Any, shots: int) -> Data:
-    """Return training rows, test rows and text of one draw."""
+def rows_of(features: Any, shots: int) -> Data:
+    """Return training rows, test rows, text and its scale of one draw."""
     task = make_task(features, shots, 1, check=False)
     return (
-        task.train.image_features.astype(np.float32), task.train.labels,
-        task.test.image_features.astype(np.float32), task.test.labels, features.class_embeddings, 100.0,
+        task.train.image_features.astype(np.float32), task.train.labels, task.test.image_features.astype(np.float32),
+        task.test.labels, features.class_embeddings, features.logit_scale,
     )  # fmt: skip
-
-
-def digits() -> Data:
-    """Return 16 shots of the embedded digits, encoded by the embedded model."""
-    from cafe import draw_few_shot
-    from cafe.data import open_dataset
-    from cafe.encoders import open_encoder
-    from cafe.prompts import class_embeddings, prompts
-
-    dataset, encoder = open_dataset("digits"), open_encoder("cafe:mini", device="cpu")
-    text = encoder.encode_text(prompts(dataset.templates, dataset.class_names))
-    parts = []
-    for split in ("train", "test"):
-        labels = dataset.splits[split].labels
-        crops = np.stack([encoder.cropper(dataset.image(split, i)) for i in range(len(labels))])
-        parts.append((encoder.encode_images(crops), labels))
-    rows = draw_few_shot(parts[0][1], None, 16, 1)[0]
-    return parts[0][0][rows], parts[0][1][rows], *parts[1], class_embeddings(text[None]), encoder.logit_scale
 
 
 def flowers() -> Data:
     """Return 16 shots of Flowers; class means of val rows stand in for text, which was not published."""
-    from harness import flowers_shape
-
     X, y, X_test, y_test, text = flowers_shape(n_test=2463)
     return X, y, X_test, y_test, text, 100.0
 
 
 SOURCES: dict[str, tuple[Callable[[], Data], float]] = {
-    "digits, 16 shots": (digits, 200),
-    "Caltech69, 16 shots": (lambda: published(real_features.caltech69(16), 16), 200),
+    "digits, 16 shots": (lambda: rows_of(embedded(), 16), 200),
+    "Caltech69, 16 shots": (lambda: rows_of(real_features.caltech69(16), 16), 200),
     "Flowers, 16 shots": (flowers, 200),
-    "ImageNet, 4 shots": (lambda: published(real_features.imagenet(4), 4), 50),
+    "ImageNet, 4 shots": (lambda: rows_of(real_features.imagenet(4), 4), 50),
 }
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from performance_table import Row, rows_of
+from harness import markdown, rows_of
+from performance_table import Row
 
 NEVER = "not compiled yet"
 
@@ -19,45 +20,54 @@ def newest_of(rows: list[Row], *names: str) -> list[Row]:
 
 def compiled(folder: Path) -> str:
     """Return what each card needs for the kernels, by each release of Triton, as Markdown."""
-    rows = newest_of(rows_of(folder, "compile_matrix"), "triton", "target")
+    rows = newest_of(rows_of("compile_matrix", folder), "triton", "target")
     if not rows:
         return f"Kernels for real cards: {NEVER}."
+    head = (
+        "card", "Triton", "kernels, as machine code", "most registers", "most spilled, bytes a thread",
+        "most shared memory, KB of what a block has", "faults", "commit",
+    )  # fmt: skip
     lines = [
-        "| card | Triton | kernels, as machine code | most registers | most spilled, bytes a thread "
-        "| most shared memory, KB of what a block has | faults | commit |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        [
+            row["card"],
+            row["triton"],
+            f"{row['kernels']} kernels, {row['compiled']} times",
+            row["most_registers"],
+            f"{row['most_spilled']} ({row['spilled_by']})" if row["most_spilled"] else "0",
+            f"{row['most_shared'] / 1024:.0f} of {row['shared_limit'] / 1024:.0f}",
+            "; ".join(row["faults"]) or "none",
+            row["commit"],
+        ]
+        for row in rows
     ]
-    for row in rows:
-        faults = "none" if not row["faults"] else "; ".join(row["faults"])
-        spilled = f"{row['most_spilled']} ({row['spilled_by']})" if row["most_spilled"] else "0"
-        shared = f"{row['most_shared'] / 1024:.0f} of {row['shared_limit'] / 1024:.0f}"
-        lines.append(
-            f"| {row['card']} | {row['triton']} | {row['kernels']} kernels, {row['compiled']} times | "
-            f"{row['most_registers']} | {spilled} | {shared} "
-            f"| {faults} | {row['commit']} |"
-        )
-    return "\n".join(lines)
+    return markdown(head, lines)
 
 
 def estimates(folder: Path) -> str:
     """Return the estimates of a step's time as Markdown; each line says that it is one."""
     # Rows without bytes are of an older formula, which counted every instruction in every turn.
-    counted = [row for row in rows_of(folder, "gpu_estimates") if "megabytes" in row]
+    counted = [row for row in rows_of("gpu_estimates", folder) if "megabytes" in row]
     rows = newest_of(counted, "target", "shape", "precision")
     if not rows:
         return f"Estimates: {NEVER}."
+    head = (
+        "estimate for a step of", "b x d x h, classes", "precision", "launches", "MB asked for (kept)", "floor, us",
+        "estimate, us", "longest launch, us", "estimate for 12,500 steps, s", "commit",
+    )  # fmt: skip
     lines = [
-        "| estimate for a step of | b x d x h, classes | precision | launches | MB asked for (kept) | floor, us "
-        "| estimate, us | longest launch, us | estimate for 12,500 steps, s | commit |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        [
+            "one fit" if row["g"] == 1 else f"{row['g']} fits",
+            f"{row['b']} x {row['d']} x {row['h']}, {row['c']:,}",
+            row["precision"],
+            row["launches"],
+            f"{row['megabytes']:.0f} ({row['least_megabytes']:.0f})",
+            f"{row['floor_us']:.1f}",
+            f"{row['microseconds']:.0f}",
+            row["longest"],
+            f"{12_500 * row['microseconds'] / 1e6:.2f}",
+            row["commit"],
+        ]
+        for row in rows
     ]
-    for row in rows:
-        fits = "one fit" if row["g"] == 1 else f"{row['g']} fits"
-        lines.append(
-            f"| {fits} | {row['b']} x {row['d']} x {row['h']}, {row['c']:,} | {row['precision']} | {row['launches']} "
-            f"| {row['megabytes']:.0f} ({row['least_megabytes']:.0f}) | {row['floor_us']:.1f} "
-            f"| {row['microseconds']:.0f} | {row['longest']} | {12_500 * row['microseconds'] / 1e6:.2f} "
-            f"| {row['commit']} |"
-        )
     machines = sorted({f"{row['card']}, Triton {row['triton']}" for row in rows})
-    return "\n".join([*lines, "", f"Estimated, not measured, for {'; '.join(machines)}."])
+    return "\n".join([markdown(head, lines), "", f"Estimated, not measured, for {'; '.join(machines)}."])

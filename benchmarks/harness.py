@@ -12,12 +12,14 @@ import argparse
 import contextlib
 import functools
 import io
+import itertools
 import json
 import os
 import platform
 import statistics
 import subprocess
 import tarfile
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -80,14 +82,17 @@ def side_by_side(runs: Mapping[str, Callable[[], Any]], repeats: int, warm_up: b
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def paired_ratio(straight: Callable[[], Any], own: Callable[[], Any], pairs: int) -> dict[str, float]:
-    """Time two sides in pairs, each first in turn.
+def paired_ratio(
+    straight: Callable[[], Any], own: Callable[[], Any], pairs: int, least: int | None = None
+) -> dict[str, float]:
+    """Time two sides in pairs, each first in turn; with ``least``, from so many on, until the interval leaves 1 out.
 
     Returns
     -------
     dict of str to float
-        ``straight_seconds`` and ``cafe_seconds``, medians; ``ratio``, the mean of the paired ones by their logarithms,
-        above 1 where cafe's own side is faster; ``ratio_low`` and ``ratio_high``, its 95 % interval.
+        ``pairs``, how many were timed; ``straight_seconds`` and ``cafe_seconds``, medians; ``ratio``, the mean of the
+        paired ones by their logarithms, above 1 where cafe's own side is faster; ``ratio_low`` and ``ratio_high``, its
+        95 % interval.
     """
     from scipy.stats import t as student
 
@@ -98,15 +103,35 @@ def paired_ratio(straight: Callable[[], Any], own: Callable[[], Any], pairs: int
             start = time.perf_counter()
             sides[name]()
             seconds[name].append(time.perf_counter() - start)
-    logs = np.log(np.array(seconds["straight"]) / np.array(seconds["cafe"]))
-    spread = student.ppf(0.975, pairs - 1) * logs.std(ddof=1) / np.sqrt(pairs) if pairs > 1 else 0.0
+        logs = np.log(np.array(seconds["straight"]) / np.array(seconds["cafe"]))
+        spread = student.ppf(0.975, pair) * logs.std(ddof=1) / np.sqrt(pair + 1) if pair else 0.0
+        if least is not None and pair + 1 >= least and abs(logs.mean()) > spread:
+            break
     return {
+        "pairs": len(logs),
         "straight_seconds": statistics.median(seconds["straight"]),
         "cafe_seconds": statistics.median(seconds["cafe"]),
         "ratio": float(np.exp(logs.mean())),
         "ratio_low": float(np.exp(logs.mean() - spread)),
         "ratio_high": float(np.exp(logs.mean() + spread)),
     }
+
+
+def train_plainly(optimizer: Any, loss: Callable[[Any], Any], n: int, batch: int | None, steps: int) -> None:
+    """Train as one would write it: autograd, shuffled batches, a cosine schedule.
+
+    ``loss`` takes the numbers of a batch's rows, of ``n``; with a batch of None it takes a slice of all of them.
+    """
+    import torch
+
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    epochs = ([slice(None)] if batch is None else torch.randperm(n).split(min(batch, n)) for _ in itertools.count())
+    for rows in itertools.islice(itertools.chain.from_iterable(epochs), steps):
+        value = loss(rows)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        schedule.step()
 
 
 def real_data() -> Path:
@@ -181,6 +206,23 @@ def photographs(folder: Path) -> Any:
         place.mkdir(parents=True, exist_ok=True)
         digits.image("train", i).convert("RGB").resize((96, 80)).save(place / f"{i}.jpg", quality=90)
     return open_dataset(str(folder))
+
+
+def embedded(dataset: Any = "digits", templates: Sequence[str] | None = None, path: Path | None = None) -> Any:
+    """Return the features of a data set, or of one by its name, by the embedded model.
+
+    With ``path``, a cache that an earlier call left there is read, or else this one's is kept there.
+    """
+    from cafe.cache import extract, load_features
+    from cafe.data import open_dataset
+    from cafe.encoders import open_encoder
+
+    with tempfile.TemporaryDirectory() as folder:
+        cache = path or Path(folder) / "features.h5"
+        if not cache.exists():
+            opened = open_dataset(dataset) if isinstance(dataset, str) else dataset
+            extract(opened, open_encoder("cafe:mini", "cpu", "float32"), cache, templates=templates)
+        return load_features(cache)
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -301,10 +343,15 @@ def report(
         print(f"{benchmark}: {words}" + (f" (target {target}x)" if target else ""), flush=True)
 
 
+def rows_of(benchmark: str, folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """Read the rows of one benchmark, oldest first; none where it never ran."""
+    file = folder / f"{benchmark}.jsonl"
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+
+
 def newest(benchmark: str, *keys: str) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """Read results/<benchmark>.jsonl: of the rows that agree in these keys, and have them all, the last."""
-    rows = [json.loads(line) for line in (RESULTS / f"{benchmark}.jsonl").read_text(encoding="utf-8").splitlines()]
-    return {tuple(row[key] for key in keys): row for row in rows if all(key in row for key in keys)}
+    """Return the rows of one benchmark that have all these keys; of those that agree in them, the last."""
+    return {tuple(row[key] for key in keys): row for row in rows_of(benchmark) if all(key in row for key in keys)}
 
 
 def commits_of(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -312,20 +359,35 @@ def commits_of(rows: Iterable[Mapping[str, Any]]) -> str:
     return ", ".join(dict.fromkeys(row["commit"] for row in rows if "commit" in row))
 
 
-def shown(mark: str, page: Path | None, write: Callable[[], None]) -> None:
-    """Print what ``write`` prints, and put it between its two marks on a page where one is given.
+def markdown(head: Sequence[str], lines: Iterable[Sequence[object]], right: bool = False) -> str:
+    """Return a table as Markdown; with ``right``, all columns but the first are set to the right."""
+    rules = ["---", *("---:" if right else "---" for _ in head[1:])]
+    return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in (head, rules, *lines))
 
-    The marks are ``<!-- MARK -->`` and ``<!-- end MARK -->``, each on a line of its own.
+
+def put_between(text: str, name: str, content: str) -> str:
+    """Put content between the markers ``<!-- name -->`` and ``<!-- /name -->``.
+
+    Raises
+    ------
+    ValueError
+        If the text has not exactly one pair of them.
     """
+    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
+        raise ValueError(f"the text needs one pair of markers {start} and {end}")
+    before, rest = text.split(start)
+    return f"{before}{start}\n{content}\n{end}{rest.split(end)[1]}"
+
+
+def shown(name: str, page: Path | None, write: Callable[[], None]) -> None:
+    """Print what ``write`` prints, and put it between the markers of that name on a page where one is given."""
     with contextlib.redirect_stdout(io.StringIO()) as lines:
         write()
     print(lines.getvalue(), end="", flush=True)
     if page is not None:
-        before, begin, rest = page.read_text(encoding="utf-8").partition(f"<!-- {mark} -->\n")
-        _, end, after = rest.partition(f"<!-- end {mark} -->\n")
-        if not begin or not end:
-            raise SystemExit(f"{page} has no marks for {mark}")
-        page.write_text("".join([before, begin, lines.getvalue(), end, after]), encoding="utf-8")
+        text = put_between(page.read_text(encoding="utf-8"), name, lines.getvalue().rstrip("\n"))
+        page.write_text(text, encoding="utf-8")
 
 
 def matrix_peak(m: int = 512, k: int = 512, n: int = 1024, repeats: int = 20) -> dict[str, float]:

@@ -13,7 +13,6 @@ are of one processor core, selection included.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import RESULTS, is_smoke, parse, report
+from harness import embedded, is_smoke, parse, put_between, report, rows_of
 
 DOCS = Path(__file__).parents[1] / "docs"
 FIGURES = DOCS / "figures"
@@ -31,8 +30,6 @@ DATASETS = {"digits": "digits", "caltech69": "Caltech69", "flowers102": "Flowers
 REFERENCE = "zero-shot"
 # They see all images that they are tested on at once.
 TRANSDUCTIVE = ("stat-a", "trans-clip")
-# In docs/methods.md the table stands between these.
-MARKS = ("<!-- table of benchmarks/method_figures.py -->", "<!-- end of the table -->")
 Table = dict[tuple[str, str, int], dict[str, Any]]
 
 
@@ -40,13 +37,12 @@ def measure(methods: Sequence[str], datasets: Sequence[str]) -> None:
     """Run every method on every data set; one set of rows at a time, so that what is done is kept."""
     import torch
     from real_features import caltech69, flowers
-    from results_tables import digits
 
     from cafe.compare import compare
     from cafe.errors import InputError
 
     torch.set_num_threads(1)
-    opened = {"digits": digits, "caltech69": caltech69, "flowers102": flowers}
+    opened = {"digits": embedded, "caltech69": caltech69, "flowers102": flowers}
     for name in datasets:
         features = opened[name]()
         for method in methods:
@@ -54,7 +50,7 @@ def measure(methods: Sequence[str], datasets: Sequence[str]) -> None:
                 continue
             start = time.process_time()
             try:
-                found = compare(
+                comparison = compare(
                     "methods",
                     [features],
                     shots=SHOTS[:1] if is_smoke() else SHOTS,
@@ -65,11 +61,11 @@ def measure(methods: Sequence[str], datasets: Sequence[str]) -> None:
             except InputError as error:
                 print(f"{method} on {name}: {error}", flush=True)
                 continue
-            seconds = (time.process_time() - start) / len(found.rows)
-            report("method_figures", None, rows_of(found.rows, name, method, seconds))
+            seconds = (time.process_time() - start) / len(comparison.rows)
+            report("method_figures", None, gathered_rows(comparison.rows, name, method, seconds))
 
 
-def rows_of(rows: Sequence[Mapping[str, Any]], dataset: str, method: str, seconds: float) -> list[dict[str, Any]]:
+def gathered_rows(rows: Sequence[Mapping[str, Any]], dataset: str, method: str, seconds: float) -> list[dict[str, Any]]:
     """Gather the accuracies of each number of shots; zero-shot with text has a single row, at none."""
     # Without the lines of weighted templates, which the suite has where a class has several.
     own = [row for row in rows if row["params"].get("template_weights", "uniform") == "uniform"]
@@ -92,21 +88,14 @@ def rows_of(rows: Sequence[Mapping[str, Any]], dataset: str, method: str, second
     ]
 
 
-def newest() -> Table:
-    """Read the rows; of each method, data set and number of shots the last."""
-    lines = (RESULTS / "method_figures.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
-    return {(row["dataset"], row["method"], row["shots"]): row for row in rows}
-
-
 def line_of(table: Table, dataset: str, method: str) -> tuple[np.ndarray, np.ndarray] | None:
     """Return means and standard deviations over draws, in per cent, by number of shots."""
     if (fixed := table.get((dataset, method, 0))) is not None:
         return np.full(len(SHOTS), 100 * fixed["accuracy"]), np.zeros(len(SHOTS))
-    found = [table.get((dataset, method, k)) for k in SHOTS]
-    if any(row is None for row in found):
+    rows = [table.get((dataset, method, k)) for k in SHOTS]
+    if any(row is None for row in rows):
         return None
-    values = [100 * np.array(row["accuracies"]) for row in found if row is not None]
+    values = [100 * np.array(row["accuracies"]) for row in rows if row is not None]
     return np.array([v.mean() for v in values]), np.array([v.std(ddof=1) for v in values])
 
 
@@ -114,7 +103,8 @@ def draw(methods: Sequence[str]) -> None:
     """Write a small figure for each method: its line over the grey ones of all others."""
     from matplotlib.figure import Figure
 
-    table = newest()
+    rows = rows_of("method_figures")
+    table = {(row["dataset"], row["method"], row["shots"]): row for row in rows}
     known = sorted({method for _, method, _ in table})
     folder = Path(tempfile.mkdtemp()) if is_smoke() else FIGURES
     folder.mkdir(exist_ok=True)
@@ -133,9 +123,8 @@ def draw(methods: Sequence[str]) -> None:
     if is_smoke():
         print(table_of(table, known))
         return
-    text = page.read_text(encoding="utf-8")
-    start, end = text.index(MARKS[0]) + len(MARKS[0]), text.index(MARKS[1])
-    page.write_text(text[:start] + "\n" + table_of(table, known) + "\n" + text[end:], encoding="utf-8")
+    text = put_between(page.read_text(encoding="utf-8"), "method_figures.py", table_of(table, known))
+    page.write_text(text, encoding="utf-8")
 
 
 def table_of(table: Table, methods: Sequence[str]) -> str:

@@ -7,12 +7,13 @@ others are the CPU's.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from harness import markdown, rows_of
 
 Row = Mapping[str, Any]
 NOT_MEASURED = "not measured"
@@ -80,12 +81,9 @@ ENTRIES = (
 )  # fmt: skip
 
 
-def rows_of(folder: Path, benchmark: str) -> list[Row]:
-    """Read the rows of one benchmark, oldest first; none where it never ran."""
-    file = folder / f"{benchmark}.jsonl"
-    if not file.is_file():
-        return []
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+HEAD = (
+    "what", "against", "peak, GFLOP/s", "floor", "measured", "fraction (wanted)", "ratio (wanted)", "commit", "one GPU",
+)  # fmt: skip
 
 
 def newest(rows: Iterable[Row], shape: str, gpu: bool) -> Row | None:
@@ -129,34 +127,28 @@ def floor_of(row: Row) -> tuple[str, str, str]:
 def table(folder: Path, entries: Iterable[Entry] = ENTRIES) -> str:
     """Return the table of claims as Markdown, one for each processor."""
     entries = list(entries)
-    rows = {entry: rows_of(folder, entry.benchmark) for entry in entries}
+    rows = {entry: rows_of(entry.benchmark, folder) for entry in entries}
     of_cpus = [row for of_entry in rows.values() for row in of_entry if row.get("kernel") != "triton"]
 
-    def lines(machine: str | None) -> list[str]:
-        made = [
-            "| what | against | peak, GFLOP/s | floor | measured | fraction (wanted) | ratio (wanted) | commit "
-            "| one GPU |",
-            "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-        ]
+    def one_table(machine: str | None) -> str:
+        lines = []
         for entry, of_entry in rows.items():
             cpu = newest([row for row in of_entry if processor_of(row) == machine], entry.shape, False)
             if cpu is None and machine is not None:
                 continue
-            gpu = newest(of_entry, entry.shape, True)
             against = entry.against.format(**cpu) if cpu else entry.against.split(", in {")[0]
-            peak, floor, share = floor_of(cpu) if cpu else ("", "", "")
             measured = f"{cpu['cafe_seconds']:.3g} s" if cpu and "cafe_seconds" in cpu else ""
+            peak, floor, share = floor_of(cpu) if cpu else ("", "", "")
             wanted = f" ({entry.wanted:g}x)" if cpu is None and entry.wanted else ""
-            made.append(
-                f"| {entry.what} | {against} | {peak} | {floor} | {measured} | {share} "
-                f"| {said(cpu, entry.note)}{wanted} | {cpu['commit'] if cpu else ''} | {said(gpu)} |"
-            )
-        return made
+            ratio, commit = said(cpu, entry.note) + wanted, cpu["commit"] if cpu else ""
+            gpu = said(newest(of_entry, entry.shape, True))
+            lines.append([entry.what, against, peak, floor, measured, share, ratio, commit, gpu])
+        return markdown(HEAD, lines)
 
     machines = list(by_processor(of_cpus))
     if not machines:
-        return "\n".join(lines(None))
-    return "\n\n".join("\n".join([_heading(of_cpus, machine), "", *lines(machine)]) for machine in machines)
+        return one_table(None)
+    return "\n\n".join("\n".join([_heading(of_cpus, machine), "", one_table(machine)]) for machine in machines)
 
 
 def processor_of(row: Row) -> str:
@@ -184,7 +176,7 @@ def _heading(rows: Iterable[Row], machine: str) -> str:
 
 
 def each_processor(
-    rows: list[Row], draw: Callable[[list[Row]], list[str]], newest_of: Callable[[list[Row]], list[Row]] | None = None
+    rows: list[Row], draw: Callable[[list[Row]], str], newest_of: Callable[[list[Row]], list[Row]] | None = None
 ) -> str:
     """Return what ``draw`` makes of each processor's newest rows, under a sentence that names the processor.
 
@@ -192,7 +184,7 @@ def each_processor(
     """
     taken = newest_of or _last_run
     parts = [
-        "\n".join([_heading(rows, machine), "", *draw(taken(of_machine))])
+        "\n".join([_heading(rows, machine), "", draw(taken(of_machine))])
         for machine, of_machine in by_processor(rows).items()
     ]
     return "\n\n".join(parts)
@@ -200,77 +192,83 @@ def each_processor(
 
 def time_to_accuracy(folder: Path) -> str:
     """Return the table of seconds to the mark as Markdown."""
-    rows = rows_of(folder, "time_to_accuracy")
+    rows = rows_of("time_to_accuracy", folder)
 
-    def lines(of_machine: list[Row]) -> list[str]:
-        made = [
-            "| data | mark | released: seconds, steps | default: seconds, steps | ratio | full lengths | commit |",
-            "| --- | --- | --- | --- | --- | --- | --- |",
-        ]
+    head = ("data", "mark", "released: seconds, steps", "default: seconds, steps", "ratio", "full lengths", "commit")
+
+    def one_table(of_machine: list[Row]) -> str:
+        lines = []
         for row in of_machine:
             passed = f"{row['default_seconds']:.2f}, {row['default_steps']}" if row["default_passed"] else "not reached"
             full = (
                 f"{row['released_full_acc1']:.2f} in {row['released_full_seconds']:.1f} s against "
                 f"{row['default_full_acc1']:.2f} in {row['default_full_seconds']:.1f} s"
             )
-            made.append(
-                f"| {row['shape']} | {row['mark']:.2f} | {row['released_seconds']:.2f}, {row['released_steps']} "
-                f"| {passed} | {row['ratio']:.1f}x | {full} | {row['commit']} |"
-            )
-        return made
+            released = f"{row['released_seconds']:.2f}, {row['released_steps']}"
+            ratio = f"{row['ratio']:.1f}x"
+            lines.append([row["shape"], f"{row['mark']:.2f}", released, passed, ratio, full, row["commit"]])
+        return markdown(head, lines)
 
     def last_of_each(of_machine: list[Row]) -> list[Row]:
         return list({row["shape"]: row for row in of_machine}.values())
 
-    return each_processor(rows, lines, last_of_each) or f"Time to accuracy: {NOT_MEASURED}."
+    return each_processor(rows, one_table, last_of_each) or f"Time to accuracy: {NOT_MEASURED}."
 
 
 def scaling(folder: Path, figure: Path) -> str:
     """Return the slopes as Markdown, with the figure of the newest run where there is one."""
-    rows = rows_of(folder, "scaling")
+    rows = rows_of("scaling", folder)
 
-    def lines(of_machine: list[Row]) -> list[str]:
-        made = ["| seconds of | from | to | slope | commit |", "| --- | --- | --- | --- | --- |"]
+    def one_table(of_machine: list[Row]) -> str:
+        lines = []
         for row in of_machine:
             ends = [f"{row['seconds'][i]:.3g} s at {row['at'][i]:,.0f}" for i in (0, -1)]
-            made.append(f"| {row['shape']} | {ends[0]} | {ends[1]} | {row['slope']:.2f} | {row['commit']} |")
-        return made
+            lines.append([row["shape"], *ends, f"{row['slope']:.2f}", row["commit"]])
+        return markdown(["seconds of", "from", "to", "slope", "commit"], lines)
 
     if not rows:
         return f"Scaling: {NOT_MEASURED}."
     picture = [f"![Seconds against rows, width, classes and configurations]({figure.name})", ""]
-    return "\n".join([*(picture if figure.is_file() else []), each_processor(rows, lines)])
+    return "\n".join([*(picture if figure.is_file() else []), each_processor(rows, one_table)])
 
 
 def steps(folder: Path) -> str:
     """Return the table of the adapter's step against its floor, and what the grid of fits showed, as Markdown."""
-    fits = by_processor(rows_of(folder, "step_grid"))
+    fits = by_processor(rows_of("step_grid", folder))
 
-    def lines(of_machine: list[Row]) -> list[str]:
-        made = [
-            "| step of | runs as | peak, products: GFLOP/s | floor: products, softmax, update | measured "
-            "| fraction (wanted) | fit against the straight loop | set-up | commit |",
-            "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-            *map(_step_line, of_machine),
-        ]
+    head = (
+        "step of", "runs as", "peak, products: GFLOP/s", "floor: products, softmax, update", "measured",
+        "fraction (wanted)", "fit against the straight loop", "set-up", "commit",
+    )  # fmt: skip
+
+    def one_table(of_machine: list[Row]) -> str:
+        made = markdown(head, map(_step_cells, of_machine))
         grid = _last_run(fits.get(processor_of(of_machine[0]), []))
-        return [*made, "", _grid_sentence(grid)] if grid else made
+        return f"{made}\n\n{_grid_sentence(grid)}" if grid else made
 
-    return each_processor(rows_of(folder, "steps"), lines) or f"Steps: {NOT_MEASURED}."
+    return each_processor(rows_of("steps", folder), one_table) or f"Steps: {NOT_MEASURED}."
 
 
-def _step_line(row: Row) -> str:
+def _step_cells(row: Row) -> list[str]:
     short = row["wanted_fraction"] is not None and row["fraction"] < row["wanted_fraction"]
-    wanted = f"{row['fraction']:.2f} ({row['wanted_fraction']}){': missed' if short else ''}"
     threads = "one thread" if row["threads"] == 1 else f"{row['threads']} threads"
     parts = ", ".join(f"{row[f'{part}_ms']:.2f}" for part in ("products", "softmax", "update") if f"{part}_ms" in row)
-    return (
-        f"| {row['shape'].removeprefix('step ').replace('x', ' x ')} | {row['dtype']}, {row['kernel']}, {threads} "
-        f"| {row['peak_gflops']:.0f}, {row['products_gflops']:.0f} "
-        f"| {row['floor_ms']:.2f} ms{f': {parts}' if parts else ''} | {row['step_ms']:.2f} ms | {wanted} "
-        f"| {row['ratio']:.2f}x ({row['ratio_low']:.2f} to {row['ratio_high']:.2f}) "
-        f"| {row['set_up_ms']:.0f} ms | {row['commit']} |"
-    )
+    return [
+        row["shape"].removeprefix("step ").replace("x", " x "),
+        f"{row['dtype']}, {row['kernel']}, {threads}",
+        f"{row['peak_gflops']:.0f}, {row['products_gflops']:.0f}",
+        f"{row['floor_ms']:.2f} ms{f': {parts}' if parts else ''}",
+        f"{row['step_ms']:.2f} ms",
+        f"{row['fraction']:.2f} ({row['wanted_fraction']}){': missed' if short else ''}",
+        _interval(row),
+        f"{row['set_up_ms']:.0f} ms",
+        row["commit"],
+    ]
+
+
+def _interval(row: Row) -> str:
+    """Return a ratio and its interval as they stand in the tables."""
+    return f"{row['ratio']:.2f}x ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})"
 
 
 def _grid_sentence(fits: list[Row]) -> str:
@@ -289,50 +287,47 @@ def _grid_sentence(fits: list[Row]) -> str:
 def step_parts(folder: Path) -> str:
     """Return where a step's processor time goes on one thread, as Markdown."""
 
-    def lines(of_machine: list[Row]) -> list[str]:
+    def one_table(of_machine: list[Row]) -> str:
         kinds = [name for name in of_machine[0]["milliseconds"] if name not in ("step", "floor")]
-        made = [
-            f"| ms of a step | runs as | {' | '.join(kinds)} | step | floor | fraction | commit |",
-            f"| {' | '.join(['---'] * (len(kinds) + 6))} |",
-        ]
+        lines = []
         for row in of_machine:
             spent = row["milliseconds"]
-            numbers = " | ".join(f"{spent.get(name, 0):.2f}" for name in (*kinds, "step", "floor"))
-            made.append(
-                f"| {row['shape'].removeprefix('parts ').replace('x', ' x ')} | {row['dtype']}, {row['kernel']} "
-                f"| {numbers} | {spent['floor'] / spent['step']:.2f} | {row['commit']} |"
-            )
-        return made
+            shape, form = row["shape"].removeprefix("parts ").replace("x", " x "), f"{row['dtype']}, {row['kernel']}"
+            numbers = [f"{spent.get(name, 0):.2f}" for name in (*kinds, "step", "floor")]
+            lines.append([shape, form, *numbers, f"{spent['floor'] / spent['step']:.2f}", row["commit"]])
+        return markdown(["ms of a step", "runs as", *kinds, "step", "floor", "fraction", "commit"], lines)
 
-    return each_processor(rows_of(folder, "step_parts"), lines) or f"Parts of a step: {NOT_MEASURED}."
+    return each_processor(rows_of("step_parts", folder), one_table) or f"Parts of a step: {NOT_MEASURED}."
 
 
 def class_weights(folder: Path) -> str:
     """Return the table of the methods that train class weights, against their floor and the plain loop, as Markdown."""
+    head = (
+        "method", "shape", "products in", "products: ms, GFLOP/s (peak)", "floor", "measured", "fraction (wanted)",
+        "fit against the plain loop", "commit",
+    )  # fmt: skip
 
-    def lines(of_machine: list[Row]) -> list[str]:
-        made = [
-            "| method | shape | products in | products: ms, GFLOP/s (peak) | floor | measured | fraction (wanted) "
-            "| fit against the plain loop | commit |",
-            "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    def cells(row: Row) -> list[str]:
+        missed = ": missed" if row["fraction"] < row["wanted_fraction"] else ""
+        return [
+            row["method"],
+            row["shape"],
+            row["dtype"],
+            f"{row['products_ms']:.2f}, {row['products_gflops']:.0f} ({row['peak_gflops']:.0f})",
+            f"{row['floor_ms']:.2f} ms",
+            f"{row['step_ms']:.2f} ms",
+            f"{row['fraction']:.2f} ({row['wanted_fraction']:.2f}){missed}",
+            _interval(row) + (": slower" if row["ratio_high"] < 1 else ""),
+            row["commit"],
         ]
-        for row in of_machine:
-            missed = ": missed" if row["fraction"] < row["wanted_fraction"] else ""
-            below = ": slower" if row["ratio_high"] < 1 else ""
-            made.append(
-                f"| {row['method']} | {row['shape']} | {row['dtype']} | {row['products_ms']:.2f}, "
-                f"{row['products_gflops']:.0f} ({row['peak_gflops']:.0f}) | {row['floor_ms']:.2f} ms "
-                f"| {row['step_ms']:.2f} ms | {row['fraction']:.2f} ({row['wanted_fraction']:.2f}){missed} "
-                f"| {row['ratio']:.2f}x ({row['ratio_low']:.2f} to {row['ratio_high']:.2f}){below} | {row['commit']} |"
-            )
-        return made
 
-    return each_processor(rows_of(folder, "class_weights"), lines) or f"Class weights: {NOT_MEASURED}."
+    made = each_processor(rows_of("class_weights", folder), lambda of_machine: markdown(head, map(cells, of_machine)))
+    return made or f"Class weights: {NOT_MEASURED}."
 
 
 def slower(folder: Path) -> list[str]:
     """Say what is slower than the straight loop in the newest runs, by the upper 95 % bound of the ratio."""
-    rows = [row for name in ("steps", "step_grid", "class_weights") for row in _last_run(rows_of(folder, name))]
+    rows = [row for name in ("steps", "step_grid", "class_weights") for row in _last_run(rows_of(name, folder))]
     return [
         f"{row['shape']} is slower than the straight loop: {row['ratio']:.2f}x, at most {row['ratio_high']:.2f}"
         for row in rows
@@ -343,18 +338,3 @@ def slower(folder: Path) -> list[str]:
 def _last_run(rows: list[Row]) -> list[Row]:
     last = max((str(row["time"]) for row in rows), default="")
     return [row for row in rows if str(row["time"]) == last]
-
-
-def put_between(text: str, name: str, content: str) -> str:
-    """Put content between the markers ``<!-- name -->`` and ``<!-- /name -->``.
-
-    Raises
-    ------
-    ValueError
-        If the text has not exactly one pair of them.
-    """
-    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
-        raise ValueError(f"the text needs one pair of markers {start} and {end}")
-    before, rest = text.split(start)
-    return f"{before}{start}\n{content}\n{end}{rest.split(end)[1]}"

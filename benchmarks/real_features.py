@@ -44,23 +44,29 @@ def imagenet(shots: int) -> Features:
 
 def caltech69(shots: int | None = None) -> Features:
     """Return the 69 Caltech classes with text; ``shots`` for a published draw, None to draw from the 16-shot one."""
-    return _published("caltech69", "caltech69_vitb32", shots or 16)
+    return published("caltech69", shots or 16)
 
 
 def flowers(shots: int | None = None) -> Features:
     """Return Oxford Flowers without text."""
-    return _published("flowers102", "oxford_flowers_vitb32", shots or 16)
+    return published("oxford_flowers", shots or 16, "flowers102")
 
 
 def dtd() -> Features:
     """Return DTD without text: one shot."""
-    return _published("dtd", "dtd_vitb32", 1)
+    return published("dtd", 1)
 
 
-def _published(name: str, file: str, shots: int) -> Features:
-    data = real_features(file)
-    splits = {"train": _split(data, f"train_{shots}shot"), "val": _split(data, "val"), "test": _split(data, "test")}
-    return _features(name, splits, data)
+def published(file: str, shots: int | None, name: str | None = None) -> Features:
+    """Return a published set, by the beginning of its file's name, with the draw of that many shots.
+
+    With ``shots`` None all its training rows are there to draw from. ``name`` is what the set is called [default: as
+    its file].
+    """
+    data = real_features(f"{file}_vitb32")
+    parts = {"train": f"train_{shots}shot" if shots else "train", "val": "val", "test": "test"}
+    splits = {split: _split(data, part) for split, part in parts.items() if f"{part}_features" in data}
+    return _features(name or file, splits, data)
 
 
 def _split(data: Any, name: str) -> Split:
@@ -71,4 +77,5 @@ def _split(data: Any, name: str) -> Split:
 def _features(name: str, splits: dict[str, Split], data: Any) -> Features:
     text = data["text_features"][None] if "text_features" in data else None
     provenance = {"dataset": name, "encoder": ENCODER, "fingerprint": None}
-    return Features(splits, tuple(data["class_names"].tolist()), text, provenance=provenance)
+    names = data["class_names"] if "class_names" in data else range(int(splits["train"].labels.max()) + 1)
+    return Features(splits, tuple(map(str, names)), text, provenance=provenance)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import real_features as real
-from harness import about_machine, parse
+from harness import about_machine, embedded, parse, put_between
 
 from cafe.compare import Comparison, compare
 from cafe.compare.base import Experiment, Series, Suite
@@ -63,18 +62,6 @@ def over_draws(shots: Sequence[int]) -> Comparison:
     return sum_up("imagenet", suite, outcomes)
 
 
-def digits() -> Features:
-    """Extract the digits with the embedded model."""
-    from cafe.cache.extract.run import extract
-    from cafe.cache.format.reader import read_features
-    from cafe.data.opening import open_dataset
-    from cafe.encoders.opening import open_encoder
-
-    path = Path(tempfile.mkdtemp()) / "digits.h5"
-    extract(open_dataset("digits", None), open_encoder("cafe:mini", "cpu", "float32"), path)
-    return read_features(path)
-
-
 def run(
     section: str,
     shots: Sequence[int],
@@ -93,7 +80,7 @@ def run(
     if section == "dtd":
         return compare("baselines", [real.dtd()], shots=[1], **more)
     if section == "digits":
-        return compare("baselines", [digits()], shots=shots, **more)
+        return compare("baselines", [embedded()], shots=shots, **more)
     suite = "baselines" if section == "caltech" else section
     return compare(suite, [real.caltech69()], shots=shots, **more)
 
@@ -118,7 +105,9 @@ def main() -> None:
         text = markdown(comparison)
         print(text, flush=True)
         if given.into:
-            put(text, section, command(section, given), given.into)
+            own = f"\n    {command(section, given)}\n\n{text}\n(commit {about_machine()['commit']})\n"
+            page = put_between(given.into.read_text(encoding="utf-8"), section, own)
+            given.into.write_text(page, encoding="utf-8")
 
 
 def command(section: str, given: argparse.Namespace) -> str:
@@ -128,18 +117,6 @@ def command(section: str, given: argparse.Namespace) -> str:
     names = ("values", "methods", "include") if fixed else ("shots", "values", "methods", "include")
     options = [f"--{name} {getattr(given, name)}" for name in names if getattr(given, name)]
     return " ".join(["python benchmarks/results_tables.py", section, *options])
-
-
-def put(text: str, section: str, command: str, file: Path) -> None:
-    """Put a section's tables, and the command and commit that made them, between its markers in a file."""
-    page = file.read_text(encoding="utf-8")
-    opening, closing = f"<!-- {section} -->", f"<!-- /{section} -->"
-    before, found, rest = page.partition(opening)
-    _, ends, after = rest.partition(closing)
-    if not (found and ends):
-        raise SystemExit(f"{file} lacks {opening} or {closing}")
-    own = f"\n    {command}\n\n{text}\n(commit {about_machine()['commit']})\n\n"
-    file.write_text(before + opening + "\n" + own + closing + after, encoding="utf-8")
 
 
 def markdown(comparison: Comparison) -> str:

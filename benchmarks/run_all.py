@@ -17,11 +17,10 @@ import time
 from pathlib import Path
 
 from gpu_tables import compiled, estimates
-from harness import is_smoke, parse
+from harness import is_smoke, parse, put_between
 from performance_table import (
     ENTRIES,
     class_weights,
-    put_between,
     scaling,
     slower,
     step_parts,

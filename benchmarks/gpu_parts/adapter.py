@@ -79,12 +79,10 @@ def kernels(sizes: Sizes, row: Rows) -> None:
     for size in (usual,) if sizes.smoke else (usual, odd):
         for shape in shapes:
             of = problem(sizes, **size, shape=AdapterShape(shape.variant, shape.form, size["h"]))
-            exact = (
-                {k: v.double() for k, v in of["parameters"].items()},
-                {k: v.double() for k, v in of["hyper"].items()},
-            )
-            rest = of["X"].double()[of["index"]], of["y"][of["index"]], of["text"].double(), of["mean"].double()
-            true_losses, truth = adapter_losses_and_gradients(of["shape"], *exact, *rest)
+            exact = [{k: v.double() for k, v in of[each].items()} for each in ("parameters", "hyper")]
+            X, labels = of["X"].double()[of["index"]], of["y"][of["index"]]
+            text, mean = of["text"].double(), of["mean"].double()
+            true_losses, truth = adapter_losses_and_gradients(of["shape"], *exact, X, labels, text, mean)
             for precision in sizes.precisions:
                 about = {"variant": shape.variant, "form": shape.form, "precision": precision, **size}
                 with failure_is_a_row(row, **about):
@@ -176,8 +174,8 @@ def tiles(sizes: Sizes, row: Rows) -> None:
                 def choose(
                     card: Any, rows: int, columns: int, stack: int, width: int, *form: Any, number: int = number
                 ) -> Any:
-                    found = possible_tiles(card, width, *form)
-                    return found[min(number, len(found) - 1)]
+                    possible = possible_tiles(card, width, *form)
+                    return possible[min(number, len(possible) - 1)]
 
                 with mock.patch("cafe.kernels.cuda.adapter.choose_tile", choose):
                     about = {"tile": repr(tile), "g": g, "c": c, "precision": precision}

@@ -71,8 +71,8 @@ def class_weights(sizes: Sizes, row: Rows) -> None:
                 about = {"weights": name, "g": g, "precision": precision, "c": sizes.c, "d": sizes.d}
                 with failure_is_a_row(row, **about, step="triton"):
                     step = step_of("triton", precision, shape, of)
-                    found = against_truth(step, of["parameters"], of["index"], *truth, precision)
-                    row(**about, step="triton", **found)
+                    off = against_truth(step, of["parameters"], of["index"], *truth, precision)
+                    row(**about, step="triton", **off)
                 if g > 1:
                     continue
                 for kind, recorded in (("triton", True), ("triton", False), ("library", False)):

@@ -34,12 +34,12 @@ def environment(sizes: Sizes, row: Rows) -> None:
     a = torch.empty((2**12 if sizes.smoke else 2**30) // 4).to(DEVICE)
     seconds = seconds_of(lambda: a.clone(), sizes.repeats)
     row(ceiling="memory", gigabytes_per_second=2 * a.numel() * 4 / seconds / 1e9)
-    one = torch.zeros(1).to(DEVICE)
+    number = torch.zeros(1).to(DEVICE)
     launches = 10 if sizes.smoke else 2000
 
     def launch() -> None:
         for _ in range(launches):
-            one.add_(1)
+            number.add_(1)
 
     row(ceiling="launch", microseconds=1e6 * seconds_of(launch, sizes.repeats) / launches)
 

@@ -183,9 +183,9 @@ def methods_in_python(cafe: Any, cache: Path, tell: Callable[[str], None]) -> No
 def shown(value: Any) -> str:
     """Return how an object prints, without its address in memory; arrays within it as hashes."""
     if isinstance(value, dict):
-        return str({key: shown(one) for key, one in value.items()})
+        return str({key: shown(item) for key, item in value.items()})
     if isinstance(value, list | tuple):
-        return str([shown(one) for one in value])
+        return str([shown(item) for item in value])
     return described_array(value) if isinstance(value, np.ndarray) else re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
@@ -249,7 +249,7 @@ def documented_in_python(cafe: Any, cache: Path, tell: Callable[[str], None]) ->
     summary = extract(dataset, open_encoder("cafe:mini"), "arrays.h5", progress=states.append)
     tell(json.dumps(summary.to_json()))
     # Rates aside; the stages and counts are what a caller's progress bar shows.
-    tell("\n".join(f"{one.stage} {one.split} {one.done} of {one.total}" for one in states))
+    tell("\n".join(f"{state.stage} {state.split} {state.done} of {state.total}" for state in states))
     features = cafe.load_features(cache)
     comparison = compare_methods("baselines", [features], shots=[1], seeds=[1, 2])
     for name in ("suite", "title", "rows", "summary", "pairs", "published", "notes", "layout"):

@@ -19,7 +19,6 @@ all cells. Both are compared on the draws that the single methods were fitted on
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -29,7 +28,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from harness import RESULTS, commits_of, imagenet_shape, is_smoke, parse, report, shown
+from harness import commits_of, imagenet_shape, is_smoke, markdown, parse, report, rows_of, shown
 from tasks import PARTS, Cell, Task, paired_error
 
 import cafe
@@ -160,13 +159,14 @@ def confidences(cells: dict[tuple[str, int], dict[str, Row]]) -> None:
     rows = [steps["confidence"] for (_, shots), steps in cells.items() if shots > 1 and "confidence" in steps]
     if not rows:
         return
-    print(f"| logits times | cells of {len(rows)} beyond | mean ECE | mean loss |\n{'| --- ' * 4}|")
     results = {}
     for factor in FACTORS:
         ece, loss = np.array([row["fits"][f"{factor:g}"] for row in rows]).T
         beyond = int(np.sum(ece > np.array([row["fits"]["zero-shot"][0] for row in rows]) + 0.01))
         results[factor] = (beyond, float(ece.mean()), float(loss.mean()))
-        print(f"| {factor:g} | {beyond} | {results[factor][1]:.4f} | {results[factor][2]:.4f} |")
+    head = ("logits times", f"cells of {len(rows)} beyond", "mean ECE", "mean loss")
+    lines = [[f"{factor:g}", n, f"{ece:.4f}", f"{loss:.4f}"] for factor, (n, ece, loss) in results.items()]
+    print(markdown(head, lines))
     fewest = min(FACTORS, key=lambda factor: results[factor][:2])
     lost = results[fewest][2] - results[1.0][2]
     taken = fewest if lost <= MOST_LOST else 1.0
@@ -185,8 +185,7 @@ STEPS: dict[str, Callable[[Cell], Row]] = {
 def read(part: str) -> dict[tuple[str, int], dict[str, Row]]:
     """Return the newest row of every cell and step."""
     cells: dict[tuple[str, int], dict[str, Row]] = {}
-    for line in (RESULTS / "auto_study.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    for row in rows_of("auto_study"):
         if part in (row.get("part"), "all") and "text" in row:
             cells.setdefault((row["dataset"], row["shots"]), {})[row["step"]] = row
     return cells
@@ -194,7 +193,7 @@ def read(part: str) -> dict[tuple[str, int], dict[str, Row]]:
 
 def by_dataset(cells: dict[tuple[str, int], dict[str, Row]]) -> None:
     """Print the means of each data set over its numbers of shots."""
-    print(f"| data set | shots | zero-shot | CLIP-Adapter | auto | behind the oracle |\n{'| --- ' * 6}|")
+    lines = []
     for dataset in sorted({name for name, _ in cells}):
         own = [(shots, steps) for (name, shots), steps in sorted(cells.items()) if name == dataset and "auto" in steps]
         means = [np.mean([steps["auto"]["fits"][method][0] for _, steps in own]) for method in ("zero-shot", "auto")]
@@ -205,13 +204,17 @@ def by_dataset(cells: dict[tuple[str, int], dict[str, Row]]) -> None:
         best = [max(v[0] for v in steps["singles"]["fits"].values()) for _, steps in own if "singles" in steps]
         behind = np.array(best) - [steps["auto"]["on_first_draws"] for _, steps in own if "singles" in steps]
         shown.append(f"{behind.mean():+.2f}" if len(best) else "")
-        print(f"| {dataset} | {', '.join(str(shots) for shots, _ in own)} | {' | '.join(shown)} |")
+        lines.append([dataset, ", ".join(str(shots) for shots, _ in own), *shown])
+    print(markdown(["data set", "shots", "zero-shot", "CLIP-Adapter", "auto", "behind the oracle"], lines))
 
 
 def by_cell(cells: dict[tuple[str, int], dict[str, Row]]) -> None:
     """Print the table of cells."""
-    head = "cell | zero-shot | auto | gain (error) | on CLIP-Adapter (error) | best single, oracle | behind"
-    print(f"| {head} | ECE zero-shot, auto | s |\n{'| --- ' * 9}|")
+    head = (
+        "cell", "zero-shot", "auto", "gain (error)", "on CLIP-Adapter (error)", "best single, oracle", "behind",
+        "ECE zero-shot, auto", "s",
+    )  # fmt: skip
+    lines = []
     for (dataset, shots), steps in cells.items():
         if "auto" not in steps:
             continue
@@ -225,11 +228,10 @@ def by_cell(cells: dict[tuple[str, int], dict[str, Row]]) -> None:
             means = steps["singles"]["fits"]
             best = max(means, key=lambda label: means[label][0])
             oracle, gap = f"{means[best][0]:.1f} {best}", f"{means[best][0] - row['on_first_draws']:+.2f}"
-        print(
-            f"| {name}{'' if row['drawn'] else ' *'} | {plain:.1f} | {own:.1f} "
-            f"| {own - plain:+.2f} ({row['error']:.2f}) | {lead} | {oracle} | {gap} "
-            f"| {plain_ece:.3f}, {own_ece:.3f} | {row['core_seconds']:.1f} |"
-        )
+        gain, mark = f"{own - plain:+.2f} ({row['error']:.2f})", "" if row["drawn"] else " *"
+        cells = [name + mark, f"{plain:.1f}", f"{own:.1f}", gain, lead, oracle, gap]
+        lines.append([*cells, f"{plain_ece:.3f}, {own_ece:.3f}", f"{row['core_seconds']:.1f}"])
+    print(markdown(head, lines))
 
 
 def print_comparison_with_goals(cells: dict[tuple[str, int], dict[str, Row]]) -> None:

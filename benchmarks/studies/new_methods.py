@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,10 +25,11 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from harness import commits_of, is_smoke, newest, parse, real_features, report, shown, unit_float32
+import real_features as real
+from harness import commits_of, embedded, is_smoke, markdown, newest, parse, report, shown
+from real_features import caltech69, imagenet
 
 from cafe import ProKeR, SSText, StatA, TransCLIP, ZeroShot
-from cafe.features import Features, Split
 from cafe.fitting import fit_method
 from cafe.protocol.tasks import make_task
 
@@ -45,45 +45,20 @@ CLASSES = {"1 to 4": (1, 4), "2 to 10": (2, 10), "5 to 25": (5, 25), "all": None
 BATCH, BATCHES = 64, 100
 
 
-def digits(templates: Sequence[str] | None = None) -> Features:
-    """Extract the digits that come with cafe, with the embedded encoder."""
-    from cafe.cache.extract.run import extract
-    from cafe.cache.format.reader import read_features
-    from cafe.data.opening import open_dataset
-    from cafe.encoders.opening import open_encoder
-
-    path = Path(tempfile.mkdtemp()) / "digits.h5"
-    extract(open_dataset("digits", None), open_encoder("cafe:mini", "cpu", "float32"), path, templates=templates)
-    return read_features(path)
-
-
 def published(name: str, shots: int) -> tuple[Any, ...]:
-    """Return X, y, X_test, y_test, text of a published draw of shots; of ImageNet by the rules of real_features.py."""
+    """Return X, y, X_test, y_test, text of a draw of shots; of ImageNet by the rules of real_features.py."""
     if name == "digits":
-        task = make_task(digits(), shots, 1)
-        text = task.features.class_embeddings
-        return task.train.image_features, task.train.labels, task.test.image_features, task.test.labels, text
-    if name == "imagenet":
-        from real_features import imagenet
-
-        data = imagenet(shots)
-        train, test = data.split("train"), data.split("test")
-        return train.image_features, train.labels, test.image_features, test.labels, data.class_embeddings
-    data = real_features("caltech69_vitb32")
-    rows = [data[f"{part}_{what}"] for part in (f"train_{shots}shot", "test") for what in ("features", "labels")]
-    return (*rows, unit_float32(data["text_features"]))
+        task = make_task(embedded(), shots, 1)
+        train, test, text = task.train, task.test, task.features.class_embeddings
+    else:
+        features = {"imagenet": imagenet, "caltech69": caltech69}[name](shots)
+        train, test, text = features.split("train"), features.split("test"), features.class_embeddings
+    return train.image_features, train.labels, test.image_features, test.labels, text
 
 
-def food8() -> Features:
-    """Return eight classes of Food-101 with text and 200 training rows each."""
-    data = real_features("food8_vitb32")
-    splits = {
-        part: Split(data[f"{part}_features"], labels, np.array([f"{part}/{i}" for i in range(len(labels))]))
-        for part in ("train", "test")
-        for labels in [data[f"{part}_labels"].astype(np.int64)]
-    }
-    provenance = {"dataset": "food8", "encoder": "OpenAI CLIP ViT-B/32", "fingerprint": None}
-    return Features(splits, tuple(data["class_names"].tolist()), data["text_features"][None], provenance=provenance)
+def mean_accuracy(fits: Sequence[Any]) -> float:
+    """Return the mean test accuracy of fits of one method."""
+    return float(np.mean([fit.row["acc1"] for fit in fits]))
 
 
 def proker() -> list[dict[str, Any]]:
@@ -102,11 +77,9 @@ def proker() -> list[dict[str, Any]]:
 def ss_text() -> list[dict[str, Any]]:
     """Measure how many images the text should count as."""
     if is_smoke():
-        data, shots, seeds = {"digits": digits()}, (2,), (1,)
+        data, shots, seeds = {"digits": embedded()}, (2,), (1,)
     else:
-        from real_features import caltech69
-
-        data, shots, seeds = {"caltech69": caltech69(), "food8": food8()}, SHOTS, SEEDS
+        data, shots, seeds = {"caltech69": caltech69(), "food8": real.published("food8", None)}, SHOTS, SEEDS
     rows = []
     for name, features in data.items():
         for k in shots:
@@ -115,13 +88,9 @@ def ss_text() -> list[dict[str, Any]]:
                 for unlabelled in (None, "train"):
                     if unlabelled and len(features.split("train")) <= k * len(features.class_names):
                         continue  # every training row is a shot
-                    found = [
-                        fit_method(
-                            features, "ss-text", {"text_images": images}, shots=k, seed=seed, unlabelled=unlabelled
-                        ).row["acc1"]
-                        for seed in seeds
-                    ]
-                    rows.append({**own, "unlabelled": unlabelled, "accuracy": float(np.mean(found))})
+                    options: dict[str, Any] = {"shots": k, "unlabelled": unlabelled}
+                    fits = [fit_method(features, "ss-text", {"text_images": images}, seed=s, **options) for s in seeds]
+                    rows.append({**own, "unlabelled": unlabelled, "accuracy": mean_accuracy(fits)})
     for k in () if is_smoke() else (1, 4):
         X, y, X_test, y_test, text = published("imagenet", k)
         for images in (*TEXT_IMAGES, HARDLY):
@@ -147,8 +116,8 @@ def stat_a() -> list[dict[str, Any]]:
         for classes, bounds in CLASSES.items():
             right: dict[str, list[float]] = {label: [] for label in fits}
             for _ in range(2 if is_smoke() else BATCHES):
-                there = c if bounds is None else min(c, random.integers(bounds[0], bounds[1] + 1))
-                pool = np.flatnonzero(np.isin(y_test, random.choice(c, there, replace=False)))
+                n_classes = c if bounds is None else min(c, random.integers(bounds[0], bounds[1] + 1))
+                pool = np.flatnonzero(np.isin(y_test, random.choice(c, n_classes, replace=False)))
                 batch = random.choice(pool, min(BATCH, len(pool)), replace=False)
                 for label, model in fits.items():
                     right[label].append(model.score(X_test[batch], y_test[batch]))
@@ -165,7 +134,7 @@ def templates() -> list[dict[str, Any]]:
 
     rows = []
     for given in (IMAGENET_7_TEMPLATES,) if is_smoke() else (IMAGENET_7_TEMPLATES, IMAGENET_80_TEMPLATES):
-        features = digits(list(given))
+        features = embedded(templates=list(given))
         for method in ("zero-shot", "gda"):
             for shots in (2,) if is_smoke() else SHOTS:
                 row = {"section": "templates", "templates": len(given), "method": method, "shots": shots}
@@ -174,7 +143,7 @@ def templates() -> list[dict[str, Any]]:
                     fits = [
                         fit_method(features, method, {"template_weights": weights}, shots=shots, seed=s) for s in seeds
                     ]
-                    row[weights] = float(np.mean([fit.row["acc1"] for fit in fits]))
+                    row[weights] = mean_accuracy(fits)
                 rows.append(row)
     return rows
 
@@ -192,15 +161,14 @@ Rows = Sequence[dict[str, Any]]
 
 def table(head: Sequence[str], lines: Sequence[Sequence[str]], rows: Rows) -> None:
     """Print a table, and the commits of its rows."""
-    print("\n".join([f"| {' | '.join(head)} |", f"| --- |{' ---: |' * (len(head) - 1)}"]))
-    print("\n".join(f"| {' | '.join(line)} |" for line in lines))
+    print(markdown(head, lines, right=True))
     print(f"\n(commit {commits_of(rows)})")
 
 
 def cell(rows: Rows, value: str, **own: Any) -> str:
     """Return the accuracy of the one row with these values, in per cent, or nothing where there is none."""
-    found = [row[value] for row in rows if all(row.get(key) == wish for key, wish in own.items())]
-    return f"{100 * found[0]:.1f}" if found else ""
+    values = [row[value] for row in rows if all(row.get(key) == wanted for key, wanted in own.items())]
+    return f"{100 * values[0]:.1f}" if values else ""
 
 
 def proker_table(rows: Rows) -> None:

@@ -73,8 +73,8 @@ def main() -> None:
         series += [(mode, float(g)) for mode in ("scalar", "learned") for g in arguments.gains.split(",")]
         for ratio, gain in series:
             with with_gain(gain):
-                one = CLIPAdapter(text, variant, alpha=ratio, beta=ratio, kernel="reference", random_state=0)
-                fits = fit_many(X, y, [one] * len(folds), [train for train, _ in folds])
+                model = CLIPAdapter(text, variant, alpha=ratio, beta=ratio, kernel="reference", random_state=0)
+                fits = fit_many(X, y, [model] * len(folds), [train for train, _ in folds])
                 pairs = list(zip(fits, folds, strict=True))
                 accuracy = np.mean([100 * np.mean(fit.predict(X[held]) == y[held]) for fit, (_, held) in pairs])
                 alphas = np.concatenate([np.ravel(fit.ratios(unit(X[held]))) for fit, (_, held) in pairs])

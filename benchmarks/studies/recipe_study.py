@@ -11,7 +11,6 @@ default), "present" and "released" (the code's own settings).
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from harness import RESULTS, commits_of, is_smoke, parse, report, shown
+from harness import commits_of, is_smoke, markdown, parse, report, rows_of, shown
 from numpy.typing import NDArray
 from tasks import PARTS, Cell, Task, paired_error
 
@@ -93,27 +92,26 @@ def held_out(task: Task) -> CLIPAdapter:
 
 def candidates() -> dict[str, Candidate]:
     """Return the candidates that README.md names."""
-    found = {
+    known = {
         "present": Candidate(4, 313, lambda task: timed(task, *((125, 10.0) if task.shots <= 2 else (313, 0.01)))),
-        "released": Candidate(0, 7000, lambda task: released(task, "released", None)),
-        "released, form paper": Candidate(0, 7000, lambda task: released(task, "paper", None)),
-        "released, at most 2000 steps": Candidate(1, 2000, lambda task: released(task, "released", MOST_STEPS)),
-        "released, form paper, at most 2000 steps": Candidate(
-            1, 2000, lambda task: released(task, "paper", MOST_STEPS)
-        ),
         "held out": Candidate(5, 313, held_out),
     }
+    for form, name in (("released", "released"), ("paper", "released, form paper")):
+        known[name] = Candidate(0, 7000, lambda task, form=form: released(task, form, None))
+        known[f"{name}, at most 2000 steps"] = Candidate(
+            1, MOST_STEPS, lambda task, form=form: released(task, form, MOST_STEPS)
+        )
     for steps, decay in ((125, 10.0), (125, 30.0), (313, 10.0), (313, 30.0), (313, 100.0)):
-        found[f"{steps} steps, decay {decay:g}"] = Candidate(
+        known[f"{steps} steps, decay {decay:g}"] = Candidate(
             2, steps, lambda task, steps=steps, decay=decay: timed(task, steps, decay)
         )
     for steps in (125, 313):
         for factor in (1, 3, 10, 30):
             for power in (0, 1, 2):
-                found[f"{steps} steps, evidence {factor}, power {power}"] = Candidate(
+                known[f"{steps} steps, evidence {factor}, power {power}"] = Candidate(
                     2 + (power > 0), steps, lambda task, s=steps, f=factor, p=power: by_evidence(task, s, f, p)
                 )
-    return found
+    return known
 
 
 def measured(cell: Cell, chosen: dict[str, Candidate]) -> dict[str, Any]:
@@ -123,7 +121,7 @@ def measured(cell: Cell, chosen: dict[str, Candidate]) -> dict[str, Any]:
     for draw in cell.draws:
         own: dict[str, list[NDArray[np.bool_]]] = {}
         for task in draw:
-            models = {name: one.make(task) for name, one in chosen.items()} | {"chosen": adapter(task)}
+            models = {name: candidate.make(task) for name, candidate in chosen.items()} | {"chosen": adapter(task)}
             fits = dict(zip(models, fit_many(task.X, task.y, list(models.values())), strict=True))
             for name, fit in {
                 "zero-shot": ZeroShot(task.text, logit_scale=task.logit_scale).fit(task.X, task.y),
@@ -134,21 +132,20 @@ def measured(cell: Cell, chosen: dict[str, Candidate]) -> dict[str, Any]:
                 ece.setdefault(name, []).append(expected_calibration_error(proba, task.y_test))
         for name, parts in own.items():
             hits.setdefault(name, []).append(np.concatenate(parts))
-    found = {}
+    figures = {}
     plain = np.stack(hits["zero-shot"]).astype(float)
     for name, rows in hits.items():
         gain = np.stack(rows) - plain
         accuracy = float(np.mean(np.stack(rows)))
-        found[name] = [100 * accuracy, float(np.mean(ece[name])), 100 * float(gain.mean()), 100 * paired_error(gain)]
+        figures[name] = [100 * accuracy, float(np.mean(ece[name])), 100 * float(gain.mean()), 100 * paired_error(gain)]
     text = cell.draws[0][0].text is not None
-    return {"dataset": cell.dataset, "shots": cell.shots, "drawn": cell.drawn, "text": text, "fits": found}
+    return {"dataset": cell.dataset, "shots": cell.shots, "drawn": cell.drawn, "text": text, "fits": figures}
 
 
 def read(part: str) -> dict[tuple[str, int], dict[str, Any]]:
     """Return the newest row of every cell; a candidate that was fitted in an earlier run alone stays."""
     cells: dict[tuple[str, int], dict[str, Any]] = {}
-    for line in (RESULTS / "recipe_study.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    for row in rows_of("recipe_study"):
         if row.get("part") == part:
             before = cells.get((row["dataset"], row["shots"]), {"fits": {}})
             cells[row["dataset"], row["shots"]] = {**row, "fits": {**before["fits"], **row["fits"]}}
@@ -170,10 +167,8 @@ def table(rows: list[dict[str, Any]], part: str) -> None:
 def by_cell(rows: list[dict[str, Any]]) -> None:
     """Print every cell of every candidate."""
     names = [name for name in rows[0]["fits"] if all(name in row["fits"] for row in rows)]
-    print(f"| recipe | {' | '.join('{dataset} {shots}'.format(**row) for row in rows)} |")
-    print(f"| --- |{' ---: |' * len(rows)}")
-    for name in names:
-        print(f"| {name} | {' | '.join('{:.1f}'.format(row['fits'][name][0]) for row in rows)} |")
+    lines = [[name, *("{:.1f}".format(row["fits"][name][0]) for row in rows)] for name in names]
+    print(markdown(["recipe", *("{dataset} {shots}".format(**row) for row in rows)], lines, right=True))
 
 
 def by_dataset(rows: list[dict[str, Any]]) -> None:

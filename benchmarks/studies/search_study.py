@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -33,10 +32,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from harness import commits_of, is_smoke, newest, parse, real_features, report, shown
-from real_features import imagenet
+from harness import commits_of, embedded, is_smoke, newest, parse, report, shown
+from real_features import imagenet, published
 
-from cafe.features import Features, Split
+from cafe.features import Features
 from cafe.fitting import estimator_for
 from cafe.methods import fit_many
 from cafe.protocol.selection import (
@@ -66,19 +65,6 @@ SHIPS = next(rule for rule, errors in ERRORS_ASKED.items() if errors == ERRORS)
 SETS = {"built": "built on", "final": "looked at once"}
 
 
-def encoded(dataset: str) -> Features:
-    """Extract a data set with the embedded model."""
-    from cafe.cache.extract.run import extract
-    from cafe.cache.format.reader import read_features
-    from cafe.data.opening import open_dataset
-    from cafe.encoders.opening import open_encoder
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "features.h5"
-        extract(open_dataset(dataset), open_encoder("cafe:mini", "cpu", "float32"), path)
-        return read_features(path)
-
-
 def tasks(which: str, seeds: tuple[int, ...]) -> Iterator[Task]:
     """Yield every draw of every number of shots."""
     for features in built() if which == "built" else final():
@@ -98,7 +84,7 @@ def built() -> Iterator[Features]:
     yield published("caltech69", 16)
     yield published("oxford_flowers", 16)
     yield published("food8", None)
-    yield encoded("digits")
+    yield embedded()
 
 
 def final() -> Iterator[Features]:
@@ -108,21 +94,6 @@ def final() -> Iterator[Features]:
     yield published("dtd", 1)
     for shots in (1, 2, 4):
         yield imagenet(shots)
-
-
-def published(name: str, shots: int | None) -> Features:
-    """Return a published set with the draw of that many shots, or all its training rows, to draw from."""
-    data = real_features(f"{name}_vitb32")
-    splits = {}
-    for split, prefix in (("train", f"train_{shots}shot" if shots else "train"), ("val", "val"), ("test", "test")):
-        if f"{prefix}_features" in data:
-            labels = data[f"{prefix}_labels"].astype(np.int64)
-            ids = np.array([f"{split}/{i}" for i in range(len(labels))])
-            splits[split] = Split(data[f"{prefix}_features"], labels, ids)
-    text = data["text_features"][None] if "text_features" in data else None
-    n_classes = int(splits["train"].labels.max()) + 1
-    names = tuple(map(str, data["class_names"] if "class_names" in data else range(n_classes)))
-    return Features(splits, names, text, provenance={"dataset": name, "encoder": "ViT-B/32"})
 
 
 def picks(unfitted: Any, task: Task) -> dict[str, Any] | None:
@@ -139,14 +110,14 @@ def picks(unfitted: Any, task: Task) -> dict[str, Any] | None:
     tried: list[Any] = []
     scores: list[tuple[float, float]] = []
 
-    def remembering(candidates: list[Any]) -> list[tuple[float, float]]:
-        found = scoring(candidates)
+    def score_and_keep(candidates: list[Any]) -> list[tuple[float, float]]:
+        own = scoring(candidates)
         tried.extend(candidates)
-        scores.extend(found)
-        return found
+        scores.extend(own)
+        return own
 
     # The linear probe's search goes where accuracy is highest; every rule chooses among what it tried.
-    unfitted.search(replace(scoring, score=remembering))
+    unfitted.search(replace(scoring, score=score_and_keep))
     picked = {"likeliest": tried[max(range(len(tried)), key=lambda i: scores[i])]}
     for rule, errors in ERRORS_ASKED.items():
         picked[rule] = mildest(unfitted, tried, scores, scoring, errors)
@@ -172,12 +143,12 @@ def main() -> None:
     for task in tasks(given.sets, seeds):
         for name in given.methods.split(","):
             unfitted = estimator_for(task, name, dict.fromkeys(AUTOMATIC[name], "auto"), "auto", "auto")
-            found = picks(unfitted, task)
-            if found is None:
+            picked = picks(unfitted, task)
+            if picked is None:
                 continue
             rows, X, y = np.arange(len(task.train)), task.train.image_features, task.train.labels
-            keys = {rule: repr([getattr(pick, name) for name in AUTOMATIC[name]]) for rule, pick in found.items()}
-            distinct = {keys[rule]: pick for rule, pick in found.items()}
+            keys = {rule: repr([getattr(pick, name) for name in AUTOMATIC[name]]) for rule, pick in picked.items()}
+            distinct = {keys[rule]: pick for rule, pick in picked.items()}
             fits = fit_many(X, y, list(distinct.values()), [rows] * len(distinct))
             accuracy = {
                 key: 100 * float(np.mean(fit.predict(task.test.image_features) == task.test.labels))

@@ -15,14 +15,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from harness import is_smoke, photographs, real_features, unit
+from harness import embedded, is_smoke, photographs, real_features, unit
 from numpy.typing import NDArray
-from real_features import imagenet
+from real_features import imagenet, published
 
+from cafe.features import Features
 from cafe.files import cache_dir
 from cafe.protocol.draws import draw_few_shot
 
-WITH_TEXT = {"Caltech69", "SUN34"}
 SHOTS, DRAWS, GROUPS = (1, 2, 4, 8, 16), (1, 2, 3, 4, 5), 6
 
 
@@ -75,40 +75,36 @@ class Cell:
 
 def built_on() -> Iterator[Cell]:
     """Yield the cells that choices may rest on."""
-    digits = embedded("digits")
+    digits = encoded("digits")
     if is_smoke():
         for pool in (digits, digits.without_text()):
             yield from cells([pool], (1, 4), DRAWS[:2])
         return
-    objects, caltech, food = embedded("photographs"), published("Caltech69", "caltech69"), food8()
+    objects, caltech = encoded("photographs"), pool_of("Caltech69", published("caltech69", 16))
+    food = pool_of("Food8", published("food8", None))  # 200 rows a class to draw from
     for pool in (digits, objects, caltech, food):
         yield from cells([pool])
     yield from cells(groups(caltech))
     yield from cells([wide(food)])
     yield from cells([wide(food, 2.0)])
     yield from cells([wide(pool) for pool in groups(caltech)])
-    yield from cells([made_text(flowers := published("Flowers", "oxford_flowers"), caltech)])
+    yield from cells([made_text(flowers := pool_of("Flowers", published("oxford_flowers", 16)), caltech)])
     for pool in (digits, objects, caltech, food, flowers):
         yield from cells([pool.without_text()])
 
 
 def looked_at_once() -> Iterator[Cell]:
     """Yield the cells of the last look."""
-    sun = published("SUN34", "sun34", 8)
-    for pool in (sun, sun.without_text(), published("Cars", "stanford_cars").without_text(), dtd()):
+    sun, cars = pool_of("SUN34", published("sun34", 8)), pool_of("Cars", published("stanford_cars", 16))
+    textures = pool_of("DTD", published("dtd", 1), "val")  # one training row a class; shots come from val
+    for pool in (sun, sun.without_text(), cars.without_text(), textures.without_text()):
         yield from cells([pool])
 
 
 def imagenet_cells() -> Iterator[Cell]:
     """Yield ImageNet's three published draws, of which each is learned from with five seeds."""
     for shots in (1, 2, 4):
-        features = imagenet(shots)
-        train, test = features.split("train"), features.split("test")
-        assert features.class_embeddings is not None
-        pool = Pool(
-            "ImageNet", train.image_features, train.labels, test.image_features, test.labels, features.class_embeddings
-        )
-        yield from cells([pool], (shots,))
+        yield from cells([pool_of("ImageNet", imagenet(shots))], (shots,))
 
 
 PARTS: dict[str, Callable[[], Iterator[Cell]]] = {
@@ -135,27 +131,10 @@ def cells(pools: list[Pool], shots: tuple[int, ...] = SHOTS, draws: tuple[int, .
         yield Cell(pools[0].name, k, tasks, drawn)
 
 
-def published(name: str, file: str, most: int = 16) -> Pool:
-    """Return a data set of the published features, whose largest draw is the pool."""
-    data = real_features(f"{file}_vitb32")
-    train = data[f"train_{most}shot_features"], data[f"train_{most}shot_labels"]
-    text = data["text_features"] if name in WITH_TEXT else None
-    return Pool(name, *train, data["test_features"], data["test_labels"], text)
-
-
-def food8() -> Pool:
-    """Return Food8, which has 200 rows a class to draw from."""
-    data = real_features("food8_vitb32")
-    train = data["train_features"], data["train_labels"]
-    return Pool("Food8", *train, data["test_features"], data["test_labels"], data["text_features"])
-
-
-def dtd() -> Pool:
-    """Return DTD, whose shots come from its val rows."""
-    data = real_features("dtd_vitb32")
-    return Pool(
-        "DTD, no text", data["val_features"], data["val_labels"], data["test_features"], data["test_labels"], None
-    )
+def pool_of(name: str, features: Features, train: str = "train") -> Pool:
+    """Return the pool of a data set that draws from one of its splits and is tested on its test split."""
+    own, test, text = features.split(train), features.split("test"), features.class_embeddings
+    return Pool(name, own.image_features, own.labels, test.image_features, test.labels, text, features.logit_scale)
 
 
 def groups(pool: Pool) -> list[Pool]:
@@ -169,14 +148,14 @@ def groups(pool: Pool) -> list[Pool]:
         members = sorted(left, key=lambda c: -float(text[c] @ text[left[0]]))[:size]
         left = [c for c in left if c not in members]
         parts.append(np.array(members))
-    found = []
+    pools = []
     for members in parts:
         place = np.full(len(text), -1)
         place[members] = np.arange(len(members))
         train, test = place[pool.y] >= 0, place[pool.y_test] >= 0
         rows = pool.X[train], place[pool.y[train]], pool.X_test[test], place[pool.y_test[test]]
-        found.append(Pool(f"{pool.name} groups", *rows, pool.text[members]))
-    return found
+        pools.append(Pool(f"{pool.name} groups", *rows, pool.text[members]))
+    return pools
 
 
 def wide(pool: Pool, factor: float = 1.5) -> Pool:
@@ -220,28 +199,12 @@ def made_text(pool: Pool, other: Pool) -> Pool:
     return replace(pool, name="Flowers, made text", text=text(np.ones(len(y), dtype=bool), float(best)))
 
 
-def embedded(name: str) -> Pool:
-    """Encode digits or the photographs with ``cafe:mini``, once; arrays are kept in the cache folder."""
-    kept = cache_dir(None) / "studies" / f"{name}{'-smoke' if is_smoke() else ''}.npz"
-    if not kept.exists():
-        from cafe.cache.extract.run import extract
-        from cafe.cache.format.reader import read_features
-        from cafe.data.opening import open_dataset
-        from cafe.encoders.opening import open_encoder
-
-        with tempfile.TemporaryDirectory() as folder:
-            dataset = photographs(Path(folder)) if name == "photographs" else open_dataset(name)
-            extract(dataset, open_encoder("cafe:mini", "cpu", "float32"), Path(folder) / "features.h5")
-            features = read_features(Path(folder) / "features.h5")
-        train, test = features.split("train"), features.split("test")
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(
-            kept, X=train.image_features, y=train.labels, X_test=test.image_features, y_test=test.labels,
-            text=features.class_embeddings, logit_scale=features.logit_scale,
-        )  # fmt: skip
-    with np.load(kept) as data:
-        arrays = (data[key] for key in ("X", "y", "X_test", "y_test", "text"))
-        return Pool(name, *arrays, float(data["logit_scale"]))
+def encoded(name: str) -> Pool:
+    """Encode digits or the photographs with ``cafe:mini``, once; the cache is kept in the cache folder."""
+    path = cache_dir(None) / "studies" / f"{name}{'-smoke' if is_smoke() else ''}.h5"
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = photographs(Path(folder)) if name == "photographs" and not path.exists() else name
+        return pool_of(name, embedded(dataset, path=path))
 
 
 def paired_error(differences: NDArray[Any]) -> float:

@@ -65,7 +65,7 @@ def unknown() -> list[dict[str, Any]]:
     for name, file in SETS.items():
         data = real_features(file)
         for k in SHOTS[name][:1] if is_smoke() else SHOTS[name]:
-            found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+            results: dict[tuple[str, str], list[tuple[float, float]]] = {}
             for draw in DRAWS[:1] if is_smoke() else DRAWS:
                 rng = np.random.default_rng(draw)
                 n_classes = int(data["test_labels"].max()) + 1
@@ -84,8 +84,8 @@ def unknown() -> list[dict[str, Any]]:
                             truth = np.repeat([0, 1], [len(inside[score]), len(outside)])
                             auroc = float(roc_auc_score(truth, np.concatenate([inside[score], outside])))
                             fpr95 = float(np.mean(outside <= np.quantile(inside[score], 0.95)))
-                            found.setdefault((kind, score), []).append((auroc, fpr95))
-            for (kind, score), values in found.items():
+                            results.setdefault((kind, score), []).append((auroc, fpr95))
+            for (kind, score), values in results.items():
                 auroc, fpr95 = np.mean(values, axis=0)
                 rows.append({"section": "unknown", "known": name, "shots": k, "unknown": kind, "score": score,
                              "auroc": float(auroc), "fpr95": float(fpr95)})  # fmt: skip
@@ -103,7 +103,7 @@ def promises() -> list[dict[str, Any]]:
         data = real_features(SETS[name])
         X, y = unit_float32(data["test_features"]), data["test_labels"].astype(np.int64)
         text = data["text_features"][None].astype(np.float32) if "text_features" in data else None
-        found: dict[str, list[float]] = {}
+        results: dict[str, list[float]] = {}
         for seed in range(1 if is_smoke() else 20):
             order = np.random.default_rng(seed).permutation(len(y))
             ids = np.arange(len(y)).astype(str)
@@ -124,9 +124,9 @@ def promises() -> list[dict[str, Any]]:
             strange = unknown_scores(test.image_features, class_text(final.estimator, X.shape[1]), final.promises.means)
             values["false alarms"] = float((strange > final.promises.threshold(FALSE_ALARMS)).mean())
             for key, value in values.items():
-                found.setdefault(key, []).append(value)
-        rows.append({"section": "promises", "data": name, "splits": len(found["acc1"]),
-                     **{key: float(np.mean(v)) for key, v in found.items()}})  # fmt: skip
+                results.setdefault(key, []).append(value)
+        rows.append({"section": "promises", "data": name, "splits": len(results["acc1"]),
+                     **{key: float(np.mean(v)) for key, v in results.items()}})  # fmt: skip
     return rows
 
 
@@ -160,7 +160,7 @@ def temperature() -> list[dict[str, Any]]:
         divided["half"] = [(Split(X[a], y[a], ids[a]), Split(X[b], y[b], ids[b])) for a, b in halves]
         for method in METHODS[:1] if is_smoke() else METHODS:
             for learned, draws in list(divided.items())[:1] if is_smoke() else divided.items():
-                found: dict[str, list[float]] = {}
+                results: dict[str, list[float]] = {}
                 for seed, (train, test) in enumerate(draws):
                     features = Features({"train": train, "test": test}, tuple(map(str, range(int(y.max()) + 1))), text)
                     final = fit_for_use(features, method, seed=seed)
@@ -170,12 +170,13 @@ def temperature() -> list[dict[str, Any]]:
                     given["rule"] = final.calibration.temperature
                     for key, value in given.items():
                         q = tempered(p, value)
-                        found.setdefault(f"ece {key}", []).append(expected_calibration_error(q, test.labels))
-                        found.setdefault(f"nll {key}", []).append(negative_log_likelihood(q, test.labels))
-                    found.setdefault("kept", []).append(float(given["rule"] != 1.0))
-                    found.setdefault("temperature", []).append(given["always"])
-                rows.append({"section": "temperature", "data": name, "learned": learned, "method": method,
-                             "draws": len(draws), **{key: float(np.mean(v)) for key, v in found.items()}})  # fmt: skip
+                        results.setdefault(f"ece {key}", []).append(expected_calibration_error(q, test.labels))
+                        results.setdefault(f"nll {key}", []).append(negative_log_likelihood(q, test.labels))
+                    results.setdefault("kept", []).append(float(given["rule"] != 1.0))
+                    results.setdefault("temperature", []).append(given["always"])
+                about = {"section": "temperature", "data": name, "learned": learned, "method": method}
+                means = {key: float(np.mean(values)) for key, values in results.items()}
+                rows.append({**about, "draws": len(draws), **means})
     return rows
 
 

@@ -23,7 +23,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from harness import is_smoke, parse, report
+from harness import is_smoke, markdown, parse, report
 from tasks import paired_error
 
 from cafe.cache.extract.run import extract_many
@@ -100,8 +100,7 @@ def measured(
 def table(rows: Sequence[dict[str, Any]]) -> None:
     """Print the table of docs/encoders.md."""
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    print("| second encoder | shots | first alone | second alone | " + " | ".join(methods) + " |")
-    print("|---|" + "---|" * (3 + len(methods)))
+    lines = []
     for first in [row for row in rows if row["method"] == methods[0]]:
         cells = [first["second"], str(first["shots"])]
         cells += [f"{100 * first[key]:.1f}" for key in ("first_alone", "second_alone")]
@@ -110,7 +109,8 @@ def table(rows: Sequence[dict[str, Any]]) -> None:
                 if (row["second"], row["shots"], row["method"]) == (first["second"], first["shots"], method):
                     ahead, error = 100 * row["difference"], 100 * row["paired_error"]
                     cells.append(f"{100 * row['both']:.1f} ({ahead:+.1f}, error {error:.1f})")
-        print("| " + " | ".join(cells) + " |")
+        lines.append(cells)
+    print(markdown(["second encoder", "shots", "first alone", "second alone", *methods], lines))
 
 
 def main() -> None:
