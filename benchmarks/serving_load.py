@@ -39,23 +39,8 @@ from typing import NamedTuple
 
 import harness
 import numpy as np
+from bench_extraction import random_vit_b32
 from PIL import Image
-
-
-def save_vit_b32(folder: Path) -> str:
-    """Save a CLIP ViT-B/32 with random weights and the tiny model's tokenizer, in the hub's layout."""
-    import torch
-    from transformers import CLIPConfig, CLIPModel
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
-    from cafe.encoders.examples import save_tiny_clip
-
-    save_tiny_clip(folder)
-    text = CLIPModel.from_pretrained(folder).config.text_config.to_dict()
-    torch.manual_seed(0)
-    CLIPModel(CLIPConfig(text_config=text, projection_dim=512)).save_pretrained(folder)
-    CLIPImageProcessorPil().save_pretrained(folder)
-    return str(folder)
 
 
 def photographs(folder: Path, side: int = 320) -> Path:
@@ -229,7 +214,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        model = given.model or save_vit_b32(folder / "tower")
+        model = given.model or str(random_vit_b32(folder / "tower"))
         images = photographs(folder / "photographs")
         cafe.Classifier.fit(images, model=model, method="tip-adapter", cache_dir=folder / "caches", save=folder / "run")
         files = [path.read_bytes() for path in sorted(images.rglob("*.jpg"))]

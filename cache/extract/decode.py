@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from cafe.cache.extract.known import KnownKeys
 from cafe.cache.extract.views import Views, augmented
+from cafe.compute import processors
 from cafe.data.base import Dataset
 from cafe.data.images.decoding import PILLOW, decoding_with, read_image
 from cafe.encoders.base import Cropper
@@ -211,10 +211,3 @@ class DecoderThreads(DecoderPool):
     def close(self) -> None:
         """Drop what is pending, and end the threads."""
         self._pool.shutdown(wait=True, cancel_futures=True)
-
-
-def processors() -> int:
-    """Return how many processors this process may use; a container may be given fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

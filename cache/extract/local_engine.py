@@ -23,13 +23,13 @@ from cafe.cache.extract.decode import (
     DecoderThreads,
     ImageDecoder,
     chunks_of,
-    processors,
 )
 from cafe.cache.extract.encode import BatchEncoder, PackedBatches, ShardBatches, Target, store_rows
 from cafe.cache.extract.plan import Extraction
 from cafe.cache.extract.progress import Reporter
 from cafe.cache.extract.schedule import PAUSE, ClaimedShard, Schedule, sample_id_of, take_known_rows
 from cafe.cache.extract.shards import ShardFeatures
+from cafe.compute import processors
 from cafe.errors import CafeError, InputError
 
 Workers = int | Literal["auto"]

@@ -24,12 +24,13 @@ from typing import Any
 
 import numpy as np
 
-from cafe.cache.extract.decode import Chunk, ImageDecoder, processors
+from cafe.cache.extract.decode import Chunk, ImageDecoder
 from cafe.cache.extract.encode import encode_rows
 from cafe.cache.extract.plan import Extraction
 from cafe.cache.extract.progress import Reporter
 from cafe.cache.extract.schedule import PAUSE, ClaimedShard, Schedule, take_known_rows
 from cafe.cache.extract.shards import Place, Shard, ShardFeatures
+from cafe.compute import processors
 from cafe.encoders.base import Encoder
 from cafe.errors import CafeError, InputError, MissingDependencyError, UnreadableImageError, unknown_name
 

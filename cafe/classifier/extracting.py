@@ -70,16 +70,6 @@ class Prepared:
     contents: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
 
-    @property
-    def path(self) -> Path | None:
-        """The cache; the first of two."""
-        return next(iter(self.paths), None)
-
-    @property
-    def summary(self) -> ExtractionSummary | None:
-        """The summary of the extraction, where one was needed; the first of two."""
-        return next(iter(self.summaries), None)
-
 
 def prepare(
     source: FeatureSource | Sequence[FeatureSource] | None,

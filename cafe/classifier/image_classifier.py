@@ -55,9 +55,15 @@ class ImageClassifier(ABC):
         Names of the labels 0, 1, ... of the data set, those of classes without an image too.
     fitted_images : frozenset of bytes or None
         SHA-256 of the image files that the classifier was fitted on, or its settings chosen by; None if not known.
+    decoder : str
+        Decoder of JPEG files.
+    row : dict or None
+        Results of the test; None where they are not known.
     """
 
     classes_: NDArray[np.str_]
+    decoder: str
+    row: dict[str, Any] | None
     all_class_names: list[str]
     fitted_images: frozenset[bytes] | None = None
     _labels: list[int]  # of each column of probabilities, places in all_class_names

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cafe.cache.extract.decode import processors
 from cafe.classifier.images import ImageInput
+from cafe.compute import processors
 from cafe.data.images.decoding import as_rgb, decoding_with, read_content, read_image
 from cafe.encoders.base import Cropper, Encoder
 from cafe.errors import UnreadableImageError

@@ -6,6 +6,8 @@ decided by comparing codes (`matches`), never by comparing text.
 """
 
 import dataclasses
+import json
+import pathlib
 
 import numpy as np
 import numpy.typing as npt
@@ -21,65 +23,12 @@ from cafe.mini.vocabulary import (
     STYLES,
 )
 
+_SENTENCES = json.loads((pathlib.Path(__file__).parent / "captions.json").read_text(encoding="utf-8"))
 # The openings say nothing that is checked against the picture: prompts for
 # CLIP use "a blurry photo of ..." for any photo, and so do these captions.
-OPENINGS: tuple[str, ...] = (
-    "a photo of",
-    "a picture of",
-    "an image of",
-    "a drawing of",
-    "a blurry photo of",
-    "a low resolution photo of",
-    "a close-up photo of",
-    "this is",
-)
-
+OPENINGS: list[str] = _SENTENCES["openings"]
 #: Templates per kind. A field that a template names is an attribute it states.
-TEMPLATES: dict[str, tuple[str, ...]] = {
-    "digit": (
-        "{opening} the digit {identity}.",
-        "{opening} the digit {identity}.",
-        "{opening} the number {identity}.",
-        "the digit {identity}",
-        "the number {identity}",
-        "{identity}",
-        "a {style} digit {identity}",
-        "{opening} a {style} {identity}.",
-        "a {foreground} digit {identity} on {background}.",
-        "{opening} a {foreground} {identity}.",
-        "{opening} a {foreground} number on a {background} background.",
-    ),
-    "letter": (
-        "{opening} the letter {identity}.",
-        "the letter {identity}",
-        "the {case} letter {identity}",
-        "{opening} a {style} {case} letter {identity}.",
-        "a {foreground} letter {identity} on {background}.",
-        "{opening} a {foreground} {case} letter {identity}.",
-    ),
-    "sign": (
-        "{opening} the {identity}.",
-        "{identity}",
-        "a {foreground} {identity}",
-        "a {foreground} {identity} on {background}.",
-    ),
-    "shape": (
-        "{opening} a {identity}.",
-        "a {identity}",
-        "a {foreground} {identity}",
-        "{opening} a {foreground} {identity}.",
-        "a {foreground} {identity} on a {background} background.",
-        "{opening} a {foreground} shape.",
-        "a {foreground} shape on {background}",
-    ),
-    "texture": (
-        "{opening} a {identity} texture.",
-        "a {identity} pattern",
-        "{identity}",
-        "a {foreground} and {background} {identity} texture.",
-        "{opening} a {foreground} and {background} pattern.",
-    ),
-}
+TEMPLATES: dict[str, list[str]] = _SENTENCES["templates"]
 
 
 @dataclasses.dataclass(frozen=True)

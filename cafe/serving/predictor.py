@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from PIL import Image
 
 from cafe.classifier.classifier import Classifier
 from cafe.classifier.encoder_pair import encoders_of
+from cafe.classifier.image_classifier import ImageClassifier
 from cafe.classifier.onnx_classifier import OnnxClassifier
 from cafe.classifier.training_images import TrainingImages
 from cafe.data.images.decoding import decoding_with, read_image
@@ -48,7 +50,7 @@ class ImageAnswer:
     detail: Any
 
 
-class Predictor(Protocol):
+class Predictor(ABC):
     """The interface of a classifier to the server.
 
     Attributes
@@ -69,27 +71,34 @@ class Predictor(Protocol):
     """
 
     name: str
-    class_names: list[str]
-    platform: str
+    platform: ClassVar[str]
     batch_size: int
     cores: int
-    row: dict[str, Any] | None
-    decoder: str
 
+    def __init__(self, classifier: ImageClassifier) -> None:
+        self._classifier = classifier
+        self.class_names = [str(name) for name in classifier.classes_]
+        self.decoder, self.row = classifier.decoder, classifier.row
+
+    @abstractmethod
     def crop(self, image: Image.Image) -> NDArray[np.uint8]:
         """Resize and crop one RGB image."""
 
+    @abstractmethod
     def classify(self, crops: NDArray[np.uint8], cores: int) -> list[ImageAnswer]:
         """Return the answers of n images, computed on ``cores`` cores; called in any thread."""
 
     def threshold(self, rate: float | None) -> float | None:
         """Return the score above which an image is called unknown; None for the usual rate. Raises InputError."""
+        return self._classifier.unknown_threshold("auto" if rate is None else rate)
 
     def set_of(self, answer: ImageAnswer, coverage: float) -> list[str]:
         """Return the names of the classes that an image may be of. Raises InputError."""
+        return list(self._classifier.set_of(answer.detail, answer.probabilities, coverage))
 
     def nearest(self, answer: ImageAnswer, k: int) -> list[dict[str, Any]]:
         """Return the nearest training images: class, similarity, thumbnail as a data address; none where unknown."""
+        return []
 
 
 def decode(predictor: Predictor, content: bytes, name: str, most_pixels: int) -> NDArray[np.uint8]:
@@ -119,10 +128,11 @@ class TooManyPixelsError(InputError):
     """An image is larger than the server decodes."""
 
 
-class RunPredictor:
+class RunPredictor(Predictor):
     """A run, with torch; see :class:`Predictor`."""
 
     platform = "pytorch"
+    _classifier: Classifier
 
     def __init__(self, classifier: Classifier, *, with_training_images: bool = True) -> None:
         if classifier.estimator.chosen_on() == "the batch":
@@ -130,10 +140,9 @@ class RunPredictor:
                 f"{type(classifier.estimator).__name__} cannot be served: what it says of an image depends on the "
                 "other images of the batch, which would be those of other people; fit another method, such as auto"
             )
-        self._classifier = classifier
+        super().__init__(classifier)
         self.name = "classifier" if classifier.run is None else classifier.run.resolve().name
-        self.class_names = [str(name) for name in classifier.classes_]
-        self.batch_size, self.decoder, self.row = classifier.encoder.batch_size, classifier.decoder, classifier.row
+        self.batch_size = classifier.encoder.batch_size
         self._images: TrainingImages | None = classifier.training_images() if with_training_images else None
         self.cores = _divisible_cores(classifier)
         self._scoring, self._counting, self._running = threading.Lock(), threading.Lock(), 0
@@ -177,14 +186,6 @@ class RunPredictor:
                 if self._running == 0:
                     torch.set_num_threads(self.cores)
 
-    def threshold(self, rate: float | None) -> float | None:
-        """Return the score above which an image is called unknown."""
-        return self._classifier.unknown_threshold("auto" if rate is None else rate)
-
-    def set_of(self, answer: ImageAnswer, coverage: float) -> list[str]:
-        """Return the names of the classes that an image may be of."""
-        return list(self._classifier.set_of(answer.detail, answer.probabilities, coverage))
-
     def nearest(self, answer: ImageAnswer, k: int) -> list[dict[str, Any]]:
         """Return the nearest training images."""
         if self._images is None:
@@ -220,17 +221,16 @@ def _divisible_cores(classifier: Classifier) -> int:
     return torch.get_num_threads()
 
 
-class OnnxPredictor:
+class OnnxPredictor(Predictor):
     """An exported file, with ONNX Runtime; see :class:`Predictor`."""
 
     platform = "onnxruntime_onnx"
+    _classifier: OnnxClassifier
     cores = 1  # ONNX Runtime divides them itself
 
     def __init__(self, classifier: OnnxClassifier) -> None:
-        self._classifier = classifier
-        self.name = classifier.run.stem
-        self.class_names = [str(name) for name in classifier.classes_]
-        self.batch_size, self.decoder, self.row = classifier.batch_size, classifier.decoder, classifier.row
+        super().__init__(classifier)
+        self.name, self.batch_size = classifier.run.stem, classifier.batch_size
 
     def crop(self, image: Image.Image) -> NDArray[np.uint8]:
         """Resize and crop one RGB image."""
@@ -247,15 +247,3 @@ class OnnxPredictor:
             )
             for single in self._classifier.classify(crops).split()
         ]
-
-    def threshold(self, rate: float | None) -> float | None:
-        """Return the score above which an image is called unknown."""
-        return self._classifier.unknown_threshold("auto" if rate is None else rate)
-
-    def set_of(self, answer: ImageAnswer, coverage: float) -> list[str]:
-        """Return the names of the classes that an image may be of."""
-        return list(self._classifier.set_of(answer.detail, answer.probabilities, coverage))
-
-    def nearest(self, answer: ImageAnswer, k: int) -> list[dict[str, Any]]:
-        """Return nothing: an exported file has no training images."""
-        return []
