@@ -100,9 +100,9 @@ def loss_of(classes: Tensor, f: Tensor, y: Tensor) -> Tensor:
     return cross_entropy(SCALE * f @ normalize(classes, dim=-1).T, y)
 
 
-def distance(one: Tensor, other: Tensor) -> float:
+def distance(own: Tensor, other: Tensor) -> float:
     """Return the largest difference, relative to the largest entry."""
-    return float((one - other).abs().max() / other.abs().max())
+    return float((own - other).abs().max() / other.abs().max())
 
 
 def images(n_classes: int) -> tuple[Tensor, Tensor]:

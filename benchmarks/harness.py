@@ -282,24 +282,17 @@ def flowers_shape(n: int = 1_632, n_test: int = 2_040) -> tuple[np.ndarray, ...]
     return unit(X[:n]), y[:n], unit(test), test_y, unit(text)
 
 
-def first_processor() -> dict[str, str]:
-    """Return what Linux says of the first processor, by its names; nothing elsewhere."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").split("\n\n")[0].splitlines() if cpuinfo.exists() else []
-    pairs = (line.split(":", 1) for line in lines if ":" in line)
-    return {key.strip(): value.strip() for key, value in pairs}
-
-
 def about_machine() -> dict[str, Any]:
     """Return device, versions and commit."""
     import sklearn
     import torch
 
     import cafe
+    from cafe.measured import processor_details
 
     git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    about_cpu = first_processor()
+    about_cpu = processor_details()
     model = about_cpu.get("model name") or platform.processor()
     return {
         "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else model,
@@ -376,8 +369,8 @@ def put_between(text: str, name: str, content: str) -> str:
     start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
         raise ValueError(f"the text needs one pair of markers {start} and {end}")
-    before, rest = text.split(start)
-    return f"{before}{start}\n{content}\n{end}{rest.split(end)[1]}"
+    before, _, after = text.partition(start)
+    return f"{before}{start}\n{content}\n{end}{after.partition(end)[2]}"
 
 
 def shown(name: str, page: Path | None, write: Callable[[], None]) -> None:

@@ -146,9 +146,9 @@ class Client:
         if not part:
             raise SystemExit("the server closed a connection")
         self._received += part
-        head, found, body = self._received.partition(b"\r\n\r\n")
+        head, end, body = self._received.partition(b"\r\n\r\n")
         length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
-        if not found or length is None or len(body) < int(length[1]):
+        if not end or length is None or len(body) < int(length[1]):
             return None
         self._received = b""
         return int(head[9:12]), time.perf_counter() - self._asked
@@ -224,7 +224,7 @@ def main() -> None:
             warm_up = load(port, files, given.clients, time.monotonic() + given.seconds / 4)
             memory, processor, own = [memory_mb(pid)], processor_seconds(pid), time.process_time()
             start = time.monotonic()
-            said = load(port, files, given.clients, start + given.seconds)
+            answers = load(port, files, given.clients, start + given.seconds)
             seconds, own = time.monotonic() - start, time.process_time() - own
             processor = processor_seconds(pid) - processor
             memory.append(memory_mb(pid))
@@ -232,11 +232,11 @@ def main() -> None:
             memory.append(memory_mb(pid))
         alone.append(encoder_alone(model, images, min(10.0, given.seconds / 4)))
         lines = (folder / "log").read_text()
-    statuses = Counter(status for status, _ in said)
+    statuses = Counter(status for status, _ in answers)
     core_ms = statistics.mean(each.core_ms for each in alone)
     encoder_rate = statistics.mean(each.images_per_second for each in alone)
     rate = statuses[200] / seconds
-    latencies = sorted(took for status, took in said if status == 200)
+    latencies = sorted(took for status, took in answers if status == 200)
     row = {
         "model": "random ViT-B/32" if not given.model else given.model,
         "clients": given.clients,
@@ -245,10 +245,10 @@ def main() -> None:
         "images_per_second": rate,
         "encoder_images_per_second": encoder_rate,
         "of_encoder": rate / encoder_rate,
-        "server_core_ms": 1000 * processor / len(said),
-        "client_core_ms": 1000 * own / len(said),
+        "server_core_ms": 1000 * processor / len(answers),
+        "client_core_ms": 1000 * own / len(answers),
         "encoder_core_ms": core_ms,
-        "of_encoder_in_processor_time": core_ms / (1000 * processor / len(said)),
+        "of_encoder_in_processor_time": core_ms / (1000 * processor / len(answers)),
         "cores_busy": (processor + own) / seconds,
         "p50_ms": 1000 * latencies[len(latencies) // 2],
         "p99_ms": 1000 * latencies[int(0.99 * (len(latencies) - 1))],
@@ -261,7 +261,7 @@ def main() -> None:
     harness.report("serving_load", None, [row])
     wrong = {
         status: n
-        for status, n in Counter(status for status, _ in [*warm_up, *said]).items()
+        for status, n in Counter(status for status, _ in [*warm_up, *answers]).items()
         if status not in (200, 429)
     }
     if wrong or set(uploads) - {413} or "Traceback" in lines:

@@ -287,12 +287,12 @@ def measured_encoding_dtype(inputs: int, outputs: int) -> str:
         inputs, outputs = inputs // 2, outputs // 2
 
     def work(dtype: torch.dtype) -> Callable[[], object]:
-        there, back = torch.ones(outputs, inputs, dtype=dtype), torch.ones(inputs, outputs, dtype=dtype)
+        first, second = torch.ones(outputs, inputs, dtype=dtype), torch.ones(inputs, outputs, dtype=dtype)
         rows = torch.ones(_MEASURED_ROWS, inputs, dtype=dtype)
 
         def layers() -> object:
             with torch.inference_mode():
-                return torch.nn.functional.linear(torch.nn.functional.linear(rows, there), back)
+                return torch.nn.functional.linear(torch.nn.functional.linear(rows, first), second)
 
         return layers
 

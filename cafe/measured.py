@@ -152,14 +152,21 @@ def _seconds(run: Callable[[], object], clock: Clock) -> float:
     return max(clock() - start, 1e-9)  # a clock may be coarser than what it times
 
 
+def processor_details() -> dict[str, str]:
+    """Return what Linux says of the first processor, by its names; nothing elsewhere."""
+    try:
+        first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
+    except OSError:
+        return {}
+    pairs = (line.split(":", 1) for line in first.splitlines() if ":" in line)
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
 @cache
 def processor() -> str:
     """Return the name of this machine's processor, with a hash of details by which those of one name differ."""
     name, details = platform.processor() or platform.machine(), platform.machine()
-    with suppress(OSError):
-        first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
-        fields = dict(line.split(":", 1) for line in first.splitlines() if ":" in line)
-        told = {key.strip(): value.strip() for key, value in fields.items()}
+    if told := processor_details():
         name = told.get("model name", name)
         wanted = ("cpu family", "model", "stepping", "flags", "Features", "CPU part", "cache size")
         details = " ".join(told.get(key, "") for key in wanted)

@@ -25,13 +25,13 @@ def shown_on(images: Progress, text: Progress, screen: Screen | None = None) -> 
 
     With a screen, the callback also says when an extraction carries on from an interrupted one.
     """
-    told = False
+    has_told = False
 
     def tell(state: ExtractionProgress) -> None:
         """Show the state of the extraction."""
-        nonlocal told
-        if screen is not None and state.kept and not told:
-            told = True
+        nonlocal has_told
+        if screen is not None and state.kept and not has_told:
+            has_told = True
             screen.say(f"carrying on: {state.kept:,} of {state.total:,} images are there already")
         if state.stage == "images":
             images(state.done, state.total, state.split)

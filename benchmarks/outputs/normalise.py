@@ -74,7 +74,7 @@ class Normaliser:
 
     def page(self, text: str) -> str:
         """Return an HTML page, a table row on each line, with pictures as hashes and columns masked as in a table."""
-        text = re.sub(r"data:image/png;base64,([\w+/=]+)", lambda found: f"<picture {sha256(found[1].encode())}>", text)
+        text = re.sub(r"data:image/png;base64,([\w+/=]+)", lambda match: f"<picture {sha256(match[1].encode())}>", text)
         head: list[str] = []
         lines = []
         for line in text.replace("</tr>", "</tr>\n").splitlines():

@@ -97,7 +97,7 @@ def _storage_findings(file: StoredFile) -> Iterator[str]:
     )
     for (_, first), (start, second) in pairwise(placed):
         if start < first.offset + first.nbytes:
-            yield f"arrays {first.path} and {second.path} stand in the same bytes"
+            yield f"arrays {first.path} and {second.path} share the same bytes"
     if file.attrs["format_version"] > 1:
         yield from (f"the file has {item}, over which HDF5 has no checksum" for item in sorted(file.unchecked))
 
@@ -300,7 +300,7 @@ def _value_findings(file: StoredFile) -> Iterator[str]:
         yield from _row_findings(file, f"{layout.SPLITS}/{name}")
     repeated = [text.decode("utf-8", "replace") for text, count in ids.items() if count > 1]
     if repeated:
-        yield f"sample_ids are not unique: {len(repeated):,} stand there more than once, such as {repeated[:_SHOWN]}"
+        yield f"sample_ids are not unique: {len(repeated):,} occur more than once, such as {repeated[:_SHOWN]}"
     if layout.PROMPT_CLASSES in file:
         without = sorted(set(range(n_classes)) - set(file[layout.PROMPT_CLASSES][()].tolist()))
         if without:

@@ -78,7 +78,7 @@ def as_array(tensor: Any, where: Path | str) -> NDArray[Any]:
     import torch
 
     if not isinstance(tensor, torch.Tensor):
-        raise InputError(f"{where}: a {type(tensor).__name__} stands where a tensor of numbers is needed")
+        raise InputError(f"{where}: there is a {type(tensor).__name__} where a tensor of numbers is needed")
     dense = tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_quantized
     if not dense or tensor.is_complex() or tensor.device.type != "cpu":
         kind = "nested" if tensor.is_nested else f"{tensor.layout} {tensor.dtype} on {tensor.device}"

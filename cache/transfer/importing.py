@@ -293,7 +293,7 @@ def _n_classes(rows: Mapping[str, NDArray[np.int64]], foreign: ForeignFeatures) 
 def _rows_of_names(labels: NDArray[Any], names: tuple[str, ...], split: str) -> NDArray[np.int64]:
     """Return the position of each label among the class names."""
     if len(set(names)) < len(names):
-        raise InputError(f"class names must differ, but {next(n for n in names if names.count(n) > 1)!r} stands twice")
+        raise InputError(f"class names must differ: {next(n for n in names if names.count(n) > 1)!r} is given twice")
     row = {name: i for i, name in enumerate(names)}
     unknown = sorted({str(label) for label in labels} - row.keys())
     if unknown:

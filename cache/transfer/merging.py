@@ -86,10 +86,10 @@ def _cache_of_split(loaded: Sequence[tuple[Path, Features]]) -> dict[str, tuple[
 
 def _require_same_origin(first_path: Path, first: Features, path: Path, features: Features) -> None:
     """Raise an error if two caches differ in data set, encoder or another shared field."""
-    clauses = differing_fields(_shared_fields(first), _shared_fields(features), ending=f"stands in {path}")
+    clauses = differing_fields(_shared_fields(first), _shared_fields(features), ending=f"is in {path}")
     if first.text_features is not None and features.text_features is not None:
         clauses += differing_fields(
-            first.provenance["text"], features.provenance["text"], "text", ending=f"stands in {path}"
+            first.provenance["text"], features.provenance["text"], "text", ending=f"is in {path}"
         )
     if clauses:
         raise CacheError(f"{first_path} and {path} are no parts of one cache: in {first_path}, {'; '.join(clauses)}")

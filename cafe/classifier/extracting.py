@@ -351,7 +351,7 @@ def _matching_cache(dataset: Dataset, model: str | None, templates: Sequence[str
         provenance = _provenance(path)
         image, text = provenance["image"], provenance["text"] or {}
         recorded = dict(image.get("dataset") or {})
-        # Without a text part the class names stand in the identity of the data set.
+        # Without a text part the class names are in the identity of the data set.
         names = text.get("class_names", recorded.pop("class_names", class_names))
         is_whole = _same(recorded, identity) and "draws" not in image
         same_texts = list(templates or ()) == text.get("templates") and not text.get("prompts")

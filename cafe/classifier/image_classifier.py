@@ -212,7 +212,7 @@ class ImageClassifier(ABC):
         Parameters
         ----------
         folder : path
-            Its class folders may stand in folders named train, val and test. Images that the classifier was fitted
+            Its class folders may be in folders named train, val and test. Images that the classifier was fitted
             on are left out, whatever they are called now, and so are those of classes that it does not know; both
             are counted.
         progress : callable, default=None
@@ -416,7 +416,7 @@ class ImageClassifier(ABC):
     ) -> AbstractContextManager[Iterator[Answer]]:
         """Return a context whose iterator makes :meth:`predictions` and writes each as a row of a CSV file.
 
-        The file takes its place in one step when the context ends. Until then the rows stand in a file beside it, and
+        The file takes its place in one step when the context ends. Until then the rows are in a file beside it, and
         after a kill the same call carries on from there: see :mod:`cafe.classifier.prediction_table`.
 
         Parameters

@@ -150,9 +150,9 @@ def _predict_and_record(
     if n_kept:
         tell(f"{n_kept:,} images were named before this run began; these rows are kept")
     # A list stays a list: the features of its files are looked up in caches by their sizes.
-    rest = images[n_kept:] if isinstance(images, list) else chain(ahead, following)
+    remaining = images[n_kept:] if isinstance(images, list) else chain(ahead, following)
     batch, n_readable = list[Answer](), 0
-    for answer in predict(rest):
+    for answer in predict(remaining):
         table.add(answer)
         batch.append(answer)
         n_readable += answer[0].unreadable is None

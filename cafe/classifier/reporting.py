@@ -140,7 +140,7 @@ def _duplicates(
     if len(sample) < len(ids):
         among = f"{len(sample):,} images drawn at random, for to compare all {len(ids):,} would take too long"
     searched = (
-        f"Images that stand in two classes or in two splits: {counted(len(equal), 'pair')} of equal ones among all "
+        f"Images that are in two classes or in two splits: {counted(len(equal), 'pair')} of equal ones among all "
         f"{len(ids):,} images, {counted(n_near, 'pair')} with a cosine of at least {NEAR_DUPLICATE} among {among}."
     )
     return tuple(shown), searched

@@ -143,7 +143,7 @@ def describe_identical(groups: Sequence[Sequence[Sample]], *, divided: bool) -> 
                 f"{first.sample_id} ({first.split}) and {second.sample_id} ({second.split})"
                 for first, second in differing_splits[:_SHOWN]
             )
-            sentences.append(f"identical images stand in different splits: {named}{_and_more(len(differing_splits))}")
+            sentences.append(f"identical images are in different splits: {named}{_and_more(len(differing_splits))}")
     copies = [group for group in groups if _first_difference(group, "class_name") is None]
     if copies:
         n = sum(len(group) - 1 for group in copies)
@@ -181,7 +181,7 @@ def _nested_sentence(nested: Mapping[str, str]) -> str:
     which = "a nested folder count" if len(nested) == 1 else f"{len(nested):,} nested folders count"
     return (
         f"the images of {which} to the class of the folder above: {named}{_and_more(len(nested))}; a folder that is to "
-        f"be a class of its own has to stand beside the others"
+        f"be a class of its own has to lie beside the others"
     )
 
 

@@ -62,10 +62,10 @@ class Digits(NamedDataset):
     def open(cls, root: Path | None, *, lenient: bool = False) -> Dataset:
         """Open the data set; neither argument is looked at, since scikit-learn brings the images."""
         # scikit-learn's own reader, `load_digits`, takes a second to import.
-        found = find_spec("sklearn")
-        if found is None or found.origin is None:
+        library = find_spec("sklearn")
+        if library is None or library.origin is None:
             raise CafeError("scikit-learn, which carries the digits, is not installed")
-        with gzip.open(Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz", "rt") as stream:
+        with gzip.open(Path(library.origin).parent / "datasets" / "data" / "digits.csv.gz", "rt") as stream:
             table = np.loadtxt(stream, delimiter=",")  # (n, 65): 8 x 8 pixels and the label
         return cls(table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64))
 

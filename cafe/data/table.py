@@ -152,7 +152,7 @@ def _refuse_repeated(ids: Sequence[str], rows: Sequence[TableRow]) -> None:
         if first_row.setdefault(sample_id, row) != row:
             table, line, image, _, _ = rows[row]
             earlier = rows[first_row[sample_id]]
-            raise InputError(f"{table}, line {line}: {image!r} stands in {earlier[0].name}, line {earlier[1]}, already")
+            raise InputError(f"{table}, line {line}: {image!r} is already in {earlier[0].name}, line {earlier[1]}")
 
 
 def read_table(path: Path, chosen: Mapping[str, str]) -> list[tuple[int, str, str, str]]:

@@ -284,15 +284,15 @@ def _name_and_tag(library: Any, source: str) -> tuple[str, str]:
 
 
 def _schema_config(library: Any, source: str) -> tuple[dict[str, Any], str | None]:
-    schema, _, rest = source.partition(":")
+    schema, _, name = source.partition(":")
     if schema == "local-dir":
-        path, revision = Path(rest) / "open_clip_config.json", None
+        path, revision = Path(name) / "open_clip_config.json", None
         if not path.is_file():
-            raise InputError(f"{rest} is no folder of open_clip: it has no open_clip_config.json")
+            raise InputError(f"{name} is no folder of open_clip: it has no open_clip_config.json")
     else:
         from huggingface_hub import hf_hub_download
 
-        path = Path(_quietly(lambda: hf_hub_download(rest, "open_clip_config.json"), source))
+        path = Path(_quietly(lambda: hf_hub_download(name, "open_clip_config.json"), source))
         revision = commit_of(str(path))
     try:
         config: dict[str, Any] = read_json(path)["model_cfg"]

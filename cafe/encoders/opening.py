@@ -89,9 +89,9 @@ def _library_and_source(model: str) -> tuple[str | None, str]:
         if not folder.is_dir():
             raise InputError(f"{model} is a file; give the folder that holds config.json and the weights")
         return None, str(folder)
-    prefix, colon, rest = model.partition(":")
+    prefix, colon, name = model.partition(":")
     if colon and prefix in entries("encoders", "ENCODER"):
-        return prefix, rest
+        return prefix, name
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", model) or model.startswith("."):
         raise _unknown_model(model)
     return None, model

@@ -39,7 +39,7 @@ def check_overlap(train: Split, test: Split) -> None:
     shared = [sample_id for sample_id in test.sample_ids.tolist() if sample_id in train_ids]
     if shared:
         raise InputError(
-            f"{_count(len(shared))} of the test split also stand in the train split, the first: {shared[0]!r}; "
+            f"the train split also holds {_count(len(shared))} of the test split, the first: {shared[0]!r}; "
             f"a score on what was trained on means nothing"
         )
     pairs = identical_rows(train.image_features, test.image_features)
@@ -85,7 +85,7 @@ def without_shared(val: Split, test: Split) -> Split:
     shared |= {row for _, row in identical_rows(test.image_features, val.image_features)}
     if not shared:
         return val
-    message = f"{_count(len(shared))} of the val split also stand in the test split and were left out of validation"
+    message = f"the test split also holds {_count(len(shared))} of the val split, left out of validation"
     warnings.warn(f"{message}, the first: {str(val.sample_ids[min(shared)])!r}", SharedImagesWarning, stacklevel=3)
     kept: NDArray[np.int64] = np.array([row for row in range(len(val)) if row not in shared], dtype=np.int64)
     return val.take(kept)

@@ -12,7 +12,7 @@ from cafe.evaluation.by_class import ClassResult, Confusion
 from cafe.evaluation.calibration import ReliabilityBin
 from cafe.names import visible, visible_name
 from cafe.report.leaderboard import HEAD, Leaderboard
-from cafe.report.page import STYLE, definitions, html_document, html_table
+from cafe.report.page import definitions, html_document, html_table, style_of
 from cafe.report.rows import counted, display_text
 from cafe.report.sentences import (
     describe_calibration,
@@ -26,62 +26,6 @@ WIDEST_MATRIX = 25  # classes of a confusion matrix that is drawn whole; of more
 SHOWN_CLASSES = 30  # rows of the table by class before it is folded
 SHOWN_PAIRS = 50
 _LONGEST_NAME = 60
-
-_OWN_STYLE = """
-.headline { font-size: 2.6rem; line-height: 1.1; margin: 1rem 0 .25rem; font-variant-numeric: tabular-nums; }
-h1, p, dd, li, summary, small { overflow-wrap: anywhere; }
-ul.cards, dl { min-width: 0; }
-.warning { border-left: 4px solid #b45309; padding: .5rem .8rem; background: var(--stripe); margin: 1rem 0; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: 1rem; }
-ul.cards { padding: 0; margin: 0; }
-.cards li { list-style: none; font-size: .85rem; overflow-wrap: anywhere; }
-.cards img { width: 100%; aspect-ratio: 1; object-fit: contain; background: var(--stripe); border-radius: 4px; }
-td, th { max-width: 22rem; overflow-wrap: anywhere; }
-td:first-child, th:first-child { white-space: normal; min-width: 8.5rem; }
-table.pairs th:nth-child(2), table.pairs td:nth-child(2) { text-align: left; white-space: normal; min-width: 8.5rem; }
-table.matrix td:first-child, table.matrix th:first-child { min-width: 5rem; }
-dd bdi, td bdi, th bdi, li bdi { unicode-bidi: isolate; }
-table.matrix td, table.matrix th { padding: .25rem .4rem; text-align: center; border: 1px solid var(--line); }
-table.matrix th { font-weight: 400; font-size: .8rem; }
-table.matrix thead th span { writing-mode: vertical-rl; max-height: 10rem; overflow: hidden; }
-svg { width: 100%; max-width: 24rem; height: auto; color: var(--ink); }
-circle { fill: #2563eb; fill-opacity: .75; }
-@media screen and (prefers-color-scheme: dark) { circle { fill: #7aa7ff; } }
-.diagrams { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(18rem, 100%), 1fr)); gap: 1.5rem; }
-figure { margin: 0; min-width: 0; }
-figcaption { min-height: 3.2em; }
-.scroll:focus-visible, summary:focus-visible { outline: 3px solid #2563eb; outline-offset: 2px; }
-@media (max-width: 480px) {
-  body { padding: 1.25rem .9rem 3rem; }
-  dl { grid-template-columns: minmax(0, 1fr); gap: 0; }
-  dd { margin-bottom: .6rem; }
-  table { font-size: .82rem; }
-  th, td { padding: .3rem .4rem; }
-  thead th { white-space: normal; vertical-align: bottom; }
-  table:not(.matrix) thead th { overflow-wrap: normal; }
-  td:first-child, th:first-child { min-width: 7.5rem; }
-  table.pairs th:nth-child(2), table.pairs td:nth-child(2) { min-width: 7.5rem; }
-}
-@media print {
-  :root { --paper: #fff; --ink: #000; --muted: #444; --line: #bbb; --stripe: #f2f2f2; }
-  body { max-width: none; padding: 0; font-size: 11px; }
-  table, figcaption { font-size: 10px; }
-  th, td { padding: .2rem .5rem; }
-  td:first-child, th:first-child { min-width: 6rem; }
-  h1 { font-size: 18px; }
-  h2 { font-size: 13px; margin-top: 1.2rem; }
-  .headline { font-size: 28px; }
-  figure, table.matrix { break-inside: avoid; }
-  table.matrix td, table.matrix th { padding: .1rem .15rem; font-size: 8px; }
-  table.matrix td:first-child, table.matrix th:first-child { min-width: 3rem; max-width: 7rem; }
-  svg { max-width: 16rem; }
-  .cards { grid-template-columns: repeat(auto-fill, minmax(6.5rem, 1fr)); gap: .6rem; }
-  .cards li, .cards small { font-size: 9px; }
-  .scroll { overflow: visible; }
-  h2 { break-after: avoid; }
-  tr, .cards li, svg { break-inside: avoid; }
-}
-"""
 
 
 @dataclass(frozen=True)
@@ -183,7 +127,7 @@ def fit_page(report: FitReport) -> str:
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     meta = f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
     body = "<main>\n" + "\n".join(parts) + "\n</main>"
-    return visible(html_document(_plain_name(title), STYLE + _OWN_STYLE, body, meta))
+    return visible(html_document(_plain_name(title), style_of("page") + style_of("fit_page"), body, meta))
 
 
 def _headline(report: FitReport) -> list[str]:

@@ -117,14 +117,14 @@ class Leaderboard:
         kept = next((entry for entry in self.entries if entry.kept), None)
         parts = []
         if kept is not None:
-            stands = {
+            place = {
                 BEST: "it is the first of the table",
                 LEVEL: "it is among those that cannot be told apart from the first",
                 BELOW: "it is below the first by more than chance",
             }[kept.standing]
-            parts.append(f"{kept.label} is kept: it was named before anything was tested, and {stands}.")
+            parts.append(f"{kept.label} is kept: it was named before anything was tested, and {place}.")
         parts.append(
-            "Nothing was chosen by this table. Whoever takes its first method because it stands first has chosen on "
+            "Nothing was chosen by this table. Whoever takes its first method because it is first has chosen on "
             "the test images: that accuracy flatters, and other images are needed to measure it. Methods that cannot "
             "be told apart (level) need not be equal: more test images may part them."
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from cafe.report.comparison import Comparison
@@ -13,35 +14,10 @@ from cafe.report.panels import METRIC_NAMES, factor, metric_name
 from cafe.report.rows import counted, display_text, field_names
 from cafe.report.tables import CHOSEN_ON, TextTable, published_table, tables
 
-STYLE = """
-:root { color-scheme: light dark; --paper: #fff; --ink: #1b1f24; --muted: #5c6670; --line: #e1e5e9; --stripe: #f6f8f9; }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #15191e; --ink: #eef1f4; --muted: #a3adb8; --line: #2c333b; --stripe: #1b2026; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 62rem; padding: 2.5rem 1.25rem 4rem; background: var(--paper); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .25rem; }
-h2 { font-size: 1.1rem; margin: 2.5rem 0 .5rem; }
-p.lead, p.note, caption, footer { color: var(--muted); }
-p.lead { margin: 0 0 1.5rem; }
-img { width: 100%; height: auto; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; min-width: 50%; }
-caption { text-align: left; padding: .25rem 0 .5rem; font-size: .88rem; }
-th, td { padding: .35rem .8rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
-.phrase { text-align: left; white-space: normal; min-width: 9rem; }
-thead th { color: var(--muted); font-weight: 600; }
-table.rows { font-size: .8rem; }
-table.rows td, table.rows th { text-align: left; }
-table.rows tbody tr:nth-child(even) { background: var(--stripe); }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.5rem; margin: 0; }
-dt { color: var(--muted); }
-dd { margin: 0; overflow-wrap: anywhere; }
-summary { cursor: pointer; margin: 2rem 0 .5rem; font-weight: 600; }
-footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: 1rem; font-size: .85rem; }
-"""
+
+def style_of(page: str) -> str:
+    """Return the style sheet of a page, of ``styles/``."""
+    return "\n" + (Path(__file__).parent / "styles" / f"{page}.css").read_text(encoding="utf-8")
 
 
 def page(comparison: Comparison) -> str:
@@ -80,7 +56,7 @@ def page(comparison: Comparison) -> str:
         "</details>",
         "<footer>Written by cafe. Every row holds what is needed to run it again.</footer>",
     ]
-    return html_document(escape(comparison.title), STYLE, "\n".join(parts))
+    return html_document(escape(comparison.title), style_of("page"), "\n".join(parts))
 
 
 def html_document(title: str, style: str, body: str, meta: str = "") -> str:

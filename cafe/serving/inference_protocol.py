@@ -2,7 +2,7 @@
 
 One input, ``image``: BYTES, of shape (n) or (n, 1), each the file of an image (base64 in JSON); or UINT8 pixels of
 shape (n, height, width, 3). Outputs: ``probabilities`` FP32 (n, classes), ``class`` BYTES (n) and, where it is known,
-``unknown_score`` FP32 (n). Tensors may stand in JSON, or as bytes behind it by Triton's extension
+``unknown_score`` FP32 (n). Tensors may be in JSON, or bytes behind it by Triton's extension
 ``binary_tensor_data``, which its clients use unless told otherwise.
 
 Source: kserve/open-inference-protocol, specification/protocol/inference_rest.md; triton-inference-server/server,
@@ -174,7 +174,7 @@ def read_request(body: bytes, header_length: str | None, most_images: int) -> As
     raw = None
     if size is not None:
         if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(body) - end:
-            raise InputError(f"{_BINARY_SIZE} is {size!r}, and {len(body) - end} bytes stand behind the JSON")
+            raise InputError(f"{_BINARY_SIZE} is {size!r}, and {len(body) - end} bytes follow the JSON")
         raw = body[end : end + size]
     if tensor.datatype == "BYTES" and tensor.shape in ([n], [n, 1]):
         files = _files_in(raw) if raw is not None else [_decoded_file(each) for each in _flat(tensor.data or [])]

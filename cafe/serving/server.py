@@ -141,4 +141,4 @@ def serve(app: Any, taken: socket.socket, started: Callable[[], None] = lambda: 
 
     asyncio.run(run())
     if not server.started:
-        raise CafeError("the server could not start; what is wrong stands above")
+        raise CafeError("the server could not start; what is wrong is said above")

@@ -135,8 +135,8 @@ class Watch:
         return f"a request may hold {self._most_bytes / 1e6:g} MB; send fewer or smaller images"
 
     async def _refuse(self, status: int, scope: Scope, receive: Receive, send: Send) -> None:
-        said = self._too_large() if status == 413 else "the server failed; its log says why"
-        await JSONResponse({"error": said}, status, {"connection": "close"})(scope, receive, send)
+        message = self._too_large() if status == 413 else "the server failed; its log says why"
+        await JSONResponse({"error": message}, status, {"connection": "close"})(scope, receive, send)
 
 
 def _shown(text: Any) -> str:

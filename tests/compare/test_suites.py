@@ -92,7 +92,7 @@ def test_shift_refuses_what_cannot_be_compared():
     with pytest.raises(InputError, match="one encoder"):
         compare("shift", [source, other], shots=[1], seeds=[1])
     leak = Features({"test": source.splits["train"]}, source.class_names, provenance=source.provenance)
-    with pytest.raises(InputError, match="also stand in the train split"):
+    with pytest.raises(InputError, match="the train split also holds"):
         compare("shift", [source, leak], shots=[1], seeds=[1])
 
 

@@ -127,7 +127,7 @@ def test_what_is_not_an_image_is_left_out_and_counted(tmp_path: Path) -> None:
     assert dataset.notes == [
         "2 files were left out: no image by its name: readme.md, a/notes.txt",
         "the images of a nested folder count to the class of the folder above: a/deeper to 'a'; a folder that is to be "
-        "a class of its own has to stand beside the others",
+        "a class of its own has to lie beside the others",
     ]
     ids = sorted(sample for split in dataset.splits.values() for sample in split.sample_ids)
     assert ids == sorted(

@@ -130,7 +130,7 @@ def test_lacking_images(tmp_path: Path, make_files) -> None:
         ("t.csv", "path,label\na.png,x\nb.png,\n", "line 3: column 'label' is empty"),
         ("t.csv", "path,label\na.png,x\nb.png\n", "line 3: column 'label' is empty"),
         ("t.csv", "path,label,split\na.png,x,left\n", "line 2: split 'left' is none of train, val, test"),
-        ("t.csv", "path,label\na.png,x\na.png,y\n", r"line 3: 'a\.png' stands in t\.csv, line 2, already"),
+        ("t.csv", "path,label\na.png,x\na.png,y\n", r"line 3: 'a\.png' is already in t\.csv, line 2"),
         ("t.csv", "path,label\na.png,x\nb.png,x\n", "has 1 class"),
         ("t.csv", "path,label\na.png,a_b\nb.png,a b\n", "two classes called 'a b'"),
         ("t.csv", "path,label\nhttps://x.org/a.png,x\n", "is an address"),

@@ -368,7 +368,7 @@ def test_tensors_as_bytes_as_tritons_clients_send_them(address):
         ({"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1, 2, 2, 3], "data": [[1], [1, 2]]}]}, ""),
         (
             {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 9}}]},
-            "stand behind the JSON",
+            "follow the JSON",
         ),
     ],
 )

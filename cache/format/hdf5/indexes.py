@@ -72,8 +72,8 @@ class FractalHeap:
         if self._blocks is None:
             self._blocks = sorted(self._read_blocks())
         place = int.from_bytes(identity[1 : 1 + self._offset_width], "little")
-        rest = identity[1 + self._offset_width :]
-        length = int.from_bytes(rest[: self._length_width], "little")
+        after_place = identity[1 + self._offset_width :]
+        length = int.from_bytes(after_place[: self._length_width], "little")
         block = bisect_right(self._blocks, place, key=lambda block: block[0]) - 1
         if block >= 0:
             start, data = self._blocks[block]

@@ -120,7 +120,7 @@ def read_array(reader: ByteReader, path: str, messages: list[Message], attribute
                 raise DamagedFileError("is compressed or filtered")
             if kind in (DATASPACE, DATATYPE, LAYOUT):
                 if flags & SHARED:
-                    raise DamagedFileError("has a type that stands elsewhere")
+                    raise DamagedFileError("has a type that is stored elsewhere")
                 content[kind] = data
         if len(content) != 3:
             raise DamagedFileError("has no shape, type or place")
@@ -175,7 +175,7 @@ def _add_attribute(reader: ByteReader, attributes: Attributes, data: bytes, mess
         raise DamagedFileError(f"attribute {name} is there twice")
     try:
         if flags and version > 1:
-            raise DamagedFileError("has a type that stands elsewhere")
+            raise DamagedFileError("has a type that is stored elsewhere")
         attributes[name] = _attribute_value(reader, Cursor(taken[1], name), Cursor(taken[2], name), cursor)
     except DamagedFileError as error:
         attributes.problems[name] = f"attribute {name} {error}"

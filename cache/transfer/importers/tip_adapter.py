@@ -66,7 +66,7 @@ class TipAdapterCache(Importer):
 def _train(keys_file: Path, values_file: Path) -> ForeignSplit:
     """Read keys and values as features and labels."""
     keys, values = (as_array(load_tensor_file(file), file) for file in (keys_file, values_file))
-    # Keys (d, n) stand in columns; values (n, c) are one-hot.
+    # Keys (d, n) are in columns; values (n, c) are one-hot.
     if keys.ndim != 2 or values.ndim != 2 or keys.shape[1] != len(values):
         raise InputError(
             f"{keys_file} must be (width, n) and {values_file.name} (n, classes); got {keys.shape}, {values.shape}"

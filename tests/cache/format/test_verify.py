@@ -160,7 +160,7 @@ UNSOUND = [
     (with_splits(["train"]), "split test is there, but not named in the attribute splits"),
     (lambda file: file.__setitem__("splits/train/full_rows", np.arange(5)), "must be there together, or neither"),
     (lambda file: file.__setitem__("prompt_classes", np.arange(3)), "must be there together, or neither"),
-    (lambda file: file.__setitem__("again", file["class_names"]), "stand in the same bytes"),
+    (lambda file: file.__setitem__("again", file["class_names"]), "share the same bytes"),
     (lambda file: file.attrs.__setitem__("logit_scale", np.nan), "attribute logit_scale is nan"),
     (lambda file: file.attrs.__setitem__("logit_scale", "high"), "attribute logit_scale is of a wrong type"),
     (lambda file: file.attrs.__delitem__("normalised"), "attribute normalised is missing"),
