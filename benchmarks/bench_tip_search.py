@@ -36,7 +36,7 @@ def main() -> None:
     warm = slice(0, 64)
     tip_search(queries[warm], labels[warm], keys, key_labels, classes, SCALE, alphas[:1], betas[:1])
     start = time.perf_counter()
-    grid, _ = tip_search(queries, labels, keys, key_labels, classes, SCALE, alphas, betas)
+    grid = tip_search(queries, labels, keys, key_labels, classes, SCALE, alphas, betas)
     ours = (time.perf_counter() - start) * 200 / len(betas)
     onehot = torch.nn.functional.one_hot(torch.from_numpy(key_labels), len(text)).float()
     tested = torch.from_numpy(queries)

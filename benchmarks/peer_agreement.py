@@ -113,7 +113,7 @@ def cross_modal_searched(data: Data) -> list[float]:
         for lr, wd, b in product((1e-3, 1e-4), (0.0, 0.01, 1e-4), (8, 32))
     ]
     fits = cafe.fit_many(*data.train, grid)
-    return [data.test_accuracy(max(fits, key=lambda fit: score_fitted(fit, *data.val)[0]))]
+    return [data.test_accuracy(max(fits, key=lambda fit: score_fitted(fit, *data.val)))]
 
 
 # label: (theirs on Caltech69 at 1, 4, 16 shots as (mean, std), how)

@@ -8,7 +8,6 @@ cross-validation of the shots else. Printed is the test accuracy of what a rule 
 in points, as mean over draws for each method, set and number of shots, then as mean over sets. Which rule ships was
 decided as README.md in this folder says ("what counts as evidence").
 
-- likeliest: the highest accuracy, ties by likelihood;
 - any gain: :mod:`cafe.protocol.selection` with no error asked for: ties to the mildest, with fewer than four rows a
   class the start itself;
 - half an error, one error, two errors: the same, but what takes the start's place gains one row and so many paired
@@ -60,7 +59,7 @@ AUTOMATIC: Mapping[str, tuple[str, ...]] = {
 }
 # Paired standard errors that each rule of selection asks for, beside one row.
 ERRORS_ASKED = {"any gain": 0.0, "half an error": 0.5, "one error": 1.0, "two errors": 2.0}
-RULES = ("likeliest", *ERRORS_ASKED)
+RULES = tuple(ERRORS_ASKED)
 SHIPS = next(rule for rule, errors in ERRORS_ASKED.items() if errors == ERRORS)
 SETS = {"built": "built on", "final": "looked at once"}
 
@@ -108,9 +107,9 @@ def picks(unfitted: Any, task: Task) -> dict[str, Any] | None:
     except NothingToChooseByError:
         return None
     tried: list[Any] = []
-    scores: list[tuple[float, float]] = []
+    scores: list[float] = []
 
-    def score_and_keep(candidates: list[Any]) -> list[tuple[float, float]]:
+    def score_and_keep(candidates: list[Any]) -> list[float]:
         own = scoring(candidates)
         tried.extend(candidates)
         scores.extend(own)
@@ -118,9 +117,7 @@ def picks(unfitted: Any, task: Task) -> dict[str, Any] | None:
 
     # The linear probe's search goes where accuracy is highest; every rule chooses among what it tried.
     unfitted.search(replace(scoring, score=score_and_keep))
-    picked = {"likeliest": tried[max(range(len(tried)), key=lambda i: scores[i])]}
-    for rule, errors in ERRORS_ASKED.items():
-        picked[rule] = mildest(unfitted, tried, scores, scoring, errors)
+    picked = {rule: mildest(unfitted, tried, scores, scoring, errors) for rule, errors in ERRORS_ASKED.items()}
     # Made anew, for candidates of the linear probe carry the solutions of its search.
     made = {rule: type(pick)(**pick.get_params(deep=False)) for rule, pick in picked.items()}
     return {"start": unfitted.varied(**published_start(unfitted)), **made}

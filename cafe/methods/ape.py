@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cafe.arrays import kernel_name, like, on_device, on_host
+from cafe.arrays import kernel_name, like, on_device, on_host, sums_by_class
 from cafe.methods.base import Array, FewShotClassifier, Problem, softmax, unit_length
 from cafe.methods.inference import scores
 from cafe.methods.inputs.parameters import Constraint, Number
@@ -150,8 +150,8 @@ class APE(FewShotClassifier):
         }
 
     @classmethod
-    def score_grid(cls, fits: Sequence[Any], X: Array, rows: NDArray[np.int64]) -> list[tuple[float, float]] | None:
-        """Return (accuracy, -NLL) of fits that share keys, with affinities shared; None if some do not."""
+    def score_grid(cls, fits: Sequence[Any], X: Array, rows: NDArray[np.int64]) -> list[float] | None:
+        """Return the accuracies of fits that share keys, with affinities shared; None if some do not."""
         search = KeySearch.of(fits, X, rows)
         if search is None:
             return None
@@ -179,8 +179,7 @@ def similarity_between_classes(X: Array, y: NDArray[np.int64], text: Array) -> A
     >>> similarity_between_classes(X, np.array([0, 1]), text).tolist()
     [0.5, 0.5]
     """
-    sums = text.astype(np.float64)
-    np.add.at(sums, y, X)
+    sums = text.astype(np.float64) + sums_by_class(X.astype(np.float64), y, len(text))
     rows = 1.0 + np.bincount(y, minlength=len(text))
     pairs = rows.sum() ** 2 - np.square(rows).sum()
     similarity: Array = (np.square(sums.sum(axis=0)) - np.square(sums).sum(axis=0)) / pairs

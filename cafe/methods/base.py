@@ -204,14 +204,14 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         return type(self)(**{**self.get_params(deep=False), **changes})
 
-    def search(self, score: Callable[[list[Any]], list[tuple[float, float]]]) -> Any:
+    def search(self, score: Callable[[list[Any]], list[float]]) -> Any:
         """Choose the values of all parameters that are ``"auto"``.
 
         Parameters
         ----------
         score : callable
-            Takes unfitted candidates, fits them, and returns for each (accuracy, -NLL) on rows that they were
-            not fitted on. It is made by a selection policy; nothing here sees a row of any split.
+            Takes unfitted candidates, fits them, and returns the accuracy of each on rows that they were not fitted
+            on. It is made by a selection policy; nothing here sees a row of any split.
 
         Returns
         -------

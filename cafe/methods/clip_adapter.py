@@ -189,7 +189,7 @@ class CLIPAdapter(TrainedClassifier):
         used = {"image": ("alpha",), "text": ("beta",)}.get(self.variant, ("alpha", "beta"))
         return [name for name in super().automatic() if name in used]
 
-    def search(self, score: Callable[[list[Any]], list[tuple[float, float]]]) -> Any:
+    def search(self, score: Callable[[list[Any]], list[float]]) -> Any:
         """Choose the ratios; where both are ``"auto"``, alpha with beta at its default, then beta with that alpha.
 
         18 candidates in place of 81: a few validation images cannot tell 81 apart, and would fit their noise.
@@ -241,10 +241,14 @@ class CLIPAdapter(TrainedClassifier):
         rows = problem.rows
         if len(rows) > TESTED_ROWS:
             rows = rows[np.sort(np.random.default_rng(0).permutation(len(rows))[:TESTED_ROWS])]
-        X, W = problem.base.X, problem.class_embeddings
-        # In blocks, because rows on disk are never read as a whole.
-        best = [cosine_logits(X[rows[part]], W, 1.0).argmax(axis=1) for part in row_blocks(len(rows))]
-        right: NDArray[np.bool_] = np.concatenate(best) == problem.base.y[rows]
+        # Candidates of a search differ in what is trained, not in what text says of their rows.
+        key, shared = ("right by text", rows.tobytes()), problem.base.shared
+        if key not in shared:
+            X, W = problem.base.X, problem.class_embeddings
+            # In blocks, because rows on disk are never read as a whole.
+            best = [cosine_logits(X[rows[part]], W, 1.0).argmax(axis=1) for part in row_blocks(len(rows))]
+            shared[key] = np.concatenate(best) == problem.base.y[rows]
+        right: NDArray[np.bool_] = shared[key]
         return right
 
     def _multiply_adds(self, n: int, d: int, c: int) -> float:

@@ -150,8 +150,8 @@ class GDA(FewShotClassifier):
                 estimator.covariance_, estimator.kernel_ = source, kernel_name(estimator.device_)
 
     @classmethod
-    def score_grid(cls, fits: Sequence[Any], X: Array, rows: NDArray[np.int64]) -> list[tuple[float, float]] | None:
-        """Return (accuracy, -NLL) of fits that share class embeddings, with text's logits made once; None else."""
+    def score_grid(cls, fits: Sequence[Any], X: Array, rows: NDArray[np.int64]) -> list[float] | None:
+        """Return the accuracies of fits that share class embeddings, with text's logits made once; None else."""
         first = fits[0]
         if any(
             fit.class_embeddings_ is not first.class_embeddings_ or fit.logit_scale != first.logit_scale for fit in fits

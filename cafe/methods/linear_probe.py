@@ -127,11 +127,11 @@ class LinearProbe(FewShotClassifier):
             other._paths = self._paths
         return other
 
-    def search(self, score: Callable[[list[Any]], list[tuple[float, float]]]) -> Any:
+    def search(self, score: Callable[[list[Any]], list[float]]) -> Any:
         """Search C: seven decades, then eight bisection steps around the best."""
         paths: _Paths = {}  # shared by all candidates, so that a fit starts at solutions of earlier ones
         tried: list[Any] = []
-        scores: list[tuple[float, float]] = []
+        scores: list[float] = []
 
         def best_of(values: list[float]) -> tuple[tuple[float, float], float]:
             """Score values of C; return the key of the best, accuracy before mildness, and its log10 C."""
@@ -141,7 +141,7 @@ class LinearProbe(FewShotClassifier):
             new_scores = score(candidates)
             tried.extend(candidates)
             scores.extend(new_scores)
-            keys = [(s[0], -steps_from_start(self, {"C": value})) for s, value in zip(new_scores, values, strict=True)]
+            keys = [(s, -steps_from_start(self, {"C": value})) for s, value in zip(new_scores, values, strict=True)]
             best_key, best_value = max(zip(keys, values, strict=True), key=lambda pair: pair[0])
             return best_key, float(np.log10(best_value))
 

@@ -105,8 +105,8 @@ class TipAdapter(FewShotClassifier):
             estimator.kernel_ = kernel_name(estimator.device_)
 
     @classmethod
-    def score_grid(cls, fits: Sequence[Any], X: Array, rows: NDArray[np.int64]) -> list[tuple[float, float]] | None:
-        """Return (accuracy, -NLL) of fits that share keys, with affinities computed once; None if some do not."""
+    def score_grid(cls, fits: Sequence[Any], X: Array, rows: NDArray[np.int64]) -> list[float] | None:
+        """Return the accuracies of fits that share keys, with affinities computed once; None if some do not."""
         search = KeySearch.of(fits, X, rows)
         if search is None:
             return None
@@ -154,14 +154,14 @@ class KeySearch:
         return cls(first, alphas, betas, on_device(queries, first.device_), class_rows)
 
     def scores(self, **options: Any) -> dict[tuple[float, float], RowsScore]:
-        """Return the score of every alpha and beta; options go to :func:`cafe.solvers.tip_search.tip_search`."""
+        """Return the accuracy of every alpha and beta; options go to :func:`cafe.solvers.tip_search.tip_search`."""
         import torch
 
         from cafe.solvers.tip_search import tip_search
 
         fit, dtype = self.fit, self.fit.keys_.dtype
         correct = np.empty((len(self.betas), len(self.alphas), len(self.labels)), dtype=bool)
-        accuracy, nll = tip_search(
+        accuracy = tip_search(
             self.queries,
             self.labels,
             torch.from_numpy(fit.keys_).to(fit.device_),
@@ -170,13 +170,11 @@ class KeySearch:
             fit.logit_scale,
             self.alphas,
             self.betas,
-            with_likelihood=True,
             correct=correct,
             **options,
         )
-        assert nll is not None
         return {
-            (alpha, beta): RowsScore(float(accuracy[i, j]), -float(nll[i, j]), correct[i, j])
+            (alpha, beta): RowsScore(float(accuracy[i, j]), correct[i, j])
             for i, beta in enumerate(self.betas)
             for j, alpha in enumerate(self.alphas)
         }

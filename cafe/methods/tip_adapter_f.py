@@ -140,7 +140,7 @@ class TipAdapterF(TrainedClassifier):
             ratios[name] = float(own if own is not None else start if isinstance(final, str) else final)
         return ratios
 
-    def search(self, score: Callable[[list[Any]], list[tuple[float, float]]]) -> Any:
+    def search(self, score: Callable[[list[Any]], list[float]]) -> Any:
         """Choose alpha and beta for keys that are trained with :meth:`training_ratios`; see the base class."""
         held = {f"train_{name}": value for name, value in self.training_ratios().items()}
         return FewShotClassifier.search(self.varied(**held), score)
@@ -183,8 +183,8 @@ class TipAdapterF(TrainedClassifier):
         self.seen_, self.segments_ = np.unique(np.sort(result.problem.y), return_index=True)
 
     @classmethod
-    def score_grid(cls, fits: Sequence[Any], X: Array, rows: NDArray[np.int64]) -> list[tuple[float, float]] | None:
-        """Return (accuracy, -NLL) of fits whose keys were trained once, with affinities computed once; None for others.
+    def score_grid(cls, fits: Sequence[Any], X: Array, rows: NDArray[np.int64]) -> list[float] | None:
+        """Return the accuracies of fits whose keys were trained once, with affinities computed once; None for others.
 
         Scores are Tip-Adapter's.
         """

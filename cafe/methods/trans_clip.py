@@ -117,11 +117,11 @@ class TransCLIP(TransductiveClassifier):
         self.kernel_ = f"{kernel_name(self.device_)}, transductive"
 
     @classmethod
-    def score_grid(cls, fits: Sequence[Any], X: Array, rows: NDArray[np.int64]) -> list[tuple[float, float]] | None:
-        """Return (accuracy, -NLL) of fits, solved on a thread each, since NumPy's passes use one; None on a GPU."""
+    def score_grid(cls, fits: Sequence[Any], X: Array, rows: NDArray[np.int64]) -> list[float] | None:
+        """Return the accuracies of fits, solved on a thread each, since NumPy's passes use one; None on a GPU."""
         if any(fit.device_ != "cpu" for fit in fits):
             return None
-        scores: dict[int, tuple[float, float]] = {}
+        scores: dict[int, float] = {}
 
         def score(i: int) -> None:
             scores[i] = score_fitted(fits[i], X, rows)

@@ -32,7 +32,7 @@ def oracle_test(estimator: Any, task: Any, fit_many: Any) -> tuple[Any, Selectio
     """
     X, y, rows = task.train.image_features, task.train.labels, np.arange(len(task.train))
 
-    def score(candidates: list[Any]) -> list[tuple[float, float]]:
+    def score(candidates: list[Any]) -> list[float]:
         fits = fit_many(X, y, candidates, [rows] * len(candidates))
         return score_all(fits, task.test.image_features, task.test.labels)
 

@@ -34,7 +34,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.errors import InputError, unknown_name
-from cafe.evaluation.metrics import negative_log_likelihood
 
 POLICIES = ("auto", "fixed", "few-shot-val", "cross-validation", "oracle-test")
 # What each policy chooses on, as rows say it.
@@ -56,33 +55,34 @@ MOST_ACCURATE = "most accurate"
 PUBLISHED_START = "published start: fewer than four rows a class"
 NO_EVIDENCE = "published start: no candidate gains more than its error"
 
-Score = tuple[float, float]
+# An accuracy from 0 to 1; a RowsScore where it is known which rows are right.
+Score = float
 Scorer = Callable[[list[Any]], list[Score]]
 Array = NDArray[Any]
 
 
-class RowsScore(tuple[float, float]):
-    """(accuracy, -NLL), and which rows are right, by which two candidates can be compared row by row.
+class RowsScore(float):
+    """An accuracy that knows which rows are right, by which two candidates can be compared row by row.
 
     Parameters
     ----------
-    accuracy, likelihood : float
-        Accuracy from 0 to 1, and minus the mean negative log-likelihood.
+    accuracy : float
+        From 0 to 1.
     correct : ndarray of shape (n,), bool
         Of each row scored on whether it was right.
 
     Examples
     --------
-    >>> score = RowsScore(0.5, -0.7, np.array([True, False]))
+    >>> score = RowsScore(0.5, np.array([True, False]))
     >>> score, score.correct.tolist()
-    ((0.5, -0.7), [True, False])
+    (0.5, [True, False])
     """
 
     correct: NDArray[np.bool_]
 
-    def __new__(cls, accuracy: float, likelihood: float, correct: NDArray[np.bool_]) -> Self:
-        """Make the pair."""
-        score = super().__new__(cls, (accuracy, likelihood))
+    def __new__(cls, accuracy: float, correct: NDArray[np.bool_]) -> Self:
+        """Make the accuracy."""
+        score = super().__new__(cls, accuracy)
         score.correct = correct
         return score
 
@@ -139,7 +139,7 @@ class Scoring:
     Attributes
     ----------
     score : callable
-        Takes unfitted candidates, returns (accuracy, -NLL) of each.
+        Takes unfitted candidates, returns the accuracy of each.
     rows, rows_a_class : float
         Rows that candidates are scored on, all, and the median of those of a class that has any.
     """
@@ -149,7 +149,7 @@ class Scoring:
     rows_a_class: float
 
     def __call__(self, candidates: list[Any]) -> list[Score]:
-        """Return (accuracy, -NLL) of each candidate."""
+        """Return the accuracy of each candidate."""
         return self.score(candidates)
 
     def is_enough(self) -> bool:
@@ -165,19 +165,19 @@ def has_evidence(candidate: Score, start: Score, errors: float) -> bool:
 
     Parameters
     ----------
-    candidate, start : (accuracy, -NLL)
-        :class:`RowsScore` where rows are known.
+    candidate, start : float
+        Accuracies; :class:`RowsScore` where rows are known.
     errors : float
         How many standard errors; 0 asks for one row.
 
     Examples
     --------
-    >>> start = RowsScore(0.5, 0.0, np.arange(8) < 4)
-    >>> [has_evidence(RowsScore(k / 8, 0.0, np.arange(8) < k), start, errors=1) for k in (5, 6, 7, 8)]
+    >>> start = RowsScore(0.5, np.arange(8) < 4)
+    >>> [has_evidence(RowsScore(k / 8, np.arange(8) < k), start, errors=1) for k in (5, 6, 7, 8)]
     [False, False, True, True]
     """
     if not (isinstance(candidate, RowsScore) and isinstance(start, RowsScore)):
-        return candidate[0] > start[0] + ROUNDING
+        return candidate > start + ROUNDING
     gained = int(np.sum(candidate.correct & ~start.correct))
     lost = int(np.sum(start.correct & ~candidate.correct))
     error = math.sqrt(gained + lost - (gained - lost) ** 2 / len(start.correct))
@@ -195,7 +195,7 @@ def mildest(
         With parameters that are ``"auto"``.
     candidates : sequence of unfitted classifiers
         With values in their place.
-    scores : sequence of (accuracy, -NLL)
+    scores : sequence of float
         Of the candidates.
     score : callable
         What scored them; a :class:`Scoring` knows how many rows it scored by, any other is taken at its word.
@@ -207,7 +207,7 @@ def mildest(
     >>> from cafe import TipAdapter
     >>> unfitted = TipAdapter(alpha="auto")
     >>> tried = [unfitted.varied(alpha=alpha) for alpha in (0.1, 2.0, 50.0)]
-    >>> mildest(unfitted, tried, [(0.8, -1.0), (0.9, -2.0), (0.9, -0.1)], None).alpha
+    >>> mildest(unfitted, tried, [0.8, 0.9, 0.9], None).alpha
     2.0
     """
     names = list(published_start(estimator))
@@ -218,24 +218,20 @@ def mildest(
     allowed = list(range(len(candidates)))
     if isinstance(score, Scoring):
         allowed = [i for i in allowed if score.is_enough() and has_evidence(scores[i], scores[start], errors)]
-    highest = max((scores[i][0] for i in allowed), default=0.0)
-    accurate = [i for i in allowed if scores[i][0] >= highest - ROUNDING]
+    highest = max((scores[i] for i in allowed), default=0.0)
+    accurate = [i for i in allowed if scores[i] >= highest - ROUNDING]
     return candidates[min(accurate, key=steps.__getitem__, default=start)]
 
 
 def score_fitted(estimator: Any, X: Array, rows: NDArray[np.int64]) -> Score:
-    """Score a fitted classifier on rows: (accuracy, -NLL)."""
+    """Return the accuracy of a fitted classifier on rows."""
     return score_probabilities(estimator, estimator.predict_proba(X), rows)
 
 
 def score_probabilities(estimator: Any, predicted: Array, rows: NDArray[np.int64]) -> Score:
-    """Score the probabilities (n, c) that a fitted classifier gives rows: (accuracy, -NLL)."""
-    # A method that started from class means has no column for a class without a training row.
-    n_columns = int(max(rows.max(), estimator.classes_.max())) + 1
-    probabilities = np.zeros((len(predicted), n_columns), dtype=predicted.dtype)
-    probabilities[:, estimator.classes_] = predicted
-    correct: NDArray[np.bool_] = probabilities.argmax(axis=1) == rows
-    return RowsScore(float(np.mean(correct)), -negative_log_likelihood(probabilities, rows), correct)
+    """Return the accuracy of the scores (n, c), such as probabilities, that a fitted classifier gives rows."""
+    correct: NDArray[np.bool_] = estimator.classes_[predicted.argmax(axis=1)] == rows
+    return RowsScore(float(np.mean(correct)), correct)
 
 
 def score_all(fits: Sequence[Any], X: Array, rows: NDArray[np.int64]) -> list[Score]:
@@ -300,10 +296,9 @@ def cross_validation(fit_many: Any, X: Array, y: Array, train: NDArray[np.int64]
 
 def _over_folds(scores: Sequence[Score]) -> Score:
     """Return the mean of the scores of one candidate over folds, with the rows of all."""
-    accuracy, likelihood = (float(value) for value in np.mean(scores, axis=0))
+    accuracy = float(np.mean(scores))
     correct = [score.correct for score in scores if isinstance(score, RowsScore)]
-    known = len(correct) == len(scores)
-    return RowsScore(accuracy, likelihood, np.concatenate(correct)) if known else (accuracy, likelihood)
+    return RowsScore(accuracy, np.concatenate(correct)) if len(correct) == len(scores) else accuracy
 
 
 def _rows_a_class(labels: NDArray[np.int64]) -> float:
@@ -360,7 +355,7 @@ def choose(estimator: Any, policy: str, scorer: Scorer | None) -> tuple[Any, Sel
     else:
         stayed = isinstance(scorer, Scoring) and steps_from_start(estimator, values) == 0
         rule = NO_EVIDENCE if stayed else MOST_ACCURATE
-    return chosen, Selection(policy, values, max(seen)[0], len(seen), rows_a_class=rows, rule=rule)
+    return chosen, Selection(policy, values, float(max(seen)), len(seen), rows_a_class=rows, rule=rule)
 
 
 def fall_back(estimator: Any, reason: str) -> tuple[Any, Selection]:

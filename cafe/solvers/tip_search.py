@@ -42,12 +42,11 @@ def tip_search(
     alphas: Sequence[float],
     betas: Sequence[float],
     *,
-    with_likelihood: bool = False,
     channels: NDArray[np.int64] | None = None,
     key_weights: Tensor | None = None,
     correct: NDArray[np.bool_] | None = None,
     block_bytes: int | None = None,
-) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+) -> NDArray[np.float64]:
     """Score every pair of alpha and beta on labelled queries.
 
     Parameters
@@ -66,8 +65,6 @@ def tip_search(
         Of the zero-shot part.
     alphas, betas : sequence of float
         Values to score; alphas at least 0.
-    with_likelihood : bool, default=False
-        Whether the mean negative log-likelihood is wanted too; it costs a pass per pair.
     channels : ndarray of shape (m,), int64, default=None
         Columns of queries that are compared with keys, which are then (k, m); scaled to length one again. None for all.
     key_weights : Tensor of shape (k,), default=None
@@ -80,8 +77,8 @@ def tip_search(
 
     Returns
     -------
-    tuple of ndarray of shape (len(betas), len(alphas)) and the same or None
-        Accuracy (0 to 1), and mean negative log-likelihood.
+    ndarray of shape (len(betas), len(alphas))
+        Accuracies, 0 to 1.
 
     References
     ----------
@@ -92,8 +89,7 @@ def tip_search(
     --------
     >>> eye = torch.eye(2)
     >>> queries, labels = np.eye(2, dtype=np.float32), np.array([1, 0])
-    >>> accuracy, _ = tip_search(queries, labels, eye, np.array([1, 1]), eye, 1.0, [0, 9], [1])
-    >>> accuracy.tolist()
+    >>> tip_search(queries, labels, eye, np.array([1, 1]), eye, 1.0, [0, 9], [1]).tolist()
     [[0.0, 0.5]]
     """
     n, c = queries.shape[0], len(text)
@@ -102,7 +98,6 @@ def tip_search(
     owner = torch.as_tensor(key_labels, device=keys.device)
     counts = torch.as_tensor(np.bincount(key_labels, minlength=c), device=keys.device)
     right = torch.zeros(len(betas), len(at), dtype=torch.float64, device=keys.device)
-    nll = torch.zeros_like(right) if with_likelihood else None
     scored = torch.as_tensor(at, device=keys.device)
     # It stays on the device until the end, so that the host waits for the device once.
     is_right = None if correct is None else torch.empty(correct.shape, dtype=torch.bool, device=keys.device)
@@ -133,15 +128,10 @@ def tip_search(
                 right[i] += inside.sum(0)
             else:
                 right[i] += _count_by_sorting(low, high, at) if on_cpu else _inside(low, high, scored).sum(0)
-            if nll is not None:
-                for j, alpha in enumerate(at):
-                    logits = torch.add(base, votes, alpha=float(alpha))
-                    losses = torch.logsumexp(logits, 0) - logits.gather(0, y)[0]
-                    nll[i, j] += losses.sum(dtype=torch.float64)
     if correct is not None and is_right is not None:
         correct[...] = is_right.cpu().numpy()
     accuracy: NDArray[np.float64] = right.cpu().numpy() / n
-    return accuracy, None if nll is None else nll.cpu().numpy() / n
+    return accuracy
 
 
 def _intervals(gain: Tensor, ahead: Tensor) -> tuple[Tensor, Tensor]:

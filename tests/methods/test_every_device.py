@@ -116,7 +116,7 @@ def test_tip_adapters_search_runs_on_the_device():
             model = make_method("tip-adapter", class_embeddings=text, device=device, alpha="auto", beta="auto")
             model.set_params(random_state=0).fit(X, y)
         chosen.append((model.alpha_, model.beta_))
-        # Each fold's accuracies and likelihoods, once; not one number for each pair of alpha and beta.
+        # Each fold's accuracies, once; not one number for each pair of alpha and beta.
         assert watched.reads <= (16 if device == "cuda" else 0), watched.read_at
     assert chosen[0] == chosen[1]
 

@@ -141,7 +141,7 @@ def test_a_grid_shares_one_copy_of_the_class_embeddings(name):
 
     def score(candidates):
         tried.extend(candidates)
-        return [(-float(i), 0.0) for i in range(len(candidates))]
+        return [-float(i) for i in range(len(candidates))]
 
     if model.automatic():
         model.search(score)

@@ -22,10 +22,10 @@ def test_scores_together_are_scores_one_by_one():
         fits = fit_many(X, y, grid, [np.arange(40)] * len(grid))
         assert all(fit.keys_ is fits[0].keys_ for fit in fits)
         together = TipAdapter.score_grid(fits, queries, labels)
-        for (accuracy, likelihood), fit in zip(together, fits, strict=True):
+        for score, fit in zip(together, fits, strict=True):
             alone = score_fitted(fit, queries, labels)
-            assert accuracy == alone[0]
-            np.testing.assert_allclose(likelihood, alone[1], rtol=1e-4)
+            assert score == alone
+            np.testing.assert_array_equal(score.correct, alone.correct)
 
 
 def test_a_class_without_a_column_or_keys_of_their_own_are_scored_one_by_one():

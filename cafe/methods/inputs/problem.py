@@ -6,8 +6,8 @@ Letters: n samples, d feature width, c classes.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,11 +33,14 @@ class CheckedArrays:
         Row of ``class_embeddings``.
     class_embeddings : ndarray of shape (c, d), dtype of X
         Text, or class means of the training features; unit-length if ``normalize``.
+    shared : dict
+        Results that several estimators need, by what they were computed from.
     """
 
     X: Array | StoredRows
     y: NDArray[np.int64]
     class_embeddings: Array
+    shared: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)

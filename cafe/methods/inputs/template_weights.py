@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cafe.arrays import sums_by_class
 from cafe.errors import InputError
 from cafe.methods.inputs.cosines import Array, unit_length
 from cafe.methods.inputs.parameters import Choice, Constraint, Number
@@ -119,16 +120,13 @@ def weighted_embeddings(
     >>> embeddings.round(3).tolist(), weights.round(3).tolist()
     ([[1.0, 0.0], [0.6, 0.8]], [1.0, 0.0, 1.0])
     """
-    means = np.zeros((n_classes, prompts.shape[1]))
-    np.add.at(means, y, unit_length(X.astype(np.float64)))
+    means = sums_by_class(unit_length(X.astype(np.float64)), y, n_classes)
     scores = gamma * np.einsum("pd,pd->p", prompts, unit_length(means)[owners])  # 0 where a class has no row
     top = np.full(n_classes, -np.inf)
     np.maximum.at(top, owners, scores)
     weights = np.exp(scores - top[owners])
     weights /= np.bincount(owners, weights, minlength=n_classes)[owners]
-    sums = np.zeros_like(means)
-    np.add.at(sums, owners, weights[:, None] * prompts)
-    return unit_length(sums), weights
+    return unit_length(sums_by_class(weights[:, None] * prompts, owners, n_classes)), weights
 
 
 def embeddings_for(estimator: Any, X: Array, y: NDArray[np.int64]) -> Array:

@@ -23,7 +23,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.arrays import functions, index_like, like, on_device, on_host
+from cafe.arrays import functions, index_like, like, on_device, on_host, sums_by_class
 from cafe.compute import threads_for
 from cafe.methods.inputs.cosines import Array
 
@@ -123,9 +123,8 @@ def held_out_logits(
 
 def class_means(X: Array, y: NDArray[np.int64], n_classes: int) -> Array:
     """Return the mean of every class's rows, (c, d); zeros for a class without one."""
-    sums = np.zeros((n_classes, X.shape[1]))
-    np.add.at(sums, y, X)
-    means: Array = sums / np.maximum(np.bincount(y, minlength=n_classes), 1)[:, None]
+    means: Array = sums_by_class(X.astype(np.float64), y, n_classes)
+    means /= np.maximum(np.bincount(y, minlength=n_classes), 1)[:, None]
     return means
 
 
