@@ -176,9 +176,13 @@ def compiling(
         if launched is not None:
             launched.append(replace(compiled_so_far[key], blocks=row.blocks))
 
+    before = driver._active
     driver.set_active(OtherCard(target))
-    with mock.patch.object(JITFunction, "run", compile_instead):
-        yield
+    try:
+        with mock.patch.object(JITFunction, "run", compile_instead):
+            yield
+    finally:
+        driver._active = before
 
 
 def read_code(asm: Any) -> dict[str, int]:
@@ -273,26 +277,20 @@ def compile_all(
     """
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise SystemExit("TRITON_INTERPRET=1 is set: kernels would be interpreted, and nothing compiled")
-    from triton.runtime import driver
-
     compiled_so_far: dict[Any, Compiled] = {}
     told = 0
-    before = driver._active
-    try:
-        for target in targets:
-            card = CARDS[target][1]
-            for family in FAMILIES:
-                # A family whose code is the same in all precisions is compiled once.
-                own = [name for name in precisions if name in family.precisions] or family.precisions[:1]
-                for precision in own:
-                    for case, launch in family.launches(precision, card, quick):
-                        with compiling(compiled_so_far, target, case, precision):
-                            launch()
-                        for row in list(compiled_so_far.values())[told:]:
-                            tell(row)
-                        told = len(compiled_so_far)
-    finally:
-        driver._active = before
+    for target in targets:
+        card = CARDS[target][1]
+        for family in FAMILIES:
+            # A family whose code is the same in all precisions is compiled once.
+            own = [name for name in precisions if name in family.precisions] or family.precisions[:1]
+            for precision in own:
+                for case, launch in family.launches(precision, card, quick):
+                    with compiling(compiled_so_far, target, case, precision):
+                        launch()
+                    for row in list(compiled_so_far.values())[told:]:
+                        tell(row)
+                    told = len(compiled_so_far)
     return list(compiled_so_far.values())
 
 

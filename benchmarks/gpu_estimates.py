@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from compile_matrix import CARDS, Compiled, compiling
@@ -73,19 +72,13 @@ def floor(precision: str, sizes: dict[str, int]) -> float:
 
 def estimate(target: str, precision: str, sizes: dict[str, int]) -> dict[str, Any]:
     """Compile a step and return launches and microseconds, and which launch takes longest."""
-    from triton.runtime import driver
-
     from cafe.kernels.reference import AdapterShape
 
     launched: list[Compiled] = []
     shape = AdapterShape("image", "paper", sizes["h"])
-    before = driver._active
-    try:
-        with compiling({}, target, "estimate", precision, launched):
-            step = {name: sizes[name] for name in ("g", "b", "d", "c")}
-            partial(adapter_step, shape, precision, CARDS[target][1], **step)()
-    finally:
-        driver._active = before
+    with compiling({}, target, "estimate", precision, launched):
+        step = {name: sizes[name] for name in ("g", "b", "d", "c")}
+        adapter_step(shape, precision, CARDS[target][1], **step)
     each = [(microseconds(row, sizes), row) for row in launched]
     longest = max(each, key=lambda pair: pair[0])
     tiles = {row.kernel: tuple(map(int, row.tile.split("x")[:2])) for row in launched}

@@ -11,9 +11,10 @@ a class (Flowers 16), val 4 a class.
 from __future__ import annotations
 
 import numpy as np
+import real_features as real
 from harness import drawn_like, flowers_shape, real_features, unit
 
-from cafe.features import Features, Split
+from cafe.features import Features
 
 # Classes and test rows as published (CoOp's splits).
 SHAPES = {
@@ -54,7 +55,7 @@ def features_of(name: str, fraction: float) -> Features:
         split: drawn_like(X, y, n, seed=10 * number + i, spread=spread, classes=classes)
         for i, (split, n) in enumerate(sizes.items())
     }
-    return _features(name, rows, text[classes])
+    return real.features_of(f"{name}-shape", rows, text[classes])
 
 
 def _spread(X: np.ndarray, y: np.ndarray, text: np.ndarray, classes: np.ndarray) -> float:
@@ -73,11 +74,4 @@ def _flowers(n_test: int) -> Features:
     data = real_features("oxford_flowers_vitb32")
     val, val_labels = data["val_features"].astype(np.float32), data["val_labels"].astype(np.int64)
     rows = {"train": (train, labels), "val": (unit(val), val_labels), "test": (test, test_labels)}
-    return _features("flowers102", rows, text)
-
-
-def _features(name: str, rows: dict[str, tuple[np.ndarray, np.ndarray]], text: np.ndarray) -> Features:
-    splits = {split: Split(X, y, np.array([f"{split}/{i}" for i in range(len(y))])) for split, (X, y) in rows.items()}
-    names = tuple(f"class {i}" for i in range(len(text)))
-    provenance = {"dataset": f"{name}-shape", "encoder": "OpenAI CLIP ViT-B/32", "fingerprint": None}
-    return Features(splits, names, text[None], logit_scale=100.0, provenance=provenance)
+    return real.features_of("flowers102-shape", rows, text)

@@ -16,9 +16,11 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from harness import parse, real_features
+from harness import parse
+from real_features import caltech69, imagenet
 
 import cafe
+from cafe.features import Features
 from cafe.methods.inputs.cosines import unit_length
 from cafe.protocol.selection import choose, few_shot_val, score_fitted
 
@@ -30,28 +32,19 @@ Rows = tuple[np.ndarray, np.ndarray]
 class Data:
     """One task: shots, validation (or None), test, text."""
 
-    def __init__(self, train: Rows, val: Rows | None, test: Rows, text: np.ndarray) -> None:
-        self.train, self.val, self.test, self.text = train, val, test, text
+    def __init__(self, features: Features, val_shots: int) -> None:
+        train, test, val = features.split("train"), features.split("test"), features.splits.get("val")
+        self.train, self.test = (train.image_features, train.labels), (test.image_features, test.labels)
+        self.val: Rows | None = None
+        if val is not None:
+            each = range(len(features.class_names))
+            rows = np.concatenate([np.flatnonzero(val.labels == c)[:val_shots] for c in each])
+            self.val = val.image_features[rows], val.labels[rows]
+        assert features.text_features is not None
+        self.text = features.text_features[0]
 
     def test_accuracy(self, fit: Any) -> float:
         return 100 * float(fit.score(*self.test))
-
-
-def caltech(shots: int) -> Data:
-    data = real_features("caltech69_vitb32")
-    labels = data["val_labels"]
-    rows = np.concatenate([np.flatnonzero(labels == c)[: min(shots, 4)] for c in range(len(data["class_names"]))])
-    train = data[f"train_{shots}shot_features"], data[f"train_{shots}shot_labels"]
-    test = data["test_features"], data["test_labels"]
-    return Data(train, (data["val_features"][rows], labels[rows]), test, data["text_features"])
-
-
-def imagenet() -> Data:
-    data = real_features("imagenet_vitb32")
-    X = data["features_4shot"]
-    X_test, y_test = (np.concatenate([data[f"{k}_1shot"], data[f"{k}_2shot"]]) for k in ("features", "labels"))
-    keep = (X_test.astype(np.float32) @ X.astype(np.float32).T).max(axis=1) < 0.93
-    return Data((X, data["labels_4shot"]), None, (X_test[keep], y_test[keep]), data["text_features"])
 
 
 def searched(make: Callable[..., Any], seeds: Sequence[int] = SEEDS) -> Callable[[Data], list[float]]:
@@ -176,14 +169,14 @@ def main() -> None:
     arguments = parse(parser, {"imagenet": True, "methods": "gda,trans-clip"})
     wanted = tuple(arguments.methods.split(","))
     print("| method | cell | theirs | ours | difference | | seconds |\n| --- | --- | --- | --- | --- | --- | --- |")
-    tasks = {shots: caltech(shots) for shots in (1, 4, 16)}
+    tasks = {shots: Data(caltech69(shots), min(shots, 4)) for shots in (1, 4, 16)}
     for method, (theirs, run) in CALTECH.items():
         for (shots, data), figure in zip(tasks.items(), theirs, strict=True):
             if method.startswith(wanted):
                 start = time.perf_counter()
                 print_row(method, f"Caltech69, {shots}", figure, run(data), time.perf_counter() - start)
     if arguments.imagenet:
-        data = imagenet()
+        data = Data(imagenet(4), 0)
         for method, (figure, run) in IMAGENET.items():
             if method.startswith(wanted):
                 start = time.perf_counter()

@@ -11,6 +11,7 @@ augmented views, val and test are centre crops. They were published without a li
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,15 +32,11 @@ def imagenet(shots: int) -> Features:
     X, y = data[f"features_{shots}shot"], data[f"labels_{shots}shot"]
     X_test = np.concatenate([data[f"features_{k}shot"] for k in others])
     y_test = np.concatenate([data[f"labels_{k}shot"] for k in others])
-    ids = np.array([f"{k}-shot/{i}" for k in others for i in range(len(data[f"labels_{k}shot"]))])
     nearest = (X_test.astype(np.float32) @ X.astype(np.float32).T).max(axis=1)
     kept = nearest < NEAR_DUPLICATE
-    splits = {
-        "train": Split(X, y, np.array([f"{shots}-shot/{i}" for i in range(len(y))])),
-        "test": Split(X_test[kept], y_test[kept], ids[kept]),
-    }
     # Not "imagenet": other test images than the published tables have.
-    return _features("imagenet-train-draws", splits, data)
+    rows = {"train": (X, y), "test": (X_test[kept], y_test[kept])}
+    return features_of("imagenet-train-draws", rows, data["text_features"], data["class_names"])
 
 
 def caltech69(shots: int | None = None) -> Features:
@@ -65,17 +62,25 @@ def published(file: str, shots: int | None, name: str | None = None) -> Features
     """
     data = real_features(f"{file}_vitb32")
     parts = {"train": f"train_{shots}shot" if shots else "train", "val": "val", "test": "test"}
-    splits = {split: _split(data, part) for split, part in parts.items() if f"{part}_features" in data}
-    return _features(name or file, splits, data)
+    rows = {
+        split: (data[f"{part}_features"], data[f"{part}_labels"])
+        for split, part in parts.items()
+        if f"{part}_features" in data
+    }
+    return features_of(name or file, rows, data.get("text_features"), data.get("class_names"))
 
 
-def _split(data: Any, name: str) -> Split:
-    labels: NDArray[np.int64] = data[f"{name}_labels"]
-    return Split(data[f"{name}_features"], labels, np.array([f"{name}/{i}" for i in range(len(labels))]))
-
-
-def _features(name: str, splits: dict[str, Split], data: Any) -> Features:
-    text = data["text_features"][None] if "text_features" in data else None
+def features_of(
+    name: str,
+    rows: Mapping[str, tuple[NDArray[Any], NDArray[Any]]],
+    text: NDArray[Any] | None,
+    class_names: Sequence[str] | None = None,
+) -> Features:
+    """Return rows and labels by split, with text (c, d) or None; classes without names are called by number."""
+    splits = {
+        split: Split(X, y.astype(np.int64), np.array([f"{split}/{i}" for i in range(len(y))]))
+        for split, (X, y) in rows.items()
+    }
+    names = range(max(int(y.max()) for _, y in rows.values()) + 1) if class_names is None else class_names
     provenance = {"dataset": name, "encoder": ENCODER, "fingerprint": None}
-    names = data["class_names"] if "class_names" in data else range(int(splits["train"].labels.max()) + 1)
-    return Features(splits, tuple(map(str, names)), text, provenance=provenance)
+    return Features(splits, tuple(map(str, names)), None if text is None else text[None], provenance=provenance)

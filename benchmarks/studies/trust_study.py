@@ -24,6 +24,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from harness import is_smoke, parse, real_features, report, unit_float32
+from real_features import features_of
 
 SETS = {"caltech69": "caltech69_vitb32", "flowers102": "oxford_flowers_vitb32", "dtd": "dtd_vitb32",
         "stanford-cars": "stanford_cars_vitb32"}  # fmt: skip
@@ -92,28 +93,31 @@ def unknown() -> list[dict[str, Any]]:
     return rows
 
 
+def test_rows(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return the centre crops of a set, their labels, and its text where it has some."""
+    data = real_features(SETS[name])
+    text = data["text_features"].astype(np.float32) if "text_features" in data else None
+    return unit_float32(data["test_features"]), data["test_labels"].astype(np.int64), text
+
+
 def promises() -> list[dict[str, Any]]:
     """Measure coverage, false alarms and calibration on the half that nothing was built from."""
     from cafe.classifier.final_fit import fit_for_use
     from cafe.classifier.out_of_fold import class_text, unknown_scores
-    from cafe.features import Features, Split
+    from cafe.fitting import full_probabilities
 
     rows = []
     for name in ("caltech69", "flowers102", "stanford-cars"):
-        data = real_features(SETS[name])
-        X, y = unit_float32(data["test_features"]), data["test_labels"].astype(np.int64)
-        text = data["text_features"][None].astype(np.float32) if "text_features" in data else None
+        X, y, text = test_rows(name)
         results: dict[str, list[float]] = {}
         for seed in range(1 if is_smoke() else 20):
             order = np.random.default_rng(seed).permutation(len(y))
-            ids = np.arange(len(y)).astype(str)
-            halves = [Split(X[part], y[part], ids[part]) for part in np.array_split(order, 2)]
-            features = Features({"train": halves[0], "test": halves[1]}, tuple(map(str, range(int(y.max()) + 1))), text)
+            halves = [(X[part], y[part]) for part in np.array_split(order, 2)]
+            features = features_of(name, dict(zip(("train", "test"), halves, strict=True)), text)
             final = fit_for_use(features, "gda", seed=seed)
             assert final.promises is not None and final.scored is not None
-            test = halves[1]
-            p = np.zeros((len(test), len(features.class_names)))
-            p[:, final.estimator.classes_] = final.estimator.predict_proba(test.image_features)
+            test = features.split("test")
+            p = full_probabilities(final.estimator, test.image_features, len(features.class_names))
             best, rows_of = p.argmax(axis=1), np.arange(len(test))
             values = {"acc1": float((best == test.labels).mean())}
             for coverage in COVERAGE:
@@ -138,40 +142,31 @@ def temperature() -> list[dict[str, Any]]:
     from cafe.classifier.final_fit import fit_for_use
     from cafe.evaluation.calibration import tempered
     from cafe.evaluation.metrics import expected_calibration_error, negative_log_likelihood
-    from cafe.features import Features, Split
     from cafe.fitting import full_probabilities
 
     rows = []
     for name in ("caltech69", "flowers102", "stanford-cars"):
-        data = real_features(SETS[name])
-        X, y = unit_float32(data["test_features"]), data["test_labels"].astype(np.int64)
-        text = data["text_features"][None].astype(np.float32) if "text_features" in data else None
-        ids = np.arange(len(y)).astype(str)
-        divided = {}
-        for shots in (4, 16):
-            shown, labels = (
-                unit_float32(data[f"train_{shots}shot_features"]),
-                data[f"train_{shots}shot_labels"].astype(np.int64),
-            )
-            train = Split(shown, labels, np.array([f"train {i}" for i in range(len(labels))]))
-            divided[f"{shots} shots"] = [(train, Split(X, y, ids))]
-        order = [np.random.default_rng(seed).permutation(len(y)) for seed in range(3)]
-        halves = [np.array_split(each, 2) for each in order]
-        divided["half"] = [(Split(X[a], y[a], ids[a]), Split(X[b], y[b], ids[b])) for a, b in halves]
+        data, (X, y, text) = real_features(SETS[name]), test_rows(name)
+        divided = {
+            f"{k} shots": [((unit_float32(data[f"train_{k}shot_features"]), data[f"train_{k}shot_labels"]), (X, y))]
+            for k in (4, 16)
+        }
+        halves = [np.array_split(np.random.default_rng(seed).permutation(len(y)), 2) for seed in range(3)]
+        divided["half"] = [((X[a], y[a]), (X[b], y[b])) for a, b in halves]
         for method in METHODS[:1] if is_smoke() else METHODS:
             for learned, draws in list(divided.items())[:1] if is_smoke() else divided.items():
                 results: dict[str, list[float]] = {}
                 for seed, (train, test) in enumerate(draws):
-                    features = Features({"train": train, "test": test}, tuple(map(str, range(int(y.max()) + 1))), text)
+                    features = features_of(name, {"train": train, "test": test}, text)
                     final = fit_for_use(features, method, seed=seed)
                     assert final.calibration is not None
-                    p = full_probabilities(final.estimator, test.image_features, len(features.class_names))
+                    p = full_probabilities(final.estimator, test[0], len(features.class_names))
                     given = {"own": 1.0, "always": final.calibration.temperature_fitted}
                     given["rule"] = final.calibration.temperature
                     for key, value in given.items():
                         q = tempered(p, value)
-                        results.setdefault(f"ece {key}", []).append(expected_calibration_error(q, test.labels))
-                        results.setdefault(f"nll {key}", []).append(negative_log_likelihood(q, test.labels))
+                        results.setdefault(f"ece {key}", []).append(expected_calibration_error(q, test[1]))
+                        results.setdefault(f"nll {key}", []).append(negative_log_likelihood(q, test[1]))
                     results.setdefault("kept", []).append(float(given["rule"] != 1.0))
                     results.setdefault("temperature", []).append(given["always"])
                 about = {"section": "temperature", "data": name, "learned": learned, "method": method}
