@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cafe.arrays import double, in_dtype_of, kernel_name, like, on_host
+from cafe.arrays import kernel_name, like, on_host
 from cafe.compute import run_each
 from cafe.errors import CafeWarning
 from cafe.methods.base import Array, Problem, TransductiveClassifier, cosine_logits, unit_length
@@ -132,10 +132,10 @@ class TransCLIP(TransductiveClassifier):
     def _logits(self, X: Array) -> Array:
         """Solve the mixture for the batch X; return the logarithms of its assignments."""
         few_shot = self.setting == "few-shot"
-        text_logits = double(cosine_logits(X, self._text_like(X), self.logit_scale))
+        text_logits = cosine_logits(X, self._text_like(X), self.logit_scale)
         _warn_of_few_classes(on_host(text_logits.argmax(axis=1)), text_logits.shape[1])
-        queries = unit_length(double(X))
-        log_z = solve(
+        queries = unit_length(X)
+        logits: Array = solve(
             queries,
             text_logits,
             like(self.shots_, queries),
@@ -145,7 +145,6 @@ class TransCLIP(TransductiveClassifier):
             self.neighbors,
             self.iterations,
         )
-        logits: Array = in_dtype_of(log_z, X)
         return logits
 
 

@@ -1,7 +1,7 @@
 """TransCLIP's solver: assignments of a whole query set by a Gaussian mixture with neighbours and text.
 
-Letters: n queries, s shots, d width, c classes, k neighbours. Iterates are float64: NumPy arrays on a CPU, tensors
-on a device.
+Letters: n queries, s shots, d width, c classes, k neighbours. Iterates are NumPy arrays on a CPU and tensors on a
+device, in the queries' dtype.
 
     z_i   ~ y_i^lambda exp( (1/50) ( l_i + (50 / 2k) ( (W^T z)_i + (W z)_i ) ) )      y text prediction, l_i below
     l_ic  = -1/2 sum_d (x_id - mu_cd)^2 / v_d
@@ -9,7 +9,8 @@ on a device.
     v     = ( (1/n) sum_ic z_ic (x_i - mu_c)^2 + (50 gamma / s) sum_(shots i) (x_i - mu_(y_i))^2 ) / (1 + 50 gamma)
 
 W has, for every query and every shot, the affinities of its k nearest queries. Squares are expanded, so that no array
-of n x c x d is made, and neighbours are found in blocks, so that no array of n x n is.
+of n x c x d is made, and neighbours are found in blocks, so that no array of n x n is. What is left of two squares that
+cancel is known to some epsilons of them, and no variance is taken to be smaller than that.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cafe.arrays import functions, index_like, is_tensor, like, one_hot, relu, sums_by_class
+from cafe.arrays import functions, index_like, is_tensor, like, numpy_dtype, one_hot, relu, sums_by_class
 
 Array = NDArray[Any]
 
@@ -173,7 +174,7 @@ def normalised_exp(scores: Array, out: Array | None = None) -> Array:
 
 def _unit_means(x: Array) -> Array:
     """Return means (c, d) scaled to length one; means of zeros stay zeros."""
-    tiny = np.finfo(np.float64).tiny
+    tiny = float(np.finfo(numpy_dtype(x)).tiny)
     scaled: Array
     if is_tensor(x):
         scaled = x / x.norm(dim=-1, keepdim=True).clamp_min(tiny)
@@ -196,10 +197,10 @@ def solve(
 
     Parameters
     ----------
-    queries, shots : ndarray or Tensor of shape (n, d) and (s, d), float64
+    queries, shots : ndarray or Tensor of shape (n, d) and (s, d), float32 or float64
         Of unit length. Tensors are computed on their own device.
-    text_logits : ndarray of shape (n, c)
-        Zero-shot logits of the queries.
+    text_logits : ndarray or Tensor of shape (n, c)
+        Zero-shot logits of the queries, in their dtype.
     labels : ndarray of shape (s,), int64
         Class rows of the shots.
     gamma : float
@@ -227,6 +228,9 @@ def solve(
     shot_sums = shot_weight * sums_by_class(shots, labels, c)
     query_squares = of.square(queries)
     squares = query_squares.sum(axis=0) / n + shot_weight * of.square(shots).sum(axis=0)
+    # Rows of a single point have no variance; the floor is far below any real one (about 1 / d).
+    limits = np.finfo(numpy_dtype(queries))
+    floor = 1e-8 / d + 4 * float(limits.eps) * squares / (1 + shot_weight * used)
 
     z = of.exp(log_y)
     # Of a sparse matrix the sum with its transpose is made once: half the products.
@@ -249,10 +253,9 @@ def solve(
             break
         per_class = z.sum(axis=0) / n + shots_per_class
         sums = z.T @ queries / n + shot_sums
-        mu = _unit_means(sums / per_class.clip(np.finfo(np.float64).tiny)[:, None])
+        mu = _unit_means(sums / per_class.clip(float(limits.tiny))[:, None])
         variance = squares - 2 * (mu * sums).sum(axis=0) + per_class @ of.square(mu)
-        # Rows of a single point have no variance; the floor is far below any real one (about 1 / d).
-        variance = (variance / (1 + shot_weight * used)).clip(1e-8 / d)
+        variance = of.maximum(variance / (1 + shot_weight * used), floor)
     return log_z
 
 
