@@ -37,9 +37,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cafe import CLIPAdapter
 from cafe.kernels.cpu import CpuAdapterStep
+from cafe.kernels.cpu_parts import Course, CpuPartedSteps
 from cafe.kernels.cpu_projected import CpuProjectedStep, FrozenLogits, direct_multiply_adds
-from cafe.kernels.fastest import StepSizes, choose_cpu_step, choose_cpu_threads
-from cafe.kernels.optimizers import copied_in_a_row, make_update
+from cafe.kernels.fastest import StepSizes, choose_cpu_step, choose_cpu_threading
+from cafe.kernels.optimizers import EPS, copied_in_a_row, make_update
 from cafe.kernels.reference import AdapterShape, adapter_losses_and_gradients
 
 RATIO, SCALE, LR, DECAY = 0.2, 100.0, 1e-3, 0.1
@@ -121,7 +122,8 @@ class OneStep:
         self.shape = AdapterShape(variant, "paper", h)
         sizes = StepSizes(self.shape, b, d, c)
         self.kernel, self.dtype = choose_cpu_step("auto", "auto", sizes, n)
-        self.threads = choose_cpu_threads(self.kernel, self.dtype, sizes)
+        self.threading = choose_cpu_threading(self.kernel, self.dtype, sizes)
+        self.threads = 1 if self.threading == "one" else torch.get_num_threads()
         self.products = getattr(torch, self.dtype)
         generator = torch.Generator().manual_seed(0)
         sides = [side for side in ("image", "text") if variant in (side, "both")]
@@ -146,6 +148,18 @@ class OneStep:
         self.update = make_update("adamw", self.parameters, torch.tensor([DECAY]))
         self.rate = torch.tensor([1e-6])
         self.sizes = (b, d, c, h)
+        self.parted = CpuPartedSteps(self.step, self.threads) if self.threading == "parts" else None
+
+    def gradients(self, index: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the gradients of a batch, as a fit makes them."""
+        if self.parted is None:
+            return self.step(self.parameters, index, False)[1]
+        self.parted.train(self.parameters, [index[:, None]], self.course(1, 0.0))
+        return self.step.gradients
+
+    def course(self, steps: int, rate: float) -> Course:
+        """Return the learning rate and optimiser of some steps, no losses."""
+        return Course(torch.full((steps, 1), rate), steps, "adamw", torch.tensor([DECAY]), EPS)
 
     def check(self) -> float:
         """Return how far the gradients of some batches are from autograd's in float64, of their common length.
@@ -156,7 +170,7 @@ class OneStep:
         lengths: dict[str, float] = {}
         wide = [{k: v.double() for k, v in tree.items()} for tree in (self.parameters, self.hyper)]
         for index in self.batches[:CHECKED]:
-            _, own = self.step(self.parameters, index, False)
+            own = self.gradients(index)
             X = self.X.double()[index]
             _, truth = adapter_losses_and_gradients(
                 self.shape, *wide, X, self.y[index], self.text.double(), X.mean(1, keepdim=True)
@@ -168,6 +182,9 @@ class OneStep:
 
     def run(self) -> None:
         """Take some steps."""
+        if self.parted is not None:
+            self.parted.train(self.parameters, [torch.stack(self.batches, 1)], self.course(TOGETHER, 1e-6))
+            return
         for index in self.batches:
             self.update(self.parameters, self.step(self.parameters, index, False)[1], self.rate)
 
@@ -262,13 +279,14 @@ def measure_floor(n: int, d: int, c: int, batch: int, rounds: int, steps: int, p
         "gradients_apart": apart,
         "gradients_right": apart <= APART[own.dtype],
         "threads": own.threads,
+        "threading": own.threading,
     }
 
 
 # Operations of a step, by what they do. The rest, under "calls", is Python, views and arithmetic on a number a row.
 KINDS = {
     "products": ("mm", "addmm", "addmm_", "bmm"),
-    "softmax": ("amax", "sub", "exp_", "sum", "scatter_add_", "gather", "mul_", "div_"),
+    "softmax": ("softmax", "_softmax", "amax", "sub", "exp_", "sum", "scatter_add_", "gather", "mul_", "div_"),
     "norms": ("_weight_norm_interface", "_weight_norm_interface_backward", "linalg_vector_norm"),
     "casts": ("copy_", "_to_copy"),
     "gather": ("index_select",),

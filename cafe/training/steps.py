@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cafe.compute import capture_stream
+from cafe.kernels.cpu_parts import Course, CpuPartedSteps
 from cafe.kernels.optimizers import make_update
 
 # Runs before capture: it compiles kernels, makes buffers and lets libraries choose theirs.
@@ -189,6 +190,21 @@ def train_step_by_step(
         if step >= tail_start and losses is not None:
             tail += losses.to(tail.dtype)
     return tail.div_(first.steps - tail_start)
+
+
+def train_in_parts(
+    steps: CpuPartedSteps,
+    first: Configuration,
+    parameters: dict[str, Tensor],
+    blocks: Iterable[Tensor],
+    lr: Tensor,
+    decay: Tensor,
+) -> Tensor:
+    """Train one fit in place, on several threads; arguments and result as for :func:`train_step_by_step`."""
+    tail = tail_length(first.steps)
+    rates = learning_rates(first.steps, first.warmup_steps, lr)
+    course = Course(rates, first.steps - tail, first.optimizer, decay, first.eps)
+    return steps.train(parameters, blocks, course).div_(tail)
 
 
 class DeviceUpdate(Protocol):

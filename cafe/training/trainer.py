@@ -24,12 +24,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cafe.compute import SMALL, run_each, threads_for
+from cafe.kernels.cpu_parts import CpuPartedSteps
 from cafe.kernels.optimizers import copied_in_a_row
 from cafe.training.recordings import Recording, form_of, kept_recordings, recorded_as
 from cafe.training.steps import Batch as Batch
 from cafe.training.steps import Configuration as Configuration
 from cafe.training.steps import Step as Step
-from cafe.training.steps import train_step_by_step
+from cafe.training.steps import train_in_parts, train_step_by_step
 
 # Steps whose batches are drawn at once: 12,500 steps of 45 fits would fill a gigabyte.
 DRAWN_STEPS = 256
@@ -51,9 +52,10 @@ class Objective(Protocol):
     function takes the place of ``losses_and_gradients`` for that stack, and may keep what is constant and reuse its
     buffers: the gradients are read before the next call. One with ``uses_feature_mean(shape)`` gets zeros for means
     where that is false: they cost a pass over all rows. One with ``threads(configuration)`` says on how many threads a
-    step runs fastest on a CPU, or None; one whose ``stacks_large_steps`` is true gains by stacks on a CPU however large
-    its steps are. One whose ``on_device`` is true has a stepper that never
-    waits for its device; its steps are recorded and replayed (training/steps.py), with Triton's optimisers.
+    step runs fastest on a CPU, or None; one with ``parted(configuration, hyper, X, y, feature_mean)`` returns the steps
+    of a single fit in parts (kernels/cpu_parts.py), or None; one whose ``stacks_large_steps`` is true gains by stacks
+    on a CPU however large its steps are. One whose ``on_device`` is true has a stepper that never waits for its device;
+    its steps are recorded and replayed (training/steps.py), with Triton's optimisers.
     """
 
     def initial(self, configuration: Configuration, generator: torch.Generator) -> dict[str, Tensor]:
@@ -209,6 +211,8 @@ def _fit_stack(
         recording.fill(hyper, parameters, feature_mean, decay)
         parameters = recording.parameters
         tail = recording.train(first, blocks, torch.tensor([c.lr for c in stack], dtype=X.dtype))
+    elif (parts := _parted(objective, stack, hyper, X, y, feature_mean)) is not None:
+        tail = train_in_parts(parts, first, parameters, blocks, lr, decay)
     else:
         take = _stepper(objective, first.shape, hyper, X, y, feature_mean)
         with torch.cuda.device(X.device) if X.device.type == "cuda" else nullcontext():
@@ -245,6 +249,22 @@ def _feature_mean(objective: Objective, X: Tensor, configuration: Configuration)
         return X[torch.as_tensor(configuration.rows, device=X.device)].mean(0, keepdim=True)
     mean: Tensor = own(configuration.rows)
     return mean.to(X)
+
+
+def _parted(
+    objective: Objective,
+    stack: Sequence[Configuration],
+    hyper: dict[str, Tensor],
+    X: Tensor,
+    y: Tensor,
+    feature_mean: Tensor,
+) -> CpuPartedSteps | None:
+    """Return the objective's steps in parts, for a single fit on several threads of a CPU; else None."""
+    own = getattr(objective, "parted", None)
+    if own is None or len(stack) > 1 or X.device.type != "cpu" or torch.get_num_threads() == 1:
+        return None
+    steps: CpuPartedSteps | None = own(stack[0], hyper, X, y, feature_mean)
+    return steps
 
 
 def _stepper(
