@@ -296,17 +296,19 @@ def _workers_of(text: str) -> int | Literal["auto"]:
 
 
 def _models_of(text: str) -> list[str]:
-    """Read one model or several; a folder is one, whatever its name.
+    """Read one model or several, all different.
 
     Examples
     --------
     >>> _models_of("cafe:mini,openai/clip-vit-base-patch32")
     ['cafe:mini', 'openai/clip-vit-base-patch32']
     """
-    models = [text] if Path(text).expanduser().exists() else listed([text])
+    from cafe.classifier.encoder_pair import model_names
+
+    models = model_names(text)
     if len(set(models)) < len(models):
         raise InputError(f"--model names one model twice: {text}")
-    return models or [text]
+    return models
 
 
 def _answer(summaries: Sequence[ExtractionSummary], screen: Screen) -> None:

@@ -15,9 +15,9 @@ from cafe.classifier.image_classifier import ImageClassifier, ImageScores
 from cafe.classifier.images import ImageInput
 from cafe.classifier.prediction import Array
 from cafe.classifier.reading import in_batches, read_ahead
-from cafe.encoders.towers.onnx_graphs import CROPS
+from cafe.encoders.towers.onnx_graphs import CROPS, import_onnxruntime, open_session
 from cafe.encoders.towers.pillow_cropper import cropper_of
-from cafe.errors import InputError, MissingDependencyError
+from cafe.errors import InputError
 from cafe.evaluation.conformal import ConformalScore, conformal_threshold, prediction_sets
 from cafe.evaluation.unknown import FALSE_ALARMS, unknown_threshold
 from cafe.foreign import check_regular
@@ -87,19 +87,10 @@ class OnnxClassifier(ImageClassifier):
         if not self.run.is_file():
             raise InputError(f"there is no file {str(self.run)!r}; `cafe export` makes one of a run")
         check_regular(self.run)
+        library = import_onnxruntime(f"opening {self.run}")
+        threads = threads or int(os.environ.get("OMP_NUM_THREADS") or 0)
         try:
-            import onnxruntime
-        except ImportError as error:
-            raise MissingDependencyError("onnxruntime", "onnx", f"opening {self.run}") from error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or (int(os.environ.get("OMP_NUM_THREADS") or 0))
-        options.log_severity_level = 4  # what is wrong is said by the exception
-        # Weights are not repacked for large batches: for one image, that costs more than it saves.
-        options.add_session_config_entry("session.disable_prepacking", "1")
-        # Threads sleep between two layers: those that spin take the cores from whatever else decodes and serves.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self._session = onnxruntime.InferenceSession(str(self.run), options, providers=["CPUExecutionProvider"])
+            self._session = open_session(library, self.run, threads, few=True)
         except Exception as error:  # the library has classes of its own for every kind of damage
             raise InputError(f"{self.run} cannot be opened by ONNX Runtime: it is damaged, or no ONNX file") from error
         texts = dict(self._session.get_modelmeta().custom_metadata_map)

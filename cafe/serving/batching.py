@@ -138,6 +138,8 @@ class Batcher:
         Images that are held at once, from the moment their request is read to their answer.
     on_batch : callable, default: nothing
         Called with the size of each batch.
+    waited_share : float, default=0.25
+        How long a batch waits to be as large as the one before, as a share of that batch's seconds.
 
     Attributes
     ----------
@@ -146,9 +148,13 @@ class Batcher:
     """
 
     def __init__(
-        self, predictor: Predictor, queue_size: int, on_batch: Callable[[int], None] = lambda size: None
+        self,
+        predictor: Predictor,
+        queue_size: int,
+        on_batch: Callable[[int], None] = lambda size: None,
+        waited_share: float = WAITED_SHARE,
     ) -> None:
-        self._predictor, self._on_batch = predictor, on_batch
+        self._predictor, self._on_batch, self._waited_share = predictor, on_batch, waited_share
         self.queue_size, self.held = queue_size, 0
         self._decoded_now = 0  # images that are being decoded
         self._unanswered = 0  # images that are decoded, and wait or are being classified
@@ -266,7 +272,7 @@ class Batcher:
         while not self._queue or self._running >= self._plan().side_by_side:
             await self._change(None)
         now = asyncio.get_running_loop().time
-        deadline = now() + WAITED_SHARE * self._last_seconds
+        deadline = now() + self._waited_share * self._last_seconds
         while len(self._queue) < self._plan().size:
             on_their_way = self._decoded_now > 0
             if len(self._queue) >= self._last_size and not on_their_way:

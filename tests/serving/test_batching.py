@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cafe.serving import batching
 from cafe.serving.batching import QUIET_SECONDS, Batcher, QueueFullError, batch_sizes, plan_batches
 from cafe.serving.predictor import ImageAnswer
 
@@ -45,11 +44,11 @@ def crop_of(value):
     return lambda: np.full((64, 64, 3), value, dtype=np.uint8)
 
 
-def run(predictor, clients, queue_size=256):
+def run(predictor, clients, queue_size=256, **options):
     """Start a batcher, and return the result of ``clients(batcher)``."""
 
     async def serve():
-        batcher = Batcher(predictor, queue_size)
+        batcher = Batcher(predictor, queue_size, **options)
         await batcher.start()
         predictor.batches.clear()  # of the first image, which is the batcher's own
         try:
@@ -102,9 +101,8 @@ def test_batches_have_few_sizes_and_are_not_filled_up(n_images):
     assert sum(size for size, _ in predictor.batches) == n_images
 
 
-def test_the_rest_of_a_request_begins_at_once(monkeypatch):
+def test_the_rest_of_a_request_begins_at_once():
     """Of 5 images, 4 are a batch; the last does not wait for those that are answered already."""
-    monkeypatch.setattr(batching, "WAITED_SHARE", 1000.0)
     predictor = Counting(seconds=0.02)
 
     async def clients(batcher):
@@ -114,7 +112,7 @@ def test_the_rest_of_a_request_begins_at_once(monkeypatch):
             await asyncio.gather(*(batcher.classify(crop_of(value)) for value in range(5)))
         return time.perf_counter() - started
 
-    assert run(predictor, clients) < 10
+    assert run(predictor, clients, waited_share=1000.0) < 10
     assert predictor.batches == [(1, 2), (4, 2), (1, 2)]
 
 

@@ -61,6 +61,22 @@ def import_onnxruntime(purpose: str) -> Any:
     return onnxruntime
 
 
+def open_session(library: Any, graph: Path | bytes, threads: int, *, few: bool) -> Any:
+    """Open a session of onnxruntime on a graph, a file or its bytes; ``few`` says that only few images will come.
+
+    ``threads`` counts the caller's, and 0 takes one for each core.
+    """
+    options = library.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # what is wrong is said by the exception
+    # Threads that wait for work would otherwise spin, and take a core from whoever decodes and serves.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if few:  # weights are not repacked for large batches: for one image, that costs more than it saves
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    content = graph if isinstance(graph, bytes) else str(graph)
+    return library.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
 def import_onnx(purpose: str) -> Any:
     """Return the library onnx. Raises MissingDependencyError."""
     try:
@@ -177,20 +193,8 @@ class TowerGraph:
         key = threads, few
         with self._lock:
             if key not in self._sessions:
-                self._sessions[key] = self._open(self._source(), threads, few)
+                self._sessions[key] = open_session(self._library, self._source(), threads, few=few)
             return self._sessions[key]
-
-    def _open(self, graph: Path | bytes, threads: int = 1, few: bool = True) -> Any:
-        """Open a session of ONNX Runtime on a graph, a file or its bytes."""
-        options = self._library.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 4  # what is wrong is said by the exception
-        # Threads that wait for work would otherwise spin, and take a core from whoever decodes images.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if few:
-            options.add_session_config_entry("session.disable_prepacking", "1")
-        content = graph if isinstance(graph, bytes) else str(graph)
-        return self._library.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
     def _source(self) -> Path | bytes:
         """Return the file of the kept graph, which is made if missing; its bytes if the folder cannot be written to."""
@@ -213,6 +217,11 @@ class TowerGraph:
             return content
         return path
 
+    def _features_of_probes(self, graph: bytes) -> NDArray[np.float32]:
+        session = open_session(self._library, graph, 1, few=True)
+        features: NDArray[np.float32] = session.run([FEATURES], {CROPS: self._probes})[0]
+        return features
+
     def _make(self) -> bytes:
         """Trace the tower, compare its graph with it, and quantise it where that is the precision."""
         import torch
@@ -226,7 +235,7 @@ class TowerGraph:
         stream = io.BytesIO()
         try:
             write_graph(tower, self._probes, stream, [FEATURES])
-            features = self._open(stream.getvalue()).run([FEATURES], {CROPS: self._probes})[0]
+            features = self._features_of_probes(stream.getvalue())
         except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:  # of the tracer and of ONNX Runtime
             reason = str(error).strip().partition("\n")[0][:200]
             raise self._refusal(f"its tower cannot be traced into a graph: {reason}") from error
@@ -235,7 +244,7 @@ class TowerGraph:
         if self._precision == "float32":
             return stream.getvalue()
         content = _quantised(onnx.load_from_string(stream.getvalue()))
-        features = self._open(content).run([FEATURES], {CROPS: self._probes})[0]
+        features = self._features_of_probes(content)
         if not _lowest_cosine(features, expected) >= _LEAST_COSINE:
             raise self._refusal(f"in int8 its features have a cosine below {_LEAST_COSINE} with those in float32")
         return content
