@@ -30,11 +30,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cafe.kernels.class_weights import BLOCK_BYTES, LEAST_ROWS
 from cafe.kernels.class_weights_reference import Parameters
 from cafe.kernels.cpu_sides import Buffers, through_scaled_rows
-
-# Bytes of one block's logits, and the rows below which products waste more than the cache saves: class_weights.py's.
-BLOCK_BYTES, LEAST_ROWS = 2**22, 64
 
 
 @dataclass(frozen=True)
