@@ -43,18 +43,12 @@ class Pool:
         return replace(self, name=f"{self.name}, no text", text=None)
 
 
-@dataclass(frozen=True)
-class Task:
+@dataclass(frozen=True, kw_only=True)
+class Task(Pool):
     """Rows to learn from, and rows to test on; ``seed`` is the random state of methods that have one."""
 
     shots: int
     seed: int
-    X: NDArray[Any]
-    y: NDArray[np.int64]
-    X_test: NDArray[Any]
-    y_test: NDArray[np.int64]
-    text: NDArray[Any] | None
-    logit_scale: float = 100.0
 
 
 @dataclass(frozen=True)
@@ -124,7 +118,7 @@ def cells(pools: list[Pool], shots: tuple[int, ...] = SHOTS, draws: tuple[int, .
             rows = [draw_few_shot(pool.y, None, k, seed)[0] if drawn else np.arange(len(pool.y)) for pool in pools]
             tasks.append(
                 [
-                    Task(k, seed, pool.X[own], pool.y[own], pool.X_test, pool.y_test, pool.text, pool.logit_scale)
+                    Task(**vars(replace(pool, X=pool.X[own], y=pool.y[own])), shots=k, seed=seed)
                     for pool, own in zip(pools, rows, strict=True)
                 ]
             )

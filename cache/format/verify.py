@@ -171,7 +171,7 @@ def _missing_findings(file: StoredFile) -> Iterator[str]:
 
 _SAMPLE_KEYS = (layout.IMAGE_FEATURES, layout.LABELS, layout.SAMPLE_IDS, layout.SIZES)
 _FEATURES, _NUMBERS, _TEXT = ("float16 or float32", "float16", "float32"), ("int64", "int64"), ("text",)
-_TYPES = {
+_ROOT_TYPES = {
     layout.CLASS_NAMES: _TEXT,
     layout.TEMPLATES: _TEXT,
     layout.PROVENANCE: _TEXT,
@@ -179,6 +179,8 @@ _TYPES = {
     layout.PROMPT_FEATURES: _FEATURES,
     layout.PROMPT_CLASSES: _NUMBERS,
     layout.PROJECTION: ("float32", "float32"),
+}
+_SPLIT_TYPES = {
     layout.IMAGE_FEATURES: _FEATURES,
     layout.LABELS: _NUMBERS,
     layout.SAMPLE_IDS: _TEXT,
@@ -186,29 +188,19 @@ _TYPES = {
     layout.VIEW_FEATURES: _FEATURES,
     layout.FULL_LABELS: _NUMBERS,
     layout.FULL_ROWS: _NUMBERS,
-    layout.IMAGE_SHA256: ("uint8", "uint8"),
     layout.PROJECTION_FEATURES: _FEATURES,
+    layout.IMAGE_SHA256: ("uint8", "uint8"),
 }
-_SPLIT_ARRAYS = (
-    *_SAMPLE_KEYS,
-    layout.VIEW_FEATURES,
-    layout.FULL_LABELS,
-    layout.FULL_ROWS,
-    layout.PROJECTION_FEATURES,
-    layout.IMAGE_SHA256,
-)
+_TYPES = _ROOT_TYPES | _SPLIT_TYPES
 
 
 def _known_arrays(file: StoredFile) -> Iterator[tuple[str, StoredArray]]:
     """Return every readable array that FORMAT.md describes, with the last part of its path."""
-    for key in _TYPES:
-        if key not in _SPLIT_ARRAYS and key in file.arrays and file.arrays[key].problem is None:
-            yield key, file.arrays[key]
-    for name in split_names(file):
-        for key in _SPLIT_ARRAYS:
-            array = file.arrays.get(f"{layout.SPLITS}/{name}/{key}")
-            if array is not None and array.problem is None:
-                yield key, array
+    places = [(key, key) for key in _ROOT_TYPES]
+    places += [(key, f"{layout.SPLITS}/{name}/{key}") for name in split_names(file) for key in _SPLIT_TYPES]
+    for key, path in places:
+        if path in file.arrays and file.arrays[path].problem is None:
+            yield key, file.arrays[path]
 
 
 def _type_findings(file: StoredFile) -> Iterator[str]:
@@ -222,7 +214,8 @@ def _type_findings(file: StoredFile) -> Iterator[str]:
 def _shape_findings(file: StoredFile) -> list[str]:
     """Compare every shape with the class names, the templates and the image features beside it."""
     arrays = {path: array for path, array in file.arrays.items() if array.problem is None}
-    c, m = (arrays[name].shape[0] if name in arrays and arrays[name].shape else None for name in _TEXT_LISTS)
+    lists = (layout.CLASS_NAMES, layout.TEMPLATES)
+    c, m = (arrays[name].shape[0] if name in arrays and arrays[name].shape else None for name in lists)
     text = arrays.get(layout.TEXT_FEATURES)
     expected: dict[str, tuple[int | None, ...]] = {}  # None stands for any length
     width = text.shape[-1] if text is not None and text.shape else None
@@ -233,39 +226,33 @@ def _shape_findings(file: StoredFile) -> list[str]:
             continue
         n = features.shape[0] if features.shape else None
         width = features.shape[-1] if width is None and features.shape else width
-        expected[f"{folder}/{layout.IMAGE_FEATURES}"] = (n, width)
-        expected |= {f"{folder}/{key}": (n,) for key in (layout.LABELS, layout.SAMPLE_IDS, layout.SIZES)}
-        expected[f"{folder}/{layout.VIEW_FEATURES}"] = (None, n, width)
-        expected[f"{folder}/{layout.PROJECTION_FEATURES}"] = (n, None)
-        expected[f"{folder}/{layout.FULL_ROWS}"] = (n,)
-        expected[f"{folder}/{layout.IMAGE_SHA256}"] = (n, 32)
-        expected[f"{folder}/{layout.FULL_LABELS}"] = (None,)
-        if layout.PROJECTION in arrays and arrays[layout.PROJECTION].shape:
-            expected[f"{folder}/{layout.PROJECTION_FEATURES}"] = (n, arrays[layout.PROJECTION].shape[0])
+        projection = arrays.get(layout.PROJECTION)
+        before = projection.shape[0] if projection is not None and projection.shape else None
+        shapes: dict[str, tuple[int | None, ...]] = {
+            layout.IMAGE_FEATURES: (n, width),
+            **dict.fromkeys((layout.LABELS, layout.SAMPLE_IDS, layout.SIZES, layout.FULL_ROWS), (n,)),
+            layout.VIEW_FEATURES: (None, n, width),
+            layout.PROJECTION_FEATURES: (n, before),
+            layout.IMAGE_SHA256: (n, 32),
+            layout.FULL_LABELS: (None,),
+        }
+        expected |= {f"{folder}/{key}": shape for key, shape in shapes.items()}
     expected[layout.CLASS_NAMES], expected[layout.TEMPLATES], expected[layout.PROVENANCE] = (None,), (None,), (1,)
     expected[layout.TEXT_FEATURES] = (m or None, c, width)
     expected[layout.PROJECTION] = (None, width)
     prompts = arrays.get(layout.PROMPT_CLASSES)
     expected[layout.PROMPT_CLASSES] = (None,)
     expected[layout.PROMPT_FEATURES] = (prompts.shape[0] if prompts is not None and prompts.shape else None, width)
-    findings = []
-    for path, shape in expected.items():
-        if path in arrays and not _fits(arrays[path].shape, shape):
-            findings.append(f"array {path} has shape {arrays[path].shape}, but the others ask for {_shown(shape)}")
-    return findings
-
-
-_TEXT_LISTS = (layout.CLASS_NAMES, layout.TEMPLATES)
+    return [
+        f"array {path} has shape {arrays[path].shape}, but the others ask for {str(shape).replace('None', 'any')}"
+        for path, shape in expected.items()
+        if path in arrays and not _fits(arrays[path].shape, shape)
+    ]
 
 
 def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
     """Return whether a shape is as expected, where None stands for any length."""
     return len(shape) == len(expected) and all(want in (None, have) for have, want in zip(shape, expected, strict=True))
-
-
-def _shown(shape: tuple[int | None, ...]) -> str:
-    """Return an expected shape as text."""
-    return str(shape).replace("None", "any")
 
 
 def _fingerprint_findings(file: StoredFile) -> Iterator[str]:

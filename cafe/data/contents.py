@@ -129,21 +129,18 @@ def describe_identical(groups: Sequence[Sequence[Sample]], *, divided: bool) -> 
         One sentence for each of the three that occurs.
     """
     sentences = []
-    differing_labels = [pair for group in groups for pair in [_first_difference(group, "class_name")] if pair]
-    if differing_labels:
-        named = "; ".join(
-            f"{first.sample_id} ({first.class_name}) and {second.sample_id} ({second.class_name})"
-            for first, second in differing_labels[:_SHOWN]
-        )
-        sentences.append(f"identical images have different labels: {named}{_and_more(len(differing_labels))}")
-    if not divided:
-        differing_splits = [pair for group in groups for pair in [_first_difference(group, "split")] if pair]
-        if differing_splits:
+    differences = [
+        ("class_name", "have different labels"),
+        *([] if divided else [("split", "are in different splits")]),
+    ]
+    for attribute, how in differences:
+        pairs = [pair for group in groups for pair in [_first_difference(group, attribute)] if pair]
+        if pairs:
             named = "; ".join(
-                f"{first.sample_id} ({first.split}) and {second.sample_id} ({second.split})"
-                for first, second in differing_splits[:_SHOWN]
+                " and ".join(f"{sample.sample_id} ({getattr(sample, attribute)})" for sample in pair)
+                for pair in pairs[:_SHOWN]
             )
-            sentences.append(f"identical images are in different splits: {named}{_and_more(len(differing_splits))}")
+            sentences.append(f"identical images {how}: {named}{_and_more(len(pairs))}")
     copies = [group for group in groups if _first_difference(group, "class_name") is None]
     if copies:
         n = sum(len(group) - 1 for group in copies)
