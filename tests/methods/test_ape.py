@@ -85,7 +85,7 @@ def test_ape_scores_a_grid_together_as_one_by_one(problem):
 def test_ape_t_loss_and_gradients_are_its_equation_and_inference_agrees(key_labels, kept_bytes, small):
     sizes = {"kept_bytes": kept_bytes}
     if small:  # blocks of one row, and layers one by one
-        sizes |= {"block_bytes": 1, "least_layer": 0}
+        sizes |= {"block_bytes": 1, "product_block_bytes": 1, "least_layer": 0}
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape):

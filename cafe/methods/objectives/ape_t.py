@@ -35,6 +35,9 @@ KEPT_BYTES = 512 * 2**20
 # Bytes of one block's affinities on a CPU: with three blocks of logits, what a core's own cache holds. Of 2**18 to
 # 2**23, this and more took the same time on 4,000 keys of 1,000 classes, and less 2 to 20 per cent more.
 BLOCK_BYTES = 2**21
+# The same where a block's affinities are a product: it reads all keys, and is slow with few rows. With 16,000 keys a
+# step on one thread took 63 ms with blocks of this size and more, 73 with half of it, and 106 with BLOCK_BYTES.
+PRODUCT_BLOCK_BYTES = 2**24
 # Numbers of a layer (rows x classes) below which all layers are summed in one pass, since one call per layer costs
 # more: 16 layers of 256 x 69 took twice as long as the one pass, 4 layers of 128 x 1,000 two thirds.
 LEAST_LAYER = 2**15
@@ -80,14 +83,15 @@ class ResidualKeysObjective:
         Class embeddings.
     shots : list of KeyedRows
         Of every configuration; its own is number ``hyper["index"]``.
-    kept_bytes, block_bytes, least_layer : int
-        See ``KEPT_BYTES``, ``BLOCK_BYTES`` and ``LEAST_LAYER``.
+    kept_bytes, block_bytes, product_block_bytes, least_layer : int
+        See ``KEPT_BYTES``, ``BLOCK_BYTES``, ``PRODUCT_BLOCK_BYTES`` and ``LEAST_LAYER``.
     """
 
     text: Tensor
     shots: list[KeyedRows]
     kept_bytes: int = KEPT_BYTES
     block_bytes: int = BLOCK_BYTES
+    product_block_bytes: int = PRODUCT_BLOCK_BYTES
     least_layer: int = LEAST_LAYER
     # s T of all rows, (n, c), by s.
     frozen: dict[float, Tensor] = field(default_factory=dict, init=False)
@@ -130,9 +134,7 @@ class ResidualKeysObjective:
                 y,
                 self.frozen[numbers["logit_scale"][k]],
                 buffers,
-                self.kept_bytes,
-                self.block_bytes,
-                self.least_layer,
+                self,
             )
             for k, index in enumerate(numbers["index"])
         ]
@@ -189,8 +191,8 @@ class ResidualKeysStep:
         s T of all rows.
     buffers : Buffers
         Memory shared with the steps of other configurations, which never run at the same time.
-    kept_bytes, block_bytes, least_layer : int
-        As of :class:`ResidualKeysObjective`.
+    settings : ResidualKeysObjective
+        Whose sizes of blocks and layers are used.
     """
 
     def __init__(
@@ -201,12 +203,10 @@ class ResidualKeysStep:
         y: Tensor,
         text_logits: Tensor,
         buffers: Buffers,
-        kept_bytes: int,
-        block_bytes: int,
-        least_layer: int,
+        settings: ResidualKeysObjective,
     ) -> None:
         self.shots, self.hyper, self.X, self.y, self.text_logits = shots, hyper, X, y, text_logits
-        self.buffers, self.block_bytes, self.least_layer = buffers, block_bytes, least_layer
+        self.buffers, self.least_layer = buffers, settings.least_layer
         self.X_kept = X[:, shots.kept]
         n, c = len(shots.labels), text_logits.shape[1]
         counts = torch.bincount(shots.labels, minlength=c)
@@ -224,7 +224,8 @@ class ResidualKeysStep:
         # alpha v; places without a key keep zero.
         self.weights = X.new_zeros(width)
         # Whether the affinities of all rows are computed once and kept.
-        self.is_kept = len(X) * width * X.element_size() <= kept_bytes
+        self.is_kept = len(X) * width * X.element_size() <= settings.kept_bytes
+        self.block_bytes = settings.block_bytes if self.is_kept else settings.product_block_bytes
         self.affinities = self._exponential(X @ self.keys.T) if self.is_kept else X[:0]
         self.minus_one = X.new_full((1, 1), -1.0)
 
