@@ -92,6 +92,11 @@ class Loop:
         self._processor = AutoImageProcessor.from_pretrained(model, backend="pil")
         self.features = np.empty(0)
 
+    def pixels(self, data: Dataset, first: int) -> Any:
+        """Return the pixels of at most 32 training images, from the first on."""
+        images = [data.image("train", i) for i in range(first, min(first + 32, len(data.splits["train"])))]
+        return self._processor(images=images, return_tensors="pt")["pixel_values"]
+
     def __call__(self, data: Dataset) -> float:
         """Encode all training images; return steady images per second."""
         import torch
@@ -101,8 +106,7 @@ class Loop:
             for first in range(0, n, 32):
                 if first == _WARM:
                     start = time.perf_counter()
-                images = [data.image("train", i) for i in range(first, min(first + 32, n))]
-                pixels = self._processor(images=images, return_tensors="pt")["pixel_values"].to(self._model.dtype)
+                pixels = self.pixels(data, first).to(self._model.dtype)
                 parts.append(self._model.get_image_features(pixel_values=pixels).pooler_output.float().numpy())
         rate = (n - _WARM) / (time.perf_counter() - start)
         self.features = np.concatenate(parts)
@@ -240,31 +244,18 @@ def preparing(data: Dataset, encoder: Any) -> float:
     return (time.process_time() - start) / n
 
 
-class BareTower:
+class BareTower(Loop):
     """The library's tower on pixels that are decoded, cropped and normalised: no pipeline can do less for an image."""
 
     def __init__(self, model: Path, dtype: str, encoder: Any, data: Dataset) -> None:
         import torch
-        from transformers import CLIPModel
 
-        self._model = CLIPModel.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
-        pixels = torch.from_numpy(prepared(data, encoder, len(data.splits["train"])))
-        self._batches = [batch.to(self._model.dtype) for batch in pixels.split(32)]
-        self.features = np.empty(0)
+        super().__init__(model, dtype)
+        self._pixels = torch.from_numpy(prepared(data, encoder, len(data.splits["train"]))).to(self._model.dtype)
 
-    def __call__(self, data: Dataset) -> float:
-        """Encode all batches but those that warm up; return images per second."""
-        import torch
-
-        features, start, first = [], 0.0, _WARM // 32
-        with torch.inference_mode():
-            for number, batch in enumerate(self._batches):
-                if number == first:
-                    start = time.perf_counter()
-                features.append(self._model.get_image_features(pixel_values=batch).pooler_output.float().numpy())
-        rate = sum(map(len, self._batches[first:])) / (time.perf_counter() - start)
-        self.features = np.concatenate(features)
-        return rate
+    def pixels(self, data: Dataset, first: int) -> Any:
+        """Return the prepared pixels of at most 32 training images, from the first on."""
+        return self._pixels[first : first + 32]
 
 
 _ENGINES = ("onnx", "onnx-int8")
