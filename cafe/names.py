@@ -51,6 +51,18 @@ def visible_name(name: str) -> str:
     return _IN_NAME.sub(_escape, name)
 
 
+def short_name(name: str, longest: int = 60) -> str:
+    """Return a name without invisible characters, cut to a length.
+
+    Examples
+    --------
+    >>> short_name("a very long name", 9)
+    'a very...'
+    """
+    shown = visible_name(name)
+    return shown if len(shown) <= longest else f"{shown[: longest - 3]}..."
+
+
 def visible_json(document: str) -> str:
     r"""Return a JSON document with the characters that :func:`visible` escapes as JSON's own ``\u`` escapes.
 

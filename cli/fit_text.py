@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cafe.cli.screen import duration
-from cafe.names import visible_name
+from cafe.names import short_name
 from cafe.report.leaderboard import HEAD
 from cafe.report.rows import counted
 from cafe.report.sentences import (
     describe_calibration,
+    describe_confused,
     describe_majority,
     describe_tested_classes,
+    describe_weakest,
     name_separator,
     percent_below,
 )
@@ -43,8 +45,8 @@ def described_fit(row: dict[str, Any], run: Path) -> str:
         ["majority", _majority(row)],
         ["balanced", _balanced(row)],
         ["zero-shot", _percent(row["zero_shot_acc1"])],
-        ["weakest", _weakest(row)],
-        ["confused", _confused(row)],
+        ["weakest", describe_weakest(row, _short_name)],
+        ["confused", describe_confused(row, _short_name)],
         ["not tested", _not_tested(row)],
         ["probabilities", describe_calibration(row)],
         ["promises", _promises(row)],
@@ -101,21 +103,6 @@ def _balanced(row: dict[str, Any]) -> str:
     return "" if recall is None else f"{_percent(recall)}, {describe_tested_classes(row)}"
 
 
-def _weakest(row: dict[str, Any]) -> str:
-    return name_separator(row).join(
-        f"{_short_name(entry['class'])} {100 * entry['recall']:.1f} % of {entry['n_test']:g}"
-        for entry in row.get("weakest_classes") or ()
-    )
-
-
-def _confused(row: dict[str, Any]) -> str:
-    return name_separator(row).join(
-        f"{_short_name(pair['class'])} taken for {_short_name(pair['predicted'])} "
-        f"({pair['count']:.3g} of {pair['n_test']:g})"
-        for pair in row.get("confused_pairs") or ()
-    )
-
-
 def _not_tested(row: dict[str, Any]) -> str:
     names = row.get("untested_classes") or []
     if not names:
@@ -126,9 +113,7 @@ def _not_tested(row: dict[str, Any]) -> str:
 
 
 def _short_name(name: str) -> str:
-    """Return a name for one line, cut where it is very long."""
-    shown = visible_name(name)
-    return shown if len(shown) <= _LONGEST_NAME else f"{shown[: _LONGEST_NAME - 3]}..."
+    return short_name(name, _LONGEST_NAME)
 
 
 def _percent(value: float | None) -> str:

@@ -10,14 +10,16 @@ from typing import Any
 
 from cafe.evaluation.by_class import ClassResult, Confusion
 from cafe.evaluation.calibration import ReliabilityBin
-from cafe.names import visible, visible_name
+from cafe.names import short_name, visible, visible_name
 from cafe.report.leaderboard import HEAD, Leaderboard
 from cafe.report.page import definitions, html_document, html_table, style_of
 from cafe.report.rows import counted, display_text
 from cafe.report.sentences import (
     describe_calibration,
+    describe_confused,
     describe_majority,
     describe_tested_classes,
+    describe_weakest,
     name_separator,
 )
 from cafe.report.sentences import percent as _percent
@@ -25,7 +27,6 @@ from cafe.report.sentences import percent as _percent
 WIDEST_MATRIX = 25  # classes of a confusion matrix that is drawn whole; of more, pairs are listed
 SHOWN_CLASSES = 30  # rows of the table by class before it is folded
 SHOWN_PAIRS = 50
-_LONGEST_NAME = 60
 
 
 @dataclass(frozen=True)
@@ -144,14 +145,8 @@ def _headline(report: FitReport) -> list[str]:
         "always the most frequent class": f"{_percent(row['majority_acc1'])}: {majority}",
         "balanced accuracy": f"{_percent(row['mean_per_class_recall'])}, {describe_tested_classes(row)}",
         "zero-shot": "" if row.get("zero_shot_acc1") is None else _percent(row["zero_shot_acc1"]),
-        "weakest classes": name_separator(row).join(
-            f"{_name(entry['class'])} {_percent(entry['recall'])} of {entry['n_test']:g}"
-            for entry in row.get("weakest_classes") or ()
-        ),
-        "most confused": name_separator(row).join(
-            f"{_name(pair['class'])} taken for {_name(pair['predicted'])} ({pair['count']:.3g} of {pair['n_test']:g})"
-            for pair in row.get("confused_pairs") or ()
-        ),
+        "weakest classes": describe_weakest(row, _name),
+        "most confused": describe_confused(row, _name),
     }
     listed = "".join(f"<dt>{escape(key)}</dt><dd>{value}</dd>" for key, value in facts.items() if value)
     lead = f"accuracy on {row['n_test']:,} {by}"
@@ -178,8 +173,9 @@ def _leaderboard(board: Leaderboard | None) -> list[str]:
     number = counted(len(board.entries), "method")
     pairs = [
         [
-            _short(str(pair["a"])), _short(str(pair["b"])), f"{100 * pair['difference']:+.2f}", f"{pair['a_only']:.4g}",
-            f"{pair['b_only']:.4g}", f"{pair['p_value']:.2g}", f"{pair['p_holm']:.2g}",
+            short_name(str(pair["a"])), short_name(str(pair["b"])), f"{100 * pair['difference']:+.2f}",
+            *(f"{pair[side]:.4g}" for side in ("a_only", "b_only")),
+            *(f"{pair[p]:.2g}" for p in ("p_value", "p_holm")),
         ]
         for pair in board.pairs
     ]  # fmt: skip
@@ -188,7 +184,7 @@ def _leaderboard(board: Leaderboard | None) -> list[str]:
         f"<h2>{number} on the same test images</h2>",
         f"<p>{escape(visible_name(board.verdict))}</p>",
         f'<p class="note">{escape(visible_name(board.caution))}</p>',
-        _scrolled(html_table(HEAD, [[_short(cell) for cell in line] for line in board.table()]), "Leaderboard"),
+        _scrolled(html_table(HEAD, [[short_name(cell) for cell in line] for line in board.table()]), "Leaderboard"),
         *(f'<p class="note">{escape(visible_name(note))}</p>' for note in board.notes),
         f"<details><summary>Every pair ({len(pairs):,})</summary>",
         _scrolled(html_table(head, pairs, caption=f"{board.test}, corrected by Holm", css="pairs"), "Pairs of methods"),
@@ -206,7 +202,7 @@ def _by_class(report: FitReport) -> list[str]:
     head = ["class", "right", "test images", "accuracy", "precision", "images learned from"]
     body = [
         [
-            _short(report.class_names[r.label]), f"{r.n_right:.4g}", f"{r.n_test:.4g}",
+            short_name(report.class_names[r.label]), f"{r.n_right:.4g}", f"{r.n_test:.4g}",
             "not tested" if r.recall is None else _percent(r.recall),
             "" if r.precision is None else _percent(r.precision),
             f"{report.n_train[r.label]:,}" if len(report.n_train) else "",
@@ -230,7 +226,7 @@ def _confusion(report: FitReport) -> list[str]:
         head = ["is", "taken for", "images", "of"]
         body = [
             [
-                _short(report.class_names[c.label]), _short(report.class_names[c.predicted]), f"{c.count:.4g}",
+                short_name(report.class_names[c.label]), short_name(report.class_names[c.predicted]), f"{c.count:.4g}",
                 f"{report.results[c.label].n_test:.4g}",
             ]
             for c in report.confusions[:SHOWN_PAIRS]
@@ -351,20 +347,14 @@ def _scrolled(table: str, label: str) -> str:
     )
 
 
-def _short(name: str, longest: int = _LONGEST_NAME) -> str:
-    """Return a name without invisible characters, cut to a length."""
-    shown = visible_name(name)
-    return shown if len(shown) <= longest else f"{shown[: longest - 3]}..."
-
-
 def _plain_name(name: str) -> str:
     """Return a name for attributes and titles of HTML."""
-    return escape(_short(name, 200))
+    return escape(short_name(name, 200))
 
 
-def _name(name: str, longest: int = _LONGEST_NAME) -> str:
+def _name(name: str, longest: int = 60) -> str:
     """Return a name in an element that keeps its script's direction from the text around it."""
-    return f"<bdi>{escape(_short(name, longest))}</bdi>"
+    return f"<bdi>{escape(short_name(name, longest))}</bdi>"
 
 
 def _is_short(value: Any) -> bool:

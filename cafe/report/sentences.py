@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cafe.report.rows import counted
@@ -44,6 +44,34 @@ def name_separator(row: Mapping[str, Any]) -> str:
     named = [*(row.get("weakest_classes") or ()), *(row.get("confused_pairs") or ())]
     names = [str(entry.get(key, "")) for entry in named for key in ("class", "predicted")]
     return "; " if any("," in name for name in [*names, *(row.get("untested_classes") or ())]) else ", "
+
+
+def describe_weakest(row: Mapping[str, Any], shown: Callable[[str], str]) -> str:
+    """Name the weakest classes of a row and their accuracies, each name as ``shown`` writes it.
+
+    Examples
+    --------
+    >>> describe_weakest({"weakest_classes": [{"class": "kite", "recall": 0.5, "n_test": 8}]}, str)
+    'kite 50.0 % of 8'
+    """
+    return name_separator(row).join(
+        f"{shown(entry['class'])} {percent(entry['recall'])} of {entry['n_test']:g}"
+        for entry in row.get("weakest_classes") or ()
+    )
+
+
+def describe_confused(row: Mapping[str, Any], shown: Callable[[str], str]) -> str:
+    """Name the classes of a row that are most often taken for others, each name as ``shown`` writes it.
+
+    Examples
+    --------
+    >>> describe_confused({"confused_pairs": [{"class": "kite", "predicted": "hawk", "count": 3, "n_test": 8}]}, str)
+    'kite taken for hawk (3 of 8)'
+    """
+    return name_separator(row).join(
+        f"{shown(pair['class'])} taken for {shown(pair['predicted'])} ({pair['count']:.3g} of {pair['n_test']:g})"
+        for pair in row.get("confused_pairs") or ()
+    )
 
 
 def describe_majority(row: Mapping[str, Any]) -> str:

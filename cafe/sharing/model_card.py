@@ -11,6 +11,7 @@ from typing import Any
 from cafe.encoders.opening import MINI, known_models
 from cafe.errors import InputError
 from cafe.files import replacing
+from cafe.report.sentences import percent
 from cafe.runs import CARD_FILE, read_run
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -230,8 +231,8 @@ def _metrics(row: Mapping[str, Any]) -> str:
     """Return the section on accuracy and calibration."""
     if row.get("acc1") is None:
         return "It was not tested, so nothing is known of how good it is."
-    interval = " to ".join(_percent(end) for end in row.get("acc1_interval") or ())
-    table = [("accuracy", _percent(row["acc1"]), interval)]
+    interval = " to ".join(percent(end, 2) for end in row.get("acc1_interval") or ())
+    table = [("accuracy", percent(row["acc1"], 2), interval)]
     for key, name in (
         ("mean_per_class_recall", "balanced accuracy"),
         ("majority_acc1", "the most frequent class alone"),
@@ -239,7 +240,7 @@ def _metrics(row: Mapping[str, Any]) -> str:
         ("ece", "expected calibration error"),
     ):
         if row.get(key) is not None:
-            table.append((name, _percent(row[key]), ""))
+            table.append((name, percent(row[key], 2), ""))
     lines = ["| metric | value | 95 % interval |", "| --- | --- | --- |"]
     return "\n".join([*lines, *(f"| {name} | {value} | {interval} |" for name, value, interval in table)])
 
@@ -279,7 +280,7 @@ def _limits(row: Mapping[str, Any], names: Sequence[str]) -> str:
     if untested:
         lines.append(f"- Classes without a test image, of which nothing is known: {', '.join(untested[:_MOST_SHOWN])}.")
     weak = [
-        f"{_plain(str(each['class']))} ({_percent(each['recall'])} of {each['n_test']:g})"
+        f"{_plain(str(each['class']))} ({percent(each['recall'], 2)} of {each['n_test']:g})"
         for each in row.get("weakest_classes") or ()
         if each.get("recall") is not None
     ]
@@ -292,11 +293,6 @@ def _listed(names: Sequence[str]) -> str:
     """Join the first names, and count the rest."""
     shown = ", ".join(_plain(name) for name in names[:_MOST_SHOWN])
     return shown + (f", ... ({len(names)} in all; run.json has them)" if len(names) > _MOST_SHOWN else "")
-
-
-def _percent(share: float) -> str:
-    """Write a share in per cent."""
-    return f"{100 * share:.2f} %"
 
 
 def _plain(text: str) -> str:
