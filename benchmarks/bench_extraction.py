@@ -152,17 +152,16 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def costs(data: Dataset, encoder: Any) -> tuple[float, float]:
     """Return processor seconds of one image on one thread: to decode and crop, and to encode in batches."""
-    import torch
+    from cafe.compute import torch_threads
 
-    threads, n = torch.get_num_threads(), 64
-    torch.set_num_threads(1)
-    start = time.process_time()
-    crops = np.stack([encoder.cropper(data.image("train", i)) for i in range(n)])
-    decode = (time.process_time() - start) / n
-    start = time.process_time()
-    encoder.encode_images(crops)
-    encode = (time.process_time() - start) / n
-    torch.set_num_threads(threads)
+    n = 64
+    with torch_threads(1):
+        start = time.process_time()
+        crops = np.stack([encoder.cropper(data.image("train", i)) for i in range(n)])
+        decode = (time.process_time() - start) / n
+        start = time.process_time()
+        encoder.encode_images(crops)
+        encode = (time.process_time() - start) / n
     return decode, encode
 
 

@@ -36,6 +36,7 @@ from torch.nn.functional import cross_entropy, normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cafe import CLIPAdapter
+from cafe.compute import torch_threads
 from cafe.kernels.cpu import CpuAdapterStep
 from cafe.kernels.cpu_parts import Course, CpuPartedSteps
 from cafe.kernels.cpu_projected import CpuProjectedStep, FrozenLogits, direct_multiply_adds
@@ -234,10 +235,9 @@ class Floor:
 
 def beside_floor(step: OneStep, rounds: int) -> dict[str, float]:
     """Return median seconds of a step and of each part of its floor, measured in turns on the step's threads."""
-    floor, threads = Floor(step.sizes, step.dtype), torch.get_num_threads()
+    floor = Floor(step.sizes, step.dtype)
     seconds: dict[str, list[float]] = {"step": [], **{name: [] for name in floor.seconds}}
-    torch.set_num_threads(step.threads)
-    try:
+    with torch_threads(step.threads):
         for turn in range(rounds + 1):  # the first warms up
             start = time.perf_counter()
             step.run()
@@ -245,8 +245,6 @@ def beside_floor(step: OneStep, rounds: int) -> dict[str, float]:
             floor.run()
             for name, value in {"step": end - start, **floor.seconds}.items():
                 seconds[name] += [value / TOGETHER] if turn else []
-    finally:
-        torch.set_num_threads(threads)
     return {name: float(np.median(values)) for name, values in seconds.items()}
 
 
@@ -313,9 +311,7 @@ class Clocked(TorchDispatchMode):
 
 def measure_parts(n: int, d: int, c: int, batch: int, rounds: int) -> dict[str, Any]:
     """Return where a step's processor time goes on one thread, in milliseconds, medians over rounds."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with torch_threads(1):
         own = OneStep(*problem(n, d, c), "image", batch)
         floor = Floor(own.sizes, own.dtype, time.thread_time)
         totals: dict[str, list[float]] = {name: [] for name in (*KINDS, "step", "floor")}
@@ -329,8 +325,6 @@ def measure_parts(n: int, d: int, c: int, batch: int, rounds: int) -> dict[str, 
             spent = {name: sum(clocked.seconds.get(name, ())) for name in KINDS}
             for name, value in {**spent, "step": whole, "floor": sum(floor.seconds.values())}.items():
                 totals[name] += [1e3 * value / TOGETHER] if turn else []
-    finally:
-        torch.set_num_threads(threads)
     parts = {name: float(np.median(values)) for name, values in totals.items()}
     parts["calls"] = parts["step"] - sum(parts[name] for name in KINDS)
     return {"shape": f"parts {n}x{d}x{c}", "dtype": own.dtype, "kernel": own.kernel, "milliseconds": parts}

@@ -239,7 +239,8 @@ def verbs(folder: Path, names: Sequence[str], n_images: int) -> dict[str, Verb]:
     extract += ["--seeds", "1"]
     if exit_code(start([*extract, "--out", str(fixed)])) != 0:
         raise SystemExit("the cache that the other verbs need could not be made")
-    _write_npz(fixed, folder / "features.npz")
+    if exit_code(start(["cache", "export", str(fixed), "--out", str(folder / "features.npz")])) != 0:
+        raise SystemExit("the arrays that import needs could not be exported")
     parts = [folder / "fixed" / f"{split}.h5" for split in ("val", "test")]
     for part in parts if "merge" in names else ():
         if exit_code(start([*source, "--splits", part.stem, "--out", str(part)])) != 0:
@@ -312,19 +313,6 @@ def _grow_a_folder(folder: Path, before: Path) -> list[str]:
         place.parent.mkdir(parents=True, exist_ok=True)
         digits.image("train", row).save(place)
     return words
-
-
-def _write_npz(cache: Path, path: Path) -> None:
-    """Write the features and labels of a cache's splits to an npz file."""
-    import numpy as np
-
-    from cafe.cache.format.reader import read_features
-
-    features = read_features(cache)
-    arrays = {}
-    for name, split in features.splits.items():
-        arrays[f"{name}_features"], arrays[f"{name}_labels"] = split.image_features, split.labels
-    np.savez(path, **arrays, class_names=np.array(features.class_names))
 
 
 def warm_up(names: Sequence[str]) -> None:

@@ -297,16 +297,12 @@ def measured_encoding_dtype(inputs: int, outputs: int) -> str:
         return layers
 
     threads = torch.get_num_threads()
-    # An extraction encodes batches side by side, each on one thread.
-    torch.set_num_threads(1)
-    try:
+    with torch_threads(1):  # an extraction encodes batches side by side, each on one thread
         seconds = seconds_of(
             f"encoding, layers of {inputs} and {outputs}", ("float32", "bfloat16"),
             lambda: {name: work(getattr(torch, name)) for name in ("float32", "bfloat16")},
             library=f"torch {torch.__version__}", threads=threads, at_least=2,
         )  # fmt: skip
-    finally:
-        torch.set_num_threads(threads)
     return "bfloat16" if seconds["float32"] >= WORTH_BFLOAT16 * seconds["bfloat16"] else "float32"
 
 
@@ -372,6 +368,25 @@ def choose_training_dtypes(dtype: str, kernel: str) -> tuple[torch.dtype, torch.
 
 
 @contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    """Run the body with so many threads of torch, and put their number back.
+
+    Examples
+    --------
+    >>> with torch_threads(1):
+    ...     pass
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def threads_for(multiply_adds: float) -> Iterator[None]:
     """Run the body on one thread if each of its steps is small, else leave threads as they are.
 
@@ -388,15 +403,8 @@ def threads_for(multiply_adds: float) -> Iterator[None]:
     if multiply_adds >= SMALL:
         yield
         return
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with _thread_pools(len(sys.modules)).limit(limits=1):
-            yield
-    finally:
-        torch.set_num_threads(before)
+    with torch_threads(1), _thread_pools(len(sys.modules)).limit(limits=1):
+        yield
 
 
 def threads_of_a_product() -> int:

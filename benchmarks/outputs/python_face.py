@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,11 +14,6 @@ from typing import Any
 import numpy as np
 
 from outputs.normalise import described_array
-
-
-def told_to_users(category: type[Warning]) -> bool:
-    """Return whether a warning is about the user's data; those among libraries are not."""
-    return issubclass(category, UserWarning)
 
 
 def described_error(error: BaseException) -> str:
@@ -148,19 +143,12 @@ def adapter_in_python(cafe: Any, cache: Path, tell: Callable[[str], None]) -> No
     attempt(tell, "wrong variant", lambda: cafe.CLIPAdapter(features.class_embeddings, variant="side").fit(X, y))
 
 
-def estimators(cafe: Any) -> Iterator[tuple[str, type]]:
-    """Yield every public class that can be fitted."""
-    for name in dir(cafe):
-        kind = getattr(cafe, name)
-        if inspect.isclass(kind) and hasattr(kind, "fit"):
-            yield name, kind
-
-
 def methods_in_python(cafe: Any, cache: Path, tell: Callable[[str], None]) -> None:
     """Fit every method on two shots, and tell everything that it learned."""
     features, X, y, test, labels = few_rows(cafe, cache)
     more = {"class_names": list(features.class_names), "text_tower": "cafe:mini", "n_context": 2, "random_state": 1}
-    for name, kind in estimators(cafe):
+    classes = {name: getattr(cafe, name) for name in dir(cafe) if inspect.isclass(getattr(cafe, name))}
+    for name, kind in ((name, kind) for name, kind in classes.items() if hasattr(kind, "fit")):
         known = inspect.signature(kind).parameters
         own = {key: value for key, value in more.items() if key in known}
         if name == "CoOp":

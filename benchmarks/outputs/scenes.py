@@ -40,7 +40,6 @@ from outputs.python_face import (
     named_in_python,
     public_names,
     runs_in_python,
-    told_to_users,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -297,7 +296,7 @@ def python(desk: Desk) -> None:
                 section(cafe, cache, lines.append)
             except Exception as error:
                 lines.append(f"raised {described_error(error)}")
-        told = (f"{type(w.message).__name__}: {w.message}" for w in warned if told_to_users(w.category))
+        told = (f"{type(w.message).__name__}: {w.message}" for w in warned if issubclass(w.category, UserWarning))
         lines += [*(f"warned {text}" for text in told), "--- stdout", said[0], "--- stderr", said[1]]
         desk.write(section.__name__.replace("_", "-"), "\n".join(lines) + "\n")
 
