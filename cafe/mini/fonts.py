@@ -4,6 +4,7 @@ Only fonts inside declared packages are read, never fonts that a machine
 happens to have, so that training sees the same glyphs everywhere.
 """
 
+import csv
 import dataclasses
 import importlib.util
 import pathlib
@@ -20,42 +21,17 @@ class FontPackage:
     folder: str
     pattern: str
     licence: str
-    held_out: bool = False
+    held_out: bool
 
 
-_OPEN = "SIL Open Font License 1.1"
-_APACHE = "Apache License 2.0"
-_TTF = "fonts/ttf"
+def _packages() -> tuple[FontPackage, ...]:
+    """Return the packages of ``fonts.csv``; those for checks are held out, and never trained on."""
+    # Of DejaVu, the two Display faces lack the letters and digits that are drawn.
+    with (pathlib.Path(__file__).parent / "fonts.csv").open(encoding="utf-8", newline="") as table:
+        return tuple(FontPackage(held_out=row.pop("use") == "check", **row) for row in csv.DictReader(table))
 
-#: `held_out` families are never trained on; they are for checks.
-PACKAGES: tuple[FontPackage, ...] = (
-    FontPackage(
-        "matplotlib",
-        "matplotlib",
-        f"mpl-data/{_TTF}",
-        # The two Display faces lack the letters and digits that we draw.
-        "DejaVuS*[!y].ttf",
-        "Bitstream Vera licence with DejaVu changes in the public domain",
-    ),
-    FontPackage(
-        "matplotlib",
-        "matplotlib",
-        f"mpl-data/{_TTF}",
-        "STIXGeneral*.ttf",
-        "STIX Fonts licence",
-    ),
-    FontPackage("font-roboto", "font_roboto", "files", "*.ttf", _APACHE),
-    FontPackage("font-source-sans-pro", "font_source_sans_pro", "files", "*.ttf", _OPEN),
-    FontPackage("font-source-serif-pro", "font_source_serif_pro", "files", "*.ttf", _OPEN),
-    FontPackage("font-hanken-grotesk", "font_hanken_grotesk", "files", "*.otf", _OPEN),
-    FontPackage("font-fredoka-one", "font_fredoka_one", "files", "*.ttf", _OPEN),
-    FontPackage("font-amatic-sc", "font_amatic_sc", "files", "*.ttf", _OPEN),
-    FontPackage("font-intuitive", "font_intuitive", "files", "*.ttf", _OPEN),
-    FontPackage("font-manrope", "font_manrope", "files", "Manrope-[!V]*.ttf", _OPEN),
-    FontPackage("font-lato", "font_lato", "files", "*.ttf", _OPEN, held_out=True),
-    FontPackage("font-caladea", "font_caladea", "files", "*.ttf", _APACHE, held_out=True),
-)
 
+PACKAGES = _packages()
 #: Families that look written by hand count as handwriting in captions.
 HANDWRITTEN_MODULES: frozenset[str] = frozenset({"font_amatic_sc", "font_intuitive"})
 HERSHEY_MODULE = "HersheyFonts"
