@@ -140,3 +140,12 @@ def test_scikit_learn_finds_what_was_left_out_once_it_is_used():
         "assert scipy.stats.norm.cdf(0) == 0.5"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_end_of_a_program_looks_for_nothing_among_what_it_imported():
+    program = (
+        "import atexit, gc, sys; from cafe.cli.app import main; sys.argv = ['cafe', '--version'];"
+        "atexit.register(lambda: print(len(gc.get_objects()) < gc.get_freeze_count())); main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "True"
