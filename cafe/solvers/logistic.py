@@ -62,7 +62,7 @@ KEPT_MODEL = 2.0
 
 @dataclass(frozen=True)
 class Curvature:
-    """The model of the Hessian: k (g, c), m (g, d, c), and S (d, d), pooled over problems, or None; k, S in float64."""
+    """The model of the Hessian: k (g, c) in float64, m (g, d, c), and S (d, d), pooled over problems, or None."""
 
     k: Tensor
     m: Tensor
@@ -207,6 +207,7 @@ class CurvatureSums:
         if self.second is not None:
             wx = self.wx.double()
             S = (self.second - (wx / k.clamp_min(1e-30)) @ wx.T) / k.sum().clamp_min(1e-30)
+            S = S.to(self.wx.dtype)  # a model needs no more, and its eigenvectors take half as long
         means = self.wx / k.clamp_min(1e-30).to(self.wx.dtype)
         each = k.view(g, -1)
         floor = (1e-3 * each.mean(1, keepdim=True)).clamp_min(1e-12)
@@ -227,9 +228,9 @@ class Preconditioner:
     ----------
     model : Curvature
         k and m.
-    values : Tensor of shape (d,), float64
+    values : Tensor of shape (d,)
         Eigenvalues of S.
-    vectors : Tensor of shape (d, d), float64, or None
+    vectors : Tensor of shape (d, d), or None
         Its eigenvectors; None where features were turned into them.
     ridge : Tensor of shape (g,)
         r.
@@ -239,7 +240,7 @@ class Preconditioner:
 
     def __init__(self, model: Curvature, values: Tensor, vectors: Tensor | None, ridge: Tensor, seen: Tensor) -> None:
         dtype = model.m.dtype
-        self.vectors = None if vectors is None else vectors.to(dtype)
+        self.vectors = vectors
         self.m = model.m if self.vectors is None else self.vectors.T @ model.m  # (g, d, c)
         spread = model.k[:, None] * values.clamp_min(0)[:, None] + ridge[:, None, None]
         self.inverse = (1 / spread.clamp_min(1e-12)).to(dtype)  # (g, d, c)

@@ -59,7 +59,7 @@ def test_two_automatic_ratios_are_chosen_one_after_the_other():
 
     def score(candidates):
         tried.extend((c.alpha, c.beta) for c in candidates)
-        return [(-abs(c.alpha - 0.7) - abs(c.beta - 0.4), 0.0) for c in candidates]
+        return [-abs(c.alpha - 0.7) - abs(c.beta - 0.4) for c in candidates]
 
     chosen = CLIPAdapter(variant="both", alpha="auto", beta="auto").search(score)
     assert (chosen.alpha, chosen.beta) == (0.7, 0.4)

@@ -60,7 +60,7 @@ def test_the_search_fits_its_problem_once_and_finds_what_single_fits_find(monkey
 
     def score(candidates):
         scores = scorer(candidates)
-        scored.update({one.C: accuracy for one, (accuracy, _) in zip(candidates, scores, strict=True)})
+        scored.update({candidate.C: float(score) for candidate, score in zip(candidates, scores, strict=True)})
         return scores
 
     chosen, _ = choose(LinearProbe(C="auto"), "few-shot-val", score)
