@@ -17,6 +17,9 @@ from cafe.cli.waiting import wait_briefly
 from cafe.version import __version__
 
 _EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong usage or bad input, 130 interrupted. CAFE_DEBUG=1 shows tracebacks."
+# How many garbage collections of middle-aged objects there are for a full one; Python has 10. While libraries are
+# imported, each full one walks through all that was imported before: a tenth of the processor time of a fit with torch.
+_MIDDLE_FOR_A_FULL = 100
 
 app = typer.Typer(
     name="cafe",
@@ -92,6 +95,7 @@ def call(arguments: Sequence[str] | None = None) -> int:
 def main() -> None:
     """Run ``cafe`` as a program."""
     wait_briefly(os.environ)
+    gc.set_threshold(*gc.get_threshold()[:2], _MIDDLE_FOR_A_FULL)
     code = call()
     # The interpreter would look for unreachable objects among all modules before it ends, torch's among them: a seventh
     # of the processor time of a short command. Frozen objects are left out.

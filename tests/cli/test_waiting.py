@@ -11,6 +11,7 @@ def test_a_program_says_it_before_anything_is_imported(monkeypatch):
     monkeypatch.setattr(app.os, "environ", environment)
     monkeypatch.setattr(app, "call", lambda: 0 if environment else pytest.fail("too late"))
     monkeypatch.setattr(app.gc, "freeze", lambda: None)
+    monkeypatch.setattr(app.gc, "set_threshold", lambda *_: None)
     with pytest.raises(SystemExit):
         app.main()
     assert environment == {"GOMP_SPINCOUNT": str(SPINS)}
