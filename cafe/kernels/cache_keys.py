@@ -124,9 +124,10 @@ class KeysStep:
         logits = self._cosines(index, f).mul_(scale)  # (c, b)
         for block in self._blocks(len(keys), b):
             own = affinities[block]
-            torch.mm(self._narrow(keys[block]), sharp.mT, out=own)
+            torch.mm(self.buffers.in_dtype_of(self.features, keys[block], "narrow keys"), sharp.mT, out=own)
             own.sub_(beta).exp_()
-            logits.index_add_(0, self.owner[block], self._wide("affinities of a block", own), alpha=alpha)
+            wide = self.buffers.in_dtype_of(self.text, own, "affinities of a block")
+            logits.index_add_(0, self.owner[block], wide, alpha=alpha)
         labels = self.labels.take(index)[None]  # (1, b)
         loss = None
         if with_losses:
@@ -139,13 +140,14 @@ class KeysStep:
         """Return cosines of class embeddings with the rows of a batch, f, (c, b), in the parameters' dtype."""
         c, b = len(self.text), len(index)
         if self.cosines is None:
-            return self._wide("logits", torch.mm(self.narrow_text, f.mT, out=self.buffers("cosines", f, c, b)))
+            product = torch.mm(self.narrow_text, f.mT, out=self.buffers("cosines", f, c, b))
+            return self.buffers.in_dtype_of(self.text, product, "logits")
         rows = torch.index_select(self.cosines, 0, index, out=self.buffers("cosines of rows", self.text, b, c))
         return self.buffers("logits", self.text, c, b).copy_(rows.mT)
 
     def _add_up(self, errors: Tensor, affinities: Tensor, f: Tensor, gradient: Tensor) -> None:
         """Write the gradient of the keys (K, d) from that of the sums (c, b); affinities become their gradients."""
-        narrow = errors if errors.dtype == f.dtype else self.buffers("errors", f, *errors.shape).copy_(errors)
+        narrow = self.buffers.in_dtype_of(f, errors, "errors")
         for block in self._blocks(*affinities.shape):
             own = affinities[block]
             of_keys = self.buffers("errors of keys", f, *own.shape)
@@ -159,18 +161,6 @@ class KeysStep:
         """Yield blocks of keys."""
         size = max(self.least_keys, self.block_bytes // (self.text.element_size() * b))
         return (slice(first, min(keys, first + size)) for first in range(0, keys, size))
-
-    def _narrow(self, keys: Tensor) -> Tensor:
-        """Return keys in the dtype of the products."""
-        if keys.dtype == self.features.dtype:
-            return keys
-        return self.buffers("narrow keys", self.features, *keys.shape).copy_(keys)
-
-    def _wide(self, name: str, value: Tensor) -> Tensor:
-        """Return the value in the parameters' dtype, in a buffer of that name where that is another."""
-        if value.dtype == self.text.dtype:
-            return value
-        return self.buffers(name, self.text, *value.shape).copy_(value)
 
 
 @dataclass(frozen=True)

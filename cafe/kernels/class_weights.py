@@ -27,13 +27,16 @@ returns losses and gradients. A kernel for another device takes the same argumen
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from cafe.kernels.class_weights_reference import Parameters, WeightsShape
-from cafe.kernels.cpu_sides import Buffers, invert
+from cafe.kernels.cpu_sides import Buffers, add_product, invert
 
 # Bytes of one block's logits and their gradient. Every block adds its own gradient of the weights in a pass over these,
 # so that few blocks are faster even where their logits leave a core's cache: on 4,000 x 512 x 1,000 in bfloat16, 32 MiB
@@ -41,6 +44,8 @@ from cafe.kernels.cpu_sides import Buffers, invert
 BLOCK_BYTES = 2**25
 # Products with fewer rows than this waste more than the cache saves.
 LEAST_ROWS = 64
+# Revision of the step: a larger number makes the timings of older programs void.
+REVISION = 3
 
 
 class ClassWeightStep:
@@ -148,7 +153,7 @@ class ClassWeightStep:
     def _run(self, parameters: Parameters, index: Tensor | None, part: int | slice, losses: Tensor | None) -> None:
         """Do one configuration, (rows, ...), or the whole stack, (g, rows, ...)."""
         w = self._weights(parameters["weights"][part], part)  # ([g,] c, d)
-        narrow = w if w.dtype == self.features.dtype else self.buffers("narrow", self.features, *w.shape).copy_(w)
+        narrow = self.buffers.in_dtype_of(self.features, w, "narrow")
         offset = parameters["offset"][part][..., None, :] if self.shape.offset else None
         b = len(self.labels) if index is None else index.shape[-1]
         r = invert(torch.linalg.vector_norm(w, dim=-1, keepdim=True)) if self.shape.cosines else None  # ([g,] c, 1)
@@ -157,15 +162,15 @@ class ClassWeightStep:
         share = 1.0 / b if self.row_weights is None else 1.0
         total = None if self.row_weights is None else self._taken(self.row_weights, index).sum(-1, keepdim=True)
         rho = offset_gradient = None
-        rows = max(self.least_rows, self.block_bytes // (2 * w.element_size() * w[..., 0].numel()))
+        size = max(self.least_rows, self.block_bytes // (2 * w.element_size() * w[..., 0].numel()))
         a = self.numbers[0][part] if isinstance(part, int) else self.a
         factor = columns * (a * share)  # of D in G
         # One number scales the gradient just as well, where that has fewer numbers than D.
         scales_gradient = r is None and b > w.shape[-1]
-        for first in range(0, b, rows):
-            f, labels, v = self._rows(index, first, min(b, first + rows), total)
+        for first in range(0, b, size):
+            f, labels, v = self._rows(index, first, min(b, first + size), total)
             product = self._multiply("logits of product", f, narrow.mT)
-            logits = self._wide("logits", product)
+            logits = self.buffers.in_dtype_of(self.anchor, product, "logits")
             if not self.unscaled:
                 logits.mul_(columns)
             errors = self._errors(logits, offset, labels, v, share, part, losses)
@@ -178,7 +183,8 @@ class ClassWeightStep:
             if not scales_gradient:
                 errors.mul_(factor)
             error = product.copy_(errors) if product.dtype != errors.dtype else errors
-            self._add_product(self.gradients["weights"][part], error.mT, f, fresh=first == 0)
+            rows = f.expand(len(error), *f.shape) if error.ndim > f.ndim else f
+            add_product(self.gradients["weights"][part], error.mT, rows, first == 0, self.buffers)
         if scales_gradient:
             self.gradients["weights"][part].mul_(factor)
         self._add_terms(parameters["weights"][part], w, r, rho, share, part)
@@ -240,22 +246,6 @@ class ClassWeightStep:
         errors.scatter_add_(-1, own, self.minus_one.expand(own.shape))
         return errors if v is None else errors.mul_(v)
 
-    def _add_product(self, target: Tensor, error: Tensor, f: Tensor, fresh: bool) -> None:
-        """Write G^T f of the first block to the gradient, ([g,] c, d), or add that of another block."""
-        if error.ndim == 3 and f.ndim == 2:
-            f = f.expand(len(error), *f.shape)
-        multiply, add_product = (torch.bmm, torch.baddbmm) if error.ndim == 3 else (torch.mm, torch.addmm)
-        if target.dtype != f.dtype:
-            product = multiply(error, f, out=self.buffers("product", f, *target.shape))
-            if fresh:
-                target.copy_(product)
-            else:
-                target.add_(self.buffers("wide product", target, *target.shape).copy_(product))
-        elif fresh:
-            multiply(error, f, out=target)
-        else:
-            add_product(target, error, f, out=target)
-
     def _add_terms(
         self, trained: Tensor, w: Tensor, r: Tensor | None, rho: Tensor | None, share: float, part: int | slice
     ) -> None:
@@ -283,8 +273,40 @@ class ClassWeightStep:
             return torch.mm(f, columns, out=out)
         return torch.matmul(f, columns, out=out) if f.ndim == 2 else torch.bmm(f, columns, out=out)
 
-    def _wide(self, name: str, value: Tensor) -> Tensor:
-        """Return the value in the parameters' dtype, in a buffer of that name where that is another."""
-        if value.dtype == self.anchor.dtype:
-            return value
-        return self.buffers(name, self.anchor, *value.shape).copy_(value)
+
+@dataclass(frozen=True)
+class WeightSizes:
+    """What decides how long a step of class weights of one configuration takes.
+
+    Attributes
+    ----------
+    cosines : bool
+        Whether class weights are scaled to length one.
+    batch, width, classes : int
+        b, d, c.
+    """
+
+    cosines: bool
+    batch: int
+    width: int
+    classes: int
+
+    @property
+    def multiply_adds(self) -> int:
+        """Logits forward, and the gradient in class weights backward."""
+        return 2 * self.batch * self.width * self.classes
+
+    def __str__(self) -> str:
+        kind = "cosines" if self.cosines else "products"
+        sizes = f"batch {self.batch}, width {self.width}, {self.classes} classes"
+        return f"class weights, revision {REVISION}, {kind}, {sizes}"
+
+    def timed_step(self, products: torch.dtype) -> Callable[[], object]:
+        """Return a step on random rows, to be called with nothing."""
+        generator = torch.Generator().manual_seed(0)
+        rows = torch.randn(self.batch, self.width, generator=generator) / math.sqrt(self.width)
+        weights = torch.randn(1, self.classes, self.width, generator=generator) / math.sqrt(self.width)
+        labels, index = torch.arange(self.batch) % self.classes, torch.arange(self.batch)[None]
+        hyper = {"logit_scale": torch.tensor([100.0]), "decay": torch.zeros(1)}
+        step = ClassWeightStep(WeightsShape(cosines=self.cosines), hyper, rows.to(products), labels, weights[0])
+        return lambda: step({"weights": weights}, index, False)

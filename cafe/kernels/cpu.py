@@ -343,7 +343,7 @@ class CpuAdapterStep:
             if narrow.dtype != lengths.dtype and not torch.equal(narrow.to(lengths.dtype), lengths):
                 self.text_rows, self.text_lengths = text.wide, lengths
             scaled, self.text_had = scaled_rows(self.text_rows, self.text_lengths)
-            return self._narrow_copy("text unit", scaled)
+            return self.buffers.in_dtype_of(self.narrow_text, scaled, "text unit")
         scales = self.numbers["logit_scale"]
         key = tuple(dict.fromkeys([scales[part]] if isinstance(part, int) else scales[part]))
         if key not in self._scaled_text:
@@ -358,19 +358,8 @@ class CpuAdapterStep:
             along = dots.mul_(text.r).mul_(text.r).div_(b).to(u.dtype)
             return u.sub_(torch.mul(text.q, along, out=self.buffers("along", u, *u.shape)))
         gradient, lengths = upstream.to(self.text_rows.dtype), self.text_lengths / b
-        return self._narrow_copy("dp", through_scaled_rows(gradient, self.text_rows, lengths, self.text_had))
-
-    def _wide(self, name: str, value: Tensor) -> Tensor:
-        """Return the value in the parameters' dtype, in a buffer of that name where that is another."""
-        if value.dtype == self.text.dtype:
-            return value
-        return self.buffers(name, self.text, *value.shape).copy_(value)
-
-    def _narrow_copy(self, name: str, value: Tensor) -> Tensor:
-        """Return the value in the dtype of the products, in a buffer of that name where that is another."""
-        if value.dtype == self.narrow_text.dtype:
-            return value
-        return self.buffers(name, self.narrow_text, *value.shape).copy_(value)
+        dp = through_scaled_rows(gradient, self.text_rows, lengths, self.text_had)
+        return self.buffers.in_dtype_of(self.narrow_text, dp, "dp")
 
     def _forward(self, name: str, parameters: Parameters, narrow: Parameters, x: Tensor, part: int | slice) -> Side:
         """Return one side after its forward pass."""
@@ -447,7 +436,7 @@ class CpuAdapterStep:
         minus = self.buffers.filled(-1, self.text, *labels.shape)
         for rows in _row_slices(product):
             # Casts go through buffers of their own: mixed dtypes inside one operation allocate a temporary.
-            logits = self._wide("logits", _rows(product, rows))
+            logits = self.buffers.in_dtype_of(self.text, _rows(product, rows), "logits")
             label = _rows(labels, rows)
             if factor is not None:
                 logits.mul_(_rows(factor, rows))

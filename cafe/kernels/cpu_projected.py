@@ -119,8 +119,11 @@ class CpuProjectedStep(CpuAdapterStep):
         inner = torch.mm(hidden.mT, kept, out=buffers("r", w, h, h))
         # Three terms that nearly cancel along q: each is rounded once, and they are added in the parameters' dtype.
         total = self.gradients["image_up"][number].copy_(torch.mm(s, w, out=buffers("sw", w, h, d)))
-        total.sub_(self._wide("wide gradient", torch.mm(inner, up, out=buffers("rw", w, h, d))), alpha=a)
-        total.sub_(self._wide("wide gradient", torch.mm(kept.mT, x, out=buffers("kx", w, h, d))), alpha=1 - a)
+        for share, product in (
+            (a, torch.mm(inner, up, out=buffers("rw", w, h, d))),
+            (1 - a, torch.mm(kept.mT, x, out=buffers("kx", w, h, d))),
+        ):
+            total.sub_(buffers.in_dtype_of(total, product, "wide gradient"), alpha=share)
 
     def _reciprocal_lengths(self, hidden: Tensor, y: Tensor, z: Tensor, squares: Tensor, a: float) -> Tensor:
         """Return 1 / |q|, (b, 1), 0 where q is 0; a sum that rounding made negative is one."""

@@ -48,6 +48,26 @@ class Buffers:
             self._buffers[key] = like.new_full(shape, value)
         return self._buffers[key]
 
+    def in_dtype_of(self, like: Tensor, value: Tensor, name: str) -> Tensor:
+        """Return the value in the dtype of ``like``, in the buffer of that name where that is another than its own."""
+        return value if value.dtype == like.dtype else self(name, like, *value.shape).copy_(value)
+
+
+def add_product(target: Tensor, a: Tensor, b: Tensor, fresh: bool, buffers: Buffers) -> None:
+    """Add the product of two matrices, or of two stacks of them, to the target; write it there where that is fresh."""
+    multiply, multiply_and_add = (torch.bmm, torch.baddbmm) if a.ndim == 3 else (torch.mm, torch.addmm)
+    if target.dtype == a.dtype:
+        if fresh:
+            multiply(a, b, out=target)
+        else:
+            multiply_and_add(target, a, b, out=target)
+        return
+    product = multiply(a, b, out=buffers("product to add", a, *target.shape))
+    if fresh:
+        target.copy_(product)
+    else:
+        target.add_(buffers.in_dtype_of(target, product, "wide product to add"))
+
 
 # ---------------------------------------------------------------------------- ratios
 

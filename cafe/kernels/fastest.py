@@ -23,8 +23,6 @@ import torch
 from cafe.compute import SMALL, threads_for
 from cafe.errors import InputError
 from cafe.kernels.choose import CPU_FORMS
-from cafe.kernels.class_weights import ClassWeightStep
-from cafe.kernels.class_weights_reference import WeightsShape
 from cafe.kernels.cpu import CpuAdapterStep
 from cafe.kernels.cpu_parts import Course, CpuPartedSteps, parts_of
 from cafe.kernels.cpu_projected import CpuProjectedStep, FrozenLogits, direct_multiply_adds, projected_multiply_adds
@@ -50,8 +48,8 @@ HOPELESS = 4
 TIMED_TOGETHER = 4
 # Share of the direct form's multiply-adds from which on the projected form's more and smaller products do not pay.
 PROJECTED_SHARE = 0.85
-# Revisions of the adapter's step and of class weights': a larger number makes the notes of older programs void.
-REVISION, WEIGHTS_REVISION = 4, 2
+# Revision of the adapter's step: a larger number makes the notes of older programs void.
+REVISION = 4
 # The projected form's frozen logits have to be earned back within so many steps, and to fit in so many bytes.
 EARNED_BACK, FROZEN_BYTES = 100, 512 * 2**20
 
@@ -417,102 +415,8 @@ def _make_step(drawn: _Drawn, sizes: StepSizes, form: str, precision: str) -> Ca
     return run
 
 
-@dataclass(frozen=True)
-class WeightSizes:
-    """What decides how long a step of class weights takes.
-
-    Attributes
-    ----------
-    cosines : bool
-        Whether class weights are scaled to length one.
-    batch, width, classes : int
-        b, d, c.
-    """
-
-    cosines: bool
-    batch: int
-    width: int
-    classes: int
-
-    @property
-    def multiply_adds(self) -> int:
-        """Multiply-adds of logits forward, and of the gradient in class weights backward."""
-        return 2 * self.batch * self.width * self.classes
-
-    def representative(self) -> WeightSizes:
-        """Return the sizes that stand for their class: powers of two, not too large to be timed."""
-        sizes = WeightSizes(self.cosines, *map(_power_of_two, (self.batch, self.width, self.classes)))
-        while sizes.multiply_adds > MOST_TIMED and max(sizes.batch, sizes.classes) > 1:
-            larger = "classes" if sizes.classes >= sizes.batch else "batch"
-            sizes = replace(sizes, **{larger: getattr(sizes, larger) // 2})
-        return sizes
-
-
-def choose_weights_precision(dtype: str, device: str, sizes: WeightSizes) -> str:
-    """Return the precision in which a step of class weights multiplies.
-
-    Parameters
-    ----------
-    dtype : {"auto", "float32", "float64"}
-        A named precision is taken as it is; ``"auto"`` takes the faster of float32 and bfloat16 on a CPU, else float32.
-    device : str
-        As :func:`cafe.compute.choose_device` returns it.
-    sizes : WeightSizes
-        Sizes of the step of one configuration.
-
-    Returns
-    -------
-    str
-        The name of a dtype.
-
-    Examples
-    --------
-    >>> choose_weights_precision("auto", "cpu", WeightSizes(True, 256, 512, 10))
-    'float32'
-    """
-    if dtype != "auto":
-        return dtype
-    if device != "cpu" or sizes.multiply_adds < LEAST_MEASURED:
-        return "float32"
-    seconds = measured_weight_steps(sizes)
-    faster = seconds.get("bfloat16", math.inf) * GAIN_OF_BFLOAT16 < seconds.get("float32", 0.0)
-    return "bfloat16" if faster else "float32"
-
-
-def measured_weight_steps(sizes: WeightSizes) -> dict[str, float]:
-    """Return the seconds of a step of class weights by precision, timed at the sizes that stand for the given ones."""
-    timed = sizes.representative()
-    kind = "cosines" if timed.cosines else "products"
-    question = (
-        f"class weights, revision {WEIGHTS_REVISION}, {kind}, batch {timed.batch}, width {timed.width}, "
-        f"{timed.classes} classes"
-    )
-    library, threads = f"torch {torch.__version__}", torch.get_num_threads()
-    with threads_for(0):
-        return seconds_of(
-            question, PRECISIONS, partial(_make_weight_steps, timed), library=library, threads=threads, at_least=2
-        )
-
-
-def _make_weight_steps(sizes: WeightSizes) -> dict[str, Callable[[], object]]:
-    """Return steps of class weights on random rows, ready to be run, by precision."""
-    hopeless = _hopeless_precisions()
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(sizes.batch, sizes.width, generator=generator) / math.sqrt(sizes.width)
-    weights = torch.randn(1, sizes.classes, sizes.width, generator=generator) / math.sqrt(sizes.width)
-    labels, index = torch.arange(sizes.batch) % sizes.classes, torch.arange(sizes.batch)[None]
-    hyper = {"logit_scale": torch.tensor([100.0]), "decay": torch.zeros(1)}
-
-    def make(precision: str) -> Callable[[], object]:
-        features = rows.to(getattr(torch, precision))
-        step = ClassWeightStep(WeightsShape(cosines=sizes.cosines), hyper, features, labels, weights[0])
-        return lambda: step({"weights": weights}, index, False)
-
-    return {precision: make(precision) for precision in PRECISIONS if precision not in hopeless}
-
-
 class TimedSizes(Protocol):
-    """Sizes of a step that has precisions and no forms; equal sizes are timed once."""
+    """Sizes of a step that has precisions and no forms, and whatever else decides between them; a dataclass."""
 
     @property
     def multiply_adds(self) -> int:
@@ -560,9 +464,10 @@ def choose_precision(dtype: str, device: str, sizes: TimedSizes) -> str:
 def measured_precisions(sizes: TimedSizes) -> dict[str, float]:
     """Return the seconds of a step by precision, timed at sizes that are powers of two and not too large."""
     timed: Any = sizes
-    timed = replace(timed, **{name: _power_of_two(size) for name, size in vars(timed).items()})
-    while timed.multiply_adds > MOST_TIMED and max(vars(timed).values()) > 1:
-        largest = max(vars(timed), key=lambda name: getattr(timed, name))
+    names = [name for name, value in vars(timed).items() if not isinstance(value, bool)]
+    timed = replace(timed, **{name: _power_of_two(getattr(timed, name)) for name in names})
+    while timed.multiply_adds > MOST_TIMED and max(getattr(timed, name) for name in names) > 1:
+        largest = max(names, key=lambda name: getattr(timed, name))
         timed = replace(timed, **{largest: getattr(timed, largest) // 2})
 
     def make() -> dict[str, Callable[[], object]]:

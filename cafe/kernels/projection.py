@@ -32,7 +32,7 @@ from torch import Tensor
 
 from cafe.kernels.class_weights import BLOCK_BYTES, LEAST_ROWS
 from cafe.kernels.class_weights_reference import Parameters
-from cafe.kernels.cpu_sides import Buffers, through_scaled_rows
+from cafe.kernels.cpu_sides import Buffers, add_product, through_scaled_rows
 
 
 @dataclass(frozen=True)
@@ -152,15 +152,16 @@ class ProjectionStep:
             block = slice(first, first + self.rows_of_block)
             x = rows.x[block]
             z = torch.mm(x, narrow, out=self._buffer("z", x, narrow.shape[1]))
-            v = self._wide("v", z).add_(rows.v0[block])
+            v = self.buffers.in_dtype_of(self.start, z, "v").add_(rows.v0[block])
             had = torch.linalg.vector_norm(v, dim=-1, keepdim=True)  # (rows, 1)
             had.masked_fill_(had == 0, math.inf)  # no gradient goes through a row of zeros
             product = torch.mm(x, moves, out=self._buffer("product", x, len(self.text)))
-            logits = self._wide("logits", product).add_(rows.logits0[block]).mul_(s / had)
+            logits = self.buffers.in_dtype_of(self.start, product, "logits").add_(rows.logits0[block]).mul_(s / had)
             errors = self._errors(logits, rows.labels[block], loss)
             du = torch.mm(_narrowed(errors, product), self.text, out=self._buffer("du", x, narrow.shape[1]))
             lengths = self.buffers.filled(s / b, x, len(x), 1)
-            self._add_product(gradient, x, through_scaled_rows(du, _narrowed(v, z), lengths, had), fresh=first == 0)
+            dv = through_scaled_rows(du, _narrowed(v, z), lengths, had)
+            add_product(gradient, x.mT, dv, first == 0, self.buffers)  # x^T dv
         strength = self.strengths[k]
         if strength:
             gradient.add_(change, alpha=2 * strength)
@@ -170,29 +171,12 @@ class ProjectionStep:
         """Return a buffer of as many rows as ``like``, of its dtype."""
         return self.buffers(name, like, len(like), width)
 
-    def _wide(self, name: str, product: Tensor) -> Tensor:
-        """Return the product in the parameters' dtype, in a buffer of that name where that is another."""
-        if product.dtype == self.start.dtype:
-            return product
-        return self.buffers(name, self.start, *product.shape).copy_(product)
-
     def _errors(self, logits: Tensor, labels: Tensor, loss: Tensor | None) -> Tensor:
         """Return softmax minus one-hot labels, in the logits' place, and add the block's losses."""
         if loss is not None:
             loss += (torch.logsumexp(logits, -1, keepdim=True) - logits.gather(-1, labels)).sum()
         torch.softmax(logits, -1, out=logits)
         return logits.scatter_add_(-1, labels, self.minus_one.expand(labels.shape))
-
-    def _add_product(self, gradient: Tensor, x: Tensor, dv: Tensor, fresh: bool) -> None:
-        """Write x^T dv of the first block to the gradient (p, d), or add that of another."""
-        if x.dtype == gradient.dtype:
-            torch.addmm(gradient, x.mT, dv, beta=0 if fresh else 1, out=gradient)
-            return
-        product = torch.mm(x.mT, dv, out=self.buffers("gradient", x, *gradient.shape))
-        if fresh:
-            gradient.copy_(product)
-        else:
-            gradient.add_(self.buffers("wide gradient", gradient, *gradient.shape).copy_(product))
 
 
 def _narrowed(value: Tensor, like: Tensor) -> Tensor:

@@ -14,9 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 from cafe.arrays import sums_by_class
 from cafe.compute import SMALL, run_each, threads_for
 from cafe.errors import InputError
-from cafe.kernels.class_weights import ClassWeightStep
+from cafe.kernels.class_weights import ClassWeightStep, WeightSizes
 from cafe.kernels.class_weights_reference import WeightsShape
-from cafe.kernels.fastest import WeightSizes, choose_weights_precision
+from cafe.kernels.fastest import choose_precision
 from cafe.kernels.optimizers import make_update
 from cafe.methods.base import Array, FewShotClassifier, Problem
 from cafe.methods.inference import scores
@@ -138,7 +138,7 @@ class LPPlusPlus(FewShotClassifier):
 def _products(estimator: Any, problem: Problem) -> str:
     """Return the name of the dtype of the products with a problem's rows."""
     sizes = WeightSizes(False, len(problem.rows), *problem.class_embeddings.shape[::-1])
-    return choose_weights_precision(estimator.dtype, estimator.device_, sizes)
+    return choose_precision(estimator.dtype, estimator.device_, sizes)
 
 
 def _fit_together(members: list[tuple[Any, Problem]], products: str) -> None:

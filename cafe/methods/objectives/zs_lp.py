@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from cafe.kernels.choose import choose_kernel, triton_products
-from cafe.kernels.class_weights import ClassWeightStep
+from cafe.kernels.class_weights import ClassWeightStep, WeightSizes
 from cafe.kernels.class_weights_reference import WeightsShape, class_weight_losses_and_gradients
-from cafe.kernels.fastest import WeightSizes, choose_weights_precision
+from cafe.kernels.fastest import choose_precision
 from cafe.methods.base import Array, Problem, unit_length
 from cafe.methods.inference import scores
 from cafe.methods.inputs.parameters import Constraint, Number, seed_of
@@ -144,7 +144,7 @@ class ClassWeightClassifier(TrainedClassifier):
         placement = super()._placement(problem)
         c, d = problem.class_embeddings.shape
         sizes = WeightSizes(self._shape().cosines, min(self.batch_size, len(problem.rows)), d, c)
-        products, kernel = choose_weights_precision(self.dtype, placement.device, sizes), placement.kernel
+        products, kernel = choose_precision(self.dtype, placement.device, sizes), placement.kernel
         # Triton's kernels sum in float32.
         has_kernel = placement.device.startswith("cuda") and self.dtype != "float64"
         if has_kernel and choose_kernel("auto", placement.device) == "triton":
