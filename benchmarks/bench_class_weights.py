@@ -19,14 +19,15 @@ In every row the gradients of one step are compared with autograd's in float64, 
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from harness import (
+    APART,
     imagenet_shape,
     is_smoke,
     matrix_peak,
@@ -35,6 +36,8 @@ from harness import (
     real_features,
     report,
     side_by_side,
+    some_of,
+    timed,
     train_plainly,
     unit,
 )
@@ -51,8 +54,6 @@ from cafe.training.trainer import Batch
 
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
 
-# How far gradients may be from float64's, of their length; bench_steps.py has the same, and why.
-APART = {"float32": 1e-4, "bfloat16": 0.1}
 # The share of its floor that a step is to reach.
 WANTED = 1 / 1.5
 TEXT_NORM, SCALE, BATCH = 9.0, 100.0, 256
@@ -304,11 +305,9 @@ def measure(name: str, shape: str, rows: Rows, rounds: int, steps: int, pairs: i
         threads = torch.get_num_threads()
     floor = seconds["products"] + seconds["traffic"]
     flops = 4.0 * step.b * step.width * len(rows[2]) + 2.0 * step.key_products
-    start = time.perf_counter()
-    fitted(name, rows, steps)
-    alone = time.perf_counter() - start
+    own, straight = partial(fitted, name, rows, steps), partial(plain_loop, name, rows, steps)
+    alone = timed(own)[0]
     plain_loop(name, rows, 2)
-    sides = {"straight": lambda: plain_loop(name, rows, steps), "cafe": lambda: fitted(name, rows, steps)}
     return {
         "shape": shape,
         "method": name,
@@ -323,7 +322,7 @@ def measure(name: str, shape: str, rows: Rows, rounds: int, steps: int, pairs: i
         "wanted_fraction": WANTED,
         "steps": steps,
         "set_up_ms": 1e3 * (alone - steps * seconds["step"]),
-        **paired_ratio(sides["straight"], sides["cafe"], pairs),
+        **paired_ratio(straight, own, pairs),
         "gradients_apart": apart,
         "gradients_right": apart <= APART[model.dtype_],
     }
@@ -350,9 +349,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=25, help="of a step and its floor")
     parser.add_argument("--methods", default=",".join(METHODS), help=f"some of {', '.join(METHODS)}")
     arguments = parse(parser, {"steps": 20, "pairs": 2, "rounds": 1})
-    names = arguments.methods.split(",")
-    if unknown := set(names) - set(METHODS):
-        parser.error(f"unknown method {', '.join(sorted(unknown))}; known are {', '.join(METHODS)}")
+    names = some_of(arguments.methods, METHODS, "method", parser)
     rows = []
     for shape, arrays in problems().items():
         for name in names:

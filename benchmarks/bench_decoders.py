@@ -10,13 +10,12 @@ from __future__ import annotations
 import argparse
 import io
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import simplejpeg
-from harness import parse, report
+from harness import parse, report, timed
 from harness import photographs as open_photographs
 from PIL import Image, features
 
@@ -54,9 +53,8 @@ def compare(contents: list[bytes], shape: str) -> dict[str, Any]:
         for _ in range(_TURNS):
             for name in _DECODERS:
                 with decoding_with(name):
-                    start = time.perf_counter()
-                    image = read_image(content, "x")
-                    best[name] = min(best[name], time.perf_counter() - start)
+                    taken, image = timed(lambda content=content: read_image(content, "x"))
+                best[name] = min(best[name], taken)
                 pixels[name] = np.asarray(image).astype(int)
         seconds = {name: seconds[name] + best[name] / len(contents) for name in _DECODERS}
         farthest = max(farthest, int(np.abs(pixels["pillow"] - pixels["simplejpeg"]).max()))

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import is_smoke, parse, photographs, report, side_by_side, unit
+from harness import is_smoke, parse, photographs, report, side_by_side, some_of, timed, unit
 
 from cafe.data.base import Dataset, ImageSplit
 
@@ -156,13 +156,11 @@ def costs(data: Dataset, encoder: Any) -> tuple[float, float]:
 
     n = 64
     with torch_threads(1):
-        start = time.process_time()
-        crops = np.stack([encoder.cropper(data.image("train", i)) for i in range(n)])
-        decode = (time.process_time() - start) / n
-        start = time.process_time()
-        encoder.encode_images(crops)
-        encode = (time.process_time() - start) / n
-    return decode, encode
+        decode, crops = timed(
+            lambda: np.stack([encoder.cropper(data.image("train", i)) for i in range(n)]), time.process_time
+        )
+        encode = timed(lambda: encoder.encode_images(crops), time.process_time)[0]
+    return decode / n, encode / n
 
 
 def speed(images: int, rounds: int, batch_size: int) -> list[dict[str, Any]]:
@@ -238,9 +236,7 @@ def prepared(data: Dataset, encoder: Any, n: int) -> np.ndarray:
 def preparing(data: Dataset, encoder: Any) -> float:
     """Return the processor seconds that one image takes to be decoded, cropped and normalised, on one thread."""
     n = min(_PREPARED, len(data.splits["train"]))
-    start = time.process_time()
-    prepared(data, encoder, n)
-    return (time.process_time() - start) / n
+    return timed(lambda: prepared(data, encoder, n), time.process_time)[0] / n
 
 
 class BareTower(Loop):
@@ -441,10 +437,7 @@ def main() -> None:
         "memory": (None, lambda: memory(256)),
         "reading": (None, lambda: reading(arguments.rows, gathered=arguments.rows // 4)),
     }
-    chosen = arguments.parts.split(",")
-    if unknown := set(chosen) - set(parts):
-        parser.error(f"unknown part {', '.join(sorted(unknown))}; possible: {', '.join(parts)}")
-    for target, measure in map(parts.__getitem__, chosen):
+    for target, measure in map(parts.__getitem__, some_of(arguments.parts, parts, "part", parser)):
         report("extraction", target, measure())
 
 

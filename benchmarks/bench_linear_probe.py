@@ -17,10 +17,11 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
+from functools import partial
 
 import numpy as np
 import torch
-from harness import imagenet_shape, is_smoke, parse, real_features, report
+from harness import imagenet_shape, is_smoke, parse, real_features, report, timed
 from sklearn.linear_model import LogisticRegression
 
 from cafe import LinearProbe
@@ -71,11 +72,9 @@ def search() -> None:
     fit_many(X[:300], y[:300], [unfitted.varied(C=1.0)])  # what is imported and compiled once
     costs = []
     for name, scoring in scorings.items():
-        start = time.process_time()
-        chosen, selection = choose(unfitted, "few-shot-val", scoring)
-        of_search, start = time.process_time() - start, time.process_time()
-        fit_many(X, y, [chosen])
-        of_fit = time.process_time() - start
+        search = partial(choose, unfitted, "few-shot-val", scoring)
+        of_search, (chosen, selection) = timed(search, time.process_time)
+        of_fit = timed(partial(fit_many, X, y, [chosen]), time.process_time)[0]
         costs.append(
             {
                 "shape": f"{len(X)}x{X.shape[1]}x{int(y.max()) + 1}",
@@ -107,17 +106,15 @@ def main() -> None:
         return
     X, y, X_test, y_test, text = imagenet_shape(arguments.rows)
     path = np.logspace(arguments.low, arguments.high, arguments.path)
-    start = time.perf_counter()
-    fits = [fit for (fit,) in logistic_path(torch.from_numpy(X), y, len(text), path.tolist())]
-    ours = time.perf_counter() - start
+    ours, fits_of_path = timed(lambda: logistic_path(torch.from_numpy(X), y, len(text), path.tolist()))
+    fits = [fit for (fit,) in fits_of_path]
     measured = middles(len(path), len(path) if arguments.full else arguments.measure)
     print(f"cafe: {ours:.1f} s for {len(path)} values, {[fit.iterations for fit in fits]} iterations", flush=True)
     theirs, gaps, models = 0.0, [], []
     warnings.simplefilter("ignore")
     for i in measured:
-        start = time.perf_counter()
-        models.append(LogisticRegression(C=path[i], max_iter=1000).fit(X, y))
-        seconds = time.perf_counter() - start
+        seconds, model = timed(partial(LogisticRegression(C=path[i], max_iter=1000).fit, X, y))
+        models.append(model)
         theirs += seconds
         best = objective(models[-1].coef_, models[-1].intercept_, X, y, path[i])
         gaps.append(objective(fits[i].coef, fits[i].intercept, X, y, path[i]) / best - 1)

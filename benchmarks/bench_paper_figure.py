@@ -28,12 +28,13 @@ import inspect
 import time
 import warnings
 from collections import defaultdict
+from functools import partial
 from typing import Any
 
 import bench_adapter
 import numpy as np
 import torch
-from harness import is_smoke, parse, report
+from harness import is_smoke, parse, report, timed
 from paper_data import SEEDS, SHAPES, SHOTS, features_of
 from sklearn.linear_model import LogisticRegression
 
@@ -81,17 +82,14 @@ def probe_alone(task: Task, text: np.ndarray, row: dict[str, Any]) -> tuple[floa
     X, y = task.train.image_features, task.train.labels
 
     def fit(C: float, dtype: Any, tol: float) -> tuple[float, Any]:
-        start = time.perf_counter()
-        model = LogisticRegression(C=C, tol=tol, max_iter=1000).fit(X.astype(dtype), y)
-        return time.perf_counter() - start, model
+        return timed(lambda: LogisticRegression(C=C, tol=tol, max_iter=1000).fit(X.astype(dtype), y))
 
     fit(EASY_C, *ATTEMPTS[0])
     easy = fit(EASY_C, *ATTEMPTS[0])[0]
     for attempt in ATTEMPTS:
         near, model = fit(chosen, *attempt)
-        start = time.perf_counter()
-        accuracy = 100 * float(model.score(task.test.image_features, task.test.labels))
-        testing = time.perf_counter() - start
+        testing, share = timed(partial(model.score, task.test.image_features, task.test.labels))
+        accuracy = 100 * float(share)
         if accuracy >= 100 * row["acc1"] - SAME:
             break
     low = min(candidates, EASY)
@@ -148,9 +146,8 @@ def measure(name: str, fraction: float, largest: float) -> dict[str, Any] | None
     if not shots:
         return None
     features = features_of(name, fraction)
-    start = time.perf_counter()
-    comparison = compare("baselines", [features], shots=shots, seeds=SEEDS, selection="few-shot-val", device="cpu")
-    ours = time.perf_counter() - start
+    settings: dict[str, Any] = {"shots": shots, "seeds": SEEDS, "selection": "few-shot-val", "device": "cpu"}
+    ours, comparison = timed(partial(compare, "baselines", [features], **settings))
     rows = {(row["method"], row["shots"]): row for row in comparison.rows if row["seed"] == SEEDS[0]}
     alone, differences = singles(features, shots, rows)
     theirs = sum(alone.values())

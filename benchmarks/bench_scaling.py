@@ -20,14 +20,13 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from harness import drawn_like, parse, real_features, report, unit
+from harness import drawn_like, parse, real_features, report, timed, unit
 
 from cafe import CLIPAdapter, ZeroShot
 from cafe.methods import fit_many
@@ -77,17 +76,8 @@ class Data:
 
 def seconds_of(run: Callable[[], Any]) -> float:
     """Return the median of three runs after one; a run of more than three seconds is measured once."""
-    start = time.perf_counter()
-    run()
-    first = time.perf_counter() - start
-    if first > 3:
-        return first
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    first = timed(run)[0]
+    return first if first > 3 else statistics.median(timed(run)[0] for _ in range(3))
 
 
 def scored(model: ZeroShot, X: np.ndarray) -> int:
@@ -214,13 +204,7 @@ def main() -> None:
         "configurations": against_configurations(data, configurations),
     }
     rows = [
-        {
-            "shape": f"{name} against {quantity}",
-            "at": x,
-            "seconds": y,
-            "slope": slope(x, y),
-            "dtype": "auto",
-        }
+        {"shape": f"{name} against {quantity}", "at": x, "seconds": y, "slope": slope(x, y), "dtype": "auto"}
         for quantity, lines in measured.items()
         for name, (x, y) in lines.items()
     ]

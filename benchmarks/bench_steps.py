@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import is_smoke, matrix_peak, paired_ratio, parse, report, train_plainly, unit
+from harness import APART, is_smoke, matrix_peak, paired_ratio, parse, report, timed, train_plainly, unit
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -47,9 +47,6 @@ from cafe.kernels.reference import AdapterShape, adapter_losses_and_gradients
 RATIO, SCALE, LR, DECAY = 0.2, 100.0, 1e-3, 0.1
 # What is asked of the step: the share of its floor, by number of classes.
 WANTED = {1000: 0.85, 102: 0.7}
-# How far gradients may be from float64's, of their length. In bfloat16 a logit of 14 is rounded by up to 14 / 512 = 3 %
-# of 1, which changes its probability by as much, and every product rounds once more; in float32 2^15 times less.
-APART = {"float32": 1e-4, "bfloat16": 0.1}
 # Batches whose gradients are compared together.
 CHECKED = 4
 # Pairs of fits from which an interval is believed.
@@ -239,11 +236,9 @@ def beside_floor(step: OneStep, rounds: int) -> dict[str, float]:
     seconds: dict[str, list[float]] = {"step": [], **{name: [] for name in floor.seconds}}
     with torch_threads(step.threads):
         for turn in range(rounds + 1):  # the first warms up
-            start = time.perf_counter()
-            step.run()
-            end = time.perf_counter()
+            own = timed(step.run)[0]
             floor.run()
-            for name, value in {"step": end - start, **floor.seconds}.items():
+            for name, value in {"step": own, **floor.seconds}.items():
                 seconds[name] += [value / TOGETHER] if turn else []
     return {name: float(np.median(values)) for name, values in seconds.items()}
 
@@ -257,11 +252,8 @@ def measure_floor(n: int, d: int, c: int, batch: int, rounds: int, steps: int, p
     floor = seconds["products"] + seconds["update"] + seconds["softmax"]
     flops = 2.0 * direct_multiply_adds(*own.sizes)
     row = fit_row(X, y, text, "image", batch, steps, pairs)
-    short = []
-    for _ in range(1 if is_smoke() else 7):
-        start = time.perf_counter()
-        fitted(X, y, text, "image", batch, 1)
-        short.append(time.perf_counter() - start)
+    a_step = partial(fitted, X, y, text, "image", batch, 1)
+    short = [timed(a_step)[0] for _ in range(1 if is_smoke() else 7)]
     return {
         **row,
         "shape": f"step {n}x{d}x{c}",
@@ -316,9 +308,7 @@ def measure_parts(n: int, d: int, c: int, batch: int, rounds: int) -> dict[str, 
         floor = Floor(own.sizes, own.dtype, time.thread_time)
         totals: dict[str, list[float]] = {name: [] for name in (*KINDS, "step", "floor")}
         for turn in range(rounds + 1):
-            start = time.thread_time()
-            own.run()
-            whole = time.thread_time() - start
+            whole = timed(own.run, time.thread_time)[0]
             floor.run()
             with Clocked() as clocked:
                 own.run()

@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import real_features
-from harness import embedded, flowers_shape, parse, report
+from harness import embedded, flowers_shape, parse, report, timed
 
 from cafe import CLIPAdapter
 from cafe.protocol.tasks import make_task
@@ -68,9 +68,8 @@ def run(make: Callable[[int], CLIPAdapter], data: Data, seeds: int) -> dict[str,
     X, y, X_test, y_test = data[:4]
     seconds, scores = [], []
     for seed in range(1, seeds + 1):
-        start = time.perf_counter()
-        model = make(seed).fit(X, y)
-        seconds.append(time.perf_counter() - start)
+        taken, model = timed(partial(make(seed).fit, X, y))
+        seconds.append(taken)
         scores.append(100 * float(model.score(X_test, y_test)))
     return {
         "seconds": statistics.median(seconds), "steps": model.n_steps_, "acc1": float(np.mean(scores)),

@@ -24,13 +24,17 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
 # What tells processors of one name apart: a virtual machine says "AMD EPYC" of all of them.
 MODEL = {"cpu family": "family", "model": "model"}
+# How far gradients may be from float64's, of their length. In bfloat16 a logit of 14 is rounded by up to 14 / 512 = 3 %
+# of 1, which changes its probability by as much, and every product rounds once more; in float32 2^15 times less.
+APART = {"float32": 1e-4, "bfloat16": 0.1}
+T = TypeVar("T")
 _smoke = False
 
 
@@ -67,6 +71,21 @@ def is_smoke() -> bool:
     return _smoke
 
 
+def timed(run: Callable[[], T], clock: Callable[[], float] = time.perf_counter) -> tuple[float, T]:
+    """Return the seconds that a call takes, and what it returns."""
+    start = clock()
+    result = run()
+    return clock() - start, result
+
+
+def some_of(text: str, known: Iterable[str], what: str, parser: argparse.ArgumentParser) -> list[str]:
+    """Read names from a list with commas; the command fails where one of them is not known."""
+    names, known = text.split(","), list(known)
+    if unknown := set(names) - set(known):
+        parser.error(f"unknown {what} {', '.join(sorted(unknown))}; possible: {', '.join(known)}")
+    return names
+
+
 def side_by_side(runs: Mapping[str, Callable[[], Any]], repeats: int, warm_up: bool = True) -> dict[str, float]:
     """Time several things in turn, round after round, and return the median seconds of each.
 
@@ -75,10 +94,9 @@ def side_by_side(runs: Mapping[str, Callable[[], Any]], repeats: int, warm_up: b
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for round_number in range(repeats + warm_up):
         for name, run in runs.items():
-            start = time.perf_counter()
-            run()
+            taken = timed(run)[0]
             if round_number >= warm_up:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(taken)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
@@ -100,9 +118,7 @@ def paired_ratio(
     sides = {"straight": straight, "cafe": own}
     for pair in range(pairs):
         for name in sorted(sides, reverse=bool(pair % 2)):
-            start = time.perf_counter()
-            sides[name]()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(timed(sides[name])[0])
         logs = np.log(np.array(seconds["straight"]) / np.array(seconds["cafe"]))
         spread = student.ppf(0.975, pair) * logs.std(ddof=1) / np.sqrt(pair + 1) if pair else 0.0
         if least is not None and pair + 1 >= least and abs(logs.mean()) > spread:

@@ -10,13 +10,13 @@ authors' own code, fed with the same cached features.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import product
 from typing import Any
 
 import numpy as np
-from harness import parse
+from harness import parse, timed
 from real_features import caltech69, imagenet
 
 import cafe
@@ -150,7 +150,7 @@ IMAGENET: dict[str, tuple[tuple[float, float], Callable[[Data], list[float]]]] =
 }
 
 
-def print_row(method: str, cell: str, theirs: tuple[float, float], ours: list[float], seconds: float) -> None:
+def print_row(method: str, cell: str, theirs: tuple[float, float], seconds: float, ours: list[float]) -> None:
     """Print a row of the table: published accuracy (mean, deviation), ours over the seeds, and the difference."""
     difference = np.mean(ours) - theirs[0]
     verdict = "agrees" if abs(difference) <= max(WIDTH, 2 * theirs[1]) else "DIFFERS"
@@ -173,14 +173,12 @@ def main() -> None:
     for method, (theirs, run) in CALTECH.items():
         for (shots, data), figure in zip(tasks.items(), theirs, strict=True):
             if method.startswith(wanted):
-                start = time.perf_counter()
-                print_row(method, f"Caltech69, {shots}", figure, run(data), time.perf_counter() - start)
+                print_row(method, f"Caltech69, {shots}", figure, *timed(partial(run, data)))
     if arguments.imagenet:
         data = Data(imagenet(4), 0)
         for method, (figure, run) in IMAGENET.items():
             if method.startswith(wanted):
-                start = time.perf_counter()
-                print_row(method, "ImageNet, 4", figure, run(data), time.perf_counter() - start)
+                print_row(method, "ImageNet, 4", figure, *timed(partial(run, data)))
 
 
 if __name__ == "__main__":

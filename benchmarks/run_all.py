@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from gpu_tables import compiled, estimates
-from harness import is_smoke, parse, put_between
+from harness import is_smoke, parse, put_between, some_of
 from performance_table import (
     ENTRIES,
     class_weights,
@@ -73,9 +73,7 @@ def main() -> int:
     parser.add_argument("--only", default=",".join(NAMES), help=f"some of {', '.join(NAMES)}")
     parser.add_argument("--no-run", action="store_true", help="only write the tables")
     arguments = parse(parser, {"no_run": True})
-    chosen = arguments.only.split(",")
-    if unknown := set(chosen) - set(NAMES):
-        parser.error(f"unknown benchmark {', '.join(sorted(unknown))}; known are {', '.join(NAMES)}")
+    chosen = some_of(arguments.only, NAMES, "benchmark", parser)
     failed = [] if arguments.no_run else [name for name in chosen if not run(name)]
     write_page()
     faults = slower(HERE / "results")

@@ -164,6 +164,12 @@ def writing(path: Path, size: int = 0, *, prepare: bool = True) -> Iterator[File
             temporary.unlink(missing_ok=True)
 
 
+def sha256_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file, as hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def write_all(stream: FileIO, data: bytes | memoryview) -> None:
     """Write all bytes to an unbuffered file, which may take only some of them at a time."""
     view = memoryview(data).cast("B")

@@ -123,9 +123,8 @@ def merge(
     with Screen(json=json, quiet=quiet) as screen:
         from cafe.cache.format.reader import summarise
         from cafe.cache.transfer.merging import merge_caches
-        from cafe.files import cache_dir as cache_folder
 
-        paths = [chosen_cache(name, cache_folder(cache_dir), screen, used=False) for name in caches]
+        paths = [chosen_cache(name, cache_dir, screen, used=False) for name in caches]
         summary = summarise(merge_caches(paths, out))
         splits = ", ".join(f"{name} {n:,}" for name, n in summary.splits.items())
         screen.answer(summary.to_json(), f"{summary.dataset} ({splits}) saved in {summary.path}")
@@ -147,12 +146,10 @@ def export(
     with Screen(json=json, quiet=quiet) as screen:
         from cafe.cache.format.reader import read_features
         from cafe.cache.transfer.exporting import FORMATS, export_features
-        from cafe.errors import InputError
-        from cafe.files import cache_dir as cache_folder
 
         if out is None and layout is None:
             raise InputError(f"give --out FILE, or --format {', '.join(FORMATS)}")
-        path = chosen_cache(cache, cache_folder(cache_dir), screen, used=False)
+        path = chosen_cache(cache, cache_dir, screen, used=False)
         target = out or Path(f"{path.stem}.{layout}")
         files = export_features(read_features(path, memmap="auto"), target, layout, force=force)
         names = [str(file) for file in files]
@@ -201,10 +198,9 @@ def _text(path: Path | None) -> str | None:
 def info(cache: _Cache = None, cache_dir: CacheDir = None, json: Json = False, quiet: Quiet = False) -> None:
     """Show what a cache holds and where it came from."""
     from cafe.cache.format.reader import read_features, summarise
-    from cafe.files import cache_dir as cache_folder
 
     with Screen(json=json, quiet=quiet) as screen:
-        path = chosen_cache(cache, cache_folder(cache_dir), screen, used=False)
+        path = chosen_cache(cache, cache_dir, screen, used=False)
         summary = summarise(path)
         features = read_features(path)
         document = {
@@ -222,10 +218,9 @@ def info(cache: _Cache = None, cache_dir: CacheDir = None, json: Json = False, q
 def verify(cache: _Cache = None, cache_dir: CacheDir = None, json: Json = False, quiet: Quiet = False) -> None:
     """Read a cache to the last byte and compare it with all that the format demands."""
     from cafe.cache.format.verify import verify_cache
-    from cafe.files import cache_dir as cache_folder
 
     with Screen(json=json, quiet=quiet) as screen:
-        path = chosen_cache(cache, cache_folder(cache_dir), screen, used=False)
+        path = chosen_cache(cache, cache_dir, screen, used=False)
         try:
             report = verify_cache(path)
         except CacheError as error:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cafe.classifier.onnx_classifier import OnnxClassifier
 
 
-def chosen_cache(name: str | None, folder: Path, screen: Screen, *, used: bool = True) -> Path:
+def chosen_cache(name: str | None, cache_dir: Path | None, screen: Screen, *, used: bool = True) -> Path:
     """Return the cache of that name, or the one last used, which is named on stderr.
 
     Either is the current one then, unless it is only looked at (``used=False``).
@@ -30,8 +30,10 @@ def chosen_cache(name: str | None, folder: Path, screen: Screen, *, used: bool =
         If there is none.
     """
     from cafe.cache.locate import find_cache
+    from cafe.files import cache_dir as cache_folder
     from cafe.last_used import note_use
 
+    folder = cache_folder(cache_dir)
     path = find_cache(name, folder)
     if name is None:
         screen.say(f"using the cache last used: {path}")

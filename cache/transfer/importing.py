@@ -6,7 +6,6 @@ features get their shape, near copies of training rows are dropped on request, a
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from cafe.cache.transfer.importers.base import ForeignFeatures, ForeignSplit, Im
 from cafe.data.base import sample_identity
 from cafe.errors import CacheError, InputError
 from cafe.features import Features, Split
+from cafe.files import sha256_of_file
 from cafe.foreign import check_regular, reading
 from cafe.prompts import read_class_names
 from cafe.registry import entries, find
@@ -416,7 +416,7 @@ def _unit_rows(split: Split) -> NDArray[np.float32]:
 def _origin(layout: str, foreign: ForeignFeatures, text_file: Path | None, similar: float | None) -> dict[str, Any]:
     """Describe the files that the features came from."""
     paths = dict.fromkeys((*foreign.files, *([] if text_file is None else [text_file])))
-    files = [{"name": path.name, "sha256": _sha256(path)} for path in paths]
+    files = [{"name": path.name, "sha256": sha256_of_file(path)} for path in paths]
     sources = {name: split.source for name, split in foreign.splits.items()}
     return {"format": layout, "files": files, "splits": sources, "dropped_similar": similar}
 
@@ -458,12 +458,6 @@ def _provenance(
         "stored_dtype": stored,
     }
     return Provenance(dataset, encoder, image, text if has_text else None, recorded={"image": {}, "text": {}})
-
-
-def _sha256(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _stored_dtype(images: Sequence[NDArray[Any]], text: NDArray[Any] | None) -> StoredDtype:

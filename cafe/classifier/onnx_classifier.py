@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from cafe.encoders.towers.pillow_cropper import cropper_of
 from cafe.errors import InputError
 from cafe.evaluation.conformal import ConformalScore, conformal_threshold, prediction_sets
 from cafe.evaluation.unknown import FALSE_ALARMS, unknown_threshold
+from cafe.files import sha256_of_file
 from cafe.foreign import check_regular
 from cafe.sharing.onnx_metadata import PROBABILITIES, SET_SCORES, UNKNOWN_SCORE, ZERO_SHOT, OnnxMetadata
 
@@ -158,8 +158,7 @@ class OnnxClassifier(ImageClassifier):
         return self.batch_size
 
     def _prediction_identity(self) -> dict[str, Any]:
-        with self.run.open("rb") as stream:
-            return {"onnx": hashlib.file_digest(stream, "sha256").hexdigest()}
+        return {"onnx": sha256_of_file(self.run)}
 
     def _conformal_scores(self, kind: str, description: str) -> NDArray[np.float64]:
         """Return the scores of images that the fit had not seen, or raise InputError where the file has none."""

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.errors import CafeError, InputError, MissingDependencyError
-from cafe.files import remove_leftovers, replacing
+from cafe.files import remove_leftovers, replacing, sha256_of_file
 from cafe.measured import kept_in
 
 if TYPE_CHECKING:
@@ -275,9 +275,7 @@ def _sound_graph(folder: Path, key: str) -> Path | None:
     """
     for path in sorted(folder.glob(f"{key}-*.onnx")):
         with suppress(OSError):
-            with path.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            if path.name == f"{key}-{digest}.onnx":
+            if path.name == f"{key}-{sha256_of_file(path)}.onnx":
                 return path
             path.unlink()
     return None
