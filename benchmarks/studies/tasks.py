@@ -213,5 +213,5 @@ def paired_error(differences: NDArray[Any]) -> float:
     rows, draws, mean = differences.mean(axis=0), differences.mean(axis=1), differences.mean()
     between_rows = m * np.square(rows - mean).sum() / max(1, n - 1)
     between_draws = n * np.square(draws - mean).sum() / max(1, m - 1)
-    rest = np.square(differences - rows - draws[:, None] + mean).sum() / max(1, (m - 1) * (n - 1))
-    return float(np.sqrt((between_rows + max(0.0, between_draws - rest)) / (m * n)))
+    residual = np.square(differences - rows - draws[:, None] + mean).sum() / max(1, (m - 1) * (n - 1))
+    return float(np.sqrt((between_rows + max(0.0, between_draws - residual)) / (m * n)))
