@@ -38,7 +38,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cafe import CLIPAdapter
 from cafe.compute import torch_threads
 from cafe.kernels.cpu import CpuAdapterStep
-from cafe.kernels.cpu_parts import Course, CpuPartedSteps
+from cafe.kernels.cpu_parts import CpuPartedSteps, StepSettings
 from cafe.kernels.cpu_projected import CpuProjectedStep, FrozenLogits, direct_multiply_adds
 from cafe.kernels.fastest import StepSizes, choose_cpu_step, choose_cpu_threading
 from cafe.kernels.optimizers import EPS, copied_in_a_row, make_update
@@ -152,12 +152,12 @@ class OneStep:
         """Return the gradients of a batch, as a fit makes them."""
         if self.parted is None:
             return self.step(self.parameters, index, False)[1]
-        self.parted.train(self.parameters, [index[:, None]], self.course(1, 0.0))
+        self.parted.train(self.parameters, [index[:, None]], self.settings(1, 0.0))
         return self.step.gradients
 
-    def course(self, steps: int, rate: float) -> Course:
-        """Return the learning rate and optimiser of some steps, no losses."""
-        return Course(torch.full((steps, 1), rate), steps, "adamw", torch.tensor([DECAY]), EPS)
+    def settings(self, steps: int, rate: float) -> StepSettings:
+        """Return the settings of some steps: one learning rate, AdamW, and no losses."""
+        return StepSettings(torch.full((steps, 1), rate), steps, "adamw", torch.tensor([DECAY]), EPS)
 
     def check(self) -> float:
         """Return how far the gradients of some batches are from autograd's in float64, of their common length.
@@ -181,7 +181,7 @@ class OneStep:
     def run(self) -> None:
         """Take some steps."""
         if self.parted is not None:
-            self.parted.train(self.parameters, [torch.stack(self.batches, 1)], self.course(TOGETHER, 1e-6))
+            self.parted.train(self.parameters, [torch.stack(self.batches, 1)], self.settings(TOGETHER, 1e-6))
             return
         for index in self.batches:
             self.update(self.parameters, self.step(self.parameters, index, False)[1], self.rate)

@@ -39,7 +39,10 @@ SHARED = {"x": "d", "image h": "h", "image dh": "h", "da": "d"}
 
 
 def parts_of(shape: AdapterShape, batch: int, width: int, classes: int, threads: int) -> int:
-    """Return the number of threads that a batch can be cut for: an even number, or 1 where this form does not exist.
+    """Return among how many threads the rows of a batch are divided; 1 where the step is not divided.
+
+    The number is even, since half of the threads update W1 and the other half W2. A step is divided where it adapts
+    images alone with a given ratio, and each thread's logits and rows stay in its core's cache.
 
     Examples
     --------
@@ -49,36 +52,36 @@ def parts_of(shape: AdapterShape, batch: int, width: int, classes: int, threads:
     if shape.variant != "image" or shape.alpha_mode != "fixed":
         return 1
     parts = min(threads, batch // LEAST_ROWS) // 2 * 2
-    fits = parts > 0 and batch * (classes + 2 * width) * torch.float32.itemsize <= parts * BLOCK_BYTES
-    return parts if fits else 1
+    is_in_cache = parts > 0 and batch * (classes + 2 * width) * torch.float32.itemsize <= parts * BLOCK_BYTES
+    return parts if is_in_cache else 1
 
 
-class CalledOffError(Exception):
-    """Another thread has failed, so that there is nothing to wait for."""
+class BarrierBrokenError(Exception):
+    """Another thread has failed, so the barrier would never open."""
 
 
-class Meeting:
-    """A place where threads wait until all of them are there, awake at first: it takes microseconds.
+class Barrier:
+    """A barrier: threads wait at it until all have arrived. They spin before they sleep, so it takes microseconds.
 
     Parameters
     ----------
-    members : int
+    threads : int
         How many threads; each calls with its number.
     """
 
-    def __init__(self, members: int) -> None:
-        self.turns = [0] * members
-        self.called_off = False
+    def __init__(self, threads: int) -> None:
+        self.arrivals = [0] * threads
+        self.is_broken = False
 
-    def __call__(self, member: int) -> None:
-        """Wait for the others; raise CalledOffError where one of them has failed."""
-        self.turns[member] += 1
-        turn = self.turns[member]
+    def __call__(self, thread: int) -> None:
+        """Wait for the other threads; raise BarrierBrokenError where one of them has failed."""
+        self.arrivals[thread] += 1
+        own_arrivals = self.arrivals[thread]
         for looks in count():
-            if min(self.turns) >= turn:
+            if min(self.arrivals) >= own_arrivals:
                 return
-            if self.called_off:
-                raise CalledOffError
+            if self.is_broken:
+                raise BarrierBrokenError
             time.sleep(0 if looks < LOOKS else SLEEP)
 
 
@@ -96,15 +99,15 @@ class _RowsOfAll(Buffers):
 
 
 @dataclass(frozen=True)
-class Course:
-    """What the steps of a fit have beside the batches.
+class StepSettings:
+    """The learning rates and the optimiser of a fit's steps, and which steps' losses are summed.
 
     Attributes
     ----------
     rates : Tensor of shape (steps, 1)
         Learning rate of every step.
     tail_start : int
-        The first step whose losses are wanted.
+        The first step whose losses are summed.
     optimizer : str
         ``"adamw"`` or ``"sgd"``.
     decay : Tensor of shape (1,)
@@ -134,8 +137,8 @@ class CpuPartedSteps:
     def __init__(self, step: CpuAdapterStep, threads: int) -> None:
         self.step, self.threads = step, threads
 
-    def train(self, parameters: Parameters, blocks: Iterable[Tensor], course: Course) -> Tensor:
-        """Take all steps, and return the sum of the losses (1,) of those whose losses are wanted.
+    def train(self, parameters: Parameters, blocks: Iterable[Tensor], settings: StepSettings) -> Tensor:
+        """Take all steps, and return the sum (1,) of the losses from step ``settings.tail_start`` on.
 
         Parameters
         ----------
@@ -143,31 +146,31 @@ class CpuPartedSteps:
             ``image_down`` and ``image_up``, trained in place.
         blocks : iterable of Tensor of shape (1, some steps, b), int64
             Rows of every step's batch, in order.
-        course : Course
-            Rates and optimiser.
+        settings : StepSettings
+            Learning rates and optimiser.
         """
         workers: list[_Worker] = []
         done = 0
         for block in blocks:
-            workers = workers or self._workers(parameters, block.shape[-1], course)
+            workers = workers or self._workers(parameters, block.shape[-1], settings)
             run_each([partial(worker.take, block[0], done) for worker in workers])
             done += block.shape[1]
-        return sum((worker.losses for worker in workers), torch.zeros_like(course.decay))
+        return sum((worker.losses for worker in workers), torch.zeros_like(settings.decay))
 
-    def _workers(self, parameters: Parameters, b: int, course: Course) -> list[_Worker]:
+    def _workers(self, parameters: Parameters, b: int, settings: StepSettings) -> list[_Worker]:
         """Return what each thread runs."""
         c, d = self.step.text.shape[1:]
         parts = parts_of(self.step.shape, b, d, c, self.threads)
         self.step.prepare_for(parameters, b)
         sizes = {"d": d, "h": parameters["image_down"].shape[2]}
         of_all = {name: self.step.narrow_text.new_empty(b, sizes[width]) for name, width in SHARED.items()}
-        meeting, half = Meeting(parts), parts // 2
+        barrier, half = Barrier(parts), parts // 2
         workers = []
         for t in range(parts):
             rows = _RowsOfAll(of_all, _share(b, t, parts))
             name = "image_down" if t < half else "image_up"
             share = _share(parameters[name].shape[1], t % half, half)
-            workers.append(_Worker(self.step, t, meeting, rows, name, share, parameters, course))
+            workers.append(_Worker(self.step, t, barrier, rows, name, share, parameters, settings))
         return workers
 
 
@@ -180,13 +183,13 @@ class _Worker(CpuAdapterStep):
         The whole step, prepared.
     number : int
         Of the thread.
-    meeting : Meeting
+    barrier : Barrier
         Of all threads.
     rows : _RowsOfAll
         Buffers, with the thread's rows of the batch.
     name : str
         The map of which the thread updates some rows, ``share``.
-    parameters, course
+    parameters, settings
         As for :meth:`CpuPartedSteps.train`.
     """
 
@@ -194,35 +197,35 @@ class _Worker(CpuAdapterStep):
         self,
         step: CpuAdapterStep,
         number: int,
-        meeting: Meeting,
+        barrier: Barrier,
         rows: _RowsOfAll,
         name: str,
         share: slice,
         parameters: Parameters,
-        course: Course,
+        settings: StepSettings,
     ) -> None:
         vars(self).update(vars(step))
-        self.number, self.meeting, self.buffers, self.rows, self.course = number, meeting, rows, rows, course
+        self.number, self.barrier, self.buffers, self.rows, self.settings = number, barrier, rows, rows, settings
         self.name, self.share, self.parameters = name, share, parameters
         self.narrow = step.prepare(parameters)
-        self.own, self.own_narrow, self.slope, self.slope_narrow = (
+        self.own, self.own_narrow, self.own_gradients, self.own_narrow_gradients = (
             {name: tensors[name][:, share]}
             for tensors in (parameters, self.narrow, self.gradients, self._narrow_gradients)
         )
         self.is_wide = self.narrow is parameters
-        self.update = make_update(course.optimizer, self.own, course.decay, course.eps)
-        self.losses = torch.zeros_like(course.decay)
+        self.update = make_update(settings.optimizer, self.own, settings.decay, settings.eps)
+        self.losses = torch.zeros_like(settings.decay)
 
     def take(self, batches: Tensor, done: int) -> None:
-        """Take a step for each batch of rows, (some steps, b); so many were taken before."""
+        """Take a step for each batch of rows, (some steps, b); ``done`` steps were taken before."""
         try:
             for step, index in enumerate(batches.unbind(), done):
-                self._forward_and_back(index[self.rows.rows], self.losses if step >= self.course.tail_start else None)
-                self.meeting(self.number)
-                self._update(self.course.rates[step])
-                self.meeting(self.number)
+                self._forward_and_back(index[self.rows.rows], self.losses if step >= self.settings.tail_start else None)
+                self.barrier(self.number)
+                self._update(self.settings.rates[step])
+                self.barrier(self.number)
         except BaseException:
-            self.meeting.called_off = True
+            self.barrier.is_broken = True
             raise
 
     def _forward_and_back(self, block: Tensor, losses: Tensor | None) -> None:
@@ -238,11 +241,11 @@ class _Worker(CpuAdapterStep):
     def _update(self, rate: Tensor) -> None:
         """Make the gradient of the thread's share of a map from all rows, update it, and round its copy."""
         left, right = ("x", "image dh") if self.name == "image_down" else ("image h", "da")
-        slope = self.slope if self.is_wide else self.slope_narrow
-        torch.mm(self.rows.of_all[left][:, self.share].mT, self.rows.of_all[right], out=slope[self.name][0])
+        gradients = self.own_gradients if self.is_wide else self.own_narrow_gradients
+        torch.mm(self.rows.of_all[left][:, self.share].mT, self.rows.of_all[right], out=gradients[self.name][0])
         if not self.is_wide:
-            self.slope[self.name].copy_(slope[self.name])
-        self.update(self.own, self.slope, rate)
+            self.own_gradients[self.name].copy_(gradients[self.name])
+        self.update(self.own, self.own_gradients, rate)
         if not self.is_wide:
             self.own_narrow[self.name].copy_(self.own[self.name])
 

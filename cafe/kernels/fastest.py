@@ -24,7 +24,7 @@ from cafe.compute import SMALL, threads_for
 from cafe.errors import InputError
 from cafe.kernels.choose import CPU_FORMS
 from cafe.kernels.cpu import CpuAdapterStep
-from cafe.kernels.cpu_parts import Course, CpuPartedSteps, parts_of
+from cafe.kernels.cpu_parts import CpuPartedSteps, StepSettings, parts_of
 from cafe.kernels.cpu_projected import CpuProjectedStep, FrozenLogits, direct_multiply_adds, projected_multiply_adds
 from cafe.kernels.optimizers import EPS, copied_in_a_row, make_update
 from cafe.kernels.reference import AdapterShape
@@ -316,7 +316,7 @@ def choose_cpu_threading(kernel: str, dtype: str, sizes: StepSizes) -> str:
 
 
 def _parts(sizes: StepSizes, threads: int) -> int:
-    """Return for how many threads a batch can be cut; 1 where a step has no such form."""
+    """Return among how many threads the rows of a batch are divided; 1 where the step is not divided."""
     return parts_of(sizes.shape, sizes.batch, sizes.width, sizes.classes, threads)
 
 
@@ -329,7 +329,7 @@ def _load_of_others() -> float:
 
 
 def _question(timed: StepSizes) -> str:
-    """Return the text under which the fastest way for these sizes is remembered."""
+    """Return the key under which the measured seconds for these sizes are stored."""
     shape = timed.shape
     return (
         f"adapter step, revision {REVISION}, {shape.variant}, {shape.form}, batch {timed.batch}, width {timed.width}, "
@@ -393,12 +393,12 @@ def _losses_and_gradients(drawn: _Drawn, sizes: StepSizes, form: str, precision:
 def _make_parted_steps(
     drawn: _Drawn, sizes: StepSizes, form: str, precision: str, threads: int
 ) -> Callable[[], object]:
-    """Return so many steps, updates included, as are timed together, each thread with rows of its own."""
+    """Return a function that takes ``TIMED_TOGETHER`` steps, updates included, each thread with rows of its own."""
     steps = CpuPartedSteps(_losses_and_gradients(drawn, sizes, form, precision), threads)
     parameters, none = copied_in_a_row(drawn.parameters), torch.zeros(1)
     batches = torch.arange(sizes.batch).expand(1, TIMED_TOGETHER, sizes.batch)
-    course = Course(torch.full((TIMED_TOGETHER, 1), 1e-3), TIMED_TOGETHER, "adamw", none, EPS)
-    return partial(steps.train, parameters, [batches], course)
+    settings = StepSettings(torch.full((TIMED_TOGETHER, 1), 1e-3), TIMED_TOGETHER, "adamw", none, EPS)
+    return partial(steps.train, parameters, [batches], settings)
 
 
 def _make_step(drawn: _Drawn, sizes: StepSizes, form: str, precision: str) -> Callable[[], object]:

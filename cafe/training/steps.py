@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cafe.compute import capture_stream
-from cafe.kernels.cpu_parts import Course, CpuPartedSteps
+from cafe.kernels.cpu_parts import CpuPartedSteps, StepSettings
 from cafe.kernels.optimizers import make_update
 
 # Runs before capture: it compiles kernels, makes buffers and lets libraries choose theirs.
@@ -200,11 +200,21 @@ def train_in_parts(
     lr: Tensor,
     decay: Tensor,
 ) -> Tensor:
-    """Train one fit in place, on several threads; arguments and result as for :func:`train_step_by_step`."""
+    """Train one fit in place, its rows divided among threads; see :func:`train_step_by_step`.
+
+    Parameters
+    ----------
+    steps : CpuPartedSteps
+        Takes the steps.
+    first : Configuration
+        The fit's configuration.
+    parameters, blocks, lr, decay
+        As for :func:`train_step_by_step`, with g = 1.
+    """
     tail = tail_length(first.steps)
     rates = learning_rates(first.steps, first.warmup_steps, lr)
-    course = Course(rates, first.steps - tail, first.optimizer, decay, first.eps)
-    return steps.train(parameters, blocks, course).div_(tail)
+    settings = StepSettings(rates, first.steps - tail, first.optimizer, decay, first.eps)
+    return steps.train(parameters, blocks, settings).div_(tail)
 
 
 class DeviceUpdate(Protocol):

@@ -52,10 +52,11 @@ class Objective(Protocol):
     function takes the place of ``losses_and_gradients`` for that stack, and may keep what is constant and reuse its
     buffers: the gradients are read before the next call. One with ``uses_feature_mean(shape)`` gets zeros for means
     where that is false: they cost a pass over all rows. One with ``threads(configuration)`` says on how many threads a
-    step runs fastest on a CPU, or None; one with ``parted(configuration, hyper, X, y, feature_mean)`` returns the steps
-    of a single fit in parts (kernels/cpu_parts.py), or None; one whose ``stacks_large_steps`` is true gains by stacks
-    on a CPU however large its steps are. One whose ``on_device`` is true has a stepper that never waits for its device;
-    its steps are recorded and replayed (training/steps.py), with Triton's optimisers.
+    step runs fastest on a CPU, or None; one with ``steps_in_parts(configuration, hyper, X, y, feature_mean)`` returns
+    steps of a single fit whose rows are divided among threads (kernels/cpu_parts.py), or None; one whose
+    ``stacks_large_steps`` is true gains by stacks on a CPU however large its steps are. One whose ``on_device`` is true
+    has a stepper that never waits for its device; its steps are recorded and replayed (training/steps.py), with
+    Triton's optimisers.
     """
 
     def initial(self, configuration: Configuration, generator: torch.Generator) -> dict[str, Tensor]:
@@ -189,7 +190,11 @@ def _fit_stack(
     recordings: dict[Hashable, tuple[Hashable, Recording]],
     shared: SharedBatches,
 ) -> list[Trained]:
-    """Train configurations of one shape, stacked along the leading axis."""
+    """Train configurations of one shape, stacked along the leading axis.
+
+    ``recordings`` has the recorded steps of earlier stacks by form, and takes this stack's; ``shared`` has the batches
+    that stacks share.
+    """
     first = stack[0]
     initial, blocks = _draw(objective, stack, shared, one_copy=X.device.type == "cpu")
 
@@ -203,36 +208,36 @@ def _fit_stack(
     feature_mean = torch.stack([_feature_mean(objective, X, c) for c in stack])
     lr, decay = tensor([c.lr for c in stack]), tensor([c.weight_decay for c in stack])
     if getattr(objective, "on_device", False):
-        stacks = form_of(first, len(stack))
-        if stacks not in recordings:
+        form = form_of(first, len(stack))
+        if form not in recordings:
             take = _stepper(objective, first.shape, hyper, X, y, feature_mean)
-            recordings[stacks] = _recording(take, stacks, hyper, parameters, feature_mean, decay)
-        recording = recordings[stacks][1]
+            recordings[form] = _recording(take, form, hyper, parameters, feature_mean, decay)
+        recording = recordings[form][1]
         recording.fill(hyper, parameters, feature_mean, decay)
         parameters = recording.parameters
-        tail = recording.train(first, blocks, torch.tensor([c.lr for c in stack], dtype=X.dtype))
-    elif (parts := _parted(objective, stack, hyper, X, y, feature_mean)) is not None:
-        tail = train_in_parts(parts, first, parameters, blocks, lr, decay)
+        mean_losses = recording.train(first, blocks, torch.tensor([c.lr for c in stack], dtype=X.dtype))
+    elif (parts := _steps_in_parts(objective, stack, hyper, X, y, feature_mean)) is not None:
+        mean_losses = train_in_parts(parts, first, parameters, blocks, lr, decay)
     else:
         take = _stepper(objective, first.shape, hyper, X, y, feature_mean)
         with torch.cuda.device(X.device) if X.device.type == "cuda" else nullcontext():
-            tail = train_step_by_step(take, first, parameters, blocks, lr, decay)
+            mean_losses = train_step_by_step(take, first, parameters, blocks, lr, decay)
     arrays = {name: value.cpu().numpy() for name, value in parameters.items()}
-    losses = tail.tolist()
+    losses = mean_losses.tolist()
     return [Trained({k: v[i].copy() for k, v in arrays.items()}, losses[i]) for i in range(len(stack))]
 
 
 def _recording(
     take: Step,
-    stacks: tuple[Hashable, ...],
+    stack_form: tuple[Hashable, ...],
     hyper: dict[str, Tensor],
     parameters: dict[str, Tensor],
     feature_mean: Tensor,
     decay: Tensor,
 ) -> tuple[Hashable, Recording]:
-    """Return the whole form of a stack's step, and a recording of this form: a kept recording, or a new one."""
+    """Return the form of a stack together with that of its step, and a recording of both: a kept one, or a new one."""
     own = recorded_as(take)
-    form = None if own is None else (stacks, own[0])
+    form = None if own is None else (stack_form, own[0])
     if own is not None and form is not None and (kept := kept_recordings.take(form)) is not None:
         kept.use(own[1])
         return form, kept
@@ -251,7 +256,7 @@ def _feature_mean(objective: Objective, X: Tensor, configuration: Configuration)
     return mean.to(X)
 
 
-def _parted(
+def _steps_in_parts(
     objective: Objective,
     stack: Sequence[Configuration],
     hyper: dict[str, Tensor],
@@ -259,11 +264,11 @@ def _parted(
     y: Tensor,
     feature_mean: Tensor,
 ) -> CpuPartedSteps | None:
-    """Return the objective's steps in parts, for a single fit on several threads of a CPU; else None."""
-    own = getattr(objective, "parted", None)
-    if own is None or len(stack) > 1 or X.device.type != "cpu" or torch.get_num_threads() == 1:
+    """Return steps whose rows are divided among threads, for a single fit on several threads of a CPU; else None."""
+    make = getattr(objective, "steps_in_parts", None)
+    if make is None or len(stack) > 1 or X.device.type != "cpu" or torch.get_num_threads() == 1:
         return None
-    steps: CpuPartedSteps | None = own(stack[0], hyper, X, y, feature_mean)
+    steps: CpuPartedSteps | None = make(stack[0], hyper, X, y, feature_mean)
     return steps
 
 

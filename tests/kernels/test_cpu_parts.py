@@ -8,7 +8,7 @@ import torch
 
 from cafe.compute import run_each
 from cafe.kernels.cpu import CpuAdapterStep
-from cafe.kernels.cpu_parts import CalledOffError, CpuPartedSteps, Meeting, parts_of
+from cafe.kernels.cpu_parts import Barrier, BarrierBrokenError, CpuPartedSteps, parts_of
 from cafe.kernels.optimizers import copied_in_a_row
 from cafe.kernels.reference import AdapterShape
 from cafe.training.steps import Configuration, train_in_parts, train_step_by_step
@@ -79,20 +79,20 @@ def test_an_adapter_of_text_or_a_trained_ratio_has_no_parts_and_few_rows_are_not
         assert parts_of(AdapterShape(variant, "paper", 128, mode), 256, 512, 1000, 2) == 1
 
 
-def test_nobody_leaves_a_meeting_before_all_came():
-    """Each thread adds its number of turns; at every meeting all of them have added the same."""
-    meeting, turns, seen = Meeting(3), [0, 0, 0], []
+def test_no_thread_passes_a_barrier_before_all_have_arrived():
+    """Each thread counts its turns; behind the barrier all counts are equal."""
+    barrier, turns, are_equal = Barrier(3), [0, 0, 0], []
 
-    def member(number):
+    def count_turns(thread):
         for turn in range(200):
-            turns[number] += 1
-            meeting(number)
-            seen.append(set(turns) == {turn + 1})
-            meeting(number)
+            turns[thread] += 1
+            barrier(thread)
+            are_equal.append(set(turns) == {turn + 1})
+            barrier(thread)
 
-    run_each([partial(member, number) for number in range(3)])
-    assert len(seen) == 600
-    assert all(seen)
+    run_each([partial(count_turns, thread) for thread in range(3)])
+    assert len(are_equal) == 600
+    assert all(are_equal)
 
 
 def test_a_failure_of_one_thread_ends_all(monkeypatch):
@@ -104,7 +104,7 @@ def test_a_failure_of_one_thread_ends_all(monkeypatch):
     with pytest.raises((IndexError, RuntimeError), match="index"):
         train_in_parts(CpuPartedSteps(step, 2), first, parameters, [batches], torch.ones(1), torch.ones(1))
     assert threading.active_count() < 20
-    meeting = Meeting(2)
-    meeting.called_off = True
-    with pytest.raises(CalledOffError):
-        meeting(0)
+    barrier = Barrier(2)
+    barrier.is_broken = True
+    with pytest.raises(BarrierBrokenError):
+        barrier(0)

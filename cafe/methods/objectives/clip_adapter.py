@@ -128,10 +128,10 @@ class AdapterObjective:
             return None
         return choose_cpu_threads(self.kernel, self._dtype, self.sizes(configuration))
 
-    def parted(
+    def steps_in_parts(
         self, configuration: Configuration, hyper: dict[str, Tensor], X: Tensor, y: Tensor, feature_mean: Tensor
     ) -> CpuPartedSteps | None:
-        """Return the steps of a single fit in parts, where they were timed to be fastest; else None."""
+        """Return steps of a single fit whose rows are divided among threads; None unless timed to be fastest."""
         if self.kernel not in CPU_FORMS:
             return None
         if choose_cpu_threading(self.kernel, self._dtype, self.sizes(configuration)) != "parts":
