@@ -297,6 +297,7 @@ class WeightSizes:
         return 2 * self.batch * self.width * self.classes
 
     def __str__(self) -> str:
+        """Return the sizes as text: the key under which measured seconds are stored."""
         kind = "cosines" if self.cosines else "products"
         sizes = f"batch {self.batch}, width {self.width}, {self.classes} classes"
         return f"class weights, revision {REVISION}, {kind}, {sizes}"

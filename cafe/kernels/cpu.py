@@ -458,14 +458,14 @@ class CpuAdapterStep:
         direct = fresh and (self._whole or self.text.dtype == dq.dtype)
         gradients = self.gradients if self.text.dtype == dq.dtype else self._narrow_gradients
         own = gradients[f"{side.name}_down"][part], gradients[f"{side.name}_up"][part]
-        down, up, error = side.gradients(dq, weighted, own if direct else None)
+        down, up, dratio = side.gradients(dq, weighted, own if direct else None)
         named = {f"{side.name}_down": down, f"{side.name}_up": up}
         span: int | slice = part
-        if error is not None:
+        if dratio is not None:
             if isinstance(part, int):
-                span, error = slice(part, part + 1), error[None]
+                span, dratio = slice(part, part + 1), dratio[None]
             inputs = self._ratio_inputs(side.name, side.x, part)
-            named |= ratio_gradients(side.ratio, error, _span(parameters, part), *inputs)
+            named |= ratio_gradients(side.ratio, dratio, _span(parameters, part), *inputs)
         for key, value in named.items():
             if direct and (value is down or value is up):
                 continue  # it is there

@@ -109,14 +109,16 @@ def ratio_forward(
     return Ratio(name, mode, torch.sigmoid(hidden @ parameters[f"{name}_out"][:, :, None] + bias), hidden)
 
 
-def ratio_gradients(ratio: Ratio, error: Tensor, parameters: Parameters, own: Tensor, other_mean: Tensor) -> Parameters:
+def ratio_gradients(
+    ratio: Ratio, dratio: Tensor, parameters: Parameters, own: Tensor, other_mean: Tensor
+) -> Parameters:
     """Return the gradients of the ratio's own parameters.
 
     Parameters
     ----------
     ratio : Ratio
         From :func:`ratio_forward`.
-    error : Tensor of shape (k, rows, 1)
+    dratio : Tensor of shape (k, rows, 1)
         Gradient of the loss in each row's ratio.
     parameters, own, other_mean
         As given to :func:`ratio_forward`.
@@ -125,9 +127,9 @@ def ratio_gradients(ratio: Ratio, error: Tensor, parameters: Parameters, own: Te
     if ratio.mode == "fixed":
         return {}
     if ratio.hidden is None:
-        total = error.sum(1, keepdim=True) * values * (1 - values)
+        total = dratio.sum(1, keepdim=True) * values * (1 - values)
         return {f"{name}_bias": total.view(-1)}
-    dz = error * values * (1 - values)  # (k, rows, 1)
+    dz = dratio * values * (1 - values)  # (k, rows, 1)
     out = parameters[f"{name}_out"]
     dpre = dz * out[:, None, :] * (1 - ratio.hidden * ratio.hidden)  # (k, rows, q)
     return {
@@ -222,16 +224,16 @@ class Side:
             Where dW1 and dW2 are written; None for buffers of its own.
         """
         buffers, name, multiply, adapted = self.buffers, self.name, self.multiply, self.adapted
-        error = None
+        dratio = None
         if self.ratio.mode != "fixed" and adapted is not None:
-            error = ((adapted - self.x) * dq).sum(-1, keepdim=True).to(self.r.dtype)
+            dratio = ((adapted - self.x) * dq).sum(-1, keepdim=True).to(self.r.dtype)
         da, dh = self.through_maps(dq, weighted)
         down, up = self.weights
         if targets is None:
             targets = buffers(f"{name} down", dq, *down.shape), buffers(f"{name} up", dq, *up.shape)
         multiply(self.x.mT, dh, out=targets[0])
         multiply(self.hidden.mT, da, out=targets[1])
-        return *targets, error
+        return *targets, dratio
 
     def through_maps(self, dq: Tensor, weighted: bool = False) -> tuple[Tensor, Tensor]:
         """Return dA, in the place of dq, and dH; arguments as for :meth:`gradients`."""

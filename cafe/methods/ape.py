@@ -150,9 +150,9 @@ class APE(FewShotClassifier):
         }
 
     @classmethod
-    def score_grid(cls, fits: Sequence[Any], X: Array, rows: NDArray[np.int64]) -> list[float] | None:
+    def score_grid(cls, fits: Sequence[Any], X: Array, labels: NDArray[np.int64]) -> list[float] | None:
         """Return the accuracies of fits that share keys, with affinities shared; None if some do not."""
-        search = KeySearch.of(fits, X, rows)
+        search = KeySearch.of(fits, X, labels)
         if search is None:
             return None
         import torch

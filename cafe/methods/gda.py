@@ -150,7 +150,7 @@ class GDA(FewShotClassifier):
                 estimator.covariance_, estimator.kernel_ = source, kernel_name(estimator.device_)
 
     @classmethod
-    def score_grid(cls, fits: Sequence[Any], X: Array, rows: NDArray[np.int64]) -> list[float] | None:
+    def score_grid(cls, fits: Sequence[Any], X: Array, labels: NDArray[np.int64]) -> list[float] | None:
         """Return the accuracies of fits that share class embeddings, with text's logits made once; None else."""
         first = fits[0]
         if any(
@@ -161,7 +161,7 @@ class GDA(FewShotClassifier):
         queries = on_device(unit_length(checked) if first.normalize else checked, first._scoring_device())
         text = scores.text_cosines(first, queries)  # (n, c)
         logits = (on_host(text + scores.linear(fit, queries)) for fit in fits)
-        return [score_probabilities(fit, softmax(own), rows) for fit, own in zip(fits, logits, strict=True)]
+        return [score_probabilities(fit, softmax(of_fit), labels) for fit, of_fit in zip(fits, logits, strict=True)]
 
     def _logits(self, X: Array) -> Array:
         return scores.gda(self, X)

@@ -134,7 +134,10 @@ class LinearProbe(FewShotClassifier):
         scores: list[float] = []
 
         def best_of(values: list[float]) -> tuple[tuple[float, float], float]:
-            """Score values of C; return the key of the best, accuracy before mildness, and its log10 C."""
+            """Score values of C; return the best one's sorting key and its log10.
+
+            The key is the accuracy and, among equal accuracies, the nearness to the published start.
+            """
             candidates = [self.varied(C=value) for value in values]
             for candidate in candidates:
                 candidate._paths = paths

@@ -183,12 +183,12 @@ class TipAdapterF(TrainedClassifier):
         self.seen_, self.segments_ = np.unique(np.sort(result.problem.y), return_index=True)
 
     @classmethod
-    def score_grid(cls, fits: Sequence[Any], X: Array, rows: NDArray[np.int64]) -> list[float] | None:
+    def score_grid(cls, fits: Sequence[Any], X: Array, labels: NDArray[np.int64]) -> list[float] | None:
         """Return the accuracies of fits whose keys were trained once, with affinities computed once; None for others.
 
         Scores are Tip-Adapter's.
         """
-        return TipAdapter.score_grid(fits, X, rows)
+        return TipAdapter.score_grid(fits, X, labels)
 
     # ------------------------------------------------------------------ inference
 

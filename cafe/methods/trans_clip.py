@@ -117,14 +117,14 @@ class TransCLIP(TransductiveClassifier):
         self.kernel_ = f"{kernel_name(self.device_)}, transductive"
 
     @classmethod
-    def score_grid(cls, fits: Sequence[Any], X: Array, rows: NDArray[np.int64]) -> list[float] | None:
+    def score_grid(cls, fits: Sequence[Any], X: Array, labels: NDArray[np.int64]) -> list[float] | None:
         """Return the accuracies of fits, solved on a thread each, since NumPy's passes use one; None on a GPU."""
         if any(fit.device_ != "cpu" for fit in fits):
             return None
         scores: dict[int, float] = {}
 
         def score(i: int) -> None:
-            scores[i] = score_fitted(fits[i], X, rows)
+            scores[i] = score_fitted(fits[i], X, labels)
 
         run_each([partial(score, i) for i in range(len(fits))])
         return [scores[i] for i in range(len(fits))]

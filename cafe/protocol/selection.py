@@ -161,7 +161,7 @@ def has_evidence(candidate: Score, start: Score, errors: float) -> bool:
     """Return whether a candidate gains at least one row and so many paired standard errors on the published start.
 
     With b rows that the candidate alone gets right and c that the start alone does, of n, the paired standard error of
-    b - c is sqrt(b + c - (b - c)^2 / n). Scores that do not say which rows are right are taken at their word.
+    b - c is sqrt(b + c - (b - c)^2 / n). Scores that do not say which rows are right are compared without an error.
 
     Parameters
     ----------
@@ -198,7 +198,7 @@ def mildest(
     scores : sequence of float
         Of the candidates.
     score : callable
-        What scored them; a :class:`Scoring` knows how many rows it scored by, any other is taken at its word.
+        What scored them; a :class:`Scoring` knows how many rows it scored by, any other is not asked for evidence.
     errors : float, default=ERRORS
         Paired standard errors that evidence asks for, of a :class:`Scoring`.
 
@@ -223,22 +223,32 @@ def mildest(
     return candidates[min(accurate, key=steps.__getitem__, default=start)]
 
 
-def score_fitted(estimator: Any, X: Array, rows: NDArray[np.int64]) -> Score:
-    """Return the accuracy of a fitted classifier on rows."""
-    return score_probabilities(estimator, estimator.predict_proba(X), rows)
+def score_fitted(estimator: Any, X: Array, labels: NDArray[np.int64]) -> Score:
+    """Return the accuracy of a fitted classifier on rows X (n, d) with labels (n,)."""
+    return score_probabilities(estimator, estimator.predict_proba(X), labels)
 
 
-def score_probabilities(estimator: Any, predicted: Array, rows: NDArray[np.int64]) -> Score:
-    """Return the accuracy of the scores (n, c), such as probabilities, that a fitted classifier gives rows."""
-    correct: NDArray[np.bool_] = estimator.classes_[predicted.argmax(axis=1)] == rows
+def score_probabilities(estimator: Any, probabilities: Array, labels: NDArray[np.int64]) -> Score:
+    """Return the accuracy of probabilities (n, c), or other scores, that a fitted classifier gives labelled rows.
+
+    Parameters
+    ----------
+    estimator : fitted classifier
+        Its ``classes_`` are the columns of ``probabilities``.
+    probabilities : ndarray of shape (n, c)
+        The class with the highest score is predicted.
+    labels : ndarray of shape (n,), int64
+        Labels of the rows.
+    """
+    correct: NDArray[np.bool_] = estimator.classes_[probabilities.argmax(axis=1)] == labels
     return RowsScore(float(np.mean(correct)), correct)
 
 
-def score_all(fits: Sequence[Any], X: Array, rows: NDArray[np.int64]) -> list[Score]:
-    """Score fitted classifiers of one method on rows, together where the method has ``score_grid``."""
+def score_all(fits: Sequence[Any], X: Array, labels: NDArray[np.int64]) -> list[Score]:
+    """Score fitted classifiers of one method on labelled rows, together where the method has ``score_grid``."""
     score_grid = getattr(type(fits[0]), "score_grid", None)
-    scores: list[Score] | None = None if score_grid is None else score_grid(fits, X, rows)
-    return [score_fitted(fit, X, rows) for fit in fits] if scores is None else scores
+    scores: list[Score] | None = None if score_grid is None else score_grid(fits, X, labels)
+    return [score_fitted(fit, X, labels) for fit in fits] if scores is None else scores
 
 
 def few_shot_val(fit_many: Any, X: Array, y: Array, train: NDArray[np.int64], val: tuple[Array, Array]) -> Scoring:

@@ -188,30 +188,34 @@ class CurvatureSums:
     """
 
     def __init__(self, d: int, columns: Tensor, pooled: bool) -> None:
+        # With w = weight p (1 - p) of a row x and a class: sums of w, of w x, and, over classes too, of w x x^T.
         self.k = columns.new_zeros(columns.shape[1], dtype=torch.float64)
         self.wx = torch.zeros_like(columns)  # (d, g c)
-        self.second = columns.new_zeros(d, d, dtype=torch.float64) if pooled else None
+        self.wxx = columns.new_zeros(d, d, dtype=torch.float64) if pooled else None
 
     def add(self, rows: Tensor, p: Tensor, weight: Tensor) -> None:
         """Add rows (b, d) with probabilities (b, g, c) and weights (b, g, 1)."""
         w = p.sub(p * p).mul_(weight).view(len(rows), -1)
         self.k += w.sum(0, dtype=torch.float64)
         self.wx.addmm_(rows.T, w)
-        if self.second is not None:
-            self.second += (rows * w.sum(1, keepdim=True)).T @ rows
+        if self.wxx is not None:
+            self.wxx += (rows * w.sum(1, keepdim=True)).T @ rows
 
     def finish(self, g: int) -> Curvature:
-        """Return the model of the Hessian; each k is at least a thousandth of the mean k, so that none is zero."""
+        """Return the model of the Hessian of g problems.
+
+        Each k is at least a thousandth of its problem's mean k, so that none is zero.
+        """
         d, k = len(self.wx), self.k
         S = None
-        if self.second is not None:
+        if self.wxx is not None:
             wx = self.wx.double()
-            S = (self.second - (wx / k.clamp_min(1e-30)) @ wx.T) / k.sum().clamp_min(1e-30)
+            S = (self.wxx - (wx / k.clamp_min(1e-30)) @ wx.T) / k.sum().clamp_min(1e-30)
             S = S.to(self.wx.dtype)  # a model needs no more, and its eigenvectors take half as long
         means = self.wx / k.clamp_min(1e-30).to(self.wx.dtype)
-        each = k.view(g, -1)
-        floor = (1e-3 * each.mean(1, keepdim=True)).clamp_min(1e-12)
-        return Curvature(torch.maximum(each, floor), means.view(d, g, -1).permute(1, 0, 2), S)
+        k_by_problem = k.view(g, -1)
+        floor = (1e-3 * k_by_problem.mean(1, keepdim=True)).clamp_min(1e-12)
+        return Curvature(torch.maximum(k_by_problem, floor), means.view(d, g, -1).permute(1, 0, 2), S)
 
 
 class Preconditioner:

@@ -93,12 +93,12 @@ def tip_search(
     [[0.0, 0.5]]
     """
     n, c = queries.shape[0], len(text)
-    at = np.asarray(alphas, dtype=np.float64)
+    alpha_values = np.asarray(alphas, dtype=np.float64)
     on_cpu = keys.device.type == "cpu"
     owner = torch.as_tensor(key_labels, device=keys.device)
     counts = torch.as_tensor(np.bincount(key_labels, minlength=c), device=keys.device)
-    right = torch.zeros(len(betas), len(at), dtype=torch.float64, device=keys.device)
-    scored = torch.as_tensor(at, device=keys.device)
+    right = torch.zeros(len(betas), len(alpha_values), dtype=torch.float64, device=keys.device)
+    alpha_tensor = torch.as_tensor(alpha_values, device=keys.device)
     # It stays on the device until the end, so that the host waits for the device once.
     is_right = None if correct is None else torch.empty(correct.shape, dtype=torch.bool, device=keys.device)
     block_bytes = block_bytes or (BLOCK_BYTES if on_cpu else DEVICE_BLOCK_BYTES)
@@ -123,11 +123,13 @@ def tip_search(
                 votes = torch.segment_reduce(near, "sum", lengths=counts, axis=0, unsafe=True)
             low, high = _intervals(votes - votes.gather(0, y), ahead)
             if is_right is not None:
-                inside = _inside(low, high, scored)
+                inside = _inside(low, high, alpha_tensor)
                 is_right[i, :, start : start + inside.shape[0]] = inside.T
                 right[i] += inside.sum(0)
+            elif on_cpu:
+                right[i] += _count_by_sorting(low, high, alpha_values)
             else:
-                right[i] += _count_by_sorting(low, high, at) if on_cpu else _inside(low, high, scored).sum(0)
+                right[i] += _inside(low, high, alpha_tensor).sum(0)
     if correct is not None and is_right is not None:
         correct[...] = is_right.cpu().numpy()
     accuracy: NDArray[np.float64] = right.cpu().numpy() / n

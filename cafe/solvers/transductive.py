@@ -144,10 +144,10 @@ def transposed_product(matrix: Any, z: Any) -> Any:
 def neighbour_matrix(shots: Array, queries: Array, k: int) -> tuple[Any, Any]:
     """Return two sparse matrices of affinities: among queries (n, n), and of shots with queries (s, n)."""
     if is_tensor(queries):
-        among, from_shots = (
+        of_queries, of_shots = (
             neighbours(rows, queries, k, skip_self) for rows, skip_self in ((queries, True), (shots, False))
         )
-        return NeighboursOnDevice(*among, len(queries)), NeighboursOnDevice(*from_shots, len(queries))
+        return NeighboursOnDevice(*of_queries, len(queries)), NeighboursOnDevice(*of_shots, len(queries))
     from scipy.sparse import csr_array
 
     parts = []
@@ -206,7 +206,7 @@ def solve(
     gamma : float
         Weight of a shot against a query; 0 leaves shots out.
     text_weight : float
-        lambda.
+        lambda, the weight of the text prediction.
     k : int
         Nearest queries that pull on each query and on each shot.
     iterations : int
@@ -219,10 +219,10 @@ def solve(
     log_y -= of.log(of.exp(log_y).sum(axis=1, keepdims=True))
     used = len(shots) if gamma > 0 else 0
     shots, labels = shots[:used], labels[:used]
-    among, from_shots = neighbour_matrix(shots, queries, k)
+    query_affinities, shot_affinities = neighbour_matrix(shots, queries, k)
     onehot = one_hot(labels, c, queries)
     shot_weight = TEMPERATURE * gamma / max(1, used)
-    from_shots_z = transposed_product(from_shots, onehot)
+    shot_votes = transposed_product(shot_affinities, onehot)
     # What the shots add to every class's weight, and to the sums of rows and of their squares, is always the same.
     shots_per_class = shot_weight * onehot.sum(axis=0)
     shot_sums = shot_weight * sums_by_class(shots, labels, c)
@@ -233,8 +233,11 @@ def solve(
     floor = 1e-8 / d + 4 * float(limits.eps) * squares / (1 + shot_weight * used)
 
     z = of.exp(log_y)
-    # Of a sparse matrix the sum with its transpose is made once: half the products.
-    both_ways = among.with_transposed if isinstance(among, NeighboursOnDevice) else (among + among.T).tocsr().__matmul__
+    # W^T z + W z. Of a sparse matrix the sum with its transpose is made once: half the products.
+    if isinstance(query_affinities, NeighboursOnDevice):
+        times_both = query_affinities.with_transposed
+    else:
+        times_both = (query_affinities + query_affinities.T).tocsr().__matmul__
     mu = starting_means(z, queries, shots, labels)
     variance = like(np.full(d, 1.0 / d), queries)
     log_z: Array = log_y
@@ -242,12 +245,12 @@ def solve(
         likelihood = -0.5 * (
             query_squares @ (1 / variance)[:, None] - 2 * queries @ (mu / variance).T + of.square(mu) @ (1 / variance)
         )
-        # What stays the same while only assignments change.
-        given = text_weight * log_y + likelihood / TEMPERATURE + from_shots_z / (2 * k)
+        # The terms that stay the same while only assignments change.
+        fixed_terms = text_weight * log_y + likelihood / TEMPERATURE + shot_votes / (2 * k)
         for _ in range(INNER):
-            log_z = both_ways(z)
+            log_z = times_both(z)
             log_z /= 2 * k
-            log_z += given
+            log_z += fixed_terms
             z = normalised_exp(log_z, out=z)
         if iteration == iterations:
             break

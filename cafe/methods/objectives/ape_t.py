@@ -120,7 +120,7 @@ class ResidualKeysObjective:
         return stacked.detach(), dict(zip(leaves, gradients, strict=True))
 
     def stepper(self, shape: object, hyper: dict[str, Tensor], X: Tensor, y: Tensor, feature_mean: Tensor) -> Step:
-        """Return the step by the formulas, one configuration after the other."""
+        """Return a step that computes losses and gradients by the formulas, one configuration after the other."""
         numbers = {name: value.tolist() for name, value in hyper.items()}
         for scale in numbers["logit_scale"]:
             if scale not in self.frozen:
@@ -147,9 +147,10 @@ class ResidualKeysObjective:
             if not gradients:
                 gradients.update({name: torch.empty_like(value) for name, value in parameters.items()})
             losses = X.new_zeros(len(steps)) if with_losses else None
-            for k, own in enumerate(steps):
-                of_configuration = {name: value[k] for name, value in gradients.items()}
-                loss = own(parameters["residual"][k], parameters["values"][k], index[k], with_losses, of_configuration)
+            for k, configuration_step in enumerate(steps):
+                targets = {name: value[k] for name, value in gradients.items()}
+                residual, values = parameters["residual"][k], parameters["values"][k]
+                loss = configuration_step(residual, values, index[k], with_losses, targets)
                 if losses is not None and loss is not None:
                     losses[k] = loss
             return losses, gradients
