@@ -38,7 +38,9 @@ LOOKS, SLEEP = 300, 1e-4
 SHARED = {"x": "d", "image h": "h", "image dh": "h", "da": "d"}
 
 
-def parts_of(shape: AdapterShape, batch: int, width: int, classes: int, threads: int) -> int:
+def parts_of(
+    shape: AdapterShape, batch: int, width: int, classes: int, threads: int, least_rows: int = LEAST_ROWS
+) -> int:
     """Return among how many threads the rows of a batch are divided; 1 where the step is not divided.
 
     The number is even, since half of the threads update W1 and the other half W2. A step is divided where it adapts
@@ -51,7 +53,7 @@ def parts_of(shape: AdapterShape, batch: int, width: int, classes: int, threads:
     """
     if shape.variant != "image" or shape.alpha_mode != "fixed":
         return 1
-    parts = min(threads, batch // LEAST_ROWS) // 2 * 2
+    parts = min(threads, batch // least_rows) // 2 * 2
     is_in_cache = parts > 0 and batch * (classes + 2 * width) * torch.float32.itemsize <= parts * BLOCK_BYTES
     return parts if is_in_cache else 1
 
@@ -132,10 +134,12 @@ class CpuPartedSteps:
         The whole step, in the direct or the folded form.
     threads : int
         As many as PyTorch has; :func:`parts_of` says how many of them are used.
+    least_rows : int
+        Rows that a thread has at least.
     """
 
-    def __init__(self, step: CpuAdapterStep, threads: int) -> None:
-        self.step, self.threads = step, threads
+    def __init__(self, step: CpuAdapterStep, threads: int, least_rows: int = LEAST_ROWS) -> None:
+        self.step, self.threads, self.least_rows = step, threads, least_rows
 
     def train(self, parameters: Parameters, blocks: Iterable[Tensor], settings: StepSettings) -> Tensor:
         """Take all steps, and return the sum (1,) of the losses from step ``settings.tail_start`` on.
@@ -160,7 +164,7 @@ class CpuPartedSteps:
     def _workers(self, parameters: Parameters, b: int, settings: StepSettings) -> list[_Worker]:
         """Return what each thread runs."""
         c, d = self.step.text.shape[1:]
-        parts = parts_of(self.step.shape, b, d, c, self.threads)
+        parts = parts_of(self.step.shape, b, d, c, self.threads, self.least_rows)
         self.step.prepare_for(parameters, b)
         sizes = {"d": d, "h": parameters["image_down"].shape[2]}
         of_all = {name: self.step.narrow_text.new_empty(b, sizes[width]) for name, width in SHARED.items()}

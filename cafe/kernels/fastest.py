@@ -209,7 +209,9 @@ def _earned_back(sizes: StepSizes, n: int, precision: str, seconds: Mapping[str,
     return n * sizes.width * sizes.classes * seconds_each <= EARNED_BACK * saved
 
 
-def measured_steps(sizes: StepSizes, ways: Sequence[tuple[str, str]]) -> dict[tuple[str, str], float]:
+def measured_steps(
+    sizes: StepSizes, ways: Sequence[tuple[str, str]], budget: float = BUDGET / 2
+) -> dict[tuple[str, str], float]:
     """Return the seconds of a step of that class, update included, by form and precision.
 
     Parameters
@@ -219,6 +221,8 @@ def measured_steps(sizes: StepSizes, ways: Sequence[tuple[str, str]]) -> dict[tu
     ways : sequence of (form, precision)
         To be compared. Two precisions are both timed even where that takes longer than the budget: a wrong choice costs
         most on a machine that is so slow, or so busy.
+    budget : float
+        Seconds that timing may take.
     """
     timed = sizes.representative()
     names = {way: " ".join(way) for way in ways}
@@ -228,7 +232,7 @@ def measured_steps(sizes: StepSizes, ways: Sequence[tuple[str, str]]) -> dict[tu
         seconds = seconds_of(
             f"{_question(timed)}, {' or '.join(names.values())}", tuple(names.values()),
             partial(_make_steps, timed, ways), library=library, threads=threads,
-            budget=BUDGET / 2, at_least=len(precisions),
+            budget=budget, at_least=len(precisions),
         )  # fmt: skip
     return {way: seconds[name] for way, name in names.items() if name in seconds}
 
@@ -461,12 +465,12 @@ def choose_precision(dtype: str, device: str, sizes: TimedSizes) -> str:
     return "bfloat16" if faster else "float32"
 
 
-def measured_precisions(sizes: TimedSizes) -> dict[str, float]:
-    """Return the seconds of a step by precision, timed at sizes that are powers of two and not too large."""
+def measured_precisions(sizes: TimedSizes, most_timed: int = MOST_TIMED) -> dict[str, float]:
+    """Return the seconds of a step by precision, timed at powers of two with at most so many multiply-adds."""
     timed: Any = sizes
     names = [name for name, value in vars(timed).items() if not isinstance(value, bool)]
     timed = replace(timed, **{name: _power_of_two(getattr(timed, name)) for name in names})
-    while timed.multiply_adds > MOST_TIMED and max(getattr(timed, name) for name in names) > 1:
+    while timed.multiply_adds > most_timed and max(getattr(timed, name) for name in names) > 1:
         largest = max(names, key=lambda name: getattr(timed, name))
         timed = replace(timed, **{largest: getattr(timed, largest) // 2})
 

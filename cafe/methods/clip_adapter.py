@@ -246,7 +246,7 @@ class CLIPAdapter(TrainedClassifier):
         if key not in shared:
             X, W = problem.base.X, problem.class_embeddings
             # In blocks, because rows on disk are never read as a whole.
-            best = [cosine_logits(X[rows[part]], W, 1.0).argmax(axis=1) for part in row_blocks(len(rows))]
+            best = [cosine_logits(X[rows[part]], W, 1.0).argmax(axis=1) for part in row_blocks(X, len(rows))]
             shared[key] = np.concatenate(best) == problem.base.y[rows]
         right: NDArray[np.bool_] = shared[key]
         return right
@@ -352,7 +352,7 @@ class CLIPAdapter(TrainedClassifier):
         """
         values: dict[str, Array] = {}
         if self.variant != "text" and self.alpha_mode_ != "fixed":
-            values["alpha"] = np.concatenate([self.ratios(rows[part]) for part in row_blocks(len(rows))])
+            values["alpha"] = np.concatenate([self.ratios(rows[part]) for part in row_blocks(rows)])
         if self.variant != "image" and self.beta_mode_ != "fixed":
             values["beta"] = self._text_ratios(text)
         kinds: dict[str, Callable[[Array], Any]] = {"mean": np.mean, "std": np.std, "min": np.min, "max": np.max}

@@ -34,7 +34,8 @@ def row_blocks(
     Parameters
     ----------
     X : array of shape (n, d)
-        In memory or on disk; float16 is read as it is and converted here.
+        In memory or on disk; float16 is read as it is and converted here. One that has ``block_rows`` is read so many
+        rows at a time, at most.
     columns : int
         How many numbers the caller computes from each row, beside the d that it reads.
     dtype : torch.dtype
@@ -50,6 +51,7 @@ def row_blocks(
     n, d = X.shape
     on_cpu = not isinstance(X, Tensor) or X.device.type == "cpu"
     size = max(1, (block_bytes or (BLOCK_BYTES if on_cpu else DEVICE_BLOCK_BYTES)) // (dtype.itemsize * (columns + d)))
+    size = min(size, getattr(X, "block_rows", size))
     # Blocks get about equal sizes: a last block of a few rows would cost almost as much as a full one.
     size = -(-n // max(1, -(-n // size)))
     for start in range(0, n, size):

@@ -49,8 +49,7 @@ def problem(form, folded, dtype):
     ("dtype", "apart"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.02)], ids=str
 )
 @pytest.mark.parametrize("threads", [2, 4])
-def test_parts_take_the_steps_of_the_whole(form, folded, dtype, apart, optimizer, threads, monkeypatch):
-    monkeypatch.setattr("cafe.kernels.cpu_parts.LEAST_ROWS", 32)
+def test_parts_take_the_steps_of_the_whole(form, folded, dtype, apart, optimizer, threads):
     generator = torch.Generator().manual_seed(1)
     batches = torch.randint(0, N, (1, STEPS, B), generator=generator)
     blocks = batches[:, :7], batches[:, 7:]
@@ -61,7 +60,7 @@ def test_parts_take_the_steps_of_the_whole(form, folded, dtype, apart, optimizer
     rates, decay = rates.to(start["image_up"]), decay.to(start["image_up"])
     losses = train_step_by_step(step, first, whole, blocks, rates, decay)
     step, parted = problem(form, folded, dtype)
-    of_parts = train_in_parts(CpuPartedSteps(step, threads), first, parted, blocks, rates, decay)
+    of_parts = train_in_parts(CpuPartedSteps(step, threads, least_rows=32), first, parted, blocks, rates, decay)
     torch.testing.assert_close(of_parts, losses, rtol=apart, atol=0)
     for name, value in whole.items():
         moved = (value - start[name]).norm()
@@ -95,14 +94,14 @@ def test_no_thread_passes_a_barrier_before_all_have_arrived():
     assert all(are_equal)
 
 
-def test_a_failure_of_one_thread_ends_all(monkeypatch):
+def test_a_failure_of_one_thread_ends_all():
     step, parameters = problem("paper", True, torch.float32)
-    monkeypatch.setattr("cafe.kernels.cpu_parts.LEAST_ROWS", 32)
     batches = torch.zeros(1, STEPS, B, dtype=torch.int64)
     batches[0, 5, 0] = N  # no such row: only the first thread has it
     first = Configuration(None, 0, None, {}, STEPS, B, 0.01, 0.1, "adamw")
     with pytest.raises((IndexError, RuntimeError), match="index"):
-        train_in_parts(CpuPartedSteps(step, 2), first, parameters, [batches], torch.ones(1), torch.ones(1))
+        steps = CpuPartedSteps(step, 2, least_rows=32)
+        train_in_parts(steps, first, parameters, [batches], torch.ones(1), torch.ones(1))
     assert threading.active_count() < 20
     barrier = Barrier(2)
     barrier.is_broken = True

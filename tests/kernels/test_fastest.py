@@ -150,10 +150,9 @@ def test_threads_are_timed_for_real(tmp_path, monkeypatch):
 
 def test_a_fit_in_parts_is_the_fit(monkeypatch):
     rng = np.random.default_rng(0)
-    text = rng.standard_normal((20, 64)).astype(np.float32)
-    y = np.arange(400) % 20
-    X = (text[y] + 3 * rng.standard_normal((400, 64))).astype(np.float32)
-    monkeypatch.setattr("cafe.compute.SMALL", 1)
+    text = rng.standard_normal((200, 256)).astype(np.float32)  # with 256 rows large enough for two threads
+    y = np.arange(400) % 200
+    X = (text[y] + 3 * rng.standard_normal((400, 256))).astype(np.float32)
     trained = []
     monkeypatch.setattr("cafe.training.trainer.train_in_parts", lambda *a: trained.append(a[0]) or train_in_parts(*a))
     before = torch.get_num_threads()
@@ -187,13 +186,12 @@ def test_a_projected_step_that_does_not_exist_is_refused():
 def test_both_precisions_are_timed_however_long_that_takes(tmp_path, monkeypatch):
     """Making the steps once took the whole budget, so that float32 alone, the first, was timed, and kept for good."""
     monkeypatch.setattr("cafe.measured._of_this_process", {})
-    monkeypatch.setattr("cafe.kernels.fastest.BUDGET", 1e-9)
     keep_in(tmp_path)
     try:
         sizes = StepSizes(AdapterShape("image", "paper", 16), 64, 64, 64)
-        seconds = measured_steps(sizes, [("cpu-direct", "float32"), ("cpu-direct", "bfloat16")])
+        seconds = measured_steps(sizes, [("cpu-direct", "float32"), ("cpu-direct", "bfloat16")], budget=1e-9)
         assert len(seconds) == 2 or "bfloat16" in _hopeless_precisions()
-        assert len(measured_steps(sizes, [("cpu-direct", "float32"), ("cpu-folded", "float32")])) == 1
+        assert len(measured_steps(sizes, [("cpu-direct", "float32"), ("cpu-folded", "float32")], budget=1e-9)) == 1
     finally:
         keep_in(None)
 
@@ -250,10 +248,9 @@ def test_what_is_measured_here_is_kept_and_obeyed(tmp_path, monkeypatch):
 @pytest.mark.parametrize("variant", ["image", "text", "both"])
 def test_a_fit_shows_what_ran_and_every_form_gives_one_answer(monkeypatch, rates, variant):
     rng = np.random.default_rng(0)
-    text = rng.standard_normal((20, 64)).astype(np.float32)
-    y = np.arange(60) % 20
-    X = (text[y] + rng.standard_normal((60, 64))).astype(np.float32)
-    monkeypatch.setattr("cafe.kernels.fastest.LEAST_MEASURED", 1)
+    text = rng.standard_normal((200, 128)).astype(np.float32)  # with 256 rows large enough to be measured
+    y = np.arange(256) % 200
+    X = (text[y] + rng.standard_normal((256, 128))).astype(np.float32)
     fits = []
     for form in CPU_FORMS:
         if form == "cpu-projected" and variant != "image":
@@ -317,20 +314,18 @@ def test_a_step_is_timed_at_a_size_that_fits_its_budget(sizes, monkeypatch):
         return {}
 
     monkeypatch.setattr("cafe.kernels.fastest.seconds_of", seconds_of)
-    monkeypatch.setattr("cafe.kernels.fastest.MOST_TIMED", 1_000_000)
-    measured_precisions(sizes)
+    measured_precisions(sizes, most_timed=1_000_000)
     *_, last = vars(sizes)
-    measured_precisions(replace(sizes, **{last: getattr(sizes, last) + 1}))
+    measured_precisions(replace(sizes, **{last: getattr(sizes, last) + 1}), most_timed=1_000_000)
     assert questions[0] == questions[1]  # of one class of sizes
 
 
 @pytest.mark.parametrize("method", [TipAdapterF, ProLIP])
 def test_a_fit_shows_the_precision_of_its_products(method, monkeypatch):
     rng = np.random.default_rng(0)
-    text = rng.standard_normal((20, 64)).astype(np.float32)
-    y = np.arange(60) % 20
-    X = (text[y] + 4 * rng.standard_normal((60, 64))).astype(np.float32)  # text is wrong about many
-    monkeypatch.setattr("cafe.kernels.fastest.LEAST_MEASURED", 1)
+    text = rng.standard_normal((200, 128)).astype(np.float32)  # with 256 rows large enough to be measured
+    y = np.arange(256) % 200
+    X = (text[y] + 4 * rng.standard_normal((256, 128))).astype(np.float32)  # text is wrong about many
     fits = {}
     for precision, ratio in (("float32", 2.0), ("bfloat16", 0.5)):
         seconds = {"float32": 1.0, "bfloat16": ratio}

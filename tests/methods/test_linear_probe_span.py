@@ -70,22 +70,25 @@ def test_the_search_fits_its_problem_once_and_finds_what_single_fits_find(monkey
         assert LinearProbe(C=C).fit(X[:200], y[:200]).score(X[200:], y[200:]) == pytest.approx(accuracy, abs=0.011)
 
 
-def test_large_folds_are_paths_of_their_own_rows(monkeypatch):
-    import cafe.methods.linear_probe as linear_probe
+@pytest.mark.parametrize(
+    ("classes", "width", "problems"), [(6, 20, [(3, 300)]), (80, 128, [(1, 320)] * 3)], ids=["small", "large"]
+)
+def test_small_folds_are_solved_side_by_side_and_large_ones_on_their_own_rows(classes, width, problems, monkeypatch):
     import cafe.solvers.logistic as logistic
 
     rng = np.random.default_rng(4)
-    means, y = rng.normal(size=(6, 20)), np.arange(300) % 6
-    X = (means[y] + 1.5 * rng.normal(size=(300, 20))).astype(np.float32)
-    rows = [np.flatnonzero(np.arange(300) // 6 % 3 != k) for k in range(3)]
+    n = 300 if classes == 6 else 480
+    means, y = rng.normal(size=(classes, width)), np.arange(n) % classes
+    X = (means[y] + 1.5 * rng.normal(size=(n, width))).astype(np.float32)
+    rows = [np.flatnonzero(np.arange(n) // classes % 3 != k) for k in range(3)]
     candidates = [LinearProbe(means, C=C) for C in (0.1, 10.0)]
     sizes, build = [], logistic.SoftmaxLoss.__init__
     monkeypatch.setattr(
         logistic.SoftmaxLoss, "__init__", lambda self, *a: build(self, *a) or sizes.append((self.g, self.n))
     )
     together = fit_many(X, y, candidates * 3, [own for own in rows for _ in candidates])
-    monkeypatch.setattr(linear_probe, "SMALL_PROBLEM", 0)
-    apart = fit_many(X, y, candidates * 3, [own for own in rows for _ in candidates])
-    assert sizes[0] == (3, 300) and [g for g, _ in sizes[1:]] == [1, 1, 1] and sum(n for _, n in sizes[1:]) == 600
-    for one, other in zip(together, apart, strict=True):
-        np.testing.assert_allclose(one.logits(X), other.logits(X), rtol=0, atol=0.02 * np.abs(one.logits(X)).max())
+    assert sizes == problems
+    for k, fit in enumerate(together):
+        own = rows[k // 2]
+        alone = LinearProbe(means, C=fit.C).fit(X[own], y[own])
+        np.testing.assert_allclose(fit.logits(X), alone.logits(X), rtol=0, atol=0.02 * np.abs(alone.logits(X)).max())

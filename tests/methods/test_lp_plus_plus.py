@@ -63,13 +63,15 @@ def test_numbers_of_iterations_are_snapshots_of_one_run(problem):
         np.testing.assert_array_equal(fit.logits(queries), single.logits(queries))
 
 
-def test_runs_on_a_thread_each_are_those_one_after_the_other(problem, monkeypatch, request):
+def test_runs_on_a_thread_each_are_those_one_after_the_other(monkeypatch, request):
     request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
     torch.set_num_threads(2)
-    X, y, text, _ = problem
-    rows = [np.arange(12), np.arange(11), np.arange(1, 12)]
+    rng = np.random.default_rng(0)
+    text, y = rng.normal(size=(130, 512)), np.arange(910) % 130  # large enough for a thread each
+    X = text[y] + rng.normal(size=(910, 512))
+    rows = [np.arange(910), np.arange(800), np.arange(100, 910)]
     grid = [LPPlusPlus(text, iterations=n, dtype="float64") for n in (3, 20, 20)]
-    alone = fit_many(X, y, grid, rows)
+    alone = [fit_many(X, y, [model], [own])[0] for model, own in zip(grid, rows, strict=True)]
     threads = set()
     train = lp_plus_plus.train
 
@@ -78,7 +80,6 @@ def test_runs_on_a_thread_each_are_those_one_after_the_other(problem, monkeypatc
         return train(*arguments)
 
     monkeypatch.setattr(lp_plus_plus, "train", noted)
-    monkeypatch.setattr(lp_plus_plus, "SMALL", 1)
     for own, other in zip(fit_many(X, y, grid, rows), alone, strict=True):
         np.testing.assert_allclose(own.weights_, other.weights_, rtol=1e-12)
         np.testing.assert_allclose(own.intercept_, other.intercept_, rtol=1e-12)

@@ -245,7 +245,7 @@ def _check_with_class_means(estimator: Any, X: Array | StoredRows, y: Array) -> 
         label = _as_python(estimator.classes_[0])
         raise InputError(f"a classifier needs at least two classes, but every label is {label!r}: one class")
     sums = np.zeros((len(estimator.classes_), X.shape[1]), dtype=np.float64)
-    for part in row_blocks(len(rows)):
+    for part in row_blocks(X):
         np.add.at(sums, rows[part], unit_length(X[part]) if estimator.normalize else X[part])
     estimator.class_embeddings_ = (sums / np.bincount(rows)[:, None]).astype(X.dtype)
     if not (directed := estimator.class_embeddings_.any(axis=1)).all():

@@ -35,6 +35,8 @@ class StoredRows:
         Whether rows are scaled to length one.
     rows : ndarray of shape (n,), int64, default=None
         Which rows, in which order; None for all.
+    block_rows : int, default=BLOCK_ROWS
+        How many rows are checked, summed or scored at once.
 
     Examples
     --------
@@ -43,8 +45,14 @@ class StoredRows:
     ([[0.6000000238418579, 0.800000011920929]], dtype('float32'))
     """
 
-    def __init__(self, stored: Array, normalize: bool = False, rows: NDArray[np.int64] | None = None) -> None:
-        self.stored, self.normalize, self.rows = stored, normalize, rows
+    def __init__(
+        self,
+        stored: Array,
+        normalize: bool = False,
+        rows: NDArray[np.int64] | None = None,
+        block_rows: int = BLOCK_ROWS,
+    ) -> None:
+        self.stored, self.normalize, self.rows, self.block_rows = stored, normalize, rows, block_rows
         self.dtype = np.result_type(stored.dtype, np.float32)
         self.shape = (len(stored) if rows is None else len(rows), stored.shape[1])
         self.ndim, self.size = 2, self.shape[0] * self.shape[1]
@@ -66,11 +74,12 @@ class StoredRows:
         """Return the given rows without reading them."""
         if len(rows) == len(self) and np.array_equal(rows, np.arange(len(self))):
             return self
-        return StoredRows(self.stored, self.normalize, rows if self.rows is None else self.rows[rows])
+        own = rows if self.rows is None else self.rows[rows]
+        return StoredRows(self.stored, self.normalize, own, self.block_rows)
 
     def normalised(self) -> StoredRows:
         """Return the same rows, scaled to length one when they are read."""
-        return StoredRows(self.stored, True, self.rows)
+        return StoredRows(self.stored, True, self.rows, self.block_rows)
 
 
 def stays_stored(X: Any, large: int = LARGE) -> bool:
@@ -102,7 +111,7 @@ def check_stored(estimator: Any, X: Any, y: Any) -> tuple[StoredRows, Array]:
     rows = X if isinstance(X, StoredRows) else StoredRows(X)
     labels: Array = check_array(y, ensure_2d=False, dtype=None, input_name="y")
     check_consistent_length(rows, labels)
-    for part in row_blocks(len(rows)):
+    for part in row_blocks(rows):
         check_array(rows[part], dtype=[np.float32, np.float64], input_name="X", estimator=estimator)
     validate_data(estimator, rows[:1], dtype=[np.float32, np.float64])  # sets n_features_in_
     return rows, labels
@@ -145,18 +154,19 @@ def uploaded(rows: StoredRows, device: str, dtype: Any = None) -> Any:
 
     kind = torch.from_numpy(np.zeros(0, rows.dtype)).dtype if dtype is None else dtype
     tensor = torch.empty(rows.shape, dtype=kind, device=device)
-    for part in row_blocks(len(rows)):
+    for part in row_blocks(rows):
         tensor[part] = torch.from_numpy(rows[part]).to(device, kind)
     return tensor
 
 
-def row_blocks(n: int) -> Iterator[slice]:
-    """Cut n rows into slices of BLOCK_ROWS.
+def row_blocks(X: Array | StoredRows, n: int | None = None) -> Iterator[slice]:
+    """Cut n rows of X, by default all, into slices of as many as are read at once.
 
     Examples
     --------
-    >>> list(row_blocks(BLOCK_ROWS + 1))
-    [slice(0, 8192, None), slice(8192, 8193, None)]
+    >>> list(row_blocks(StoredRows(np.zeros((3, 2)), block_rows=2)))
+    [slice(0, 2, None), slice(2, 3, None)]
     """
-    for start in range(0, n, BLOCK_ROWS):
-        yield slice(start, min(n, start + BLOCK_ROWS))
+    n, size = len(X) if n is None else n, X.block_rows if isinstance(X, StoredRows) else BLOCK_ROWS
+    for start in range(0, n, size):
+        yield slice(start, min(n, start + size))

@@ -98,7 +98,7 @@ def mean_of(rows: StoredRows) -> NDArray[np.float64]:
     [0.5, 0.5]
     """
     total = np.zeros(rows.shape[1])
-    for part in row_blocks(len(rows)):
+    for part in row_blocks(rows):
         total += rows[part].sum(axis=0, dtype=np.float64)
     mean: NDArray[np.float64] = total / len(rows)
     return mean
