@@ -40,10 +40,10 @@ def make_tower() -> TransformersTextTower:
     from open_clip import SimpleTokenizer
     from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-    words = SimpleTokenizer()
+    published = SimpleTokenizer()
     renamed = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
-    vocabulary = {renamed.get(piece, piece): number for piece, number in words.encoder.items()}
-    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=list(words.bpe_ranks), model_max_length=FULL)
+    vocabulary = {renamed.get(piece, piece): number for piece, number in published.encoder.items()}
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=list(published.bpe_ranks), model_max_length=FULL)
     torch.manual_seed(0)
     width = len(real_features("imagenet_vitb32")["text_features"][0])
     text = {"num_hidden_layers": 1} if is_smoke() else {}

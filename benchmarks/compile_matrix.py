@@ -268,7 +268,7 @@ def compile_all(
     quick : bool
         Whether only what the default recipe launches is compiled, with the smallest tile.
     tell : callable
-        Told of each row when it is there.
+        Called with each row as soon as its kernel is compiled.
 
     Returns
     -------
@@ -324,14 +324,14 @@ def summary(rows: Sequence[Compiled]) -> list[dict[str, Any]]:
     return rows_told
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Print the matrix; return 1 where something would fail on a card."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--targets", default=",".join(CARDS), help=f"of {', '.join(CARDS)}")
     parser.add_argument("--precisions", default=",".join(PRECISIONS), help=f"of {', '.join(PRECISIONS)}")
     parser.add_argument("--quick", action="store_true", help="the default recipe's kernels with the smallest tile")
     parser.add_argument("--jsonl", type=Path, help="file that rows are appended to")
-    given = parse(parser, {"targets": "90", "precisions": "bf16", "quick": True, "jsonl": None}, words)
+    given = parse(parser, {"targets": "90", "precisions": "bf16", "quick": True, "jsonl": None}, argv)
     import triton
 
     print(f"triton {triton.__version__}, torch {torch.__version__}; what the compilers say, nothing was run")

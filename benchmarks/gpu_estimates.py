@@ -93,12 +93,12 @@ def estimate(target: str, precision: str, sizes: dict[str, int]) -> dict[str, An
     }
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Print the estimates and keep their rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", default="90", help=f"of {', '.join(CARDS)}")
     parser.add_argument("--precisions", default=",".join(PRECISIONS))
-    given = parse(parser, {"target": "90", "precisions": "bf16"}, words)
+    given = parse(parser, {"target": "90", "precisions": "bf16"}, argv)
     import triton
 
     cases = [{"g": 1, "b": 256, "d": 512, "h": 128, "c": 1000}]

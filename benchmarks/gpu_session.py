@@ -88,7 +88,7 @@ def run_part(name: str, rows: Path, smoke: bool, small: bool) -> int:
     return int(bad > 0)
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the parts one after the other, each in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="folder of the results; made where it is not there")
@@ -98,7 +98,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--small-kernels", action="store_true", help=argparse.SUPPRESS)
-    given = parser.parse_args(words)
+    given = parser.parse_args(argv)
     if given.part:
         return run_part(given.part, given.rows, given.smoke, given.small_kernels)
     if given.out is None:

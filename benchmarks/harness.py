@@ -39,7 +39,7 @@ _smoke = False
 
 
 def parse(
-    parser: argparse.ArgumentParser, smoke: Mapping[str, Any], words: Sequence[str] | None = None
+    parser: argparse.ArgumentParser, smoke: Mapping[str, Any], argv: Sequence[str] | None = None
 ) -> argparse.Namespace:
     """Parse the command line of a script, with ``--smoke`` beside its own options.
 
@@ -49,8 +49,8 @@ def parse(
         With the script's own options.
     smoke : mapping of str to object
         Values that the options take in the smallest form, whatever else is given.
-    words : sequence of str, default=None
-        None is the command line.
+    argv : sequence of str, default=None
+        Arguments of the command line; None takes those of the process.
 
     Returns
     -------
@@ -59,7 +59,7 @@ def parse(
     """
     global _smoke
     parser.add_argument("--smoke", action="store_true", help="the smallest form, on data that comes with cafe; no row")
-    arguments = parser.parse_args(words)
+    arguments = parser.parse_args(argv)
     _smoke = arguments.smoke
     if _smoke:
         vars(arguments).update(smoke)
@@ -348,8 +348,8 @@ def report(
         with (RESULTS / f"{benchmark}.jsonl").open("a", encoding="utf-8") as file:
             file.writelines(lines)
     for row in () if quiet else rows:
-        words = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
-        print(f"{benchmark}: {words}" + (f" (target {target}x)" if target else ""), flush=True)
+        fields = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
+        print(f"{benchmark}: {fields}" + (f" (target {target}x)" if target else ""), flush=True)
 
 
 def rows_of(benchmark: str, folder: Path = RESULTS) -> list[dict[str, Any]]:

@@ -45,8 +45,8 @@ def place_of(file: str) -> str:
     return str(path.relative_to(TOP)) if inside else ""
 
 
-def watch(words: list[str], on_call: Callable[[str, FrameType, str], None]) -> None:
-    """Run a command and tell of every call and return in a file of the program, in all threads."""
+def watch(arguments: list[str], on_call: Callable[[str, FrameType, str], None]) -> None:
+    """Run a command, and call ``on_call`` at every call and return in a file of the program, in all threads."""
 
     def profile(frame: FrameType, event: str, argument: Any) -> None:
         if event not in ("call", "return"):
@@ -58,12 +58,12 @@ def watch(words: list[str], on_call: Callable[[str, FrameType, str], None]) -> N
     threading.setprofile(profile)
     sys.setprofile(profile)
     try:
-        code = call(words)
+        code = call(arguments)
     finally:
         sys.setprofile(None)
         threading.setprofile(None)  # type: ignore[arg-type]
     if code:
-        raise SystemExit(f"cafe {' '.join(words)} ended with {code}")
+        raise SystemExit(f"cafe {' '.join(arguments)} ended with {code}")
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ class Verb:
 
     Attributes
     ----------
-    words : list of str
+    arguments : list of str
         The command line after ``cafe``.
     out : Path
         File or folder that it makes.
@@ -51,13 +51,13 @@ class Verb:
         Digest of the output; raises if it is not whole.
     """
 
-    words: list[str]
+    arguments: list[str]
     out: Path
     begun: Callable[[], bool]
     digest: Callable[[Path], str]
 
 
-def start(words: list[str], answer: Path | None = None) -> int:
+def start(arguments: list[str], answer: Path | None = None) -> int:
     """Run a verb in a forked child, which has everything imported already; return its process id."""
     sys.stdout.flush()
     child = os.fork()
@@ -71,7 +71,7 @@ def start(words: list[str], answer: Path | None = None) -> int:
         os.dup2(errors, 2)
         from cafe.cli.app import call
 
-        code = call(words)
+        code = call(arguments)
     finally:
         os._exit(code)
 
@@ -145,17 +145,17 @@ def remove(path: Path) -> None:
 
 def run_rounds(name: str, verb: Verb, kills: int, generator: random.Random) -> dict[str, object]:
     """Kill a verb so many times; return what was seen."""
-    child, started = start(verb.words), time.monotonic()
+    child, started = start(verb.arguments), time.monotonic()
     code = _wait(child, verb.begun, math.inf)
     begun = time.monotonic()
     if (code := exit_code(child) if code is None else code) != 0:
-        raise SystemExit(f"cafe {' '.join(verb.words)} ended with {code}")
+        raise SystemExit(f"cafe {' '.join(verb.arguments)} ended with {code}")
     ended = time.monotonic()
     reference = verb.digest(verb.out)
     remove(verb.out)
     killed = rounds = 0
     while killed < kills:
-        child = start(verb.words)
+        child = start(verb.arguments)
         code = _wait(child, verb.begun, math.inf)
         if code is None:
             code = _wait(child, lambda: False, generator.uniform(0, ended - begun))
@@ -173,7 +173,7 @@ def run_rounds(name: str, verb: Verb, kills: int, generator: random.Random) -> d
             if killed == kills:
                 if whole:
                     remove(verb.out)
-                if exit_code(start(verb.words)) != 0:
+                if exit_code(start(verb.arguments)) != 0:
                     raise SystemExit(f"{name}: does not carry on")
             if verb.digest(verb.out) != reference:
                 raise SystemExit(f"{name}: differs from the undisturbed run after {killed} kills")
@@ -203,7 +203,7 @@ def _wait(child: int, ready: Callable[[], bool], seconds: float) -> int | None:
 def run_together(verb: Verb, processes: int, shard: int, reference: str, folder: Path) -> dict[str, object]:
     """Let several processes extract one cache at once; a quarter of them is killed."""
     answers = [folder / f"answer-{i}.json" for i in range(processes)]
-    children = [start([*verb.words, "--json"], answer) for answer in answers]
+    children = [start([*verb.arguments, "--json"], answer) for answer in answers]
     while not verb.begun():
         time.sleep(0.002)
     doomed = children[: processes // 4]
@@ -248,7 +248,7 @@ def verbs(folder: Path, names: Sequence[str], n_images: int) -> dict[str, Verb]:
     grown, grow = folder / "grown" / "grown.h5", list[str]()
     if "grow" in names:
         grow = _grow_a_folder(folder, grown.with_name("before.h5"))
-    words = ["--cache", str(fixed), "--device", "cpu"]
+    on_cache = ["--cache", str(fixed), "--device", "cpu"]
     return {
         "extract": Verb(
             [*extract, "--out", str(extracted)], extracted, lambda: any(partial.glob("shard-*.arrays")), cache_digest
@@ -272,11 +272,11 @@ def verbs(folder: Path, names: Sequence[str], n_images: int) -> dict[str, Verb]:
             caches / "exported.npz", lambda: True, npz_digest,
         ),
         "fit": Verb(
-            ["fit", *words, "--method", "tip-adapter", "--shots", "4", "--out", str(runs / "fit")],
+            ["fit", *on_cache, "--method", "tip-adapter", "--shots", "4", "--out", str(runs / "fit")],
             runs / "fit", lambda: True, folder_digest,
         ),
         "compare": Verb(
-            ["compare", "baselines", *words, "--methods", "zero-shot,tip-adapter", "--shots", "1,2", "--seeds", "1",
+            ["compare", "baselines", *on_cache, "--methods", "zero-shot,tip-adapter", "--shots", "1,2", "--seeds", "1",
              "--out", str(runs / "compare")],
             runs / "compare", lambda: True, folder_digest,
         ),
@@ -301,18 +301,18 @@ def write_digits(folder: Path, n_images: int) -> Path:
 
 
 def _grow_a_folder(folder: Path, before: Path) -> list[str]:
-    """Extract a folder of digits, add a third to it, and return the words that extract it again."""
+    """Extract a folder of digits, add a third to it, and return the command that extracts it again."""
     from cafe.data import open_dataset
 
     digits, photos = open_dataset("digits"), folder / "photos"
-    words = ["extract", str(photos), "--model", "cafe:mini", "--device", "cpu", "--quiet", "--batch-size", "8"]
+    command = ["extract", str(photos), "--model", "cafe:mini", "--device", "cpu", "--quiet", "--batch-size", "8"]
     for row, label in enumerate(digits.splits["train"].labels[:300].tolist()):
-        if row == 200 and exit_code(start([*words, "--out", str(before)])) != 0:
+        if row == 200 and exit_code(start([*command, "--out", str(before)])) != 0:
             raise SystemExit("the cache of the folder before it grew could not be made")
         place = photos / digits.class_names[label] / f"{row}.png"
         place.parent.mkdir(parents=True, exist_ok=True)
         digits.image("train", row).save(place)
-    return words
+    return command
 
 
 def warm_up(names: Sequence[str]) -> None:
@@ -357,7 +357,7 @@ def main() -> None:
             print(json.dumps(run_rounds(name, known[name], arguments.kills, generator)), flush=True)
         if arguments.concurrent:
             verb = known["extract"]
-            exit_code(start(verb.words))
+            exit_code(start(verb.arguments))
             reference = verb.digest(verb.out)
             remove(verb.out)
             print(json.dumps(run_together(verb, arguments.concurrent, 64, reference, folder)), flush=True)

@@ -164,12 +164,12 @@ def processor_details() -> dict[str, str]:
 
 @cache
 def processor() -> str:
-    """Return the name of this machine's processor, with a hash of details by which those of one name differ."""
+    """Return the processor's name, with a hash of details that tell processors of the same name apart."""
     name, details = platform.processor() or platform.machine(), platform.machine()
-    if told := processor_details():
-        name = told.get("model name", name)
-        wanted = ("cpu family", "model", "stepping", "flags", "Features", "CPU part", "cache size")
-        details = " ".join(told.get(key, "") for key in wanted)
+    if described := processor_details():
+        name = described.get("model name", name)
+        keys = ("cpu family", "model", "stepping", "flags", "Features", "CPU part", "cache size")
+        details = " ".join(described.get(key, "") for key in keys)
     return f"{name} {hashlib.sha256(f'{details} {os.cpu_count()}'.encode()).hexdigest()[:8]}"
 
 

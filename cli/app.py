@@ -74,7 +74,7 @@ def call(arguments: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     arguments : sequence of str or None
-        The words after ``cafe``; None takes it from ``sys.argv``.
+        What stands after ``cafe``; None takes it from ``sys.argv``.
 
     Returns
     -------

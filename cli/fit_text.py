@@ -113,6 +113,7 @@ def _not_tested(row: dict[str, Any]) -> str:
 
 
 def _short_name(name: str) -> str:
+    """Return a class name, cut to the length that an answer shows."""
     return short_name(name, _LONGEST_NAME)
 
 

@@ -69,11 +69,11 @@ class Desk:
         os.chdir(self.here)
         os.environ["CAFE_CACHE"] = str(self.caches)
 
-    def cafe(self, *words: object, **environment: str) -> Outcome:
-        """Run ``cafe WORDS`` in this process and record it; keywords are environment variables."""
+    def cafe(self, *arguments: object, **environment: str) -> Outcome:
+        """Run ``cafe ARGUMENTS`` in this process and record it; keywords are environment variables."""
         from cafe.cli.app import call
 
-        typed = [str(word) for word in words]
+        typed = [str(argument) for argument in arguments]
         with changed_environment(environment), captured(self.work) as streams:
             try:
                 code: int | str = call(typed)
@@ -83,9 +83,9 @@ class Desk:
                 code = f"{type(error).__name__}: {error}"
         return self._record(["cafe", *typed], environment, Outcome(code, *streams))
 
-    def program(self, *words: object, start: Sequence[str] = ("-m", "cafe.cli"), **environment: str) -> Outcome:
-        """Run ``cafe WORDS`` as a program of its own and record it."""
-        command = [sys.executable, *start, *map(str, words)]
+    def program(self, *arguments: object, start: Sequence[str] = ("-m", "cafe.cli"), **environment: str) -> Outcome:
+        """Run ``cafe ARGUMENTS`` as a program of its own and record it."""
+        command = [sys.executable, *start, *map(str, arguments)]
         done = subprocess.run(
             command, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, capture_output=True, check=False
         )

@@ -143,13 +143,13 @@ def measured(cell: Cell, chosen: dict[str, Candidate]) -> dict[str, Any]:
 
 
 def read(part: str) -> dict[tuple[str, int], dict[str, Any]]:
-    """Return the newest row of every cell; a candidate that was fitted in an earlier run alone stays."""
-    cells: dict[tuple[str, int], dict[str, Any]] = {}
+    """Return the newest row of a part for each (data set, shots), with candidates that only older rows have added."""
+    newest_rows: dict[tuple[str, int], dict[str, Any]] = {}
     for row in rows_of("recipe_study"):
         if row.get("part") == part:
-            before = cells.get((row["dataset"], row["shots"]), {"fits": {}})
-            cells[row["dataset"], row["shots"]] = {**row, "fits": {**before["fits"], **row["fits"]}}
-    return cells
+            older = newest_rows.get((row["dataset"], row["shots"]), {"fits": {}})
+            newest_rows[row["dataset"], row["shots"]] = {**row, "fits": {**older["fits"], **row["fits"]}}
+    return newest_rows
 
 
 def excess(fit: list[float]) -> float:

@@ -68,7 +68,7 @@ class Cell:
 
 
 def built_on() -> Iterator[Cell]:
-    """Yield the cells that choices may rest on."""
+    """Yield the cells on which defaults were chosen."""
     digits = encoded("digits")
     if is_smoke():
         for pool in (digits, digits.without_text()):
@@ -88,7 +88,7 @@ def built_on() -> Iterator[Cell]:
 
 
 def looked_at_once() -> Iterator[Cell]:
-    """Yield the cells of the last look."""
+    """Yield cells of data sets that were tested once, after every choice had been made."""
     sun, cars = pool_of("SUN34", published("sun34", 8)), pool_of("Cars", published("stanford_cars", 16))
     textures = pool_of("DTD", published("dtd", 1), "val")  # one training row a class; shots come from val
     for pool in (sun, sun.without_text(), cars.without_text(), textures.without_text()):

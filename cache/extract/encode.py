@@ -100,8 +100,8 @@ class PackedBatches(_Batches):
             if len(self._targets) == self._batch_size:
                 yield self._cut()
 
-    def rest(self) -> Iterator[Batch]:
-        """Yield what is collected, if anything, as a batch."""
+    def last_batch(self) -> Iterator[Batch]:
+        """Yield the batch that is not full, if it has any image."""
         if self._targets:
             yield self._cut()
 

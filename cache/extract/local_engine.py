@@ -169,7 +169,7 @@ class _Pipeline:
     def _encode_rest(self) -> None:
         """Encode what is left of packed batches: nothing that would fill them is to come now."""
         for number, packed in self._packed.items():
-            for batch, targets in packed.rest():
+            for batch, targets in packed.last_batch():
                 self._encode(number, batch, targets)
 
     def _encode(self, number: int, crops: NDArray[np.uint8], targets: list[Target]) -> None:

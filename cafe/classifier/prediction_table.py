@@ -134,36 +134,39 @@ def _predict_and_record(
     with_probabilities: bool,
     tell: Callable[[str], None],
 ) -> Iterator[Answer]:
-    """Yield all predictions, kept ones first; write each to the table, and each new batch to the partial file."""
-    following = iter(images)
-    n_kept, ahead = 0, list[ImageInput]()
+    """Yield the prediction of every image in order: kept ones where images are unchanged, then new ones.
+
+    Each prediction is written to the table, and each new batch of ``batch_size`` readable images to the partial file.
+    """
+    unread = iter(images)
+    n_kept, changed = 0, list[ImageInput]()  # changed: images taken from ``unread`` that differ from the kept batch
     for kept in partial.batches():
-        ahead = list(islice(following, len(kept)))
-        same = _same_images(ahead, kept)
-        if same is None:
+        changed = list(islice(unread, len(kept)))
+        answers = _kept_answers(changed, kept)
+        if answers is None:
             partial.cut()
             break
-        for answer in same:
+        for answer in answers:
             table.add(answer)
             yield answer
-        n_kept, ahead = n_kept + len(kept), []
+        n_kept, changed = n_kept + len(kept), []
     if n_kept:
         tell(f"{n_kept:,} images were named before this run began; these rows are kept")
     # A list stays a list: the features of its files are looked up in caches by their sizes.
-    remaining = images[n_kept:] if isinstance(images, list) else chain(ahead, following)
+    remaining = images[n_kept:] if isinstance(images, list) else chain(changed, unread)
     batch, n_readable = list[Answer](), 0
     for answer in predict(remaining):
         table.add(answer)
         batch.append(answer)
         n_readable += answer[0].unreadable is None
-        if n_readable == batch_size:  # as scoring cuts them
-            partial.append([_to_keep(each, with_probabilities) for each in batch])
+        if n_readable == batch_size:  # the batches that are scored together end here too
+            partial.append([_as_json(each, with_probabilities) for each in batch])
             batch, n_readable = [], 0
         yield answer
     partial.is_whole = True
 
 
-def _to_keep(answer: Answer, with_probabilities: bool) -> dict[str, Any]:
+def _as_json(answer: Answer, with_probabilities: bool) -> dict[str, Any]:
     """Return an answer as JSON for the partial file."""
     image, probabilities, prediction = answer
     return {
@@ -175,7 +178,7 @@ def _to_keep(answer: Answer, with_probabilities: bool) -> dict[str, Any]:
     }
 
 
-def _same_images(images: Sequence[ImageInput], kept: Sequence[Mapping[str, Any]]) -> list[Answer] | None:
+def _kept_answers(images: Sequence[ImageInput], kept: Sequence[Mapping[str, Any]]) -> list[Answer] | None:
     """Return the kept predictions of a batch if its images have the same names and bytes now; else None."""
     if [image.name for image in images] != [each["prediction"]["image"] for each in kept]:
         return None

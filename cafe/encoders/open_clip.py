@@ -284,6 +284,13 @@ def _name_and_tag(library: Any, source: str) -> tuple[str, str]:
 
 
 def _schema_config(library: Any, source: str) -> tuple[dict[str, Any], str | None]:
+    """Return the checked model configuration of ``local-dir:PATH`` or ``hf-hub:OWNER/NAME``, and the hub's revision.
+
+    Raises
+    ------
+    InputError
+        If there is no ``open_clip_config.json``, or it is no configuration that can be opened safely.
+    """
     schema, _, name = source.partition(":")
     if schema == "local-dir":
         path, revision = Path(name) / "open_clip_config.json", None

@@ -54,9 +54,10 @@ def copied_in_a_row(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def in_a_row(tensors: dict[str, Tensor]) -> Tensor | None:
     """Return all numbers of the tensors, (n,), if they lie one after the other in memory; else None."""
-    first, *rest = tensors.values()
+    values = list(tensors.values())
+    first = values[0]
     end = first.data_ptr()
-    for value in (first, *rest):
+    for value in values:
         if value.data_ptr() != end or not value.is_contiguous() or value.dtype != first.dtype:
             return None
         end += value.numel() * value.element_size()

@@ -25,8 +25,8 @@ class FontPackage:
 
 
 def _packages() -> tuple[FontPackage, ...]:
-    """Return the packages of ``fonts.csv``; those for checks are held out, and never trained on."""
-    # Of DejaVu, the two Display faces lack the letters and digits that are drawn.
+    """Return the font packages that ``fonts.csv`` lists; those whose use is ``check`` are never trained on."""
+    # The pattern for DejaVu leaves out its two Display faces, which lack the letters and digits that are drawn.
     with (pathlib.Path(__file__).parent / "fonts.csv").open(encoding="utf-8", newline="") as table:
         return tuple(FontPackage(held_out=row.pop("use") == "check", **row) for row in csv.DictReader(table))
 

@@ -128,7 +128,7 @@ def fit_page(report: FitReport) -> str:
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     meta = f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
     body = "<main>\n" + "\n".join(parts) + "\n</main>"
-    return visible(html_document(_plain_name(title), style_of("page") + style_of("fit_page"), body, meta))
+    return visible(html_document(_unmarked_name(title), style_of("page") + style_of("fit_page"), body, meta))
 
 
 def _headline(report: FitReport) -> list[str]:
@@ -335,7 +335,7 @@ def _images(report: FitReport, key: str, title: str, images: Sequence[ShownImage
         picture = ""
         if image.thumbnail is not None:
             data = base64.b64encode(image.thumbnail).decode("ascii")
-            picture = f'<img src="data:image/jpeg;base64,{data}" alt="{_plain_name(image.name)}">'
+            picture = f'<img src="data:image/jpeg;base64,{data}" alt="{_unmarked_name(image.name)}">'
         cards.append(f"<li>{picture}<div>{_name(image.says, 300)}</div><small>{_name(image.name, 200)}</small></li>")
     return [f"<h2>{title}</h2>", searched, f'<ul class="cards">{"".join(cards)}</ul>']
 
@@ -347,8 +347,8 @@ def _scrolled(table: str, label: str) -> str:
     )
 
 
-def _plain_name(name: str) -> str:
-    """Return a name for attributes and titles of HTML."""
+def _unmarked_name(name: str) -> str:
+    """Return a name, shortened and escaped, for HTML attributes and titles, which may hold no element."""
     return escape(short_name(name, 200))
 
 

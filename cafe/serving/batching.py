@@ -61,7 +61,7 @@ def batch_sizes(most: int) -> list[int]:
 
 
 class QueueFullError(CafeError):
-    """So many images are waiting that no more are taken."""
+    """The queue is full: no more images are taken."""
 
 
 class _Waiting(NamedTuple):
@@ -165,12 +165,12 @@ class Batcher:
         # for them, and once these are more than the cores it lets all of them sleep between any two layers: an image
         # alone then took 50 ms in place of 27.
         self._threads = [ThreadPoolExecutor(1, f"cafe-classify-{i}") for i in range(predictor.cores)]
-        self._free = list(self._threads)
+        self._free_threads = list(self._threads)
         self._tasks: list[asyncio.Task[None]] = []
-        self._gathering = asyncio.Lock()
-        self._running = 0
-        self._last_arrival = self._last_seconds = 0.0
-        self._last_size = 1
+        self._gathering_lock = asyncio.Lock()  # held while a batch is gathered
+        self._n_running = 0  # batches that are being computed
+        self._last_arrival = 0.0  # when a request came, by the event loop's clock
+        self._last_seconds, self._last_size = 0.0, 1  # of the batch that was computed last
 
     async def start(self) -> None:
         """Start the workers, in a running event loop. A blank image is classified first, which loads libraries."""
@@ -239,15 +239,15 @@ class Batcher:
     async def _work(self) -> None:
         """Gather a batch, classify its images, and begin again, until the task is cancelled."""
         while True:
-            async with self._gathering:  # one batch gathers, while others are computed
+            async with self._gathering_lock:  # one batch gathers, while others are computed
                 await self._wait_for_images()
                 plan, batch = self._plan(), self._next_batch()
-                self._running += 1
+                self._n_running += 1
             try:
                 if batch:
                     await self._answer(batch, plan.cores)
             finally:
-                self._running -= 1
+                self._n_running -= 1
                 self._changed.set()
 
     async def _give_back_memory(self) -> None:
@@ -269,7 +269,7 @@ class Batcher:
 
     async def _wait_for_images(self) -> None:
         """Wait until the next batch should begin."""
-        while not self._queue or self._running >= self._plan().side_by_side:
+        while not self._queue or self._n_running >= self._plan().side_by_side:
             await self._change(None)
         now = asyncio.get_running_loop().time
         deadline = now() + self._waited_share * self._last_seconds
@@ -309,9 +309,9 @@ class Batcher:
 
     async def _computed(self, crops: NDArray[np.uint8], cores: int) -> list[ImageAnswer]:
         """Classify crops in the first free thread, on so many cores."""
-        thread = min(self._free, key=self._threads.index)
-        self._free.remove(thread)
+        thread = min(self._free_threads, key=self._threads.index)
+        self._free_threads.remove(thread)
         try:
             return await asyncio.get_running_loop().run_in_executor(thread, self._predictor.classify, crops, cores)
         finally:
-            self._free.append(thread)
+            self._free_threads.append(thread)

@@ -145,7 +145,8 @@ class RunPredictor(Predictor):
         self.batch_size = classifier.encoder.batch_size
         self._images: TrainingImages | None = classifier.training_images() if with_training_images else None
         self.cores = _divisible_cores(classifier)
-        self._scoring, self._counting, self._running = threading.Lock(), threading.Lock(), 0
+        self._scoring_lock, self._count_lock = threading.Lock(), threading.Lock()
+        self._n_running = 0  # batches that are being encoded
         self._thumbnail = lru_cache(maxsize=_KEPT_THUMBNAILS)(self._made_thumbnail)
 
     def crop(self, image: Image.Image) -> NDArray[np.uint8]:
@@ -156,7 +157,7 @@ class RunPredictor(Predictor):
         """Return the answers of n images, computed on ``cores`` cores."""
         with self._on_cores(cores):
             features = self._classifier.encode(crops)
-        with self._scoring:  # methods are not made for several threads; this is a thousandth of the time
+        with self._scoring_lock:  # methods are not made for several threads; this is a thousandth of the time
             scored = self._classifier.score(features)
         zero_shot = [None] * len(crops) if scored.zero_shot is None else list(scored.zero_shot)
         return [
@@ -174,16 +175,16 @@ class RunPredictor(Predictor):
             return
         import torch
 
-        with self._counting:
-            self._running += 1
+        with self._count_lock:
+            self._n_running += 1
         try:
             if torch.get_num_threads() != cores:
                 torch.set_num_threads(cores)
             yield
         finally:
-            with self._counting:
-                self._running -= 1
-                if self._running == 0:
+            with self._count_lock:
+                self._n_running -= 1
+                if self._n_running == 0:
                     torch.set_num_threads(self.cores)
 
     def nearest(self, answer: ImageAnswer, k: int) -> list[dict[str, Any]]:

@@ -37,7 +37,7 @@ def row(time, ratio, shape="1632x512x102", **more):
 
 
 def write(folder, benchmark, *rows):
-    lines = "".join(json.dumps(one) + "\n" for one in rows)
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / f"{benchmark}.jsonl").write_text(lines, encoding="utf-8")
 
 
@@ -85,7 +85,7 @@ def test_every_processor_has_a_table_of_its_own(made, tmp_path):
     commits = [[line.split(" | ")[-2] for line in part.splitlines()[2:]] for part in parts[1::2]]
     assert commits == [["new"], ["amx", "grid"], ["old"]]
     scale = {"at": [1, 2], "seconds": [1, 2], "slope": 1.0}
-    write(tmp_path, "scaling", *(one | scale for one in (first, second)))
+    write(tmp_path, "scaling", *(row | scale for row in (first, second)))
     assert [
         line.split(" | ")[-1] for line in made.scaling(tmp_path, tmp_path / "x").splitlines() if "x102" in line
     ] == [
@@ -141,8 +141,8 @@ def test_content_is_put_between_markers(put_between):
 
 
 def test_every_entry_has_its_script_and_the_page_its_markers(made, put_between):
-    for one in made.ENTRIES:
-        assert (BENCHMARKS / f"bench_{one.benchmark}.py").is_file()
+    for entry in made.ENTRIES:
+        assert (BENCHMARKS / f"bench_{entry.benchmark}.py").is_file()
     page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
     tables = (
         "benchmarks",
@@ -219,9 +219,9 @@ def test_what_compilers_say_is_by_card_and_release_and_the_last_run_counts(gpu, 
 def test_estimates_say_that_they_are(gpu, tmp_path):
     sizes = {"g": 1, "b": 256, "d": 512, "h": 128, "c": 20_000}
     step = {"target": "90", "card": "H100", "triton": "3.8.0", "shape": "1x256x512x128x20000", "precision": "bf16"}
-    found = {"launches": 6, "microseconds": 40.0, "longest": "a 9", "commit": "x"}
-    found |= {"megabytes": 54.4, "least_megabytes": 4.6, "floor_us": 0.94}
-    write(tmp_path, "gpu_estimates", step | sizes | found)
+    estimate = {"launches": 6, "microseconds": 40.0, "longest": "a 9", "commit": "x"}
+    estimate |= {"megabytes": 54.4, "least_megabytes": 4.6, "floor_us": 0.94}
+    write(tmp_path, "gpu_estimates", step | sizes | estimate)
     head, _, line, _, last = gpu.estimates(tmp_path).splitlines()
     assert line == "| one fit | 256 x 512 x 128, 20,000 | bf16 | 6 | 54 (5) | 0.9 | 40 | a 9 | 0.50 | x |"
     assert head.count("estimate") == 3 and last == "Estimated, not measured, for H100, Triton 3.8.0."

@@ -142,7 +142,7 @@ def test_scikit_learn_finds_what_was_left_out_once_it_is_used():
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_a_program_seldom_looks_for_garbage_among_what_it_imported_and_not_at_its_end():
+def test_a_program_rarely_collects_garbage_among_imported_objects_and_never_at_its_end():
     program = (
         "import atexit, gc, sys; from cafe.cli.app import main; sys.argv = ['cafe', '--version']\n"
         "def end(): print(len(gc.get_objects()) < gc.get_freeze_count() and gc.get_threshold()[2] == 100)\n"

@@ -48,10 +48,10 @@ def test_copies_stay_on_one_side(tmp_path: Path, make_files) -> None:
     names = make_files(tmp_path, [f"{n}.png" for n in range(20)])
     for name in names:
         shutil.copy(tmp_path / name, tmp_path / f"copy-{name}")
-    rows = [f"{one},{int(name[:-4]) % 2}" for name in names for one in (name, f"copy-{name}")]
+    rows = [f"{file},{int(name[:-4]) % 2}" for name in names for file in (name, f"copy-{name}")]
     (tmp_path / "t.csv").write_text("\n".join(["file,label", *rows]))
     for split in open_dataset(str(tmp_path / "t.csv")).splits.values():
-        assert {f"copy-{one}".replace("copy-copy-", "") for one in split.sample_ids} == set(split.sample_ids)
+        assert {f"copy-{file}".replace("copy-copy-", "") for file in split.sample_ids} == set(split.sample_ids)
 
 
 @pytest.mark.parametrize("table", ["metadata.csv", "metadata.jsonl"])

@@ -86,15 +86,17 @@ def test_the_projected_form_has_to_earn_its_logits_back(rates):
     assert choose_cpu_step("auto", "auto", IMAGE, 130_000)[0] == "cpu-direct"  # saves too little of each step
 
 
-@pytest.mark.parametrize(("one", "threads"), [(0.9, 1), (0.99, 2), (2.0, 2)])
+@pytest.mark.parametrize(("seconds_of_one", "threads"), [(0.9, 1), (0.99, 2), (2.0, 2)])
 @pytest.mark.parametrize(("others", "kept"), [(0.0, True), (16.0, False)])
-def test_threads_follow_the_measurement_and_a_busy_moment_is_not_noted(monkeypatch, one, threads, others, kept):
+def test_threads_follow_the_measurement_and_a_busy_moment_is_not_noted(
+    monkeypatch, seconds_of_one, threads, others, kept
+):
     asked = []
 
     def seconds(*_, keep, **__):
         asked.append(keep)
         torch.set_num_threads(1)
-        return {"all": 1.0, "one": one}
+        return {"all": 1.0, "one": seconds_of_one}
 
     before = torch.get_num_threads()
     monkeypatch.setattr("cafe.kernels.fastest.seconds_of", seconds)
@@ -216,8 +218,8 @@ def test_small_steps_are_not_asked_about(monkeypatch):
 
 def test_members_of_a_class_get_one_answer_and_none_is_too_large_to_time():
     shape = AdapterShape("both", "released", 256, "learned", "fixed")
-    one, other = (StepSizes(shape, 256, d, c).representative() for d, c in ((1024, 1000), (1024, 800)))
-    assert one == other
+    first, second = (StepSizes(shape, 256, d, c).representative() for d, c in ((1024, 1000), (1024, 800)))
+    assert first == second
     for variant in ("image", "text", "both"):
         for d, c in itertools.product((64, 512, 1152), (2, 102, 1000, 20_000)):
             sizes = StepSizes(AdapterShape(variant, "paper", d // 4), 256, d, c).representative()

@@ -64,21 +64,23 @@ class FractalHeap:
 
     def get(self, identity: bytes) -> bytes:
         """Return the bytes of an object by its id."""
-        kind = identity[0] >> 4 & 3
-        if kind == 2 and not identity[0] >> 6:
+        # The id's first byte: bits 6 and 7 are the version, 4 and 5 the kind (0 managed, 1 huge, 2 tiny). A tiny object
+        # is in its id, and its length less one in bits 0 to 3; a managed one is in a block, at an offset in the heap.
+        version, kind = identity[0] >> 6, identity[0] >> 4 & 3
+        if kind == 2 and not version:
             return identity[1 : 2 + (identity[0] & 0x0F)]
-        if kind or identity[0] >> 6:
+        if kind or version:
             raise DamagedFileError(f"{self._what} has an object that is too large for an attribute of a cache")
         if self._blocks is None:
             self._blocks = sorted(self._read_blocks())
-        place = int.from_bytes(identity[1 : 1 + self._offset_width], "little")
-        after_place = identity[1 + self._offset_width :]
-        length = int.from_bytes(after_place[: self._length_width], "little")
-        block = bisect_right(self._blocks, place, key=lambda block: block[0]) - 1
+        offset = int.from_bytes(identity[1 : 1 + self._offset_width], "little")
+        after_offset = identity[1 + self._offset_width :]
+        length = int.from_bytes(after_offset[: self._length_width], "little")
+        block = bisect_right(self._blocks, offset, key=lambda block: block[0]) - 1
         if block >= 0:
             start, data = self._blocks[block]
-            if place + length <= start + len(data):
-                return data[place - start : place - start + length]
+            if offset + length <= start + len(data):
+                return data[offset - start : offset - start + length]
         raise DamagedFileError(f"{self._what} lacks an object")
 
     def _read_blocks(self) -> Iterator[tuple[int, bytes]]:

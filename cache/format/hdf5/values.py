@@ -165,18 +165,19 @@ def _add_attribute(reader: ByteReader, attributes: Attributes, data: bytes, mess
         raise DamagedFileError("an attribute is of an unknown kind")
     if version == 3:
         cursor.take(1)  # the name's character set; it is UTF-8 or ASCII
-    taken: list[bytes] = []
+    fields: list[bytes] = []
     for size in sizes:
-        taken.append(cursor.take(size))
-        if version == 1:
+        fields.append(cursor.take(size))
+        if version == 1:  # each field is padded to a multiple of 8 bytes
             cursor.take(min(-size % 8, cursor.left))
-    name = taken[0].partition(b"\0")[0].decode("utf-8", "surrogateescape")
+    name_field, datatype, dataspace = fields
+    name = name_field.partition(b"\0")[0].decode("utf-8", "surrogateescape")
     if name in attributes or name in attributes.problems:
         raise DamagedFileError(f"attribute {name} is there twice")
     try:
         if flags and version > 1:
             raise DamagedFileError("has a type that is stored elsewhere")
-        attributes[name] = _attribute_value(reader, Cursor(taken[1], name), Cursor(taken[2], name), cursor)
+        attributes[name] = _attribute_value(reader, Cursor(datatype, name), Cursor(dataspace, name), cursor)
     except DamagedFileError as error:
         attributes.problems[name] = f"attribute {name} {error}"
 

@@ -215,29 +215,29 @@ class TextTower(ABC):
         return self
 
 
-def encode_behind(parts: CausalParts, ids: Tensor, prefix: Tensor, rest: Tensor) -> Tensor:
-    """Encode prompts that begin alike.
+def encode_behind(parts: CausalParts, ids: Tensor, prefix: Tensor, suffix: Tensor) -> Tensor:
+    """Encode prompts that share a prefix, which is encoded once.
 
     Parameters
     ----------
     parts : CausalParts
         The tower.
     ids : Tensor of shape (k, S), int64
-        Token ids of the rests, each with its end token.
+        Token ids of the suffixes, each with its end token.
     prefix : Tensor of shape (g, P, w)
-        Token embeddings of what all prompts of a configuration begin with; P is at least 1.
-    rest : Tensor of shape (g, k, S, w)
-        Token embeddings behind it.
+        Token embeddings of the prefix of each configuration's prompts; P is at least 1.
+    suffix : Tensor of shape (g, k, S, w)
+        Token embeddings of what follows it in each prompt.
 
     Returns
     -------
     Tensor of shape (g, k, d)
-        Not normalised; gradients go through to both.
+        Not normalised; gradients reach prefix and suffix.
     """
     import torch
 
-    p, s = prefix.shape[1], rest.shape[2]
-    z, x = prefix + parts.positions[:p], rest + parts.positions[p : p + s]
+    p, s = prefix.shape[1], suffix.shape[2]
+    z, x = prefix + parts.positions[:p], suffix + parts.positions[p : p + s]
     for block in parts.blocks:
         qz, kz, vz = (_heads(projected, block.heads) for projected in block.inputs(z))
         q, k, v = (_heads(projected, block.heads) for projected in block.inputs(x))

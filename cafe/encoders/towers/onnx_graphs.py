@@ -62,16 +62,30 @@ def import_onnxruntime(purpose: str) -> Any:
 
 
 def open_session(library: Any, graph: Path | bytes, threads: int, *, few: bool) -> Any:
-    """Open a session of onnxruntime on a graph, a file or its bytes; ``few`` says that only few images will come.
+    """Open a session of ONNX Runtime on a graph.
 
-    ``threads`` counts the caller's, and 0 takes one for each core.
+    Parameters
+    ----------
+    library : module
+        onnxruntime.
+    graph : Path or bytes
+        The graph's file, or its content.
+    threads : int
+        Threads of one run, the caller's included; 0 takes one for each core.
+    few : bool
+        Whether only few images will come: the weights are not repacked then, since that would cost more than it saves.
+
+    Returns
+    -------
+    onnxruntime.InferenceSession
+        On the CPU.
     """
     options = library.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # what is wrong is said by the exception
     # Threads that wait for work would otherwise spin, and take a core from whoever decodes and serves.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if few:  # weights are not repacked for large batches: for one image, that costs more than it saves
+    if few:
         options.add_session_config_entry("session.disable_prepacking", "1")
     content = graph if isinstance(graph, bytes) else str(graph)
     return library.InferenceSession(content, options, providers=["CPUExecutionProvider"])
@@ -218,6 +232,7 @@ class TowerGraph:
         return path
 
     def _features_of_probes(self, graph: bytes) -> NDArray[np.float32]:
+        """Run a new graph on the probes, and return their features (n, d)."""
         session = open_session(self._library, graph, 1, few=True)
         features: NDArray[np.float32] = session.run([FEATURES], {CROPS: self._probes})[0]
         return features

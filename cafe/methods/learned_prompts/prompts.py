@@ -144,10 +144,10 @@ class ContextPrompts:
             return self.tower.forward(tokens, embeddings).view(g, len(classes), -1)
         prefix = self.prompts(contexts, classes[:1])[:, 0, :shared]
         if self.order is None:  # no context stands behind the prefix
-            rest = self.embeddings[classes, shared:length].expand(g, -1, -1, -1)
+            suffix = self.embeddings[classes, shared:length].expand(g, -1, -1, -1)
         else:
-            rest = self.prompts(contexts, classes)[:, :, shared:length]
-        return encode_behind(self.causal, ids["input_ids"][:, shared:], prefix, rest)
+            suffix = self.prompts(contexts, classes)[:, :, shared:length]
+        return encode_behind(self.causal, ids["input_ids"][:, shared:], prefix, suffix)
 
     def all_features(self, contexts: Tensor, parts: Sequence[Part], recompute: bool) -> Tensor:
         """Encode the prompts of all classes, part by part: (g, c, d).
@@ -222,8 +222,8 @@ def _middle_order(ids: Tensor, lead: int, m: int, lengths: Sequence[int]) -> Ten
     order = torch.arange(ids.shape[1]).repeat(len(lengths), 1)
     for row, length in zip(order, lengths, strict=True):
         name = torch.arange(lead + m, lead + m + length)
-        rest = torch.arange(lead + half, lead + m)
-        row[lead + half : lead + m + length] = torch.cat([name, rest])
+        second_half = torch.arange(lead + half, lead + m)
+        row[lead + half : lead + m + length] = torch.cat([name, second_half])
     return order.to(ids.device)
 
 
