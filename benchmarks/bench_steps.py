@@ -38,10 +38,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cafe import CLIPAdapter
 from cafe.compute import torch_threads
 from cafe.kernels.cpu import CpuAdapterStep
-from cafe.kernels.cpu_parts import CpuPartedSteps, StepSettings
 from cafe.kernels.cpu_projected import CpuProjectedStep, FrozenLogits, direct_multiply_adds
-from cafe.kernels.fastest import StepSizes, choose_cpu_step, choose_cpu_threading
-from cafe.kernels.optimizers import EPS, copied_in_a_row, make_update
+from cafe.kernels.fastest import StepSizes, choose_cpu_step, choose_cpu_threads
+from cafe.kernels.optimizers import copied_in_a_row, make_update
 from cafe.kernels.reference import AdapterShape, adapter_losses_and_gradients
 
 RATIO, SCALE, LR, DECAY = 0.2, 100.0, 1e-3, 0.1
@@ -120,8 +119,7 @@ class OneStep:
         self.shape = AdapterShape(variant, "paper", h)
         sizes = StepSizes(self.shape, b, d, c)
         self.kernel, self.dtype = choose_cpu_step("auto", "auto", sizes, n)
-        self.threading = choose_cpu_threading(self.kernel, self.dtype, sizes)
-        self.threads = 1 if self.threading == "one" else torch.get_num_threads()
+        self.threads = choose_cpu_threads(self.kernel, self.dtype, sizes)
         self.products = getattr(torch, self.dtype)
         generator = torch.Generator().manual_seed(0)
         sides = [side for side in ("image", "text") if variant in (side, "both")]
@@ -146,18 +144,6 @@ class OneStep:
         self.update = make_update("adamw", self.parameters, torch.tensor([DECAY]))
         self.rate = torch.tensor([1e-6])
         self.sizes = (b, d, c, h)
-        self.parted = CpuPartedSteps(self.step, self.threads) if self.threading == "parts" else None
-
-    def gradients(self, index: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the gradients of a batch, as a fit makes them."""
-        if self.parted is None:
-            return self.step(self.parameters, index, False)[1]
-        self.parted.train(self.parameters, [index[:, None]], self.settings(1, 0.0))
-        return self.step.gradients
-
-    def settings(self, steps: int, rate: float) -> StepSettings:
-        """Return the settings of some steps: one learning rate, AdamW, and no losses."""
-        return StepSettings(torch.full((steps, 1), rate), steps, "adamw", torch.tensor([DECAY]), EPS)
 
     def check(self) -> float:
         """Return how far the gradients of some batches are from autograd's in float64, of their common length.
@@ -168,7 +154,7 @@ class OneStep:
         lengths: dict[str, float] = {}
         wide = [{k: v.double() for k, v in tree.items()} for tree in (self.parameters, self.hyper)]
         for index in self.batches[:CHECKED]:
-            own = self.gradients(index)
+            _, own = self.step(self.parameters, index, False)
             X = self.X.double()[index]
             _, truth = adapter_losses_and_gradients(
                 self.shape, *wide, X, self.y[index], self.text.double(), X.mean(1, keepdim=True)
@@ -180,9 +166,6 @@ class OneStep:
 
     def run(self) -> None:
         """Take some steps."""
-        if self.parted is not None:
-            self.parted.train(self.parameters, [torch.stack(self.batches, 1)], self.settings(TOGETHER, 1e-6))
-            return
         for index in self.batches:
             self.update(self.parameters, self.step(self.parameters, index, False)[1], self.rate)
 
@@ -269,7 +252,6 @@ def measure_floor(n: int, d: int, c: int, batch: int, rounds: int, steps: int, p
         "gradients_apart": apart,
         "gradients_right": apart <= APART[own.dtype],
         "threads": own.threads,
-        "threading": own.threading,
     }
 
 

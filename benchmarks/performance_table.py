@@ -252,7 +252,6 @@ def steps(folder: Path) -> str:
 def _step_cells(row: Row) -> list[str]:
     short = row["wanted_fraction"] is not None and row["fraction"] < row["wanted_fraction"]
     threads = "one thread" if row["threads"] == 1 else f"{row['threads']} threads"
-    threads += " with rows of their own" if row.get("threading") == "parts" else ""
     parts = ", ".join(f"{row[f'{part}_ms']:.2f}" for part in ("products", "softmax", "update") if f"{part}_ms" in row)
     return [
         row["shape"].removeprefix("step ").replace("x", " x "),

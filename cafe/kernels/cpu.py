@@ -227,12 +227,6 @@ class CpuAdapterStep:
             return self._narrow
         return {k: self._narrow[k].copy_(v) for k, v in parameters.items()}
 
-    def prepare_for(self, parameters: Parameters, b: int) -> None:
-        """Make all that steps with batches of b rows make when they first need it; text has no adapter."""
-        self.prepare(parameters)
-        self._classes(None, 0)
-        self._scale_and_weight(0, b)
-
     def _run(
         self,
         parameters: Parameters,

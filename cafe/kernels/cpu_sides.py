@@ -227,22 +227,17 @@ class Side:
         dratio = None
         if self.ratio.mode != "fixed" and adapted is not None:
             dratio = ((adapted - self.x) * dq).sum(-1, keepdim=True).to(self.r.dtype)
-        da, dh = self.through_maps(dq, weighted)
+        da = dq if weighted else dq.mul_(self.ratio_values.to(dq.dtype))
+        if self.form == "released" and adapted is not None:
+            zero_where_zero(da, adapted)
         down, up = self.weights
+        dh = multiply(da, up.mT, out=buffers(f"{name} dh", dq, *self.hidden.shape))
+        zero_where_zero(dh, self.hidden)
         if targets is None:
             targets = buffers(f"{name} down", dq, *down.shape), buffers(f"{name} up", dq, *up.shape)
         multiply(self.x.mT, dh, out=targets[0])
         multiply(self.hidden.mT, da, out=targets[1])
         return *targets, dratio
-
-    def through_maps(self, dq: Tensor, weighted: bool = False) -> tuple[Tensor, Tensor]:
-        """Return dA, in the place of dq, and dH; arguments as for :meth:`gradients`."""
-        da = dq if weighted else dq.mul_(self.ratio_values.to(dq.dtype))
-        if self.form == "released" and self.adapted is not None:
-            zero_where_zero(da, self.adapted)
-        dh = self.multiply(da, self.weights[1].mT, out=self.buffers(f"{self.name} dh", dq, *self.hidden.shape))
-        zero_where_zero(dh, self.hidden)
-        return da, dh
 
 
 def invert(length: Tensor) -> Tensor:

@@ -24,9 +24,8 @@ from cafe.compute import SMALL, threads_for
 from cafe.errors import InputError
 from cafe.kernels.choose import CPU_FORMS
 from cafe.kernels.cpu import CpuAdapterStep
-from cafe.kernels.cpu_parts import CpuPartedSteps, StepSettings, parts_of
 from cafe.kernels.cpu_projected import CpuProjectedStep, FrozenLogits, direct_multiply_adds, projected_multiply_adds
-from cafe.kernels.optimizers import EPS, copied_in_a_row, make_update
+from cafe.kernels.optimizers import copied_in_a_row, make_update
 from cafe.kernels.reference import AdapterShape
 from cafe.measured import BUDGET, seconds_of, time_ways
 
@@ -44,8 +43,6 @@ GAIN_OF_BFLOAT16, GAIN_OF_FORM = 1.1, 1.03
 # A precision that takes so many times longer for one small product is not timed further: without an instruction of
 # its own bfloat16 can be a hundred times slower.
 HOPELESS = 4
-# Steps that are timed as one where ways to share a step among threads are compared: starting threads is no part of it.
-TIMED_TOGETHER = 4
 # Share of the direct form's multiply-adds from which on the projected form's more and smaller products do not pay.
 PROJECTED_SHARE = 0.85
 # Revision of the adapter's step: a larger number makes the notes of older programs void.
@@ -240,24 +237,8 @@ def measured_steps(
 def choose_cpu_threads(kernel: str, dtype: str, sizes: StepSizes) -> int:
     """Return on how many threads a step runs: all that PyTorch has, or a single one where that was timed to be faster.
 
-    Parameters
-    ----------
-    kernel, dtype, sizes
-        As for :func:`choose_cpu_threading`.
-
-    Examples
-    --------
-    >>> choose_cpu_threads("cpu-direct", "float32", StepSizes(AdapterShape("image", "paper", 32), 160, 128, 10))
-    1
-    """
-    return 1 if choose_cpu_threading(kernel, dtype, sizes) == "one" else torch.get_num_threads()
-
-
-def choose_cpu_threading(kernel: str, dtype: str, sizes: StepSizes) -> str:
-    """Return how the threads that PyTorch has share a step, whichever was timed to be fastest.
-
-    A step is some forty short operations, and threads that share each wait for each other after each. On a virtual
-    machine whose two processors share one unit for matrix products, waiting costs more than the second processor gains.
+    A step is some forty short operations, and threads wait for each other after each. On a virtual machine whose two
+    processors share one unit for matrix products, waiting costs more than the second processor gains.
 
     Parameters
     ----------
@@ -266,62 +247,39 @@ def choose_cpu_threading(kernel: str, dtype: str, sizes: StepSizes) -> str:
     sizes : StepSizes
         Of the step.
 
-    Returns
-    -------
-    {"all", "one", "parts"}
-        All threads share every operation; one thread runs the step; or each has rows of its own (cpu_parts.py).
-
     Examples
     --------
-    >>> choose_cpu_threading("cpu-direct", "float32", StepSizes(AdapterShape("image", "paper", 32), 160, 128, 10))
-    'one'
+    >>> choose_cpu_threads("cpu-direct", "float32", StepSizes(AdapterShape("image", "paper", 32), 160, 128, 10))
+    1
     """
     threads = torch.get_num_threads()
     if threads == 1 or sizes.multiply_adds < SMALL:
-        return "one"
+        return 1
     timed = sizes.representative()
-    names = ["all", "one"]
-    if all(kernel != CPU_FORMS[2] and _parts(each, threads) > 1 for each in (sizes, timed)):
-        names.append("parts")
 
     def make() -> dict[str, Callable[[], object]]:
-        drawn = _drawn(timed)
-        run = _make_step(drawn, timed, kernel, dtype)
+        run = _make_step(_drawn(timed), timed, kernel, dtype)
 
         def on(number: int) -> Callable[[], object]:
             def limited() -> None:
                 torch.set_num_threads(number)
-                for _ in range(TIMED_TOGETHER):
-                    run()
+                run()
 
             return limited
 
-        in_parts = _make_parted_steps(drawn, timed, kernel, dtype, threads) if "parts" in names else None
-
-        def parted() -> None:
-            torch.set_num_threads(threads)
-            if in_parts is not None:
-                in_parts()
-
-        return {"all": on(threads), "one": on(1), "parts": parted}
+        return {"all": on(threads), "one": on(1)}
 
     # Elapsed seconds are compared here, and other programs lengthen those of several threads most: what is measured
     # while other programs run is kept for this process alone.
     is_quiet = _load_of_others() < threads / 2
     try:
         seconds = seconds_of(
-            f"threads of {_question(timed)}, {kernel}, {dtype}", tuple(names), make,
+            f"threads of {_question(timed)}, {kernel}, {dtype}", ("all", "one"), make,
             library=f"torch {torch.__version__}", threads=threads, clock=time.perf_counter, keep=is_quiet,
-            at_least=len(names),
         )  # fmt: skip
     finally:
         torch.set_num_threads(threads)
-    return min(seconds, key=lambda name: seconds[name] * (1 if name == "all" else GAIN_OF_FORM))
-
-
-def _parts(sizes: StepSizes, threads: int) -> int:
-    """Return among how many threads the rows of a batch are divided; 1 where the step is not divided."""
-    return parts_of(sizes.shape, sizes.batch, sizes.width, sizes.classes, threads)
+    return 1 if seconds.get("one", math.inf) * GAIN_OF_FORM < seconds["all"] else threads
 
 
 def _load_of_others() -> float:
@@ -383,32 +341,17 @@ def _drawn(sizes: StepSizes) -> _Drawn:
     return _Drawn(draw(b, d), draw(1, c, d), parameters)
 
 
-def _losses_and_gradients(drawn: _Drawn, sizes: StepSizes, form: str, precision: str) -> CpuAdapterStep:
-    """Return a step of that form and precision, without its update."""
+def _make_step(drawn: _Drawn, sizes: StepSizes, form: str, precision: str) -> Callable[[], object]:
+    """Return a step of that form and precision, its update included."""
     b, c = sizes.batch, sizes.classes
     hyper = {"alpha": torch.tensor([0.2]), "beta": torch.tensor([0.2]), "logit_scale": torch.tensor([100.0])}
     rows, labels = drawn.rows.to(getattr(torch, precision)), torch.arange(b) % c
     arguments = (sizes.shape, hyper, rows, labels, drawn.text, drawn.rows.mean(0)[None, None])
-    if form == CPU_FORMS[2]:
-        return CpuProjectedStep(*arguments, FrozenLogits())
-    return CpuAdapterStep(*arguments, form == CPU_FORMS[1])
-
-
-def _make_parted_steps(
-    drawn: _Drawn, sizes: StepSizes, form: str, precision: str, threads: int
-) -> Callable[[], object]:
-    """Return a function that takes ``TIMED_TOGETHER`` steps, updates included, each thread with rows of its own."""
-    steps = CpuPartedSteps(_losses_and_gradients(drawn, sizes, form, precision), threads)
-    parameters, none = copied_in_a_row(drawn.parameters), torch.zeros(1)
-    batches = torch.arange(sizes.batch).expand(1, TIMED_TOGETHER, sizes.batch)
-    settings = StepSettings(torch.full((TIMED_TOGETHER, 1), 1e-3), TIMED_TOGETHER, "adamw", none, EPS)
-    return partial(steps.train, parameters, [batches], settings)
-
-
-def _make_step(drawn: _Drawn, sizes: StepSizes, form: str, precision: str) -> Callable[[], object]:
-    """Return a step of that form and precision, its update included."""
-    b = sizes.batch
-    step = _losses_and_gradients(drawn, sizes, form, precision)
+    step: CpuAdapterStep = (
+        CpuProjectedStep(*arguments, FrozenLogits())
+        if form == CPU_FORMS[2]
+        else CpuAdapterStep(*arguments, form == CPU_FORMS[1])
+    )
     parameters = copied_in_a_row(drawn.parameters)
     update = make_update("adamw", parameters, torch.zeros(1))
     index, rate = torch.arange(b)[None], torch.tensor([1e-3])

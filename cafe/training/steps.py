@@ -27,7 +27,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cafe.compute import capture_stream
-from cafe.kernels.cpu_parts import CpuPartedSteps, StepSettings
 from cafe.kernels.optimizers import make_update
 
 # Runs before capture: it compiles kernels, makes buffers and lets libraries choose theirs.
@@ -190,31 +189,6 @@ def train_step_by_step(
         if step >= tail_start and losses is not None:
             tail += losses.to(tail.dtype)
     return tail.div_(first.steps - tail_start)
-
-
-def train_in_parts(
-    steps: CpuPartedSteps,
-    first: Configuration,
-    parameters: dict[str, Tensor],
-    blocks: Iterable[Tensor],
-    lr: Tensor,
-    decay: Tensor,
-) -> Tensor:
-    """Train one fit in place, its rows divided among threads; see :func:`train_step_by_step`.
-
-    Parameters
-    ----------
-    steps : CpuPartedSteps
-        Takes the steps.
-    first : Configuration
-        The fit's configuration.
-    parameters, blocks, lr, decay
-        As for :func:`train_step_by_step`, with g = 1.
-    """
-    tail = tail_length(first.steps)
-    rates = learning_rates(first.steps, first.warmup_steps, lr)
-    settings = StepSettings(rates, first.steps - tail, first.optimizer, decay, first.eps)
-    return steps.train(parameters, blocks, settings).div_(tail)
 
 
 class DeviceUpdate(Protocol):

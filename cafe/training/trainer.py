@@ -24,13 +24,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cafe.compute import SMALL, run_each, threads_for
-from cafe.kernels.cpu_parts import CpuPartedSteps
 from cafe.kernels.optimizers import copied_in_a_row
 from cafe.training.recordings import Recording, form_of, kept_recordings, recorded_as
 from cafe.training.steps import Batch as Batch
 from cafe.training.steps import Configuration as Configuration
 from cafe.training.steps import Step as Step
-from cafe.training.steps import train_in_parts, train_step_by_step
+from cafe.training.steps import train_step_by_step
 
 # Steps whose batches are drawn at once: 12,500 steps of 45 fits would fill a gigabyte.
 DRAWN_STEPS = 256
@@ -52,11 +51,9 @@ class Objective(Protocol):
     function takes the place of ``losses_and_gradients`` for that stack, and may keep what is constant and reuse its
     buffers: the gradients are read before the next call. One with ``uses_feature_mean(shape)`` gets zeros for means
     where that is false: they cost a pass over all rows. One with ``threads(configuration)`` says on how many threads a
-    step runs fastest on a CPU, or None; one with ``steps_in_parts(configuration, hyper, X, y, feature_mean)`` returns
-    steps of a single fit whose rows are divided among threads (kernels/cpu_parts.py), or None; one whose
-    ``stacks_large_steps`` is true gains by stacks on a CPU however large its steps are. One whose ``on_device`` is true
-    has a stepper that never waits for its device; its steps are recorded and replayed (training/steps.py), with
-    Triton's optimisers.
+    step runs fastest on a CPU, or None; one whose ``stacks_large_steps`` is true gains by stacks on a CPU however large
+    its steps are. One whose ``on_device`` is true has a stepper that never waits for its device; its steps are recorded
+    and replayed (training/steps.py), with Triton's optimisers.
     """
 
     def initial(self, configuration: Configuration, generator: torch.Generator) -> dict[str, Tensor]:
@@ -216,8 +213,6 @@ def _fit_stack(
         recording.fill(hyper, parameters, feature_mean, decay)
         parameters = recording.parameters
         mean_losses = recording.train(first, blocks, torch.tensor([c.lr for c in stack], dtype=X.dtype))
-    elif (parts := _steps_in_parts(objective, stack, hyper, X, y, feature_mean)) is not None:
-        mean_losses = train_in_parts(parts, first, parameters, blocks, lr, decay)
     else:
         take = _stepper(objective, first.shape, hyper, X, y, feature_mean)
         with torch.cuda.device(X.device) if X.device.type == "cuda" else nullcontext():
@@ -254,22 +249,6 @@ def _feature_mean(objective: Objective, X: Tensor, configuration: Configuration)
         return X[torch.as_tensor(configuration.rows, device=X.device)].mean(0, keepdim=True)
     mean: Tensor = own(configuration.rows)
     return mean.to(X)
-
-
-def _steps_in_parts(
-    objective: Objective,
-    stack: Sequence[Configuration],
-    hyper: dict[str, Tensor],
-    X: Tensor,
-    y: Tensor,
-    feature_mean: Tensor,
-) -> CpuPartedSteps | None:
-    """Return steps whose rows are divided among threads, for a single fit on several threads of a CPU; else None."""
-    make = getattr(objective, "steps_in_parts", None)
-    if make is None or len(stack) > 1 or X.device.type != "cpu" or torch.get_num_threads() == 1:
-        return None
-    steps: CpuPartedSteps | None = make(stack[0], hyper, X, y, feature_mean)
-    return steps
 
 
 def _stepper(

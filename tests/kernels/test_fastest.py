@@ -18,7 +18,6 @@ from cafe.kernels.fastest import (
     StepSizes,
     _hopeless_precisions,
     choose_cpu_step,
-    choose_cpu_threading,
     choose_cpu_threads,
     choose_precision,
     measured_precisions,
@@ -26,8 +25,7 @@ from cafe.kernels.fastest import (
 )
 from cafe.kernels.projection import ProjectionSizes
 from cafe.kernels.reference import AdapterShape
-from cafe.measured import keep_in, seconds_of
-from cafe.training.steps import train_in_parts
+from cafe.measured import keep_in
 
 IMAGE = StepSizes(AdapterShape("image", "paper", 64), 256, 512, 1000)
 # Seconds of a step relative to float32's, by processor, as seen: see docs/performance.md.
@@ -110,71 +108,17 @@ def test_threads_follow_the_measurement_and_a_busy_moment_is_not_noted(
     assert asked == [kept]
 
 
-@pytest.mark.parametrize(("parts", "taken"), [(0.9, "parts"), (0.99, "all")])
-def test_parts_are_taken_where_they_are_faster_and_exist(monkeypatch, parts, taken):
-    asked = []
-
-    def seconds(_, names, *__, **___):
-        asked.append(names)
-        return {name: {"all": 1.0, "one": 1.5, "parts": parts}[name] for name in names}
-
+def test_threads_are_timed_for_real(tmp_path):
     before = torch.get_num_threads()
-    monkeypatch.setattr("cafe.kernels.fastest.seconds_of", seconds)
-    torch.set_num_threads(2)
-    try:
-        assert choose_cpu_threading("cpu-folded", "bfloat16", IMAGE) == taken
-        assert choose_cpu_threading("cpu-projected", "bfloat16", IMAGE) == "all"
-        assert (
-            choose_cpu_threading("cpu-folded", "bfloat16", StepSizes(AdapterShape("text", "paper", 64), 256, 512, 1000))
-            == "all"
-        )
-    finally:
-        torch.set_num_threads(before)
-    assert asked == [("all", "one", "parts"), ("all", "one"), ("all", "one")]
-
-
-def test_threads_are_timed_for_real(tmp_path, monkeypatch):
-    before = torch.get_num_threads()
-    monkeypatch.setattr("cafe.measured._of_this_process", {})
     keep_in(tmp_path)
     torch.set_num_threads(2)
-    ways = []
-    monkeypatch.setattr("cafe.kernels.fastest.seconds_of", lambda *a, **k: ways.append(seconds_of(*a, **k)) or ways[-1])
     try:
         sizes = StepSizes(AdapterShape("image", "paper", 64), 256, 256, 256)
         assert choose_cpu_threads("cpu-folded", "float32", sizes) in (1, 2)
         assert torch.get_num_threads() == 2
-        assert list(ways[0]) == ["all", "one", "parts"]
     finally:
         torch.set_num_threads(before)
         keep_in(None)
-
-
-def test_a_fit_in_parts_is_the_fit(monkeypatch):
-    rng = np.random.default_rng(0)
-    text = rng.standard_normal((200, 256)).astype(np.float32)  # with 256 rows large enough for two threads
-    y = np.arange(400) % 200
-    X = (text[y] + 3 * rng.standard_normal((400, 256))).astype(np.float32)
-    trained = []
-    monkeypatch.setattr("cafe.training.trainer.train_in_parts", lambda *a: trained.append(a[0]) or train_in_parts(*a))
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    fits = {}
-    try:
-        for threading in ("all", "parts"):
-            monkeypatch.setattr(
-                "cafe.methods.objectives.clip_adapter.choose_cpu_threading", lambda *_, way=threading: way
-            )
-            monkeypatch.setattr("cafe.methods.objectives.clip_adapter.choose_cpu_threads", lambda *_: 2)
-            fits[threading] = CLIPAdapter(
-                text, kernel="cpu-folded", dtype="float32", epochs=20, device="cpu", random_state=0
-            ).fit(X, y)
-            assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
-    assert len(trained) == 1
-    np.testing.assert_allclose(fits["parts"].logits(X), fits["all"].logits(X), atol=0.01)
-    assert fits["parts"].loss_ == pytest.approx(fits["all"].loss_, rel=1e-3)
 
 
 def test_a_projected_step_that_does_not_exist_is_refused():

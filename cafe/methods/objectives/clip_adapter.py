@@ -13,10 +13,8 @@ import torch
 from torch import Tensor
 
 from cafe.kernels.choose import CPU_FORMS
-from cafe.kernels.cpu import CpuAdapterStep
-from cafe.kernels.cpu_parts import CpuPartedSteps
 from cafe.kernels.cpu_projected import FrozenLogits
-from cafe.kernels.fastest import StepSizes, choose_cpu_threading, choose_cpu_threads
+from cafe.kernels.fastest import StepSizes, choose_cpu_threads
 from cafe.kernels.reference import adapter_losses_and_gradients
 from cafe.training.trainer import Batch, Configuration, Step
 
@@ -89,6 +87,8 @@ class AdapterObjective:
 
             return CpuProjectedStep(shape, hyper, features, y, self.text, feature_mean, self.frozen)
         if self.kernel in ("cpu-direct", "cpu-folded"):
+            from cafe.kernels.cpu import CpuAdapterStep
+
             return CpuAdapterStep(shape, hyper, features, y, self.text, feature_mean, self.kernel == "cpu-folded")
         if self.kernel == "triton":
             from cafe.kernels.cuda.adapter import TritonAdapterStep
@@ -126,23 +126,8 @@ class AdapterObjective:
         """Return the number of threads on which a single step runs fastest; None where that is not measured."""
         if self.kernel not in CPU_FORMS:
             return None
-        return choose_cpu_threads(self.kernel, self._dtype, self.sizes(configuration))
-
-    def steps_in_parts(
-        self, configuration: Configuration, hyper: dict[str, Tensor], X: Tensor, y: Tensor, feature_mean: Tensor
-    ) -> CpuPartedSteps | None:
-        """Return steps of a single fit whose rows are divided among threads; None unless timed to be fastest."""
-        if self.kernel not in CPU_FORMS:
-            return None
-        if choose_cpu_threading(self.kernel, self._dtype, self.sizes(configuration)) != "parts":
-            return None
-        step = self.stepper(configuration.shape, hyper, X, y, feature_mean)
-        return CpuPartedSteps(step, torch.get_num_threads()) if isinstance(step, CpuAdapterStep) else None
-
-    @property
-    def _dtype(self) -> str:
-        """Name of the dtype of matrix products."""
-        return str((self.text if self.features is None else self.features).dtype).removeprefix("torch.")
+        dtype = (self.text if self.features is None else self.features).dtype
+        return choose_cpu_threads(self.kernel, str(dtype).removeprefix("torch."), self.sizes(configuration))
 
     def sizes(self, configuration: Configuration) -> StepSizes:
         """Return the sizes of a step of one configuration."""
