@@ -53,10 +53,10 @@ def test_a_row_is_on_disk_before_the_next_is_measured(session, tmp_path, monkeyp
 
 
 def test_a_failure_is_a_row(session):
-    shared, found = importlib.import_module("gpu_parts.shared"), []
-    with shared.failure_is_a_row(lambda **values: found.append(values), step="x"):
+    shared, rows = importlib.import_module("gpu_parts.shared"), []
+    with shared.failure_is_a_row(lambda **values: rows.append(values), step="x"):
         raise RuntimeError("out of resource")
-    assert found == [{"step": "x", "error": "RuntimeError('out of resource')", "ok": False}]
+    assert rows == [{"step": "x", "error": "RuntimeError('out of resource')", "ok": False}]
 
 
 def test_an_unknown_part_is_refused(session, tmp_path, capsys):

@@ -32,10 +32,10 @@ def test_list_is_newest_first_and_damage_is_not_fatal(folder):
     (folder / "broken.h5").write_bytes((folder / "pets--mini.h5").read_bytes()[:-1])
     (folder / ".pets.h5.00000000-1-00000000.tmp").write_bytes(b"")
     (folder / "notes.txt").write_text("mine")
-    found = list_caches(folder)
-    assert [summary.path.stem for summary in found] == ["digits--vit", "pets--mini", "digits--mini", "broken"]
-    assert "truncated" in found[-1].damaged
-    newest = found[0].to_json()
+    listed = list_caches(folder)
+    assert [summary.path.stem for summary in listed] == ["digits--vit", "pets--mini", "digits--mini", "broken"]
+    assert "truncated" in listed[-1].damaged
+    newest = listed[0].to_json()
     assert newest["splits"] == {"train": 5, "test": 4}
     assert (newest["dim"], newest["n_classes"], newest["n_templates"]) == (6, 3, 2)
     assert (newest["dataset"], newest["stored_dtype"], newest["damaged"]) == ("digits", "float16", None)

@@ -91,7 +91,7 @@ def test_only_a_few_images_are_asked_for_ahead() -> None:
 
 def test_a_known_file_is_not_decoded(folder: Path) -> None:
     sha256 = hashlib.sha256((folder / "a.png").read_bytes()).digest()
-    images = list(read_ahead(image_inputs(folder), lambda: np.asarray, "pillow", lambda found: found == sha256))  # type: ignore[return-value, arg-type]
+    images = list(read_ahead(image_inputs(folder), lambda: np.asarray, "pillow", lambda digest: digest == sha256))  # type: ignore[return-value, arg-type]
     assert [image.sha256 for image in images] == [sha256] * 3  # the same pixels in the same format
     assert all(image.crop is None and image.unreadable is None for image in images)
 

@@ -127,7 +127,7 @@ def test_one_unreadable_image_is_a_warning_with_its_id(cafe, photos, tiny_clip_f
     (photos / "cat" / "3.png").write_bytes(b"broken")
     outcome = cafe("extract", "--dataset", photos, "--model", tiny_clip_folder, "--json")
     assert outcome.code == 0
-    assert [one["sample_id"] for one in outcome.json["unreadable"]] == ["cat/3.png"]
+    assert [entry["sample_id"] for entry in outcome.json["unreadable"]] == ["cat/3.png"]
     assert "warning:" in outcome.err and "cat/3.png" in outcome.err
     assert sum(outcome.json["splits"].values()) == 15
     refused(cafe("extract", "--dataset", photos, "--model", tiny_clip_folder, "--on-error", "fail"), "cat/3.png")

@@ -36,18 +36,18 @@ def test_cache_dir_wins_over_the_environment(cafe, blobs, cache_dir, tmp_path):
 def test_lists_say_of_what_there_are_caches(cafe, make_cache, tmp_path):
     path = make_cache("digits", encoder="cafe:mini")
     datasets, models = cafe("datasets", "--json").json["datasets"], cafe("models", "--json").json["models"]
-    assert {one["name"]: one["caches"] for one in datasets if one["caches"]} == {"digits": [str(path)]}
-    assert {one["name"]: one["caches"] for one in models if one["caches"]} == {"cafe:mini": [str(path)]}
-    assert not any(one["caches"] for one in cafe("datasets", "--json", "--cache-dir", tmp_path).json["datasets"])
+    assert {entry["name"]: entry["caches"] for entry in datasets if entry["caches"]} == {"digits": [str(path)]}
+    assert {entry["name"]: entry["caches"] for entry in models if entry["caches"]} == {"cafe:mini": [str(path)]}
+    assert not any(entry["caches"] for entry in cafe("datasets", "--json", "--cache-dir", tmp_path).json["datasets"])
 
 
 COMPARE = ["compare", "baselines", "--methods", "tip-adapter", "--shots", "2", "--json"]
 
 
 def test_one_seed_is_a_list_of_one(cafe, blobs):
-    one, listed = (cafe(*COMPARE, option, "5").json["rows"] for option in ("--seed", "--seeds"))
-    assert [row["seed"] for row in one] == [5]
-    assert [row["acc1"] for row in one] == [row["acc1"] for row in listed]
+    single, listed = (cafe(*COMPARE, option, "5").json["rows"] for option in ("--seed", "--seeds"))
+    assert [row["seed"] for row in single] == [5]
+    assert [row["acc1"] for row in single] == [row["acc1"] for row in listed]
 
 
 @pytest.mark.parametrize(

@@ -27,13 +27,13 @@ COMMAND = re.compile(r"^(?:\$ |    )?(?:pip install .* && )?(cafe [a-z].*)$")
 
 def commands(text: str) -> list[str]:
     """Return the commands of code blocks, indented or fenced, with continued lines joined."""
-    lines, found, fenced = re.sub(r"\\\n\s*", "", text).splitlines(), [], False
+    lines, commands_of_blocks, fenced = re.sub(r"\\\n\s*", "", text).splitlines(), [], False
     for line in lines:
         if line.startswith("```"):
             fenced = not fenced
         elif (match := COMMAND.match(line)) and (fenced or line.startswith("    ")):
-            found.append(match[1])
-    return found
+            commands_of_blocks.append(match[1])
+    return commands_of_blocks
 
 
 def parse(words: list[str]) -> None:

@@ -83,8 +83,8 @@ def test_the_run_of_the_demo_predicts_digits(demo, tmp_path):
     assert done.returncode == 0, done.stderr
 
     document = json.loads(done.stdout)
-    assert [Path(one["image"]).name for one in document["unreadable"]] == ["broken.png"]
-    guesses = {Path(one["image"]).stem: one["predictions"] for one in document["images"]}
+    assert [Path(entry["image"]).name for entry in document["unreadable"]] == ["broken.png"]
+    guesses = {Path(entry["image"]).stem: entry["predictions"] for entry in document["images"]}
     assert all(len(guess) == 2 and guess[0]["probability"] >= guess[1]["probability"] for guess in guesses.values())
     right = [guesses[f"{i:02d}"][0]["class"] == digits.class_names[labels[i]] for i in range(40)]
     # Chance is 10 %; the adapter was fitted on other images.

@@ -133,7 +133,8 @@ def test_compare_as_json(cafe, blobs, tmp_path):
     assert all(row.keys() >= ROW for row in document["rows"])
     tip = [row for row in document["rows"] if row["method"] == "tip-adapter"]
     assert sorted((row["shots"], row["seed"]) for row in tip) == [(1, 1), (1, 2), (4, 1), (4, 2)]
-    (entry,) = [one for one in document["summary"] if one["method"] == "tip-adapter" and one["shots"] == 4]
+    summary = document["summary"]
+    (entry,) = [line for line in summary if line["method"] == "tip-adapter" and line["shots"] == 4]
     values = [row["acc1"] for row in tip if row["shots"] == 4]
     assert entry["n"] == 2
     assert entry["acc1_mean"] == pytest.approx(sum(values) / 2)

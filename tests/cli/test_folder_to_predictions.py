@@ -167,11 +167,11 @@ def test_the_cache_and_run_last_used_are_taken_and_marked(cafe, make_cache, tmp_
     old, new = make_cache("blobs"), make_cache("drops")
 
     def current(what: str) -> list[str]:
-        return [one["path"] for one in cafe(what, "ls", "--json").json[what] if one["current"]]
+        return [entry["path"] for entry in cafe(what, "ls", "--json").json[what] if entry["current"]]
 
     # `cafe runs ls --json` has "runs", `cafe cache ls --json` has "caches".
     def current_cache() -> list[str]:
-        return [one["path"] for one in cafe("cache", "ls", "--json").json["caches"] if one["current"]]
+        return [entry["path"] for entry in cafe("cache", "ls", "--json").json["caches"] if entry["current"]]
 
     assert current_cache() == [str(new)]
     first = fitted(cafe, "--cache", "blobs", "--method", "zero-shot")

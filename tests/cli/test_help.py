@@ -84,10 +84,10 @@ def verbs(command, path=""):
 
 
 def test_every_verb_and_option_of_the_contract_is_there():
-    found = {
+    known = {
         name: {option for p in verb.params for option in p.opts} for name, verb in verbs(typer.main.get_command(app))
     }
-    missing = {name: options - found.get(name, set()) for name, options in CONTRACT.items()}
+    missing = {name: options - known.get(name, set()) for name, options in CONTRACT.items()}
     assert {name: options for name, options in missing.items() if options} == {}
 
 

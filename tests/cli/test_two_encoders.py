@@ -90,7 +90,7 @@ def test_fit_on_a_folder_extracts_by_both_at_once(cafe, desk, tmp_path):
     models = f"cafe:mini,{desk / 'dino'}"
     options = ("--method", "zero-shot-plus", "--refit", "--no-promises", "--json")
     first = cafe("fit", folder, "--model", models, *options).json
-    assert [one["encoded"] for one in first["extraction"]] == [30, 30]
+    assert [summary["encoded"] for summary in first["extraction"]] == [30, 30]
     assert first["rows"][0]["n_test"] == 30  # by cross-validation, and refitted on all
     again = cafe("fit", folder, "--model", models, *options).json
     assert again["extraction"] is None

@@ -77,8 +77,8 @@ def test_every_suite_gives_complete_rows(suite, text):
 
 def test_the_same_numbers_again():
     a, b = (compare("baselines", [features()], shots=[2], seeds=[1, 2]) for _ in range(2))
-    for one, two in zip(a.rows, b.rows, strict=True):
-        assert {k: v for k, v in one.items() if k != "fit_seconds"} == {
+    for row, two in zip(a.rows, b.rows, strict=True):
+        assert {k: v for k, v in row.items() if k != "fit_seconds"} == {
             k: v for k, v in two.items() if k != "fit_seconds"
         }
 
@@ -129,9 +129,9 @@ def test_zero_shot_is_one_row_without_shots_and_class_means_are_not():
 
 def test_without_val_the_shots_are_cross_validated_and_one_shot_says_why_not():
     rows = compare("baselines", [features(val=False)], shots=[1, 4], seeds=[1], methods=["tip-adapter"]).rows
-    one, four = rows
-    assert (one["selection"]["policy"], four["selection"]["policy"]) == ("fixed", "cross-validation")
-    assert "at least two training rows" in one["selection"]["note"]
+    one_shot, four = rows
+    assert (one_shot["selection"]["policy"], four["selection"]["policy"]) == ("fixed", "cross-validation")
+    assert "at least two training rows" in one_shot["selection"]["note"]
 
 
 def test_shared_rows_between_train_and_test_are_refused():

@@ -48,10 +48,10 @@ def test_templates_weighted_by_the_shots_are_lines_of_their_own():
     """Where a class has one template there is nothing to weigh, and no line."""
     from dataclasses import replace
 
-    one = cache(3, 4, text=True, val=False)
-    templates = np.concatenate([one.text_features, one.text_features[:, ::-1]])
-    two = replace(one, text_features=templates, templates=("a photo of a {}.", "a {}."))
-    for features, expected in ((one, set()), (two, {"zero-shot", "gda"})):
+    cache_of_templates = cache(3, 4, text=True, val=False)
+    templates = np.concatenate([cache_of_templates.text_features, cache_of_templates.text_features[:, ::-1]])
+    two = replace(cache_of_templates, text_features=templates, templates=("a photo of a {}.", "a {}."))
+    for features, expected in ((cache_of_templates, set()), (two, {"zero-shot", "gda"})):
         result = compare("methods", [features], shots=[2], seeds=[1, 2], methods=["zero-shot", "gda", "stat-a"])
         weighted = [row for row in result.rows if "weighted" in row["series"]]
         assert {row["method"] for row in weighted} == expected

@@ -101,9 +101,9 @@ def test_copies_are_counted_and_stay_on_one_side(photos: Path) -> None:
     assert dataset.contents is not None
     assert dataset.contents.identical is not None
     assert len(dataset.contents.identical) == 10
-    for one, other in dataset.contents.identical:
-        assert one.split == other.split
-        assert (photos / one.sample_id).read_bytes() == (photos / other.sample_id).read_bytes()
+    for copy, other in dataset.contents.identical:
+        assert copy.split == other.split
+        assert (photos / copy.sample_id).read_bytes() == (photos / other.sample_id).read_bytes()
     (note,) = dataset.notes
     assert note.startswith("10 images are copies of another of the same class, such as cat/")
     assert note.endswith("copies are kept on one side of the split")

@@ -91,7 +91,10 @@ def test_sources(entry: Entry, tmp_path: Path) -> None:
     for place in ("here", "moved"):
         (tmp_path / place / "set").mkdir(parents=True)
     here, moved = (cls.write_example(tmp_path / place / "set") for place in ("here", "moved"))
-    assert [one.name for one in SOURCES if one.load().accepts(here) and not one.load().general] in ([], [entry.name])
+    assert [source.name for source in SOURCES if source.load().accepts(here) and not source.load().general] in (
+        [],
+        [entry.name],
+    )
     assert cls.accepts(here) is True
     dataset = open_dataset(str(here))
     assert isinstance(dataset, cls)

@@ -147,8 +147,8 @@ def test_imagenet_has_the_same_ids_as_folders(tmp_path: Path, plant) -> None:
             content = (tmp_path / "folders" / "imagenet" / sample).read_bytes()
             images.append({"bytes": content, "path": f"{path.stem}_{path.parent.name}.JPEG"})
             labels.append(label)
-        one = datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
-        one.to_parquet(target / "data" / f"{word}-00000-of-00001.parquet")
+        single = datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
+        single.to_parquet(target / "data" / f"{word}-00000-of-00001.parquet")
     (target / "data" / "test-00000-of-00001.parquet").write_bytes(b"unlabelled, and not read")
     with pytest.raises(InputError, match=r"class names are expected in .*hub/imagenet/classnames\.txt"):
         open_dataset("imagenet", tmp_path / "hub")

@@ -107,8 +107,8 @@ def test_the_split_does_not_depend_on_where_the_folder_lies(tmp_path: Path) -> N
     for name in "ab":
         fill(tmp_path / "here" / "set" / name, 12, 100 * ord(name))
     shutil.copytree(tmp_path / "here" / "set", tmp_path / "elsewhere" / "set")
-    here, there = (open_dataset(str(tmp_path / place / "set")) for place in ("here", "elsewhere"))
-    assert here.identity() == there.identity()
+    here, elsewhere = (open_dataset(str(tmp_path / place / "set")) for place in ("here", "elsewhere"))
+    assert here.identity() == elsewhere.identity()
     (tmp_path / "elsewhere" / "set" / "a" / "9700.png").write_bytes(b"replaced")
     assert open_dataset(str(tmp_path / "elsewhere" / "set")).identity() != here.identity()
 

@@ -143,7 +143,7 @@ def test_the_table_of_images_is_the_code() -> None:
 def test_refused_images_are_recorded_by_id(capfd) -> None:
     assert call(["extract", "--dataset", "./damaged", "--json", "--force"]) == 0
     unreadable = json.loads(capfd.readouterr().out)["unreadable"]
-    assert sorted(one["sample_id"] for one in unreadable) == ["b/cut.png", "b/empty.jpg", "b/text.jpg"]
+    assert sorted(entry["sample_id"] for entry in unreadable) == ["b/cut.png", "b/empty.jpg", "b/text.jpg"]
     assert call(["extract", "--dataset", "./damaged", "--on-error", "fail", "--force"]) == 2
     assert re.search(r"b/(cut|empty|text)", capfd.readouterr().err)
 
@@ -154,5 +154,5 @@ def test_a_lacking_file_stops_unless_it_may_be_skipped(capfd) -> None:
         assert "names 1 image that is not in" in capfd.readouterr().err
     assert call(["extract", "--dataset", "lacking.csv", "--on-error", "skip", "--json"]) == 0
     answer = json.loads(capfd.readouterr().out)
-    assert [one["sample_id"] for one in answer["unreadable"]] == ["photos/lost.png"]
+    assert [entry["sample_id"] for entry in answer["unreadable"]] == ["photos/lost.png"]
     assert answer["splits"] == {"train": 4, "test": 4}

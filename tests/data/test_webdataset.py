@@ -69,7 +69,7 @@ def test_copies_in_two_shards_stay_on_one_side(tmp_path: Path, make_tar, make_pn
     for name in ("a", "b"):
         make_tar(tmp_path / f"{name}.tar", shard(make_png, 0, 20))
     for split in open_dataset(str(tmp_path)).splits.values():
-        keys = [one.partition("/")[2] for one in split.sample_ids]
+        keys = [sample_id.partition("/")[2] for sample_id in split.sample_ids]
         assert sorted(keys) == sorted(2 * list(set(keys)))
 
 

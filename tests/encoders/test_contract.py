@@ -129,6 +129,6 @@ def test_low_precision(encoder, images, dtype):
     pairs = [(encoder.encode_images(crops), low.encode_images(crops))]
     if encoder.has_text:
         pairs.append((encoder.encode_text(["a"]), low.encode_text(["a"])))
-    for one, two in pairs:
-        assert 0 < np.abs(one - two).max() / np.abs(one).max() < 20 * 2.0**-8
+    for wide, narrow in pairs:
+        assert 0 < np.abs(wide - narrow).max() / np.abs(wide).max() < 20 * 2.0**-8
     assert low.identity()["image"] != encoder.identity()["image"]

@@ -30,12 +30,12 @@ CLASSES = {"cat": (40, 90, 190), "dog": (200, 60, 60)}
 
 def kinds():
     """Name every kind, from the tables' text: a file that needs a library which is missing is not imported."""
-    found = [f"example of {library}" for library in sorted(LIBRARIES)]
+    names = [f"example of {library}" for library in sorted(LIBRARIES)]
     for path in sorted(HERE.glob("test_*.py")):
         for table, body in re.findall(r"^(KINDS|FAMILIES) = \{\n(.*?)^\}", path.read_text("utf-8"), flags=re.M | re.S):
             keys = re.findall(r'^    "([^"]+)":', body, flags=re.M)
-            found += [f"{path.stem}, {table}, {key}" for key in keys]
-    return found
+            names += [f"{path.stem}, {table}, {key}" for key in keys]
+    return names
 
 
 def module(stem):

@@ -36,8 +36,8 @@ def of_transformers(kind, **settings):
     return ProcessorCropper(SiglipImageProcessorPil(size={"height": 224, "width": 224}, **settings))
 
 
-def difference(one, two):
-    return np.abs(one.astype(int) - two.astype(int))
+def difference(first, two):
+    return np.abs(first.astype(int) - two.astype(int))
 
 
 def stated(row):

@@ -56,13 +56,17 @@ def made_again(func, args, kwargs):
 
 def written(func, args, kwargs):
     """Return what an operation that writes to its arguments would return: these."""
-    given = dict(zip((one.name for one in func._schema.arguments), args, strict=False)) | kwargs
-    writes = [one.name for one in func._schema.arguments if one.alias_info is not None and one.alias_info.is_write]
-    found = [given[name] for name in writes if name in given]
+    given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
+    writes = [
+        argument.name
+        for argument in func._schema.arguments
+        if argument.alias_info is not None and argument.alias_info.is_write
+    ]
+    written_values = [given[name] for name in writes if name in given]
     returns = len(func._schema.returns)
-    if returns != len(found) and returns:
+    if returns != len(written_values) and returns:
         raise NotImplementedError(f"{func} while a graph is captured")
-    return None if not returns else found[0] if returns == 1 else tuple(found)
+    return None if not returns else written_values[0] if returns == 1 else tuple(written_values)
 
 
 class Stream:
@@ -211,16 +215,16 @@ class LabelledDevice(TorchFunctionMode):
         if kwargs.pop("pin_memory", False):
             return self.pin(func(*args, **kwargs))
         if device is not None and name not in ("device", "_parse_to") and torch.device(device).type != "meta":
-            there = torch.device(device).type == "cuda"
+            on_device = torch.device(device).type == "cuda"
             kwargs["device"] = CPU
             if name in ("as_tensor", "asarray", "tensor"):
                 made = func(*args, **kwargs)
-                if self.is_labelled(made) != there:
-                    made = self.moved(made, there)
+                if self.is_labelled(made) != on_device:
+                    made = self.moved(made, on_device)
                 return made
-            self.making = there
+            self.making = on_device
             try:
-                return self.label(func(*args, **kwargs), there)
+                return self.label(func(*args, **kwargs), on_device)
             finally:
                 self.making = False
         return func(*args, **kwargs)
@@ -228,31 +232,31 @@ class LabelledDevice(TorchFunctionMode):
     def move(self, tensor, name, args, kwargs):
         """Do ``to``, ``cpu`` and ``cuda``: a copy where the label changes."""
         own = self.is_labelled(tensor)
-        there, left = {"cpu": False, "cuda": True}.get(name, own), []
+        on_device, left = {"cpu": False, "cuda": True}.get(name, own), []
         for value in args:
             if isinstance(value, torch.Tensor):
-                there = self.is_labelled(value)
+                on_device = self.is_labelled(value)
                 left.append(value.dtype)
             elif isinstance(value, (str, torch.device)):
-                there = torch.device(value).type == "cuda"
+                on_device = torch.device(value).type == "cuda"
             else:
                 left.append(value)
         if (device := kwargs.pop("device", None)) is not None:
-            there = torch.device(device).type == "cuda"
+            on_device = torch.device(device).type == "cuda"
         kwargs.pop("non_blocking", None)
         changed = tensor.to(*[v for v in left if isinstance(v, torch.dtype)], **kwargs) if name == "to" else tensor
-        return changed if there == own else self.moved(changed, there)
+        return changed if on_device == own else self.moved(changed, on_device)
 
-    def moved(self, tensor, there: bool):
+    def moved(self, tensor, on_device: bool):
         """Return a copy on the other side."""
-        if there:
+        if on_device:
             self.refuse_while_capturing("a copy from the host")
             self.uploads += 1
         else:
             self.wait()
         with torch._C.DisableTorchFunction():
             copy = tensor.clone()
-        return self.label(copy, there)
+        return self.label(copy, on_device)
 
     # ------------------------------------------------------------------ operations: mixtures and waits
 

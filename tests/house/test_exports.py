@@ -25,13 +25,13 @@ def typed_names(package):
     """What the TYPE_CHECKING block imports: by name, the module that it comes from."""
     tree = ast.parse(Path(package.__file__).read_text(encoding="utf-8"))
     (block,) = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
-    found = {}
+    named = {}
     for node in block.body:
         assert isinstance(node, ast.ImportFrom), ast.unparse(node)
         for alias in node.names:
             assert alias.asname == alias.name, f"`as {alias.name}` marks a name as exported: {ast.unparse(node)}"
-            found[alias.name] = node.module
-    return found
+            named[alias.name] = node.module
+    return named
 
 
 @ids

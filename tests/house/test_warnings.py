@@ -22,9 +22,9 @@ def categories(path: Path) -> list[str | None]:
 def test_every_warning_is_one_of_cafe():
     from cafe.errors import CafeWarning
 
-    found = {path: names for path in FILES if not path.is_symlink() and (names := categories(path))}
-    assert len(found) > 3, "the search finds the warnings that there are"
-    for path, names in found.items():
+    raised = {path: names for path in FILES if not path.is_symlink() and (names := categories(path))}
+    assert len(raised) > 3, "the search finds the warnings that there are"
+    for path, names in raised.items():
         relative = path.relative_to(ROOT).with_suffix("")
         module = ".".join(relative.parts if relative.parts[0] == "cafe" else ("cafe", *relative.parts))
         for name in names:

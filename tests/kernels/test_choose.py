@@ -34,7 +34,7 @@ def test_triton_is_taken_where_it_can_run_and_else_said_why_not(monkeypatch):
 def test_auto_multiplies_in_bfloat16_where_a_gpu_has_matrix_units_for_it(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     for capability, taken in (((9, 0), "bfloat16"), ((8, 0), "bfloat16"), ((7, 5), "float32")):
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, answer=capability: answer)
         assert triton_products("auto", "cuda:0") == taken
         assert [triton_products(dtype, "cuda:0") for dtype in ("float32", "tf32")] == ["float32", "tf32"]
     monkeypatch.setenv("TRITON_INTERPRET", "1")

@@ -37,22 +37,23 @@ def triton_functions(path):
     return [
         node
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.FunctionDef) and any("jit" in ast.unparse(one) for one in node.decorator_list)
+        if isinstance(node, ast.FunctionDef)
+        and any("jit" in ast.unparse(decorator) for decorator in node.decorator_list)
     ]
 
 
 def kernel_modules():
     """Names of the Triton functions of each module that no other Triton function calls."""
-    found = {path: triton_functions(path) for path in (ROOT / "cafe" / "kernels").rglob("*.py")}
+    by_module = {path: triton_functions(path) for path in (ROOT / "cafe" / "kernels").rglob("*.py")}
     called = {
         node.func.id
-        for function in itertools.chain(*found.values())
+        for function in itertools.chain(*by_module.values())
         for node in ast.walk(function)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     }
     named = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts): {function.name for function in functions} - called
-        for path, functions in found.items()
+        for path, functions in by_module.items()
     }
     return {name: kernels for name, kernels in named.items() if kernels}
 

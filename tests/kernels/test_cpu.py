@@ -125,11 +125,11 @@ def test_a_stack_is_its_members(folded):
     parameters, hyper, X, y, index, text, mean = problem(shape)
     _, together = CpuAdapterStep(shape, hyper, X, y, text, mean, folded)(parameters, index)
     for k in range(3):
-        one = slice(k, k + 1)
-        step = CpuAdapterStep(shape, {n: v[one] for n, v in hyper.items()}, X, y, text, mean[one], folded)
-        _, alone = step({n: v[one] for n, v in parameters.items()}, index[one])
+        member = slice(k, k + 1)
+        step = CpuAdapterStep(shape, {n: v[member] for n, v in hyper.items()}, X, y, text, mean[member], folded)
+        _, alone = step({n: v[member] for n, v in parameters.items()}, index[member])
         for key, value in alone.items():
-            torch.testing.assert_close(together[key][one], value, rtol=1e-10, atol=1e-12)
+            torch.testing.assert_close(together[key][member], value, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("folded", [False, True], ids=["direct", "folded"])
@@ -142,13 +142,13 @@ def test_a_stack_in_bfloat16_is_its_members_whether_their_rows_are_one_copy_or_s
         for rows in (shared, shared.contiguous())
     ]
     for k in range(3):
-        one = slice(k, k + 1)
-        step = CpuAdapterStep(shape, {n: v[one] for n, v in hyper.items()}, X, y, text, mean[one], folded)
-        losses, alone = step({n: v[one] for n, v in parameters.items()}, shared[one])
+        member = slice(k, k + 1)
+        step = CpuAdapterStep(shape, {n: v[member] for n, v in hyper.items()}, X, y, text, mean[member], folded)
+        losses, alone = step({n: v[member] for n, v in parameters.items()}, shared[member])
         for stack_losses, together in results:
-            torch.testing.assert_close(stack_losses[one], losses, rtol=1e-2, atol=1e-2)
+            torch.testing.assert_close(stack_losses[member], losses, rtol=1e-2, atol=1e-2)
             for key, value in alone.items():
-                assert (together[key][one] - value).norm() <= 0.01 * value.norm()
+                assert (together[key][member] - value).norm() <= 0.01 * value.norm()
 
 
 @pytest.mark.parametrize("folded", [False, True], ids=["direct", "folded"])

@@ -116,8 +116,8 @@ def test_the_published_layout_of_prompts(tower):
         ("end", [start, None, None, None, *name, dot, end]),
         ("middle", [start, None, *name, None, None, dot, end]),
     ):
-        found = make_prompts(tower, NAMES, 3, class_token).prompts(contexts, torch.tensor([1]))[0, 0]
-        torch.testing.assert_close(found[: len(parts)], expected(parts, len(parts)), rtol=0, atol=0)
+        prompt = make_prompts(tower, NAMES, 3, class_token).prompts(contexts, torch.tensor([1]))[0, 0]
+        torch.testing.assert_close(prompt[: len(parts)], expected(parts, len(parts)), rtol=0, atol=0)
 
 
 def objective(tower, class_chunk=None, checkpoint=None, class_specific=False, class_token="middle"):
@@ -172,8 +172,8 @@ def test_checkpointing_keeps_one_chunk_only(tower):
     """Bytes that autograd saves in the forward pass: all classes' without, next to nothing with."""
 
     def saved(**how):
-        one = objective(tower, class_chunk=1, **how)
-        contexts, total = torch.zeros((1, *one.shape), dtype=torch.float64, requires_grad=True), 0
+        trained = objective(tower, class_chunk=1, **how)
+        contexts, total = torch.zeros((1, *trained.shape), dtype=torch.float64, requires_grad=True), 0
 
         def pack(tensor):
             nonlocal total
@@ -181,7 +181,7 @@ def test_checkpointing_keeps_one_chunk_only(tower):
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            one.class_features(contexts)
+            trained.class_features(contexts)
         return total
 
     assert saved(checkpoint=True) < 0.05 * saved(checkpoint=False)
@@ -189,9 +189,9 @@ def test_checkpointing_keeps_one_chunk_only(tower):
 
 def test_the_memory_estimate_is_of_the_right_size(tower):
     """The estimate that chunks are cut by, against the bytes that autograd really saves (weights left out)."""
-    one = objective(tower, checkpoint=False)
+    single = objective(tower, checkpoint=False)
     held = {p.data_ptr() for p in tower.model.parameters()}
-    contexts, total = torch.zeros((1, *one.shape), dtype=torch.float64, requires_grad=True), 0
+    contexts, total = torch.zeros((1, *single.shape), dtype=torch.float64, requires_grad=True), 0
 
     def pack(tensor):
         nonlocal total
@@ -200,9 +200,9 @@ def test_the_memory_estimate_is_of_the_right_size(tower):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        one.class_features(contexts)
-    parts, _ = one.parts_of(1)
-    assert 0.5 < one.prompts.bytes_per_token * sum(part.tokens for part in parts) / total < 2
+        single.class_features(contexts)
+    parts, _ = single.parts_of(1)
+    assert 0.5 < single.prompts.bytes_per_token * sum(part.tokens for part in parts) / total < 2
 
 
 # ---------------------------------------------------------------------- what a causal tower spares
@@ -247,8 +247,8 @@ def test_sharing_the_prefix_changes_nothing(causal_tower, class_token, chunk, mo
     shared = values(made, chunk)
     monkeypatch.setattr(type(causal_tower), "causal_parts", lambda self: None)
     whole = values(make_prompts(causal_tower, names, 3, class_token), 4)
-    for one, other in zip(shared, whole, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-12 * float(other.abs().max()))
+    for gradient, other in zip(shared, whole, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=0, atol=1e-12 * float(other.abs().max()))
 
 
 def test_what_is_encoded_of_a_thousand_prompts(tower):
@@ -389,8 +389,8 @@ def test_a_grid_opens_its_tower_once_and_gives_what_single_fits_give(folder, pro
     grid = [make(folder, random_state=s, lr=0.05, class_specific=csc) for s in (0, 1) for csc in (False, True)]
     fits = fit_many(X, y, grid)
     assert len(opened) == 1
-    for fit, one in zip(fits, grid, strict=True):
-        single = clone(one).fit(X, y)
+    for fit, model in zip(fits, grid, strict=True):
+        single = clone(model).fit(X, y)
         np.testing.assert_allclose(fit.logits(X), single.logits(X), rtol=1e-3, atol=1e-3)
 
 

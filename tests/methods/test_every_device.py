@@ -160,10 +160,10 @@ def test_a_solver_on_the_device_keeps_what_it_learned_and_drops_the_turn_after_t
 
         start, memory = function(torch.zeros(1, 20, dtype=torch.float64, device="cuda")), []
         ridge = torch.full((1, 1), 0.1, dtype=torch.float64, device="cuda")
-        found = minimise(function, start, ridge, lambda q: q, 1e-10, 100, memory)
-        assert bool(found.done.cpu().all())
-        assert evaluations == found.iterations + 2  # the start, and the one after the end
-        assert len(memory) == min(HISTORY, found.iterations)
+        minimum = minimise(function, start, ridge, lambda q: q, 1e-10, 100, memory)
+        assert bool(minimum.done.cpu().all())
+        assert evaluations == minimum.iterations + 2  # the start, and the one after the end
+        assert len(memory) == min(HISTORY, minimum.iterations)
         assert bool(memory[-1][2].cpu().all()), "the last pair is that of the last turn that moved"
         stopped = minimise(function, start, ridge, lambda q: q, 1e-10, 3, [])
         assert stopped.iterations == 3 and not bool(stopped.done.cpu().any())

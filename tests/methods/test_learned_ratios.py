@@ -46,8 +46,8 @@ def a_step(mode, seed=0):
     w = normalize(torch.as_tensor(text), dim=-1)[None]
     shape = AdapterShape("both", "paper", 12, mode, mode)
     hyper = {"alpha": 0.2, "beta": 0.2, "logit_scale": 50.0}
-    one = Configuration(np.arange(len(y)), 0, shape, hyper, 1, len(y), 1e-3, 0.0, "adamw")
-    drawn = AdapterObjective(w).initial(one, torch.Generator().manual_seed(seed))
+    configuration = Configuration(np.arange(len(y)), 0, shape, hyper, 1, len(y), 1e-3, 0.0, "adamw")
+    drawn = AdapterObjective(w).initial(configuration, torch.Generator().manual_seed(seed))
     parameters = {name: value.double()[None] for name, value in drawn.items()}
     labels = torch.as_tensor(y[::-1].copy())[None]  # zero-shot is wrong, so there is something to learn
     values = {name: torch.tensor([value]).double() for name, value in hyper.items()}

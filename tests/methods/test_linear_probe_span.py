@@ -22,10 +22,10 @@ def test_weights_are_scikit_learns(few, C):
     """The minimum is unique up to a constant in the intercepts; both stop within 1e-8 or so of it."""
     X, y = few
     expected = LogisticRegression(C=C, tol=1e-10, max_iter=10_000).fit(X, y)
-    found = LinearProbe(C=C, normalize=False).fit(X, y)
+    fit = LinearProbe(C=C, normalize=False).fit(X, y)
     scale = np.abs(expected.coef_).max()
-    np.testing.assert_allclose(found.coef_, expected.coef_, rtol=0, atol=1e-3 * scale)
-    intercept = found.intercept_ - found.intercept_.mean()
+    np.testing.assert_allclose(fit.coef_, expected.coef_, rtol=0, atol=1e-3 * scale)
+    intercept = fit.intercept_ - fit.intercept_.mean()
     np.testing.assert_allclose(intercept, expected.intercept_ - expected.intercept_.mean(), rtol=0, atol=1e-3 * scale)
 
 

@@ -146,7 +146,7 @@ def test_a_grid_shares_one_copy_of_the_class_embeddings(name):
     if model.automatic():
         model.search(score)
         assert len(tried) > 1
-    assert all(one.class_embeddings is text for one in tried)
+    assert all(candidate.class_embeddings is text for candidate in tried)
     fits = fit_many(X, y, [make(name, text), make(name, text)])
     assert all(fit.class_embeddings is text for fit in fits)
 

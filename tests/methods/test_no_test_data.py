@@ -29,14 +29,14 @@ def test_another_test_split_changes_nothing_that_was_chosen_or_learned(ready, na
     parameters |= {k: given[k] for k in ("text_tower", "n_context") if k in given}
     # Everything that has a grid is chosen, but for lengths, which are kept short here.
     parameters |= {k: "auto" for k in method.grid if k not in SHORT or list(method.grid) == [k]}
-    probe, found = split("probe", 5).image_features, []
+    probe, results = split("probe", 5).image_features, []
     for shift in (0, 1):
         splits = {"train": split("train", 9), "val": split("val", 4), "test": split("test", 11, shift)}
         features = Features(splits, tuple("abcd"), TEXT[None], logit_scale=20.0)
         fitted = fit_method(features, name, parameters, shots=4, seed=2, selection=policy)
         assert fitted.row["oracle"] is False
-        found.append((fitted.row["acc1"], fitted.row["selection"], fitted.estimator.predict_proba(probe)))
-    (right, chosen, own), (wrong, again, other) = found
+        results.append((fitted.row["acc1"], fitted.row["selection"], fitted.estimator.predict_proba(probe)))
+    (right, chosen, own), (wrong, again, other) = results
     assert right > wrong + 0.2  # the test splits do differ
     assert chosen == again
     np.testing.assert_array_equal(own, other)

@@ -28,9 +28,9 @@ def read(monkeypatch):
     get = StoredRows.__getitem__
 
     def noted(self, key):
-        found = get(self, key)
-        seen.append(len(found))
-        return found
+        rows_read = get(self, key)
+        seen.append(len(rows_read))
+        return rows_read
 
     monkeypatch.setattr(StoredRows, "__getitem__", noted)
     return seen

@@ -142,8 +142,8 @@ def test_candidates_that_differ_after_training_are_trained_once(monkeypatch):
             for a in (1.0, 2.0) for b in (1.0, 5.0) for s in (0, 1)]  # fmt: skip
     fits = fit_many(X, y, grid)
     assert trained == [2]
-    for fit, one in zip(fits, grid, strict=True):
-        single = TipAdapterF(**one.get_params()).fit(X, y)
+    for fit, model in zip(fits, grid, strict=True):
+        single = TipAdapterF(**model.get_params()).fit(X, y)
         np.testing.assert_allclose(fit.logits(X), single.logits(X), rtol=1e-4, atol=1e-4)
 
 

@@ -26,12 +26,12 @@ def written(folder, name, content):
 
 
 def test_published_sets():
-    sets = {one["name"]: one["templates"] for one in known_template_sets()}
+    sets = {template_set["name"]: template_set["templates"] for template_set in known_template_sets()}
     assert len(sets["imagenet-7"]) == 7
     assert len(set(sets["imagenet-80"])) == 80
     # Radford et al. chose the 7 among the 80.
     assert set(sets["imagenet-7"]) <= set(sets["imagenet-80"])
-    assert all(t.count("{}") == 1 for one in sets.values() for t in one)
+    assert all(t.count("{}") == 1 for template_set in sets.values() for t in template_set)
     for name, entry in entries("data", "DATASET").items():
         if name not in ("imagenet-7", "imagenet-80", "generic"):
             assert tuple(sets[name]) == tuple(entry.load().templates)
@@ -98,10 +98,10 @@ def test_templates_join_prompts():
 
 
 def test_class_names(tmp_path):
-    there = ["n01", "n02", "n03"]
-    assert read_class_names(written(tmp_path, "n.txt", "cat\n dog \n\ncow\n"), there) == ("cat", "dog", "cow")
-    assert read_class_names(written(tmp_path, "l.json", ["cat", "dog", "cow"]), there) == ("cat", "dog", "cow")
-    assert read_class_names(written(tmp_path, "r.json", {"n02": "dog"}), there) == ("n01", "dog", "n03")
+    identifiers = ["n01", "n02", "n03"]
+    assert read_class_names(written(tmp_path, "n.txt", "cat\n dog \n\ncow\n"), identifiers) == ("cat", "dog", "cow")
+    assert read_class_names(written(tmp_path, "l.json", ["cat", "dog", "cow"]), identifiers) == ("cat", "dog", "cow")
+    assert read_class_names(written(tmp_path, "r.json", {"n02": "dog"}), identifiers) == ("n01", "dog", "n03")
 
 
 @pytest.mark.parametrize(

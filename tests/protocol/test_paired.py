@@ -12,10 +12,10 @@ def test_with_one_seed_it_is_the_t_test_over_images():
     rng = np.random.default_rng(0)
     a, b = rng.random((1, 200)) < 0.7, rng.random((1, 200)) < 0.6
     expected = stats.ttest_rel(a[0].astype(float), b[0].astype(float))
-    found = paired_test(a, b)
-    assert found.p_value == pytest.approx(expected.pvalue)
-    assert found.ci95 == pytest.approx(tuple(expected.confidence_interval(0.95)))
-    assert found.n_seeds == 1
+    test = paired_test(a, b)
+    assert test.p_value == pytest.approx(expected.pvalue)
+    assert test.ci95 == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert test.n_seeds == 1
 
 
 def test_mcnemar_is_the_exact_binomial_test():
@@ -99,10 +99,10 @@ def test_zero_shot_has_no_seed_and_is_compared_with_every_one():
 def test_it_is_antisymmetric():
     rng = np.random.default_rng(4)
     a, b = rng.random((3, 50)) < 0.8, rng.random((3, 50)) < 0.5
-    one, other = paired_test(a, b), paired_test(b, a)
-    assert one.difference == -other.difference
-    assert one.p_value == other.p_value
-    assert one.ci95 == pytest.approx((-other.ci95[1], -other.ci95[0]))
+    forward, other = paired_test(a, b), paired_test(b, a)
+    assert forward.difference == -other.difference
+    assert forward.p_value == other.p_value
+    assert forward.ci95 == pytest.approx((-other.ci95[1], -other.ci95[0]))
 
 
 def test_nothing_differs_or_everything_does():

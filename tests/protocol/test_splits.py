@@ -17,10 +17,10 @@ def features(names, ids=None, **more):
 
 @pytest.mark.parametrize(("classes", "base"), [(4, 2), (5, 3), (11, 6), (1000, 500), (47, 24), (101, 51)])
 def test_first_ceil_half_is_base(classes, base):
-    one = features([f"c{i}" for i in range(classes)])
-    first, second = split_classes(one)
+    whole = features([f"c{i}" for i in range(classes)])
+    first, second = split_classes(whole)
     assert (len(first.class_names), len(second.class_names)) == (base, classes - base)
-    assert first.class_names + second.class_names == one.class_names
+    assert first.class_names + second.class_names == whole.class_names
 
 
 def test_halves_keep_rows_text_and_relabel():

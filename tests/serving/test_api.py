@@ -143,15 +143,15 @@ def test_no_file_of_the_machine_is_reachable(address, path):
 
 
 def test_limits_of_a_request(address):
-    one = as_bytes(digit(1))
-    assert_refused(send(address, *((f"{i}.png", one) for i in range(9))), 413, "may hold 8 images; got 9")
+    image = as_bytes(digit(1))
+    assert_refused(send(address, *((f"{i}.png", image) for i in range(9))), 413, "may hold 8 images; got 9")
     assert_refused(send(address, ("a.png", bytes(5_000_000))), 413, "4 MB")
     assert_refused(
         httpx.post(f"{address}/predict", content=iter([PART, *[bytes(1_000_000)] * 6]), headers=FORM), 413, "4 MB"
     )
-    assert_refused(send(address, ("a.png", one), top=0), 422, "top")
-    assert_refused(send(address, ("a.png", one), coverage=0.9999), 422, "coverage of 0.9999 needs")
-    assert_refused(send(address, ("a.png", one), unknown=0.00001), 422, "false alarms")
+    assert_refused(send(address, ("a.png", image), top=0), 422, "top")
+    assert_refused(send(address, ("a.png", image), coverage=0.9999), 422, "coverage of 0.9999 needs")
+    assert_refused(send(address, ("a.png", image), unknown=0.00001), 422, "false alarms")
     assert_refused(httpx.post(f"{address}/predict"), 422, "files")
 
 
@@ -205,10 +205,10 @@ def test_a_slow_client_is_sent_away_and_holds_nobody_up(address):
 def test_a_full_queue_is_429_and_empties_again(predictor):
     app = make_app(predictor, Limits(waiting=3, images=8))
     with running(app) as address:
-        one = as_bytes(digit(1))
-        assert_refused(send(address, *((f"{i}.png", one) for i in range(4))), 429, "waiting", "try again")
-        assert send(address, *((f"{i}.png", one) for i in range(4))).headers["retry-after"] == "1"
-        assert send(address, ("a.png", one)).status_code == 200
+        image = as_bytes(digit(1))
+        assert_refused(send(address, *((f"{i}.png", image) for i in range(4))), 429, "waiting", "try again")
+        assert send(address, *((f"{i}.png", image) for i in range(4))).headers["retry-after"] == "1"
+        assert send(address, ("a.png", image)).status_code == 200
         assert app.state.service.batcher.held == 0
 
 

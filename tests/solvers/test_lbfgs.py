@@ -22,7 +22,7 @@ def test_pairs_of_one_ridge_serve_another():
     memory = []
     first = run(0.1, memory)
     fresh, warm = run(0.02, []), run(0.02, memory)
-    for found, ridge in ((first, 0.1), (warm, 0.02)):
+    for minimum, ridge in ((first, 0.1), (warm, 0.02)):
         exact = torch.linalg.solve(A.T @ A + ridge * torch.eye(8), (b @ A)[0])
-        torch.testing.assert_close(found.point.x[0], exact, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(minimum.point.x[0], exact, rtol=1e-4, atol=1e-5)
     assert warm.iterations < fresh.iterations

@@ -119,9 +119,9 @@ def test_value_and_gradient_are_autograds():
     flat = torch.tensor(rng.normal(size=(2, 25)), requires_grad=True)
     value = direct(loss, X, y, weights, flat)
     (gradient,) = torch.autograd.grad(value.sum(), flat)
-    found = loss(flat.detach())
-    torch.testing.assert_close(found.f, value.detach(), rtol=1e-12, atol=0)
-    torch.testing.assert_close(found.df, gradient, rtol=1e-10, atol=1e-12)
+    point = loss(flat.detach())
+    torch.testing.assert_close(point.f, value.detach(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(point.df, gradient, rtol=1e-10, atol=1e-12)
 
 
 def test_model_is_the_hessians_block_at_zero_and_keeps_weights_and_means_elsewhere():
@@ -146,7 +146,7 @@ def test_preconditioner_solves_with_the_model():
     model = Curvature(torch.tensor(rng.uniform(0.1, 1, (2, 3))), torch.tensor(rng.normal(size=(2, 4, 3))), A @ A.T)
     ridge, seen = torch.tensor([0.01, 0.3]).double(), torch.tensor([[True] * 3, [True, False, True]])
     q = torch.tensor(rng.normal(size=(2, 5, 3)))
-    found = Preconditioner(model, *torch.linalg.eigh(model.S), ridge, seen)(q.view(2, -1)).view(2, 5, 3)
+    solution = Preconditioner(model, *torch.linalg.eigh(model.S), ridge, seen)(q.view(2, -1)).view(2, 5, 3)
     for g in range(2):
         solved = torch.zeros(5, 3).double()
         for c in range(3):
@@ -156,8 +156,8 @@ def test_preconditioner_solves_with_the_model():
             H[:4, 4], H[4, :4], H[4, 4] = k * m, k * m, k
             solved[:, c] = torch.linalg.solve(H, q[g, :, c])
         solved -= solved[:, seen[g]].mean(1, keepdim=True)
-        torch.testing.assert_close(found[g, :, seen[g]], solved[:, seen[g]])
-        assert (found[g, :, ~seen[g]] == 0).all()
+        torch.testing.assert_close(solution[g, :, seen[g]], solved[:, seen[g]])
+        assert (solution[g, :, ~seen[g]] == 0).all()
 
 
 @pytest.mark.parametrize("path", [[1e-6, 1e-4, 1e-2, 1.0, 1e2, 1e4, 1e6], list(np.logspace(-2, 3, 15))])
@@ -182,9 +182,9 @@ def test_a_search_that_comes_back_finds_what_single_fits_find_in_few_passes(monk
     monkeypatch.setattr(SoftmaxLoss, "evaluate", lambda *a, **k: passes.append(1) or evaluate(*a, **k))
     path = PenaltyPath(SoftmaxLoss(X, y, 8, np.ones((1, 400), np.int64), torch.float64), 1000)
     asked = [[1e4, 1e2, 1.0, 1e-2], [10.0, 1e3], [3.0, 31.0], [5.6, 18.0], [1e-4, 1e-3], [7.5, 13.0], [1e4]]
-    found = {C: fit for call in asked for C, (fit,) in zip(call, path.fits(call, 1e-11), strict=True)}
+    fits = {C: fit for call in asked for C, (fit,) in zip(call, path.fits(call, 1e-11), strict=True)}
     warm = len(passes)
-    for C, fit in found.items():
+    for C, fit in fits.items():
         ((alone,),) = logistic_path(X, y, 8, [C], tolerance=1e-11, dtype=torch.float64)
         assert fit.objective == pytest.approx(alone.objective, rel=1e-5)
         model = LogisticRegression(C=C, tol=1e-9, max_iter=5000).fit(X.numpy(), y)

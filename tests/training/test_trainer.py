@@ -35,24 +35,24 @@ def configuration(rows, seed=0, optimizer="adamw", **changes):
     return Configuration(**{**values, **changes})
 
 
-def plain_loop(X, y, text, one):
+def plain_loop(X, y, text, settings):
     """What a user would write: nn.Linear, torch.optim, one configuration, the trainer's draws replayed."""
-    generator = torch.Generator().manual_seed(one.random_state)
-    initial = AdapterObjective(text[None]).initial(one, generator)
+    generator = torch.Generator().manual_seed(settings.random_state)
+    initial = AdapterObjective(text[None]).initial(settings, generator)
     down = torch.nn.Linear(X.shape[1], 2, bias=False, dtype=X.dtype)
     up = torch.nn.Linear(2, X.shape[1], bias=False, dtype=X.dtype)
     with torch.no_grad():
         down.weight.copy_(initial["image_down"].T)
         up.weight.copy_(initial["image_up"].T)
     weights = [down.weight, up.weight]
-    if one.optimizer == "adamw":
-        optimizer = torch.optim.AdamW(weights, lr=one.lr, weight_decay=one.weight_decay)
+    if settings.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(weights, lr=settings.lr, weight_decay=settings.weight_decay)
     else:
-        optimizer = torch.optim.SGD(weights, lr=one.lr, momentum=0.9, weight_decay=one.weight_decay)
-    rows, b = torch.as_tensor(one.rows), min(one.batch_size, len(one.rows))
-    stream = torch.cat([torch.randperm(len(rows), generator=generator) for _ in range(one.steps)])
-    for step in range(one.steps):
-        optimizer.param_groups[0]["lr"] = one.lr * 0.5 * (1 + math.cos(math.pi * step / one.steps))
+        optimizer = torch.optim.SGD(weights, lr=settings.lr, momentum=0.9, weight_decay=settings.weight_decay)
+    rows, b = torch.as_tensor(settings.rows), min(settings.batch_size, len(settings.rows))
+    stream = torch.cat([torch.randperm(len(rows), generator=generator) for _ in range(settings.steps)])
+    for step in range(settings.steps):
+        optimizer.param_groups[0]["lr"] = settings.lr * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
         index = rows[stream[step * b : (step + 1) * b]]
         f = X[index]
         f = 0.3 * up(torch.relu(down(f))) + 0.7 * f
@@ -66,9 +66,9 @@ def plain_loop(X, y, text, one):
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_single_fit_is_the_plain_torch_loop(optimizer):
     X, y, text = data()
-    one = configuration(np.arange(40), optimizer=optimizer)
-    (trained,) = train_many(AdapterObjective(text[None]), X, y, [one])
-    down, up = plain_loop(X, y, text, one)
+    settings = configuration(np.arange(40), optimizer=optimizer)
+    (trained,) = train_many(AdapterObjective(text[None]), X, y, [settings])
+    down, up = plain_loop(X, y, text, settings)
     np.testing.assert_allclose(trained.parameters["image_down"], down, rtol=1e-8, atol=1e-10)
     np.testing.assert_allclose(trained.parameters["image_up"], up, rtol=1e-8, atol=1e-10)
 
@@ -84,8 +84,8 @@ def test_a_grid_gives_what_single_fits_give():
         configuration(np.arange(40), seed=5, optimizer="sgd", steps=12),
     ]
     objective = AdapterObjective(text[None])
-    for trained, one in zip(train_many(objective, X, y, grid), grid, strict=True):
-        (single,) = train_many(objective, X, y, [one])
+    for trained, settings in zip(train_many(objective, X, y, grid), grid, strict=True):
+        (single,) = train_many(objective, X, y, [settings])
         assert trained.parameters.keys() == single.parameters.keys()
         for name, value in trained.parameters.items():
             # float64 fits agree to 1e-6 whatever they are batched with (DESIGN section 7).

@@ -180,8 +180,8 @@ class TritonAdapterStep:
         own = Update(
             "none", self.gradients, {}, {}, self.narrow_weights(parameters), losses, nothing, nothing, nothing, nothing
         )
-        found, _ = self.take(parameters, index.contiguous()[:, None], self.start, self.start, own)
-        for name, value in found.items():
+        gradients, _ = self.take(parameters, index.contiguous()[:, None], self.start, self.start, own)
+        for name, value in gradients.items():
             self.gradients[name].copy_(value)
         return losses, self.gradients
 

@@ -202,11 +202,11 @@ def class_update_kernel(  # type: ignore[no-untyped-def]
             OPTIMIZER, False, B1, B2, MOMENTUM,
         )  # fmt: skip
     if (tl.program_id(0) == 0) & (tl.program_id(1) == 0):
-        found = tl.zeros((BK,), dtype=tl.float32)
+        sums = tl.zeros((BK,), dtype=tl.float32)
         for start in range(0, b, BK):
             r = start + tl.arange(0, BK)
-            found += tl.load(losses + fit * b + r, mask=r < b, other=0.0)
-        loss = tl.sum(found, axis=0) * over
+            sums += tl.load(losses + fit * b + r, mask=r < b, other=0.0)
+        loss = tl.sum(sums, axis=0) * over
         if PULLED:
             held = tl.zeros((BM,), dtype=tl.float32)
             for start in range(0, c, BM):

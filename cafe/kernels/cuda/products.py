@@ -46,10 +46,10 @@ def places_of(batch, fit, rows, n, GATHER: tl.constexpr):  # type: ignore[no-unt
 def reciprocal_length(squares, places, inside, stride, parts, POWER: tl.constexpr):  # type: ignore[no-untyped-def]
     """1 / |q| of rows from the parts of |q|^2; 0 for a row of zeros, NaN for one of NaN."""
     p = tl.arange(0, POWER)
-    found = tl.load(
+    of_parts = tl.load(
         squares + p[:, None] * stride + places[None, :], mask=(p[:, None] < parts) & inside[None, :], other=0.0
     )
-    total = tl.sum(found, axis=0)
+    total = tl.sum(of_parts, axis=0)
     return tl.where(total == 0, 0.0, 1 / tl.sqrt(tl.where(total == 0, 1.0, total)))
 
 

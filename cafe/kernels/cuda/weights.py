@@ -64,11 +64,11 @@ def weights_kernel(  # type: ignore[no-untyped-def]
             OPTIMIZER, NARROW, B1, B2, MOMENTUM,
         )  # fmt: skip
     if LOSSES and tile == 0:
-        found = tl.zeros((BK,), dtype=tl.float32)
+        sums = tl.zeros((BK,), dtype=tl.float32)
         for start in range(0, b, BK):
             r = start + tl.arange(0, BK)
-            found += tl.load(losses + fit * b + r, mask=r < b, other=0.0)
-        mean = tl.sum(found, axis=0) / b
+            sums += tl.load(losses + fit * b + r, mask=r < b, other=0.0)
+        mean = tl.sum(sums, axis=0) / b
         if OPTIMIZER == "none":
             tl.store(tail + fit, mean)
         else:

@@ -93,9 +93,9 @@ def test_an_encoder_travels_with_its_choice():
     encoder = open_encoder("cafe:mini", "cpu").with_batch_size(4)
     crops = np.zeros((16, 32, 32, 3), dtype=np.uint8)
     expected = encoder.encode_images(crops)
-    there = pickle.loads(pickle.dumps(encoder))
-    assert np.array_equal(there.encode_images(crops), expected)
-    assert there.identity() == encoder.identity()
-    assert there.reopen is not None
-    assert there.reopen("bfloat16").dtype == "bfloat16"
+    copied = pickle.loads(pickle.dumps(encoder))
+    assert np.array_equal(copied.encode_images(crops), expected)
+    assert copied.identity() == encoder.identity()
+    assert copied.reopen is not None
+    assert copied.reopen("bfloat16").dtype == "bfloat16"
     assert open_encoder("cafe:mini", "cpu", "float32").reopen is None

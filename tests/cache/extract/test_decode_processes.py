@@ -43,16 +43,16 @@ def chunks():
 
 
 def everything(pool):
-    found, waiting = [], chunks()
+    decoded, waiting = [], chunks()
     while waiting or pool.n_pending:
         while waiting and not pool.is_full:
             pool.submit(waiting.pop(0))
         for image in pool.next_result():
             if image.unreadable is not None:
-                found.append((image.unreadable.sample_id, image.unreadable.reason))
+                decoded.append((image.unreadable.sample_id, image.unreadable.reason))
             else:
-                found.append([np.array(crops) for crops in image.crops])
-    return found
+                decoded.append([np.array(crops) for crops in image.crops])
+    return decoded
 
 
 @pytest.fixture
@@ -73,13 +73,13 @@ def processes(decoder, workers=2, ahead=3):
     return DecoderProcesses(decoder, ((5, 6), (5, 6)), views=2, ahead=ahead, workers=workers, beside_encoder=True)
 
 
-def same(found, expected):
-    assert len(found) == len(expected) == 14
-    for one, other in zip(found, expected, strict=True):
-        if isinstance(one, tuple):
-            assert one == other
+def same(decoded, expected):
+    assert len(decoded) == len(expected) == 14
+    for image, other in zip(decoded, expected, strict=True):
+        if isinstance(image, tuple):
+            assert image == other
         else:
-            assert [crops.tobytes() for crops in one] == [crops.tobytes() for crops in other]
+            assert [crops.tobytes() for crops in image] == [crops.tobytes() for crops in other]
 
 
 def test_processes_give_what_threads_give(decoder, expected):
@@ -129,8 +129,8 @@ def test_extraction_with_workers_gives_the_same_bytes(folder, fakes, tmp_path):
         assert summary.workers == workers
         files.append(read_features(summary.path))
     for name in ("image_features", "view_features"):
-        one, other = (getattr(features.splits["train"], name) for features in files)
-        assert one.tobytes() == other.tobytes()
+        first, other = (getattr(features.splits["train"], name) for features in files)
+        assert first.tobytes() == other.tobytes()
     assert [row["reason"] for row in files[1].provenance["unreadable"]] == [
         row["reason"] for row in files[0].provenance["unreadable"]
     ]

@@ -59,10 +59,10 @@ def test_the_bytes_are_those_of_one_after_the_other(fakes, tmp_path):
         counts = [state.done for state in seen if state.stage == "images"]
         assert counts == sorted(counts) and counts[-1] == 71
     for name in COUNTS:
-        one, other = (features.splits[name] for features in files)
-        assert one.image_features.tobytes() == other.image_features.tobytes()
-    one, other = (features.splits["train"].view_features for features in files)
-    assert one.tobytes() == other.tobytes()
+        first, other = (features.splits[name] for features in files)
+        assert first.image_features.tobytes() == other.image_features.tobytes()
+    first, other = (features.splits["train"].view_features for features in files)
+    assert first.tobytes() == other.tobytes()
 
 
 def test_as_many_batches_side_by_side_as_threads_where_there_are_enough(fakes):

@@ -42,9 +42,9 @@ def test_rows_are_the_union_of_the_draws(caches):
 def test_a_task_is_that_of_the_whole_cache(caches, shots, seed):
     _, whole, few = caches
     expected, task = (make_task(features, shots, seed, check=False) for features in (whole, few))
-    for one, other in ((task.train, expected.train), (task.val, expected.val), (task.test, expected.test)):
-        assert one.sample_ids.tolist() == other.sample_ids.tolist()
-        assert one.image_features.tobytes() == other.image_features.tobytes()
+    for part, other in ((task.train, expected.train), (task.val, expected.val), (task.test, expected.test)):
+        assert part.sample_ids.tolist() == other.sample_ids.tolist()
+        assert part.image_features.tobytes() == other.image_features.tobytes()
 
 
 def test_what_was_not_extracted_is_refused(caches):

@@ -134,9 +134,9 @@ def test_new_templates_make_a_cache_beside_and_going_back_encodes_nothing(photos
     assert (second.action, second.encoded, second.kept) == ("text encoded again", 0, 25)
     assert encoder.prompts == ["the cat", "the dog"]
     assert second.path != first.path
-    one, other = read_features(first.path), read_features(second.path)
-    assert one.provenance["image_fingerprint"] == other.provenance["image_fingerprint"]
-    assert (one.templates, other.templates) == (("a photo of a {}.",), ("the {}",))
+    before, other = read_features(first.path), read_features(second.path)
+    assert before.provenance["image_fingerprint"] == other.provenance["image_fingerprint"]
+    assert (before.templates, other.templates) == (("a photo of a {}.",), ("the {}",))
     for templates, path in ((["the {}"], second.path), (None, first.path)):
         summary = extract(open_dataset(str(photos)), encoder, tmp_path / "a.h5", templates=templates)
         assert (summary.action, summary.path, summary.kept) == ("already there", path, 25)
@@ -212,10 +212,10 @@ def test_several_encoders_take_what_each_has(photos, fakes, tmp_path):
     extract(open_dataset(str(photos)), encoders()[0], outs[0])
     fill(photos / "dog", 2, 150)
     both = encoders()
-    one, two = extract_many(open_dataset(str(photos)), both, outs)
-    assert [(each.encoded, each.kept) for each in (one, two)] == [(2, 25), (27, 0)]
+    first_result, two = extract_many(open_dataset(str(photos)), both, outs)
+    assert [(each.encoded, each.kept) for each in (first_result, two)] == [(2, 25), (27, 0)]
     assert [sum(encoder.batches) for encoder in both] == [2, 27]
-    images = [read_features(each.path).splits["train"].image_features.tolist() for each in (one, two)]
+    images = [read_features(each.path).splits["train"].image_features.tolist() for each in (first_result, two)]
     assert images[0] == images[1]
 
 
@@ -231,7 +231,7 @@ def test_unreadable_and_vanished_images_and_workers(photos, fakes, again, tmp_pa
     (photos / "cat" / "000.png").unlink()  # after it was listed
     summary = extract(grown, fakes[1](), tmp_path / "a.h5", workers=workers)
     assert (summary.encoded, summary.kept) == (2, 24)
-    assert sorted(one["sample_id"] for one in summary.unreadable) == ["cat/000.png", "cat/x.png", "dog/y.png"]
+    assert sorted(entry["sample_id"] for entry in summary.unreadable) == ["cat/000.png", "cat/x.png", "dog/y.png"]
 
 
 def test_a_grown_extraction_is_cut_off_and_carried_on(photos, fakes, tmp_path, tmp_path_factory):

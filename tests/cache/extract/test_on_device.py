@@ -44,9 +44,9 @@ def test_batches_are_copied_from_registered_memory_and_the_forward_pass_is_repla
         del encoder
         gc.collect()  # memory is let go of while the device is there
     extract(dataset, open_encoder("cafe:mini", device="cpu", dtype="float32"), tmp_path / "cpu.h5", **options)
-    there, here = (read_features(tmp_path / f"{name}.h5").splits["train"] for name in ("device", "cpu"))
-    assert list(there.sample_ids) == list(here.sample_ids)
-    np.testing.assert_allclose(there.image_features.astype(float), here.image_features.astype(float), atol=2e-3)
+    on_device, here = (read_features(tmp_path / f"{name}.h5").splits["train"] for name in ("device", "cpu"))
+    assert list(on_device.sample_ids) == list(here.sample_ids)
+    np.testing.assert_allclose(on_device.image_features.astype(float), here.image_features.astype(float), atol=2e-3)
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def test_the_same_bytes_with_a_worker_killed(photos, tmp_path, monkeypatch):
     begun.set()
     killer.join()
     assert len(killed) == 1
-    one, other = read_features(whole.path), read_features(by_ray.path)
+    alone, other = read_features(whole.path), read_features(by_ray.path)
     for name in ("train", "test"):
         for array in (
             "image_features",
@@ -116,11 +116,11 @@ def test_the_same_bytes_with_a_worker_killed(photos, tmp_path, monkeypatch):
             "sample_ids",
             "image_sha256",
         ):
-            a, b = getattr(one.splits[name], array), getattr(other.splits[name], array)
+            a, b = getattr(alone.splits[name], array), getattr(other.splits[name], array)
             assert (a is None) == (b is None) and (a is None or a.tobytes() == b.tobytes())
-    assert one.text_features.tobytes() == other.text_features.tobytes()
-    assert one.provenance["unreadable"] == other.provenance["unreadable"]
-    assert len(one.provenance["unreadable"]) == 1
+    assert alone.text_features.tobytes() == other.text_features.tobytes()
+    assert alone.provenance["unreadable"] == other.provenance["unreadable"]
+    assert len(alone.provenance["unreadable"]) == 1
     assert (by_ray.encoded, by_ray.kept) == (whole.splits["train"], whole.splits["test"]) and seen[-1].stage == "write"
     assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
 

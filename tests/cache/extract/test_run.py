@@ -344,8 +344,8 @@ def test_the_encoder_is_left_as_it_was(dataset, encoder, tmp_path):
 
 
 def test_the_options_of_extract_and_extract_many_are_the_same():
-    one, many = (inspect.signature(function).parameters for function in (extract, extract_many))
-    options = [p for p in one.values() if p.kind is p.KEYWORD_ONLY]
+    single, many = (inspect.signature(function).parameters for function in (extract, extract_many))
+    options = [p for p in single.values() if p.kind is p.KEYWORD_ONLY]
     assert options == [p for p in many.values() if p.kind is p.KEYWORD_ONLY]
     assert {"splits", "views", "batch_size", "named"} < {p.name for p in options}
-    assert not any(p.kind is p.VAR_KEYWORD for p in one.values())
+    assert not any(p.kind is p.VAR_KEYWORD for p in single.values())

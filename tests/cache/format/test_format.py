@@ -34,11 +34,11 @@ def test_code_of_the_page_reads_a_fresh_file(full_cache, monkeypatch, capsys):
 
 
 def test_page_has_a_section_for_every_array_and_a_row_for_every_attribute(full_cache):
-    found = []
+    documented = []
     with h5py.File(full_cache) as file:
-        file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
+        file.visititems(lambda name, item: documented.append(name) if isinstance(item, h5py.Dataset) else None)
         attributes = list(file.attrs)
-    for name in found:
+    for name in documented:
         assert f"### `{re.sub('splits/[a-z]+/', 'splits/NAME/', name)}`" in FORMAT
     for name in attributes:
         assert re.search(rf"^\| .*`{name}`.* \|", FORMAT, re.MULTILINE), name

@@ -33,7 +33,7 @@ def test_everything_in_it_is_read(memmap: bool) -> None:
     assert train.sample_ids[0].startswith("train/one/") and test.sample_ids[-1].startswith("test/zero/")
     assert train.view_features is not None and train.view_features.shape == (2, 12, 128)
     assert test.view_features is None
-    assert [one["sample_id"] for one in features.provenance["unreadable"]] == ["train/zero/broken.png"]
+    assert [entry["sample_id"] for entry in features.provenance["unreadable"]] == ["train/zero/broken.png"]
     assert {name: len(sizes) for name, sizes in load_sizes(OLD).items()} == {"train": 12, "test": 6}
 
 

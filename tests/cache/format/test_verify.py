@@ -33,10 +33,10 @@ ARRAYS = [
 
 
 def test_the_list_above_is_complete(full_cache):
-    found = []
+    arrays = []
     with h5py.File(full_cache) as file:
-        file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
-    assert sorted(found) == sorted(ARRAYS)
+        file.visititems(lambda name, item: arrays.append(name) if isinstance(item, h5py.Dataset) else None)
+    assert sorted(arrays) == sorted(ARRAYS)
 
 
 def test_sound_cache_has_no_findings(full_cache):

@@ -20,13 +20,13 @@ def test_merged_is_what_one_extraction_gives(fakes, tmp_path):
         for name in ("test", "train", "val")
     ]
     merged = merge_caches(parts, tmp_path / "merged.h5")
-    one, two = read_features(whole.path), read_features(merged)
-    assert two.provenance["fingerprint"] == one.provenance["fingerprint"]
+    at_once, two = read_features(whole.path), read_features(merged)
+    assert two.provenance["fingerprint"] == at_once.provenance["fingerprint"]
     assert list(two.splits) == ["train", "val", "test"]
-    for name in one.splits:
-        np.testing.assert_array_equal(two.splits[name].image_features, one.splits[name].image_features)
+    for name in at_once.splits:
+        np.testing.assert_array_equal(two.splits[name].image_features, at_once.splits[name].image_features)
         np.testing.assert_array_equal(load_sizes(merged)[name], load_sizes(whole.path)[name])
-    np.testing.assert_array_equal(two.text_features, one.text_features)
+    np.testing.assert_array_equal(two.text_features, at_once.text_features)
     assert verify_cache(merged).ok
     # Extraction knows it again.
     assert extract(fakes[0](), fakes[1](), merged).action == "already there"
@@ -45,26 +45,26 @@ def test_unreadable_images_of_all_parts_are_kept(fakes, tmp_path):
 def test_differing_fields_are_named(fakes, tmp_path):
     other = fakes[1]()
     other.image_identity = {**other.image_identity, "weights_sha256": "55" * 32}
-    one = extract(fakes[0](), fakes[1](), tmp_path / "a.h5", splits=["train"]).path
+    first = extract(fakes[0](), fakes[1](), tmp_path / "a.h5", splits=["train"]).path
     two = extract(fakes[0](), other, tmp_path / "b.h5", splits=["test"], stored_dtype="float32").path
     with pytest.raises(CacheError, match="image.encoder.weights_sha256") as caught:
-        merge_caches([one, two], tmp_path / "m.h5")
+        merge_caches([first, two], tmp_path / "m.h5")
     assert "image.stored_dtype" in str(caught.value) and "b.h5" in str(caught.value)
     three = extract(fakes[0](), fakes[1](), tmp_path / "c.h5", splits=["test"], templates=["other {}"]).path
     with pytest.raises(CacheError, match="text.templates"):
-        merge_caches([one, three], tmp_path / "m.h5")
+        merge_caches([first, three], tmp_path / "m.h5")
     assert not (tmp_path / "m.h5").exists()
 
 
 def test_caches_that_cannot_be_merged_are_refused(fakes, tmp_path):
-    one = extract(fakes[0](), fakes[1](), tmp_path / "a.h5", splits=["train"]).path
+    first = extract(fakes[0](), fakes[1](), tmp_path / "a.h5", splits=["train"]).path
     two = extract(fakes[0](), fakes[1](), tmp_path / "b.h5", splits=["train", "test"]).path
     with pytest.raises(InputError, match="both hold a split 'train'"):
-        merge_caches([one, two], tmp_path / "m.h5")
+        merge_caches([first, two], tmp_path / "m.h5")
     with pytest.raises(InputError, match="at least two"):
-        merge_caches([one], tmp_path / "m.h5")
+        merge_caches([first], tmp_path / "m.h5")
     with pytest.raises(InputError, match="exists already"):
-        merge_caches([one, two], one)
+        merge_caches([first, two], first)
 
 
 def test_imports_merge(tmp_path, capfd):

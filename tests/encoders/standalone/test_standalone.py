@@ -72,10 +72,10 @@ def test_it_is_the_librarys_to_the_last_bit(folders, kind):
     np.testing.assert_allclose(one_prompt, expected, rtol=0, atol=rounding)
     if library.projection() is not None:
         assert np.array_equal(own.projection(), library.projection())
-        for one, other in zip(
+        for tensor, other in zip(
             own.encode_images_unprojected(crops), library.encode_images_unprojected(crops), strict=True
         ):
-            assert np.array_equal(one, other)
+            assert np.array_equal(tensor, other)
     assert own.logit_scale == pytest.approx(library.logit_scale, rel=2 * np.finfo(np.float64).eps)
     assert own.logit_bias == library.logit_bias
     assert (own.dim, own.batch_size, own.least_rows) == (library.dim, library.batch_size, library.least_rows)

@@ -103,14 +103,14 @@ def fit():
     pull = torch.from_numpy(rng.random((3, 5)).astype(np.float32))
     hyper = [{"logit_scale": 20.0, "decay": 0.0, "residual_scale": 1.0, "index": float(i)} for i in range(3)]
     rows = np.arange(20)
-    configurations = [Configuration(rows, 7, SHAPES[0], one, 6, 8, 0.1, 0.0, "sgd", 1) for one in hyper]
+    configurations = [Configuration(rows, 7, SHAPES[0], member, 6, 8, 0.1, 0.0, "sgd", 1) for member in hyper]
     own, plain = (
         train_many(ClassWeightObjective(text, None, pull, kernel), X, y, configurations)
         for kernel in ("triton", "torch")
     )
-    for one, other in zip(own, plain, strict=True):
-        np.testing.assert_allclose(one.parameters["weights"], other.parameters["weights"], rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(one.loss, other.loss, rtol=1e-4)
+    for member, other in zip(own, plain, strict=True):
+        np.testing.assert_allclose(member.parameters["weights"], other.parameters["weights"], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(member.loss, other.loss, rtol=1e-4)
     assert not np.allclose(own[0].parameters["weights"], own[1].parameters["weights"])
 
 
