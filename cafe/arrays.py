@@ -131,7 +131,7 @@ def sums_by_class(rows: Any, labels: Array, n_classes: int) -> Any:
         return one_hot(labels, n_classes, rows).T @ rows
     from scipy.sparse import csr_array
 
-    # The rows of each class in their order: what np.add.at adds, in the same order, in a tenth of its time.
+    # The rows of each class in their order: what np.add.at adds, in the same order, but faster.
     order = np.argsort(labels, kind="stable")
     ends = np.concatenate([[0], np.cumsum(np.bincount(labels, minlength=n_classes))])
     return csr_array((np.ones(len(order), rows.dtype), order, ends), shape=(n_classes, len(order))) @ rows
