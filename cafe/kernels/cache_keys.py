@@ -25,8 +25,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cafe.kernels.calls import Buffers
 from cafe.kernels.class_weights_reference import Parameters
-from cafe.kernels.cpu_sides import Buffers
 
 # Bytes of a block of affinities in the parameters' dtype. Of 4,000 keys with 256 rows, blocks of 512 keys took 4 %
 # longer for their products than all at once.

@@ -35,8 +35,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from cafe.kernels.calls import Buffers
 from cafe.kernels.class_weights_reference import Parameters, WeightsShape
-from cafe.kernels.cpu_sides import Buffers, add_product, invert
+from cafe.kernels.cpu_sides import add_product, invert
 
 # Bytes of one block's logits and their gradient. Every block adds its own gradient of the weights in a pass over these,
 # so that few blocks are faster even where their logits leave a core's cache: on 4,000 x 512 x 1,000 in bfloat16, 32 MiB

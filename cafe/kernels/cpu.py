@@ -51,33 +51,33 @@ ratios drifted by it. Softmax sees differences of logits alone, so where text is
     L = s r q (w - m)^T        U = G (w - m)        m = (1/c) sum_j w_j
 
 One configuration works on tensors (rows, d) with ``torch.mm``, k stacked ones on (k, rows, d), so that small steps
-share the cost of calling an operation. Their products with shared classes are one, those with maps of their own
-``torch.bmm``; but in bfloat16 one ``torch.mm`` after the other, since there ``bmm`` takes up to twice as long where an
-operand is transposed.
+share the cost of calling an operation. A step is laid out as a list of calls once (calls.py), and every step runs it:
+whatever is called "laid out" below adds calls, and returns where they will write.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cafe.kernels.cpu_sides import Buffers as Buffers
-from cafe.kernels.cpu_sides import Ratio as Ratio
+from cafe.kernels.calls import Buffers, Calls
 from cafe.kernels.cpu_sides import (
+    Ratio,
     Side,
     flat,
     invert,
-    multiplier,
-    scaled_rows,
+    ratio_gradients,
+    refresh_ratio,
+    scale_rows,
     through_scaled_rows,
 )
-from cafe.kernels.cpu_sides import ratio_forward as ratio_forward
-from cafe.kernels.cpu_sides import ratio_gradients as ratio_gradients
-from cafe.kernels.optimizers import Row, empty_in_a_row, in_a_row
+from cafe.kernels.optimizers import empty_in_a_row, in_a_row
 from cafe.kernels.reference import AdapterShape, Parameters
 
 # Bytes of one block's logits and features: small beside a last-level cache, and measured best of 1, 2, 4 and 8 MiB.
@@ -87,6 +87,35 @@ LEAST_ROWS = 64
 # Logits that softmax works on at a time: in float32 1 MiB, which the second-level caches of two cores hold. Parts of a
 # half, a quarter and an eighth of it took 1.1, 1.3 and 1.5 times as long at 256 x 1,000.
 SOFTMAX_NUMBERS = 2**18
+
+
+@dataclass(frozen=True)
+class LaidOut:
+    """A step that is laid out, for parameters that lie in the same memory at every step.
+
+    Attributes
+    ----------
+    calls : Calls
+        The whole step.
+    index : Tensor of shape (g or 1, b), int64
+        Where the calls read the rows of the batch; one row where all configurations share theirs.
+    losses : Tensor of shape (g,) or None
+        Where they write the losses, if these are wanted.
+    """
+
+    calls: Calls
+    index: Tensor
+    losses: Tensor | None
+
+
+@dataclass(frozen=True)
+class _Scaled:
+    """Rows, the lengths they are scaled to, where they lie when they are, and the lengths that they had."""
+
+    rows: Tensor
+    lengths: Tensor
+    scaled: Tensor
+    had: Tensor
 
 
 class CpuAdapterStep:
@@ -145,14 +174,10 @@ class CpuAdapterStep:
         # The fixed ratio of an image adapter alone goes into G, whose rows are scaled anyway.
         self.weighted = shape.variant == "image" and shape.alpha_mode == "fixed"
         self.weight = self.fixed["alpha"] if self.weighted else torch.ones_like(self.scale)
-        self._scaled_text: dict[tuple[float, ...], Tensor] = {}
-        self._weight_over_b: dict[int, Tensor] = {}
-        self._weight_numbers: dict[int, list[float]] = {}
-        self._narrow: Parameters = {}
-        self._narrow_row: Tensor | None = None
-        self._row = Row()
         self.gradients: Parameters = {}
         self.buffers = Buffers()
+        self._laid: dict[tuple[Any, ...], LaidOut] = {}
+        self._laid_for: list[Tensor] = []
 
     @cached_property
     def numbers(self) -> dict[str, list[float]]:
@@ -185,50 +210,84 @@ class CpuAdapterStep:
         tuple of (Tensor or None) and dict
             The gradients are overwritten by the next call.
         """
-        narrow = self.prepare(parameters)
+        if any(a is not b for a, b in zip_longest(parameters.values(), self._laid_for)):
+            self._laid.clear()
+            self._laid_for = list(parameters.values())
+        key = (*index.shape, index.stride(0) == 0, with_losses)
+        if key not in self._laid:
+            self._laid[key] = self._lay_out(parameters, index, with_losses)
+        laid = self._laid[key]
+        laid.index.copy_(index[: len(laid.index)])
+        laid.calls.run()
+        return None if laid.losses is None else laid.losses.clone(), self.gradients
+
+    def _lay_out(self, parameters: Parameters, index: Tensor, with_losses: bool) -> LaidOut:
+        """Lay a step out for batches like this one."""
+        g, b = index.shape
+        # Products of stacks in bfloat16 are those of their matrices, which may be the same; torch.bmm would make copies
+        # of them itself.
+        shared = g > 1 and index.stride(0) == 0 and self.features.dtype == torch.bfloat16
+        kept = torch.empty((1 if shared else g, b), dtype=torch.int64)
+        laid = LaidOut(Calls(self.buffers), kept, self.text.new_empty(g) if with_losses else None)
+        if laid.losses is not None:
+            laid.calls.add(laid.losses.zero_)
+        self._lay_out_fits(laid, parameters, kept.expand(g, b))
+        return laid
+
+    def _lay_out_fits(self, laid: LaidOut, parameters: Parameters, index: Tensor) -> None:
+        """Lay out every configuration's losses and gradients, in stacks that fit into cache."""
         g, b = index.shape
         c, d = self.text.shape[1:]
         bytes_of_one = b * (c + 2 * d) * self.text.element_size()
         stack = max(1, min(g, self.block_bytes // bytes_of_one))
         rows = min(b, max(self.least_rows, b * self.block_bytes // bytes_of_one))
         self._whole = rows >= b
-        losses = self.text.new_zeros(g) if with_losses else None
+        alike = [side for side, same in (("image", len(laid.index) < g), ("text", g > 1)) if same and stack == g]
+        narrow = self.prepare(laid.calls, parameters, alike)
         for start in range(0, g, stack):
             part = start if stack == 1 else slice(start, min(g, start + stack))
-            self._run(parameters, narrow, index[part], part, rows, None if losses is None else losses[part])
-        self._widen_gradients()
-        return losses, self.gradients
+            losses = None if laid.losses is None else laid.losses[part]
+            self._lay_out_part(laid.calls, parameters, narrow, index[part], part, rows, losses)
+        self._widen_gradients(laid.calls)
 
-    def _widen_gradients(self) -> None:
-        """Copy the maps' gradients from the products' dtype, where they were written in that."""
+    def _widen_gradients(self, calls: Calls) -> None:
+        """Lay out the copy of the maps' gradients from the products' dtype, where they were written in that."""
         if not self._whole or self.narrow_text.dtype == self.text.dtype:
             return
-        wide, narrow = self._gradient_rows
+        wide, narrow = in_a_row(self.gradients), in_a_row(self._narrow_gradients)
         if len(self._maps) == len(self.gradients) and wide is not None and narrow is not None:
-            wide.copy_(narrow)
+            calls.add(wide.copy_, narrow)
             return
         for name in self._maps:
-            self.gradients[name].copy_(self._narrow_gradients[name])
+            calls.add(self.gradients[name].copy_, self._narrow_gradients[name])
 
-    def prepare(self, parameters: Parameters) -> Parameters:
-        """Make the buffers of gradients, once, and return the parameters in the products' dtype."""
+    def prepare(self, calls: Calls, parameters: Parameters, alike: Sequence[str] = ()) -> Parameters:
+        """Make the buffers of gradients, and return where the parameters lie in the products' dtype.
+
+        W1 of sides whose rows all configurations share lie side by side there, (g, d, h) as (d, g, h).
+        """
         if not self.gradients:
             self.gradients = empty_in_a_row(parameters)
-            self._narrow = empty_in_a_row(parameters, self.narrow_text.dtype)
-            self._narrow_row = in_a_row(self._narrow)
             self._maps = [name for name in parameters if name.endswith(("_down", "_up"))]
-            self._narrow_gradients = empty_in_a_row(parameters, self.narrow_text.dtype)
-            self._gradient_rows = in_a_row(self.gradients), in_a_row(self._narrow_gradients)
         if self.narrow_text.dtype == self.text.dtype:
             return parameters
-        row = self._row(parameters)
-        if row is not None and self._narrow_row is not None:
-            self._narrow_row.copy_(row)
-            return self._narrow
-        return {k: self._narrow[k].copy_(v) for k, v in parameters.items()}
+        narrow, self._narrow_gradients = (empty_in_a_row(parameters, self.narrow_text.dtype) for _ in range(2))
+        for side in alike:
+            for tensors in (narrow, self._narrow_gradients):
+                if (name := f"{side}_down") in tensors:
+                    g, d, h = tensors[name].shape
+                    tensors[name] = tensors[name].view(d, g, h).transpose(0, 1)
+        row, narrow_row = in_a_row(parameters), in_a_row(narrow)
+        if row is not None and narrow_row is not None:
+            calls.add(narrow_row.copy_, row)
+        else:
+            for name, value in parameters.items():
+                calls.add(narrow[name].copy_, value)
+        return narrow
 
-    def _run(
+    def _lay_out_part(
         self,
+        calls: Calls,
         parameters: Parameters,
         narrow: Parameters,
         index: Tensor,
@@ -236,7 +295,7 @@ class CpuAdapterStep:
         rows: int,
         losses: Tensor | None,
     ) -> None:
-        """Do the configurations of ``part``, or the one of that number: the text side once, images in blocks of rows.
+        """Lay out the configurations of ``part``, or the one of that number: text once, images in blocks of rows.
 
         Shapes of one configuration have no leading axis: [k,] says so.
         """
@@ -244,36 +303,60 @@ class CpuAdapterStep:
         text: Side | None = None
         if shape.adapts_text:
             x = self.narrow_text[0] if isinstance(part, int) else self.narrow_text.expand(len(index), -1, -1)
-            text = self._forward("text", parameters, narrow, x, part)
-        classes = self._classes(text, part)
+            text = self._forward(calls, "text", parameters, narrow, x, part)
+        classes, scaled = self._classes(calls, text, part)
         upstream: Tensor | None = None  # E
         dots: Tensor | None = None  # sum_i D_ij L_ij
-        run_block = self._folded_block if self.folded else self._direct_block
+        lay_out_block = self._folded_block if self.folded else self._direct_block
         for first in range(0, b, rows):
             block = index[..., first : first + rows]
-            x = self._rows_of(block)
-            image = self._forward("image", parameters, narrow, x, part) if shape.adapts_image else None
-            error, q, dq, of_block = run_block(image, x, classes, block, part, b, losses)
+            x = self._gathered(calls, "features", block)
+            image = self._forward(calls, "image", parameters, narrow, x, part) if shape.adapts_image else None
+            error, q, dq, of_block = lay_out_block(calls, image, x, classes, block, part, b, losses)
             if image is not None and dq is not None:
-                self.store(parameters, image, dq, self.weighted, part, first == 0)
-            if text is not None:
-                dots = of_block if dots is None or of_block is None else dots.add_(of_block)
-                product = text.multiply(error.mT, q, out=self.buffers("e", q, *text.q.shape))
-                upstream = product if upstream is None and rows >= b else _add(upstream, product)
+                self._store(calls, parameters, image, dq, self.weighted, part, first == 0)
+            if text is None:
+                continue
+            product = calls.product(error.mT, q, self.buffers("e", q, *text.q.shape))
+            upstream = self._total(calls, "sum of e", product, upstream, alone=rows >= b)
+            if of_block is not None:
+                dots = self._total(calls, "sum of dots", of_block, dots, alone=rows >= b)
         if text is not None and upstream is not None:
-            self.store(parameters, text, self._text_gradient(text, upstream, dots, b), False, part, True)
+            dp = (
+                self._through_scaled(calls, scaled, upstream, b)
+                if scaled is not None
+                else self._text_gradient(calls, text, upstream, dots, b)
+            )
+            self._store(calls, parameters, text, dp, False, part, True)
 
-    def _rows_of(self, block: Tensor) -> Tensor:
-        """Return the features of a block, ([k,] rows, d); configurations that share their rows share one copy."""
-        # torch.bmm would make the copies itself.
-        shared = block.ndim == 2 and block.stride(0) == 0 and self.features.dtype == torch.bfloat16
+    def _total(self, calls: Calls, name: str, of_block: Tensor, total: Tensor | None, alone: bool) -> Tensor:
+        """Lay out the sum over blocks of rows, in at least float32; the only block is its own sum."""
+        if alone:
+            return of_block
+        wide = torch.promote_types(of_block.dtype, torch.float32)
+        if total is None:
+            total = self.buffers(name, of_block, *of_block.shape, dtype=wide)
+            calls.add(total.copy_, of_block)
+        else:
+            calls.add(total.add_, of_block)
+        return total
+
+    def _gathered(self, calls: Calls, source: str, block: Tensor) -> Tensor:
+        """Return the features, labels or lengths of a block, ([k,] rows, any); those who share rows share one copy."""
+        shared = block.ndim == 2 and len(block) > 1 and block.stride(0) == 0
         numbers = block[0] if shared else block
-        x = self.buffers("x", self.narrow_text, *numbers.shape, self.text.shape[-1])
-        torch.index_select(self.features, 0, numbers.reshape(-1), out=flat(x))
-        return x.expand(len(block), *x.shape) if shared else x
+        like: Tensor = getattr(self, source)
+        out = self.buffers(f"gathered {source}", like, *numbers.shape, like.shape[-1])
+        calls.add(self._gather, source, numbers.reshape(-1), flat(out))
+        return out.expand(len(block), *out.shape) if shared else out
+
+    def _gather(self, source: str, rows: Tensor, out: Tensor) -> None:
+        """Copy rows of what is now used: features on disk come batch by batch."""
+        torch.index_select(getattr(self, source), 0, rows, out=out)
 
     def _direct_block(
         self,
+        calls: Calls,
         image: Side | None,
         x: Tensor,
         classes: Tensor,
@@ -287,15 +370,18 @@ class CpuAdapterStep:
         Letters are those of the module. ``block`` has the numbers of the rows in ``x``, ``part`` is the place of their
         configurations in the stack, and ``b`` is the size of the whole batch.
         """
-        q, r = (x, self.row_r[block]) if image is None else (image.q, image.r)
-        error, along, dots = self.errors(self._times("cosines", q, classes.mT), r, block, part, b, losses)
+        q, r = (x, self._gathered(calls, "row_r", block)) if image is None else (image.q, image.r)
+        cosines = self._times(calls, "cosines", q, classes.mT)
+        error, along, dots = self.errors(calls, cosines, r, block, part, b, losses)
         if image is None:
             return error, q, None, dots
-        radial = torch.mul(q, along.to(q.dtype), out=self.buffers("u", q, *q.shape))
-        return error, q, self._times("u", error, classes, minus=radial), dots
+        along = calls.cast(q, along, "narrow along")
+        radial = calls.into(self.buffers("u", q, *q.shape), torch.mul, q, along)
+        return error, q, self._times(calls, "u", error, classes, minus=radial), dots
 
     def _folded_block(
         self,
+        calls: Calls,
         image: Side | None,
         x: Tensor,
         classes: Tensor,
@@ -306,16 +392,28 @@ class CpuAdapterStep:
     ) -> tuple[Tensor, Tensor, Tensor | None, None]:
         """Return D, v and dq (None without an adapter)."""
         q = x if image is None else image.q
-        n = q.numel() // q.shape[-1]
-        v, had = scaled_rows(q, self.buffers.filled(1, q, n, 1))
-        error = self._times("cosines", v, classes.mT)
-        for rows, _, raw in self._softmax_errors(error, None, block, b, losses):
+        if not q.is_contiguous():  # rows that configurations share
+            q = self.buffers("x of each", x, *x.shape)
+            calls.add(q.copy_, x)
+        v = self._scaled(calls, "v", q, self.buffers.filled(1, q, q.numel() // q.shape[-1], 1))
+        error = self._times(calls, "cosines", v.scaled, classes.mT)
+        for rows, _, raw in self._softmax_errors(calls, error, None, block, b, losses):
             if raw.dtype != error.dtype:
-                _rows(error, rows).copy_(raw)
+                calls.add(_rows(error, rows).copy_, raw)
         if image is None:
-            return error, v, None, None
-        u = self._times("u", error, classes)
-        return error, v, through_scaled_rows(u, q, self._shares(part, block, b, q.dtype), had), None
+            return error, v.scaled, None, None
+        u = self._times(calls, "u", error, classes)
+        dq = self.buffers("dq", q, *q.shape)
+        calls.add(_write_through, dq, u, q, self._shares(part, block, b, q.dtype), v.had)
+        return error, v.scaled, dq, None
+
+    def _scaled(self, calls: Calls, name: str, rows: Tensor, lengths: Tensor) -> _Scaled:
+        """Return rows and where they lie when scaled to these lengths, (all rows, 1)."""
+        wide = torch.promote_types(rows.dtype, torch.float32)
+        had = self.buffers(f"{name} had", rows, *lengths.shape, dtype=wide)
+        scaled = _Scaled(rows, lengths, self.buffers(name, rows, *rows.shape), had)
+        calls.add(scale_rows, rows, lengths, scaled.scaled, had)
+        return scaled
 
     def _shares(self, part: int | slice, block: Tensor, b: int, dtype: torch.dtype) -> Tensor:
         """Return what dq is multiplied by in the folded form, 1 / b or with the ratio, (all rows of the block, 1)."""
@@ -325,37 +423,46 @@ class CpuAdapterStep:
         shares: Tensor = weight.expand(*block.shape, 1).reshape(-1, 1).to(dtype)
         return shares
 
-    def _classes(self, text: Side | None, part: int | slice) -> Tensor:
-        """Return w, or s w in the folded form: (c, d) shared and less their mean, or (k, c, d) of trained text."""
+    def _classes(self, calls: Calls, text: Side | None, part: int | slice) -> tuple[Tensor, _Scaled | None]:
+        """Return w, or s w in the folded form: (c, d) shared and less their mean, or (k, c, d) of trained text.
+
+        Of trained text in the folded form, also what its gradient needs.
+        """
         if not self.folded:
-            return self.centred_text if text is None else text.unit()
+            return self.centred_text if text is None else text.unit(), None
         if text is not None:
             lengths = self.scale[part].expand(*text.q.shape[:-1], 1).reshape(-1, 1).contiguous()
             narrow = lengths.to(text.q.dtype)
             # A scale that the products' dtype does not have would be rounded in every logit alike.
-            self.text_rows, self.text_lengths = text.q, narrow
-            if narrow.dtype != lengths.dtype and not torch.equal(narrow.to(lengths.dtype), lengths):
-                self.text_rows, self.text_lengths = text.wide, lengths
-            scaled, self.text_had = scaled_rows(self.text_rows, self.text_lengths)
-            return self.buffers.in_dtype_of(self.narrow_text, scaled, "text unit")
+            exact = narrow.dtype == lengths.dtype or torch.equal(narrow.to(lengths.dtype), lengths)
+            scaled = self._scaled(calls, "s w", *((text.q, narrow) if exact else (text.wide(), lengths)))
+            return calls.cast(self.narrow_text, scaled.scaled, "text unit"), scaled
         scales = self.numbers["logit_scale"]
-        key = tuple(dict.fromkeys([scales[part]] if isinstance(part, int) else scales[part]))
-        if key not in self._scaled_text:
-            scale: Any = key[0] if len(key) == 1 else self.scale[part]
-            self._scaled_text[key] = (self._centred_text * scale).to(self.narrow_text.dtype)
-        return self._scaled_text[key]
+        given = {scales[part]} if isinstance(part, int) else set(scales[part])
+        scale: Any = given.pop() if len(given) == 1 else self.scale[part]
+        return (self._centred_text * scale).to(self.narrow_text.dtype), None
 
-    def _text_gradient(self, text: Side, upstream: Tensor, dots: Tensor | None, b: int) -> Tensor:
-        """Return dp, ([k,] c, d), from E and the sums of D L, or from E alone in the folded form."""
+    def _text_gradient(self, calls: Calls, text: Side, upstream: Tensor, dots: Tensor | None, b: int) -> Tensor:
+        """Return dp, ([k,] c, d), from E and the sums of D L."""
+        calls.add(upstream.mul_, text.r)
+        u = calls.cast(self.narrow_text, upstream, "narrow e")
         if dots is not None:
-            u = upstream.mul_(text.r).to(self.narrow_text.dtype)
-            along = dots.mul_(text.r).mul_(text.r).div_(b).to(u.dtype)
-            return u.sub_(torch.mul(text.q, along, out=self.buffers("along", u, *u.shape)))
-        gradient, lengths = upstream.to(self.text_rows.dtype), self.text_lengths / b
-        dp = through_scaled_rows(gradient, self.text_rows, lengths, self.text_had)
-        return self.buffers.in_dtype_of(self.narrow_text, dp, "dp")
+            for factor in (text.r, text.r, 1 / b):
+                calls.add(dots.mul_, factor)
+            along = calls.cast(u, dots, "narrow dots")
+            calls.add(u.sub_, calls.into(self.buffers("along", u, *u.shape), torch.mul, text.q, along))
+        return u
 
-    def _forward(self, name: str, parameters: Parameters, narrow: Parameters, x: Tensor, part: int | slice) -> Side:
+    def _through_scaled(self, calls: Calls, text: _Scaled, upstream: Tensor, b: int) -> Tensor:
+        """Return dp of the folded form, ([k,] c, d), from E."""
+        gradient = calls.cast(text.rows, upstream, "e of rows")
+        dp = self.buffers("dp", text.rows, *text.rows.shape)
+        calls.add(_write_through, dp, gradient, text.rows, text.lengths / b, text.had)
+        return calls.cast(self.narrow_text, dp, "narrow dp")
+
+    def _forward(
+        self, calls: Calls, name: str, parameters: Parameters, narrow: Parameters, x: Tensor, part: int | slice
+    ) -> Side:
         """Return one side after its forward pass."""
         ratio_name = {"image": "alpha", "text": "beta"}[name]
         mode: str = getattr(self.shape, f"{ratio_name}_mode")
@@ -365,9 +472,13 @@ class CpuAdapterStep:
             ratio = Ratio(ratio_name, mode, self.fixed[ratio_name][part], numbers=numbers)
         else:
             own, mean = self._ratio_inputs(name, x, part)
-            ratio = ratio_forward(ratio_name, mode, self.hyper[ratio_name], _span(parameters, part), own, mean)
+            span = _span(parameters, part)
+            rows = own.shape[1] if mode == "learned" else 1
+            values = self.buffers(f"{ratio_name} values", self.text, len(span[f"{ratio_name}_bias"]), rows, 1)
+            ratio = Ratio(ratio_name, mode, values)
+            calls.add(refresh_ratio, ratio, self.hyper[ratio_name], span, own, mean)
         weights = narrow[f"{name}_down"][part], narrow[f"{name}_up"][part]
-        return Side(name, x, weights, ratio, self.shape.form, self.buffers)
+        return Side(calls, name, x, weights, ratio, self.shape.form)
 
     def _ratio_inputs(self, name: str, x: Tensor, part: int | slice) -> tuple[Tensor, Tensor]:
         """Return the inputs of learned ratios of a side: its rows, ([k,] rows, d), and the other side's mean."""
@@ -380,15 +491,20 @@ class CpuAdapterStep:
 
         Numbers of one configuration, (k, 1, 1) of a stack.
         """
-        if b not in self._weight_over_b:
-            self._weight_over_b[b] = self.weight / b
-            self._weight_numbers[b] = self._weight_over_b[b].view(-1).tolist()
+        weight = self.weight[part] / b
         if isinstance(part, int):
-            return self.numbers["logit_scale"][part], self._weight_numbers[b][part]
-        return self.scale[part], self._weight_over_b[b][part]
+            return self.numbers["logit_scale"][part], float(weight)
+        return self.scale[part], weight
 
     def errors(
-        self, cosines: Tensor, r: Tensor, block: Tensor, part: int | slice, b: int, losses: Tensor | None
+        self,
+        calls: Calls,
+        cosines: Tensor,
+        r: Tensor,
+        block: Tensor,
+        part: int | slice,
+        b: int,
+        losses: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return weight G in the products' dtype, weight r^2 (q . U) as ([k,] rows, 1), and sum_i D_ij L_ij.
 
@@ -396,24 +512,29 @@ class CpuAdapterStep:
         are overwritten. The last, ([k,] c, 1), is None where text is fixed.
         """
         scale, weight = self._scale_and_weight(part, b)
-        factor = r * scale  # ([k,] rows, 1)
+        factor = calls.into(self.buffers("factor", r, *r.shape), torch.mul, r, scale)  # ([k,] rows, 1)
         errors = self.buffers("errors", cosines, *cosines.shape) if cosines.dtype == r.dtype else cosines
         alongs = self.buffers("alongs", r, *r.shape)
         dots: Tensor | None = None
-        for rows, logits, raw in self._softmax_errors(cosines, factor, block, b, losses, errors):
-            along = torch.sum(logits.mul_(raw), -1, keepdim=True, out=_rows(alongs, rows))  # sum_j D L
+        for rows, logits, raw in self._softmax_errors(calls, cosines, factor, block, b, losses, errors):
+            calls.add(logits.mul_, raw)
+            along = calls.into(_rows(alongs, rows), torch.sum, logits, -1, keepdim=True)  # sum_j D L
             if self.shape.adapts_text:
-                of_rows = logits.sum(-2, keepdim=True).mT
-                dots = of_rows if dots is None else dots.add_(of_rows)
-            share = _rows(r, rows) * weight
-            raw.mul_(share * scale)
-            along.mul_(share.mul_(_rows(r, rows)))
+                of_rows = self.buffers("dots of rows", logits, *logits.shape[:-2], 1, logits.shape[-1])
+                calls.into(of_rows, torch.sum, logits, -2, keepdim=True)
+                dots = self._total(calls, "dots", of_rows.mT, dots, alone=rows is None)
+            own = _rows(r, rows)
+            share = calls.into(self.buffers("share", own, *own.shape), torch.mul, own, weight)
+            calls.add(raw.mul_, calls.into(self.buffers("share of g", own, *own.shape), torch.mul, share, scale))
+            calls.add(share.mul_, own)
+            calls.add(along.mul_, share)
             if raw.dtype != errors.dtype:
-                _rows(errors, rows).copy_(raw)
+                calls.add(_rows(errors, rows).copy_, raw)
         return errors, alongs, dots
 
     def _softmax_errors(
         self,
+        calls: Calls,
         product: Tensor,
         factor: Tensor | None,
         block: Tensor,
@@ -426,62 +547,66 @@ class CpuAdapterStep:
         L is the product, times the factor of each row. D is written to ``errors`` where that has its dtype; it takes
         L's place where no factor is given. Adds the block's share to ``losses``, if there is one.
         """
-        labels = self.labels.index_select(0, block.reshape(-1)).view(*block.shape, 1)
+        labels = self._gathered(calls, "labels", block)
         minus = self.buffers.filled(-1, self.text, *labels.shape)
         for rows in _row_slices(product):
             # Casts go through buffers of their own: mixed dtypes inside one operation allocate a temporary.
-            logits = self.buffers.in_dtype_of(self.text, _rows(product, rows), "logits")
+            logits = calls.cast(self.text, _rows(product, rows), "logits")
             label = _rows(labels, rows)
             if factor is not None:
-                logits.mul_(_rows(factor, rows))
+                calls.add(logits.mul_, _rows(factor, rows))
             if losses is not None:
-                losses += (logits.logsumexp(-1, keepdim=True) - logits.gather(-1, label))[..., 0].sum(-1) / b
+                calls.add(_add_losses, losses, logits, label, b)
             if factor is None:
                 raw = logits
             elif errors is not None and errors.dtype == logits.dtype:
                 raw = _rows(errors, rows)
             else:
                 raw = self.buffers("raw", logits, *logits.shape)
-            torch.softmax(logits, -1, out=raw).scatter_add_(-1, label, _rows(minus, rows))
+            calls.into(raw, torch.softmax, logits, -1)
+            calls.add(raw.scatter_add_, -1, label, _rows(minus, rows))
             yield rows, logits, raw
 
-    def store(
-        self, parameters: Parameters, side: Side, dq: Tensor, weighted: bool, part: int | slice, fresh: bool
+    def _store(
+        self,
+        calls: Calls,
+        parameters: Parameters,
+        side: Side,
+        dq: Tensor,
+        weighted: bool,
+        part: int | slice,
+        fresh: bool,
     ) -> None:
         """Write, or from the second block of rows on add, the gradients of a side from that of its q."""
         direct = fresh and (self._whole or self.text.dtype == dq.dtype)
         gradients = self.gradients if self.text.dtype == dq.dtype else self._narrow_gradients
         own = gradients[f"{side.name}_down"][part], gradients[f"{side.name}_up"][part]
         down, up, dratio = side.gradients(dq, weighted, own if direct else None)
-        named = {f"{side.name}_down": down, f"{side.name}_up": up}
-        span: int | slice = part
+        if not direct:
+            for name, value in ((f"{side.name}_down", down), (f"{side.name}_up", up)):
+                target = self.gradients[name][part]
+                calls.add(target.copy_ if fresh else target.add_, value)
         if dratio is not None:
-            if isinstance(part, int):
-                span, dratio = slice(part, part + 1), dratio[None]
             inputs = self._ratio_inputs(side.name, side.x, part)
-            named |= ratio_gradients(side.ratio, dratio, _span(parameters, part), *inputs)
-        for key, value in named.items():
-            if direct and (value is down or value is up):
-                continue  # it is there
-            target = self.gradients[key][part if value is down or value is up else span]
-            if fresh:
-                target.copy_(value)
-            else:
-                target.add_(value)
+            slopes = dratio[None] if isinstance(part, int) else dratio
+            calls.add(
+                _write_ratio_gradients, _span(self.gradients, part), fresh,
+                side.ratio, slopes, _span(parameters, part), *inputs,
+            )  # fmt: skip
 
-    def _times(self, name: str, a: Tensor, b: Tensor, minus: Tensor | None = None) -> Tensor:
+    def _times(self, calls: Calls, name: str, a: Tensor, b: Tensor, minus: Tensor | None = None) -> Tensor:
         """Return a ([k,] rows, m) times b, (m, n) shared or (k, m, n) own; less ``minus``, in its place."""
         out = self.buffers(name, a, *a.shape[:-1], b.shape[-1]) if minus is None else minus
         if a.ndim == b.ndim == 3:
             if minus is None:
-                return multiplier(a)(a, b, out=out)
+                return calls.product(a, b, out)
             for total, left, right in zip(out, a, b, strict=True):
-                total.addmm_(left, right, beta=-1)
+                calls.add(total.addmm_, left, right, beta=-1)
             return out
         if minus is None:
-            torch.mm(flat(a), b, out=flat(out))
+            calls.into(flat(out), torch.mm, flat(a), b)
         else:
-            flat(out).addmm_(flat(a), b, beta=-1)
+            calls.add(flat(out).addmm_, flat(a), b, beta=-1)
         return out
 
 
@@ -505,7 +630,20 @@ def _row_slices(product: Tensor) -> list[slice] | list[None]:
     return [slice(start, start + rows) for start in range(0, n, rows)]
 
 
-def _add(total: Tensor | None, of_block: Tensor) -> Tensor:
-    """Sum blocks of rows in at least float32."""
-    wide = of_block.to(torch.promote_types(of_block.dtype, torch.float32), copy=True)
-    return wide if total is None else total.add_(wide)
+def _add_losses(losses: Tensor, logits: Tensor, labels: Tensor, b: int) -> None:
+    """Add the losses of a block of rows, logits ([k,] rows, c), to the means ([k]) over b rows."""
+    losses += (logits.logsumexp(-1, keepdim=True) - logits.gather(-1, labels))[..., 0].sum(-1) / b
+
+
+def _write_ratio_gradients(gradients: Parameters, fresh: bool, ratio: Ratio, *inputs: Any) -> None:
+    """Write the gradients of a ratio's own parameters, or add them where they are not fresh."""
+    for name, value in ratio_gradients(ratio, *inputs).items():
+        if fresh:
+            gradients[name].copy_(value)
+        else:
+            gradients[name].add_(value)
+
+
+def _write_through(out: Tensor, gradient: Tensor, rows: Tensor, lengths: Tensor, had: Tensor) -> None:
+    """Write the gradient in rows from the gradient in what they were scaled to."""
+    out.copy_(through_scaled_rows(gradient, rows, lengths, had))

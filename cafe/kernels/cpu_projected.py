@@ -30,7 +30,8 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from cafe.kernels.cpu import CpuAdapterStep
+from cafe.kernels.calls import Calls
+from cafe.kernels.cpu import CpuAdapterStep, LaidOut
 from cafe.kernels.cpu_sides import invert, zero_where_zero
 from cafe.kernels.reference import AdapterShape, Parameters
 
@@ -85,50 +86,52 @@ class CpuProjectedStep(CpuAdapterStep):
         super().__init__(shape, hyper, features, labels, text, feature_mean)
         self.frozen, self.squares = frozen(features, self.centred_text, text.dtype)
 
-    def __call__(
-        self, parameters: Parameters, index: Tensor, with_losses: bool = True
-    ) -> tuple[Tensor | None, Parameters]:
-        """Return losses (g,) and gradients, one configuration after the other; see the base class."""
-        narrow = self.prepare(parameters)
-        losses = self.text.new_zeros(len(index)) if with_losses else None
+    def _lay_out_fits(self, laid: LaidOut, parameters: Parameters, index: Tensor) -> None:
+        """Lay out losses and gradients, one configuration after the other; see the base class."""
+        narrow = self.prepare(laid.calls, parameters)
         for k, rows in enumerate(index):
             weights = narrow["image_down"][k], narrow["image_up"][k]
-            self._run_one(weights, rows, k, None if losses is None else losses[k])
-        return losses, self.gradients
+            self._lay_out_one(laid.calls, weights, rows, k, None if laid.losses is None else laid.losses[k])
 
-    def _run_one(self, weights: tuple[Tensor, Tensor], index: Tensor, number: int, losses: Tensor | None) -> None:
-        """Do the configuration of that number; letters as in the module's docstring."""
+    def _lay_out_one(
+        self, calls: Calls, weights: tuple[Tensor, Tensor], index: Tensor, number: int, losses: Tensor | None
+    ) -> None:
+        """Lay out the configuration of that number; letters as in the module's docstring."""
         (down, up), a, buffers, w = weights, self.numbers["alpha"][number], self.buffers, self.centred_text
         (d, h), b, c = down.shape, len(index), len(w)
-        x = torch.index_select(self.features, 0, index, out=buffers("x", w, b, d))
-        hidden = torch.mm(x, down, out=buffers("h", w, b, h)).relu_()
-        z = torch.mm(x, up.mT, out=buffers("z", w, b, h))
-        m = torch.mm(up, w.mT, out=buffers("m", w, h, c))
-        k = torch.mm(up, up.mT, out=buffers("k", w, h, h))
-        y = torch.addmm(z, hidden, k, beta=1 - a, alpha=a, out=buffers("y", w, b, h))
-        frozen = torch.index_select(self.frozen, 0, index, out=buffers("f", w, b, c))
-        cosines = torch.addmm(frozen, hidden, m, beta=1 - a, alpha=a, out=buffers("cosines", w, b, c))
-        r = self._reciprocal_lengths(hidden, y, z, self.squares.index_select(0, index), a)
-        error, along, _ = self.errors(cosines, r, index, number, b, losses)
-        along = along.to(w.dtype)
-        dh = torch.mm(error, m.mT, out=buffers("dh", w, b, h)).addcmul_(y, along, value=-1)
-        zero_where_zero(dh, hidden)
-        self.gradients["image_down"][number].copy_(torch.mm(x.mT, dh, out=buffers("down", w, d, h)))
-        kept = torch.mul(hidden, along, out=buffers("kh", w, b, h))
-        s = torch.mm(hidden.mT, error, out=buffers("s", w, h, c))
-        inner = torch.mm(hidden.mT, kept, out=buffers("r", w, h, h))
+        x = self._gathered(calls, "features", index)  # (b, d)
+        hidden = calls.into(buffers("h", w, b, h), torch.mm, x, down)
+        calls.add(hidden.relu_)
+        z = calls.into(buffers("z", w, b, h), torch.mm, x, up.mT)
+        m = calls.into(buffers("m", w, h, c), torch.mm, up, w.mT)
+        k = calls.into(buffers("k", w, h, h), torch.mm, up, up.mT)
+        y = calls.into(buffers("y", w, b, h), torch.addmm, z, hidden, k, beta=1 - a, alpha=a)
+        frozen, squares = self._gathered(calls, "frozen", index), self._gathered(calls, "squares", index)
+        cosines = calls.into(buffers("cosines", w, b, c), torch.addmm, frozen, hidden, m, beta=1 - a, alpha=a)
+        r = buffers("r", squares, b, 1)
+        calls.add(self._write_reciprocal_lengths, r, hidden, y, z, squares, a)
+        error, wide_along, _ = self.errors(calls, cosines, r, index, number, b, losses)
+        along = calls.cast(w, wide_along, "narrow along")
+        dh = calls.into(buffers("dh", w, b, h), torch.mm, error, m.mT)
+        calls.add(dh.addcmul_, y, along, value=-1)
+        calls.add(zero_where_zero, dh, hidden)
+        calls.add(self.gradients["image_down"][number].copy_, calls.into(buffers("down", w, d, h), torch.mm, x.mT, dh))
+        kept = calls.into(buffers("kh", w, b, h), torch.mul, hidden, along)
+        s = calls.into(buffers("s", w, h, c), torch.mm, hidden.mT, error)
+        inner = calls.into(buffers("inner", w, h, h), torch.mm, hidden.mT, kept)
         # Three terms that nearly cancel along q: each is rounded once, and they are added in the parameters' dtype.
-        total = self.gradients["image_up"][number].copy_(torch.mm(s, w, out=buffers("sw", w, h, d)))
-        for share, product in (
-            (a, torch.mm(inner, up, out=buffers("rw", w, h, d))),
-            (1 - a, torch.mm(kept.mT, x, out=buffers("kx", w, h, d))),
-        ):
-            total.sub_(buffers.in_dtype_of(total, product, "wide gradient"), alpha=share)
+        total = self.gradients["image_up"][number]
+        calls.add(total.copy_, calls.into(buffers("sw", w, h, d), torch.mm, s, w))
+        for name, share, left, right in (("inner", a, inner, up), ("kept", 1 - a, kept.mT, x)):
+            product = calls.into(buffers(f"{name} part", w, h, d), torch.mm, left, right)
+            calls.add(total.sub_, calls.cast(total, product, "wide gradient"), alpha=share)
 
-    def _reciprocal_lengths(self, hidden: Tensor, y: Tensor, z: Tensor, squares: Tensor, a: float) -> Tensor:
-        """Return 1 / |q|, (b, 1), 0 where q is 0; a sum that rounding made negative is one."""
+    def _write_reciprocal_lengths(
+        self, r: Tensor, hidden: Tensor, y: Tensor, z: Tensor, squares: Tensor, a: float
+    ) -> None:
+        """Write 1 / |q|, (b, 1), 0 where q is 0; a sum that rounding made negative is one."""
         wide, buffers = torch.promote_types(hidden.dtype, squares.dtype), self.buffers
         first, second = (buffers(name, squares, *y.shape, dtype=wide) for name in ("hy", "hz"))
         by_y = first.copy_(hidden).mul_(y).sum(-1, keepdim=True)
         by_z = second.copy_(hidden).mul_(z).sum(-1, keepdim=True)
-        return invert((a * by_y + (1 - a) * (a * by_z + (1 - a) * squares)).clamp_min_(0).sqrt_())
+        r.copy_(invert((a * by_y + (1 - a) * (a * by_z + (1 - a) * squares)).clamp_min_(0).sqrt_()))

@@ -15,42 +15,15 @@ With e_i = dratio_i, the gradient in a row's ratio, and every sum over the rows 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from cafe.kernels.calls import Buffers, Calls
 from cafe.kernels.reference import START_LOGIT, Parameters
 
-Multiply = Callable[..., Tensor]
-
-
-class Buffers:
-    """Memory by name, made once: fresh memory costs a page fault per 4 KiB, as much as the arithmetic on it."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[tuple[str, tuple[int, ...]], Tensor] = {}
-
-    def __call__(self, name: str, like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-        """Return the uninitialised buffer of that name and shape, of ``like``'s device and dtype."""
-        buffer = self._buffers.get((name, shape))
-        if buffer is None:
-            buffer = like.new_empty(shape, dtype=dtype or like.dtype)
-            self._buffers[name, shape] = buffer
-        return buffer
-
-    def filled(self, value: float, like: Tensor, *shape: int) -> Tensor:
-        """Return a tensor of that shape with one value everywhere, to be read alone."""
-        key = f"filled with {value} in {like.dtype}", shape
-        if key not in self._buffers:
-            self._buffers[key] = like.new_full(shape, value)
-        return self._buffers[key]
-
-    def in_dtype_of(self, like: Tensor, value: Tensor, name: str) -> Tensor:
-        """Return the value in the dtype of ``like``, in the buffer of that name where that is another than its own."""
-        return value if value.dtype == like.dtype else self(name, like, *value.shape).copy_(value)
+_THRESHOLD_BACKWARD = torch.ops.aten.threshold_backward.grad_input
 
 
 def add_product(target: Tensor, a: Tensor, b: Tensor, fresh: bool, buffers: Buffers) -> None:
@@ -109,6 +82,13 @@ def ratio_forward(
     return Ratio(name, mode, torch.sigmoid(hidden @ parameters[f"{name}_out"][:, :, None] + bias), hidden)
 
 
+def refresh_ratio(ratio: Ratio, fixed: Tensor, parameters: Parameters, own: Tensor, other_mean: Tensor) -> None:
+    """Write the present values of a trained ratio; arguments as :func:`ratio_forward`."""
+    now = ratio_forward(ratio.name, ratio.mode, fixed, parameters, own, other_mean)
+    ratio.values.copy_(now.values)
+    ratio.hidden = now.hidden
+
+
 def ratio_gradients(
     ratio: Ratio, dratio: Tensor, parameters: Parameters, own: Tensor, other_mean: Tensor
 ) -> Parameters:
@@ -144,10 +124,12 @@ def ratio_gradients(
 
 
 class Side:
-    """Forward, then backward, of one side of one configuration (rows, d) or of a stack (k, rows, d).
+    """Forward, then backward, of one side of one configuration (rows, d) or of a stack (k, rows, d), laid out as calls.
 
     Parameters
     ----------
+    calls : Calls
+        What the side's calls are added to.
     name : str
         ``"image"`` or ``"text"``.
     x : Tensor of shape (rows, d) or (k, rows, d)
@@ -158,56 +140,84 @@ class Side:
         Weight of the adapted rows; of one configuration where x is that of one.
     form : str
         ``"paper"`` or ``"released"``.
-    buffers : Buffers
-        Memory to work in.
+
+    Attributes
+    ----------
+    q : Tensor of x's shape
+        The blended rows.
+    hidden, adapted : Tensor
+        H (..., rows, h), and A of x's shape or None where the blend makes it in one product.
     """
 
     def __init__(
-        self, name: str, x: Tensor, weights: tuple[Tensor, Tensor], ratio: Ratio, form: str, buffers: Buffers
+        self, calls: Calls, name: str, x: Tensor, weights: tuple[Tensor, Tensor], ratio: Ratio, form: str
     ) -> None:
-        self.name, self.x, self.weights, self.form, self.buffers = name, x, weights, form, buffers
+        self.calls, self.name, self.x, self.weights, self.form = calls, name, x, weights, form
         self.ratio = ratio
         self.ratio_values = ratio.values[0] if ratio.values.ndim > x.ndim else ratio.values
-        self.multiply = multiplier(x)
         down, up = weights
-        self.hidden = self.multiply(x, down, out=buffers(f"{name} h", x, *x.shape[:-1], down.shape[-1])).relu_()
+        # Configurations that share their rows multiply them with all their W1 at once, which lie side by side.
+        beside = x.ndim == 3 and len(x) > 1 and x.stride(0) == 0 and down.stride(0) == down.shape[-1]
+        self.shared = x[0] if beside else None
+        self.hidden = self._buffer("h", x, *x.shape[:-1], down.shape[-1])
+        if self.shared is None:
+            calls.product(x, down, self.hidden)
+            calls.add(self.hidden.relu_)
+        else:
+            both = self._buffer("h side by side", x, len(self.shared), len(x), down.shape[-1])
+            calls.into(both.flatten(1), torch.mm, self.shared, _side_by_side(down))
+            calls.into(self.hidden, torch.clamp_min, both.transpose(0, 1), 0)
         self.adapted: Tensor | None = None
-        q = buffers(f"{name} q", x, *x.shape)
+        self.q = self._buffer("q", x, *x.shape)
+        self._r: Tensor | None = None
+        if ratio.mode == "fixed":  # a constant
+            self.narrow_ratio = self.ratio_values.to(x.dtype)
+        else:
+            self.narrow_ratio = calls.cast(x, self.ratio_values, f"{name} ratio")
         if ratio.numbers is not None and form == "paper" and (x.ndim == 2 or x.dtype == torch.bfloat16):
             # The adapted rows are needed in this blend alone. addmm copies x before it adds, which costs more than a
             # blend after the product, except in bfloat16, whose passes are slow.
-            each = zip(ratio.numbers, _each(x), _each(self.hidden), _each(up), _each(q), strict=True)
+            each = zip(ratio.numbers, _each(x), _each(self.hidden), _each(up), _each(self.q), strict=True)
             for number, rows, hidden, up_of_one, out in each:
                 if x.dtype == ratio.values.dtype:
-                    torch.lerp(rows, torch.mm(hidden, up_of_one, out=out), number, out=out)
+                    calls.into(out, torch.mm, hidden, up_of_one)
+                    calls.into(out, torch.lerp, rows, out, number)
                 else:
-                    torch.addmm(rows, hidden, up_of_one, beta=1 - number, alpha=number, out=out)
-            self.q = q
+                    calls.into(out, torch.addmm, rows, hidden, up_of_one, beta=1 - number, alpha=number)
         else:
-            self.adapted = self.multiply(self.hidden, up, out=buffers(f"{name} a", x, *x.shape))
+            self.adapted = calls.product(self.hidden, up, self._buffer("a", x, *x.shape))
             if form == "released":
-                self.adapted.relu_()
-            self.q = torch.lerp(x, self.adapted, self.ratio_values.to(x.dtype), out=q)
+                calls.add(self.adapted.relu_)
+            calls.into(self.q, torch.lerp, x, self.adapted, self.narrow_ratio)
 
-    @cached_property
-    def r(self) -> Tensor:
-        """Return 1 / |q| in the parameters' dtype, (..., rows, 1)."""
-        return invert(torch.linalg.vector_norm(self.q, dim=-1, keepdim=True, dtype=self.ratio_values.dtype))
+    def _buffer(self, name: str, like: Tensor, *shape: int) -> Tensor:
+        """Return a buffer of this side."""
+        return self.calls.buffers(f"{self.name} {name}", like, *shape)
 
-    @property
     def wide(self) -> Tensor:
         """Return q in the parameters' dtype: q itself, or a copy."""
-        q, dtype = self.q, self.ratio_values.dtype
-        return q if q.dtype == dtype else self.buffers("wide", q, *q.shape, dtype=dtype).copy_(q)
+        return self.calls.cast(self.ratio_values, self.q, f"{self.name} wide")
+
+    @property
+    def r(self) -> Tensor:
+        """1 / |q| in the parameters' dtype, (..., rows, 1)."""
+        if self._r is None:
+            self._r = self._buffer("r", self.ratio_values, *self.q.shape[:-1], 1)
+            # Matrix by matrix, in one buffer: the copy in the parameters' dtype then stays in cache.
+            for rows, r in zip(_each(self.q), _each(self._r), strict=True):
+                wide = self.calls.cast(self.ratio_values, rows, f"{self.name} wide rows")
+                self.calls.into(r, torch.linalg.vector_norm, wide, dim=-1, keepdim=True)
+            self.calls.add(invert, self._r)
+        return self._r
 
     def unit(self) -> Tensor:
         """Return q / |q| in the dtype of the products, rounded once."""
-        wide = self.wide
-        self.r = invert(torch.linalg.vector_norm(wide, dim=-1, keepdim=True))
-        wide = torch.mul(wide, self.r, out=self.buffers(f"{self.name} unit wide", self.r, *self.q.shape))
-        if wide.dtype == self.q.dtype:
-            return wide
-        return self.buffers(f"{self.name} unit", self.q, *self.q.shape).copy_(wide)
+        wide = self.wide()
+        self._r = self._buffer("r", wide, *wide.shape[:-1], 1)
+        self.calls.into(self._r, torch.linalg.vector_norm, wide, dim=-1, keepdim=True)
+        self.calls.add(invert, self._r)
+        unit = self.calls.into(self._buffer("unit wide", wide, *wide.shape), torch.mul, wide, self._r)
+        return self.calls.cast(self.q, unit, f"{self.name} unit")
 
     def gradients(
         self, dq: Tensor, weighted: bool = False, targets: tuple[Tensor, Tensor] | None = None
@@ -223,43 +233,43 @@ class Side:
         targets : tuple of two Tensor, default=None
             Where dW1 and dW2 are written; None for buffers of its own.
         """
-        buffers, name, multiply, adapted = self.buffers, self.name, self.multiply, self.adapted
+        calls, adapted = self.calls, self.adapted
         dratio = None
         if self.ratio.mode != "fixed" and adapted is not None:
-            dratio = ((adapted - self.x) * dq).sum(-1, keepdim=True).to(self.r.dtype)
-        da = dq if weighted else dq.mul_(self.ratio_values.to(dq.dtype))
+            dratio = self._buffer("dratio", self.ratio_values, *dq.shape[:-1], 1)
+            calls.add(_write_ratio_gradient, dratio, adapted, self.x, dq)
+        if not weighted:
+            calls.add(dq.mul_, self.narrow_ratio)
         if self.form == "released" and adapted is not None:
-            zero_where_zero(da, adapted)
+            calls.add(zero_where_zero, dq, adapted)
         down, up = self.weights
-        dh = multiply(da, up.mT, out=buffers(f"{name} dh", dq, *self.hidden.shape))
-        zero_where_zero(dh, self.hidden)
+        dh = calls.product(dq, up.mT, self._buffer("dh", dq, *self.hidden.shape))
         if targets is None:
-            targets = buffers(f"{name} down", dq, *down.shape), buffers(f"{name} up", dq, *up.shape)
-        multiply(self.x.mT, dh, out=targets[0])
-        multiply(self.hidden.mT, da, out=targets[1])
+            targets = self._buffer("down", dq, *down.shape), self._buffer("up", dq, *up.shape)
+        if self.shared is None:
+            calls.add(zero_where_zero, dh, self.hidden)
+            calls.product(self.x.mT, dh, targets[0])
+        else:
+            both = self._buffer("dh side by side", dq, len(self.shared), *self.hidden.shape[::2])
+            calls.add(zero_where_zero, dh, self.hidden, both.transpose(0, 1))
+            calls.into(_side_by_side(targets[0]), torch.mm, self.shared.mT, both.flatten(1))
+        calls.product(self.hidden.mT, dq, targets[1])
         return *targets, dratio
+
+
+def _side_by_side(maps: Tensor) -> Tensor:
+    """Return maps (k, d, h), which lie in memory as (d, k, h), as one matrix (d, k h)."""
+    return maps.transpose(0, 1).flatten(1)
+
+
+def _write_ratio_gradient(target: Tensor, adapted: Tensor, x: Tensor, dq: Tensor) -> None:
+    """Write dq . (A - x) of every row."""
+    target.copy_(((adapted - x) * dq).sum(-1, keepdim=True))
 
 
 def invert(length: Tensor) -> Tensor:
     """Replace lengths by their inverses in place, and return them; the inverse of 0 is 0, and NaN stays NaN."""
     return length.reciprocal_().nan_to_num_(nan=float("nan"), posinf=0.0)
-
-
-def multiplier(like: Tensor) -> Multiply:
-    """Return the function ``multiply(a, b, out=...)`` for operands of ``like``'s dtype and number of dimensions.
-
-    Operands are two matrices, or two stacks of matrices (k, ., .); stacks in bfloat16 are multiplied matrix by matrix.
-    """
-    if like.ndim == 2:
-        return torch.mm
-    return _one_after_the_other if like.dtype == torch.bfloat16 else torch.bmm
-
-
-def _one_after_the_other(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
-    """Multiply stacks a (k, rows, m) and b (k, m, n) matrix by matrix, into ``out`` (k, rows, n)."""
-    for left, right, result in zip(a, b, out, strict=True):
-        torch.mm(left, right, out=result)
-    return out
 
 
 def flat(value: Tensor) -> Tensor:
@@ -272,37 +282,40 @@ def _each(value: Tensor) -> list[Tensor]:
     return [value] if value.ndim == 2 else list(value)
 
 
-def scaled_rows(rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Return rows scaled to the given lengths, (..., rows, d), and the lengths that they had before, (all rows, 1).
+def scale_rows(rows: Tensor, lengths: Tensor, scaled: Tensor, had: Tensor) -> None:
+    """Write rows scaled to the given lengths to ``scaled``, and the lengths that they had before to ``had``.
 
-    A row of zeros stays zeros, and infinity is returned as the length that it had.
+    A row of zeros stays zeros, and infinity is written as the length that it had.
 
     Parameters
     ----------
-    rows : Tensor of shape (..., rows, d)
+    rows, scaled : Tensor of shape (..., rows, d)
         Contiguous; a matrix, or a stack of matrices.
     lengths : Tensor of shape (all rows, 1)
         The lengths to scale to, of all matrices' rows in their order; in the dtype of ``rows``.
+    had : Tensor of shape (all rows, 1)
+        In at least float32.
     """
-    scaled, had = torch._weight_norm_interface(flat(rows), lengths, 0)
+    result, lengths_before = torch._weight_norm_interface(flat(rows), lengths, 0)
+    flat(scaled).copy_(result)
+    had.copy_(lengths_before)
     if float(had.min()) == 0:
         # No gradient goes through a row of infinite length.
         zeros = had == 0
-        scaled.masked_fill_(zeros, 0)
+        flat(scaled).masked_fill_(zeros, 0)
         had.masked_fill_(zeros, math.inf)
-    return scaled if rows.ndim == 2 else scaled.view(rows.shape), had
 
 
 def through_scaled_rows(gradient: Tensor, rows: Tensor, lengths: Tensor, had: Tensor) -> Tensor:
-    """Return the gradient in the rows that :func:`scaled_rows` took, from the gradient in the rows that it returned.
+    """Return the gradient in the rows that :func:`scale_rows` took, from the gradient in the rows that it wrote.
 
-    ``rows`` and ``lengths`` are the arguments of :func:`scaled_rows`, and ``had`` are the lengths that it returned.
+    ``rows`` and ``lengths`` are the arguments of :func:`scale_rows`, and ``had`` are the lengths that it wrote.
     """
     backward = torch.ops.aten._weight_norm_interface_backward
     of_rows: Tensor = backward(flat(gradient), flat(rows), lengths, had, 0)[0]
     return of_rows if rows.ndim == 2 else of_rows.view(rows.shape)
 
 
-def zero_where_zero(gradient: Tensor, activation: Tensor) -> None:
-    """ReLU's derivative, in place: zero the gradient where the activation is zero."""
-    torch.ops.aten.threshold_backward.grad_input(gradient, activation, 0, grad_input=gradient)
+def zero_where_zero(gradient: Tensor, activation: Tensor, out: Tensor | None = None) -> None:
+    """ReLU's derivative: the gradient, but zero where the activation is; written to ``out``, or in its place."""
+    _THRESHOLD_BACKWARD(gradient, activation, 0, grad_input=gradient if out is None else out)

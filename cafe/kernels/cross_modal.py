@@ -19,8 +19,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cafe.kernels.calls import Buffers
 from cafe.kernels.class_weights_reference import Parameters
-from cafe.kernels.cpu_sides import Buffers, zero_where_zero
+from cafe.kernels.cpu_sides import zero_where_zero
 from cafe.kernels.optimizers import empty_in_a_row
 
 

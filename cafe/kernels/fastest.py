@@ -46,7 +46,7 @@ HOPELESS = 4
 # Share of the direct form's multiply-adds from which on the projected form's more and smaller products do not pay.
 PROJECTED_SHARE = 0.85
 # Revision of the adapter's step: a larger number makes the notes of older programs void.
-REVISION = 4
+REVISION = 5
 # The projected form's frozen logits have to be earned back within so many steps, and to fit in so many bytes.
 EARNED_BACK, FROZEN_BYTES = 100, 512 * 2**20
 

@@ -30,9 +30,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cafe.kernels.calls import Buffers
 from cafe.kernels.class_weights import BLOCK_BYTES, LEAST_ROWS
 from cafe.kernels.class_weights_reference import Parameters
-from cafe.kernels.cpu_sides import Buffers, add_product, through_scaled_rows
+from cafe.kernels.cpu_sides import add_product, through_scaled_rows
 
 
 @dataclass(frozen=True)

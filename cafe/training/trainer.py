@@ -126,10 +126,12 @@ def train_many(
 
     work = [sum(objective.multiply_adds(configurations[i]) for i in stack) for stack in stacks]
     if len(stacks) > 1 and X.device.type == "cpu" and torch.get_num_threads() > 1 and sum(work) >= SMALL:
-        # The longest first, so that no thread is left with a long one at the end.
+        # The longest first, so that no thread is left with a long one at the end; and where threads would not get
+        # equally many, the shortest in parts.
         steps = [configurations[stack[0]].steps for stack in stacks]
-        order = sorted(range(len(stacks)), key=lambda k: -work[k] * steps[k])
-        run_each([partial(fit, stacks[k]) for k in order])
+        *order, last = sorted(range(len(stacks)), key=lambda k: -work[k] * steps[k])
+        parts = [stacks[last]] if len(stacks) % torch.get_num_threads() == 0 else [[i] for i in stacks[last]]
+        run_each([partial(fit, stack) for stack in [*(stacks[k] for k in order), *parts]])
     else:
         for stack, multiply_adds in zip(stacks, work, strict=True):
             with threads_for(0 if _runs_on_one_thread(objective, X, configurations[stack[0]]) else multiply_adds):

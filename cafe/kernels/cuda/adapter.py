@@ -36,8 +36,9 @@ import triton
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from cafe.kernels.calls import Buffers
 from cafe.kernels.cards import Card, card_of, choose_tile, possible_tiles
-from cafe.kernels.cpu import Buffers, Ratio, ratio_forward, ratio_gradients
+from cafe.kernels.cpu_sides import Ratio, ratio_forward, ratio_gradients
 from cafe.kernels.cuda.blend import blend_kernel
 from cafe.kernels.cuda.errors import errors_kernel
 from cafe.kernels.cuda.hidden import hidden_kernel

@@ -24,9 +24,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from cafe.kernels.calls import Buffers
 from cafe.kernels.cards import Card, card_of, choose_tile
 from cafe.kernels.class_weights_reference import WeightsShape
-from cafe.kernels.cpu import Buffers
 from cafe.kernels.cuda.optimizers import update
 from cafe.kernels.cuda.products import ALIGNED, FAR, log_sum_exp, places_of
 from cafe.kernels.cuda.training import TritonTraining, Update

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from cafe.kernels.cpu_sides import Buffers
+from cafe.kernels.calls import Buffers
 from cafe.training.trainer import Batch, Configuration, Step
 
 # Bytes of affinities between all rows that are computed once and kept: those of 11,000 rows in float32.
