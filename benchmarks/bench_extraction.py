@@ -426,10 +426,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rows", type=int, default=64_000, help="of the cache that is read")
-    smallest = {"images": 128, "rounds": 1, "parts": "speed,tower,reading", "rows": 2_000}
+    smallest = {"images": 256, "rounds": 1, "parts": "speed,tower,reading", "rows": 2_000}
     arguments = parse(parser, smallest)
-    if arguments.images % 32 or arguments.images < 128:
-        parser.error("--images takes a multiple of 32 of at least 128")
+    if arguments.images % 32 or arguments.images < 256:
+        parser.error("--images takes a multiple of 32 of at least 256: two batches of a small tower")
     parts: dict[str, tuple[float | None, Callable[[], list[dict[str, Any]]]]] = {
         "speed": (None, lambda: speed(arguments.images, arguments.rounds, arguments.batch_size)),
         "tower": (0.95, lambda: tower(arguments.images, arguments.rounds)),

@@ -116,12 +116,12 @@ def store_rows(rows: NDArray[np.float32], targets: Sequence[Target]) -> None:
 
 
 def _filled_up(encoder: Encoder, crops: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Fill a small batch up with copies of its first crop to as many as the encoder needs; see ``Encoder.least_rows``.
+    """Fill a batch up with copies of its first crop to a multiple of ``Encoder.least_rows``, which says why.
 
     Copies, since black bytes are no crop of an encoder that takes images cut into patches (NaFlex).
     """
-    missing = encoder.least_rows - len(crops)
-    return crops if missing <= 0 or not len(crops) else np.concatenate([crops, np.repeat(crops[:1], missing, axis=0)])
+    missing = -len(crops) % encoder.least_rows
+    return np.concatenate([crops, np.repeat(crops[:1], missing, axis=0)]) if missing else crops
 
 
 def encode_rows(encoder: Encoder, crops: NDArray[np.uint8], *, unprojected: bool) -> NDArray[np.float32]:

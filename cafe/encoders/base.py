@@ -139,9 +139,9 @@ class Encoder(ABC):
 
     @property
     def least_rows(self) -> int:
-        """Rows that a batch must have at least, so that what else is in it changes no bit of an image's features.
+        """Rows of which a batch must have a multiple, so that what else is in it changes no bit of an image's features.
 
-        Extraction fills smaller batches up. 1, the default, is right where an image is computed by itself.
+        Extraction fills other batches up. 1, the default, is right where an image is computed by itself.
         """
         return 1
 

@@ -366,7 +366,7 @@ def test_a_fit_that_was_cut_off_carries_on(cafe, cache_dir, monkeypatch):
     from cafe.cache.extract.progress import ExtractionInterrupted
 
     def stop(state):
-        if state.stage == "images" and state.done > 600:
+        if state.stage == "images" and state.done > 1200:
             raise KeyboardInterrupt
 
     with pytest.raises(ExtractionInterrupted, match="images are kept"):
@@ -380,7 +380,7 @@ def test_predict_that_was_cut_off_carries_on_with_its_evaluation_and_its_json(ca
     """As the verb does it: labels, probabilities for the evaluation, all predictions of the document."""
     from cafe.encoders.standalone.encoder import StandaloneCLIP
 
-    photos = make_folder(tmp_path / "photos", cat=40, dog=40)
+    photos = make_folder(tmp_path / "photos", cat=75, dog=75)  # a batch is 128
     command = ["predict", "--classes", "cat,dog", photos, "--json", "--out"]
     fresh = cafe(*command, tmp_path / "fresh.csv")
     assert fresh.code == 0, fresh.err
@@ -397,12 +397,12 @@ def test_predict_that_was_cut_off_carries_on_with_its_evaluation_and_its_json(ca
     assert killed.code == 130 and f"rows of {calls[0]} images are kept" in killed.err
     done = cafe(*command, tmp_path / "table.csv")
     assert done.code == 0 and f"{calls[0]} images were named before this run began" in done.err
-    assert sum(calls[2:]) == 80 - calls[0]
+    assert sum(calls[2:]) == 150 - calls[0]
     assert (tmp_path / "table.csv").read_bytes() == (tmp_path / "fresh.csv").read_bytes()
     assert {**done.json, "out": ""} == {**fresh.json, "out": ""}
-    assert done.json["evaluation"]["n_test"] == 80
+    assert done.json["evaluation"]["n_test"] == 150
     with (tmp_path / "table.csv").open(encoding="utf-8", newline="") as stream:
-        assert len(list(csv.DictReader(stream))) == 80
+        assert len(list(csv.DictReader(stream))) == 150
 
 
 def test_a_list_on_stdin_takes_features_of_a_cache(cafe, classified, monkeypatch):

@@ -22,7 +22,13 @@ from cafe.encoders.standalone.cropper import CheckpointCropper, read_cropper
 from cafe.encoders.standalone.numpy_tower import NumpyImageTower
 from cafe.encoders.standalone.tokens import ClipTokenizer
 from cafe.encoders.text_towers.base import TextTower
-from cafe.encoders.towers.torch_encoder import BATCH_SIZE, TorchEncoder, check_crops
+from cafe.encoders.towers.torch_encoder import (
+    BATCH_SIZE,
+    SMALL_TOWER_BATCH_SIZE,
+    SMALL_TOWER_NUMBERS,
+    TorchEncoder,
+    check_crops,
+)
 from cafe.errors import CafeError
 
 if TYPE_CHECKING:
@@ -150,7 +156,10 @@ class StandaloneCLIP(TorchEncoder):
     ) -> None:
         self.id, self.device, self.dtype, self.cropper = model_id, device, dtype, cropper
         self.dim = checkpoint.dim
-        self.batch_size = BATCH_SIZE[device.partition(":")[0]]
+        is_small = checkpoint.vision.tokens * checkpoint.vision.width <= SMALL_TOWER_NUMBERS
+        self.batch_size = (
+            SMALL_TOWER_BATCH_SIZE if is_small and device == "cpu" else BATCH_SIZE[device.partition(":")[0]]
+        )
         self.logit_scale, self.logit_bias = checkpoint.scale_and_bias()
         self._revision = checkpoint.revision
         self._checkpoint, self._exact = checkpoint, exact

@@ -17,8 +17,13 @@ from cafe.errors import CafeError, InputError
 if TYPE_CHECKING:
     import torch
 
-# By kind of device. On CPUs a full-size tower was fastest at 32 (docs/extraction.md), and cafe:mini as fast as at 64.
+# By kind of device. On CPUs a full-size tower was fastest at 32 (docs/extraction.md).
 BATCH_SIZE = {"cpu": 32, "mps": 128, "cuda": 256}
+# Of a small tower on a CPU, whose operations on 32 images are too short: threads that encode, decode and collect wait
+# for each other between them, and extraction with cafe:mini took 1.3 to 1.5 times as long.
+SMALL_TOWER_BATCH_SIZE = 128
+# Positions times width of a small tower at most: cafe:mini has 2,176, a ViT-B/32 38,400.
+SMALL_TOWER_NUMBERS = 2**13
 # Two tokenizers with equal vocabularies can still cut text differently: case, accents, digits, spaces.
 PROBES = ("a photo of a cat.", "A PHOTO of Crème  brûlée\t42-3", "it's 1,000 €; don't_panic", "日本語 ß ﬁ", "")
 _BUFFERS = 2  # one is filled while the other is copied
@@ -51,11 +56,12 @@ class TorchEncoder(Encoder):
 
     @property
     def least_rows(self) -> int:
-        """Rows below which a batch is filled up in extraction; see the base class.
+        """Rows to a multiple of which a batch is filled up in extraction; see the base class.
 
         Libraries of matrix products choose their kernels by the number of rows. On CPUs, ViT-B/32 and ``cafe:mini``
-        gave the same bits of an image in any batch of 16 to 32, and other last bits in smaller ones
-        (docs/extraction.md). On other devices only batches of one size are taken for equal.
+        gave the same bits of an image in any batch of 16 to 32, ``cafe:mini`` in any multiple of 16 up to 128, and
+        other last bits in smaller ones and in some between (docs/extraction.md). On other devices only batches of one
+        size are taken for equal.
         """
         return min(self.batch_size, _LEAST_ROWS_ON_CPU) if self.device == "cpu" else self.batch_size
 

@@ -295,14 +295,14 @@ def test_the_embedded_encoder_gives_the_same_bytes(tmp_path, tmp_path_factory):
 
 
 def test_small_batches_are_filled_up_so_that_rows_do_not_depend_on_their_number():
-    """What else is in a batch, and how much, changes no bit of a row once the batch has ``least_rows``."""
+    """What else is in a batch, and how much, changes no bit of a row once batches are multiples of ``least_rows``."""
     from cafe.cache.extract.encode import encode_rows
 
     encoder = open_encoder("cafe:mini", "cpu")
     shape = np.asarray(encoder.cropper(Image.new("RGB", (40, 30)))).shape
     crops = np.random.default_rng(0).integers(0, 256, (encoder.batch_size, *shape), dtype=np.uint8)
     whole = encode_rows(encoder, crops, unprojected=False)
-    for n in (1, 2, 5, 16, 20):
+    for n in (1, 2, 5, 16, 20, 33, 65, 100):
         for rows in (slice(n), slice(-n, None)):
             assert encode_rows(encoder, crops[rows], unprojected=False).tobytes() == whole[rows].tobytes()
 
