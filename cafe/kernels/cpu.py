@@ -404,7 +404,8 @@ class CpuAdapterStep:
             return error, v.scaled, None, None
         u = self._times(calls, "u", error, classes)
         dq = self.buffers("dq", q, *q.shape)
-        calls.add(_write_through, dq, u, q, self._shares(part, block, b, q.dtype), v.had)
+        for each in _matrix_by_matrix(dq, u, q, self._shares(part, block, b, q.dtype), v.had):
+            calls.add(_write_through, *each)
         return error, v.scaled, dq, None
 
     def _scaled(self, calls: Calls, name: str, rows: Tensor, lengths: Tensor) -> _Scaled:
@@ -412,7 +413,8 @@ class CpuAdapterStep:
         wide = torch.promote_types(rows.dtype, torch.float32)
         had = self.buffers(f"{name} had", rows, *lengths.shape, dtype=wide)
         scaled = _Scaled(rows, lengths, self.buffers(name, rows, *rows.shape), had)
-        calls.add(scale_rows, rows, lengths, scaled.scaled, had)
+        for each in _matrix_by_matrix(rows, lengths, scaled.scaled, had):
+            calls.add(scale_rows, *each)
         return scaled
 
     def _shares(self, part: int | slice, block: Tensor, b: int, dtype: torch.dtype) -> Tensor:
@@ -457,7 +459,8 @@ class CpuAdapterStep:
         """Return dp of the folded form, ([k,] c, d), from E."""
         gradient = calls.cast(text.rows, upstream, "e of rows")
         dp = self.buffers("dp", text.rows, *text.rows.shape)
-        calls.add(_write_through, dp, gradient, text.rows, text.lengths / b, text.had)
+        for each in _matrix_by_matrix(dp, gradient, text.rows, text.lengths / b, text.had):
+            calls.add(_write_through, *each)
         return calls.cast(self.narrow_text, dp, "narrow dp")
 
     def _forward(
@@ -628,6 +631,15 @@ def _row_slices(product: Tensor) -> list[slice] | list[None]:
     if rows >= n:
         return [None]
     return [slice(start, start + rows) for start in range(0, n, rows)]
+
+
+def _matrix_by_matrix(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield each matrix of the stacks (k, rows, d) with its part of (k rows, any), since one matrix stays in cache.
+
+    Matrices without a stack are yielded as they are.
+    """
+    k = max(len(value) if value.ndim == 3 else 1 for value in tensors)
+    yield from zip(*(value if value.ndim == 3 else value.chunk(k) for value in tensors), strict=True)
 
 
 def _add_losses(losses: Tensor, logits: Tensor, labels: Tensor, b: int) -> None:

@@ -289,20 +289,20 @@ def scale_rows(rows: Tensor, lengths: Tensor, scaled: Tensor, had: Tensor) -> No
 
     Parameters
     ----------
-    rows, scaled : Tensor of shape (..., rows, d)
-        Contiguous; a matrix, or a stack of matrices.
-    lengths : Tensor of shape (all rows, 1)
-        The lengths to scale to, of all matrices' rows in their order; in the dtype of ``rows``.
-    had : Tensor of shape (all rows, 1)
+    rows, scaled : Tensor of shape (rows, d)
+        Contiguous.
+    lengths : Tensor of shape (rows, 1)
+        The lengths to scale to, in the dtype of ``rows``.
+    had : Tensor of shape (rows, 1)
         In at least float32.
     """
-    result, lengths_before = torch._weight_norm_interface(flat(rows), lengths, 0)
-    flat(scaled).copy_(result)
+    result, lengths_before = torch._weight_norm_interface(rows, lengths, 0)
+    scaled.copy_(result)
     had.copy_(lengths_before)
     if float(had.min()) == 0:
         # No gradient goes through a row of infinite length.
         zeros = had == 0
-        flat(scaled).masked_fill_(zeros, 0)
+        scaled.masked_fill_(zeros, 0)
         had.masked_fill_(zeros, math.inf)
 
 
@@ -311,9 +311,8 @@ def through_scaled_rows(gradient: Tensor, rows: Tensor, lengths: Tensor, had: Te
 
     ``rows`` and ``lengths`` are the arguments of :func:`scale_rows`, and ``had`` are the lengths that it wrote.
     """
-    backward = torch.ops.aten._weight_norm_interface_backward
-    of_rows: Tensor = backward(flat(gradient), flat(rows), lengths, had, 0)[0]
-    return of_rows if rows.ndim == 2 else of_rows.view(rows.shape)
+    of_rows: Tensor = torch.ops.aten._weight_norm_interface_backward(gradient, rows, lengths, had, 0)[0]
+    return of_rows
 
 
 def zero_where_zero(gradient: Tensor, activation: Tensor, out: Tensor | None = None) -> None:
