@@ -11,9 +11,9 @@ for images (q, r of shape (b, d), (b, 1); ratio alpha) and classes (p, t of (c, 
     U = G w              = r times the gradient in q/|q|   (b, d)
     E = G^T q            = the gradient in p/|p|           (c, d)
 
-    through the L2 norm:   dq = U - r^2 q (q . U)          dp = t E - t^2 p (p . t E)
-        where both dots are sums of D L, so that no row of d numbers is read again for them:
-        r^2 (q . U)_i = (r_i^2 / b) sum_j D_ij L_ij        (p . t E)_j = (1 / b) sum_i D_ij L_ij
+    through the L2 norm:   dq = U - r^2 q (q . U)          dp = t (E - t^2 p (p . E))
+        where the first dot is a sum of D L, so that no row of d numbers is read again for it:
+        r^2 (q . U)_i = (r_i^2 / b) sum_j D_ij L_ij
 
 D takes the place of P, where one is subtracted at each label, and the part of U along q leaves with the product that
 makes U: its sum starts from the first term,
@@ -29,7 +29,7 @@ goes on the classes, and rows of images are scaled to length one before the prod
     through the L2 norm:   dq = r (U - v (v . U))          dp = s t (E - t^2 p (p . E))
 
 which is what weight normalisation (Salimans and Kingma, arXiv 1602.07868) does to the rows of a matrix, forward and
-backward in one pass each; 1 / b goes with their lengths.
+backward in one pass each; 1 / b goes with their lengths. Text that is trained passes through its norm so in both forms.
 
     through the blend:     dA = ratio dq                   dratio = dq . (A - x)    (summed over rows that share it)
     through the adapter:   dA = 0 where A = 0 ("released") dW2 = H^T dA
@@ -46,9 +46,11 @@ softmax, norms, parameters and the update stay in the parameters' dtype.
 
 Rows of D sum to zero until they are rounded to bfloat16. What is left then multiplies what all classes have in common,
 which is most of a CLIP text feature, and near the optimum that is more than the gradient: with the folded form, learned
-ratios drifted by it. Softmax sees differences of logits alone, so where text is given its mean class is taken off:
+ratios drifted by it. Softmax sees differences of logits alone, so the mean class is taken off before w is rounded:
 
     L = s r q (w - m)^T        U = G (w - m)        m = (1/c) sum_j w_j
+
+Nothing else changes for it: the gradient in m is the sum of all rows of E, which is zero.
 
 One configuration works on tensors (rows, d) with ``torch.mm``, k stacked ones on (k, rows, d), so that small steps
 share the cost of calling an operation. A step is laid out as a list of calls once (calls.py), and every step runs it:
@@ -306,27 +308,20 @@ class CpuAdapterStep:
             text = self._forward(calls, "text", parameters, narrow, x, part)
         classes, scaled = self._classes(calls, text, part)
         upstream: Tensor | None = None  # E
-        dots: Tensor | None = None  # sum_i D_ij L_ij
         lay_out_block = self._folded_block if self.folded else self._direct_block
         for first in range(0, b, rows):
             block = index[..., first : first + rows]
             x = self._gathered(calls, "features", block)
             image = self._forward(calls, "image", parameters, narrow, x, part) if shape.adapts_image else None
-            error, q, dq, of_block = lay_out_block(calls, image, x, classes, block, part, b, losses)
+            error, q, dq = lay_out_block(calls, image, x, classes, block, part, b, losses)
             if image is not None and dq is not None:
                 self._store(calls, parameters, image, dq, self.weighted, part, first == 0)
             if text is None:
                 continue
             product = calls.product(error.mT, q, self.buffers("e", q, *text.q.shape))
             upstream = self._total(calls, "sum of e", product, upstream, alone=rows >= b)
-            if of_block is not None:
-                dots = self._total(calls, "sum of dots", of_block, dots, alone=rows >= b)
-        if text is not None and upstream is not None:
-            dp = (
-                self._through_scaled(calls, scaled, upstream, b)
-                if scaled is not None
-                else self._text_gradient(calls, text, upstream, dots, b)
-            )
+        if text is not None and upstream is not None and scaled is not None:
+            dp = self._through_scaled(calls, scaled, upstream, b if self.folded else 1)
             self._store(calls, parameters, text, dp, False, part, True)
 
     def _total(self, calls: Calls, name: str, of_block: Tensor, total: Tensor | None, alone: bool) -> Tensor:
@@ -364,20 +359,20 @@ class CpuAdapterStep:
         part: int | slice,
         b: int,
         losses: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """Return G, q, dq (None without an image adapter) and the block's sum_i D_ij L_ij (None where text is fixed).
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return G, q and dq (None without an image adapter).
 
         Letters are those of the module. ``block`` has the numbers of the rows in ``x``, ``part`` is the place of their
         configurations in the stack, and ``b`` is the size of the whole batch.
         """
         q, r = (x, self._gathered(calls, "row_r", block)) if image is None else (image.q, image.r)
         cosines = self._times(calls, "cosines", q, classes.mT)
-        error, along, dots = self.errors(calls, cosines, r, block, part, b, losses)
+        error, along = self.errors(calls, cosines, r, block, part, b, losses)
         if image is None:
-            return error, q, None, dots
+            return error, q, None
         along = calls.cast(q, along, "narrow along")
         radial = calls.into(self.buffers("u", q, *q.shape), torch.mul, q, along)
-        return error, q, self._times(calls, "u", error, classes, minus=radial), dots
+        return error, q, self._times(calls, "u", error, classes, minus=radial)
 
     def _folded_block(
         self,
@@ -389,8 +384,8 @@ class CpuAdapterStep:
         part: int | slice,
         b: int,
         losses: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor | None, None]:
-        """Return D, v and dq (None without an adapter)."""
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return D, v and dq (None without an image adapter)."""
         q = x if image is None else image.q
         if not q.is_contiguous():  # rows that configurations share
             q = self.buffers("x of each", x, *x.shape)
@@ -401,12 +396,12 @@ class CpuAdapterStep:
             if raw.dtype != error.dtype:
                 calls.add(_rows(error, rows).copy_, raw)
         if image is None:
-            return error, v.scaled, None, None
+            return error, v.scaled, None
         u = self._times(calls, "u", error, classes)
         dq = self.buffers("dq", q, *q.shape)
         for each in _matrix_by_matrix(dq, u, q, self._shares(part, block, b, q.dtype), v.had):
             calls.add(_write_through, *each)
-        return error, v.scaled, dq, None
+        return error, v.scaled, dq
 
     def _scaled(self, calls: Calls, name: str, rows: Tensor, lengths: Tensor) -> _Scaled:
         """Return rows and where they lie when scaled to these lengths, (all rows, 1)."""
@@ -428,38 +423,35 @@ class CpuAdapterStep:
     def _classes(self, calls: Calls, text: Side | None, part: int | slice) -> tuple[Tensor, _Scaled | None]:
         """Return w, or s w in the folded form: (c, d) shared and less their mean, or (k, c, d) of trained text.
 
-        Of trained text in the folded form, also what its gradient needs.
+        Of trained text also what its gradient needs; less its mean where it is rounded.
         """
-        if not self.folded:
-            return self.centred_text if text is None else text.unit(), None
         if text is not None:
-            lengths = self.scale[part].expand(*text.q.shape[:-1], 1).reshape(-1, 1).contiguous()
-            narrow = lengths.to(text.q.dtype)
-            # A scale that the products' dtype does not have would be rounded in every logit alike.
-            exact = narrow.dtype == lengths.dtype or torch.equal(narrow.to(lengths.dtype), lengths)
-            scaled = self._scaled(calls, "s w", *((text.q, narrow) if exact else (text.wide(), lengths)))
-            return calls.cast(self.narrow_text, scaled.scaled, "text unit"), scaled
+            return self._trained_classes(calls, text, part)
+        if not self.folded:
+            return self.centred_text, None
         scales = self.numbers["logit_scale"]
         given = {scales[part]} if isinstance(part, int) else set(scales[part])
         scale: Any = given.pop() if len(given) == 1 else self.scale[part]
         return (self._centred_text * scale).to(self.narrow_text.dtype), None
 
-    def _text_gradient(self, calls: Calls, text: Side, upstream: Tensor, dots: Tensor | None, b: int) -> Tensor:
-        """Return dp, ([k,] c, d), from E and the sums of D L."""
-        calls.add(upstream.mul_, text.r)
-        u = calls.cast(self.narrow_text, upstream, "narrow e")
-        if dots is not None:
-            for factor in (text.r, text.r, 1 / b):
-                calls.add(dots.mul_, factor)
-            along = calls.cast(u, dots, "narrow dots")
-            calls.add(u.sub_, calls.into(self.buffers("along", u, *u.shape), torch.mul, text.q, along))
-        return u
+    def _trained_classes(self, calls: Calls, text: Side, part: int | slice) -> tuple[Tensor, _Scaled]:
+        """Return w, or s w in the folded form, ([k,] c, d), and what the gradient of text needs."""
+        wide = calls.cast(self.text, text.q, "wide text")
+        length = self.scale[part] if self.folded else torch.ones_like(self.scale[part])
+        lengths = length.expand(*wide.shape[:-1], 1).reshape(-1, 1).contiguous()
+        scaled = self._scaled(calls, "w", wide, lengths)
+        if wide is text.q:
+            return scaled.scaled, scaled
+        mean = self.buffers("mean class", wide, *wide.shape[:-2], 1, wide.shape[-1])
+        calls.into(mean, torch.mean, scaled.scaled, -2, keepdim=True)
+        calls.add(scaled.scaled.sub_, mean)
+        return calls.cast(text.q, scaled.scaled, "narrow w"), scaled
 
-    def _through_scaled(self, calls: Calls, text: _Scaled, upstream: Tensor, b: int) -> Tensor:
-        """Return dp of the folded form, ([k,] c, d), from E."""
+    def _through_scaled(self, calls: Calls, text: _Scaled, upstream: Tensor, share: int) -> Tensor:
+        """Return dp, ([k,] c, d), from E times ``share``."""
         gradient = calls.cast(text.rows, upstream, "e of rows")
         dp = self.buffers("dp", text.rows, *text.rows.shape)
-        for each in _matrix_by_matrix(dp, gradient, text.rows, text.lengths / b, text.had):
+        for each in _matrix_by_matrix(dp, gradient, text.rows, text.lengths / share, text.had):
             calls.add(_write_through, *each)
         return calls.cast(self.narrow_text, dp, "narrow dp")
 
@@ -508,24 +500,19 @@ class CpuAdapterStep:
         part: int | slice,
         b: int,
         losses: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return weight G in the products' dtype, weight r^2 (q . U) as ([k,] rows, 1), and sum_i D_ij L_ij.
+    ) -> tuple[Tensor, Tensor]:
+        """Return weight G in the products' dtype, and weight r^2 (q . U) as ([k,] rows, 1).
 
         Adds the block's share to ``losses``, if there is one. Cosines are q w^T, of unit w and q as long as it is; they
-        are overwritten. The last, ([k,] c, 1), is None where text is fixed.
+        are overwritten.
         """
         scale, weight = self._scale_and_weight(part, b)
         factor = calls.into(self.buffers("factor", r, *r.shape), torch.mul, r, scale)  # ([k,] rows, 1)
         errors = self.buffers("errors", cosines, *cosines.shape) if cosines.dtype == r.dtype else cosines
         alongs = self.buffers("alongs", r, *r.shape)
-        dots: Tensor | None = None
         for rows, logits, raw in self._softmax_errors(calls, cosines, factor, block, b, losses, errors):
             calls.add(logits.mul_, raw)
             along = calls.into(_rows(alongs, rows), torch.sum, logits, -1, keepdim=True)  # sum_j D L
-            if self.shape.adapts_text:
-                of_rows = self.buffers("dots of rows", logits, *logits.shape[:-2], 1, logits.shape[-1])
-                calls.into(of_rows, torch.sum, logits, -2, keepdim=True)
-                dots = self._total(calls, "dots", of_rows.mT, dots, alone=rows is None)
             own = _rows(r, rows)
             share = calls.into(self.buffers("share", own, *own.shape), torch.mul, own, weight)
             calls.add(raw.mul_, calls.into(self.buffers("share of g", own, *own.shape), torch.mul, share, scale))
@@ -533,7 +520,7 @@ class CpuAdapterStep:
             calls.add(along.mul_, share)
             if raw.dtype != errors.dtype:
                 calls.add(_rows(errors, rows).copy_, raw)
-        return errors, alongs, dots
+        return errors, alongs
 
     def _softmax_errors(
         self,

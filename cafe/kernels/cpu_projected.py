@@ -110,7 +110,7 @@ class CpuProjectedStep(CpuAdapterStep):
         cosines = calls.into(buffers("cosines", w, b, c), torch.addmm, frozen, hidden, m, beta=1 - a, alpha=a)
         r = buffers("r", squares, b, 1)
         calls.add(self._write_reciprocal_lengths, r, hidden, y, z, squares, a)
-        error, wide_along, _ = self.errors(calls, cosines, r, index, number, b, losses)
+        error, wide_along = self.errors(calls, cosines, r, index, number, b, losses)
         along = calls.cast(w, wide_along, "narrow along")
         dh = calls.into(buffers("dh", w, b, h), torch.mm, error, m.mT)
         calls.add(dh.addcmul_, y, along, value=-1)

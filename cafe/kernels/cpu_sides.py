@@ -194,10 +194,6 @@ class Side:
         """Return a buffer of this side."""
         return self.calls.buffers(f"{self.name} {name}", like, *shape)
 
-    def wide(self) -> Tensor:
-        """Return q in the parameters' dtype: q itself, or a copy."""
-        return self.calls.cast(self.ratio_values, self.q, f"{self.name} wide")
-
     @property
     def r(self) -> Tensor:
         """1 / |q| in the parameters' dtype, (..., rows, 1)."""
@@ -209,15 +205,6 @@ class Side:
                 self.calls.into(r, torch.linalg.vector_norm, wide, dim=-1, keepdim=True)
             self.calls.add(invert, self._r)
         return self._r
-
-    def unit(self) -> Tensor:
-        """Return q / |q| in the dtype of the products, rounded once."""
-        wide = self.wide()
-        self._r = self._buffer("r", wide, *wide.shape[:-1], 1)
-        self.calls.into(self._r, torch.linalg.vector_norm, wide, dim=-1, keepdim=True)
-        self.calls.add(invert, self._r)
-        unit = self.calls.into(self._buffer("unit wide", wide, *wide.shape), torch.mul, wide, self._r)
-        return self.calls.cast(self.q, unit, f"{self.name} unit")
 
     def gradients(
         self, dq: Tensor, weighted: bool = False, targets: tuple[Tensor, Tensor] | None = None
