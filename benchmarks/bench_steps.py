@@ -39,6 +39,7 @@ from cafe import CLIPAdapter
 from cafe.compute import torch_threads
 from cafe.kernels.cpu import CpuAdapterStep
 from cafe.kernels.cpu_projected import CpuProjectedStep, FrozenLogits, direct_multiply_adds
+from cafe.kernels.cpu_sides import in_order_of_step
 from cafe.kernels.fastest import StepSizes, choose_cpu_step, choose_cpu_threads
 from cafe.kernels.optimizers import copied_in_a_row, make_update
 from cafe.kernels.reference import AdapterShape, adapter_losses_and_gradients
@@ -123,13 +124,12 @@ class OneStep:
         self.products = getattr(torch, self.dtype)
         generator = torch.Generator().manual_seed(0)
         sides = [side for side in ("image", "text") if variant in (side, "both")]
-        self.parameters = copied_in_a_row(
-            {
-                f"{side}_{part}": torch.rand(1, *size, generator=generator).sub_(0.5).mul_(2 / size[0] ** 0.5)
-                for side in sides
-                for part, size in (("down", (d, h)), ("up", (h, d)))
-            }
-        )
+        drawn = {
+            f"{side}_{part}": torch.rand(1, *size, generator=generator).sub_(0.5).mul_(2 / size[0] ** 0.5)
+            for side in sides
+            for part, size in (("down", (d, h)), ("up", (h, d)))
+        }
+        self.parameters = copied_in_a_row(in_order_of_step(drawn))
         self.hyper = {"alpha": torch.tensor([RATIO]), "beta": torch.tensor([RATIO])}
         self.hyper["logit_scale"] = torch.tensor([SCALE])
         self.X, self.y, self.text = torch.from_numpy(X), torch.from_numpy(y), torch.from_numpy(text)[None]

@@ -59,7 +59,7 @@ whatever is called "laid out" below adds calls, and returns where they will writ
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
@@ -244,8 +244,7 @@ class CpuAdapterStep:
         stack = max(1, min(g, self.block_bytes // bytes_of_one))
         rows = min(b, max(self.least_rows, b * self.block_bytes // bytes_of_one))
         self._whole = rows >= b
-        alike = [side for side, same in (("image", len(laid.index) < g), ("text", g > 1)) if same and stack == g]
-        narrow = self.prepare(laid.calls, parameters, alike)
+        narrow = self.prepare(laid.calls, parameters)
         for start in range(0, g, stack):
             part = start if stack == 1 else slice(start, min(g, start + stack))
             losses = None if laid.losses is None else laid.losses[part]
@@ -263,22 +262,14 @@ class CpuAdapterStep:
         for name in self._maps:
             calls.add(self.gradients[name].copy_, self._narrow_gradients[name])
 
-    def prepare(self, calls: Calls, parameters: Parameters, alike: Sequence[str] = ()) -> Parameters:
-        """Make the buffers of gradients, and return where the parameters lie in the products' dtype.
-
-        W1 of sides whose rows all configurations share lie side by side there, (g, d, h) as (d, g, h).
-        """
+    def prepare(self, calls: Calls, parameters: Parameters) -> Parameters:
+        """Make the buffers of gradients, and return where the parameters lie in the products' dtype."""
         if not self.gradients:
             self.gradients = empty_in_a_row(parameters)
             self._maps = [name for name in parameters if name.endswith(("_down", "_up"))]
         if self.narrow_text.dtype == self.text.dtype:
             return parameters
         narrow, self._narrow_gradients = (empty_in_a_row(parameters, self.narrow_text.dtype) for _ in range(2))
-        for side in alike:
-            for tensors in (narrow, self._narrow_gradients):
-                if (name := f"{side}_down") in tensors:
-                    g, d, h = tensors[name].shape
-                    tensors[name] = tensors[name].view(d, g, h).transpose(0, 1)
         row, narrow_row = in_a_row(parameters), in_a_row(narrow)
         if row is not None and narrow_row is not None:
             calls.add(narrow_row.copy_, row)

@@ -26,6 +26,11 @@ from cafe.kernels.reference import START_LOGIT, Parameters
 _THRESHOLD_BACKWARD = torch.ops.aten.threshold_backward.grad_input
 
 
+def in_order_of_step(parameters: Parameters) -> Parameters:
+    """Return the parameters with W1 as (h, d) in memory, so that W1 of several configurations lie side by side."""
+    return {name: value.mT.contiguous().mT if name.endswith("_down") else value for name, value in parameters.items()}
+
+
 def add_product(target: Tensor, a: Tensor, b: Tensor, fresh: bool, buffers: Buffers) -> None:
     """Add the product of two matrices, or of two stacks of them, to the target; write it there where that is fresh."""
     multiply, multiply_and_add = (torch.bmm, torch.baddbmm) if a.ndim == 3 else (torch.mm, torch.addmm)
@@ -157,7 +162,7 @@ class Side:
         self.ratio_values = ratio.values[0] if ratio.values.ndim > x.ndim else ratio.values
         down, up = weights
         # Configurations that share their rows multiply them with all their W1 at once, which lie side by side.
-        beside = x.ndim == 3 and len(x) > 1 and x.stride(0) == 0 and down.stride(0) == down.shape[-1]
+        beside = x.ndim == 3 and len(x) > 1 and x.stride(0) == 0 and down.mT.is_contiguous()
         self.shared = x[0] if beside else None
         self.hidden = self._buffer("h", x, *x.shape[:-1], down.shape[-1])
         if self.shared is None:
@@ -199,10 +204,8 @@ class Side:
         """1 / |q| in the parameters' dtype, (..., rows, 1)."""
         if self._r is None:
             self._r = self._buffer("r", self.ratio_values, *self.q.shape[:-1], 1)
-            # Matrix by matrix, in one buffer: the copy in the parameters' dtype then stays in cache.
-            for rows, r in zip(_each(self.q), _each(self._r), strict=True):
-                wide = self.calls.cast(self.ratio_values, rows, f"{self.name} wide rows")
-                self.calls.into(r, torch.linalg.vector_norm, wide, dim=-1, keepdim=True)
+            wide = self._r.dtype
+            self.calls.into(self._r, torch.linalg.vector_norm, self.q, dim=-1, keepdim=True, dtype=wide)
             self.calls.add(invert, self._r)
         return self._r
 
@@ -232,21 +235,29 @@ class Side:
         down, up = self.weights
         dh = calls.product(dq, up.mT, self._buffer("dh", dq, *self.hidden.shape))
         if targets is None:
-            targets = self._buffer("down", dq, *down.shape), self._buffer("up", dq, *up.shape)
+            of_down = (
+                self._buffer("down", dq, *down.shape)
+                if down.is_contiguous()
+                else self._buffer("down", dq, *down.mT.shape).mT
+            )
+            targets = of_down, self._buffer("up", dq, *up.shape)
         if self.shared is None:
             calls.add(zero_where_zero, dh, self.hidden)
-            calls.product(self.x.mT, dh, targets[0])
+            if targets[0].is_contiguous():
+                calls.product(self.x.mT, dh, targets[0])
+            else:  # as (h, d) in memory
+                calls.product(dh.mT, self.x, targets[0].mT)
         else:
             both = self._buffer("dh side by side", dq, len(self.shared), *self.hidden.shape[::2])
             calls.add(zero_where_zero, dh, self.hidden, both.transpose(0, 1))
-            calls.into(_side_by_side(targets[0]), torch.mm, self.shared.mT, both.flatten(1))
+            calls.into(_side_by_side(targets[0]).mT, torch.mm, both.flatten(1).mT, self.shared)
         calls.product(self.hidden.mT, dq, targets[1])
         return *targets, dratio
 
 
 def _side_by_side(maps: Tensor) -> Tensor:
-    """Return maps (k, d, h), which lie in memory as (d, k, h), as one matrix (d, k h)."""
-    return maps.transpose(0, 1).flatten(1)
+    """Return maps (k, d, h), which lie in memory as (k, h, d), as one matrix (d, k h)."""
+    return maps.mT.flatten(0, 1).mT
 
 
 def _write_ratio_gradient(target: Tensor, adapted: Tensor, x: Tensor, dq: Tensor) -> None:

@@ -25,6 +25,7 @@ from cafe.errors import InputError
 from cafe.kernels.choose import CPU_FORMS
 from cafe.kernels.cpu import CpuAdapterStep
 from cafe.kernels.cpu_projected import CpuProjectedStep, FrozenLogits, direct_multiply_adds, projected_multiply_adds
+from cafe.kernels.cpu_sides import in_order_of_step
 from cafe.kernels.optimizers import copied_in_a_row, make_update
 from cafe.kernels.reference import AdapterShape
 from cafe.measured import BUDGET, seconds_of, time_ways
@@ -49,7 +50,7 @@ HOPELESS = 4
 # Share of the direct form's multiply-adds from which on the projected form's more and smaller products do not pay.
 PROJECTED_SHARE = 0.85
 # Revision of the adapter's step: a larger number makes the notes of older programs void.
-REVISION = 5
+REVISION = 6
 # The projected form's frozen logits have to be earned back within so many steps, and to fit in so many bytes.
 EARNED_BACK, FROZEN_BYTES = 100, 512 * 2**20
 
@@ -355,7 +356,7 @@ def _make_step(drawn: _Drawn, sizes: StepSizes, form: str, precision: str) -> Ca
         if form == CPU_FORMS[2]
         else CpuAdapterStep(*arguments, form == CPU_FORMS[1])
     )
-    parameters = copied_in_a_row(drawn.parameters)
+    parameters = copied_in_a_row(in_order_of_step(drawn.parameters))
     update = make_update("adamw", parameters, torch.zeros(1))
     index, rate = torch.arange(b)[None], torch.tensor([1e-3])
 

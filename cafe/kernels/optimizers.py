@@ -5,6 +5,9 @@ Written here because torch's optimisers know one learning rate per parameter ten
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+from operator import is_not
 from typing import Protocol
 
 import torch
@@ -29,6 +32,8 @@ class Update(Protocol):
 def empty_in_a_row(like: dict[str, Tensor], dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     """Return empty tensors of the shapes of ``like``, one after the other in memory, so that one call updates all.
 
+    Each keeps the order of its axes in memory.
+
     Examples
     --------
     >>> weights = empty_in_a_row({"down": torch.ones(1, 4, 2), "up": torch.ones(1, 2, 4)})
@@ -39,9 +44,11 @@ def empty_in_a_row(like: dict[str, Tensor], dtype: torch.dtype | None = None) ->
         return {}
     first = next(iter(like.values()))
     flat = first.new_empty(sum(value.numel() for value in like.values()), dtype=dtype or first.dtype)
-    sizes = [value.numel() for value in like.values()]
-    parts = zip(like.items(), torch.split(flat, sizes), strict=True)
-    return {name: part.view(value.shape) for (name, value), part in parts}
+    parts = torch.split(flat, [value.numel() for value in like.values()])
+    return {
+        name: part.as_strided(value.shape, torch.empty_like(value, device="meta").stride())
+        for (name, value), part in zip(like.items(), parts, strict=True)
+    }
 
 
 def copied_in_a_row(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -58,7 +65,8 @@ def in_a_row(tensors: dict[str, Tensor]) -> Tensor | None:
     first = values[0]
     end = first.data_ptr()
     for value in values:
-        if value.data_ptr() != end or not value.is_contiguous() or value.dtype != first.dtype:
+        dense = value.is_contiguous() or (value.ndim > 1 and value.mT.is_contiguous())
+        if value.data_ptr() != end or not dense or value.dtype != first.dtype:
             return None
         end += value.numel() * value.element_size()
     total = (end - first.data_ptr()) // first.element_size()
@@ -68,19 +76,43 @@ def in_a_row(tensors: dict[str, Tensor]) -> Tensor | None:
     return first.as_strided((total,), (1,), offset)
 
 
-class Row:
-    """Remembers where a dictionary's tensors lie in a row, since it is asked for at every step."""
+def _in_order_of(like: Tensor, value: Tensor) -> Tensor:
+    """Return the value with its axes in memory as those of ``like``: itself, or a copy."""
+    return value if value.stride() == like.stride() else torch.empty_like(like).copy_(value)
 
-    def __init__(self) -> None:
+
+def _counts() -> Iterator[Tensor]:
+    """Yield 1, 2, 3, ... as tensors of a number each, which the fused kernels take; made many at a time."""
+    for start in itertools.count(1, 256):
+        yield from torch.arange(start, start + 256, dtype=torch.float32).unbind()
+
+
+class Row:
+    """Remembers where a dictionary's tensors lie in a row, since it is asked for at every step.
+
+    Parameters
+    ----------
+    like : dict of str to Tensor
+        Has the names that the dictionary must have, in their order, and the order of each tensor's axes in memory.
+    """
+
+    def __init__(self, like: dict[str, Tensor]) -> None:
+        self._order = _order(like)
         self._tensors: list[Tensor] = []
         self._row: Tensor | None = None
 
     def __call__(self, tensors: dict[str, Tensor]) -> Tensor | None:
-        """Return :func:`in_a_row` of them."""
+        """Return :func:`in_a_row` of them, if they have those names and orders."""
         values = list(tensors.values())
-        if len(values) != len(self._tensors) or any(a is not b for a, b in zip(values, self._tensors, strict=True)):
-            self._tensors, self._row = values, in_a_row(tensors)
+        if len(values) != len(self._tensors) or any(map(is_not, values, self._tensors)):
+            self._tensors = values
+            self._row = in_a_row(tensors) if _order(tensors) == self._order else None
         return self._row
+
+
+def _order(tensors: dict[str, Tensor]) -> list[tuple[str, tuple[int, ...]]]:
+    """Return names and strides."""
+    return [(name, value.stride()) for name, value in tensors.items()]
 
 
 def _along(values: Tensor, like: Tensor) -> Tensor:
@@ -184,19 +216,22 @@ class FusedUpdate:
         self.first, self.second = copied_in_a_row(zeros), copied_in_a_row(zeros) if name == "adamw" else {}
         # Where all lies in a row and rates and decays are equal, one array of each kind is all that is updated.
         self.rows = tuple(in_a_row(each) if each else None for each in (parameters, self.first, self.second))
-        self.slopes = Row()
-        self.t = torch.zeros(())
+        self.slopes = Row(parameters)
+        self.decays_are_equal = self.decays.count(self.decays[0]) == len(self.decays)
+        self.counts = _counts()
 
-    def __call__(self, parameters: dict[str, Tensor], gradients: dict[str, Tensor], lr: Tensor) -> None:
-        """Take one step; see the class."""
-        self.t += 1
-        pairs = list(zip(lr.tolist(), self.decays, strict=True))
+    def __call__(self, parameters: dict[str, Tensor], gradients: dict[str, Tensor], lr: Tensor | list[float]) -> None:
+        """Take one step; see the class. A list of rates spares a step the conversion."""
+        rates = lr.tolist() if isinstance(lr, Tensor) else lr
+        count = next(self.counts)
         values, first, second = self.rows
-        if values is not None and first is not None and pairs.count(pairs[0]) == len(pairs):
-            slopes = self.slopes(gradients) if list(gradients) == list(parameters) else None
+        if self.decays_are_equal and values is not None and first is not None and rates.count(rates[0]) == len(rates):
+            slopes = self.slopes(gradients)
             if slopes is not None:
-                self._take([values], [slopes], [first], [] if second is None else [second], *pairs[0])
+                moments = [] if second is None else [second]
+                self._take([values], [slopes], [first], moments, count, rates[0], self.decays[0])
                 return
+        pairs = zip(rates, self.decays, strict=True)
         groups: dict[tuple[float, float], list[int]] = {}
         for k, pair in enumerate(pairs):
             groups.setdefault(pair, []).append(k)
@@ -207,9 +242,10 @@ class FusedUpdate:
                     return [tensors[name] for name in parameters if name in tensors]
                 return [tensors[name][k] for name in parameters if name in tensors for k in members]
 
+            weights = pick(parameters)
             # The kernels walk memory, whatever the strides say.
-            contiguous = [value.contiguous() for value in pick(gradients)]
-            self._take(pick(parameters), contiguous, pick(self.first), pick(self.second), rate, decay)
+            alike = [_in_order_of(weight, slope) for weight, slope in zip(weights, pick(gradients), strict=True)]
+            self._take(weights, alike, pick(self.first), pick(self.second), count, rate, decay)
 
     def _take(
         self,
@@ -217,10 +253,11 @@ class FusedUpdate:
         slopes: list[Tensor],
         first: list[Tensor],
         second: list[Tensor],
+        count: Tensor,
         rate: float,
         decay: float,
     ) -> None:
-        """Update tensors that share their rate and decay."""
+        """Update tensors that share their rate and decay, in the step of that number."""
         if self.name == "sgd":
             torch._fused_sgd_(
                 values,
@@ -241,7 +278,7 @@ class FusedUpdate:
             first,
             second,
             [],
-            [self.t] * len(values),
+            [count] * len(values),
             lr=rate,
             beta1=BETAS[0],
             beta2=BETAS[1],

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cafe.compute import capture_stream
-from cafe.kernels.optimizers import make_update
+from cafe.kernels.optimizers import FusedUpdate, make_update
 
 # Runs before capture: it compiles kernels, makes buffers and lets libraries choose theirs.
 WARM_UPS = 1
@@ -183,9 +183,10 @@ def train_step_by_step(
     if lr.device.type == "cuda":
         blocks = drawn_ahead(blocks, True)
     batches = (index for block in blocks for index in block.to(lr.device, non_blocking=True).unbind(1))  # (g, b) each
+    each_rates = rates.tolist() if isinstance(update, FusedUpdate) else rates
     for step, index in enumerate(batches):
         losses, gradients = take(parameters, index, step >= tail_start)
-        update(parameters, gradients, rates[step])
+        update(parameters, gradients, each_rates[step])
         if step >= tail_start and losses is not None:
             tail += losses.to(tail.dtype)
     return tail.div_(first.steps - tail_start)

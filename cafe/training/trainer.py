@@ -51,7 +51,8 @@ class Objective(Protocol):
     function takes the place of ``losses_and_gradients`` for that stack, and may keep what is constant and reuse its
     buffers: the gradients are read before the next call. One with ``uses_feature_mean(shape)`` gets zeros for means
     where that is false: they cost a pass over all rows. One with ``threads(configuration)`` says on how many threads a
-    step runs fastest on a CPU, or None; one whose ``stacks_large_steps`` is true gains by stacks on a CPU however large
+    step runs fastest on a CPU, or None; one with ``in_order_of_step(parameters)`` returns them in the order in memory
+    that its step reads fastest there; one whose ``stacks_large_steps`` is true gains by stacks on a CPU however large
     its steps are. One whose ``on_device`` is true has a stepper that never waits for its device; its steps are recorded
     and replayed (training/steps.py), with Triton's optimisers.
     """
@@ -202,7 +203,8 @@ def _fit_stack(
 
     parameters = {name: value.to(X) for name, value in initial.items()}
     if X.device.type == "cpu":
-        parameters = copied_in_a_row(parameters)
+        ordered = getattr(objective, "in_order_of_step", dict)(parameters)
+        parameters = copied_in_a_row(ordered)
     hyper = {k: tensor([float(c.hyper[k]) for c in stack]) for k in first.hyper}
     feature_mean = torch.stack([_feature_mean(objective, X, c) for c in stack])
     lr, decay = tensor([c.lr for c in stack]), tensor([c.weight_decay for c in stack])

@@ -7,6 +7,7 @@ from adapter_problem import adapter_problem
 from cafe.kernels.calls import Buffers, Calls
 from cafe.kernels.cpu import CpuAdapterStep
 from cafe.kernels.cpu_projected import CpuProjectedStep, FrozenLogits
+from cafe.kernels.cpu_sides import in_order_of_step
 from cafe.kernels.reference import AdapterShape, adapter_losses_and_gradients
 
 FORMS = ["direct", "folded", "projected"]
@@ -76,7 +77,9 @@ def test_maps_that_lie_side_by_side_give_the_gradients_of_single_fits(variant, f
     hyper = {"alpha": torch.tensor([0.2, 0.5, 0.8]), "beta": torch.tensor([0.5] * 3), "logit_scale": torch.ones(3) * 30}
     parameters, hyper, X, y, index, text, mean = adapter_problem(shape, hyper, 64, 40, 96, 80, dtype=torch.float32)
     rows = index[:1].expand(3, -1)
-    together = CpuAdapterStep(shape, hyper, X.bfloat16(), y, text, mean)(parameters, rows)[1]
+    beside = in_order_of_step(parameters)
+    assert beside["image_down"].mT.is_contiguous()
+    together = CpuAdapterStep(shape, hyper, X.bfloat16(), y, text, mean)(beside, rows)[1]
     for k in range(3):
         own = slice(k, k + 1)
         step = CpuAdapterStep(shape, {n: v[own] for n, v in hyper.items()}, X.bfloat16(), y, text, mean[own])

@@ -51,3 +51,24 @@ def test_tensors_in_a_row_are_updated_as_tensors_apart(name, rates):
         updates[1](together, copied_in_a_row(gradients), lr)
     for key, value in apart.items():
         torch.testing.assert_close(together[key], value, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize("rates", [(0.1, 0.1), (0.1, 0.2)], ids=["equal", "each its own"])
+@pytest.mark.parametrize("same", [True, False], ids=["gradients in the same order", "in another"])
+def test_parameters_may_have_their_axes_in_another_order_in_memory(name, rates, same):
+    """The fused kernels walk memory, whatever the strides say."""
+    generator = torch.Generator().manual_seed(0)
+    plain = {"down": torch.randn(2, 5, 3, generator=generator), "up": torch.randn(2, 3, 5, generator=generator)}
+    swapped = copied_in_a_row({"down": plain["down"].mT.contiguous().mT, "up": plain["up"]})
+    assert in_a_row(swapped) is not None
+    assert swapped["down"].mT.is_contiguous()
+    decay, lr = torch.tensor([0.1, 0.1]), torch.tensor(rates)
+    updates = [make_update(name, parameters, decay) for parameters in (plain, swapped)]
+    for _ in range(3):
+        gradients = {key: torch.randn(value.shape, generator=generator) for key, value in plain.items()}
+        updates[0](plain, gradients, lr)
+        own = {"down": gradients["down"].mT.contiguous().mT, "up": gradients["up"]} if same else gradients
+        updates[1](swapped, copied_in_a_row(own), lr.tolist() if same else lr)
+    for key, value in plain.items():
+        torch.testing.assert_close(swapped[key], value, rtol=1e-6, atol=1e-7)

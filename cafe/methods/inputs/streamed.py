@@ -61,6 +61,11 @@ class Streamed:
         threads: int | None = self.objective.threads(configuration)
         return threads
 
+    def in_order_of_step(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the parameters (g, ...) in the order in memory that the step reads fastest."""
+        ordered: dict[str, Tensor] = self.objective.in_order_of_step(parameters)
+        return ordered
+
     def uses_feature_mean(self, shape: Any) -> bool:
         """Return whether configurations of that shape use the mean training feature."""
         return bool(self.objective.uses_feature_mean(shape))

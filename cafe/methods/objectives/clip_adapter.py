@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cafe.kernels.choose import CPU_FORMS
 from cafe.kernels.cpu_projected import FrozenLogits
+from cafe.kernels.cpu_sides import in_order_of_step
 from cafe.kernels.fastest import StepSizes, choose_cpu_threads
 from cafe.kernels.reference import adapter_losses_and_gradients
 from cafe.training.trainer import Batch, Configuration, Step
@@ -95,6 +96,10 @@ class AdapterObjective:
 
             return TritonAdapterStep(shape, hyper, features, y, self.text, feature_mean, precision=self.precision)
         return None
+
+    def in_order_of_step(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the parameters (g, ...) in the order in memory that the step reads fastest."""
+        return in_order_of_step(parameters) if self.kernel in CPU_FORMS else parameters
 
     def uses_feature_mean(self, shape: Any) -> bool:
         """Return whether a shape uses the mean training feature, as learned ratios of the text side do."""
