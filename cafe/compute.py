@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock, local
 from typing import TYPE_CHECKING, Any
 
 from cafe.errors import InputError, unknown_name
@@ -446,6 +446,28 @@ def _thread_pools(n_modules: int) -> Any:
     return ThreadpoolController()
 
 
+class _GivenUp(BaseException):
+    """Raised in a job of :func:`run_each` that is not wanted any more."""
+
+
+# Of the job that a thread runs: ``given_up``, an Event.
+_job = local()
+
+
+def leave_if_given_up() -> None:
+    """Leave the job of :func:`run_each` that this thread runs, where another has failed or Ctrl-C has come.
+
+    Loops of fits call it once a step. Outside of such a job it does nothing.
+
+    Examples
+    --------
+    >>> leave_if_given_up()
+    """
+    given_up = getattr(_job, "given_up", None)
+    if given_up is not None and given_up.is_set():
+        raise _GivenUp
+
+
 def run_each(jobs: Sequence[Callable[[], None]]) -> None:
     """Run independent jobs, as many at once as PyTorch has threads, each on one thread.
 
@@ -455,7 +477,8 @@ def run_each(jobs: Sequence[Callable[[], None]]) -> None:
     Parameters
     ----------
     jobs : sequence of callables
-        In any order of execution; the first exception is raised.
+        In any order of execution; the first exception is raised. After an exception, as after Ctrl-C, no job begins,
+        and those that run are waited for until they end or come to :func:`leave_if_given_up`.
 
     Examples
     --------
@@ -468,11 +491,19 @@ def run_each(jobs: Sequence[Callable[[], None]]) -> None:
 
     import torch
 
-    before = torch.get_num_threads()
+    before, given_up = torch.get_num_threads(), Event()
 
     def alone(job: Callable[[], None]) -> None:
         torch.set_num_threads(1)  # of this worker; OpenMP keeps the number per thread
-        job()
+        _job.given_up = given_up
+        try:
+            leave_if_given_up()
+            job()
+        except _GivenUp:
+            pass  # what it was given up for is raised to the caller
+        except BaseException:
+            given_up.set()
+            raise
 
     try:
         with _thread_pools(len(sys.modules)).limit(limits=1, user_api="blas"), ThreadPoolExecutor(before) as pool:
@@ -481,6 +512,7 @@ def run_each(jobs: Sequence[Callable[[], None]]) -> None:
                 for future in futures:
                     future.result()
             except BaseException:
+                given_up.set()
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
     finally:

@@ -11,6 +11,7 @@ from cafe.compute import (
     choose_device,
     choose_encoding_dtype,
     choose_training_dtypes,
+    leave_if_given_up,
     may_have_accelerator,
     measured_encoding_dtype,
     run_each,
@@ -167,6 +168,29 @@ def test_jobs_run_side_by_side_each_on_one_thread(two_threads):
     run_each([job, job])
     assert threads == [1, 1]
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("reason", [InputError("no"), KeyboardInterrupt()], ids=["a failure", "Ctrl-C"])
+def test_jobs_that_run_beside_one_that_fails_leave_at_their_next_step(reason, two_threads):
+    running, ended, begun = threading.Event(), [], []
+
+    def endless():
+        running.set()
+        try:
+            while True:
+                leave_if_given_up()
+        finally:
+            ended.append(1)
+
+    def failing():
+        assert running.wait(30)
+        raise reason
+
+    with pytest.raises(type(reason)):
+        run_each([endless, failing, lambda: begun.append(1)])
+    assert ended == [1]
+    assert not begun
+    leave_if_given_up()  # nothing of it is left in this thread
 
 
 def test_a_job_that_fails_is_heard(two_threads):

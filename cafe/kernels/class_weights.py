@@ -22,7 +22,9 @@ Softmax, lengths, the terms in w and t, parameters and the update stay in the pa
 size of a gradient, so that rounding of w - t would be a step of full length wherever nothing else moves a class.
 
 The interface is the trainer's step: made of what stays the same, called with parameters and the rows of a batch, it
-returns losses and gradients. A kernel for another device takes the same arguments.
+returns losses and gradients. A kernel for another device takes the same arguments. A step is laid out as a list of
+calls once (calls.py), and every step runs it: methods that take ``calls`` add to that list, and return where its calls
+will write.
 """
 
 from __future__ import annotations
@@ -31,13 +33,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from operator import is_not
 
 import torch
 from torch import Tensor
 
-from cafe.kernels.calls import Buffers
+from cafe.kernels.calls import Buffers, Calls
 from cafe.kernels.class_weights_reference import Parameters, WeightsShape
-from cafe.kernels.cpu_sides import add_product, invert
+from cafe.kernels.cpu_sides import invert
 
 # Bytes of one block's logits and their gradient. Every block adds its own gradient of the weights in a pass over these,
 # so that few blocks are faster even where their logits leave a core's cache: on 4,000 x 512 x 1,000 in bfloat16, 32 MiB
@@ -46,7 +49,26 @@ BLOCK_BYTES = 2**25
 # Products with fewer rows than this waste more than the cache saves.
 LEAST_ROWS = 64
 # Revision of the step: a larger number makes the timings of older programs void.
-REVISION = 3
+REVISION = 4
+
+
+@dataclass(frozen=True)
+class _LaidOut:
+    """A step that is laid out.
+
+    Attributes
+    ----------
+    calls : Calls
+        The whole step.
+    index : Tensor of shape (g, b), int64, or None
+        Where the calls read the rows of the batch; None for all rows.
+    losses : Tensor of shape (g,) or None
+        Where they write the losses, if these are wanted.
+    """
+
+    calls: Calls
+    index: Tensor | None
+    losses: Tensor | None
 
 
 class ClassWeightStep:
@@ -114,9 +136,9 @@ class ClassWeightStep:
         self.stacked = features.dtype != torch.bfloat16
         self.unscaled = not shape.cosines and bool((self.scale == 1).all())
         self.minus_one = anchor.new_full((1, 1), -1.0)
-        # Of each configuration alone; views cost as much as arithmetic on a few classes.
-        self.scales, self.strengths = self.scale.unbind(0), self.strength.unbind(0)
         self.buffers, self.gradients = Buffers(), Parameters()
+        self._laid: dict[tuple[int, ...], _LaidOut] = {}
+        self._laid_for: list[Tensor] = []
 
     @cached_property
     def numbers(self) -> tuple[list[float], list[float]]:
@@ -142,70 +164,105 @@ class ClassWeightStep:
         tuple of Tensor of shape (g,) or None, and dict of str to Tensor
             The gradients are overwritten by the next call.
         """
+        values = list(parameters.values())
+        if len(values) != len(self._laid_for) or any(map(is_not, values, self._laid_for)):
+            self._laid, self._laid_for = {}, values
+        key = (with_losses, *(() if index is None else index.shape))
+        laid = self._laid.get(key)
+        if laid is None:
+            laid = self._laid[key] = self._lay_out(parameters, index, with_losses)
+        if laid.index is not None and index is not None:
+            laid.index.copy_(index)
+        laid.calls.run()
+        return None if laid.losses is None else laid.losses.clone(), self.gradients
+
+    def _lay_out(self, parameters: Parameters, index: Tensor | None, with_losses: bool) -> _LaidOut:
+        """Lay a step out for these parameters and batches of that shape."""
         if not self.gradients:
             self.gradients = {name: torch.empty_like(value) for name, value in parameters.items()}
         g = len(parameters["weights"])
-        losses = self.anchor.new_zeros(g) if with_losses else None
-        parts: list[int | slice] = list(range(g)) if g == 1 or not self.stacked else [slice(None)]
-        for part in parts:
-            self._run(parameters, None if index is None else index[part], part, losses)
-        return losses, self.gradients
+        kept = None if index is None else torch.empty_like(index, memory_format=torch.contiguous_format)
+        laid = _LaidOut(Calls(self.buffers), kept, self.anchor.new_empty(g) if with_losses else None)
+        if laid.losses is not None:
+            laid.calls.add(laid.losses.zero_)
+        for part in list(range(g)) if g == 1 or not self.stacked else [slice(None)]:
+            self._lay_out_part(laid, parameters, part)
+        return laid
 
-    def _run(self, parameters: Parameters, index: Tensor | None, part: int | slice, losses: Tensor | None) -> None:
-        """Do one configuration, (rows, ...), or the whole stack, (g, rows, ...)."""
-        w = self._weights(parameters["weights"][part], part)  # ([g,] c, d)
-        narrow = self.buffers.in_dtype_of(self.features, w, "narrow")
+    def _lay_out_part(self, laid: _LaidOut, parameters: Parameters, part: int | slice) -> None:
+        """Lay out one configuration, (rows, ...), or the whole stack, (g, rows, ...)."""
+        calls, trained, target = laid.calls, parameters["weights"][part], self.gradients["weights"][part]
+        index = None if laid.index is None else laid.index[part]
+        losses = None if laid.losses is None else laid.losses[part]
+        w = self._weights(calls, trained, part)  # ([g,] c, d)
+        narrow = calls.cast(self.features, w, "narrow")
         offset = parameters["offset"][part][..., None, :] if self.shape.offset else None
         b = len(self.labels) if index is None else index.shape[-1]
-        r = invert(torch.linalg.vector_norm(w, dim=-1, keepdim=True)) if self.shape.cosines else None  # ([g,] c, 1)
-        scale = self.scales[part] if isinstance(part, int) else self.scale
-        columns = scale if r is None else scale * r.mT
         share = 1.0 / b if self.row_weights is None else 1.0
-        total = None if self.row_weights is None else self._taken(self.row_weights, index).sum(-1, keepdim=True)
-        rho = offset_gradient = None
-        size = max(self.least_rows, self.block_bytes // (2 * w.element_size() * w[..., 0].numel()))
-        a = self.numbers[0][part] if isinstance(part, int) else self.a
-        factor = columns * (a * share)  # of D in G
+        a, columns = self.numbers[0][part] if isinstance(part, int) else self.a, self.scale[part]
+        r: Tensor | None = None  # ([g,] c, 1)
+        if self.shape.cosines:
+            r = calls.into(self.buffers("r", w, *w.shape[:-1], 1), torch.linalg.vector_norm, w, dim=-1, keepdim=True)
+            calls.add(invert, r)
+            columns = calls.into(self.buffers("columns", w, *r.mT.shape), torch.mul, r.mT, columns)
+            factor = calls.into(self.buffers("factor", w, *columns.shape), torch.mul, columns, a * share)
+        else:
+            factor = columns * (a * share)  # of D in G
         # One number scales the gradient just as well, where that has fewer numbers than D.
         scales_gradient = r is None and b > w.shape[-1]
+        total = self._total(calls, index)
+        rho = offset_gradient = None
+        size = max(self.least_rows, self.block_bytes // (2 * w.element_size() * w[..., 0].numel()))
         for first in range(0, b, size):
-            f, labels, v = self._rows(index, first, min(b, first + size), total)
-            product = self._multiply("logits of product", f, narrow.mT)
-            logits = self.buffers.in_dtype_of(self.anchor, product, "logits")
+            f, labels, v = self._rows(calls, index, first, min(b, first + size), total)
+            product = self._multiply(calls, "logits of product", f, narrow.mT)
+            logits = calls.cast(self.anchor, product, "logits")
             if not self.unscaled:
-                logits.mul_(columns)
-            errors = self._errors(logits, offset, labels, v, share, part, losses)
+                calls.add(logits.mul_, columns)
+            errors = self._errors(calls, logits, offset, labels, v, share, losses)
             if offset is not None:
-                sums = errors.sum(-2, keepdim=True)
-                offset_gradient = sums if offset_gradient is None else offset_gradient.add_(sums)
+                offset_gradient = self._column_sums(calls, "offset gradient", errors, offset_gradient)
             if r is not None:
-                along = logits.mul_(errors).sum(-2, keepdim=True)
-                rho = along if rho is None else rho.add_(along)
+                calls.add(logits.mul_, errors)
+                rho = self._column_sums(calls, "rho", logits, rho)
             if not scales_gradient:
-                errors.mul_(factor)
-            error = product.copy_(errors) if product.dtype != errors.dtype else errors
+                calls.add(errors.mul_, factor)
+            error = errors
+            if product.dtype != errors.dtype:  # the product's memory is in cache, and free
+                calls.add(product.copy_, errors)
+                error = product
             rows = f.expand(len(error), *f.shape) if error.ndim > f.ndim else f
-            add_product(self.gradients["weights"][part], error.mT, rows, first == 0, self.buffers)
+            self._add_product(calls, target, error.mT, rows, first == 0)
         if scales_gradient:
-            self.gradients["weights"][part].mul_(factor)
-        self._add_terms(parameters["weights"][part], w, r, rho, share, part)
+            calls.add(target.mul_, factor)
+        self._add_terms(calls, trained, w, r, rho, share, part)
         if offset_gradient is not None:
-            self.gradients["offset"][part] = offset_gradient[..., 0, :] * share
+            calls.into(self.gradients["offset"][part], torch.mul, offset_gradient[..., 0, :], share)
         if losses is not None and self.is_pulled:
-            x = parameters["weights"][part] if self.shape.residual else w - self.anchor
-            losses[part] += (self.strength[part] / 2 * x.square()).sum((-2, -1))
+            calls.add(_add_penalty, losses, self.strength[part], trained, None if self.shape.residual else self.anchor)
 
-    def _weights(self, trained: Tensor, part: int | slice) -> Tensor:
+    def _weights(self, calls: Calls, trained: Tensor, part: int | slice) -> Tensor:
         """Return w, ([g,] c, d)."""
         if not self.shape.residual:
             return trained
         w = self.buffers("weights", trained, *trained.shape)
         if isinstance(part, int):
-            return torch.add(self.anchor, trained, alpha=self.numbers[0][part], out=w)
-        return torch.mul(trained, self.a, out=w).add_(self.anchor)
+            return calls.into(w, torch.add, self.anchor, trained, alpha=self.numbers[0][part])
+        calls.into(w, torch.mul, trained, self.a)
+        calls.add(w.add_, self.anchor)
+        return w
+
+    def _total(self, calls: Calls, index: Tensor | None) -> Tensor | None:
+        """Return the sum of the weights of a batch's rows, ([g,] 1); None where all rows count alike."""
+        if self.row_weights is None:
+            return None
+        if index is None:
+            return self.row_weights.sum(-1, keepdim=True)
+        weights = self._taken(calls, "weights of batch", self.row_weights, index)
+        return calls.into(self.buffers("total", weights, *index.shape[:-1], 1), torch.sum, weights, -1, keepdim=True)
 
     def _rows(
-        self, index: Tensor | None, first: int, last: int, total: Tensor | None
+        self, calls: Calls, index: Tensor | None, first: int, last: int, total: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return features ([g,] rows, d), labels ([g,] rows, 1) and shares ([g,] rows, 1), or None, of a block."""
         if index is None:
@@ -213,66 +270,123 @@ class ClassWeightStep:
             v = None if self.row_weights is None or total is None else (self.row_weights[block] / total)[:, None]
             return self.features[block], self.labels[block, None], v
         rows = index[..., first:last]
-        f = self.buffers("rows", self.features, *rows.shape, self.features.shape[1])
-        torch.index_select(self.features, 0, rows.reshape(-1), out=f.view(-1, f.shape[-1]))
-        v = None if self.row_weights is None or total is None else (self.row_weights[rows] / total)[..., None]
-        return f, self.labels.take(rows)[..., None], v
+        f = self._taken(calls, "rows", self.features, rows)
+        labels = self._taken(calls, "labels", self.labels, rows)[..., None]
+        if self.row_weights is None or total is None:
+            return f, labels, None
+        weights = self._taken(calls, "weights of rows", self.row_weights, rows)
+        calls.add(weights.div_, total)
+        return f, labels, weights[..., None]
 
-    def _taken(self, values: Tensor, index: Tensor | None) -> Tensor:
-        return values if index is None else values[index]
+    def _taken(self, calls: Calls, name: str, values: Tensor, rows: Tensor) -> Tensor:
+        """Return those rows (..., rows) of (n,) or (n, d)."""
+        out = self.buffers(name, values, *rows.shape, *values.shape[1:])
+        if rows.is_contiguous():
+            return calls.into(out.flatten(0, rows.ndim - 1), torch.index_select, values, 0, rows.flatten()).view_as(out)
+        calls.add(_take, values, rows, out)
+        return out
+
+    def _column_sums(self, calls: Calls, name: str, of_rows: Tensor, total: Tensor | None) -> Tensor:
+        """Return the sums over the rows of this block, and over those of ``total``, ([g,] 1, c)."""
+        shape = (*of_rows.shape[:-2], 1, of_rows.shape[-1])
+        if total is None:
+            return calls.into(self.buffers(name, of_rows, *shape), torch.sum, of_rows, -2, keepdim=True)
+        more = calls.into(self.buffers(f"more of {name}", of_rows, *shape), torch.sum, of_rows, -2, keepdim=True)
+        calls.add(total.add_, more)
+        return total
 
     def _errors(
         self,
+        calls: Calls,
         logits: Tensor,
         offset: Tensor | None,
         labels: Tensor,
         v: Tensor | None,
         share: float,
-        part: int | slice,
         losses: Tensor | None,
     ) -> Tensor:
-        """Return softmax minus one-hot labels, times the rows' weights v if they have any; add the losses of a block.
+        """Return softmax minus one-hot labels, times the rows' weights v if they have any; add a block's ``losses``.
 
-        ``part`` is the place of the block's configurations in ``losses``; ``share`` is what a row counts there.
+        ``share`` is what a row counts there.
         """
         # Logits of plain products are needed no longer.
         errors = self.buffers("errors", logits, *logits.shape) if self.shape.cosines else logits
-        full = logits if offset is None else torch.add(logits, offset, out=errors)
+        full = logits if offset is None else calls.into(errors, torch.add, logits, offset)
+        own = labels if labels.ndim == full.ndim else labels.expand(*full.shape[:-1], 1)
         if losses is not None:
-            labels_of = labels if labels.ndim == full.ndim else labels.expand(*full.shape[:-1], 1)
-            each = torch.logsumexp(full, -1, keepdim=True) - full.gather(-1, labels_of)
-            losses[part] += share * (each if v is None else v * each).sum((-2, -1))
-        torch.softmax(full, -1, out=errors)
-        own = labels if labels.ndim == errors.ndim else labels.expand(*errors.shape[:-1], 1)
-        errors.scatter_add_(-1, own, self.minus_one.expand(own.shape))
-        return errors if v is None else errors.mul_(v)
+            calls.add(_add_losses, losses, full, own, v, share)
+        calls.into(errors, torch.softmax, full, -1)
+        calls.add(errors.scatter_add_, -1, own, self.minus_one.expand(own.shape))
+        if v is not None:
+            calls.add(errors.mul_, v)
+        return errors
 
     def _add_terms(
-        self, trained: Tensor, w: Tensor, r: Tensor | None, rho: Tensor | None, share: float, part: int | slice
+        self,
+        calls: Calls,
+        trained: Tensor,
+        w: Tensor,
+        r: Tensor | None,
+        rho: Tensor | None,
+        share: float,
+        part: int | slice,
     ) -> None:
         """Add to the gradient what stands beside the product in it."""
         target = self.gradients["weights"][part]
-        strength = self.strengths[part] if isinstance(part, int) else self.strength
-        factor = None if self.pulled is None else strength
+        factor = None if self.pulled is None else self.strength[part]
         if r is not None and rho is not None:
             a = self.numbers[0][part] if isinstance(part, int) else self.a
-            along = (rho.mT * r).mul_(r).mul_(-share * a)  # -a r^2 rho, ([g,] c, 1)
-            factor = along if factor is None else along.add_(factor)
+            along = calls.into(self.buffers("along", r, *r.shape), torch.mul, rho.mT, r)
+            calls.add(along.mul_, r)
+            calls.add(along.mul_, -share * a)  # -a r^2 rho, ([g,] c, 1)
+            if factor is not None:
+                calls.add(along.add_, factor)
+            factor = along
         if factor is not None:
-            target.addcmul_(w, factor)
+            calls.add(target.addcmul_, w, factor)
         if self.pulled is not None:
-            target.sub_(self.pulled[part])
+            calls.add(target.sub_, self.pulled[part])
         elif self.is_pulled and self.alike and isinstance(part, int):
-            target.add_(trained, alpha=self.numbers[1][part])
+            calls.add(target.add_, trained, alpha=self.numbers[1][part])
         elif self.is_pulled:
-            target.addcmul_(trained, self.strength[part])
+            calls.add(target.addcmul_, trained, self.strength[part])
 
-    def _multiply(self, name: str, f: Tensor, columns: Tensor) -> Tensor:
+    def _add_product(self, calls: Calls, target: Tensor, a: Tensor, b: Tensor, fresh: bool) -> None:
+        """Add the product of a and b to the target; write it there where that is fresh."""
+        if target.dtype != a.dtype:
+            product = calls.into(self.buffers("product to add", a, *target.shape), torch.mm, a, b)
+            if fresh:
+                calls.add(target.copy_, product)
+            else:
+                calls.add(target.add_, calls.cast(target, product, "wide product to add"))
+        elif fresh:
+            calls.into(target, torch.mm if a.ndim == 2 else torch.bmm, a, b)
+        else:
+            calls.add(target.addmm_ if a.ndim == 2 else target.baddbmm_, a, b)
+
+    def _multiply(self, calls: Calls, name: str, f: Tensor, columns: Tensor) -> Tensor:
         """Return f ([g,] rows, d) times columns ([g,] d, c)."""
         out = self.buffers(name, f, *columns.shape[:-2], f.shape[-2], columns.shape[-1])
         if columns.ndim == 2:
-            return torch.mm(f, columns, out=out)
-        return torch.matmul(f, columns, out=out) if f.ndim == 2 else torch.bmm(f, columns, out=out)
+            return calls.into(out, torch.mm, f, columns)
+        return calls.into(out, torch.matmul if f.ndim == 2 else torch.bmm, f, columns)
+
+
+def _take(values: Tensor, rows: Tensor, out: Tensor) -> None:
+    """Write those rows (..., rows) of (n,) or (n, d)."""
+    torch.index_select(values, 0, rows.flatten(), out=out.flatten(0, rows.ndim - 1))
+
+
+def _add_losses(losses: Tensor, logits: Tensor, labels: Tensor, v: Tensor | None, share: float) -> None:
+    """Add the cross-entropies of a block's rows, ([g,] rows, c), times what each counts, to the losses ([g])."""
+    each = torch.logsumexp(logits, -1, keepdim=True) - logits.gather(-1, labels)
+    losses += share * (each if v is None else v * each).sum((-2, -1))
+
+
+def _add_penalty(losses: Tensor, strength: Tensor, trained: Tensor, anchor: Tensor | None) -> None:
+    """Add sum_j (q_j / 2) |x_j|^2, with x the trained weights or, where these are w itself, w - t."""
+    x = trained if anchor is None else trained - anchor
+    losses += (strength / 2 * x.square()).sum((-2, -1))
 
 
 @dataclass(frozen=True)

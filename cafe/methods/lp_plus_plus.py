@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from cafe.arrays import sums_by_class
-from cafe.compute import SMALL, run_each, threads_for
+from cafe.compute import SMALL, leave_if_given_up, run_each, threads_for
 from cafe.errors import InputError
 from cafe.kernels.class_weights import ClassWeightStep, WeightSizes
 from cafe.kernels.class_weights_reference import WeightsShape
@@ -201,6 +201,7 @@ def train(
         update = make_update("sgd", parameters, torch.zeros(1, **to))
         alpha_sum = torch.zeros_like(alpha)
         for iteration in range(1, max(snapshots_at) + 1):
+            leave_if_given_up()
             _, gradients = step(parameters, None, with_losses=False)
             moves_alpha = iteration % ALPHA_EVERY == 0
             if moves_alpha or form == "released":

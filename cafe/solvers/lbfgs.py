@@ -29,6 +29,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cafe.compute import leave_if_given_up
+
 HISTORY = 10
 ARMIJO = 1e-4
 HALVINGS = 12
@@ -114,6 +116,7 @@ def minimise(
     done = torch.zeros(len(point.x), dtype=torch.bool, device=point.x.device)
     iteration = 0
     while True:
+        leave_if_given_up()
         direction = _direction(gradient, precondition, pairs)
         slope = _dot(gradient, direction)[:, 0]  # (g,)
         ascends = slope >= 0  # by rounding; such a problem takes the preconditioned gradient instead

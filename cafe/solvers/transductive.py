@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafe.arrays import functions, index_like, is_tensor, like, numpy_dtype, one_hot, relu, sums_by_class
+from cafe.compute import leave_if_given_up
 
 Array = NDArray[Any]
 
@@ -242,6 +243,7 @@ def solve(
     variance = like(np.full(d, 1.0 / d), queries)
     log_z: Array = log_y
     for iteration in range(iterations + 1):
+        leave_if_given_up()
         likelihood = -0.5 * (
             query_squares @ (1 / variance)[:, None] - 2 * queries @ (mu / variance).T + of.square(mu) @ (1 / variance)
         )

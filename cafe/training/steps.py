@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cafe.compute import capture_stream
+from cafe.compute import capture_stream, leave_if_given_up
 from cafe.kernels.optimizers import FusedUpdate, make_update
 
 # Runs before capture: it compiles kernels, makes buffers and lets libraries choose theirs.
@@ -185,6 +185,7 @@ def train_step_by_step(
     batches = (index for block in blocks for index in block.to(lr.device, non_blocking=True).unbind(1))  # (g, b) each
     each_rates = rates.tolist() if isinstance(update, FusedUpdate) else rates
     for step, index in enumerate(batches):
+        leave_if_given_up()
         losses, gradients = take(parameters, index, step >= tail_start)
         update(parameters, gradients, each_rates[step])
         if step >= tail_start and losses is not None:

@@ -72,6 +72,21 @@ def test_a_second_step_forgets_the_first():
     assert step(parameters, index, with_losses=False)[0] is None
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("block", [2**22, 1], ids=["whole", "blocks"])
+@pytest.mark.parametrize("whole", [True, False], ids=["all rows", "batches"])
+def test_a_step_reads_parameters_and_batches_of_the_moment(shape, block, whole):
+    """It is laid out once, for parameters that lie in the same memory at every step."""
+    arguments, parameters, index = problem(shape, whole=whole)
+    step = ClassWeightStep(*arguments, block_bytes=block, least_rows=5)
+    step(parameters, index)
+    for value in parameters.values():
+        value.mul_(1.5).add_(0.1)
+    if index is not None:
+        index = index.flip(1) + 1 - index.clamp(0, 1)
+    assert_same(step(parameters, index), autograd(arguments, parameters, index))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", SHAPES[::2], ids=str)
 @pytest.mark.parametrize("block", [2**22, 1], ids=["whole", "blocks"])
