@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cafe.kernels.calls import Buffers, Calls
+from cafe.kernels.calls import Calls
 from cafe.kernels.reference import START_LOGIT, Parameters
 
 _THRESHOLD_BACKWARD = torch.ops.aten.threshold_backward.grad_input
@@ -29,22 +29,6 @@ _THRESHOLD_BACKWARD = torch.ops.aten.threshold_backward.grad_input
 def in_order_of_step(parameters: Parameters) -> Parameters:
     """Return the parameters with W1 as (h, d) in memory, so that W1 of several configurations lie side by side."""
     return {name: value.mT.contiguous().mT if name.endswith("_down") else value for name, value in parameters.items()}
-
-
-def add_product(target: Tensor, a: Tensor, b: Tensor, fresh: bool, buffers: Buffers) -> None:
-    """Add the product of two matrices, or of two stacks of them, to the target; write it there where that is fresh."""
-    multiply, multiply_and_add = (torch.bmm, torch.baddbmm) if a.ndim == 3 else (torch.mm, torch.addmm)
-    if target.dtype == a.dtype:
-        if fresh:
-            multiply(a, b, out=target)
-        else:
-            multiply_and_add(target, a, b, out=target)
-        return
-    product = multiply(a, b, out=buffers("product to add", a, *target.shape))
-    if fresh:
-        target.copy_(product)
-    else:
-        target.add_(buffers.in_dtype_of(target, product, "wide product to add"))
 
 
 # ---------------------------------------------------------------------------- ratios

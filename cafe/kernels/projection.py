@@ -33,7 +33,7 @@ from torch import Tensor
 from cafe.kernels.calls import Buffers
 from cafe.kernels.class_weights import BLOCK_BYTES, LEAST_ROWS
 from cafe.kernels.class_weights_reference import Parameters
-from cafe.kernels.cpu_sides import add_product, through_scaled_rows
+from cafe.kernels.cpu_sides import through_scaled_rows
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class ProjectionStep:
             du = torch.mm(_narrowed(errors, product), self.text, out=self._buffer("du", x, narrow.shape[1]))
             lengths = self.buffers.filled(s / b, x, len(x), 1)
             dv = through_scaled_rows(du, _narrowed(v, z), lengths, had)
-            add_product(gradient, x.mT, dv, first == 0, self.buffers)  # x^T dv
+            _add_product(gradient, x.mT, dv, first == 0, self.buffers)  # x^T dv
         strength = self.strengths[k]
         if strength:
             gradient.add_(change, alpha=2 * strength)
@@ -178,6 +178,21 @@ class ProjectionStep:
             loss += (torch.logsumexp(logits, -1, keepdim=True) - logits.gather(-1, labels)).sum()
         torch.softmax(logits, -1, out=logits)
         return logits.scatter_add_(-1, labels, self.minus_one.expand(labels.shape))
+
+
+def _add_product(target: Tensor, a: Tensor, b: Tensor, fresh: bool, buffers: Buffers) -> None:
+    """Add the product of two matrices to the target; write it there where that is fresh."""
+    if target.dtype == a.dtype:
+        if fresh:
+            torch.mm(a, b, out=target)
+        else:
+            target.addmm_(a, b)
+        return
+    product = torch.mm(a, b, out=buffers("product to add", a, *target.shape))
+    if fresh:
+        target.copy_(product)
+    else:
+        target.add_(buffers.in_dtype_of(target, product, "wide product to add"))
 
 
 def _narrowed(value: Tensor, like: Tensor) -> Tensor:
