@@ -9,8 +9,10 @@ since two threads cannot be in Python at the same time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
 from functools import partial
+from operator import is_not
 
 import torch
 from torch import Tensor
@@ -97,3 +99,46 @@ class Calls:
                 self.into(result, torch.mm, left, right)
             return out
         return self.into(out, torch.bmm if a.ndim == 3 else torch.mm, a, b)
+
+
+@dataclass(frozen=True)
+class LaidOut:
+    """A step that is laid out, for parameters that lie in the same memory at every step.
+
+    Attributes
+    ----------
+    calls : Calls
+        The whole step.
+    index : Tensor of shape (g or 1, b), int64, or None
+        Where the calls read the rows of the batch; one row where all configurations share theirs. None for all rows.
+    losses : Tensor of shape (g,) or None
+        Where they write the losses, if these are wanted.
+    """
+
+    calls: Calls
+    index: Tensor | None
+    losses: Tensor | None
+
+    def run(self, index: Tensor | None) -> Tensor | None:
+        """Make the calls for the batch of these rows (g, b), and return its losses (g,), if they are wanted."""
+        if self.index is not None and index is not None:
+            self.index.copy_(index[: len(self.index)])
+        self.calls.run()
+        return None if self.losses is None else self.losses.clone()
+
+
+class Layouts:
+    """What a step laid out, by the sizes of batches; void as soon as parameters lie elsewhere."""
+
+    def __init__(self) -> None:
+        self._laid: dict[Hashable, LaidOut] = {}
+        self._parameters: list[Tensor] = []
+
+    def __call__(self, parameters: Mapping[str, Tensor], key: Hashable, lay_out: Callable[[], LaidOut]) -> LaidOut:
+        """Return what was laid out for these parameters under that key, or else lay it out."""
+        values = list(parameters.values())
+        if len(values) != len(self._parameters) or any(map(is_not, values, self._parameters)):
+            self._laid, self._parameters = {}, values
+        if key not in self._laid:
+            self._laid[key] = lay_out()
+        return self._laid[key]

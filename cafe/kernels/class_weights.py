@@ -32,13 +32,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from operator import is_not
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
-from cafe.kernels.calls import Buffers, Calls
+from cafe.kernels.calls import Buffers, Calls, LaidOut, Layouts
 from cafe.kernels.class_weights_reference import Parameters, WeightsShape
 from cafe.kernels.cpu_sides import invert
 
@@ -50,25 +49,6 @@ BLOCK_BYTES = 2**25
 LEAST_ROWS = 64
 # Revision of the step: a larger number makes the timings of older programs void.
 REVISION = 4
-
-
-@dataclass(frozen=True)
-class _LaidOut:
-    """A step that is laid out.
-
-    Attributes
-    ----------
-    calls : Calls
-        The whole step.
-    index : Tensor of shape (g, b), int64, or None
-        Where the calls read the rows of the batch; None for all rows.
-    losses : Tensor of shape (g,) or None
-        Where they write the losses, if these are wanted.
-    """
-
-    calls: Calls
-    index: Tensor | None
-    losses: Tensor | None
 
 
 class ClassWeightStep:
@@ -137,8 +117,7 @@ class ClassWeightStep:
         self.unscaled = not shape.cosines and bool((self.scale == 1).all())
         self.minus_one = anchor.new_full((1, 1), -1.0)
         self.buffers, self.gradients = Buffers(), Parameters()
-        self._laid: dict[tuple[int, ...], _LaidOut] = {}
-        self._laid_for: list[Tensor] = []
+        self._layouts = Layouts()
 
     @cached_property
     def numbers(self) -> tuple[list[float], list[float]]:
@@ -164,32 +143,24 @@ class ClassWeightStep:
         tuple of Tensor of shape (g,) or None, and dict of str to Tensor
             The gradients are overwritten by the next call.
         """
-        values = list(parameters.values())
-        if len(values) != len(self._laid_for) or any(map(is_not, values, self._laid_for)):
-            self._laid, self._laid_for = {}, values
         key = (with_losses, *(() if index is None else index.shape))
-        laid = self._laid.get(key)
-        if laid is None:
-            laid = self._laid[key] = self._lay_out(parameters, index, with_losses)
-        if laid.index is not None and index is not None:
-            laid.index.copy_(index)
-        laid.calls.run()
-        return None if laid.losses is None else laid.losses.clone(), self.gradients
+        laid = self._layouts(parameters, key, partial(self._lay_out, parameters, index, with_losses))
+        return laid.run(index), self.gradients
 
-    def _lay_out(self, parameters: Parameters, index: Tensor | None, with_losses: bool) -> _LaidOut:
+    def _lay_out(self, parameters: Parameters, index: Tensor | None, with_losses: bool) -> LaidOut:
         """Lay a step out for these parameters and batches of that shape."""
         if not self.gradients:
             self.gradients = {name: torch.empty_like(value) for name, value in parameters.items()}
         g = len(parameters["weights"])
         kept = None if index is None else torch.empty_like(index, memory_format=torch.contiguous_format)
-        laid = _LaidOut(Calls(self.buffers), kept, self.anchor.new_empty(g) if with_losses else None)
+        laid = LaidOut(Calls(self.buffers), kept, self.anchor.new_empty(g) if with_losses else None)
         if laid.losses is not None:
             laid.calls.add(laid.losses.zero_)
         for part in list(range(g)) if g == 1 or not self.stacked else [slice(None)]:
             self._lay_out_part(laid, parameters, part)
         return laid
 
-    def _lay_out_part(self, laid: _LaidOut, parameters: Parameters, part: int | slice) -> None:
+    def _lay_out_part(self, laid: LaidOut, parameters: Parameters, part: int | slice) -> None:
         """Lay out one configuration, (rows, ...), or the whole stack, (g, rows, ...)."""
         calls, trained, target = laid.calls, parameters["weights"][part], self.gradients["weights"][part]
         index = None if laid.index is None else laid.index[part]

@@ -61,14 +61,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import zip_longest
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cafe.kernels.calls import Buffers, Calls
+from cafe.kernels.calls import Buffers, Calls, LaidOut, Layouts
 from cafe.kernels.cpu_sides import (
     Ratio,
     Side,
@@ -89,25 +88,6 @@ LEAST_ROWS = 64
 # Logits that softmax works on at a time: in float32 1 MiB, which the second-level caches of two cores hold. Parts of a
 # half, a quarter and an eighth of it took 1.1, 1.3 and 1.5 times as long at 256 x 1,000.
 SOFTMAX_NUMBERS = 2**18
-
-
-@dataclass(frozen=True)
-class LaidOut:
-    """A step that is laid out, for parameters that lie in the same memory at every step.
-
-    Attributes
-    ----------
-    calls : Calls
-        The whole step.
-    index : Tensor of shape (g or 1, b), int64
-        Where the calls read the rows of the batch; one row where all configurations share theirs.
-    losses : Tensor of shape (g,) or None
-        Where they write the losses, if these are wanted.
-    """
-
-    calls: Calls
-    index: Tensor
-    losses: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -178,8 +158,7 @@ class CpuAdapterStep:
         self.weight = self.fixed["alpha"] if self.weighted else torch.ones_like(self.scale)
         self.gradients: Parameters = {}
         self.buffers = Buffers()
-        self._laid: dict[tuple[Any, ...], LaidOut] = {}
-        self._laid_for: list[Tensor] = []
+        self._layouts = Layouts()
 
     @cached_property
     def numbers(self) -> dict[str, list[float]]:
@@ -212,16 +191,9 @@ class CpuAdapterStep:
         tuple of (Tensor or None) and dict
             The gradients are overwritten by the next call.
         """
-        if any(a is not b for a, b in zip_longest(parameters.values(), self._laid_for)):
-            self._laid.clear()
-            self._laid_for = list(parameters.values())
         key = (*index.shape, index.stride(0) == 0, with_losses)
-        if key not in self._laid:
-            self._laid[key] = self._lay_out(parameters, index, with_losses)
-        laid = self._laid[key]
-        laid.index.copy_(index[: len(laid.index)])
-        laid.calls.run()
-        return None if laid.losses is None else laid.losses.clone(), self.gradients
+        laid = self._layouts(parameters, key, partial(self._lay_out, parameters, index, with_losses))
+        return laid.run(index), self.gradients
 
     def _lay_out(self, parameters: Parameters, index: Tensor, with_losses: bool) -> LaidOut:
         """Lay a step out for batches like this one."""
@@ -414,7 +386,7 @@ class CpuAdapterStep:
     def _classes(self, calls: Calls, text: Side | None, part: int | slice) -> tuple[Tensor, _Scaled | None]:
         """Return w, or s w in the folded form: (c, d) shared and less their mean, or (k, c, d) of trained text.
 
-        Of trained text also what its gradient needs; less its mean where it is rounded.
+        Of trained text also return what its gradient needs.
         """
         if text is not None:
             return self._trained_classes(calls, text, part)
@@ -426,7 +398,7 @@ class CpuAdapterStep:
         return (self._centred_text * scale).to(self.narrow_text.dtype), None
 
     def _trained_classes(self, calls: Calls, text: Side, part: int | slice) -> tuple[Tensor, _Scaled]:
-        """Return w, or s w in the folded form, ([k,] c, d), and what the gradient of text needs."""
+        """Return w, or s w in the folded form, ([k,] c, d), less its mean where it is rounded; and what dp needs."""
         wide = calls.cast(self.text, text.q, "wide text")
         length = self.scale[part] if self.folded else torch.ones_like(self.scale[part])
         lengths = length.expand(*wide.shape[:-1], 1).reshape(-1, 1).contiguous()

@@ -30,8 +30,8 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from cafe.kernels.calls import Calls
-from cafe.kernels.cpu import CpuAdapterStep, LaidOut
+from cafe.kernels.calls import Calls, LaidOut
+from cafe.kernels.cpu import CpuAdapterStep
 from cafe.kernels.cpu_sides import invert, zero_where_zero
 from cafe.kernels.reference import AdapterShape, Parameters
 

@@ -188,7 +188,7 @@ class Side:
         """1 / |q| in the parameters' dtype, (..., rows, 1)."""
         if self._r is None:
             self._r = self._buffer("r", self.ratio_values, *self.q.shape[:-1], 1)
-            wide = self._r.dtype
+            wide = self.ratio_values.dtype
             self.calls.into(self._r, torch.linalg.vector_norm, self.q, dim=-1, keepdim=True, dtype=wide)
             self.calls.add(invert, self._r)
         return self._r
