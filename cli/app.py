@@ -1,16 +1,19 @@
-"""The ``cafe`` command: which verbs there are. Nothing but wiring."""
+"""The ``cafe`` command: which verbs there are. Nothing but wiring.
+
+A command line names one verb, and only the file of that verb is imported, and only its options are read.
+"""
 
 from __future__ import annotations
 
 import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
-from cafe.cli import cache, compare, demo, export, extract, fit, lists, predict, push, runs, serve
 from cafe.cli.problems import run
 from cafe.cli.verbs import Verbs, help_without_verb
 from cafe.cli.waiting import wait_briefly
@@ -21,14 +24,11 @@ _EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong usage or bad input, 130 interru
 # imported, each full one walks through all that was imported before: a tenth of the processor time of a fit with torch.
 _MIDDLE_FOR_A_FULL = 100
 
-app = typer.Typer(
-    name="cafe",
-    cls=Verbs,
-    epilog=_EPILOG,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["--help", "-h"]},
-)
+# The file of each verb, in the order of the help page. It has a function of the verb's name, or an ``app`` of the verbs
+# below it.
+_OWN_FILES = "demo", "extract", "fit", "compare", "predict", "export", "serve", "push", "cache", "runs"
+_LISTS = "datasets", "methods", "models", "suites", "templates"
+_FILES = {**{verb: verb for verb in _OWN_FILES}, **dict.fromkeys(_LISTS, "lists")}
 
 
 def _show_version(asked_for: bool) -> None:
@@ -37,7 +37,6 @@ def _show_version(asked_for: bool) -> None:
         raise typer.Exit()
 
 
-@app.callback(invoke_without_command=True)
 def _cafe(
     context: typer.Context,
     version: Annotated[
@@ -51,21 +50,35 @@ def _cafe(
     help_without_verb(context)
 
 
-app.command("demo")(demo.demo)
-app.command("extract")(extract.extract)
-app.command("fit")(fit.fit)
-app.command("compare")(compare.compare)
-app.command("predict")(predict.predict)
-app.command("export")(export.export)
-app.command("serve")(serve.serve)
-app.command("push")(push.push)
-app.add_typer(cache.app, name="cache")
-app.add_typer(runs.app, name="runs")
-app.command("datasets")(lists.datasets)
-app.command("methods")(lists.methods)
-app.command("models")(lists.models)
-app.command("suites")(lists.suites)
-app.command("templates")(lists.templates)
+def app_with(verbs: Iterable[str] = _FILES) -> typer.Typer:
+    """Return the command with some verbs, all unless they are named.
+
+    Parameters
+    ----------
+    verbs : iterable of str
+        Such as ``["fit"]``.
+
+    Examples
+    --------
+    >>> len(app_with(["fit"]).registered_commands)
+    1
+    """
+    app = typer.Typer(
+        name="cafe",
+        cls=Verbs,
+        epilog=_EPILOG,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["--help", "-h"]},
+    )
+    app.callback(invoke_without_command=True)(_cafe)
+    for verb in verbs:
+        file = import_module(f"cafe.cli.{_FILES[verb]}")
+        if hasattr(file, "app"):
+            app.add_typer(file.app, name=verb)
+        else:
+            app.command(verb)(getattr(file, verb))
+    return app
 
 
 def call(arguments: Sequence[str] | None = None) -> int:
@@ -87,9 +100,15 @@ def call(arguments: Sequence[str] | None = None) -> int:
     cafe 0.1.0
     0
     """
-    command = typer.main.get_command(app)
     args = None if arguments is None else list(arguments)
-    return run(lambda: command.main(args=args, prog_name="cafe", standalone_mode=False))
+    first = (sys.argv[1:] if args is None else args)[:1]
+
+    def command_line() -> int | None:
+        app = app_with(first if set(first) & set(_FILES) else _FILES)
+        code: int | None = typer.main.get_command(app).main(args=args, prog_name="cafe", standalone_mode=False)
+        return code
+
+    return run(command_line)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from cafe.cli.app import app
+from cafe.cli.app import app_with
 
 _HEAD = """# The command line
 
@@ -31,7 +31,7 @@ def help_pages() -> str:
     >>> "## cafe demo" in help_pages()
     True
     """
-    command = typer.main.get_command(app)
+    command = typer.main.get_command(app_with())
     return "\n".join([_HEAD, *_pages(command, "cafe")])
 
 

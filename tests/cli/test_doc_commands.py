@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from cafe.cli.app import app
+from cafe.cli.app import app_with
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -38,7 +38,7 @@ def commands(text: str) -> list[str]:
 
 def parse(words: list[str]) -> None:
     """Parse as typing it would, without running it."""
-    command, name = typer.main.get_command(app), "cafe"
+    command, name = typer.main.get_command(app_with()), "cafe"
     while hasattr(command, "commands"):
         assert words and words[0] in command.commands, f"{name} has no verb {words[:1]}"
         name, command, words = words[0], command.commands[words[0]], words[1:]

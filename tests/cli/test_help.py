@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from cafe.cli.app import app
+from cafe.cli.app import app_with
 from cafe.cli.help_pages import help_pages
 from cafe.registry import entries
 from cafe.version import __version__
@@ -85,7 +85,8 @@ def verbs(command, path=""):
 
 def test_every_verb_and_option_of_the_contract_is_there():
     known = {
-        name: {option for p in verb.params for option in p.opts} for name, verb in verbs(typer.main.get_command(app))
+        name: {option for p in verb.params for option in p.opts}
+        for name, verb in verbs(typer.main.get_command(app_with()))
     }
     missing = {name: options - known.get(name, set()) for name, options in CONTRACT.items()}
     assert {name: options for name, options in missing.items() if options} == {}
@@ -93,7 +94,7 @@ def test_every_verb_and_option_of_the_contract_is_there():
 
 def test_every_verb_has_the_common_options_that_mean_something_there():
     shared = {}
-    for name, verb in verbs(typer.main.get_command(app)):
+    for name, verb in verbs(typer.main.get_command(app_with())):
         options = {option: p for p in verb.params for option in p.opts if option.startswith("--")}
         expected = COMMON | (COMPUTING if name in COMPUTING_VERBS else set())
         expected |= SEEDED if name in SEEDED_VERBS else set()
@@ -112,7 +113,7 @@ def test_every_verb_has_the_common_options_that_mean_something_there():
 
 
 def test_every_option_is_explained():
-    for name, verb in verbs(typer.main.get_command(app)):
+    for name, verb in verbs(typer.main.get_command(app_with())):
         assert verb.help, name
         assert [p.name for p in verb.params if not p.help] == [], name
 

@@ -15,7 +15,7 @@ import typer
 
 import cafe
 from cafe.cache import extract
-from cafe.cli.app import app
+from cafe.cli.app import app_with
 from cafe.data import open_dataset
 from cafe.encoders import open_encoder
 
@@ -48,7 +48,7 @@ PROGRAM = (
 LIGHT = [
     "--help",
     "--version",
-    *(f"{verb} --help" for verb in typer.main.get_command(app).commands),
+    *(f"{verb} --help" for verb in typer.main.get_command(app_with()).commands),
     "models",
     "datasets",
     "methods",
