@@ -36,7 +36,7 @@ from cafe.last_used import by_last_use, used_elsewhere
 from cafe.methods.inference.fitted import FittedMethod
 from cafe.methods.inference.scores import SCORES
 from cafe.names import file_name
-from cafe.registry import entries, find
+from cafe.registry import find, knows, name_of_class
 from cafe.version import __version__
 
 RUN_FILE = "run.json"
@@ -90,9 +90,7 @@ def save(
         If it is no method of cafe, a parameter is an object that JSON cannot hold, such as an open text tower, or
         ``run_dir`` cannot be a folder. Nothing is written then.
     """
-    method = next(
-        (e.name for e in entries("methods", "METHOD").values() if e.class_name == type(estimator).__name__), None
-    )
+    method = name_of_class("methods", "METHOD", type(estimator).__name__)
     if method is None:
         raise InputError(f"{type(estimator).__name__} is not a method of cafe/methods, so it cannot be saved")
     arrays: dict[str, NDArray[Any]] = {}
@@ -389,7 +387,7 @@ def model_beside(model: str, run_dir: Path) -> str:
 def _split_model_name(model: str) -> tuple[str, Path]:
     """Split the name of a model into the names of loaders, each with its colon, and the folder behind them."""
     loader, colon, name = model.partition(":")
-    if not colon or loader not in (*entries("encoders", "ENCODER"), "local-dir"):
+    if not colon or not (loader == "local-dir" or knows("encoders", "ENCODER", loader)):
         return "", Path(model)
     others, folder = _split_model_name(name)
     return f"{loader}:{others}", folder

@@ -8,7 +8,7 @@ import pytest
 
 from cafe import registry
 from cafe.errors import CafeError, InputError
-from cafe.registry import Entry, entries, find, read_entry
+from cafe.registry import Entry, entries, find, knows, name_of_class, read_entry
 
 GOOD = 'METHOD = "mine"\n\n\nclass _Helper: ...\n\n\nclass Mine:\n    """What it is.\n\n    More.\n    """\n'
 
@@ -126,3 +126,28 @@ def test_the_command_line_tells_of_a_broken_file(folder: Path, capfd: pytest.Cap
     said = capfd.readouterr()
     assert "a.py, line 1 is not Python" in said.err
     assert "Traceback" not in said.err
+
+
+def test_a_name_is_found_without_reading_files_that_do_not_have_it(folder: Path) -> None:
+    (folder / "a.py").write_text(GOOD)
+    (folder / "b.py").write_text('METHOD = \'other\'\n\n\nclass Other:\n    """Another than mine."""\n')
+    (folder / "broken.py").write_text('METHOD = "broken"\nclass Broken(:\n')
+    registry._entry_of.cache_clear()
+    try:
+        assert find("methods", "METHOD", "method", "mine").module == "cafe.methods.a"
+        assert knows("methods", "METHOD", "other")
+        assert not knows("methods", "METHOD", "another")
+        assert not knows("methods", "METHOD", "\udcff")  # of a path that is not UTF-8
+        assert name_of_class("methods", "METHOD", "Other") == "other"
+        assert name_of_class("methods", "METHOD", "_Helper") is None
+        with pytest.raises(InputError, match=r"broken\.py, line 2 is not Python"):
+            find("methods", "METHOD", "method", "broken")
+    finally:
+        registry._entry_of.cache_clear()
+
+
+def test_every_name_that_is_listed_is_found_by_itself() -> None:
+    for place in (("methods", "METHOD"), ("data", "DATASET"), ("encoders", "ENCODER"), ("compare.suites", "SUITE")):
+        for name, entry in entries(*place).items():
+            assert find(*place, "thing", name) == entry
+            assert name_of_class(*place, entry.class_name) == name

@@ -23,7 +23,7 @@ from cafe.files import cache_dir as cache_folder
 from cafe.last_used import note_use
 from cafe.prompts import read_templates
 from cafe.protocol.partition import shares_of
-from cafe.registry import entries
+from cafe.registry import knows
 
 if TYPE_CHECKING:
     from cafe.cache.extract.progress import ExtractionSummary, ProgressCallback
@@ -279,7 +279,7 @@ def names_dataset(source: Path | str, folder: Path) -> bool:
         If it is neither.
     """
     text = os.fspath(source)
-    if text in entries("data", "DATASET") or text.startswith("hf:"):
+    if knows("data", "DATASET", text) or text.startswith("hf:"):
         return True
     path = Path(text.partition("?")[0]).expanduser()
     if text and os.path.exists(path):  # noqa: PTH110 (False, where Path raises, for a name that no file can have)
@@ -332,7 +332,7 @@ def hint_for_photographs(model: str, dataset: Dataset, source: Path | str, verb:
 def described_division(dataset: Dataset) -> str:
     """Return a sentence about how cafe divided a data set without splits; empty for other data sets."""
     shares = shares_of(dataset.split_origin)
-    if shares is None or dataset.name in entries("data", "DATASET"):
+    if shares is None or knows("data", "DATASET", dataset.name):
         return ""
     total = sum(map(len, dataset.splits.values()))
     parts = ", ".join(f"{name} {len(own):,} ({len(own) / total:.0%})" for name, own in dataset.splits.items())

@@ -41,7 +41,7 @@ from cafe.fitting import (
 from cafe.methods.inference.fitted import full_probabilities
 from cafe.protocol.partition import shares_of
 from cafe.protocol.tasks import Task
-from cafe.registry import entries, find
+from cafe.registry import find, knows
 from cafe.report.leaderboard import Leaderboard
 
 # Of 50 test images the 95 % interval of an accuracy is up to 28 points wide. Cross-validation fits 15 times, which
@@ -134,7 +134,7 @@ def divided_by_cafe(features: Features) -> tuple[int, int, int] | None:
     Data sets known by name have the split that they are compared on, even where cafe made it, as for digits.
     """
     identity = features.provenance.get("image", {}).get("dataset")
-    if not isinstance(identity, Mapping) or identity.get("name") in entries("data", "DATASET"):
+    if not isinstance(identity, Mapping) or knows("data", "DATASET", str(identity.get("name"))):
         return None
     return shares_of(str(identity.get("split_origin", "")))
 
@@ -336,7 +336,7 @@ def _brings_no_test_split(features: Features) -> bool:
     A data set known by name has a test split, extracted or not, and so may a cache that was made elsewhere.
     """
     identity = features.provenance.get("image", {}).get("dataset")
-    if not isinstance(identity, Mapping) or identity.get("name") in entries("data", "DATASET"):
+    if not isinstance(identity, Mapping) or knows("data", "DATASET", str(identity.get("name"))):
         return False
     is_whole = all(split.full_labels is None for split in features.splits.values())
     return is_whole and "train" in features.splits and "test" not in (identity.get("splits") or {"test": None})

@@ -16,7 +16,7 @@ from cafe.encoders.standalone.encoder import open_standalone
 from cafe.errors import CafeError, InputError, unknown_name
 from cafe.foreign import read_json
 from cafe.mini import MODEL_FOLDER
-from cafe.registry import entries
+from cafe.registry import entries, find, knows
 
 MINI = "cafe:mini"
 DEFAULT_LIBRARY = "transformers"
@@ -62,7 +62,11 @@ def open_encoder(
             IMAGES_ALONE if os.fspath(model) != MINI and _is_image_tower_alone(source) else DEFAULT_LIBRARY
         )
         wanted = preferred_dtype if dtype == "auto" and preferred_dtype is not None else dtype
-        encoder = entries("encoders", "ENCODER")[library].load().open(source, device, wanted, model_id=os.fspath(model))
+        encoder = (
+            find("encoders", "ENCODER", "library", library)
+            .load()
+            .open(source, device, wanted, model_id=os.fspath(model))
+        )
     assert encoder is not None, "an encoder, or an exception"
     if dtype == "auto":
         encoder.reopen = partial(open_encoder, model, encoder.device)
@@ -90,7 +94,7 @@ def _library_and_source(model: str) -> tuple[str | None, str]:
             raise InputError(f"{model} is a file; give the folder that holds config.json and the weights")
         return None, str(folder)
     prefix, colon, name = model.partition(":")
-    if colon and prefix in entries("encoders", "ENCODER"):
+    if colon and knows("encoders", "ENCODER", prefix):
         return prefix, name
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", model) or model.startswith("."):
         raise _unknown_model(model)
