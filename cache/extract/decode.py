@@ -17,7 +17,8 @@ from cafe.cache.extract.known import KnownKeys
 from cafe.cache.extract.views import Views, augmented
 from cafe.compute import processors
 from cafe.data.base import Dataset
-from cafe.data.images.decoding import PILLOW, decoding_with, read_image
+from cafe.data.images.decoders import PILLOW
+from cafe.data.images.decoding import decoding_with, read_image
 from cafe.encoders.base import Cropper
 from cafe.errors import UnreadableImageError
 
@@ -96,7 +97,7 @@ class ImageDecoder:
     views : Views or None
         Needed if a chunk has views.
     decoder : str, default "pillow"
-        Of JPEG files, one of :data:`cafe.data.images.decoding.DECODERS`.
+        Of JPEG files, one of :data:`cafe.data.images.decoders.DECODERS`.
     known : tuple of KnownKeys, default ()
         For each cropper the images whose features are at hand; empty where all are decoded.
     """

@@ -25,7 +25,8 @@ from cafe.cache.format.provenance import Provenance, library_versions
 from cafe.cache.format.reader import REMEDY, open_cache, read_provenance
 from cafe.cache.locate import distinct_path
 from cafe.data.base import Dataset
-from cafe.data.images.decoding import NVJPEG, PILLOW, check_decoder
+from cafe.data.images.decoders import NVJPEG, PILLOW
+from cafe.data.images.decoding import check_decoder
 from cafe.encoders.base import Encoder
 from cafe.errors import CacheError, InputError, unknown_name
 from cafe.protocol.draws import draw_few_shot

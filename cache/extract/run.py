@@ -36,7 +36,7 @@ from cafe.cache.format.arrays import StoredDtype
 from cafe.cache.format.fingerprint import differing_fields, fingerprint
 from cafe.cache.format.reader import open_cache, read_provenance, summarise
 from cafe.data.base import Dataset
-from cafe.data.images.decoding import PILLOW
+from cafe.data.images.decoders import PILLOW
 from cafe.encoders.base import Encoder
 from cafe.errors import CacheError, CafeError, InputError, unknown_name
 from cafe.files import check_free_space, prepare_folder
@@ -100,7 +100,7 @@ def extract(
     projection_features : bool, default False
         Store what goes into the image tower's projection as well, and the projection.
     decoder : str, default "pillow"
-        Decoder of JPEG files, one of :data:`cafe.data.images.decoding.DECODERS`; another than Pillow makes other
+        Decoder of JPEG files, one of :data:`cafe.data.images.decoders.DECODERS`; another than Pillow makes other
         image features.
     on_error : str, default "skip"
         What an unreadable image does: ``"skip"`` records it and goes on, ``"fail"`` stops.

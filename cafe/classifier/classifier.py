@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from cafe.classifier.encoder_pair import decoder_of, dtypes_of, encoders_of, model_names, open_encoders
 from cafe.classifier.encoding import check_encoders, open_again, unlabelled_images
@@ -21,10 +20,9 @@ from cafe.classifier.image_classifier import ImageClassifier, ImageScores
 from cafe.classifier.images import ImageInput
 from cafe.classifier.out_of_fold import Promises, class_text, unknown_scores
 from cafe.classifier.prediction import Array
-from cafe.classifier.scoring import score_images
 from cafe.classifier.training_images import FitSource, TrainingImages, spread_over_classes, training_images
 from cafe.compute import choose_device
-from cafe.data.images.decoding import PILLOW
+from cafe.data.images.decoders import PILLOW
 from cafe.encoders.base import Encoder
 from cafe.encoders.opening import MINI, open_encoder
 from cafe.errors import InputError
@@ -50,6 +48,8 @@ from cafe.runs import save as save_run
 from cafe.sharing.model_card import write_card
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from cafe.cache.extract.progress import ExtractionSummary, ProgressCallback
     from cafe.classifier.extracting import Prepared
     from cafe.classifier.final_fit import FinalFit
@@ -95,7 +95,7 @@ class Classifier(ImageClassifier):
     class_names : sequence of str, default=None
         Names of the labels 0, 1, ... that the estimator was fitted on; None where its labels are names already.
     decoder : str, default="pillow"
-        What decodes JPEG files, as for the features of the fit: one of :data:`cafe.data.images.decoding.DECODERS`.
+        What decodes JPEG files, as for the features of the fit: one of :data:`cafe.data.images.decoders.DECODERS`.
 
     Attributes
     ----------
@@ -707,6 +707,8 @@ class Classifier(ImageClassifier):
 
     def _scores(self, images: Iterable[ImageInput]) -> Iterator[ImageScores]:
         """Score images by the fitted method, after the temperature; see the base class."""
+        from cafe.classifier.scoring import score_images
+
         for scores in score_images(images, self.encoder, self._fitted, self.decoder, self.cache_dir):
             if scores.image.unreadable is None and self.promises is not None:
                 yield scores._replace(probabilities=self.promises.calibrated(scores.probabilities[None])[0])

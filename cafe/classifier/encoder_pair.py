@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from cafe.cache.extract.known import KnownKeys, KnownRows
-from cafe.data.images.decoding import PILLOW
+from cafe.data.images.decoders import PILLOW
 from cafe.encoders.base import Cropper, Encoder
 from cafe.encoders.opening import open_encoder
 from cafe.errors import InputError
 from cafe.features import side_by_side
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 MOST_ENCODERS = 2  # of one fit
 
@@ -117,6 +119,8 @@ class EncoderPair(Encoder):
     """
 
     def __init__(self, first: Encoder, second: Encoder) -> None:
+        from PIL import Image  # a fit on features needs none
+
         self.encoders = (first, second)
         self.id = f"{first.id}+{second.id}"
         self.dim = first.dim + second.dim

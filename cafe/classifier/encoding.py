@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from cafe.classifier.encoder_pair import decoder_of, encoders_of, open_encoders, parts_of_provenance
 from cafe.classifier.images import image_inputs
-from cafe.classifier.reading import encoded_batches
 from cafe.encoders.base import Encoder
 from cafe.errors import CafeWarning, InputError
 from cafe.features import Features
@@ -54,6 +53,8 @@ def encode_like(
     UserWarning
         For images that cannot be read, which are left out.
     """
+    from cafe.classifier.reading import encoded_batches
+
     for part in parts_of_provenance(features.provenance):
         if not part.get("encoder") or "encoder" not in (part.get("image") or {}):
             raise InputError("this cache does not say which encoder made it, so that further images cannot be encoded")

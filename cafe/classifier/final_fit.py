@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,6 @@ from cafe.classifier.out_of_fold import (
     score_out_of_fold,
 )
 from cafe.classifier.tested import TestedImages
-from cafe.compare.leaderboard import Contender, compare_methods
 from cafe.errors import InputError
 from cafe.evaluation.metrics import METRIC_FIELDS, all_metrics, wilson_interval
 from cafe.features import Features, Split
@@ -42,7 +41,9 @@ from cafe.methods.inference.fitted import full_probabilities
 from cafe.protocol.partition import shares_of
 from cafe.protocol.tasks import Task
 from cafe.registry import find, knows
-from cafe.report.leaderboard import Leaderboard
+
+if TYPE_CHECKING:
+    from cafe.report.leaderboard import Leaderboard
 
 # Of 50 test images the 95 % interval of an accuracy is up to 28 points wide. Cross-validation fits 15 times, which
 # takes seconds for a few hundred images.
@@ -205,6 +206,8 @@ def fit_for_use(
         final = replace(final, row={**final.row, "no_promises": final.no_promises})
     if compare is False or final.tested is None:
         return final
+    from cafe.compare.leaderboard import Contender, compare_methods
+
     board = compare_methods(
         final.tasks,
         Contender(settings.method, parameters, final.row, final.tested.predicted, final.tested.confidence),

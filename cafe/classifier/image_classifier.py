@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from cafe.classifier.images import ImageInput, ImageLike, image_inputs
 from cafe.classifier.prediction import Array, Prediction
-from cafe.classifier.prediction_table import Answer, check_table, writing_table
-from cafe.classifier.reading import ReadImage
 from cafe.errors import InputError, unknown_name
 from cafe.evaluation.conformal import ConformalScore
 from cafe.evaluation.unknown import FALSE_ALARMS
 
 if TYPE_CHECKING:
     from cafe.classifier.evaluation import Evaluation, LabelledFolder
+    from cafe.classifier.prediction_table import Answer
+    from cafe.classifier.reading import ReadImage
 
 
 class ImageScores(NamedTuple):
@@ -430,6 +430,8 @@ class ImageClassifier(ABC):
         tell : callable, default: nobody
             Called with a sentence about what is kept of an earlier call.
         """
+        from cafe.classifier.prediction_table import writing_table
+
         return writing_table(
             Path(out),
             images,
@@ -481,6 +483,8 @@ class ImageClassifier(ABC):
         InputError
             As :meth:`top`; or if the file is there, or cannot be one.
         """
+        from cafe.classifier.prediction_table import check_table
+
         check_table(Path(out), force)
         inputs = _listed(images)
         total = len(inputs) if isinstance(inputs, list) else None

@@ -11,7 +11,8 @@ from sklearn.base import BaseEstimator, TransformerMixin
 
 from cafe.classifier.images import image_inputs
 from cafe.classifier.reading import encoded_batches
-from cafe.data.images.decoding import PILLOW, check_decoder
+from cafe.data.images.decoders import PILLOW
+from cafe.data.images.decoding import check_decoder
 from cafe.encoders.base import Encoder
 from cafe.encoders.opening import MINI, open_encoder
 from cafe.errors import InputError

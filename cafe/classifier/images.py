@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from cafe.data.images.files import list_images
 from cafe.errors import CafeError, InputError
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from cafe.data.base import Dataset
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[np.uint8]"
@@ -70,6 +71,8 @@ def image_inputs(images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageInput
     >>> [image.name for image in image_inputs(np.zeros((2, 8, 8, 3), dtype=np.uint8))]
     ['image 0', 'image 1']
     """
+    from PIL import Image  # a fit on features needs none
+
     if isinstance(images, (str, os.PathLike, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim < 4):
         images = [images]
     number = -1
@@ -136,6 +139,8 @@ def _files_in(folder: Path, left_out: Callable[[str], None] | None) -> Iterator[
 
 def _image_of_pixels(pixels: object, number: int) -> Image.Image:
     """Return uint8 pixels as an image; raise InputError for anything else, naming the image by its number."""
+    from PIL import Image
+
     array = np.asarray(pixels)
     if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
         kind = f"an array of {array.dtype}, {array.shape}" if array.dtype != object else f"a {type(pixels).__name__}"

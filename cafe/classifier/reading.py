@@ -60,7 +60,7 @@ def read_ahead(
     cropper : callable
         Returns the encoder's cropper; called once an image is to be cropped.
     decoder : str
-        Of JPEG files, one of :data:`cafe.data.images.decoding.DECODERS`.
+        Of JPEG files, one of :data:`cafe.data.images.decoders.DECODERS`.
     is_known : callable, default: nothing is
         Whether the features of a file with this SHA-256 are known, so that it need not be decoded.
 

@@ -31,7 +31,7 @@ def score_images(
     estimator : fitted classifier
         Scores each batch. A method that trains the encoder's projection gets features before the projection.
     decoder : str
-        Of JPEG files, one of :data:`cafe.data.images.decoding.DECODERS`.
+        Of JPEG files, one of :data:`cafe.data.images.decoders.DECODERS`.
     cache_dir : Path or None
         The folder in whose caches features of files are looked up; None looks nothing up.
 

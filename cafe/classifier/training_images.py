@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from cafe.cache.format.reader import read_features
 from cafe.classifier.images import SampleImages
@@ -21,6 +20,9 @@ from cafe.errors import CafeError
 from cafe.files import replacing
 from cafe.methods.inputs.cosines import unit_length
 from cafe.runs import LOCAL_FILE
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 MOST_SEARCHED = 50_000  # images that are searched for neighbours: 100 MB of float32 at a width of 512
 

@@ -23,6 +23,8 @@ from cafe.errors import InputError
 if TYPE_CHECKING:
     from PIL import Image
 
+_TABLES = Path(__file__).parent / "models"
+
 
 class Cropper(Protocol):
     """Picklable and without the model: what extraction workers need to turn an image into pixels.
@@ -68,6 +70,17 @@ class KnownModel:
     kind: str = "hub"
 
 
+def model_tables() -> list[str]:
+    """Return the libraries that have a table of models worth knowing.
+
+    Examples
+    --------
+    >>> "vision" in model_tables()
+    True
+    """
+    return sorted(path.stem for path in _TABLES.glob("*.csv"))
+
+
 def read_known_models(library: str) -> dict[str, KnownModel]:
     """Read the models of a library that are worth knowing from their table, ``models/LIBRARY.csv``.
 
@@ -82,7 +95,7 @@ def read_known_models(library: str) -> dict[str, KnownModel]:
     384
     """
     numbers: dict[str, Callable[[str], Any]] = {"parameters": float, "width": int, "resolution": int}
-    with (Path(__file__).parent / "models" / f"{library}.csv").open(encoding="utf-8", newline="") as table:
+    with (_TABLES / f"{library}.csv").open(encoding="utf-8", newline="") as table:
         return {
             row.pop("model"): KnownModel(
                 **row | {name: read(row[name]) if row[name] else None for name, read in numbers.items()}

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cafe.compute import choose_device
-from cafe.encoders.base import Encoder, KnownModel
-from cafe.encoders.standalone.encoder import open_standalone
+from cafe.encoders.base import Encoder, KnownModel, model_tables, read_known_models
 from cafe.errors import CafeError, InputError, unknown_name
 from cafe.foreign import read_json
 from cafe.mini import MODEL_FOLDER
@@ -21,6 +20,16 @@ from cafe.registry import entries, find, knows
 MINI = "cafe:mini"
 DEFAULT_LIBRARY = "transformers"
 IMAGES_ALONE = "vision"
+_MINI_MODEL = KnownModel(
+    "cafe:mini",
+    "a small CLIP trained by this project on images it drew itself; comes with it",
+    "digits and shapes, and trying things out",
+    1.3,
+    128,
+    32,
+    "MIT",
+    "embedded",
+)
 
 
 def open_encoder(
@@ -56,6 +65,8 @@ def open_encoder(
     choose_device(device)  # a wrong one is said before anything is read
     encoder: Encoder | None = None
     if library is None:
+        from cafe.encoders.standalone.encoder import open_standalone
+
         encoder = open_standalone(source, device, dtype, os.fspath(model), preferred_dtype=preferred_dtype)
     if encoder is None:
         library = library or (
@@ -127,16 +138,6 @@ def known_models() -> list[dict[str, Any]]:
     >>> known_models()[0]["name"]
     'cafe:mini'
     """
-    mini = KnownModel(
-        "cafe:mini",
-        "a small CLIP trained by this project on images it drew itself; comes with it",
-        "digits and shapes, and trying things out",
-        1.3,
-        128,
-        32,
-        "MIT",
-        "embedded",
-    )
     libraries = entries("encoders", "ENCODER")
     listed: list[tuple[str, KnownModel]] = [
         item
@@ -149,7 +150,26 @@ def known_models() -> list[dict[str, Any]]:
         "what it was trained for",
         kind="folder",
     )
-    return [{"name": name, **asdict(model)} for name, model in [(MINI, mini), *listed, ("PATH", folder)]]
+    return [{"name": name, **asdict(model)} for name, model in [(MINI, _MINI_MODEL), *listed, ("PATH", folder)]]
+
+
+def known_model(name: str) -> KnownModel | None:
+    """Return one of :func:`known_models` by its name; None for another name.
+
+    No library's file is imported for a model of the tables, as it is for a list of all.
+
+    Examples
+    --------
+    >>> known_model("facebook/metaclip-b32-400m").licence, known_model("my/own")
+    ('CC-BY-NC-4.0', None)
+    """
+    if name == MINI:
+        return _MINI_MODEL
+    for library in model_tables():
+        if (model := read_known_models(library).get(name)) is not None:
+            return model
+    models = (entry.load().known_models.get(name) for entry in entries("encoders", "ENCODER").values())
+    return next(filter(None, models), None)
 
 
 def _unknown_model(given: str) -> InputError:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cafe.encoders.opening import MINI, known_models
+from cafe.encoders.opening import MINI, known_model
 from cafe.errors import InputError
 from cafe.files import replacing
 from cafe.report.sentences import percent
@@ -116,8 +116,8 @@ def licence_of(model: str) -> str:
     >>> licence_of("cafe:mini"), licence_of("facebook/metaclip-b32-400m"), licence_of("my/own")
     ('mit', 'cc-by-nc-4.0', 'other')
     """
-    known = {row["name"]: row["licence"] for row in known_models()}
-    return str(known.get(model) or "other").lower()
+    known = known_model(model)
+    return (known.licence if known and known.licence else "other").lower()
 
 
 def _head(document: Mapping[str, Any], row: Mapping[str, Any], dataset: str) -> str:

@@ -43,14 +43,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from cafe.data.images.decoders import DECODERS, NVJPEG, PILLOW, SIMPLEJPEG
 from cafe.data.images.other_formats import kind_by_content, reads_heic
 from cafe.errors import InputError, MissingDependencyError, UnreadableImageError, unknown_name
 from cafe.foreign import reason_of
-
-PILLOW = "pillow"
-SIMPLEJPEG = "simplejpeg"
-NVJPEG = "nvjpeg"
-DECODERS = (PILLOW, SIMPLEJPEG, NVJPEG)
 
 # A context variable, since many threads ask data sets for images by a method that has no parameter for the decoder.
 _chosen: ContextVar[str] = ContextVar("decoder", default=PILLOW)
