@@ -133,11 +133,12 @@ def test_a_comparison_needs_no_transformers(desk):
 def test_scikit_learn_finds_what_was_left_out_once_it_is_used():
     program = (
         "import sys; from cafe.cli.scikit_learn import import_scikit_learn; import_scikit_learn();"
-        "assert not {'pandas', 'scipy.stats'} & set(sys.modules);"
+        "assert not {'pandas', 'scipy.stats', 'numpy.f2py'} & set(sys.modules);"
         "import scipy, pandas; from sklearn.linear_model import LogisticRegression;"
         "table = pandas.DataFrame({'a': [0.0, 1.0], 'b': [1.0, 0.0]});"
         "assert LogisticRegression().fit(table, [0, 1]).feature_names_in_.tolist() == ['a', 'b'];"
-        "assert scipy.stats.norm.cdf(0) == 0.5"
+        "assert scipy.stats.norm.cdf(0) == 0.5;"
+        "import numpy; assert numpy.f2py.get_include()"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
 
