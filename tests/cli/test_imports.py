@@ -70,6 +70,35 @@ LIGHT_PROGRAM = (
 )
 
 
+# What a fit on a cache does not use: packages and modules, each with a dot behind its name.
+NEEDLESS_FOR_A_FIT = (
+    "PIL.",
+    "matplotlib.",
+    "numpy.f2py.",
+    "cafe.cache.extract.plan.",
+    "cafe.cache.extract.run.",
+    "cafe.cache.format.writer.",
+    "cafe.cache.transfer.",
+    "cafe.classifier.prediction_table.",
+    "cafe.classifier.reading.",
+    "cafe.classifier.scoring.",
+    "cafe.compare.",
+    "cafe.data.images.decoding.",
+    "cafe.encoders.onnx.",
+    "cafe.encoders.onnx_int8.",
+    "cafe.encoders.open_clip.",
+    "cafe.encoders.standalone.",
+    "cafe.encoders.towers.",
+    "cafe.encoders.transformers.",
+    "cafe.encoders.vision.",
+    "cafe.kernels.cuda.",
+    "cafe.serving.",
+    "cafe.sharing.hub.",
+    "cafe.sharing.onnx_export.",
+    "cafe.solvers.",
+)
+
+
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory):
     """A cache of digits, a run on it, and an image."""
@@ -122,6 +151,23 @@ def test_an_extraction_needs_torch_alone_to_encode(desk, tmp_path):
 def test_a_fit_needs_no_transformers(desk):
     _, heavy, _ = run(desk, "fit", desk / "digits--cafe-mini.h5", "--no-promises", "--json", "--out", desk / "again")
     assert heavy <= {"torch", "sklearn", "scipy"}
+
+
+def test_a_fit_on_a_cache_imports_neither_what_reads_and_encodes_images_nor_other_verbs(desk):
+    program = (
+        "import json, sys; from cafe.cli.app import call; code = call(sys.argv[1:]);"
+        "print(json.dumps([code, list(sys.modules)]), file=sys.stderr)"
+    )
+    words = ("fit", desk / "digits--cafe-mini.h5", "--method", "clip-adapter", "--no-promises", "--out", desk / "third")
+    command = [sys.executable, "-c", program, *map(str, words)]
+    environment = {**os.environ, "CAFE_CACHE": str(desk)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    code, modules = json.loads(done.stderr.splitlines()[-1])
+    assert code == 0, done.stderr
+    needless = [name for name in modules if f"{name}.".startswith(NEEDLESS_FOR_A_FIT)]
+    verbs = {f"cafe.cli.{verb}" for verb in (*typer.main.get_command(app_with()).commands, "lists")}
+    assert needless == []
+    assert verbs & set(modules) == {"cafe.cli.fit"}
 
 
 def test_a_comparison_needs_no_transformers(desk):
