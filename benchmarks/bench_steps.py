@@ -37,8 +37,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cafe import CLIPAdapter
 from cafe.compute import torch_threads
-from cafe.kernels.cpu import CpuAdapterStep
-from cafe.kernels.cpu_projected import CpuProjectedStep, FrozenLogits, direct_multiply_adds
+from cafe.kernels.cpu_forms import adapter_step
+from cafe.kernels.cpu_projected import direct_multiply_adds
 from cafe.kernels.cpu_sides import in_order_of_step
 from cafe.kernels.fastest import StepSizes, choose_cpu_step, choose_cpu_threads
 from cafe.kernels.optimizers import copied_in_a_row, make_update
@@ -138,14 +138,10 @@ class OneStep:
         self.X, self.y, self.text = torch.from_numpy(X), torch.from_numpy(y), torch.from_numpy(text)[None]
         mean = self.X.mean(0)[None, None]
         arguments = (self.shape, self.hyper, self.X.to(self.products), self.y, self.text, mean)
-        self.step: CpuAdapterStep = (
-            CpuProjectedStep(*arguments, FrozenLogits())
-            if self.kernel == "cpu-projected"
-            else CpuAdapterStep(*arguments, self.kernel == "cpu-folded")
-        )
+        self.step = adapter_step(self.kernel, *arguments)
         self.batches = [torch.randint(0, n, (1, b), generator=generator) for _ in range(TOGETHER)]
-        self.update = make_update("adamw", self.parameters, torch.tensor([DECAY]))
-        self.rate = torch.tensor([1e-6])
+        self.update = self.step.make_update("adamw", self.parameters, torch.tensor([DECAY]))
+        self.rate = [1e-6]
         self.sizes = (b, d, c, h)
 
     def check(self) -> dict[str, Any]:
@@ -211,7 +207,7 @@ class Floor:
         self.logits = torch.rand(b, c)
         self.weights, self.slopes = ({"all": torch.rand(1, 2 * d * h)} for _ in range(2))
         self.update = make_update("adamw", self.weights, torch.tensor([DECAY]))
-        self.rate = torch.tensor([1e-6])
+        self.rate = [1e-6]
         self.seconds = {"products": 0.0, "softmax": 0.0, "update": 0.0}
 
     def run(self) -> None:

@@ -16,8 +16,9 @@ from cafe.errors import CafeWarning, InputError, unknown_name
 LEAST_CAPABILITY = (7, 5)
 # Ampere's: matrix units for bfloat16 and tf32.
 BFLOAT16_CAPABILITY = (8, 0)
-# Forms of the CPU's step (cpu.py has the formulas).
-CPU_FORMS = ("cpu-direct", "cpu-folded", "cpu-projected")
+# Forms of the CPU's step (cpu.py has the formulas); the last is the direct form with passes built from C.
+DIRECT, FOLDED, PROJECTED, COMPILED = "cpu-direct", "cpu-folded", "cpu-projected", "cpu-compiled"
+CPU_FORMS = (DIRECT, FOLDED, PROJECTED, COMPILED)
 KERNELS = ("auto", "reference", "cpu", *CPU_FORMS, "triton")
 
 
@@ -26,7 +27,7 @@ def choose_kernel(kernel: str, device: str) -> str:
 
     Parameters
     ----------
-    kernel : {"auto", "reference", "cpu", "cpu-direct", "cpu-folded", "cpu-projected", "triton"}
+    kernel : {"auto", "reference", "cpu", "cpu-direct", "cpu-folded", "cpu-projected", "cpu-compiled", "triton"}
         ``"auto"`` takes ``"triton"`` on CUDA where it can run (else it says why not, and takes ``"reference"``),
         ``"cpu"`` on a CPU, else ``"reference"``; ``"cpu"`` leaves the form to
         :func:`cafe.kernels.fastest.choose_cpu_step`.

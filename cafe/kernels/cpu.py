@@ -78,7 +78,7 @@ from cafe.kernels.cpu_sides import (
     scale_rows,
     through_scaled_rows,
 )
-from cafe.kernels.optimizers import empty_in_a_row, in_a_row
+from cafe.kernels.optimizers import EPS, Update, empty_in_a_row, in_a_row, make_update
 from cafe.kernels.reference import AdapterShape, Parameters
 
 # Bytes of one block's logits and features: small beside a last-level cache, and measured best of 1, 2, 4 and 8 MiB.
@@ -128,6 +128,8 @@ class CpuAdapterStep:
     sums inside a matrix product.
     """
 
+    side = Side  # how one side is laid out
+
     def __init__(
         self,
         shape: AdapterShape,
@@ -159,6 +161,10 @@ class CpuAdapterStep:
         self.gradients: Parameters = {}
         self.buffers = Buffers()
         self._layouts = Layouts()
+
+    def make_update(self, name: str, parameters: Parameters, weight_decay: Tensor, eps: float = EPS) -> Update:
+        """Return an optimiser of the step's parameters; arguments as :func:`cafe.kernels.optimizers.make_update`."""
+        return make_update(name, parameters, weight_decay, eps)
 
     @cached_property
     def numbers(self) -> dict[str, list[float]]:
@@ -436,7 +442,7 @@ class CpuAdapterStep:
             ratio = Ratio(ratio_name, mode, values)
             calls.add(refresh_ratio, ratio, self.hyper[ratio_name], span, own, mean)
         weights = narrow[f"{name}_down"][part], narrow[f"{name}_up"][part]
-        return Side(calls, name, x, weights, ratio, self.shape.form)
+        return self.side(calls, name, x, weights, ratio, self.shape.form)
 
     def _ratio_inputs(self, name: str, x: Tensor, part: int | slice) -> tuple[Tensor, Tensor]:
         """Return the inputs of learned ratios of a side: its rows, ([k,] rows, d), and the other side's mean."""

@@ -150,20 +150,39 @@ class Side:
         self.shared = x[0] if beside else None
         self.hidden = self._buffer("h", x, *x.shape[:-1], down.shape[-1])
         if self.shared is None:
-            calls.product(x, down, self.hidden)
-            calls.add(self.hidden.relu_)
+            self._relu(calls.product(x, down, self.hidden), self.hidden)
         else:
             both = self._buffer("h side by side", x, len(self.shared), len(x), down.shape[-1])
             calls.into(both.flatten(1), torch.mm, self.shared, _side_by_side(down))
-            calls.into(self.hidden, torch.clamp_min, both.transpose(0, 1), 0)
+            self._relu(both.transpose(0, 1), self.hidden)
         self.adapted: Tensor | None = None
         self.q = self._buffer("q", x, *x.shape)
         self._r: Tensor | None = None
+        self._blend()
+
+    def _buffer(self, name: str, like: Tensor, *shape: int) -> Tensor:
+        """Return a buffer of this side."""
+        return self.calls.buffers(f"{self.name} {name}", like, *shape)
+
+    def _relu(self, value: Tensor, out: Tensor) -> None:
+        """Lay out max(value, 0), which may take the value's place."""
+        if value is out:
+            self.calls.add(out.relu_)
+        else:
+            self.calls.into(out, torch.clamp_min, value, 0)
+
+    def _zero_where_zero(self, gradient: Tensor, activation: Tensor, out: Tensor) -> None:
+        """Lay out ReLU's derivative, which may take the gradient's place."""
+        self.calls.add(zero_where_zero, gradient, activation, out)
+
+    def _blend(self) -> None:
+        """Lay out A and q."""
+        calls, x, ratio, (_, up) = self.calls, self.x, self.ratio, self.weights
         if ratio.mode == "fixed":  # a constant
             self.narrow_ratio = self.ratio_values.to(x.dtype)
         else:
-            self.narrow_ratio = calls.cast(x, self.ratio_values, f"{name} ratio")
-        if ratio.numbers is not None and form == "paper" and (x.ndim == 2 or x.dtype == torch.bfloat16):
+            self.narrow_ratio = calls.cast(x, self.ratio_values, f"{self.name} ratio")
+        if ratio.numbers is not None and self.form == "paper" and (x.ndim == 2 or x.dtype == torch.bfloat16):
             # The adapted rows are needed in this blend alone. addmm copies x before it adds, which costs more than a
             # blend after the product, except in bfloat16, whose passes are slow.
             each = zip(ratio.numbers, _each(x), _each(self.hidden), _each(up), _each(self.q), strict=True)
@@ -175,13 +194,9 @@ class Side:
                     calls.into(out, torch.addmm, rows, hidden, up_of_one, beta=1 - number, alpha=number)
         else:
             self.adapted = calls.product(self.hidden, up, self._buffer("a", x, *x.shape))
-            if form == "released":
+            if self.form == "released":
                 calls.add(self.adapted.relu_)
             calls.into(self.q, torch.lerp, x, self.adapted, self.narrow_ratio)
-
-    def _buffer(self, name: str, like: Tensor, *shape: int) -> Tensor:
-        """Return a buffer of this side."""
-        return self.calls.buffers(f"{self.name} {name}", like, *shape)
 
     @property
     def r(self) -> Tensor:
@@ -215,7 +230,7 @@ class Side:
         if not weighted:
             calls.add(dq.mul_, self.narrow_ratio)
         if self.form == "released" and adapted is not None:
-            calls.add(zero_where_zero, dq, adapted)
+            self._zero_where_zero(dq, adapted, dq)
         down, up = self.weights
         dh = calls.product(dq, up.mT, self._buffer("dh", dq, *self.hidden.shape))
         if targets is None:
@@ -226,14 +241,14 @@ class Side:
             )
             targets = of_down, self._buffer("up", dq, *up.shape)
         if self.shared is None:
-            calls.add(zero_where_zero, dh, self.hidden)
+            self._zero_where_zero(dh, self.hidden, dh)
             if targets[0].is_contiguous():
                 calls.product(self.x.mT, dh, targets[0])
             else:  # as (h, d) in memory
                 calls.product(dh.mT, self.x, targets[0].mT)
         else:
             both = self._buffer("dh side by side", dq, len(self.shared), *self.hidden.shape[::2])
-            calls.add(zero_where_zero, dh, self.hidden, both.transpose(0, 1))
+            self._zero_where_zero(dh, self.hidden, both.transpose(0, 1))
             calls.into(_side_by_side(targets[0]).mT, torch.mm, both.flatten(1).mT, self.shared)
         calls.product(self.hidden.mT, dq, targets[1])
         return *targets, dratio

@@ -3,9 +3,11 @@
 The adapter's step has forms and precisions, that of class weights has precisions. Neither follows from what a
 processor says of itself: with AVX512_BF16 and no AMX, bfloat16 products ran at 0.6 of float32's rate on an Intel and at
 4 times it on an AMD; on an Intel with AMX at 6 times. So the steps themselves are run on random rows of the sizes in
-question, first the direct form in every precision, then every form in the faster one, once for each class of shapes
+question, first the plain form in every precision, then every form in the faster one, once for each class of shapes
 (``cafe/measured.py`` times and keeps them). A class is sizes rounded to powers of two, so that the answer does not
 depend on which of its members came first.
+
+The plain form is the direct one, with compiled passes where an installation has them.
 """
 
 from __future__ import annotations
@@ -22,11 +24,12 @@ import torch
 
 from cafe.compute import SMALL, threads_for
 from cafe.errors import InputError
-from cafe.kernels.choose import CPU_FORMS
-from cafe.kernels.cpu import CpuAdapterStep
-from cafe.kernels.cpu_projected import CpuProjectedStep, FrozenLogits, direct_multiply_adds, projected_multiply_adds
+from cafe.kernels.choose import COMPILED, CPU_FORMS, DIRECT, FOLDED, PROJECTED
+from cafe.kernels.compiled.library import why_not_compiled
+from cafe.kernels.cpu_forms import adapter_step
+from cafe.kernels.cpu_projected import direct_multiply_adds, projected_multiply_adds
 from cafe.kernels.cpu_sides import in_order_of_step
-from cafe.kernels.optimizers import copied_in_a_row, make_update
+from cafe.kernels.optimizers import copied_in_a_row
 from cafe.kernels.reference import AdapterShape
 from cafe.measured import BUDGET, seconds_of, time_ways
 
@@ -39,7 +42,7 @@ LEAST_MEASURED = 20_000_000
 MOST_TIMED = 550_000_000
 # Least rows to which a timed batch is cut: with fewer, copies of weights between precisions weigh more.
 LEAST_BATCH = 256
-# How much faster bfloat16 has to be to be taken, since it rounds; and another form than the direct one, which rounds
+# How much faster bfloat16 has to be to be taken, since it rounds; and another form than the plain one, which rounds
 # least, and in whose favour a grid's stacks speak: there it was 3 to 6 % faster where a single step was 3 % slower.
 GAIN_OF_BFLOAT16, GAIN_OF_FORM = 1.1, 1.06
 # How much faster a single thread has to be to be taken.
@@ -50,7 +53,7 @@ HOPELESS = 4
 # Share of the direct form's multiply-adds from which on the projected form's more and smaller products do not pay.
 PROJECTED_SHARE = 0.85
 # Revision of the adapter's step: a larger number makes the notes of older programs void.
-REVISION = 6
+REVISION = 7
 # The projected form's frozen logits have to be earned back within so many steps, and to fit in so many bytes.
 EARNED_BACK, FROZEN_BYTES = 100, 512 * 2**20
 
@@ -120,7 +123,7 @@ def choose_cpu_step(kernel: str, dtype: str, sizes: StepSizes, n: int, *, in_mem
 
     Parameters
     ----------
-    kernel : {"auto", "cpu", "cpu-direct", "cpu-folded", "cpu-projected"}
+    kernel : {"auto", "cpu", "cpu-direct", "cpu-folded", "cpu-projected", "cpu-compiled"}
         A named form is taken as it is; ``"auto"`` and ``"cpu"`` take the fastest form.
     dtype : {"auto", "float32", "bfloat16", "float64"}
         A named precision is taken as it is; ``"auto"`` takes the faster of float32 and bfloat16.
@@ -139,26 +142,38 @@ def choose_cpu_step(kernel: str, dtype: str, sizes: StepSizes, n: int, *, in_mem
     Raises
     ------
     InputError
-        If the projected form is named, and does not exist for such a step or such features.
+        If a form is named that does not exist for such a step or such features, or was not built.
 
     Examples
     --------
     >>> small = StepSizes(AdapterShape("image", "paper", 32), 160, 128, 10)
-    >>> choose_cpu_step("auto", "auto", small, 160)
+    >>> choose_cpu_step("cpu-direct", "auto", small, 160)
     ('cpu-direct', 'float32')
     """
     given = kernel if kernel in CPU_FORMS else None
-    if given == CPU_FORMS[2] and not (sizes.can_be_projected() and in_memory):
+    _check_form(given, dtype, sizes, in_memory)
+    if dtype == "float64":
+        return given or DIRECT, dtype
+    plain = DIRECT if why_not_compiled() else COMPILED
+    if (given and dtype != "auto") or sizes.multiply_adds < LEAST_MEASURED:
+        return given or plain, "float32" if dtype == "auto" else dtype
+    if given == FOLDED and dtype == "auto" and sizes.learns_ratio():
+        return given, "float32"  # see _may_pay
+    precision = _faster_precision(given or plain, sizes) if dtype == "auto" else dtype
+    return given or _fastest_form(plain, sizes, precision, n, in_memory), precision
+
+
+def _check_form(given: str | None, dtype: str, sizes: StepSizes, in_memory: bool) -> None:
+    """Raise where the form that was asked for cannot run."""
+    if given == PROJECTED and not (sizes.can_be_projected() and in_memory):
         raise InputError(
             f"kernel {given!r} has image adapters of form 'paper' with a given alpha, on features in memory; "
             "use kernel='cpu' for others"
         )
-    if dtype == "float64" or (given and dtype != "auto") or sizes.multiply_adds < LEAST_MEASURED:
-        return given or CPU_FORMS[0], "float32" if dtype == "auto" else dtype
-    if given == CPU_FORMS[1] and dtype == "auto" and sizes.learns_ratio():
-        return given, "float32"  # see _may_pay
-    precision = _faster_precision(given or CPU_FORMS[0], sizes) if dtype == "auto" else dtype
-    return given or _fastest_form(sizes, precision, n, in_memory), precision
+    if given == COMPILED and dtype == "float64":
+        raise InputError(f"kernel {given!r} multiplies float32 or bfloat16; use kernel='cpu' for dtype='float64'")
+    if given == COMPILED and why_not_compiled():
+        raise InputError(f"kernel {given!r} cannot run: {why_not_compiled()}; or use kernel='cpu'")
 
 
 def _faster_precision(form: str, sizes: StepSizes) -> str:
@@ -168,14 +183,14 @@ def _faster_precision(form: str, sizes: StepSizes) -> str:
     return PRECISIONS[1] if narrow * GAIN_OF_BFLOAT16 < wide else PRECISIONS[0]
 
 
-def _fastest_form(sizes: StepSizes, precision: str, n: int, in_memory: bool) -> str:
-    """Return the fastest form in that precision, the direct one unless another is clearly faster."""
-    forms = [form for form in CPU_FORMS if _may_pay(form, sizes, precision)]
+def _fastest_form(plain: str, sizes: StepSizes, precision: str, n: int, in_memory: bool) -> str:
+    """Return the fastest form in that precision, the plain one unless another is clearly faster."""
+    forms = [plain, *(form for form in (FOLDED, PROJECTED) if _may_pay(form, sizes, precision))]
     seconds = measured_steps(sizes, [(form, precision) for form in forms])
     by_form = {form: value for (form, _), value in seconds.items()}
-    if not (in_memory and CPU_FORMS[2] in by_form and _earned_back(sizes, n, precision, by_form)):
-        by_form.pop(CPU_FORMS[2], None)
-    return min(by_form, key=lambda form: by_form[form] * (1 if form == CPU_FORMS[0] else GAIN_OF_FORM))
+    if not (in_memory and PROJECTED in by_form and _earned_back(sizes, n, precision, by_form)):
+        by_form.pop(PROJECTED, None)
+    return min(by_form, key=lambda form: by_form[form] * (1 if form == plain else GAIN_OF_FORM))
 
 
 def _may_pay(form: str, sizes: StepSizes, precision: str) -> bool:
@@ -183,11 +198,11 @@ def _may_pay(form: str, sizes: StepSizes, precision: str) -> bool:
 
     The projected form may be the fastest only with clearly fewer multiply-adds than the direct one.
     """
-    if form == CPU_FORMS[1] and precision == "bfloat16" and sizes.learns_ratio():
+    if form == FOLDED and precision == "bfloat16" and sizes.learns_ratio():
         # Rounding errors of the folded form add up in a learned ratio: 0.42 to 0.49 in place of 0.35 on Caltech69 at
         # one shot, and 1.5 points of accuracy. The direct form's ratios are float32's within 0.01.
         return False
-    if form != CPU_FORMS[2]:
+    if form != PROJECTED:
         return True
     of_step = (sizes.batch, sizes.width, sizes.classes, sizes.shape.bottleneck)
     fewer = projected_multiply_adds(*of_step) < PROJECTED_SHARE * direct_multiply_adds(*of_step)
@@ -201,12 +216,12 @@ def _earned_back(sizes: StepSizes, n: int, precision: str, seconds: Mapping[str,
     """
     if n * sizes.classes * (2 if precision == "bfloat16" else 4) > FROZEN_BYTES:
         return False
-    others = [value for form, value in seconds.items() if form != CPU_FORMS[2]]
+    others = [value for form, value in seconds.items() if form != PROJECTED]
     if not others:
         return False
     seconds_each = min(others) / sizes.representative().multiply_adds
     # Both costs are those of the step itself, which may be larger than the timed step.
-    saved = (1 - seconds[CPU_FORMS[2]] / min(others)) * sizes.multiply_adds * seconds_each
+    saved = (1 - seconds[PROJECTED] / min(others)) * sizes.multiply_adds * seconds_each
     return n * sizes.width * sizes.classes * seconds_each <= EARNED_BACK * saved
 
 
@@ -351,14 +366,10 @@ def _make_step(drawn: _Drawn, sizes: StepSizes, form: str, precision: str) -> Ca
     hyper = {"alpha": torch.tensor([0.2]), "beta": torch.tensor([0.2]), "logit_scale": torch.tensor([100.0])}
     rows, labels = drawn.rows.to(getattr(torch, precision)), torch.arange(b) % c
     arguments = (sizes.shape, hyper, rows, labels, drawn.text, drawn.rows.mean(0)[None, None])
-    step: CpuAdapterStep = (
-        CpuProjectedStep(*arguments, FrozenLogits())
-        if form == CPU_FORMS[2]
-        else CpuAdapterStep(*arguments, form == CPU_FORMS[1])
-    )
+    step = adapter_step(form, *arguments)
     parameters = copied_in_a_row(in_order_of_step(drawn.parameters))
-    update = make_update("adamw", parameters, torch.zeros(1))
-    index, rate = torch.arange(b)[None], torch.tensor([1e-3])
+    update = step.make_update("adamw", parameters, torch.zeros(1))
+    index, rate = torch.arange(b)[None], [1e-3]
 
     def run() -> None:
         update(parameters, step(parameters, index, False)[1], rate)

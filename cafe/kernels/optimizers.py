@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from operator import is_not
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,10 +23,18 @@ MOMENTUM = 0.9
 
 
 class Update(Protocol):
-    """One optimiser step, in place."""
+    """One optimiser step, in place.
 
-    def __call__(self, parameters: dict[str, Tensor], gradients: dict[str, Tensor], lr: Tensor) -> None:
-        """Update parameters (g, ...) with gradients of the same shapes and learning rates (g,)."""
+    Attributes
+    ----------
+    takes_numbers : bool
+        Whether learning rates may be a list of numbers, which spares a step their conversion.
+    """
+
+    takes_numbers: bool
+
+    def __call__(self, parameters: dict[str, Tensor], gradients: dict[str, Tensor], lr: Any) -> None:
+        """Update parameters (g, ...) with gradients of the same shapes and learning rates (g,), a tensor or numbers."""
 
 
 def empty_in_a_row(like: dict[str, Tensor], dtype: torch.dtype | None = None) -> dict[str, Tensor]:
@@ -136,6 +144,8 @@ class AdamW:
         As torch's defaults.
     """
 
+    takes_numbers = False
+
     def __init__(
         self,
         parameters: dict[str, Tensor],
@@ -178,6 +188,8 @@ class SGD:
         Share of the last step that is taken again.
     """
 
+    takes_numbers = False
+
     def __init__(self, parameters: dict[str, Tensor], weight_decay: Tensor, momentum: float = MOMENTUM) -> None:
         self.weight_decay = weight_decay
         self.momentum = momentum
@@ -209,6 +221,8 @@ class FusedUpdate:
         AdamW's.
     """
 
+    takes_numbers = True
+
     def __init__(self, name: str, parameters: dict[str, Tensor], weight_decay: Tensor, eps: float = EPS) -> None:
         self.name, self.eps = name, eps
         self.decays = weight_decay.tolist()
@@ -221,7 +235,7 @@ class FusedUpdate:
         self.counts = _counts()
 
     def __call__(self, parameters: dict[str, Tensor], gradients: dict[str, Tensor], lr: Tensor | list[float]) -> None:
-        """Take one step; see the class. A list of rates spares a step the conversion."""
+        """Take one step; see the class."""
         rates = lr.tolist() if isinstance(lr, Tensor) else lr
         count = next(self.counts)
         values, first, second = self.rows

@@ -97,11 +97,13 @@ class CLIPAdapter(TrainedClassifier):
         Label of each row of class_embeddings; None for 0 to c - 1.
     normalize : bool, default=True
         Scale features and class embeddings to length one on entry; False is the released code's behaviour.
-    kernel : {"auto", "reference", "cpu", "cpu-direct", "cpu-folded", "cpu-projected", "triton"}, default="auto"
+    kernel : {"auto", "reference", "cpu", "cpu-direct", "cpu-folded", "cpu-projected", "cpu-compiled", "triton"}, \
+            default="auto"
         What computes loss and gradients: plain torch with autograd, analytic gradients for a CPU, or Triton on CUDA.
         ``"auto"`` takes the fastest that is here, ``"cpu"`` the CPU's form that was timed to be fastest on this
-        machine (``cafe/kernels/fastest.py``); ``kernel_`` says what ran. ``"cpu-folded"`` in
-        bfloat16, which is never chosen for learned ratios, lets those of text drift by its rounding, if asked for.
+        machine (``cafe/kernels/fastest.py``); ``kernel_`` says what ran. ``"cpu-compiled"`` needs passes that an
+        installation builds where a C compiler is at hand. ``"cpu-folded"`` in bfloat16, which is never chosen for
+        learned ratios, lets those of text drift by its rounding, if asked for.
     device : str, default="auto"
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``: where to train. Inference runs in NumPy.
     dtype : {"auto", "float32", "float64", "bfloat16", "tf32"}, default="auto"

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cafe.compute import capture_stream, leave_if_given_up
-from cafe.kernels.optimizers import FusedUpdate, make_update
+from cafe.kernels.optimizers import Update, make_update
 
 # Runs before capture: it compiles kernels, makes buffers and lets libraries choose theirs.
 WARM_UPS = 1
@@ -166,7 +166,8 @@ def train_step_by_step(
     Parameters
     ----------
     take : callable
-        Returns losses and gradients of one step.
+        Returns losses and gradients of one step; may have an optimiser of its own, ``make_update``, whose arguments
+        are those of :func:`cafe.kernels.optimizers.make_update`.
     first : Configuration
         Any configuration of the stack; all share its steps, warm-up and optimizer.
     parameters : dict of str to Tensor of shape (g, ...)
@@ -176,14 +177,14 @@ def train_step_by_step(
     lr, decay : Tensor of shape (g,)
         Peak learning rates and weight decays.
     """
-    update = make_update(first.optimizer, parameters, decay, first.eps)
+    update: Update = getattr(take, "make_update", make_update)(first.optimizer, parameters, decay, first.eps)
     rates = learning_rates(first.steps, first.warmup_steps, lr)  # (steps, g)
     tail = torch.zeros_like(lr)
     tail_start = first.steps - tail_length(first.steps)
     if lr.device.type == "cuda":
         blocks = drawn_ahead(blocks, True)
     batches = (index for block in blocks for index in block.to(lr.device, non_blocking=True).unbind(1))  # (g, b) each
-    each_rates = rates.tolist() if isinstance(update, FusedUpdate) else rates
+    each_rates = rates.tolist() if update.takes_numbers else rates
     for step, index in enumerate(batches):
         leave_if_given_up()
         losses, gradients = take(parameters, index, step >= tail_start)

@@ -7,7 +7,9 @@ import pytest
 import torch
 from adapter_problem import adapter_problem
 
+from cafe.kernels.compiled.library import why_not_compiled
 from cafe.kernels.cpu import CpuAdapterStep
+from cafe.kernels.cpu_forms import adapter_step
 from cafe.kernels.cpu_projected import CpuProjectedStep, FrozenLogits
 from cafe.kernels.reference import AdapterShape, adapter_losses_and_gradients
 
@@ -17,6 +19,9 @@ SHAPES = [
     for form in ("paper", "released")
     for mode in ("fixed", "scalar", "learned")
 ]
+
+
+COMPILED = pytest.param("cpu-compiled", marks=pytest.mark.skipif(bool(why_not_compiled()), reason=why_not_compiled()))
 
 
 def name(shape):
@@ -51,7 +56,7 @@ def test_float64_is_autograd(shape, block, folded):
         torch.testing.assert_close(gradients[key], value, rtol=1e-10, atol=1e-10 * value.abs().max().item())
 
 
-@pytest.mark.parametrize("form", ["direct", "folded", "projected"])
+@pytest.mark.parametrize("form", ["cpu-direct", "cpu-folded", "cpu-projected", COMPILED])
 def test_what_classes_have_in_common_does_not_enter_bfloat16_gradients(form):
     """Rows of P - Y sum to zero until they are rounded, and CLIP's classes are mostly one direction."""
     shape = AdapterShape("image", "paper", 5)
@@ -60,9 +65,7 @@ def test_what_classes_have_in_common_does_not_enter_bfloat16_gradients(form):
     text = torch.nn.functional.normalize(text, dim=-1) + 30 * common / common.norm()
     _, truth = adapter_losses_and_gradients(shape, parameters, hyper, X[index], y[index], text, mean)
     narrow = shape, {k: v.float() for k, v in hyper.items()}, X.bfloat16(), y, text.float(), mean.float()
-    step = (
-        CpuProjectedStep(*narrow, FrozenLogits()) if form == "projected" else CpuAdapterStep(*narrow, form == "folded")
-    )
+    step = adapter_step(form, *narrow)
     _, gradients = step({k: v.float() for k, v in parameters.items()}, index)
     for name, value in truth.items():
         # A chain of a dozen roundings, each of half of 2^-8; with the common direction the error is several times this.
@@ -82,17 +85,17 @@ def test_odd_shapes(sizes, folded):
 
 
 @pytest.mark.parametrize("shape", [s for s in SHAPES if s.alpha_mode == "fixed"], ids=name)
-@pytest.mark.parametrize("folded", [False, True], ids=["direct", "folded"])
+@pytest.mark.parametrize("form", ["cpu-direct", "cpu-folded", COMPILED])
 @pytest.mark.parametrize("products", [torch.float32, torch.bfloat16], ids=str)
-def test_low_precision_is_as_good_as_the_references_own(shape, products, folded):
+def test_low_precision_is_as_good_as_the_references_own(shape, products, form):
     """The twin, autograd in the same low precision, says how large rounding is; twice that is allowed.
 
     Three times in the folded form: a scaled row is rounded once more, and all its logits with it.
     """
     sizes = {"g": 2, "b": 64, "c": 40, "d": 96, "n": 64}
     _, (_, truth) = run_both(shape, torch.float64, **sizes)
-    (_, own), _ = run_both(shape, products, folded, dtype=torch.float32, **sizes)
     parameters, hyper, X, y, index, text, mean = problem(shape, dtype=torch.float32, **sizes)
+    _, own = adapter_step(form, shape, hyper, X.to(products), y, text, mean)(parameters, index)
     low = {k: v.to(products) for k, v in parameters.items()}
     scales = {k: v.to(products) for k, v in hyper.items()}
     _, twin = adapter_losses_and_gradients(
@@ -100,7 +103,7 @@ def test_low_precision_is_as_good_as_the_references_own(shape, products, folded)
     )
     for key, value in truth.items():
         size = value.norm()
-        allowed = (3 if folded else 2) * (twin[key].double() - value).norm() / size
+        allowed = (3 if form == "cpu-folded" else 2) * (twin[key].double() - value).norm() / size
         assert (own[key].double() - value).norm() / size <= allowed, key
 
 

@@ -12,6 +12,7 @@ from cafe.errors import InputError
 from cafe.kernels.cache_keys import KeysSizes
 from cafe.kernels.choose import CPU_FORMS
 from cafe.kernels.class_weights import WeightSizes
+from cafe.kernels.compiled.library import why_not_compiled
 from cafe.kernels.fastest import (
     LEAST_MEASURED,
     MOST_TIMED,
@@ -32,15 +33,23 @@ IMAGE = StepSizes(AdapterShape("image", "paper", 64), 256, 512, 1000)
 AMX, VECTORS_OF_INTEL, VECTORS_OF_AMD = 1 / 3, 1.75, 1 / 3
 
 
+@pytest.fixture(params=["cpu-direct", "cpu-compiled"])
+def plain(request, monkeypatch):
+    """The form that an installation without compiled passes takes, and one with them, where nothing else is faster."""
+    built = request.param == "cpu-compiled"
+    monkeypatch.setattr("cafe.kernels.fastest.why_not_compiled", lambda: "" if built else "they were not built")
+    return request.param
+
+
 @pytest.fixture
 def rates(monkeypatch):
     """Return a function that replaces the measured seconds of a step by those that a test wants."""
 
     def set_rates(bfloat16, **forms):
-        """Give the direct form 4 ms, other forms a factor of that, and their bfloat16 steps ``bfloat16`` times that."""
+        """Give the plain forms 4 ms, others a factor of that, and their bfloat16 steps ``bfloat16`` times that."""
         seconds = {
             (f"cpu-{form}", precision): 0.004 * factor * (1 if precision == "float32" else bfloat16)
-            for form, factor in ({"direct": 1.0} | forms).items()
+            for form, factor in ({"direct": 1.0, "compiled": 1.0} | forms).items()
             for precision in ("float32", "bfloat16")
         }
         measured = lambda sizes, ways: {way: seconds[way] for way in ways if way in seconds}  # noqa: E731
@@ -58,30 +67,34 @@ def rates(monkeypatch):
         (0.97, "float32"),  # what gains nothing does not round
     ],
 )
-def test_the_precision_follows_the_measurement(rates, bfloat16, taken):
+def test_the_precision_follows_the_measurement(plain, rates, bfloat16, taken):
     rates(bfloat16)
-    assert choose_cpu_step("auto", "auto", IMAGE, 16_000) == ("cpu-direct", taken)
+    assert choose_cpu_step("auto", "auto", IMAGE, 16_000) == (plain, taken)
     for dtype in ("float32", "bfloat16", "float64"):
         assert choose_cpu_step("cpu", dtype, IMAGE, 16_000)[1] == dtype  # a named precision is taken
 
 
-def test_the_form_follows_the_measurement(rates):
+def test_the_form_follows_the_measurement(plain, rates):
     rates(2.0, folded=0.9, projected=0.95)
     assert choose_cpu_step("auto", "auto", IMAGE, 16_000) == ("cpu-folded", "float32")
     rates(2.0, folded=0.99, projected=0.99)
-    assert choose_cpu_step("auto", "auto", IMAGE, 16_000) == ("cpu-direct", "float32")  # no gain to speak of
+    assert choose_cpu_step("auto", "auto", IMAGE, 16_000) == (plain, "float32")  # no gain to speak of
     for form in CPU_FORMS:
+        if form == "cpu-compiled" and plain == "cpu-direct":
+            with pytest.raises(InputError, match="cannot run: they were not built"):
+                choose_cpu_step(form, "float32", IMAGE, 16_000)
+            continue
         assert choose_cpu_step(form, "float32", IMAGE, 16_000) == (form, "float32")
         assert choose_cpu_step(form, "auto", IMAGE, 16_000) == (form, "float32")
 
 
-def test_the_projected_form_has_to_earn_its_logits_back(rates):
+def test_the_projected_form_has_to_earn_its_logits_back(plain, rates):
     rates(2.0, projected=0.5)
     assert choose_cpu_step("auto", "auto", IMAGE, 16_000) == ("cpu-projected", "float32")
-    assert choose_cpu_step("auto", "auto", IMAGE, 1_280_000)[0] == "cpu-direct"  # 5 GB of logits
-    assert choose_cpu_step("auto", "auto", IMAGE, 16_000, in_memory=False)[0] == "cpu-direct"
+    assert choose_cpu_step("auto", "auto", IMAGE, 1_280_000)[0] == plain  # 5 GB of logits
+    assert choose_cpu_step("auto", "auto", IMAGE, 16_000, in_memory=False)[0] == plain
     rates(2.0, projected=0.9)
-    assert choose_cpu_step("auto", "auto", IMAGE, 130_000)[0] == "cpu-direct"  # saves too little of each step
+    assert choose_cpu_step("auto", "auto", IMAGE, 130_000)[0] == plain  # saves too little of each step
 
 
 @pytest.mark.parametrize(("seconds_of_one", "threads"), [(0.9, 1), (0.99, 2), (2.0, 2)])
@@ -129,6 +142,11 @@ def test_a_projected_step_that_does_not_exist_is_refused():
         choose_cpu_step("cpu-projected", "auto", IMAGE, 16_000, in_memory=False)
 
 
+def test_compiled_passes_do_not_multiply_float64():
+    with pytest.raises(InputError, match="use kernel='cpu' for dtype='float64'"):
+        choose_cpu_step("cpu-compiled", "float64", IMAGE, 16_000)
+
+
 def test_both_precisions_are_timed_however_long_that_takes(tmp_path, monkeypatch):
     """Making the steps once took the whole budget, so that float32 alone, the first, was timed, and kept for good."""
     monkeypatch.setattr("cafe.measured._of_this_process", {})
@@ -153,11 +171,11 @@ def test_a_projected_form_without_a_gain_is_not_timed(monkeypatch):
         assert (("cpu-projected", "float32") in asked.pop()) == timed
 
 
-def test_small_steps_are_not_asked_about(monkeypatch):
+def test_small_steps_are_not_asked_about(plain, monkeypatch):
     monkeypatch.setattr("cafe.kernels.fastest.measured_steps", lambda *_: pytest.fail("measured"))
     small = StepSizes(AdapterShape("image", "paper", 32), 160, 128, 10)
     assert small.multiply_adds < LEAST_MEASURED
-    assert choose_cpu_step("auto", "auto", small, 160) == ("cpu-direct", "float32")
+    assert choose_cpu_step("auto", "auto", small, 160) == (plain, "float32")
 
 
 def test_members_of_a_class_get_one_answer_and_none_is_too_large_to_time():
@@ -179,7 +197,8 @@ def test_what_is_measured_here_is_kept_and_obeyed(tmp_path, monkeypatch):
     monkeypatch.setattr("cafe.measured._of_this_process", {})
     keep_in(tmp_path)
     try:
-        ways = [(form, precision) for form in CPU_FORMS for precision in ("float32", "bfloat16")]
+        forms = [form for form in CPU_FORMS if form != "cpu-compiled" or not why_not_compiled()]
+        ways = [(form, precision) for form in forms for precision in ("float32", "bfloat16")]
         seconds = measured_steps(sizes, ways)
         assert ("cpu-direct", "float32") in seconds
         assert all(value > 0 for value in seconds.values())
@@ -193,21 +212,29 @@ def test_what_is_measured_here_is_kept_and_obeyed(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("variant", ["image", "text", "both"])
 def test_a_fit_shows_what_ran_and_every_form_gives_one_answer(monkeypatch, rates, variant):
+    plain = "cpu-direct" if why_not_compiled() else "cpu-compiled"
     rng = np.random.default_rng(0)
     text = rng.standard_normal((200, 128)).astype(np.float32)  # with 256 rows large enough to be measured
     y = np.arange(256) % 200
     X = (text[y] + rng.standard_normal((256, 128))).astype(np.float32)
     fits = []
     for form in CPU_FORMS:
-        if form == "cpu-projected" and variant != "image":
+        if (form == "cpu-projected" and variant != "image") or (form == "cpu-compiled" and plain == "cpu-direct"):
             continue
-        rates(2.0, **{form.removeprefix("cpu-"): 0.5})
-        fit = CLIPAdapter(text, variant=variant, reduction=16, epochs=20, device="cpu", random_state=0).fit(X, y)
+        kernel = "auto"
+        if form in ("cpu-folded", "cpu-projected"):
+            rates(2.0, **{form.removeprefix("cpu-"): 0.5})
+        else:
+            rates(2.0)
+            kernel = "auto" if form == plain else form
+        fit = CLIPAdapter(
+            text, variant=variant, kernel=kernel, reduction=16, epochs=20, device="cpu", random_state=0
+        ).fit(X, y)
         assert (fit.kernel_, fit.dtype_) == (form, "float32")
         fits.append(fit)
     rates(0.3)
     low = CLIPAdapter(text, variant=variant, epochs=20, device="cpu", random_state=0).fit(X, y)
-    assert (low.kernel_, low.dtype_) == ("cpu-direct", "bfloat16")
+    assert (low.kernel_, low.dtype_) == (plain, "bfloat16")
     for fit in fits[1:]:
         # Rounding of 20 steps in float32; Adam's first steps have the size of the rate whatever the gradient's.
         np.testing.assert_allclose(fit.logits(X), fits[0].logits(X), atol=0.05)

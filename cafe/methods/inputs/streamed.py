@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cafe.kernels.optimizers import Update, make_update
 from cafe.methods.inputs.stored_rows import StoredRows, row_blocks
 from cafe.training.steps import Batch, Configuration, Step
 
@@ -77,21 +78,41 @@ class Streamed:
     def stepper(self, shape: Any, hyper: dict[str, Tensor], X: Tensor, y: Tensor, feature_mean: Tensor) -> Step:
         """Return a step function that reads each batch's rows and hands them to the objective's kernel."""
         kernel = self.objective.stepper(shape, hyper, X, y, feature_mean)
+        return _StreamedStep(self, kernel, shape, hyper, X, y, feature_mean)
 
-        def step(
-            parameters: dict[str, Tensor], index: Tensor, with_losses: bool
-        ) -> tuple[Tensor | None, dict[str, Tensor]]:
-            rows = torch.from_numpy(self.stored[index.reshape(-1).cpu().numpy()]).to(X)  # (g b, d)
-            labels = y[index]
-            if kernel is None:
-                features = rows.view(*index.shape, -1)  # (g, b, d)
-                return self.losses_and_gradients(Batch(shape, parameters, hyper, features, labels, feature_mean))
-            kernel.use(rows.to(self.products), labels.reshape(-1))
-            places = torch.arange(index.numel(), device=index.device).view(index.shape)  # of the batch in `rows`
-            result: tuple[Tensor | None, dict[str, Tensor]] = kernel(parameters, places, with_losses)
-            return result
 
-        return step
+@dataclass(frozen=True)
+class _StreamedStep:
+    """A step of an objective whose rows are read batch by batch; ``kernel`` is its own step, or None."""
+
+    objective: Streamed
+    kernel: Any
+    shape: Any
+    hyper: dict[str, Tensor]
+    X: Tensor
+    y: Tensor
+    feature_mean: Tensor
+
+    def __call__(
+        self, parameters: dict[str, Tensor], index: Tensor, with_losses: bool
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """Return losses (g,), or None if not asked for, and gradients of a batch."""
+        rows = torch.from_numpy(self.objective.stored[index.reshape(-1).cpu().numpy()]).to(self.X)  # (g b, d)
+        labels = self.y[index]
+        if self.kernel is None:
+            features = rows.view(*index.shape, -1)  # (g, b, d)
+            return self.objective.losses_and_gradients(
+                Batch(self.shape, parameters, self.hyper, features, labels, self.feature_mean)
+            )
+        self.kernel.use(rows.to(self.objective.products), labels.reshape(-1))
+        places = torch.arange(index.numel(), device=index.device).view(index.shape)  # of the batch in `rows`
+        result: tuple[Tensor | None, dict[str, Tensor]] = self.kernel(parameters, places, with_losses)
+        return result
+
+    def make_update(self, name: str, parameters: dict[str, Tensor], weight_decay: Tensor, eps: float) -> Update:
+        """Return the kernel's own optimiser, if it has one, so that fits are those of features in memory."""
+        update: Update = getattr(self.kernel, "make_update", make_update)(name, parameters, weight_decay, eps)
+        return update
 
 
 def mean_of(rows: StoredRows) -> NDArray[np.float64]:

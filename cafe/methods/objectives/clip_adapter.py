@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cafe.kernels.choose import CPU_FORMS
+from cafe.kernels.cpu_forms import adapter_step
 from cafe.kernels.cpu_projected import FrozenLogits
 from cafe.kernels.cpu_sides import in_order_of_step
 from cafe.kernels.fastest import StepSizes, choose_cpu_threads
@@ -32,7 +33,7 @@ class AdapterObjective:
     text : Tensor of shape (1, c, d)
         Class embeddings that every configuration shares.
     kernel : str, default="reference"
-        ``"reference"``, ``"cpu-direct"``, ``"cpu-folded"``, ``"cpu-projected"`` or ``"triton"``.
+        ``"reference"``, ``"triton"``, or one of ``CPU_FORMS``.
     features : Tensor of shape (n, d), default=None
         The trainer's X in the dtype of matrix products; None for X itself.
     precision : {"ieee", "tf32"}, default="ieee"
@@ -83,14 +84,8 @@ class AdapterObjective:
     def stepper(self, shape: Any, hyper: dict[str, Tensor], X: Tensor, y: Tensor, feature_mean: Tensor) -> Step | None:
         """Return the step function of the chosen kernel; None for the reference."""
         features = X if self.features is None else self.features
-        if self.kernel == "cpu-projected":
-            from cafe.kernels.cpu_projected import CpuProjectedStep
-
-            return CpuProjectedStep(shape, hyper, features, y, self.text, feature_mean, self.frozen)
-        if self.kernel in ("cpu-direct", "cpu-folded"):
-            from cafe.kernels.cpu import CpuAdapterStep
-
-            return CpuAdapterStep(shape, hyper, features, y, self.text, feature_mean, self.kernel == "cpu-folded")
+        if self.kernel in CPU_FORMS:
+            return adapter_step(self.kernel, shape, hyper, features, y, self.text, feature_mean, self.frozen)
         if self.kernel == "triton":
             from cafe.kernels.cuda.adapter import TritonAdapterStep
 

@@ -237,12 +237,8 @@ def fit():
         plain = CLIPAdapter(text, epochs=6, kernel="triton", device="cpu", random_state=0).set_params(**changes)
         own = plain.fit(X, y)
         changes = {"dtype": "float32"} | {k: v for k, v in changes.items() if k != "dtype"}
-        other = CLIPAdapter(text, epochs=6, kernel="cpu", random_state=0).set_params(**changes).fit(X, y)
-        assert (own.kernel_, other.kernel_, own.dtype_) == (
-            "triton",
-            "cpu-direct",
-            plain.dtype.replace("auto", "float32"),
-        )
+        other = CLIPAdapter(text, epochs=6, kernel="cpu-direct", random_state=0).set_params(**changes).fit(X, y)
+        assert (own.kernel_, own.dtype_) == ("triton", plain.dtype.replace("auto", "float32"))
         np.testing.assert_allclose(own.logits(X), other.logits(X), atol=2e-2)
         np.testing.assert_allclose(own.loss_, other.loss_, rtol=1e-3)
 
