@@ -272,8 +272,8 @@ def measure_floor(n: int, d: int, c: int, batch: int, rounds: int, steps: int, p
     }
 
 
-# PyTorch's operations of a step, by what they do. The rest, under "calls", is Python, views, arithmetic on a number a row,
-# and in the compiled form its passes.
+# PyTorch's operations of a step, by what they do. The rest, under "calls", is Python, views, arithmetic on a number a
+# row, and in the compiled form its passes.
 KINDS = {
     "products": ("mm", "addmm", "addmm_", "bmm"),
     "softmax": ("softmax", "_softmax", "amax", "sub", "exp_", "sum", "scatter_add_", "gather", "mul_", "div_"),
