@@ -302,7 +302,7 @@ def partial_folder(path: Path) -> Path:
 
 
 def remove_finished_shards(path: Path, belongs: Callable[[Mapping[str, Any]], bool]) -> None:
-    """Remove what a kill left between the finishing of a cache and the removal of its shards.
+    """Remove what a kill left between the finishing of a cache and the removal of its shards and their lock.
 
     Parameters
     ----------
@@ -312,9 +312,9 @@ def remove_finished_shards(path: Path, belongs: Callable[[Mapping[str, Any]], bo
         Whether the image part of a manifest is that of this cache.
     """
     folder = partial_folder(path)
-    if not folder.is_dir():
+    if not folder.is_dir() and not _lock_path(folder).exists():
         return
-    with wait_for_claim(_lock_path(folder)):
+    with wait_for_claim(_lock_path(folder)):  # which ends with its file, whoever left it
         manifest = _read_manifest(folder)
         if manifest is None or manifest["forced"] or not belongs(manifest["identity"]["image"]):
             return

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from operator import is_
 from typing import Any
 
 import torch
@@ -114,7 +115,7 @@ class CpuCompiledStep(CpuAdapterStep):
         """Make the buffers of gradients, and return where the parameters lie in the products' dtype."""
         if self._wide_gradients:
             self.gradients = self._wide_gradients
-        self._is_own = self._narrow is not None and all(map(_is, parameters.values(), self._trained))
+        self._is_own = self._narrow is not None and all(map(is_, parameters.values(), self._trained))
         # The optimiser has rounded its parameters already: of the base class's work, the buffers alone are needed.
         rounded = super().prepare(Calls(self.buffers) if self._is_own else calls, parameters)
         self._wide_gradients = self.gradients
@@ -202,7 +203,8 @@ def _activation(value: Tensor, activation: Tensor | None, out: Tensor) -> Activa
 
 def _stack_shape(value: Tensor) -> tuple[int, int, int]:
     """Return k, rows and width of a stack (k, rows, width); k is 1 for a matrix."""
-    return (1, *value.shape) if value.ndim == 2 else tuple(value.shape)  # type: ignore[return-value]
+    k, rows, width = value.shape if value.ndim == 3 else (1, *value.shape)
+    return k, rows, width
 
 
 def _of_part(values: Tensor, part: int | slice) -> Tensor:
@@ -213,8 +215,3 @@ def _of_part(values: Tensor, part: int | slice) -> Tensor:
 def _add_mean(losses: Tensor, of_rows: Tensor, b: int) -> None:
     """Add the losses of rows, ([k,] rows, 1), to the means ([k]) over b rows."""
     losses += of_rows[..., 0].sum(-1) / b
-
-
-def _is(first: object, second: object) -> bool:
-    """Return whether both are the same object."""
-    return first is second

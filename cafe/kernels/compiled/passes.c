@@ -2,7 +2,7 @@
  *
  * PyTorch has an operation for each sum, scale, copy between precisions and ReLU. Between two products they go over the
  * same rows several times, and on several threads each of them starts and ends a region of its own. Here what lies
- * between two products is one pass and one region. passes.py lays the passes out as calls, adapter.py has the step.
+ * between two products is one pass and one region. adapter.py lays the passes out as calls of a step.
  *
  * A pass takes the address of a structure with its arguments, divides its rows among threads, and returns one of the
  * faults below. Rows do not depend on each other, so that results do not depend on the number of threads. Structures
@@ -170,9 +170,10 @@ typedef struct {
  *   weight G_ij = weight s r_i D_ij        u_i = q_i weight r_i^2 sum_j D_ij L_ij
  *
  * Of the label y, D is minus the sum of the others, not P - 1: a row that is right beyond doubt then has no gradient,
- * where P - 1 would leave a rounding error that Adam scales up. So sum_j D_ij L_ij = sum_{j not y} P_ij (L_ij - L_iy). losses[i] = logsumexp(L_i) - L_i[label]. u and losses
- * may be null. Labels are those of rows index[], which gather has seen to exist: row i of configuration m is
- * index[m index_of_matrix + i], so that configurations which share their rows have 0 there. */
+ * where P - 1 would leave a rounding error that Adam scales up. So sum_j D_ij L_ij = sum_{j not y} P_ij (L_ij - L_iy).
+ * losses[i] = logsumexp(L_i) - L_iy. u and losses may be null. Labels are those of rows index[], which gather has
+ * seen to exist: row i of configuration m is index[m index_of_matrix + i], where index_of_matrix is 0 if they share
+ * their rows. */
 typedef struct {
   void *cosines;
   const void *q;

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import subprocess
+import sys
 from collections import namedtuple
 
 import pytest
@@ -20,6 +22,7 @@ from cafe.cache.format.fingerprint import fingerprint
 from cafe.cache.format.reader import read_features
 from cafe.cache.format.verify import verify_cache
 from cafe.errors import CacheError, CafeError, InputError
+from cafe.files import host_name
 
 COUNTS = {"train": 21, "test": 11}  # of batches of 1: shards of 8, so 3 and 2 of them
 
@@ -248,6 +251,16 @@ def test_what_a_kill_leaves_after_finishing_is_removed(case, tmp_path, monkeypat
     assert partial_folder(path).exists()
     monkeypatch.undo()
     assert extract(dataset, encoder, path, **case.options).action == "already there"
+    assert [entry.name for entry in tmp_path.iterdir() if entry.suffix != ".h5"] == []
+
+
+def test_a_lock_that_a_kill_leaves_after_the_shards_are_removed_goes_too(case, tmp_path):
+    path, lock = tmp_path / "a.h5", tmp_path / ".a.h5.partial.lock"
+    extract(*case(), path, **case.options)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    lock.write_text(f"{host_name()} {ended.pid} 0123abcd\n")
+    assert extract(*case(), path, **case.options).action == "already there"
     assert [entry.name for entry in tmp_path.iterdir() if entry.suffix != ".h5"] == []
 
 
