@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import random
+import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,7 +130,9 @@ class Verbs(Campaign):
             for round_ in range(2):  # the second has everything imported
                 below = own / str(round_)
                 (below / "try").mkdir(parents=True)
-                if name != "extract":
+                if name == "extract":
+                    self._import_what_an_extraction_imports(below)
+                else:
                     self._here(name, below)
                 began = time.monotonic()
                 answer = verb.start(below / "try", lambda: None).answer()
@@ -148,6 +153,25 @@ class Verbs(Campaign):
             DamagedShards.extract(self, path)  # type: ignore[arg-type]
 
         return run(work)
+
+    def _import_what_an_extraction_imports(self, below: Path) -> None:
+        """Import the modules that a child has imported at the end of an extraction.
+
+        Children that give up the rights of root may not be able to read Python's own files. An extraction in this
+        process would leave a thread behind, which forked children lack.
+        """
+        names = below / "modules.txt"
+
+        def work() -> int:
+            status = self._extract_here(below / "here.h5")
+            names.write_text("\n".join(sys.modules), encoding="utf-8")
+            return status
+
+        answer = start(work).answer()
+        assert answer.code == 0, answer
+        for name in names.read_text(encoding="utf-8").splitlines():
+            with suppress(ImportError):
+                importlib.import_module(name)
 
     def _here(self, name: str, below: Path) -> None:
         """Run a command in this process, so that everything is imported before children are forked."""
