@@ -185,7 +185,8 @@ def _faster_precision(form: str, sizes: StepSizes) -> str:
 
 def _fastest_form(plain: str, sizes: StepSizes, precision: str, n: int, in_memory: bool) -> str:
     """Return the fastest form in that precision, the plain one unless another is clearly faster."""
-    forms = [plain, *(form for form in (FOLDED, PROJECTED) if _may_pay(form, sizes, precision))]
+    others = [form for form in (DIRECT, FOLDED, PROJECTED) if form != plain and _may_pay(form, sizes, precision)]
+    forms = [plain, *others]
     seconds = measured_steps(sizes, [(form, precision) for form in forms])
     by_form = {form: value for (form, _), value in seconds.items()}
     if not (in_memory and PROJECTED in by_form and _earned_back(sizes, n, precision, by_form)):

@@ -77,6 +77,8 @@ def test_the_precision_follows_the_measurement(plain, rates, bfloat16, taken):
 def test_the_form_follows_the_measurement(plain, rates):
     rates(2.0, folded=0.9, projected=0.95)
     assert choose_cpu_step("auto", "auto", IMAGE, 16_000) == ("cpu-folded", "float32")
+    rates(2.0, direct=0.9)
+    assert choose_cpu_step("auto", "auto", IMAGE, 16_000) == ("cpu-direct", "float32")  # compiled passes may be slower
     rates(2.0, folded=0.99, projected=0.99)
     assert choose_cpu_step("auto", "auto", IMAGE, 16_000) == (plain, "float32")  # no gain to speak of
     for form in CPU_FORMS:

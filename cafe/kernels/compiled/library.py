@@ -7,6 +7,7 @@ needs are those of PyTorch's, which is in the process already, so that one set o
 from __future__ import annotations
 
 import ctypes
+import sys
 import zlib
 from collections.abc import Callable
 from functools import cache
@@ -45,6 +46,8 @@ def check_sum(folder: Path = FOLDER) -> int | None:
 @cache
 def _loaded() -> tuple[ctypes.CDLL | None, str]:
     """Return the library and "", or None and why it cannot be used."""
+    if sys.platform != "linux":
+        return None, f"its passes are built on Linux alone, and this is {sys.platform}"
     again = "run `pip install -e .` again where a C compiler is at hand"
     if not LIBRARY.is_file():
         return None, f"this installation has no {LIBRARY.name}, which needs a C compiler to be built; {again}"

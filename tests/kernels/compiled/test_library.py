@@ -31,6 +31,7 @@ def test_an_installation_with_a_compiler_has_the_library():
     assert library.why_not_compiled() == ""
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="it is built on Linux alone")
 def test_what_is_missing_foreign_or_out_of_date_is_said(unloaded, monkeypatch, tmp_path):
     monkeypatch.setattr(library, "LIBRARY", tmp_path / "passes.so")
     assert "needs a C compiler" in library.why_not_compiled()
@@ -41,6 +42,11 @@ def test_what_is_missing_foreign_or_out_of_date_is_said(unloaded, monkeypatch, t
     library._loaded.cache_clear()
     (tmp_path / "passes.so").write_bytes(b"something else")
     assert "cannot be loaded here" in library.why_not_compiled()
+
+
+def test_other_systems_are_told_that_it_is_not_built_for_them(unloaded, monkeypatch):
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert library.why_not_compiled() == "its passes are built on Linux alone, and this is darwin"
 
 
 @needs_library
