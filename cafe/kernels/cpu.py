@@ -311,8 +311,12 @@ class CpuAdapterStep:
         numbers = block[0] if shared else block
         like: Tensor = getattr(self, source)
         out = self.buffers(f"gathered {source}", like, *numbers.shape, like.shape[-1])
-        calls.add(self._gather, source, numbers.reshape(-1), flat(out))
+        self._lay_out_gather(calls, source, numbers.reshape(-1), flat(out))
         return out.expand(len(block), *out.shape) if shared else out
+
+    def _lay_out_gather(self, calls: Calls, source: str, rows: Tensor, out: Tensor) -> None:
+        """Lay out the copy of rows with these numbers."""
+        calls.add(self._gather, source, rows, out)
 
     def _gather(self, source: str, rows: Tensor, out: Tensor) -> None:
         """Copy rows of what is now used: features on disk come batch by batch."""

@@ -80,13 +80,12 @@ class CpuCompiledStep(CpuAdapterStep):
         self._narrow: Parameters | None = None
         self._trained: list[Tensor] = []
         self._wide_gradients: Parameters = {}
+        self._is_own = False
         super().__init__(*arguments, **named)
-        if self.text.dtype != torch.float32:
-            raise InputError("kernel 'cpu-compiled' has no parameters in float64; use kernel='cpu'")
 
     def use(self, features: Tensor, labels: Tensor) -> None:
         """Take rows from here from now on; see the base class."""
-        if features.dtype not in TYPES:
+        if features.dtype not in TYPES or self.text.dtype != torch.float32:
             raise InputError("kernel 'cpu-compiled' multiplies float32 or bfloat16; use kernel='cpu' for float64")
         super().use(features.contiguous(), labels.contiguous())
 
@@ -129,16 +128,10 @@ class CpuCompiledStep(CpuAdapterStep):
         narrow = {name: self._narrow_gradients[name] for name in self._maps}
         calls.add(setattr, self, "gradients", {**self._wide_gradients, **narrow})
 
-    def _gathered(self, calls: Calls, source: str, block: Tensor) -> Tensor:
-        """Return the features or lengths of a block; see the base class."""
-        shared = block.ndim == 2 and len(block) > 1 and block.stride(0) == 0
-        index = (block[0] if shared else block).contiguous()
-        assert index.data_ptr() == block.data_ptr(), "a copy would not see the next batch"
-        like: Tensor = getattr(self, source)
-        out = self.buffers(f"gathered {source}", like, *index.shape, like.shape[-1])
-        arguments = Gather(index=index, out=out, n=index.numel(), bytes=like.shape[-1] * like.element_size())
+    def _lay_out_gather(self, calls: Calls, source: str, rows: Tensor, out: Tensor) -> None:
+        """Lay out the copy of rows with these numbers."""
+        arguments = Gather(index=rows, out=out, n=len(out), bytes=out.shape[-1] * out.element_size())
         calls.add(partial(self._gather_rows, arguments, source, bound("gather", arguments)))
-        return out.expand(len(block), *out.shape) if shared else out
 
     def _gather_rows(self, arguments: Gather, source: str, run: Callable[[], None]) -> None:
         """Copy rows of what is now used: features on disk come batch by batch."""
